@@ -1,0 +1,1 @@
+"""Data: Hub id or local folder -> Splits."""

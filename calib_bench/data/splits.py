@@ -1,0 +1,112 @@
+"""Splits: what a task's data looks like to everything downstream."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+SPLITS = ("selection", "calibration", "test")
+"""The splits on which a trial leaves logits."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a task is asked to load.
+
+    Attributes:
+        task: the task's name, for messages and for the folder under the data root.
+        data: folder named by the user, or None to look in $CALIB_BENCH_DATA/<task> and then on the Hub.
+        split: seed of the carving.
+        limit: at most this many training examples, and of each other split; None is all.
+        model: the model's name, where preprocessing depends on it (timm's transforms).
+    """
+
+    task: str
+    data: Path | None = None
+    split: int = 0
+    limit: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model must accept: kind "vector" (shape [D]), "image" (shape [C, H, W]) or "tokens" (vocabulary size)."""
+
+    kind: str
+    shape: tuple[int, ...] = ()
+    vocabulary: int = 0
+
+
+class Split(Protocol):
+    """Examples of one split, delivered in batches on a device.
+
+    A batch's `x` is a tensor, or for text a pair (tokens [B, L] int64 right-padded, lengths [B] int64).
+    """
+
+    labels: Tensor
+    """int64 [N]."""
+
+    def __len__(self) -> int: ...
+
+    def steps(self, batch: int) -> int:
+        """Training steps in an epoch of whole global batches; at least 1."""
+        ...
+
+    def train_batches(
+        self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """(x, y) of every step of an epoch from step `skip` on: a pure function of (seed, epoch, step).
+
+        `batch` is the global batch; with `world` > 1 this process gets rows rank::world of each, in the order of one
+        process, with the same augmentation.
+        """
+        ...
+
+    def eval_batches(
+        self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """(x, index) over every example once, without augmentation; index is int64 [B] on the CPU, rows of `labels`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The four splits with their origin.
+
+    Attributes:
+        source: where the data came from, for people.
+        digest: SHA-256 of the content that was used, before carving.
+        classes: number of classes K.
+        class_names: K names.
+    """
+
+    train: Split
+    selection: Split
+    calibration: Split
+    test: Split
+    spec: InputSpec
+    classes: int
+    class_names: tuple[str, ...]
+    source: str
+    digest: str
+    notes: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> Split:
+        return getattr(self, name)
+
+
+def stream(*parts: object) -> torch.Generator:
+    """A CPU generator that is a function of `parts` alone, such as ("order", seed, epoch)."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that is a function of `parts` alone."""
+    return stream(*parts).initial_seed()

@@ -1,0 +1,98 @@
+"""The task contract: where the data is, how it is carved, and the recipe that trains on it by default.
+
+A task is one file in `tasks/` with one constant `TASK`; its file name is its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from calib_bench.trial import RateUnit
+
+if TYPE_CHECKING:
+    from calib_bench.data.splits import Request, Splits
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the Hugging Face Hub, or a local folder with the same columns.
+
+    Attributes:
+        name: "owner/name".
+        revision: full commit hash.
+        input: column of inputs.
+        label: column of integer labels.
+        rows: rows of each split that are used, by the Hub's name of the split; a whole local copy has as many.
+        gated: whether the Hub asks for a licence to be accepted first.
+    """
+
+    name: str
+    revision: str
+    input: str
+    label: str
+    rows: Mapping[str, int]
+    gated: bool = False
+
+
+@dataclass(frozen=True)
+class Carve:
+    """How many examples each split takes; `train=None` takes what is left, `test=None` likewise."""
+
+    selection: int
+    calibration: int
+    train: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training defaults; every one of them can be set on the command line."""
+
+    epochs: int
+    batch: int
+    lr: tuple[float, ...]
+    lr_unit: RateUnit = "lr"
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clip: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark task.
+
+    Attributes:
+        title: one line for people.
+        load: (Request) -> Splits; raises DataError when data is missing or not as declared.
+        classes: number of classes K.
+        carve: sizes of the splits.
+        models: names of the models meant for it, the first is the default.
+        recipe: training defaults.
+        beta: default grid of inverse temperatures.
+        objectives: default objectives, as on the command line.
+        seeds: default seeds.
+        tune_seeds: how many of the seeds are used to choose a rate; None is all of them.
+        recipes: fields of the recipe that a model changes, by model name: {"gru": {"lr": (1e-3,)}}.
+        source: where the data comes from on the Hub; None when it ships with a package.
+        licence: what the data's licence allows, in a sentence.
+        reference: BibTeX key in references.bib.
+    """
+
+    title: str
+    load: Callable[[Request], Splits]
+    classes: int
+    carve: Carve
+    models: tuple[str, ...]
+    recipe: Recipe
+    beta: tuple[float, ...]
+    licence: str
+    reference: str
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tune_seeds: int | None = None
+    objectives: tuple[str, ...] = ("cross_entropy", "label_smoothing", "confidence_penalty")
+    recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    source: Hub | None = None

@@ -1,0 +1,119 @@
+"""The trial: one training run, named completely. Same key, same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+RateUnit = Literal["lr", "lr_eff", "lr_rel"]
+Precision = Literal["fp32", "bf16", "fp64"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+CROSS_ENTROPY = "cross_entropy"
+
+
+def format_objective(terms: dict[str, float]) -> str:
+    """Canonical text of an objective: terms by name, `name:strength` joined by `+`; none at all is cross-entropy.
+
+    >>> format_objective({"label_smoothing": 0.1, "confidence_penalty": 0.05})
+    'confidence_penalty:0.05+label_smoothing:0.1'
+    """
+    return "+".join(f"{name}:{terms[name]!r}" for name in sorted(terms)) or CROSS_ENTROPY
+
+
+def parse_objective(text: str) -> dict[str, float]:
+    """Terms of a canonical objective text; the inverse of `format_objective`.
+
+    Raises:
+        ValueError: a term is not `name:strength`, its strength is not a finite number, or a name comes twice.
+    """
+    if text == CROSS_ENTROPY:
+        return {}
+    terms: dict[str, float] = {}
+    for term in text.split("+"):
+        name, colon, strength = term.partition(":")
+        if not colon or not name:
+            raise ValueError(f"objective term {term!r} is not of the form name:strength")
+        if name in terms:
+            raise ValueError(f"objective {text!r} names {name!r} twice")
+        terms[name] = float(strength)
+        if not math.isfinite(terms[name]):
+            raise ValueError(f"objective strength {strength!r} is not finite")
+    return terms
+
+
+class Trial(BaseModel):
+    """Everything that decides a training run's result, and nothing that does not.
+
+    The fields without a default are always part of the key; those with one enter it only when they differ from it, so
+    that a field added later, with a neutral default, leaves the keys of stored trials as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    model: str
+    beta: Positive
+    """Softmax inverse temperature: the model's probabilities are softmax(beta z), in training and at evaluation."""
+    objective: str
+    """Canonical text, see `format_objective`. Each term departs from cross-entropy of beta z by its own strength."""
+    optimizer: str
+    lr: Positive
+    lr_unit: RateUnit
+    """lr: the rate itself; lr_eff: beta^2 rate; lr_rel: rate * lambda_max(H0) / 2, in units of the critical rate."""
+    momentum: NonNegative
+    weight_decay: NonNegative
+    schedule: str
+    warmup: NonNegative
+    """Epochs of linear warm-up from zero."""
+    epochs: Annotated[int, Field(ge=0)]
+    batch: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    """Fixes the initial weights, the order of batches, augmentation and dropout: arms with equal seeds are pairs."""
+    split: Annotated[int, Field(ge=0)] = 0
+    """Seed of the carving into train, selection, calibration and test."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most this many training examples (and as many of each other split): a smoke run, never a result."""
+    precision: Precision = "fp32"
+    clip: NonNegative = 0.0
+    """Global gradient-norm bound; 0 is off."""
+    head_lr: Positive = 1.0
+    """Factor on the linear head's rate (its weight decay is divided by it), Agarwala et al. arXiv 2010.07344."""
+    head_init: Positive = 1.0
+    """Factor on the linear head's initial weights and bias."""
+    pretrained: bool = False
+
+    @field_validator("objective")
+    @classmethod
+    def _canonical_objective(cls, text: str) -> str:
+        return format_objective(parse_objective(text))
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The objective's terms by name; empty for plain cross-entropy."""
+        return parse_objective(self.objective)
+
+    def canonical(self) -> dict[str, Any]:
+        """The fields that make the key, in declaration order."""
+        dump = self.model_dump(mode="json")
+        required = {name for name, field in type(self).model_fields.items() if field.is_required()}
+        defaults = {name: field.default for name, field in type(self).model_fields.items() if name not in required}
+        return {name: value for name, value in dump.items() if name in required or value != defaults[name]}
+
+    @property
+    def key(self) -> str:
+        """20 hexadecimal digits of SHA-256 over the canonical JSON."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def arm(self) -> Trial:
+        """This trial with its rate and seed set aside (both to a fixed value): trials of one arm compare equal."""
+        return self.model_copy(update={"lr": 1.0, "seed": 0, "split": 0})
+
+    def family(self) -> Trial:
+        """The arm with beta and objective set aside too: arms of one family are compared with each other."""
+        return self.arm().model_copy(update={"beta": 1.0, "objective": CROSS_ENTROPY})

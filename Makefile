@@ -1,0 +1,47 @@
+# make run: install and run the main job on the embedded digits task.   make test: install the test extra and run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+MAKEFLAGS += --no-print-directory
+
+.PHONY: run test fast check format clean
+
+run: $(VENV)/.run
+	$(BIN)/python -m calib_bench run $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing calib_bench into $(VENV): a few minutes the first time"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing calib_bench[test] into $(VENV): a few minutes the first time"
+	$(PIP) -e ".[test]"
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing calib_bench[dev] into $(VENV): a few minutes the first time"
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.test $(VENV)/.run

@@ -1,0 +1,107 @@
+"""The command line: run | plan | report | list."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from calib_bench import __version__
+from calib_bench.errors import SettingsError, UserError, nearest
+
+USAGE = """\
+calib_bench {version}: post-hoc calibration against training-time softmax temperature
+
+usage: python -m calib_bench COMMAND [key=value ...] [--debug]
+
+  run     train what a study wants and is not stored yet, then write its report
+  plan    print what run would do: trials, groups, what is done, estimated cost
+  report  rebuild the report of a run folder from its store alone: report runs/digits-separation
+  list    tasks, models, baselines, studies: list, or list tasks
+
+A value may be a list a,b,c, a range 0..4, logspace(-2,1,7) or linspace(0,1,5); lists on grid keys span the grid.
+
+  python -m calib_bench run                                    the digits task, in about a minute
+  python -m calib_bench run task=imdb beta=0.1,1,10 seed=0..4 data=/datasets/imdb
+
+keys:
+{keys}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: what is finished is stored; the same command goes on from it", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"internal error: {type(error).__name__}: {error}. Finished trials are stored. --debug shows where.", file=sys.stderr)
+        return 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or {"-h", "--help", "help"} & set(words):
+        print(usage())
+        return 0
+    if words[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        hint = f"did you forget the command? write: run {command}" if "=" in command else nearest(command, COMMANDS)
+        raise SettingsError(f"unknown command {command!r}: {hint}")
+    return COMMANDS[command](rest)
+
+
+def usage() -> str:
+    """The help text, every key included; imports nothing heavy."""
+    from calib_bench.settings import KEYS, describe
+
+    return USAGE.format(version=__version__, keys="\n".join(f"  {key:13} {describe(key)}" for key in KEYS))
+
+
+def _run(words: list[str]) -> int:
+    from calib_bench.run import run
+    from calib_bench.settings import parse
+
+    return run(parse(words), ask=sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _plan(words: list[str]) -> int:
+    from calib_bench.run import show_plan
+    from calib_bench.settings import parse
+
+    return show_plan(parse(words))
+
+
+def _report(words: list[str]) -> int:
+    from calib_bench.run import report
+
+    folders = [word for word in words if "=" not in word]
+    if len(folders) != 1 or len(words) != 1:
+        raise SettingsError("report takes one run folder: python -m calib_bench report runs/digits-separation")
+    return report(folders[0])
+
+
+def _list(words: list[str]) -> int:
+    from calib_bench.listing import show
+
+    return show(words)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "plan": _plan, "report": _report, "list": _list}

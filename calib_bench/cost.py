@@ -1,0 +1,110 @@
+"""What a trial costs, before it runs: floating-point operations counted exactly, seconds guessed coarsely."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from calib_bench import models
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from calib_bench.data.splits import InputSpec
+
+TRAINING = 3.0
+"""Forward and backward over forward: the backward pass has two products for each of the forward's."""
+
+LENGTH = 200
+"""Tokens of an example where the input does not say."""
+
+UTILISATION = {"cpu": 0.15, "cuda": 0.30}
+"""Assumed speed of training as a fraction of that of one large matrix product. Coarse: within a factor of about three
+for networks that keep the device busy; a small batch on a large GPU takes far longer than this says."""
+
+
+@lru_cache(maxsize=256)
+def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
+    """Floating-point operations of one example's forward pass; a multiply-add is two. Training takes `TRAINING` times it.
+
+    Matrix products, convolutions and attention are counted by torch on the meta device, where nothing is computed;
+    recurrent layers and means of embeddings are counted from their weights, per token.
+
+    Args:
+        name: of the model.
+        spec: of its input; for tokens, shape (L,) gives the length, () stands for `LENGTH`.
+        classes: number of classes K.
+
+    Raises:
+        SettingsError: no such model, or it does not take such inputs.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = models.build(name, spec, classes).eval()
+        if spec.kind == "tokens":
+            return _token_flops(model, spec.shape[0] if spec.shape else LENGTH)
+        x = torch.zeros(1, *spec.shape)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    return float(counter.get_total_flops())
+
+
+def estimate_seconds(
+    flops: float, examples: int, epochs: float, device: str = "cpu", precision: str = "fp32"
+) -> float | None:
+    """Rough seconds of training on one device (on a CPU, with this process's threads); None where it cannot be known.
+
+    Args:
+        flops: of one example's forward pass, see `flops_per_example`.
+        examples: in an epoch.
+        epochs: passes over them.
+        device: "cpu" or "cuda"; with another, or where CUDA is absent, nothing is known.
+        precision: "fp32", "bf16" or "fp64".
+    """
+    kind = device.partition(":")[0]
+    speed = matmul_speed(kind, precision) if kind in UTILISATION else None
+    return None if speed is None else TRAINING * flops * examples * epochs / (speed * UTILISATION[kind])
+
+
+@lru_cache(maxsize=16)
+def matmul_speed(device: str, precision: str) -> float | None:
+    """Operations per second of one large matrix product, measured once in about 0.2 s; None where there is no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return None
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[precision]
+    side = 1024 if device == "cpu" else 4096
+    a = torch.ones(side, side, dtype=dtype, device=device)
+    _timed(a)
+    best, end = _timed(a), time.perf_counter() + 0.15
+    while time.perf_counter() < end:
+        best = min(best, _timed(a))
+    return 2.0 * side**3 / best
+
+
+def _timed(a: torch.Tensor) -> float:
+    """Seconds of one product a @ a."""
+    import torch
+
+    start = time.perf_counter()
+    a @ a
+    if a.is_cuda:
+        torch.cuda.synchronize(a.device)
+    return time.perf_counter() - start
+
+
+def _token_flops(model: nn.Module, length: int) -> float:
+    """Recurrent weights act once per token, the head once; without recurrence, embeddings are weighted and summed."""
+    from torch import nn
+
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    weights = sum(p.numel() for module in recurrent for p in module.parameters() if p.ndim == 2)
+    last = models.head(model)
+    per_token = 2 * weights if recurrent else 2 * last.in_features
+    return float(length * per_token + 2 * last.weight.numel())

@@ -1,0 +1,67 @@
+"""Carving: which rows of the data go to train, selection, calibration and test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from calib_bench.data.splits import stream
+from calib_bench.errors import DataError
+from calib_bench.task import Carve
+
+
+def carve(
+    sizes: Carve, rows: int, test_rows: int | None, *, task: str, split: int, limit: int | None
+) -> dict[str, Tensor]:
+    """Disjoint random rows of each split, a function of (sizes, rows, task, split).
+
+    Args:
+        sizes: examples of each split; without `sizes.train` the training split takes what is left.
+        rows: size of the pool that train, selection and calibration are carved from.
+        test_rows: size of a test set of its own, used whole and in its own order; None carves test from the pool too,
+            as what is left.
+        task, split: decide the permutation.
+        limit: at most this many of each split, the first after shuffling.
+
+    Returns:
+        int64 rows by split name: of the pool, but "test" of the test set where there is one.
+
+    Raises:
+        DataError: the pool is too small.
+    """
+    held = sizes.selection + sizes.calibration
+    left = rows - held - (sizes.train or 0)
+    spare = 0 if sizes.train is not None and test_rows is not None else 1
+    if left < spare:
+        wanted = f"{sizes.selection:,} for selection and {sizes.calibration:,} for calibration"
+        if sizes.train is not None:
+            wanted = f"{sizes.train:,} for training, {wanted}"
+        rest = "" if not spare else " and at least one for " + ("training" if sizes.train is None else "test")
+        raise DataError(
+            f"Task '{task}' has too few rows: {rows:,} to carve from, where it needs {wanted}{rest}. Use the whole data set."
+        )
+    order = torch.randperm(rows, generator=stream("carve", task, split))
+    end = rows if sizes.train is None else held + sizes.train
+    parts = {
+        "train": order[held:end],
+        "selection": order[: sizes.selection],
+        "calibration": order[sizes.selection : held],
+    }
+    if test_rows is None:
+        parts["test"] = order[end:]
+    elif limit is None or limit >= test_rows:
+        parts["test"] = torch.arange(test_rows)
+    else:
+        parts["test"] = torch.randperm(test_rows, generator=stream("carve", task, "test"))
+    return {name: part[:limit] for name, part in parts.items()}
+
+
+def scaled(sizes: Carve, fraction: float) -> Carve:
+    """Selection and calibration in proportion to a data set of which only `fraction` is there; at least one each."""
+    return replace(
+        sizes,
+        selection=max(1, round(sizes.selection * fraction)),
+        calibration=max(1, round(sizes.calibration * fraction)),
+    )

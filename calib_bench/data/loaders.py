@@ -1,0 +1,253 @@
+"""What a task file calls: each makes a function from a `Request` to `Splits`. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from calib_bench.data.augment import Augment
+    from calib_bench.data.parts import Part
+    from calib_bench.data.source import Raw
+    from calib_bench.data.splits import InputSpec, Request, Split, Splits
+    from calib_bench.task import Carve, Hub
+
+    Load = Callable[[Request], Splits]
+    Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
+
+
+def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
+    """Data that ships with a package, all four splits carved from it.
+
+    Args:
+        read: Request -> (x [N, D] or [N, C, H, W] float32, labels [N] integer).
+        carve: sizes of the splits; test is what is left.
+        classes: K.
+        source: where the data comes from, for people.
+        names: class names; 0..K-1 when empty.
+
+    Raises (when called):
+        DataError: there are too few rows, or a label is not in [0, K).
+    """
+
+    def load(request: Request) -> Splits:
+        import hashlib
+
+        import numpy as np
+        import torch
+
+        from calib_bench.data.source import check_labels
+        from calib_bench.data.splits import InputSpec
+        from calib_bench.data.tensors import tensor_splits
+
+        x, y = (np.ascontiguousarray(array) for array in read(request))
+        check_labels("all", y, classes)
+        rows = _carve(request, carve, len(y), None)
+        splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
+        spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
+        digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
+        class_names = tuple(names) or tuple(str(k) for k in range(classes))
+        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", {})
+
+    return load
+
+
+def images(
+    source: Hub,
+    carve: Carve,
+    *,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    augment: tuple[Augment, ...] = (),
+    names: Sequence[str] = (),
+    mode: str = "RGB",
+) -> Load:
+    """Small images of one size, decoded once into memory (and a cache on disk that processes share).
+
+    Args:
+        source: where the data is; its first split is carved, its last is the test set.
+        carve: sizes of the splits.
+        classes: K.
+        mean, std: of each channel, of pixels in [0, 1].
+        augment: applied to training batches in this order.
+        names: class names for data that carries none.
+        mode: "RGB" or "L" (grey).
+
+    Raises (when called):
+        DataError: data is missing or not as declared.
+    """
+
+    def load(request: Request) -> Splits:
+        import torch
+
+        from calib_bench.data.cache import cached
+        from calib_bench.data.source import open_source
+        from calib_bench.data.splits import InputSpec
+        from calib_bench.data.tensors import tensor_splits
+
+        raw = open_source(request, source, classes, tuple(names))
+        rows = _carve(request, carve, len(raw.train), len(raw.test))
+        pools = {"train": raw.train, "test": raw.test}
+        pixels = cached(
+            request.task,
+            ("pixels", 1, raw.digest, mode),
+            lambda: {pool: _decoded(part, mode) for pool, part in pools.items()},
+        )
+        x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
+        labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
+        splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
+        return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])))
+
+    return load
+
+
+def texts(
+    source: Hub, carve: Carve, *, classes: int, names: Sequence[str] = (), vocabulary: int = 20_000, length: int = 200
+) -> Load:
+    """Texts, as the first `length` words of a vocabulary learned from the training split alone.
+
+    Args:
+        source: where the data is; its first split is carved, its last is the test set.
+        carve: sizes of the splits.
+        classes: K.
+        names: class names for data that carries none.
+        vocabulary: most tokens, those for padding and unknown words among them.
+        length: most tokens of a text.
+
+    Raises (when called):
+        DataError: data is missing or not as declared.
+    """
+
+    def load(request: Request) -> Splits:
+        import numpy as np
+        import tokenizers
+        import torch
+
+        from calib_bench.data.cache import cached
+        from calib_bench.data.source import open_source
+        from calib_bench.data.splits import InputSpec
+        from calib_bench.data.tensors import Resident
+        from calib_bench.data.text import TextSplit, encode, train_tokenizer
+
+        raw = open_source(request, source, classes, tuple(names))
+        rows = _carve(request, carve, len(raw.train), len(raw.test))
+
+        def build() -> dict[str, np.ndarray]:
+            train = _strings(raw.train)
+            tokenizer = train_tokenizer((train[row] for row in rows["train"].tolist()), vocabulary)
+            made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
+            for pool, strings in (("train", train), ("test", _strings(raw.test))):
+                made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, strings, length)
+            return made
+
+        carved = (rows["train"].tolist(), vocabulary, length, tokenizers.__version__)
+        made = cached(request.task, ("tokens", 1, raw.digest, carved), build)
+        tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
+        splits = {}
+        for name, index in rows.items():
+            pool = "test" if name == "test" else "train"
+            labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
+            splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
+        learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
+        return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned))
+
+    return load
+
+
+def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
+    """Images of any size, too many for memory: read from disk and transformed as timm does for the model at hand.
+
+    A local folder with fewer rows or classes than declared is a subset: selection and calibration shrink in proportion, K is
+    what the folder has, and the notes say so.
+
+    Args:
+        source: where the data is; its first split is carved, its last is the test set.
+        carve: sizes of the splits.
+        classes: K.
+
+    Raises (when called):
+        DataError: data is missing or not as declared. An image that cannot be decoded raises it in its batch.
+    """
+
+    def load(request: Request) -> Splits:
+        from calib_bench.data.carve import scaled
+        from calib_bench.data.source import open_source
+        from calib_bench.data.splits import InputSpec
+        from calib_bench.data.stream import StreamSplit, preprocess_for
+
+        raw = open_source(request, source, classes, subset=True)
+        sizes = carve if raw.fraction == 1 else scaled(carve, raw.fraction)
+        rows = _carve(request, sizes, len(raw.train), len(raw.test))
+        for part in (raw.train, raw.test):
+            part.prepare()
+        preprocess = preprocess_for(request.model)
+        splits = {
+            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess)
+            for name, index in rows.items()
+        }
+        raw.notes["preprocess"] = str(preprocess)
+        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)))
+
+    return load
+
+
+def _carve(request: Request, sizes: Carve, rows: int, test_rows: int | None) -> dict[str, Any]:
+    from calib_bench.data.carve import carve
+
+    return carve(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
+
+
+def _from_raw(request: Request, raw: Raw, splits: dict[str, Any], spec: InputSpec) -> Splits:
+    return _splits(request, splits, spec, raw.names, raw.source, raw.digest, raw.notes)
+
+
+def _splits(
+    request: Request,
+    splits: dict[str, Split],
+    spec: InputSpec,
+    names: tuple[str, ...],
+    source: str,
+    digest: str,
+    notes: dict[str, str],
+) -> Splits:
+    from calib_bench.data.splits import Splits
+
+    if request.limit is not None:
+        notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
+    return Splits(**splits, spec=spec, classes=len(names), class_names=names, source=source, digest=digest, notes=notes)
+
+
+def _decoded(part: Part, mode: str) -> np.ndarray:
+    """uint8 [N, C, H, W] of a part's images, which must be of one size."""
+    import numpy as np
+
+    from calib_bench.data.parts import decode
+    from calib_bench.errors import DataError
+
+    out: np.ndarray | None = None
+    for row, payload in enumerate(part.inputs()):
+        image = np.asarray(decode(payload, mode, f"row {row} of split '{part.name}'"))
+        pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        if out is None:
+            out = np.empty((len(part), *pixels.shape), dtype=np.uint8)
+        if pixels.shape != out.shape[1:]:
+            raise DataError(
+                f"The image in row {row} of split '{part.name}' is {pixels.shape[2]} x {pixels.shape[1]}, where row 0 is "
+                f"{out.shape[3]} x {out.shape[2]}; this task needs images of one size."
+            )
+        out[row] = pixels
+    assert out is not None, "a part has rows"
+    return out
+
+
+def _strings(part: Part) -> list[str]:
+    from calib_bench.errors import DataError
+
+    strings = list(part.inputs())
+    wrong = next((row for row, text in enumerate(strings) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"Row {wrong} of split '{part.name}' holds no text; column '{part.input}' must be strings.")
+    return strings

@@ -1,0 +1,193 @@
+"""Where data is found and what is checked before anything trains on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calib_bench.data.cache import sha256_of
+from calib_bench.data.parts import Part, folder_part, parquet_part
+from calib_bench.data.splits import Request
+from calib_bench.errors import DataError
+from calib_bench.task import Hub
+
+ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}
+"""Names under which a local folder may hold a split."""
+LARGE = 2 << 30
+"""Bytes beyond which a digest reads the ends of files only."""
+END = 1 << 20
+"""Bytes read at either end of a file then."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set found and checked, not yet carved.
+
+    Attributes:
+        train, test: its two splits.
+        classes: number of classes K.
+        names: K class names.
+        source: where it was found, for people.
+        digest: SHA-256 of the content; independent of where it lies.
+        fraction: rows present in `train` over rows declared; 1 when nothing is declared.
+        notes: what departs from the declaration.
+    """
+
+    train: Part
+    test: Part
+    classes: int
+    names: tuple[str, ...]
+    source: str
+    digest: str
+    fraction: float
+    notes: dict[str, str]
+
+
+def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...] = (), subset: bool = False) -> Raw:
+    """Find and check a task's data.
+
+    Args:
+        request: the user's wishes; `request.data` may be the data folder or one that holds it under the task's name.
+        hub: what is declared; the first split of `hub.rows` is carved, the last is the test set.
+        classes: K, declared.
+        names: class names for data that carries none.
+        subset: whether a local folder may have fewer classes than declared; K is then the number of class names it
+            carries or, without names, its largest label plus one.
+
+    Raises:
+        DataError: nothing is found, or it is not as declared.
+    """
+    root, origin = find(request, hub)
+    local = origin != "hub"
+    first, last = list(hub.rows)[0], list(hub.rows)[-1]
+    train = _part(root, first, hub)
+    test = _part(root, last, hub, train.names)
+    found_names = train.names or names
+    k, notes = classes, {}
+    if subset and local:
+        k = len(train.names) or int(max(train.labels.max(), test.labels.max())) + 1
+        if k < classes:
+            notes["classes"] = f"subset: {k} of {classes:,} classes, not {hub.name}"
+            found_names = train.names
+    elif train.names and len(train.names) != classes:
+        raise DataError(f"{root} has {len(train.names)} classes where task '{request.task}' has {classes}.")
+    if len(found_names) != k:
+        found_names = tuple(str(index) for index in range(k))
+    for part in (train, test):
+        check_labels(part.name, part.labels, k)
+        if len(part) == hub.rows[part.name]:
+            continue
+        text = f"{len(part):,} of {hub.rows[part.name]:,} rows of {part.name}"
+        if not local:
+            raise DataError(f"The copy of {hub.name} in {root} has {text}. Delete that folder and fetch it again.")
+        notes["subset"] = f"{notes['subset']}; {text}" if "subset" in notes else f"subset: {text}"
+    source = f"{root} ({origin})" if local else f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
+    fraction = min(1.0, len(train) / hub.rows[first])
+    return Raw(train, test, k, found_names, source, digest_of(train, test), fraction, notes)
+
+
+def find(request: Request, hub: Hub) -> tuple[Path, str]:
+    """The folder that holds the data and how it was found: "data=", "$CALIB_BENCH_DATA" or "hub".
+
+    Raises:
+        DataError: the named folder does not exist, or none of the three places has the data.
+    """
+    if request.data is not None:
+        folder = request.data.expanduser()
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise DataError(f"data={request.data} {what}; expected a folder with the data of task '{request.task}'.")
+        inner = folder / request.task
+        return (inner if inner.is_dir() else folder).resolve(), "data="
+    variable = os.environ.get("CALIB_BENCH_DATA")
+    if variable and (folder := Path(variable).expanduser() / request.task).is_dir():
+        return folder.resolve(), "$CALIB_BENCH_DATA"
+    return _fetch(request, hub, variable), "hub"
+
+
+def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
+    """The Hub's files at the pinned revision, downloaded once into its own cache."""
+    import huggingface_hub as hf
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
+    try:
+        return Path(hf.snapshot_download(hub.name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
+        gate = (
+            f" The data is gated: accept its licence at https://huggingface.co/datasets/{hub.name}, then log in with "
+            "`hf auth login`."
+            if hub.gated
+            else ""
+        )
+        raise DataError(
+            f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
+            f"{hub.revision[:12]} ({type(error).__name__}: {why}).{gate} Name a folder with data=PATH, or connect to the Hub."
+        ) from error
+
+
+def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
+    """The split in `root`: parquet files, else class folders."""
+    for alias in ALIASES.get(split, (split,)):
+        files = [file for file in sorted(root.rglob("*.parquet")) if _belongs(file.relative_to(root), alias)]
+        if files:
+            return parquet_part(split, files, hub.input, hub.label)
+        if (root / alias).is_dir():
+            return folder_part(split, root / alias, names)
+    listing = sorted(child.name for child in root.iterdir())
+    raise DataError(
+        f"{root} has no split '{split}': expected {split}.parquet, {split}-*.parquet or class folders in {split}/. "
+        f"It holds: {', '.join(listing[:8]) or 'nothing'}{', ...' if len(listing) > 8 else ''}."
+    )
+
+
+def _belongs(file: Path, split: str) -> bool:
+    """Whether a parquet file is of a split: train.parquet, train-00000-of-00003.parquet, train/0.parquet."""
+    return file.stem == split or file.stem.startswith((f"{split}-", f"{split}_")) or file.parent.name == split
+
+
+def check_labels(split: str, labels_N: np.ndarray, classes: int) -> None:
+    """Raise DataError naming the first row whose label is not in [0, K)."""
+    wrong = np.flatnonzero((labels_N < 0) | (labels_N >= classes))
+    if len(wrong):
+        raise DataError(
+            f"Row {wrong[0]} of split '{split}' has label {labels_N[wrong[0]]}; labels must be from 0 to {classes - 1}."
+        )
+
+
+def digest_of(*parts: Part) -> str:
+    """SHA-256 of the splits' files, wherever they lie: "sha256:...".
+
+    Parquet files count by their bytes in order of their names; images by class folder, name and bytes. Above `LARGE` bytes
+    in all, sizes, names and the first and last `END` bytes (a parquet file's footer) stand for the files, and the digest begins
+    with "sha256-ends:"; image files are then read by size and name alone.
+    """
+    total = sum(file.stat().st_size for part in parts for file in part.files())
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part.name}:{len(part)}:{len(part.paths)}".encode())
+        for line in _lines(part, whole=total <= LARGE):
+            digest.update(line.encode())
+    return f"{'sha256' if total <= LARGE else 'sha256-ends'}:{digest.hexdigest()}"
+
+
+def _lines(part: Part, whole: bool) -> Iterable[str]:
+    for file in part.files():
+        name = "/".join(file.parts[-2:]) if part.input is None else "" if whole else file.name
+        if whole:
+            yield f"{name}\0{sha256_of(file)}\n"
+            continue
+        size, ends = file.stat().st_size, b""
+        if part.input is not None:
+            with file.open("rb") as stream:
+                ends = stream.read(END)
+                stream.seek(max(0, size - END))
+                ends += stream.read(END)
+        yield f"{name}\0{size}\0{hashlib.sha256(ends).hexdigest()}\n"

@@ -1,0 +1,203 @@
+"""Splits too large for memory: images decoded and transformed by worker processes, in constant memory."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib_bench.data.parts import Part, decode
+from calib_bench.data.splits import seed_of
+from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
+from calib_bench.errors import DataError, SettingsError
+
+Item = tuple[int, int, int]
+"""(row, seed, epoch) of a training example; seed -1 asks for the evaluation transform."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How images of any size become [3, S, S]: timm's names and meanings."""
+
+    size: int = 224
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def transform(self, training: bool) -> Any:
+        """PIL image -> uint8 [3, S, S]: random resized crop and flip to train, resize and centre crop to evaluate.
+
+        Every other augmentation of timm's is off.
+        """
+        from timm.data import create_transform
+
+        return create_transform(
+            input_size=(3, self.size, self.size),
+            is_training=training,
+            use_prefetcher=True,  # uint8 out: normalization is left to the device
+            scale=(0.08, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            hflip=0.5,
+            vflip=0.0,
+            color_jitter=None,
+            grayscale_prob=0.0,
+            gaussian_blur_prob=0.0,
+            auto_augment=None,
+            re_prob=0.0,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.size}, {self.interpolation}, centre crop {self.crop_pct:g}"
+
+
+def preprocess_for(model: str | None) -> Preprocess:
+    """What the pretrained configuration of a timm model says ("timm/NAME"); the usual ImageNet one for other models."""
+    if not (model or "").startswith("timm/"):
+        return Preprocess()
+    import timm
+
+    config = timm.get_pretrained_cfg(str(model).removeprefix("timm/"))
+    if config is None:
+        return Preprocess()
+    return Preprocess(config.input_size[-1], config.crop_pct, config.interpolation, config.mean, config.std)
+
+
+def loader_workers() -> int:
+    """Worker processes a loader uses: $CALIB_BENCH_LOADERS, else one core less than this process's share, 8 at most.
+
+    Raises:
+        SettingsError: the variable is not a whole number.
+    """
+    text = os.environ.get("CALIB_BENCH_LOADERS")
+    if text is not None:
+        if not text.strip().isdecimal():
+            raise SettingsError(
+                f"CALIB_BENCH_LOADERS={text!r} is not a number of worker processes; expected 0, 1, 2..."
+            )
+        return int(text)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+class Images(torch.utils.data.Dataset):
+    """Rows of a `Part` as uint8 [3, S, S]; an image's augmentation is a function of (seed, epoch, row) alone."""
+
+    def __init__(self, part: Part, preprocess: Preprocess) -> None:
+        self.part = part
+        self.transforms = {training: preprocess.transform(training) for training in (True, False)}
+
+    def __getitem__(self, item: Item) -> Tensor | DataError:
+        """An error is returned, not raised: a worker's traceback would be wrapped around its message."""
+        row, seed, epoch = item
+        try:
+            image = decode(self.part.row(row), "RGB", f"row {row} of split '{self.part.name}'")
+        except DataError as error:
+            return error
+        if seed < 0:
+            return self.transforms[False](image)
+        state = random.getstate()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                value = seed_of("augment", seed, epoch, row)
+                random.seed(value)
+                torch.manual_seed(value)
+                return self.transforms[True](image)
+        finally:
+            random.setstate(state)
+
+
+def collate(images: list[Tensor | DataError]) -> Tensor | DataError:
+    """Images stacked to uint8 [B, 3, S, S], or the first error among them."""
+    tensors = [torch.as_tensor(image) for image in images if not isinstance(image, DataError)]
+    return next((image for image in images if isinstance(image, DataError)), None) or torch.stack(tensors)
+
+
+class Plan(torch.utils.data.Sampler[list[Item]]):
+    """The batches of the coming pass; replaced before each one, so that worker processes outlive an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[np.ndarray] = []
+        self.seed, self.epoch = -1, 0
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return ([(int(row), self.seed, self.epoch) for row in batch] for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class StreamSplit:
+    """Rows `rows` of a `Part`, decoded as they are needed.
+
+    Attributes:
+        labels: int64 [N].
+    """
+
+    def __init__(self, part: Part, rows: Tensor, preprocess: Preprocess) -> None:
+        self.rows = rows
+        self.labels = torch.from_numpy(part.labels)[rows]
+        self.preprocess = preprocess
+        self.normalize: Normalize = (preprocess.mean, preprocess.std)
+        self._images = Images(part, preprocess)
+        self._train: tuple[bool, torch.utils.data.DataLoader] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, batch: int) -> int:
+        return len(self) // min(batch, len(self))
+
+    def train_batches(
+        self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        index_SB = whole_batches(order(len(self), seed, epoch), batch)[skip:, rank::world]
+        if self._train is None or self._train[0] != (device.type == "cuda"):
+            self._train = device.type == "cuda", self._loader(device, persistent=True)
+        images = self._pass(self._train[1], list(index_SB), device, seed, epoch)
+        for index_B, x in zip(index_SB, images, strict=True):
+            yield x, self.labels[index_B].to(device, non_blocking=True)
+
+    def eval_batches(
+        self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        indices = [mine for index in torch.arange(len(self)).split(batch) if len(mine := index[rank::world])]
+        images = self._pass(self._loader(device, persistent=False), indices, device)
+        for index_B, x in zip(indices, images, strict=True):
+            yield x, index_B
+
+    def _loader(self, device: torch.device, persistent: bool) -> torch.utils.data.DataLoader:
+        workers = loader_workers()
+        return torch.utils.data.DataLoader(
+            self._images,
+            batch_sampler=Plan(),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=persistent and workers > 0,
+            prefetch_factor=2 if workers else None,
+        )
+
+    def _pass(
+        self, loader: Any, indices: list[Tensor], device: torch.device, seed: int = -1, epoch: int = 0
+    ) -> Iterator[Tensor]:
+        """Normalized images of each batch of `indices`, in order.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        plan = loader.batch_sampler
+        plan.batches, plan.seed, plan.epoch = [self.rows[index].numpy() for index in indices], seed, epoch
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield normalized(batch.to(device, non_blocking=True), self.normalize)

@@ -1,0 +1,131 @@
+"""Splits that live in memory: vectors and small images, batched, augmented and normalized where the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from calib_bench.data.augment import Augment
+from calib_bench.data.splits import stream
+
+Normalize = tuple[Sequence[float], Sequence[float]]
+"""Channel means and deviations, of pixels in [0, 1] where the data is uint8."""
+
+
+class Resident:
+    """A CPU tensor and its copies: each device gets one, on first use, shared by every split that reads it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._on = {"cpu": tensor}
+
+    def on(self, device: torch.device) -> Tensor:
+        if str(device) not in self._on:
+            self._on[str(device)] = self._on["cpu"].to(device)
+        return self._on[str(device)]
+
+
+def order(count: int, seed: int, epoch: int) -> Tensor:
+    """int64 [count]: the order of the examples in an epoch, a function of (count, seed, epoch)."""
+    return torch.randperm(count, generator=stream("order", seed, epoch))
+
+
+def whole_batches(order_N: Tensor, batch: int) -> Tensor:
+    """[N] -> [steps, B], the incomplete last batch dropped; B is `batch`, or N where that is smaller."""
+    batch = min(batch, len(order_N))
+    return order_N[: len(order_N) // batch * batch].view(-1, batch)
+
+
+def normalized(x: Tensor, normalize: Normalize | None) -> Tensor:
+    """x as float32 with channels (axis -3) centred and scaled; uint8 counts as pixels in 0..255 and becomes [0, 1] first."""
+    scale = 255.0 if x.dtype == torch.uint8 else 1.0
+    x = x.float()
+    if normalize is None:
+        return x if scale == 1.0 else x.div(scale)
+    mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in normalize)
+    return x.sub_(mean * scale).div_(std * scale) if scale != 1.0 else (x - mean) / std
+
+
+@dataclass(frozen=True)
+class TensorSplit:
+    """Rows `rows` of a tensor in memory.
+
+    Attributes:
+        base: [M, ...] uint8 (pixels) or floating, shared with the other splits.
+        rows: int64 [N] into base, on the CPU.
+        labels: int64 [N].
+        augment: maps of whole image batches, applied in training in this order, before normalization.
+        normalize: channel means and deviations, or None.
+    """
+
+    base: Resident
+    rows: Tensor
+    labels: Tensor
+    augment: tuple[Augment, ...] = ()
+    normalize: Normalize | None = None
+    _labels: Resident = field(init=False, repr=False)
+    _rows: Resident = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_labels", Resident(self.labels))
+        object.__setattr__(self, "_rows", Resident(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def x(self) -> Tensor:
+        """[N, ...], as stored: a copy on the CPU."""
+        return self.base.on(torch.device("cpu"))[self.rows]
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """int64 [N]: the order of the examples in an epoch."""
+        return order(len(self), seed, epoch)
+
+    def steps(self, batch: int) -> int:
+        return len(self) // min(batch, len(self))
+
+    def inputs(self, index: Tensor, device: torch.device) -> Tensor:
+        """Prepared x of the examples at `index`, an int64 tensor of any shape [...], without augmentation: [..., *shape]."""
+        rows = self._rows.on(device)[index.to(device, non_blocking=True)]
+        return normalized(self.base.on(device)[rows], self.normalize)
+
+    def train_batches(
+        self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As in `Split`; a step's random numbers are drawn for its whole global batch."""
+        base, labels = self.base.on(device), self._labels.on(device)
+        index_SB = whole_batches(self.order(seed, epoch), batch)
+        mine_SB = index_SB[:, rank::world].to(device)
+        rows_SB = self._rows.on(device)[mine_SB]
+        for step in range(skip, len(index_SB)):
+            x = base[rows_SB[step]]
+            generator = stream("augment", seed, epoch, step)
+            for augment in self.augment:
+                drawn = augment.draw(index_SB.shape[1], generator)[rank::world]
+                x = augment(x, drawn.to(device, non_blocking=True))
+            yield normalized(x, self.normalize), labels[mine_SB[step]]
+
+    def eval_batches(
+        self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in torch.arange(len(self)).split(batch):
+            if len(index := index[rank::world]):
+                yield self.inputs(index, device), index
+
+
+def tensor_splits(
+    x: dict[str, Tensor],
+    labels: dict[str, Tensor],
+    rows: dict[str, Tensor],
+    augment: tuple[Augment, ...] = (),
+    normalize: Normalize | None = None,
+) -> dict[str, TensorSplit]:
+    """A split for each entry of `rows`, over the tensor of its pool: "test" where there is one, else "train"."""
+    bases = {pool: Resident(tensor) for pool, tensor in x.items()}
+    make: Callable[[str, str], TensorSplit] = lambda name, pool: TensorSplit(  # noqa: E731
+        bases[pool], rows[name], labels[pool][rows[name]], augment if name == "train" else (), normalize
+    )
+    return {name: make(name, name if name in x else "train") for name in rows}

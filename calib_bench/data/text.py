@@ -1,0 +1,119 @@
+"""Text: a word-level tokenizer learned from the training split, and splits batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib_bench.data.splits import stream
+from calib_bench.data.tensors import Resident, order, whole_batches
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+"""Tokens 0 and 1."""
+CHUNK = 50
+"""Batches that are sorted by length together."""
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
+    """A tokenizer's JSON: lower-case words and punctuation marks, the `vocabulary` most frequent; ties by spelling."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex("<[^<>]*>"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str()
+
+
+def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `length` tokens of each text.
+
+    Args:
+        tokenizer: its JSON.
+        texts: N of them; one with no token becomes one unknown token.
+        length: at most so many tokens.
+
+    Returns:
+        int32 [T], all tokens one text after the other, and int64 [N + 1], where each begins.
+    """
+    from tokenizers import Tokenizer
+
+    parsed = Tokenizer.from_str(tokenizer)
+    parsed.enable_truncation(length)
+    unknown = parsed.token_to_id(UNKNOWN)
+    ids: list[np.ndarray] = []
+    for start in range(0, len(texts), 1000):
+        encoded = parsed.encode_batch_fast(texts[start : start + 1000])
+        ids += [np.asarray(text.ids or [unknown], dtype=np.int32) for text in encoded]
+    return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Rows `rows` of texts in memory.
+
+    Attributes:
+        tokens: int32 [T], all texts one after the other, shared with the other splits.
+        offsets: int64 [M + 1]: where each text begins.
+        rows: int64 [N] into the texts, on the CPU.
+        labels: int64 [N].
+    """
+
+    tokens: Resident
+    offsets: Tensor
+    rows: Tensor
+    labels: Tensor
+    lengths: Tensor = field(init=False, repr=False)
+    """int64 [N], on the CPU."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", self.offsets[self.rows + 1] - self.offsets[self.rows])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, batch: int) -> int:
+        return len(self) // min(batch, len(self))
+
+    def inputs(self, index_B: Tensor, device: torch.device, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """(tokens int64 [B, L] right-padded with 0, lengths int64 [B]); L is `width`, or the longest of the batch."""
+        lengths_B = self.lengths[index_B]
+        width = width or int(lengths_B.max())
+        starts_B = self.offsets[self.rows[index_B]].to(device)
+        lengths_B = lengths_B.to(device)
+        tokens, position_L = self.tokens.on(device), torch.arange(width, device=device)
+        where_BL = (starts_B[:, None] + position_L).clamp_(max=len(tokens) - 1)
+        padded_BL = torch.where(position_L < lengths_B[:, None], tokens[where_BL].long(), 0)
+        return padded_BL, lengths_B
+
+    def plan(self, seed: int, epoch: int, batch: int) -> Tensor:
+        """int64 [steps, B]: shuffled, sorted by length within `CHUNK` batches, and the batches shuffled."""
+        index_SB = whole_batches(order(len(self), seed, epoch), batch)
+        bucketed = [
+            chunk.flatten()[self.lengths[chunk.flatten()].argsort(stable=True)].view(chunk.shape)
+            for chunk in index_SB.split(CHUNK)
+        ]
+        return torch.cat(bucketed)[torch.randperm(len(index_SB), generator=stream("batches", seed, epoch))]
+
+    def train_batches(
+        self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+        """As in `Split`; every process pads to the longest text of the global batch."""
+        for index_B in self.plan(seed, epoch, batch)[skip:]:
+            mine = index_B[rank::world]
+            yield self.inputs(mine, device, int(self.lengths[index_B].max())), self.labels[mine].to(device)
+
+    def eval_batches(
+        self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:
+        """As in `Split`, shortest texts first."""
+        for index_B in self.lengths.argsort(stable=True).split(batch):
+            if len(mine := index_B[rank::world]):
+                yield self.inputs(mine, device, int(self.lengths[index_B].max())), mine

@@ -1,0 +1,38 @@
+"""Which device, by name or by what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calib_bench.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick(name: str) -> torch.device:
+    """The device called `name`; "auto" takes a GPU where there is one.
+
+    Raises:
+        SettingsError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+        else:
+            name = "cpu"
+    try:
+        device = torch.device(name)
+        supported = device.type in ("cpu", "cuda", "mps")
+    except RuntimeError:
+        supported = False
+    if not supported:
+        raise SettingsError(f"device={name} is not known: give auto, cpu, cuda, cuda:N or mps")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= count:
+        raise SettingsError(f"device={name} is not on this machine, which has {count} of type {device.type}: give device=auto")
+    return device

@@ -1,0 +1,123 @@
+"""File names -> tasks, baselines, studies. The only module that imports plug-ins."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from calib_bench.baseline import Calibrator, Objective
+from calib_bench.errors import SettingsError, nearest
+from calib_bench.study import Study
+from calib_bench.task import Task
+
+_CONSTANTS = {"tasks": ("TASK", Task), "baselines": ("BASELINE", (Objective, Calibrator)), "studies": ("STUDY", Study)}
+_plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
+
+
+@functools.cache
+def _own(kind: str) -> tuple[str, ...]:
+    package = importlib.import_module(f"calib_bench.{kind}")
+    files = (path for folder in package.__path__ for path in Path(folder).glob("*.py"))
+    return tuple(sorted(path.stem for path in files if not path.stem.startswith("_")))
+
+
+def names(kind: str) -> list[str]:
+    """Names of a kind ("tasks", "baselines", "studies"), own and plugged in, without importing the own ones."""
+    return sorted({*_own(kind), *_plugins[kind]})
+
+
+def load(kind: str, name: str) -> Any:
+    """The constant of one plug-in file.
+
+    Raises:
+        SettingsError: there is no such file, or its constant is missing or of another type.
+    """
+    if name in _plugins[kind]:
+        return _plugins[kind][name]
+    if name not in _own(kind):
+        raise SettingsError(f"no {kind[:-1] if kind != 'studies' else 'study'} is called {name!r}: {nearest(name, names(kind))}")
+    return _constant(importlib.import_module(f"calib_bench.{kind}.{name}"), kind, name)
+
+
+def _constant(module: Any, kind: str, origin: str) -> Any:
+    constant, types = _CONSTANTS[kind]
+    value = getattr(module, constant, None)
+    if not isinstance(value, types):
+        expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+        raise SettingsError(f"{origin} must set {constant} to a {expected}, and it is {type(value).__name__}")
+    return value
+
+
+def task(name: str) -> Task:
+    """The task of that name."""
+    return load("tasks", name)
+
+
+def study(name: str) -> Study:
+    """The study of that name."""
+    return load("studies", name)
+
+
+def _baselines(kind: type) -> dict[str, Any]:
+    found = {name: load("baselines", name) for name in names("baselines")}
+    return {name: value for name, value in found.items() if isinstance(value, kind)}
+
+
+def objectives() -> dict[str, Objective]:
+    """Every training objective by name."""
+    return _baselines(Objective)
+
+
+def calibrators(chosen: Sequence[str] | None = None) -> dict[str, Calibrator]:
+    """The post-hoc calibrators of the names given, or all.
+
+    Raises:
+        SettingsError: a name is not a calibrator's.
+    """
+    known = _baselines(Calibrator)
+    for name in chosen or ():
+        if name not in known:
+            hint = f"{name!r} is an objective: give it as objective={name}" if name in names("baselines") else nearest(name, known)
+            raise SettingsError(f"no calibrator is called {name!r}: {hint}")
+    return {name: known[name] for name in (known if chosen is None else chosen)}
+
+
+def use_plugins(folders: Iterable[Path]) -> None:
+    """Import every plug-in file of the folders; a file's constant says what it is.
+
+    Raises:
+        SettingsError: a folder is missing, a file cannot be imported, holds no constant, or takes a name already used.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise SettingsError(f"plugins={folder} is not a folder")
+        for path in sorted(folder.glob("*.py")):
+            if not path.stem.startswith("_"):
+                _plug(path.resolve())
+
+
+def _plug(path: Path) -> None:
+    module_name = f"calib_bench_plugins.{path.stem}"
+    if getattr(sys.modules.get(module_name), "__file__", None) == str(path):
+        return
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{path} cannot be read as a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise SettingsError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    kinds = [kind for kind, (constant, _) in _CONSTANTS.items() if hasattr(module, constant)]
+    if not kinds:
+        raise SettingsError(f"{path} sets none of TASK, BASELINE, STUDY: a plug-in file sets one of them")
+    for kind in kinds:
+        if path.stem in names(kind):
+            raise SettingsError(f"{path}: the name {path.stem!r} is taken by another of the {kind}: rename the file")
+        _plugins[kind][path.stem] = _constant(module, kind, str(path))
+    sys.modules[module_name] = module

@@ -1,0 +1,46 @@
+"""What a result was made with: versions, machine, threads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import calib_bench
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "datasets", "tokenizers", "netcal", "wandb")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Installed versions of what can change a number."""
+    found = {"calib_bench": calib_bench.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+@cache
+def processor() -> str:
+    """The CPU's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, object]:
+    """Versions, platform, processor and cores; no host name, user or path."""
+    return {
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,116 @@
+"""Trials on this machine: one thread a worker, as many workers as cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+from calib_bench.errors import ResourceError
+from calib_bench.execute import worker
+from calib_bench.plan import Group
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+
+_settings: Settings
+_queue: Queue[float]
+
+
+def worker_count(settings: Settings, device: str) -> int:
+    """Workers for a device type: what was asked for, else one a core, or one on a GPU."""
+    if settings.workers:
+        return settings.workers
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // settings.threads)
+
+
+def run(groups: Sequence[Group], settings: Settings, store: Store, workers: int, progress: worker.Progress) -> None:
+    """Run every group; whatever finishes is stored at once, also when another group fails.
+
+    Raises:
+        ResourceError: memory ran out, or a worker process died.
+    """
+    if workers == 1 or len(groups) == 1:
+        worker.prepare(settings)
+        for group in groups:
+            worker.run_group(group, settings, store, progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    updates: Queue[float] = context.Queue()
+    with ProcessPoolExecutor(
+        min(workers, len(groups)), context, initializer=_start, initargs=(settings, updates)
+    ) as pool:
+        futures = [pool.submit(_work, group, store.path) for group in sorted(groups, key=len, reverse=True)]
+        try:
+            _watch(futures, updates, progress)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+def _watch(futures: list[Future[None]], updates: Queue[float], progress: worker.Progress) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        _drain(updates, progress)
+        for future in done:
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise ResourceError(
+                    "a worker process died, most likely for want of memory: finished trials are stored; run the same "
+                    "command again with fewer workers= or a smaller stack= or batch="
+                ) from None
+
+
+def _drain(updates: Queue[float], progress: worker.Progress) -> None:
+    while True:
+        try:
+            progress(updates.get_nowait())
+        except queue.Empty:
+            return
+
+
+def _start(settings: Settings, updates: Queue[float]) -> None:
+    global _settings, _queue
+    _settings, _queue = settings, updates
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    worker.prepare(settings)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(group: Group, path: Path) -> None:
+    worker.run_group(group, _settings, Store(path), _throttled(_queue.put))
+
+
+def _throttled(send: Callable[[float], object], least: float = 0.25) -> worker.Progress:
+    """Send at most once every `least` trials' worth or so, and never lose any."""
+    held = 0.0
+
+    def progress(amount: float) -> None:
+        nonlocal held
+        held += amount
+        if held >= least:
+            send(held)
+            held = 0.0
+
+    return progress

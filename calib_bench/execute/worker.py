@@ -1,0 +1,97 @@
+"""What a worker does: load the data once, train a group, store each outcome as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from calib_bench import discover
+from calib_bench.device import pick
+from calib_bench.errors import ResourceError
+from calib_bench.plan import Group
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    from calib_bench.data.splits import Splits
+    from calib_bench.train import Outcome
+
+Progress = Callable[[float], None]
+"""Called with the number of trials' worth of work done since the last call."""
+
+
+def prepare(settings: Settings) -> None:
+    """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
+    torch.set_num_threads(settings.threads)
+    torch.set_flush_denormal(True)
+    discover.use_plugins(settings.plugins)
+
+
+def load_splits(settings: Settings, trial: Trial) -> Splits:
+    """The data of a trial; the last two loaded are kept."""
+    return _load(settings.task, settings.data, trial.split, trial.limit, trial.model)
+
+
+@lru_cache(maxsize=2)
+def _load(task: str, data: object, split: int, limit: int | None, model: str) -> Splits:
+    from calib_bench.data.splits import Request
+
+    return discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
+
+
+def run_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+    """Train one group and store its outcomes.
+
+    Raises:
+        ResourceError: a batch does not fit in memory.
+    """
+    from calib_bench.train import train
+
+    splits = load_splits(settings, group[0])
+    data = store.write_splits(group[0], splits)
+    steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
+    checkpoint = store.begin(group)
+    try:
+        outcomes = train(
+            group,
+            splits,
+            device=pick(settings.device),
+            checkpoint=checkpoint,
+            checkpoint_seconds=settings.checkpoint,
+            progress=lambda done: progress(len(group) * done / steps),
+        )
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        raise ResourceError(
+            f"a batch of {group[0].batch} of {group[0].model} does not fit in the memory of {settings.device}, "
+            f"{len(group)} model{'s' * (len(group) > 1)} at once: give a smaller batch=, stack= or precision=bf16; "
+            f"finished trials are stored, and the same command goes on from them"
+        ) from error
+    for outcome in outcomes:
+        store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
+    store.finish(checkpoint)
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+
+
+def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:
+    """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
+    from calib_bench.baselines.temperature_scaling import BASELINE
+    from calib_bench.metrics import log_loss_n
+
+    z_NK = outcome.logits["selection"].double() * outcome.trial.beta
+    y_N = splits.selection.labels
+    repaired_NK = BASELINE.apply(BASELINE.fit(z_NK, y_N), z_NK)
+    return {
+        "log_loss": log_loss_n(z_NK.log_softmax(-1), y_N).mean().item(),
+        "repaired_log_loss": log_loss_n(repaired_NK, y_N).mean().item(),
+        "error": (z_NK.argmax(-1) != y_N).double().mean().item(),
+    }

@@ -1,0 +1,135 @@
+"""Stored logits to numbers: every calibrator fitted, applied and measured, one arm at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from calib_bench.inference import ece_null
+from calib_bench.metrics import measure, reliability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+    from calib_bench.tuning import Arm
+
+RAW = "raw"
+REPAIRED = "temperature_scaling"
+PER_EXAMPLE = ("log_loss", "brier", "correct")
+METRICS = (
+    "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "debiased_squared_ece",
+    "mean_confidence", "mean_entropy", "aurc", "e_aurc",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What one arm's trials score on the test split.
+
+    Attributes:
+        arm: the arm, its trials at the chosen rate.
+        frame: one row per (trial, method): key, seed, method, the scalar metrics, kappa (repaired rows), fit_seconds,
+            and for the raw and repaired rows ece_null and ece_p (consistency resampling).
+        examples: by method then score of PER_EXAMPLE: float64 [S, N], rows in the order of `seeds`.
+        reliability: bins of the raw and repaired probabilities, pooled over seeds: method, bin, confidence, accuracy, count.
+        seeds: seeds that finished.
+        diverged: seeds whose training diverged.
+        missing: seeds not trained yet, or failed.
+    """
+
+    arm: Arm
+    frame: pd.DataFrame
+    examples: Mapping[str, Mapping[str, Tensor]]
+    reliability: pd.DataFrame
+    seeds: tuple[int, ...]
+    diverged: tuple[int, ...]
+    missing: tuple[int, ...]
+
+
+def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
+    """Measures an arm's trials with no calibrator ("raw") and after each of `calibrators`.
+
+    Memory is that of one trial's logits and the arm's per-example scores.
+
+    Args:
+        calibrators: by name; each is fitted on the calibration split and applied to the test split.
+        scale: factor on the logits Z = beta z before anything else: a control, 1 otherwise.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    status = {seed: state(store, trial) for seed, trial in sorted(arm.trials.items())}
+    rows: list[dict[str, Any]] = []
+    bins: list[pd.DataFrame] = []
+    examples: dict[str, dict[str, list[Tensor]]] = {}
+    done = tuple(seed for seed, found in status.items() if found == "done")
+    for seed in done:
+        for method, row, values, curve in _trial(store, arm.trials[seed], calibrators, scale):
+            rows.append(row)
+            kept = examples.setdefault(method, {name: [] for name in PER_EXAMPLE})
+            for name in PER_EXAMPLE:
+                kept[name].append(values[name])
+            if curve is not None:
+                bins.append(curve)
+    return Measures(
+        arm=arm,
+        frame=pd.DataFrame(rows),
+        examples={m: {name: torch.stack(v) for name, v in kept.items()} for m, kept in examples.items()},
+        reliability=_pool(bins),
+        seeds=done,
+        diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
+        missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
+    )
+
+
+def state(store: Store, trial: Trial) -> str:
+    """ "done", "diverged", "failed" or, of a trial that the store does not hold, "missing"."""
+    return store.record(trial).status if store.has(trial) else "missing"
+
+
+def _trial(
+    store: Store, trial: Trial, calibrators: Mapping[str, Calibrator], scale: float
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor], pd.DataFrame | None]]:
+    """Method, table row, per-example scores [N] and, where kept, reliability bins: raw first, then each calibrator."""
+    logits, labels = store.logits(trial), store.labels(trial)
+    Z = {split: scale * trial.beta * logits[split].double() for split in ("calibration", "test")}
+    y = labels["test"]
+    for method, calibrator in ((RAW, None), *calibrators.items()):
+        row: dict[str, Any] = {"key": trial.key, "seed": trial.seed, "method": method}
+        if calibrator is None:
+            logp = Z["test"].log_softmax(-1)
+        else:
+            start = time.perf_counter()
+            params = calibrator.fit(Z["calibration"], labels["calibration"])
+            row["fit_seconds"] = time.perf_counter() - start
+            logp = calibrator.apply(params, Z["test"])
+            if method == REPAIRED:
+                row["kappa"] = float(params["temperature"])
+        values = measure(logp, y)
+        row |= {name: float(values[name]) for name in METRICS if name in values}
+        curve = None
+        if method in (RAW, REPAIRED):
+            row["ece_null"], row["ece_p"] = ece_null(logp, y)
+            curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
+        yield method, row, {name: values[f"{name}_n"].double() for name in PER_EXAMPLE}, curve
+
+
+def _pool(curves: list[pd.DataFrame]) -> pd.DataFrame:
+    """Bins of several seeds as one: counts added, means weighted by count, empty bins left out."""
+    if not curves:
+        return pd.DataFrame(columns=["method", "bin", "count", "confidence", "accuracy"])
+    frame = pd.concat(curves).rename_axis("bin").reset_index().query("count > 0")
+    for column in ("confidence", "accuracy"):
+        frame[column] *= frame["count"]
+    pooled = frame.groupby(["method", "bin"], as_index=False, sort=True).sum()
+    for column in ("confidence", "accuracy"):
+        pooled[column] /= pooled["count"]
+    return pooled

@@ -1,0 +1,52 @@
+"""Metrics: pure functions of (logits or log probabilities [..., N, K], labels [..., N]).
+
+`measure` gives all of them at once; each is also a function of its own. Sums run in float64, over blocks of rows, so that
+memory beyond the inputs and the per-example results does not grow with N (50,000 x 1,000 float32 logits included).
+"""
+
+from calib_bench.metrics.binned import (
+    Reliability,
+    adaptive_ece,
+    classwise_ece,
+    debiased_squared_ece,
+    ece,
+    ece_positive,
+    reliability,
+)
+from calib_bench.metrics.risk import aurc, e_aurc
+from calib_bench.metrics.scores import (
+    accuracy,
+    brier,
+    brier_n,
+    confidence_n,
+    correct_n,
+    entropy_n,
+    log_loss,
+    log_loss_n,
+    mean_confidence,
+    mean_entropy,
+)
+from calib_bench.metrics.table import measure
+
+__all__ = [
+    "Reliability",
+    "accuracy",
+    "adaptive_ece",
+    "aurc",
+    "brier",
+    "brier_n",
+    "classwise_ece",
+    "confidence_n",
+    "correct_n",
+    "debiased_squared_ece",
+    "e_aurc",
+    "ece",
+    "ece_positive",
+    "entropy_n",
+    "log_loss",
+    "log_loss_n",
+    "mean_confidence",
+    "mean_entropy",
+    "measure",
+    "reliability",
+]

@@ -1,0 +1,143 @@
+"""Calibration errors by binning. Bins are (a, b], the first closed at 0; a probability of exactly 1 is in the last."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from calib_bench.errors import UserError
+from calib_bench.metrics.scores import per_row, rows, top_label
+
+BINS = 15
+
+
+def equal_width(p: Tensor, bins: int = BINS) -> Tensor:
+    """Bin of each probability among `bins` of equal width: int64, in the shape of `p`.
+
+    >>> equal_width(torch.tensor([0.0, 0.2, 0.21, 1.0], dtype=torch.float64), bins=5)
+    tensor([0, 0, 1, 4])
+    """
+    return (p * bins).ceil_().sub_(1).clamp_(0, bins - 1).long()
+
+
+def equal_mass(p: Tensor, bins: int = BINS) -> Tensor:
+    """Bin of each probability among at most `bins` of equal count along the last axis; int64, in the shape of `p`.
+
+    The bin is that of the middle of the example's ranks, so equal probabilities always share one.
+    """
+    sorted_, order = p.sort(dim=-1, stable=True)
+    n = p.shape[-1]
+    bins = min(bins, n)
+    rank = torch.arange(n, device=p.device).expand(p.shape)
+    step = sorted_[..., 1:] != sorted_[..., :-1]
+    edge = torch.ones_like(step[..., :1]) if n > 1 else torch.ones_like(p, dtype=torch.bool)
+    first = torch.where(torch.cat([edge, step], -1), rank, 0).cummax(-1).values
+    last = torch.where(torch.cat([step, edge], -1), rank, n - 1).flip(-1).cummin(-1).values.flip(-1)
+    middle = ((first + last + 1) * bins).div(2 * n, rounding_mode="floor")
+    return torch.empty_like(middle).scatter_(-1, order, middle)
+
+
+def bin_sums(index: Tensor, values: Tensor, bins: int = BINS) -> Tensor:
+    """Sums of `values` [..., N] over the bins `index` [..., N]: float64 [..., bins]."""
+    total = torch.zeros(*index.shape[:-1], bins, dtype=torch.float64, device=index.device)
+    return total.scatter_add_(-1, index, values.double())
+
+
+def binned_error(p: Tensor, hit: Tensor, index: Tensor, bins: int = BINS) -> Tensor:
+    """sum_b (n_b / N) |mean p - mean hit| over bins, [...], for probabilities and outcomes [..., N]."""
+    return bin_sums(index, p - hit, bins).abs().sum(-1) / p.shape[-1]
+
+
+def debiased_squared_error(p: Tensor, hit: Tensor, index: Tensor, bins: int = BINS) -> Tensor:
+    """sum_b (n_b / N) [(h - p)^2 - h (1 - h) / (n_b - 1)] over bins with n_b >= 2, h and p the bin's means, [...].
+
+    The second term is the sampling variance of h, so a calibrated model has mean zero; the value may be negative.
+    """
+    count = bin_sums(index, torch.ones_like(p), bins)
+    n = count.clamp(min=2)
+    h, confidence = bin_sums(index, hit, bins) / n, bin_sums(index, p, bins) / n
+    term = count * ((h - confidence).square() - h * (1 - h) / (n - 1))
+    return torch.where(count >= 2, term, 0.0).sum(-1) / p.shape[-1]
+
+
+def ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Expected calibration error of the top label, equal-width bins, [...] (Naeini et al., 2015; Guo et al., 2017).
+
+    >>> ece(torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log(), torch.tensor([0, 1]))
+    tensor(0.4000, dtype=torch.float64)
+    """
+    confidence, correct = top_label(logp, y)
+    return binned_error(confidence, correct, equal_width(confidence, bins), bins)
+
+
+def ece_positive(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Expected calibration error of the probability of class 1 of two, equal-width bins over [0, 1], [...].
+
+    Not the top-label error: that one folds probabilities below 1/2 onto those above.
+
+    Raises:
+        UserError: K is not 2.
+    """
+    if logp.shape[-1] != 2:
+        raise UserError(f"ece_positive is for 2 classes, not {logp.shape[-1]}; use ece or classwise_ece.")
+    p = per_row(lambda a, _: a[:, 1].exp(), logp, y)
+    return binned_error(p, y.expand(p.shape).double(), equal_width(p, bins), bins)
+
+
+def adaptive_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Expected calibration error of the top label, equal-mass bins with ties kept together, [...] (Nixon et al., 2019)."""
+    confidence, correct = top_label(logp, y)
+    return binned_error(confidence, correct, equal_mass(confidence, bins), bins)
+
+
+def debiased_squared_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Squared top-label calibration error, equal-mass bins, less its sampling bias, [...] (Kumar et al., 2019, section 5)."""
+    confidence, correct = top_label(logp, y)
+    return debiased_squared_error(confidence, correct, equal_mass(confidence, bins), bins)
+
+
+def classwise_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Mean over all K classes, absent ones included, of each class's binned error, [...] (Kull et al., 2019; equal width)."""
+    sums = ClasswiseSums(logp, bins)
+    for start, block, y_R in rows(logp, y):
+        sums.add(start, block.exp(), y_R)
+    return sums.result()
+
+
+class ClasswiseSums:
+    """Accumulates sum(p_k - [y = k]) by member, class and bin, block by block."""
+
+    def __init__(self, logp: Tensor, bins: int = BINS) -> None:
+        self.lead, (self.n, self.classes), self.bins = logp.shape[:-2], logp.shape[-2:], bins
+        self.total = torch.zeros(self.lead.numel() * self.classes * bins, dtype=torch.float64, device=logp.device)
+
+    def add(self, start: int, p_RK: Tensor, y_R: Tensor) -> None:
+        """Adds a block whose first row is `start` of the flattened [..., N]; p_RK is used up."""
+        row = torch.arange(start, start + len(y_R), device=p_RK.device)
+        cell = row.div(self.n, rounding_mode="floor")[:, None] * self.classes
+        cell = (cell + torch.arange(self.classes, device=p_RK.device)) * self.bins
+        cell += equal_width(p_RK, self.bins)
+        gap = p_RK.scatter_add_(-1, y_R[:, None], -torch.ones_like(p_RK[:, :1]))
+        self.total.index_add_(0, cell.view(-1), gap.view(-1))
+
+    def result(self) -> Tensor:
+        """The classwise error [...]."""
+        return self.total.view(*self.lead, self.classes, self.bins).abs().sum(-1).mean(-1) / self.n
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram: per bin, float64 [..., bins]; the means of an empty bin are NaN."""
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def reliability(logp: Tensor, y: Tensor, bins: int = BINS) -> Reliability:
+    """Count, mean confidence and accuracy of the top label in equal-width bins (DeGroot & Fienberg, 1983)."""
+    confidence, correct = top_label(logp, y)
+    index = equal_width(confidence, bins)
+    count = bin_sums(index, torch.ones_like(confidence), bins)
+    return Reliability(count, bin_sums(index, confidence, bins) / count, bin_sums(index, correct, bins) / count)

@@ -1,0 +1,44 @@
+"""Selective prediction: the area under the risk-coverage curve, in order of confidence (Geifman & El-Yaniv, 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calib_bench.metrics.scores import top_label
+
+
+def risk_area(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """AURC and its excess over the best possible order, each [...], from [..., N].
+
+    AURC is the mean over k of the error among the k most confident examples, itself averaged over every order of
+    examples with equal confidence. The best order, all errors last, is taken exactly and not by its large-N limit.
+    """
+    n = confidence.shape[-1]
+    sorted_, order = confidence.sort(dim=-1, descending=True, stable=True)
+    error = (1 - correct.double()).gather(-1, order)
+    k = torch.arange(1, n + 1, dtype=torch.float64, device=confidence.device)
+    new = torch.ones_like(sorted_, dtype=torch.bool)
+    new[..., 1:] = sorted_[..., 1:] != sorted_[..., :-1]
+    group = new.cumsum(-1) - 1
+    sums = torch.zeros_like(error).scatter_add_(-1, group, error)
+    size = torch.zeros_like(error).scatter_add_(-1, group, torch.ones_like(error))
+    error = (sums / size.clamp(min=1)).gather(-1, group)
+    area = (error.cumsum(-1) / k).mean(-1)
+    errors = error.sum(-1, keepdim=True)
+    best = ((k - (n - errors)).clamp(min=0) / k).mean(-1)
+    return area, area - best
+
+
+def aurc(logp: Tensor, y: Tensor) -> Tensor:
+    """Area under the risk-coverage curve, [...], in [0, 1], ties averaged.
+
+    >>> aurc(torch.tensor([[0.9, 0.1], [0.8, 0.2]]).log(), torch.tensor([0, 1]))
+    tensor(0.2500, dtype=torch.float64)
+    """
+    return risk_area(*top_label(logp, y))[0]
+
+
+def e_aurc(logp: Tensor, y: Tensor) -> Tensor:
+    """AURC less that of the best order of the same errors, [...] (Geifman, Uziel & El-Yaniv, 2019)."""
+    return risk_area(*top_label(logp, y))[1]

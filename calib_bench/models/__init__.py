@@ -1,0 +1,192 @@
+"""Models by name, one architecture a file. This module imports no torch until something is built."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calib_bench.errors import SettingsError, UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from calib_bench.data.splits import InputSpec
+
+ALIASES = {
+    "mlp": "mlp_128_128",
+    "cnn": "cnn_16_32",
+    "gru": "gru_64",
+    "lstm": "lstm_64",
+    "bag": "bag_64",
+    "resnet50": "timm/resnet50",
+}
+"""Short names and the full names that they stand for."""
+
+EXAMPLES = {
+    "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous)",
+    "cnn_16_32": "plain CNN, one 3x3 convolution, ReLU and 2x2 max-pool per width",
+    "wrn_16_4": "Wide ResNet of depth 16 and width 4, batch norm; depth is 6n + 4",
+    "wrn_28_10": "Wide ResNet of depth 28 and width 10, batch norm",
+    "wrn_16_4_nonorm": "Wide ResNet without normalization, Fixup initialization",
+    "gru_64": "embedding and one GRU layer of width 64, last state",
+    "lstm_64": "embedding and one LSTM layer of width 64, last state",
+    "bag_64": "mean of word embeddings of width 64",
+    "timm/resnet50": "ResNet-50, and likewise any other model of timm by its name",
+}
+"""Names to start from, with a line for people."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Names that match `pattern` are built by `build` of the module called `module`."""
+
+    module: str
+    pattern: str
+    kinds: tuple[str, ...]
+    fusable: bool
+
+
+_W = r"[1-9]\d{0,4}"
+_FAMILIES = (
+    _Family("mlp", rf"mlp((?:_{_W})+)(_nobias)?", ("vector", "image"), True),
+    _Family("cnn", rf"cnn((?:_{_W})+)", ("image",), True),
+    _Family("wrn", rf"wrn_({_W})_({_W})", ("image",), False),
+    _Family("wrn", rf"wrn_({_W})_({_W})(_nonorm)", ("image",), True),
+    _Family("recurrent", rf"(gru|lstm)_({_W})", ("tokens",), False),
+    _Family("bag", rf"bag_({_W})", ("tokens",), True),
+    _Family("timm", r"timm/([A-Za-z0-9_.]+)", ("image",), False),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Names to start from; widths and depths may be changed. Each has its line in `EXAMPLES`."""
+    return tuple(EXAMPLES)
+
+
+def canonical(name: str) -> str:
+    """The full name that a short one stands for; any other name as it is.
+
+    >>> canonical("mlp")
+    'mlp_128_128'
+    """
+    return ALIASES.get(name, name)
+
+
+def check(name: str, kind: str | None = None) -> None:
+    """Check that a name is well formed and, where `kind` is given, that the model takes such inputs.
+
+    A timm name is looked up only when the model is built, because that imports torch.
+
+    Args:
+        name: the model's name.
+        kind: of the input, as in `InputSpec`: "vector", "image" or "tokens".
+
+    Raises:
+        SettingsError: the name matches nothing, or the model takes other inputs.
+    """
+    family, _ = _resolve(name)
+    if kind is not None and kind not in family.kinds:
+        fitting = [example for example in EXAMPLES if kind in _resolve(example)[0].kinds]
+        raise SettingsError(
+            f"model {name!r} takes {' or '.join(family.kinds)} inputs, but the task's inputs are of kind {kind!r}; "
+            f"models for those: {', '.join(fitting) or 'none'}"
+        )
+
+
+def fusable(name: str) -> bool:
+    """Whether copies of the model can be stacked and run under torch.func.vmap: no batch-norm buffers, no RNN.
+
+    Whether that is faster is another matter: fused convolutions are slower than a loop on a CPU.
+    """
+    return _resolve(name)[0].fusable
+
+
+def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False) -> nn.Module:
+    """A new model on the default device; its weights depend on torch's global seed alone.
+
+    Args:
+        name: as in `names`, a short name of `ALIASES`, or "timm/NAME".
+        spec: what the model must accept. A model is called with one argument: x [B, *shape], or for tokens the pair
+            (tokens [B, L] int64 right-padded, lengths [B] int64).
+        classes: number of classes K; the model returns logits z [B, K].
+        pretrained: whether to load timm's published weights; its head is kept when K is that of the weights.
+
+    Raises:
+        SettingsError: the name matches nothing, or the model takes other inputs.
+        UserError: no such weights, or they cannot be downloaded.
+    """
+    check(name, spec.kind)
+    family, match = _resolve(name)
+    if pretrained and family.module != "timm":
+        raise UserError(f"there are no pretrained weights for model {name!r}; only timm/NAME models have them")
+    module = importlib.import_module(f"calib_bench.models.{family.module}")
+    options = {"pretrained": True} if pretrained else {}
+    return module.build(*match.groups(), spec=spec, classes=classes, **options)
+
+
+def head(model: nn.Module) -> nn.Linear:
+    """The final linear layer, whose weight is [K, D].
+
+    Raises:
+        UserError: the model does not end in one linear layer.
+    """
+    from torch import nn
+
+    model = _unwrap(model)
+    last = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "head", None)  # type: ignore[operator]
+    if not isinstance(last, nn.Linear):
+        raise UserError(
+            f"{type(model).__name__} does not end in a linear layer (it ends in {type(last).__name__}), so its head's "
+            "rate and initialization cannot be set apart; choose a model with a linear classifier"
+        )
+    return last
+
+
+def rescale_head(model: nn.Module, factor: float) -> None:
+    """Multiply the head's weight and bias in place, and thereby the logits (Agarwala et al., arXiv 2010.07344)."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in head(model).parameters():
+            parameter.mul_(factor)
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The module inside torch's data-parallel and compile wrappers."""
+    for attribute in ("_orig_mod", "module"):
+        inner = getattr(model, attribute, None)
+        if inner is not None:
+            return _unwrap(inner)
+    return model
+
+
+def _resolve(name: str) -> tuple[_Family, re.Match[str]]:
+    """The family of a name, with the match of its pattern.
+
+    Raises:
+        SettingsError: the name matches nothing.
+    """
+    full = canonical(name)
+    for family in _FAMILIES:
+        match = re.fullmatch(family.pattern, full)
+        if match is None:
+            continue
+        if family.module == "wrn":
+            _check_depth(name, int(match[1]))
+        return family, match
+    raise SettingsError(
+        f"unknown model {name!r}: {nearest(name, {*EXAMPLES, *ALIASES})} Numbers in a name are widths and may be "
+        "changed; a model of timm is written timm/NAME"
+    )
+
+
+def _check_depth(name: str, depth: int) -> None:
+    if depth < 10 or depth % 6 != 4:
+        below = max(10, depth - (depth - 4) % 6)
+        choices = dict.fromkeys(name.replace(str(depth), str(near), 1) for near in (below, below + 6))
+        raise SettingsError(
+            f"model {name!r} has depth {depth}, but a Wide ResNet's depth is 6n + 4 with n >= 1; "
+            f"did you mean {' or '.join(repr(choice) for choice in choices)}?"
+        )

@@ -1,0 +1,53 @@
+"""Plain convolutional network: no normalization, no shortcuts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from calib_bench.data.splits import InputSpec
+
+
+GRID = 4
+"""The head sees a grid of about this many cells a side, so that position is kept and its size does not explode."""
+
+
+class CNN(nn.Module):
+    """Blocks of 3x3 convolution, ReLU and 2x2 max-pool (while a side exceeds 1), then a linear head on what is left.
+
+    What is left is averaged down to about `GRID` cells a side and flattened. Convolutions are He-normal with zero
+    biases; the head has torch's own initialization.
+    """
+
+    def __init__(self, shape: tuple[int, ...], widths: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.body = nn.Sequential()
+        for features in widths:
+            layer = nn.Conv2d(channels, features, 3, padding=1)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+            self.body.extend((layer, nn.ReLU()))
+            pool = (min(2, height), min(2, width))
+            if max(pool) > 1:
+                self.body.append(nn.MaxPool2d(pool))
+            channels, height, width = features, height // pool[0], width // pool[1]
+        self.pool = (max(1, height // GRID), max(1, width // GRID))
+        cells = (height // self.pool[0]) * (width // self.pool[1])
+        self.head = nn.Linear(channels * cells, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> logits [B, K]."""
+        h = self.body(x)
+        if max(self.pool) > 1:
+            h = F.avg_pool2d(h, self.pool)
+        return self.head(h.flatten(1))
+
+
+def build(widths: str, *, spec: InputSpec, classes: int) -> CNN:
+    """From the parts of a name such as ("_16_32",)."""
+    return CNN(spec.shape, tuple(int(w) for w in widths.split("_")[1:]), classes)

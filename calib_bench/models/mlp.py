@@ -1,0 +1,40 @@
+"""Fully connected network with ReLU; images are flattened. He et al. (2015, arXiv 1502.01852) initialization."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from calib_bench.data.splits import InputSpec
+
+
+class MLP(nn.Module):
+    """Hidden layers of the given widths, then a linear head.
+
+    Hidden weights are He-normal with zero biases; the head has torch's own initialization. Without biases the network
+    is homogeneous of degree len(widths) + 1 in its parameters.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], classes: int, bias: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential()
+        for width in widths:
+            layer = nn.Linear(inputs, width, bias=bias)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if bias:
+                nn.init.zeros_(layer.bias)
+            self.body.extend((layer, nn.ReLU()))
+            inputs = width
+        self.head = nn.Linear(inputs, classes, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, *shape] -> logits [B, K]."""
+        return self.head(self.body(x.flatten(1)))
+
+
+def build(widths: str, nobias: str | None, *, spec: InputSpec, classes: int) -> MLP:
+    """From the parts of a name such as ("_128_128", None)."""
+    return MLP(math.prod(spec.shape), tuple(int(w) for w in widths.split("_")[1:]), classes, bias=not nobias)

@@ -1,0 +1,37 @@
+"""One recurrent layer over word embeddings: GRU (Cho et al., 2014, arXiv 1406.1078) or LSTM (Hochreiter, 1997).
+
+Sequences are right-padded and never packed: the state at the last real token does not depend on what comes after it,
+and an unpacked pass is many times faster on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from calib_bench.data.splits import InputSpec
+
+
+class Recurrent(nn.Module):
+    """Embedding of width H, one layer of width H, linear head on the state after the last real token."""
+
+    def __init__(self, cell: type[nn.GRU] | type[nn.LSTM], vocabulary: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.layer = cell(width, width, batch_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
+        """(tokens [B, L], lengths [B], at least 1) -> logits [B, K]."""
+        tokens_BL, lengths_B = x
+        state_BLH = self.layer(self.embedding(tokens_BL))[0]
+        last_BH = state_BLH[torch.arange(len(lengths_B), device=state_BLH.device), lengths_B - 1]
+        return self.head(last_BH)
+
+
+def build(cell: str, width: str, *, spec: InputSpec, classes: int) -> Recurrent:
+    """From the parts of a name such as ("gru", "64")."""
+    return Recurrent(nn.GRU if cell == "gru" else nn.LSTM, spec.vocabulary, int(width), classes)

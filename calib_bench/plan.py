@@ -1,0 +1,81 @@
+"""Settings x study -> Plan: deduplicated trials, what is already done, and the rest grouped for execution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+from calib_bench.study import Study
+from calib_bench.trial import Trial
+
+Group = tuple[Trial, ...]
+"""Trials that run together: several are trained as one stacked model."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round would run.
+
+    Attributes:
+        trials: every trial wanted so far, unique.
+        done: how many of them the store already holds.
+        groups: the others, grouped.
+    """
+
+    trials: tuple[Trial, ...]
+    done: int
+    groups: tuple[Group, ...]
+
+    @property
+    def pending(self) -> int:
+        """Trials still to run."""
+        return len(self.trials) - self.done
+
+
+def make(settings: Settings, study: Study, store: Store, workers: int = 1) -> Plan:
+    """The plan for resolved settings, given what the store holds."""
+    scores = store.scores(settings.select)
+    trials = {trial.key: trial for trial in study.plan(settings, scores)}
+    pending = {key: trial for key, trial in trials.items() if not store.has(trial)}
+    groups: list[Group] = []
+    left = dict(pending)
+    for keys in store.unfinished():
+        if all(key in left for key in keys):
+            groups.append(tuple(left.pop(key) for key in keys))
+    groups += group(list(left.values()), settings.stack, workers)
+    return Plan(tuple(trials.values()), len(trials) - len(pending), tuple(groups))
+
+
+def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
+    """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle."""
+    scores = store.scores(settings.select)
+    grids: dict[Trial, set[float]] = {}
+    for trial in study.plan(settings, scores):
+        grids.setdefault(trial.family(), set()).add(trial.lr)
+
+    def guess(trial: Trial) -> float:
+        known = scores(trial)
+        rates = sorted(grids.get(trial.family(), {trial.lr}))
+        return abs(math.log(trial.lr / rates[len(rates) // 2])) if known is None else known
+
+    return [trial for trial in study.plan(settings, guess) if not store.has(trial)]
+
+
+def group(trials: list[Trial], stack: int, workers: int) -> list[Group]:
+    """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
+    from calib_bench.train import fuse_key
+
+    alike: dict[object, list[Trial]] = {}
+    for trial in trials:
+        key = fuse_key(trial) if stack > 1 else None
+        alike.setdefault(trial.key if key is None else key, []).append(trial)
+    groups: list[Group] = []
+    for members in alike.values():
+        chunks = math.ceil(len(members) / stack)
+        if chunks > 1 or len(members) > 4 * workers:
+            chunks = workers * math.ceil(chunks / workers)
+        size = math.ceil(len(members) / chunks)
+        groups.extend(tuple(members[i : i + size]) for i in range(0, len(members), size))
+    return groups

@@ -1,0 +1,37 @@
+"""The report: figures, tables and one HTML page, rebuilt from the store alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Analysis, Study
+
+
+def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:
+    """Writes report.html, figures/ and tables/ under `<run>/report`, each file whole or not at all.
+
+    The same store gives the same bytes, wherever and whenever it is done.
+
+    Args:
+        analysis: what `study.analyse` gave, if it was called already.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        StoreError: the store cannot be read or the folder cannot be written.
+    """
+    from calib_bench.report import figures, html, tables
+    from calib_bench.files import write_bytes
+
+    analysis = study.analyse(settings, store) if analysis is None else analysis
+    folder = store.path / "report"
+    drawn = figures.save(study, analysis, folder / "figures")
+    tables.save(analysis.tables, folder / "tables")
+    path = folder / "report.html"
+    write_bytes(path, html.page(study, settings, analysis, drawn, store.provenance()).encode())
+    return path

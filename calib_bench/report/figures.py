@@ -1,0 +1,56 @@
+"""Figures to files: PNG, SVG and PDF of each, the same bytes for the same analysis."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis, Study
+
+STYLE = Path(__file__).with_name("calib_bench.mplstyle")
+_UNDATED: dict[str, dict[str, str | None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's own defaults and the project's style over them, whatever the user has set."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rc_file(STYLE)
+        yield
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """The figure as files, by suffix."""
+    files = {}
+    for suffix, metadata in _UNDATED.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        files[suffix] = buffer.getvalue()
+    return files
+
+
+def save(study: Study, analysis: Analysis, folder: Path) -> dict[str, str]:
+    """Draws and writes every figure of the study into `folder`; returns the SVG text of each by name, in order."""
+    drawn = {}
+    with style():
+        for name, draw in study.figures.items():
+            files = render(draw(analysis))
+            for suffix, content in files.items():
+                write_bytes(folder / f"{name}.{suffix}", content)
+            drawn[name] = files["svg"].decode()
+    return drawn

@@ -1,0 +1,220 @@
+"""Drawings shared by studies: each takes an Analysis and gives a Figure, one row of panels a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+RAW, REPAIRED = "raw", "temperature_scaling"
+WIDTH = 10.0
+"""Inches."""
+PARTS = (("log_loss_total", "total", "k", "o"), ("log_loss_conf", "confidence", "C1", "s"), ("log_loss_dyn", "dynamics", "C0", "D"))
+
+
+def over_beta(analysis: Analysis) -> Figure:
+    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
+    frame = analysis.tables["baselines"].frame
+    panels = (("accuracy", "accuracy"), ("log_loss", "log loss (nats)"), ("ece", "ECE"), ("kappa", "kappa = beta T*"))
+    figure, axes = _grid(frame, len(panels), 2.9)
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        objectives = list(dict.fromkeys(rows["objective"]))
+        for axis, (column, label) in zip(line, panels, strict=True):
+            for i, objective in enumerate(objectives):
+                for method in (RAW, REPAIRED) if column in ("log_loss", "ece") else (REPAIRED,):
+                    some = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
+                    if column in some:
+                        _line(axis, some, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
+            if column == "ece" and "ece_null" in rows:
+                some = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
+                axis.fill_between(some.beta, 0, some.ece_null, color="0.5", alpha=0.25, linewidth=0)
+            if column == "kappa":
+                axis.axhline(1, color="0.4", linewidth=0.8)
+                axis.set_yscale("log")
+                _plain(axis.yaxis)
+            axis.set_ylabel(label)
+            _beta_axis(axis, rows.beta)
+        line[0].set_title(name, loc="left")
+    _legend(figure, _over_beta_keys(frame))
+    return figure
+
+
+def separation(analysis: Analysis) -> Figure:
+    """delta_total = delta_conf + delta_dyn of log loss over beta, a panel an objective."""
+    frame = analysis.tables["separation"].frame
+    if "log_loss_total" not in frame:
+        return _empty("no arm shares a finished seed with the reference yet")
+    frame = frame[frame["log_loss_total"].notna()]
+    objectives = list(dict.fromkeys(frame["objective"]))
+    figure, axes = _grid(frame, max(len(objectives), 2), 3.1, sharey="row")
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for axis in line[len(objectives) :]:
+            axis.set_visible(False)
+        for axis, objective in zip(line, objectives, strict=False):
+            some = rows[rows.objective == objective].sort_values("beta")
+            for i, (column, _, color, marker) in enumerate(PARTS):
+                _line(axis, some, column, _dodge(i, 3), color=color, marker=marker)
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
+            _beta_axis(axis, some.beta)
+        line[0].set_ylabel("change of log loss (nats)")
+    _legend(figure, [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS])
+    return figure
+
+
+def reliability(analysis: Analysis) -> Figure:
+    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled; area is a bin's share."""
+    frame = analysis.data["reliability"]
+    if not len(frame):  # type: ignore[arg-type]
+        return _empty("no trial has finished yet")
+    frame = frame[frame.objective == CROSS_ENTROPY]  # type: ignore[index]
+    betas = sorted(set(frame.beta))
+    across = max(min(len(betas), 4), 2)
+    panels = [(name, rows, beta) for name, rows in _families(frame) for beta in sorted(set(rows.beta))]
+    from matplotlib.figure import Figure
+
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(WIDTH, 2.6 * down))
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    several = frame.model.nunique() > 1
+    for axis, (name, rows, beta) in zip(axes.flat, panels, strict=False):
+        axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
+        for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
+            some = rows[(rows.beta == beta) & (rows.method == method) & (rows["count"] > 0)]
+            axis.plot(some.confidence, some.accuracy, color=color, linewidth=1)
+            axis.scatter(some.confidence, some.accuracy, 4 + 60 * some["count"] / some["count"].sum(), color=color, marker=marker)
+        axis.set_title(f"{name}, beta={beta:g}" if several else f"beta={beta:g}", loc="left")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy")
+    for i, axis in enumerate(axes.flat[: len(panels)]):
+        if i + across >= len(panels):
+            axis.set_xlabel("confidence")
+            axis.tick_params(labelbottom=True)
+    _legend(figure, [("raw", {"color": "C1", "marker": "s"}), ("after temperature scaling", {"color": "C0", "marker": "o"})])
+    return figure
+
+
+def learning_rates(analysis: Analysis) -> Figure:
+    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled."""
+    from matplotlib import colormaps
+
+    frame = analysis.tables["rates"].frame
+    frame = frame[frame.score.notna()] if "score" in frame else frame
+    if not len(frame):
+        return _empty("no rate has been tried yet")
+    objectives = list(dict.fromkeys(frame["objective"]))
+    figure, axes = _grid(frame, max(len(objectives), 2), 3.1, sharey="row")
+    betas = sorted(set(frame.beta))
+    shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for axis in line[len(objectives) :]:
+            axis.set_visible(False)
+        finite = rows[rows.score < float("inf")]
+        for axis, objective in zip(line, objectives, strict=False):
+            for beta, some in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
+                axis.plot(some.rate, some.score, color=shades[beta], marker=".")
+                best = some[some.chosen]
+                axis.plot(best.rate, best.score, color=shades[beta], marker="o", markersize=8, fillstyle="none")
+            axis.set(xscale="log", yscale="log", xlabel=f"learning rate ({rows.unit.iloc[0]})")
+            axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
+            _plain(axis.xaxis)
+            _plain(axis.yaxis)
+        line[0].set_ylabel("selection score")
+    _legend(figure, [(f"beta={beta:g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    return figure
+
+
+def _grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    rows = max(sum(1 for _ in _families(frame)), 1)
+    figure = Figure(figsize=(WIDTH, height * rows))
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+
+
+def _families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one model and variant, with its name."""
+    if not len(frame):
+        return
+    variant = frame["variant"].fillna("") if "variant" in frame else frame["model"].map(lambda _: "")
+    for (model, what), rows in frame.groupby([frame["model"], variant], sort=False):
+        yield f"{model} {what}".strip(), rows
+
+
+def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
+    """A line over beta with interval bars where there are intervals."""
+    x = rows["beta"] * dodge
+    axis.plot(x, rows[column], **{"marker": "o", **look})
+    if f"{column}_low" in rows:
+        axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.8)
+
+
+def _look(method: str, column: str) -> dict[str, Any]:
+    dashed = method == RAW and column in ("log_loss", "ece")
+    return {"linestyle": "--", "fillstyle": "none"} if dashed else {"linestyle": "-"}
+
+
+def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    colors = [(name, {"color": f"C{i}", "marker": "o"}) for i, name in enumerate(dict.fromkeys(frame["objective"]))]
+    return [
+        *colors,
+        ("raw", {"color": "0.2", "linestyle": "--", "marker": "o", "fillstyle": "none"}),
+        ("after temperature scaling", {"color": "0.2", "marker": "o"}),
+        ("ECE of a calibrated model", {"color": "0.5", "alpha": 0.4, "linewidth": 6}),
+    ]
+
+
+def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """One legend above all panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, **look) for label, look in keys]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7))
+
+
+def _dodge(i: int, n: int) -> float:
+    """A factor on beta that keeps bars of n series apart."""
+    return 1.05 ** (i - (n - 1) / 2)
+
+
+def _beta_axis(axis: Axes, betas: Sequence[float]) -> None:
+    axis.set_xscale("log")
+    ticks = sorted(set(betas))
+    axis.set_xticks(_thin(ticks), [f"{b:g}" for b in _thin(ticks)])
+    axis.minorticks_off()
+    axis.set_xlabel("beta")
+    if len(ticks) == 1:
+        axis.set_xlim(ticks[0] / 3, ticks[0] * 3)
+
+
+def _thin(ticks: list[float]) -> list[float]:
+    return ticks if len(ticks) <= 5 else ticks[::2]
+
+
+def _plain(axis: Any) -> None:
+    """Plain numbers at few places of a log axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
+def _empty(text: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 1.2))
+    figure.text(0.5, 0.5, text, ha="center", va="center")
+    return figure

@@ -1,0 +1,129 @@
+"""Result tables as CSV, booktabs LaTeX and Markdown.
+
+A column `x` with siblings `x_low` and `x_high` is shown as one cell, "mean [low, high]"; `x_p` is its p-value and
+`x_holm` the adjusted one, shown as a star when below .05. CSV keeps every column as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.files import write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from calib_bench.study import Table
+
+ALPHA = 0.05
+_SIBLINGS = ("_low", "_high", "_p", "_holm")
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
+
+def number(value: object) -> str:
+    """A lone value for people: floats to 4 significant digits, missing values as a dash."""
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if value is None or (isinstance(value, numbers.Real) and math.isnan(float(value))):
+        return "–"
+    if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
+        return str(value)
+    return f"{float(value):.4g}".replace("-", "−", 1) if float(value) < 0 else f"{float(value):.4g}"
+
+
+def estimate(mean: float, low: float, high: float) -> str:
+    """A mean with its interval, to two significant digits of the interval's half width.
+
+    >>> estimate(0.14412, 0.1302, 0.158)
+    '0.144 [0.130, 0.158]'
+    """
+    if not (math.isfinite(mean) and math.isfinite(low) and math.isfinite(high)):
+        return number(mean)
+    half = (high - low) / 2
+    places = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+    mean, low, high = (0.0 if abs(v) < 0.5 * 10**-places else v for v in (mean, low, high))
+    text = f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+    return text.replace("-", "−")
+
+
+def title(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of text, siblings folded into their mean; columns with no value at all are left out."""
+    names = [str(c) for c in frame.columns]
+    folded = {f"{name}{end}" for name in names for end in _SIBLINGS}
+    shown = [name for name in names if name not in folded and bool(frame[name].notna().any())]
+    rows = []
+    for record in frame.to_dict("records"):
+        rows.append([_cell({str(k): v for k, v in record.items()}, name) for name in shown])
+    return [title(name) for name in shown], rows
+
+
+def _cell(record: Mapping[str, object], name: str) -> str:
+    value, low, high = (record.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if not all(isinstance(v, numbers.Real) for v in (value, low, high)):
+        return number(value)
+    adjusted = record.get(f"{name}_holm")
+    star = "*" if isinstance(adjusted, numbers.Real) and float(adjusted) < ALPHA else ""
+    return estimate(float(value), float(low), float(high)) + star  # type: ignore[arg-type]
+
+
+def csv(table: Table) -> str:
+    """Every column, full precision, `inf` and empty cells as pandas reads them back."""
+    return table.frame.to_csv(index=False, lineterminator="\n")
+
+
+def markdown(table: Table) -> str:
+    """A pipe table under its title, with the note below."""
+    headers, rows = cells(table.frame)
+    lines = [headers, ["---"] * len(headers), *rows]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n\n".join(part for part in (f"**{table.title}**", body, table.note) if part) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped and the two dashes of this module turned into LaTeX's."""
+    return "".join(_LATEX.get(c, c) for c in text).replace("−", "$-$").replace("–", "--")
+
+
+def latex(table: Table) -> str:
+    r"""A booktabs `table`; needs \usepackage{booktabs} and nothing else."""
+    headers, rows = cells(table.frame)
+    numeric = [name for name in headers if name not in ("model", "objective", "method", "status", "control")]
+    align = "".join("r" if name in numeric else "l" for name in headers)
+    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"  \caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            rf"  \begin{{tabular}}{{{align}}}",
+            r"    \toprule",
+            "    " + " & ".join(map(escape_latex, headers)) + r" \\",
+            r"    \midrule",
+            *(f"    {line}" for line in lines),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def save(tables: Mapping[str, Table], folder: Path) -> None:
+    """Writes every table as CSV and Markdown, and those meant for a paper as LaTeX."""
+    for name, table in tables.items():
+        write_bytes(folder / f"{name}.csv", csv(table).encode())
+        write_bytes(folder / f"{name}.md", markdown(table).encode())
+        if table.paper:
+            write_bytes(folder / f"{name}.tex", latex(table).encode())

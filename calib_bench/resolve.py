@@ -1,0 +1,122 @@
+"""Settings as typed -> settings complete: the task's defaults put in, every name checked against what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calib_bench import discover
+from calib_bench.baseline import Objective
+from calib_bench.errors import SettingsError, nearest
+from calib_bench.settings import RATES, Settings
+from calib_bench.task import Task
+from calib_bench.trial import CROSS_ENTROPY, format_objective
+
+RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
+"""Grid keys whose default comes from the task's recipe, which a model may change."""
+
+
+def resolve(settings: Settings) -> Settings:
+    """Complete settings; resolving them again changes nothing.
+
+    Raises:
+        SettingsError: a task, study, model, objective, calibrator, optimizer or schedule is unknown, or two settings
+            contradict each other.
+    """
+    from calib_bench import models
+    from calib_bench.train.names import check_optimizer, check_schedule
+
+    discover.use_plugins(settings.plugins)
+    task = discover.task(settings.task)
+    discover.study(settings.study)
+    chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
+    for model in chosen:
+        models.check(model)
+    seeds, tune_seeds = _seeds(settings, task)
+    pretrained = settings.pretrained
+    objective = settings.objective or (task.objectives[:1] if pretrained else task.objectives)
+    beta = settings.beta or ((settings.reference,) if pretrained else task.beta)
+    if settings.reference not in beta:
+        beta = tuple(sorted((*beta, settings.reference)))
+    filled = settings.model_copy(
+        update={
+            "model": chosen,
+            "beta": beta,
+            "objective": tuple(dict.fromkeys(o for text in objective for o in spell_out(text, discover.objectives()))),
+            "seed": seeds,
+            "tune_seeds": tune_seeds,
+            "calibrator": tuple(discover.calibrators(settings.calibrator)),
+        }
+    )
+    spaces = {model: _space(filled, task, model) for model in chosen}
+    for space in spaces.values():
+        for optimizer in space["optimizer"]:
+            check_optimizer(optimizer)
+            if optimizer != "sgd" and space["lr_unit"] == ("lr_rel",):
+                raise SettingsError(
+                    f"rates in lr_rel are relative to the critical rate of gradient descent and have no meaning for "
+                    f"{optimizer}: give lr=, for example lr=1e-4,1e-3,1e-2"
+                )
+        for schedule in space["schedule"]:
+            check_schedule(schedule)
+    return filled.model_copy(update={"spaces": spaces})
+
+
+def _seeds(settings: Settings, task: Task) -> tuple[tuple[int, ...], int]:
+    seeds = settings.seed or (task.seeds[:1] if settings.pretrained else task.seeds)
+    tune_seeds = settings.tune_seeds or min(task.tune_seeds or len(seeds), len(seeds))
+    if tune_seeds > len(seeds):
+        raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds there are: give at most that")
+    return seeds, tune_seeds
+
+
+def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
+    """Canonical objectives that a command-line objective stands for: a name alone stands for each default strength.
+
+    >>> spell_out("cross_entropy", {})
+    ['cross_entropy']
+
+    Raises:
+        SettingsError: a name is unknown or repeated, or a strength is no number or out of its bounds.
+    """
+    if text == CROSS_ENTROPY:
+        return [CROSS_ENTROPY]
+    combinations: list[dict[str, float]] = [{}]
+    for term in text.split("+"):
+        name, colon, strength = term.strip().partition(":")
+        if name not in objectives:
+            raise SettingsError(f"no objective is called {name!r}: {nearest(name, [CROSS_ENTROPY, *objectives])}")
+        if any(name in c for c in combinations):
+            raise SettingsError(f"objective={text} names {name} twice: give each term once")
+        values = (_strength(name, strength, objectives[name]),) if colon else objectives[name].strengths
+        combinations = [{**c, name: value} for c in combinations for value in values]
+    return [format_objective(c) for c in combinations]
+
+
+def _strength(name: str, text: str, objective: Objective) -> float:
+    low, high = objective.valid
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high or value == float("inf"):
+        raise SettingsError(f"{name}:{text} is not valid: the strength is a number from {low:g} to {high:g}")
+    return value
+
+
+def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, ...]]:
+    """The grid of one model: every trial field that may vary but the seed, the rate's unit included."""
+    if settings.spaces and model in settings.spaces:
+        return settings.spaces[model]
+    recipe = {**vars(task.recipe), **task.recipes.get(model, {})}
+    space: dict[str, tuple[Any, ...]] = {"beta": settings.beta or (), "objective": settings.objective or ()}
+    for key in RECIPE:
+        space[key] = getattr(settings, key) or (recipe[key],)
+    if settings.pretrained and settings.epochs is None:
+        space["epochs"] = (0,)
+    unit = next((unit for unit in RATES if getattr(settings, unit)), None)
+    space["lr_unit"] = (unit or recipe["lr_unit"],)
+    space["lr"] = tuple(sorted(getattr(settings, unit) if unit else recipe["lr"]))
+    if space["epochs"] == (0,):
+        space["lr"], space["lr_unit"] = (1.0,), ("lr",)
+    space["head_lr"], space["head_init"] = settings.head_lr, settings.head_init
+    return space

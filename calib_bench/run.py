@@ -1,0 +1,231 @@
+"""The main job: plan, train round by round, analyse, report, log. Each stage reads the store, never the one before."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from calib_bench import discover
+from calib_bench import plan as planning
+from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.resolve import resolve
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+
+if TYPE_CHECKING:
+    from calib_bench.study import Analysis, Study
+    from calib_bench.trial import Trial
+
+ASK_ABOVE_HOURS = 24.0
+
+
+def run(settings: Settings, ask: bool = False) -> int:
+    """Do a whole study and print where its report is.
+
+    Args:
+        settings: as typed; the task's defaults are put in here.
+        ask: whether somebody is there to confirm a long run.
+    """
+    from calib_bench.train import distributed
+
+    resolved = resolve(settings)
+    with distributed.session(resolved.device):
+        if not distributed.is_main():
+            from calib_bench.execute.gang import follow
+
+            follow(resolved)
+            return 0
+        return _run(settings, resolved, ask)
+
+
+def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    study = discover.study(resolved.study)
+    store = Store(resolved.folder)
+    for message in store.audit():
+        console.print(f"[yellow]warning:[/] {message}", markup=True)
+    workers = _workers(resolved)
+    plan = planning.make(resolved, study, store, workers)
+    console.print(f"{resolved.command()}\n{_summary(plan, store)}", markup=False)
+    if plan.pending:
+        hours = _check_and_estimate(resolved, study, store, console)
+        if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
+            answer = console.input(f"This takes about {hours:,.0f} device hours. Go on? [y/N] ", markup=False)
+            if answer.strip().lower() not in ("y", "yes"):
+                raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
+    store.write_study(resolved, _command(settings))
+    _train(resolved, study, store, plan, workers, console)
+    analysis = _report(resolved, study, store, console)
+    _closing(resolved, analysis, store, console)
+    return 0
+
+
+def _command(settings: Settings) -> str:
+    """The command as it was given, less folders of this machine's other users: what to type to get this again."""
+    return shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
+
+
+def _workers(settings: Settings) -> int:
+    from calib_bench.device import pick
+    from calib_bench.execute.local import worker_count
+
+    return worker_count(settings, pick(settings.device).type)
+
+
+def _summary(plan: planning.Plan, store: Store) -> str:
+    return (
+        f"{len(plan.trials):,} trials in {store.path}: {plan.done:,} done, {plan.pending:,} to run "
+        f"in {len(plan.groups):,} group{'s' * (len(plan.groups) != 1)}"
+    )
+
+
+def _check_and_estimate(settings: Settings, study: Study, store: Store, console: Console) -> float | None:
+    """Load the data, so that what is wrong with it shows now; print and return the device hours still to come."""
+    from calib_bench import cost, models
+    from calib_bench.device import pick
+    from calib_bench.execute.worker import load_splits
+
+    coming = planning.foresee(settings, study, store)
+    if not coming:
+        return None
+    splits = load_splits(settings, coming[0])
+    for model in settings.model or ():
+        models.check(model, splits.spec.kind)
+    console.print(f"data: {splits.source}, {len(splits.train):,} for training, {len(splits.test):,} to test", markup=False)
+    for note in splits.notes.values():
+        console.print(f"note: {note}", markup=False)
+    seconds = sum(cost.trial_seconds(trial, splits, pick(settings.device).type) for trial in coming)
+    hours = seconds / 3600
+    console.print(
+        f"about {_duration(seconds)} of device time for {len(coming):,} trials, more if a grid of rates must grow (rough)",
+        markup=False,
+    )
+    return hours
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
+
+
+def _train(
+    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, console: Console
+) -> None:
+    from calib_bench.execute.gang import run as run_gang
+    from calib_bench.execute.local import run as run_local
+    from calib_bench.train import distributed
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trials"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    start, rounds = time.perf_counter(), 0
+    total = plan.pending
+    while plan.pending:
+        rounds += 1
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"training, round {rounds}", total=plan.pending)
+            run_here = run_gang if distributed.world() > 1 else run_local
+            run_here(plan.groups, settings, store, workers, lambda amount, task=task: bar.advance(task, amount))  # type: ignore[misc]
+            bar.update(task, completed=plan.pending)
+        plan = planning.make(settings, study, store, workers)
+        total += plan.pending
+    if rounds:
+        console.print(f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False)
+
+
+def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
+    from calib_bench import report as reporting
+
+    with console.status("calibrating and measuring") if console.is_terminal else _Quiet():
+        analysis = study.analyse(settings, store)
+        reporting.build(store, study, settings, analysis)
+    if settings.wandb != "disabled":
+        from calib_bench.report.wandb import log
+
+        with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
+            log(store, settings, analysis, settings.wandb)
+    return analysis
+
+
+class _Quiet:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _closing(settings: Settings, analysis: Analysis, store: Store, console: Console) -> None:
+    from calib_bench.report.tables import rich_table
+
+    for table in analysis.tables.values():
+        if table.paper:
+            console.print(rich_table(table))
+    for sentence in analysis.verdict:
+        console.print(f"- {sentence}", markup=False)
+    for warning in analysis.warnings:
+        console.print(f"[yellow]warning:[/] {_plain(warning)}")
+    console.print(f"report: {store.path / 'report' / 'report.html'}", markup=False)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def show_plan(settings: Settings) -> int:
+    """Print what `run` would do, and change nothing."""
+    console = Console(highlight=False, soft_wrap=True)
+    resolved = resolve(settings)
+    study = discover.study(resolved.study)
+    store = Store(resolved.folder, "peek")
+    plan = planning.make(resolved, study, store, _workers(resolved))
+    console.print(f"{study.question}\n{resolved.command()}", markup=False)
+    for model, space in (resolved.spaces or {}).items():
+        grid = "  ".join(f"{key}={','.join(_short(v) for v in values)}" for key, values in space.items())
+        console.print(f"{model}: {grid}  seed={','.join(map(str, resolved.seed or ()))}", markup=False)
+    console.print(_summary(plan, store), markup=False)
+    sizes = sorted((len(group) for group in plan.groups), reverse=True)
+    if sizes:
+        console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
+    if plan.pending:
+        try:
+            _check_and_estimate(resolved, study, store, console)
+        except DataError as error:
+            console.print(f"cost not estimated: {error}", markup=False)
+    return 0
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def report(folder: str) -> int:
+    """Rebuild the report of a run folder from what it stores."""
+    console = Console(highlight=False, soft_wrap=True)
+    store = Store(Path(folder), "read")
+    settings = store.settings()
+    discover.use_plugins(settings.plugins)
+    study = discover.study(settings.study)
+    missing = [trial for trial in study.plan(settings, store.scores(settings.select)) if not store.has(trial)]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
+        )
+    from calib_bench import report as reporting
+
+    analysis = study.analyse(settings, store)
+    reporting.build(store, study, settings, analysis)
+    _closing(settings, analysis, store, console)
+    return 0

@@ -1,0 +1,317 @@
+"""The store: a run folder, the truth on disk. Every later stage reads it and nothing else.
+
+    store.json                      schema version
+    study.json                      resolved settings, command and versions of the last run
+    splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
+    trials/<key>/                   trial.json, history.parquet, logits.safetensors
+    checkpoints/                    of trials under way
+    damaged/                        what was found broken, kept for a look
+
+A trial's folder is written under a temporary name and renamed when whole. `trial.json` holds the SHA-256 of its
+neighbours and of itself. Nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from calib_bench import environment, files
+from calib_bench.errors import DataError, StoreError
+from calib_bench.settings import Settings
+from calib_bench.study import Scores
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.data.splits import Splits
+    from calib_bench.train import Outcome
+
+SCHEMA = 1
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From schema n of trial.json to n + 1, by n: a trial is brought up to date when it is read."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `trial.json` says.
+
+    Attributes:
+        status: "done" or "diverged".
+        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores.
+        environment: versions and machine.
+        data: source and digest of the data it was trained on.
+    """
+
+    trial: Trial
+    status: str
+    facts: dict[str, Any]
+    environment: dict[str, Any]
+    data: dict[str, str]
+
+
+class Store:
+    """One run folder.
+
+    Args:
+        path: the folder.
+        mode: "write" makes it where it is missing, "read" wants it to be there, "peek" takes a missing one as empty.
+
+    Raises:
+        StoreError: the folder is missing, cannot be made or written, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path, mode: Literal["write", "read", "peek"] = "write") -> None:
+        self.path = path
+        self._records: dict[str, Record] = {}
+        self._whole: set[str] = set()
+        marker = path / "store.json"
+        if not marker.exists():
+            if mode == "read":
+                raise StoreError(f"{path} is not a run folder: it has no store.json; `run` makes one")
+            if mode == "peek":
+                return
+            files.write_json(marker, {"schema": SCHEMA})
+        try:
+            schema = json.loads(marker.read_text())["schema"]
+        except (ValueError, KeyError, TypeError, OSError):
+            raise StoreError(f"{marker} is damaged: write {{\"schema\": {SCHEMA}}} into it, or use another folder") from None
+        if schema > SCHEMA:
+            raise StoreError(
+                f"{path} has schema {schema}, and this version of calib_bench reads up to {SCHEMA}: "
+                f"`pip install --upgrade calib_bench`"
+            )
+
+    # trials
+
+    def folder(self, trial: Trial) -> Path:
+        """Where a trial's files are, or would be."""
+        return self.path / "trials" / trial.key
+
+    def begin(self, group: Sequence[Trial]) -> Path:
+        """Where the checkpoint of a group goes; who is in the group is written down, so that it can be resumed."""
+        name = files.digest_of([trial.key for trial in group])[:20]
+        path = self.path / "checkpoints" / f"{name}.pt"
+        files.write_json(path.with_suffix(".json"), [trial.key for trial in group])
+        return path
+
+    def finish(self, checkpoint: Path) -> None:
+        """Forget a group's checkpoint."""
+        checkpoint.unlink(missing_ok=True)
+        checkpoint.with_suffix(".json").unlink(missing_ok=True)
+
+    def unfinished(self) -> list[list[str]]:
+        """Keys of the trials of every group that has a checkpoint."""
+        groups = []
+        for path in sorted((self.path / "checkpoints").glob("*.json")):
+            if path.with_suffix(".pt").exists():
+                try:
+                    groups.append([str(key) for key in json.loads(path.read_text())])
+                except (ValueError, TypeError):
+                    path.unlink(missing_ok=True)
+        return groups
+
+    def has(self, trial: Trial) -> bool:
+        """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
+        if trial.key in self._whole:
+            return True
+        if not (self.folder(trial) / "trial.json").exists():
+            return False
+        self._check(trial.key)
+        return True
+
+    def _check(self, key: str) -> None:
+        content = self._read(key)
+        for name, claim in content["files"].items():
+            path = self.path / "trials" / key / name
+            if not path.is_file() or path.stat().st_size != claim["bytes"] or files.sha256(path) != claim["sha256"]:
+                state = "is damaged: its bytes are not those that were written" if path.is_file() else "is missing"
+                raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
+        self._whole.add(key)
+
+    def audit(self) -> list[str]:
+        """Move every broken trial to `damaged/` and say which and why; only those will be redone."""
+        messages = []
+        trials = self.path / "trials"
+        for folder in sorted(trials.iterdir()) if trials.is_dir() else []:
+            if folder.name.startswith("."):
+                continue
+            try:
+                self._check(folder.name)
+            except StoreError as error:
+                target = self.path / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:6]}"
+                with files.writing(target):
+                    target.parent.mkdir(exist_ok=True)
+                    folder.rename(target)
+                self._records.pop(folder.name, None)
+                messages.append(f"{error}. Moved to {target}.")
+        return messages
+
+    def write(self, outcome: Outcome, data: dict[str, str], facts: dict[str, Any]) -> None:
+        """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
+        import pandas as pd
+        from safetensors.torch import save_file
+
+        final = self.folder(outcome.trial)
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+        with files.writing(final):
+            temporary.mkdir(parents=True)
+            try:
+                pd.DataFrame(outcome.history).to_parquet(temporary / "history.parquet", index=False)
+                if outcome.logits:
+                    tensors = {name: z.contiguous() for name, z in outcome.logits.items()}
+                    save_file(tensors, temporary / "logits.safetensors")
+                neighbours = sorted(temporary.iterdir())
+                content = {
+                    "schema": SCHEMA,
+                    "key": outcome.trial.key,
+                    "trial": outcome.trial.model_dump(mode="json"),
+                    "status": outcome.status,
+                    "facts": {**outcome.facts, **facts},
+                    "environment": environment.describe(),
+                    "data": data,
+                    "files": {p.name: {"sha256": files.sha256(p), "bytes": p.stat().st_size} for p in neighbours},
+                }
+                for path in neighbours:
+                    files.sync(path)
+                files.write_json(temporary / "trial.json", files.seal(content))
+                files.sync(temporary)
+                if not (final / "trial.json").exists():
+                    temporary.rename(final)
+                    files.sync(final.parent)
+            except OSError:
+                if not (final / "trial.json").exists():
+                    raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _read(self, key: str) -> dict[str, Any]:
+        path = self.path / "trials" / key / "trial.json"
+        content = files.read_sealed(path)
+        for version in range(content.get("schema", 0), SCHEMA):
+            if version not in UPGRADES:
+                raise StoreError(f"{path} has schema {version}, from which there is no way to {SCHEMA}")
+            content = UPGRADES[version](content)
+        if content.get("key") != key:
+            raise StoreError(f"{path} belongs to trial {content.get('key')}: the folder was renamed or copied")
+        return content
+
+    def record(self, trial: Trial) -> Record:
+        """What is known of a stored trial.
+
+        Raises:
+            StoreError: it is not there or not whole.
+        """
+        if trial.key not in self._records:
+            content = self._read(trial.key)
+            stored = Trial.model_validate(content["trial"])
+            if stored.key != trial.key:
+                raise StoreError(f"{self.folder(trial)} holds a trial whose key is {stored.key}: it is foreign")
+            self._records[trial.key] = Record(
+                stored, content["status"], content["facts"], content["environment"], content["data"]
+            )
+        return self._records[trial.key]
+
+    def logits(self, trial: Trial) -> dict[str, Tensor]:
+        """Raw logits z [N, K] float32 of the selection, calibration and test splits; empty for a diverged trial."""
+        from safetensors.torch import load_file
+
+        self.has(trial)
+        path = self.folder(trial) / "logits.safetensors"
+        return load_file(path) if path.exists() else {}
+
+    def history(self, trial: Trial) -> pd.DataFrame:
+        """One row an epoch."""
+        import pandas as pd
+
+        self.has(trial)
+        return pd.read_parquet(self.folder(trial) / "history.parquet")
+
+    def scores(self, select: str) -> Scores:
+        """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"."""
+
+        def score(trial: Trial) -> float | None:
+            if not self.has(trial):
+                return None
+            record = self.record(trial)
+            return float("inf") if record.status != "done" else float(record.facts["selection"][select])
+
+        return score
+
+    # splits
+
+    def split_folder(self, trial: Trial) -> Path:
+        """Where the labels of a trial's splits are."""
+        name = f"{trial.task.replace('/', '-')}-{trial.split}" + (f"-limit{trial.limit}" if trial.limit else "")
+        return self.path / "splits" / name
+
+    def write_splits(self, trial: Trial, splits: Splits) -> dict[str, str]:
+        """Store labels and origin, once; returns what a trial records of its data.
+
+        Raises:
+            DataError: the store holds trials from data with another digest.
+        """
+        from safetensors.torch import save
+
+        data = {"source": splits.source, "digest": splits.digest}
+        folder = self.split_folder(trial)
+        if (folder / "split.json").exists():
+            known = files.read_sealed(folder / "split.json")
+            if known["digest"] != splits.digest:
+                raise DataError(
+                    f"{self.path} holds trials on data with digest {known['digest'][:16]} from {known['source']}, and this "
+                    f"data, from {splits.source}, has digest {splits.digest[:16]}: results on different data do not mix; "
+                    f"give another folder with out="
+                )
+            return data
+        labels = save({name: splits[name].labels.contiguous() for name in ("selection", "calibration", "test")})
+        files.write_bytes(folder / "labels.safetensors", labels)
+        content = {
+            **data,
+            "labels_sha256": hashlib.sha256(labels).hexdigest(),
+            "classes": splits.classes,
+            "class_names": list(splits.class_names),
+            "notes": dict(splits.notes),
+            "sizes": {name: len(splits[name]) for name in ("train", "selection", "calibration", "test")},
+        }
+        files.write_json(folder / "split.json", files.seal(content))
+        return data
+
+    def labels(self, trial: Trial) -> dict[str, Tensor]:
+        """Labels [N] int64 of the selection, calibration and test splits."""
+        from safetensors.torch import load_file
+
+        path = self.split_folder(trial) / "labels.safetensors"
+        claimed = self.split_info(trial)["labels_sha256"]
+        if not path.is_file() or files.sha256(path) != claimed:
+            raise StoreError(f"{path} is missing or damaged: delete {path.parent} and run the study's command again")
+        return load_file(path)
+
+    def split_info(self, trial: Trial) -> dict[str, Any]:
+        """Source, digest, class names, notes and sizes of a trial's splits."""
+        return files.read_sealed(self.split_folder(trial) / "split.json")
+
+    # the study
+
+    def write_study(self, settings: Settings, command: str) -> None:
+        """Record what the last run of this folder asked for."""
+        content = {"settings": settings.model_dump(mode="json"), "command": command, "environment": environment.describe()}
+        files.write_json(self.path / "study.json", files.seal(content))
+
+    def settings(self) -> Settings:
+        """The resolved settings of the last run."""
+        return Settings.model_validate(files.read_sealed(self.path / "study.json")["settings"])
+
+    def provenance(self) -> dict[str, Any]:
+        """Command, environment, and the data behind the stored splits."""
+        study = files.read_sealed(self.path / "study.json")
+        splits = [files.read_sealed(path) for path in sorted((self.path / "splits").glob("*/split.json"))]
+        return {"command": study["command"], "environment": study["environment"], "splits": splits}

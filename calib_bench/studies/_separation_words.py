@@ -1,0 +1,175 @@
+"""The separation study in sentences, each built from the numbers and saying no more than their intervals allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report.tables import estimate
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.tuning import Arm
+
+Row = Mapping[str, Any]
+ALPHA = 0.05
+ROUNDING = 1e-6
+
+
+def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """What the contrasts say, most important first; the same for every model."""
+    contrasts = frames["separation"].to_dict("records")
+    known = [row for row in contrasts if _known(row, "log_loss_total")]
+    if not known:
+        return (
+            "There is nothing to compare yet: no arm shares a finished seed with the reference "
+            f"(beta={settings.reference:g}, cross-entropy).",
+        )
+    sentences = []
+    families = dict.fromkeys((row["model"], row.get("variant")) for row in contrasts)
+    for model, variant in families:
+        rows = [row for row in known if (row["model"], row.get("variant")) == (model, variant)]
+        where = model if not variant else f"{model} ({variant})"
+        sentences += _family(where, rows, settings.reference)
+    return (*sentences, *_control(frames["controls"].to_dict("records")))
+
+
+def _family(where: str, rows: list[Row], reference: float) -> list[str]:
+    betas = [row for row in rows if row["objective"] == CROSS_ENTROPY]
+    others = [row for row in rows if row["objective"] != CROSS_ENTROPY and row["beta"] == reference]
+    sentences = []
+    if betas:
+        largest = max(betas, key=lambda row: abs(row["log_loss_total"]))
+        sentences.append(f"{where}: {_split(largest, reference)}")
+        sentences.append(f"{where}, over beta with cross-entropy: {_census(betas)}")
+        sentences.append(f"{where}, kappa (1 is neither over- nor underconfident): {_confidence(betas)}")
+    sentences += [f"{where}, {row['objective']} at beta={reference:g}: {_parts(row)}" for row in others]
+    return sentences
+
+
+def _split(row: Row, reference: float) -> str:
+    total = _cell(row, "log_loss_total")
+    start = f"training at beta={row['beta']:g} instead of {reference:g} changed test log loss by {total} nats"
+    if not excludes_zero(row, "log_loss_total"):
+        return f"{start}, the largest change over beta; whether beta matters at all, the data cannot say. {_parts(row)}"
+    return f"{start}, the largest change over beta. {_parts(row)}"
+
+
+def _parts(row: Row) -> str:
+    conf, dyn = _cell(row, "log_loss_conf"), _cell(row, "log_loss_dyn")
+    text = f"Confidence, which temperature scaling repairs, is {conf} nats of it"
+    text += "" if excludes_zero(row, "log_loss_conf") else " (its sign the data cannot say)"
+    text += f"; dynamics, which no temperature repairs, {dyn}"
+    text += "" if excludes_zero(row, "log_loss_dyn") else " (its sign the data cannot say)"
+    part = share(row)
+    text += f": {part:.0%} of the change is dynamics" if part is not None else ""
+    return f"{text}. Accuracy changed by {_cell(row, 'accuracy')}" + (
+        "." if excludes_zero(row, "accuracy") else ": the data cannot say in which direction."
+    )
+
+
+def share(row: Row, score: str = "log_loss") -> float | None:
+    """The part of delta_total that is dynamics; None unless total, conf and dyn are all of one, established sign."""
+    columns = [f"{score}_{part}" for part in ("total", "conf", "dyn")]
+    if not all(excludes_zero(row, column) for column in columns):
+        return None
+    if len({math.copysign(1.0, row[column]) for column in columns}) > 1:
+        return None
+    return float(row[columns[2]] / row[columns[0]])
+
+
+def _census(betas: Sequence[Row]) -> str:
+    parts = []
+    for column, name in (("log_loss_dyn", "dynamics"), ("log_loss_conf", "confidence"), ("accuracy", "accuracy")):
+        firm = [row for row in betas if _firm(row, column)]
+        hints = [row for row in betas if excludes_zero(row, column) and not _firm(row, column)]
+        silent = [row for row in betas if not excludes_zero(row, column)]
+        said = []
+        if firm:
+            said.append(f"differs at {_listed(firm)}")
+        if hints:
+            said.append(f"may differ at {_listed(hints)} (not after Holm's correction)")
+        if silent:
+            said.append(f"the data cannot say at {_listed(silent)}")
+        parts.append(f"{name}: {', '.join(said)}")
+    return "; ".join(parts) + "."
+
+
+def _confidence(betas: Sequence[Row]) -> str:
+    return ", ".join(f"{_cell(row, 'kappa')} at beta={row['beta']:g}" for row in betas) + "."
+
+
+def _control(rows: Iterable[Row]) -> list[str]:
+    sentences = []
+    for row in rows:
+        if not _known(row, "log_loss_dyn"):
+            continue
+        worst = max(abs(row[name]) for name in ("log_loss_dyn", "brier_dyn", "accuracy"))
+        passed = worst < ROUNDING
+        result = "as it must" if passed else "which it must not: the separation is not to be trusted"
+        sentences.append(
+            f"Negative control ({row['model']}): rescaling the reference's logits moves dynamics and accuracy by {worst:.1g}, {result}."
+        )
+    return sentences
+
+
+def warnings(
+    settings: Settings, arms: Sequence[Arm], frames: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What a reader must know before quoting a number."""
+    found = []
+    if settings.limit is not None:
+        found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    if not any(_is_reference(arm, settings) for arm in arms):
+        found.append(f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared.")
+    said = {
+        "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
+        "fixed": "one rate was given, not tuned: a difference from a tuned arm may be a difference of tuning",
+        "diverged": "no rate trains every tuning seed",
+        "pending": "not trained yet, and missing from every comparison",
+    }
+    for status, meaning in said.items():
+        names = [f"{arm.trial.model} {arm.label}" for arm in arms if arm.status == status]
+        if names:
+            everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
+            found.append(f"{status.capitalize()}: {everything} ({meaning}).")
+    for status, text in (("diverged", "diverged at its arm's chosen rate"), ("missing", "has not run")):
+        rows = [row for row in frames["trials"].to_dict("records") if row["status"] == status]
+        if rows:
+            names = ", ".join(f"{row['model']} beta={row['beta']:g} {row['objective']} seed {row['seed']}" for row in rows)
+            found.append(f"{len(rows)} trial(s) {text} and is left out, with its pair: {names}.")
+    if len(settings.seed or ()) == 1:
+        found.append("One seed: intervals hold for this one initialization and batch order, not for training in general.")
+    for split in provenance.get("splits", ()):
+        found += [f"Data, {key}: {note}" for key, note in split.get("notes", {}).items()]
+    return tuple(dict.fromkeys(found))
+
+
+def _is_reference(arm: Arm, settings: Settings) -> bool:
+    return arm.trial.beta == settings.reference and arm.trial.objective == CROSS_ENTROPY
+
+
+def _known(row: Row, column: str) -> bool:
+    return isinstance(row.get(column), float) and math.isfinite(row[column])
+
+
+def excludes_zero(row: Row, column: str) -> bool:
+    """Whether the 95% interval lies on one side of zero."""
+    low, high = row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan)
+    return bool(low > 0 or high < 0)
+
+
+def _firm(row: Row, column: str) -> bool:
+    return excludes_zero(row, column) and row[f"{column}_holm"] < ALPHA
+
+
+def _cell(row: Row, column: str) -> str:
+    return estimate(row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan))
+
+
+def _listed(rows: Iterable[Row]) -> str:
+    return "beta=" + ", ".join(f"{row['beta']:g}" for row in rows)

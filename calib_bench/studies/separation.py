@@ -1,0 +1,302 @@
+"""How much of what training at inverse temperature beta changes is confidence, and how much is learning dynamics?
+
+Temperature scaling splits a proper score R of an arm a in two: conf(a) = R(raw) - R(repaired), what a temperature fitted
+after training repairs, and dyn(a) = R(repaired), what none can. Against a reference arm, delta_total = delta_conf +
+delta_dyn exactly, and accuracy is entirely in the second, since a temperature never changes an argmax (Guo et al., 2017,
+arXiv 1706.04599; the dynamics of beta: Agarwala et al., 2023, arXiv 2010.07344).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import discover, tuning
+from calib_bench.report import plots
+from calib_bench.study import Analysis, Study, Table
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.tuning import Arm
+
+Row = dict[str, Any]
+SCORES = ("log_loss", "brier")
+PARTS = ("total", "conf", "dyn")
+MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
+"""Metrics that are means over examples, and the per-example score each is the mean of."""
+
+
+@dataclass
+class _Found:
+    """Rows of every table, and the warnings, as the arms are read."""
+
+    rows: dict[str, list[Row]] = field(
+        default_factory=lambda: {n: [] for n in ("separation", "baselines", "rates", "trials", "controls")}
+    )
+    reliability: list[pd.DataFrame] = field(default_factory=list)
+    measurements: list[pd.DataFrame] = field(default_factory=list)
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """Every arm against the reference of its family, one arm in memory at a time (besides the reference).
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import pandas as pd
+
+    from calib_bench.studies._separation_words import verdict, warnings
+
+    arms = tuning.arms(settings, store.scores(settings.select))
+    repair = discover.calibrators(("temperature_scaling",))
+    calibrators = repair | discover.calibrators(settings.calibrator)
+    found = _Found()
+    for family in _families(arms):
+        _read_family(settings, store, family, calibrators, found)
+    frames = {name: pd.DataFrame(rows) for name, rows in found.rows.items()}
+    _adjust(frames["separation"])
+    data = {
+        "reliability": pd.concat(found.reliability, ignore_index=True) if found.reliability else pd.DataFrame(),
+        "measurements": pd.concat(found.measurements, ignore_index=True) if found.measurements else pd.DataFrame(),
+        "reference": settings.reference,
+    }
+    return Analysis(
+        verdict=verdict(settings, frames),
+        tables=_tables(settings, frames),
+        warnings=warnings(settings, arms, frames, store.provenance()),
+        data=data,
+    )
+
+
+def _families(arms: Iterable[Arm]) -> list[list[tuple[Row, Arm]]]:
+    """Arms that are compared with each other, each with the columns that name it."""
+    groups: dict[Trial, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(arm.trial.family(), []).append(arm)
+    dumps = [family.model_dump() for family in groups]
+    varying = [key for key in (dumps[0] if dumps else {}) if key != "model" and len({d[key] for d in dumps}) > 1]
+    named = []
+    for family, members in groups.items():
+        variant = ", ".join(f"{key}={getattr(family, key)}" for key in varying) or None
+        named.append(
+            [
+                ({"model": a.trial.model, "variant": variant, "beta": a.trial.beta, "objective": a.trial.objective}, a)
+                for a in members
+            ]
+        )
+    return named
+
+
+def _read_family(
+    settings: Settings, store: Store, family: list[tuple[Row, Arm]], calibrators: Mapping[str, Calibrator], found: _Found
+) -> None:
+    from calib_bench.measure import measure_arm
+
+    nested = settings.split == "seed"
+    reference = None
+    for name, arm in family:
+        if is_reference(name, settings):
+            reference = measure_arm(store, arm, calibrators)
+            only_repair = {"temperature_scaling": calibrators["temperature_scaling"]}
+            doubled = measure_arm(store, arm, only_repair, scale=2.0)
+            found.rows["controls"].append(
+                {**name, "control": "reference logits times 2", **contrast(doubled, reference, nested)}
+            )
+    for name, arm in family:
+        own = reference is not None and is_reference(name, settings)
+        measures = reference if own and reference is not None else measure_arm(store, arm, calibrators)
+        if not own:
+            found.rows["separation"].append({**name, "status": arm.status, **contrast(measures, reference, nested)})
+        found.rows["baselines"] += [{**name, **row} for row in _methods(measures, nested)]
+        found.rows["trials"] += [{**name, **row} for row in _trials(store, measures)]
+        found.rows["rates"] += [{**name, **row} for row in _rates(arm)]
+        found.measurements.append(measures.frame)
+        if len(measures.reliability):
+            found.reliability.append(measures.reliability.assign(**name))
+
+
+def is_reference(name: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether the arm so named is the one that others of its family are compared with."""
+    return name["beta"] == settings.reference and name["objective"] == CROSS_ENTROPY
+
+
+def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
+    """The arm minus the reference, over the seeds that finished in both.
+
+    Returns:
+        For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
+        `_high`, `_p`; kappa of the arm; seeds used, and dropped because either side has none.
+    """
+    mine = {seed: i for i, seed in enumerate(arm.seeds)}
+    theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
+    seeds = [seed for seed in mine if seed in theirs]
+    either = {*arm.arm.trials, *(reference.arm.trials if reference is not None else ())}
+    row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
+    if reference is None or not seeds:
+        return row
+    ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
+
+    def difference(method: str, score: str) -> Tensor:
+        return arm.examples[method][score][ours] - reference.examples[method][score][others]
+
+    row |= _interval("accuracy", difference("raw", "correct"), nested)
+    for score in SCORES:
+        total, dyn = difference("raw", score), difference("temperature_scaling", score)
+        for part, values in zip(PARTS, (total, total - dyn, dyn), strict=True):
+            row |= _interval(f"{score}_{part}", values, nested)
+    kappa = arm.frame.query("method == 'temperature_scaling'").set_index("seed")["kappa"]
+    return row | _over_seeds("kappa", [kappa[s] for s in seeds])
+
+
+def _interval(name: str, d_SN: Tensor, nested: bool) -> Row:
+    from calib_bench.inference import crossed_interval
+
+    found = crossed_interval(d_SN, nested=nested)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
+
+
+def _over_seeds(name: str, values: list[float]) -> Row:
+    """Mean with a t interval over seeds, for this test set."""
+    import torch
+
+    if len(values) < 2:
+        return {name: values[0] if values else None}
+    row = _interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True)
+    del row[f"{name}_p"]
+    return row
+
+
+def _methods(measures: Measures, nested: bool) -> list[Row]:
+    """One row per method: every metric's mean over seeds."""
+    from calib_bench.measure import METRICS
+
+    rows = []
+    counts = {"seeds": len(measures.seeds), "diverged": len(measures.diverged), "missing": len(measures.missing)}
+    for method, scores in measures.examples.items():
+        frame = measures.frame.query("method == @method")
+        row: Row = {"method": method, **counts}
+        for metric in METRICS:
+            if metric not in frame:
+                continue
+            if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
+                row |= _interval(metric, scores[MEANS[metric]], nested)
+                del row[f"{metric}_p"]
+            else:
+                row |= _over_seeds(metric, frame[metric].tolist())
+        for extra in ("ece_null", "kappa"):
+            if extra in frame and frame[extra].notna().any():
+                row |= _over_seeds(extra, frame[extra].tolist()) if extra == "kappa" else {extra: frame[extra].mean()}
+        rows.append(row)
+    return rows
+
+
+def _trials(store: Store, measures: Measures) -> list[Row]:
+    """One row per trial of the chosen rate, finished or not."""
+    from calib_bench.measure import state
+
+    keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
+    rows = []
+    for seed, trial in sorted(measures.arm.trials.items()):
+        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": state(store, trial)}
+        if seed in measures.seeds:
+            mine = measures.frame.query("seed == @seed").set_index("method")
+            raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]
+            row |= {name: raw[name] for name in keep}
+            row |= {f"repaired_{name}": repaired[name] for name in keep if name != "accuracy"}
+            row["kappa"] = repaired["kappa"]
+        rows.append({**row, "key": trial.key})
+    return rows
+
+
+def _rates(arm: Arm) -> list[Row]:
+    return [
+        {"rate": rate, "unit": arm.trial.lr_unit, "score": arm.scores.get(rate), "chosen": rate == arm.chosen, "status": arm.status}
+        for rate in arm.rates
+    ]
+
+
+def _adjust(frame: pd.DataFrame) -> None:
+    """Adds Holm-adjusted p-values, each quantity over all contrasts of the study."""
+    from calib_bench.inference import holm
+
+    for column in [c for c in frame.columns if c.endswith("_p")]:
+        known = frame[column].notna()
+        frame.loc[known, f"{column[:-2]}_holm"] = [float(p) for p in holm(frame.loc[known, column].tolist())]
+
+
+def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+    interval = (
+        "95% t intervals over seeds (each seed has its own split)"
+        if settings.split == "seed"
+        else "95% intervals over seeds and test examples together"
+        if len(settings.seed or ()) > 1
+        else "95% intervals over test examples only, since there is one seed"
+    )
+    against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {interval}"
+    star = "* Holm-adjusted p < .05 over the arms of this table"
+    split = "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot"
+    contrasts = frames["separation"]
+    names = [c for c in ("model", "variant", "beta", "objective") if c in contrasts]
+
+    def columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
+        return frame[[c for c in frame if c in names or c in ("control", "seeds", "dropped", "status") or _stem(c) in stems]]
+
+    log_loss, brier = ([f"{score}_{part}" for part in PARTS] for score in SCORES)
+    return {
+        "separation": Table(
+            "Confidence and dynamics: change of test log loss (nats) and accuracy",
+            columns(contrasts, "accuracy", *log_loss, "kappa"),
+            f"{against}. {star}. {split}. kappa > 1 is overconfident, < 1 underconfident.",
+            paper=True,
+        ),
+        "separation_brier": Table(
+            "Confidence and dynamics: change of the Brier score", columns(contrasts, *brier), f"{against}. {star}. {split}.", paper=True
+        ),
+        "controls": Table(
+            "Negative control: the reference with rescaled logits",
+            columns(frames["controls"], "accuracy", *log_loss),
+            "Only confidence was changed, so dyn and accuracy must be 0 and total must equal conf.",
+        ),
+        "baselines": Table(
+            "Every arm under every post-hoc method, test split",
+            frames["baselines"],
+            f"Means over seeds. Accuracy, log loss, Brier: {interval}; all else: t intervals over seeds for this test set. "
+            "ECE null: the mean ECE that a perfectly calibrated model with these probabilities would show.",
+        ),
+        "rates": Table(
+            "Learning rates tried",
+            frames["rates"],
+            f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: a seed diverged.",
+        ),
+        "trials": Table("Trials at the chosen rates, test split", frames["trials"], "repaired: after temperature scaling."),
+    }
+
+
+def _stem(column: str) -> str:
+    for end in ("_low", "_high", "_holm", "_p"):
+        column = column.removesuffix(end)
+    return column
+
+
+STUDY = Study(
+    question=(
+        "When a model is trained at softmax inverse temperature beta, how much of what changes is confidence, which "
+        "temperature scaling could repair, and how much is learning dynamics, which nothing after training can?"
+    ),
+    plan=tuning.plan,
+    analyse=analyse,
+    figures={
+        "over_beta": plots.over_beta,
+        "separation": plots.separation,
+        "reliability": plots.reliability,
+        "learning_rates": plots.learning_rates,
+    },
+)

@@ -1,0 +1,77 @@
+"""Training: one loop for a single model, one for a stack of models that differ only in numbers. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.errors import ResourceError
+from calib_bench.train.choices import fuse_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from calib_bench.data.splits import Splits
+    from calib_bench.train.outcome import Outcome
+    from calib_bench.trial import Trial
+
+__all__ = ["fuse_key", "train"]
+
+
+def train(
+    trials: Sequence[Trial],
+    splits: Splits,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> list[Outcome]:
+    """Train trials that share their data: as one stack when they share a `fuse_key`, else one after another.
+
+    A trial that can be stacked goes through the stacked loop even when alone, so that its result does not depend on
+    which others happened to be left to run. Under distributed data parallel every trial goes through the single loop.
+
+    Args:
+        trials: what to train, of one task, split and limit.
+        splits: their data.
+        device: where to train.
+        checkpoint: file to resume from and to save to; removed when all is done. None saves nothing.
+        checkpoint_seconds: at most this often; 0 is after every step.
+        progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
+            counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
+
+    Raises:
+        ResourceError: the device has not enough memory.
+        SettingsError: a trial cannot be trained as it is set.
+    """
+    import torch
+
+    from calib_bench.train import distributed
+    from calib_bench.train.fused import train_fused
+    from calib_bench.train.single import train_single
+
+    options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "progress": progress}
+    keys = {fuse_key(trial, device.type) for trial in trials}
+    try:
+        if len(keys) == 1 and None not in keys and distributed.world() == 1:
+            return train_fused(trials, splits, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
+        outcomes = []
+        for trial in trials:
+            path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
+            outcomes.append(train_single(trial, splits, checkpoint=path, **options))  # type: ignore[arg-type]
+        return outcomes
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            raise
+        raise ResourceError(
+            f"device {device} ran out of memory training {trials[0].model!r} with batch={trials[0].batch} and "
+            f"{len(trials)} model(s) at once; choose a smaller batch, or precision=bf16"
+        ) from error
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

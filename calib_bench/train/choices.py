@@ -1,0 +1,61 @@
+"""Names of optimizers and schedules, and which trials may be stacked. Imports no torch, for the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from calib_bench import models
+from calib_bench.errors import SettingsError, nearest
+from calib_bench.trial import Trial
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "step", "linear")
+TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
+
+
+def optimizers() -> tuple[str, ...]:
+    """Names of the optimizers; "timm/NAME" is one too, for any optimizer of timm."""
+    return OPTIMIZERS
+
+
+def schedules() -> tuple[str, ...]:
+    """Names of the learning-rate schedules, with those of timm that need no metric."""
+    return SCHEDULES + tuple(f"timm/{name}" for name in TIMM_SCHEDULES)
+
+
+def check_optimizer(name: str) -> None:
+    """Raises SettingsError unless `name` is an optimizer; a timm name is looked up, which imports torch."""
+    if name.startswith("timm/"):
+        from timm.optim import list_optimizers
+
+        known = list_optimizers()
+        if name[5:] in known:
+            return
+        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, [f'timm/{choice}' for choice in known])}")
+    if name not in OPTIMIZERS:
+        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)} (timm/NAME takes one of timm's)")
+
+
+def check_schedule(name: str) -> None:
+    """Raises SettingsError unless `name` is a schedule."""
+    if name not in schedules():
+        raise SettingsError(f"unknown schedule {name!r}: {nearest(name, schedules())}")
+
+
+def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
+    """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
+
+    Members share everything but beta, rate and its unit, objective, seed, momentum (zero or not is shared), weight
+    decay, head rate and head initialization. Convolutions are stacked only off the CPU, where that is faster.
+
+    Args:
+        trial: the trial.
+        device: type of the device that will train it, "cpu", "cuda" or "mps".
+    """
+    family = models.canonical(trial.model).split("_")[0]
+    if not models.fusable(trial.model) or not (family == "mlp" or (family in ("cnn", "wrn") and device != "cpu")):
+        return None
+    if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
+        return None
+    shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
+    return (*(getattr(trial, name) for name in shared), trial.clip, trial.momentum > 0)

@@ -1,0 +1,136 @@
+"""Distributed data parallel training with torch's own launcher: `torchrun -m calib_bench run ...`.
+
+Every process runs the same program; each takes rows rank::world of every global batch. Results equal those of one
+process at the same global batch, to rounding: gradients are averaged, and batch norm uses the global batch's moments.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def requested() -> bool:
+    """Whether this process was started by torchrun."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def start(kind: str) -> torch.device:
+    """Join the process group that torchrun's environment names: gloo on "cpu", nccl on "cuda"; returns the device."""
+    if kind == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+        return device
+    dist.init_process_group("gloo")
+    return torch.device(kind)
+
+
+def stop() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """Number of processes; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number; 0 outside a process group."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def broadcast(value: T) -> T:
+    """The main process's value in every process."""
+    if world() == 1:
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over processes."""
+    if world() == 1:
+        return tensor
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_rows(part: Tensor, index: Tensor, length: int) -> Tensor:
+    """Rows [n, ...] of this process, which belong at `index` [n], and all others' -> the whole [length, ...]."""
+    whole = part.new_zeros((length, *part.shape[1:]))
+    whole[index.to(part.device)] = part
+    return total(whole)
+
+
+class _Total(torch.autograd.Function):
+    """Sum over processes, whose gradient is the sum over processes of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return total(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return total(grads[0].contiguous())
+
+
+class _Synchronised(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all processes, on any backend; each must hold equally many examples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(x)
+        h = x if x.dtype == torch.float64 else x.float()
+        dims = [0, *range(2, h.dim())]
+        shape = [1, -1] + [1] * (h.dim() - 2)
+        count = h.numel() // h.shape[1] * world()
+        mean = _Total.apply(h.sum(dims)) / count
+        centred = h - mean.view(shape)
+        variance = _Total.apply(centred.square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        h = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            h = h * self.weight.view(shape) + self.bias.view(shape)
+        h = h.to(x.dtype)
+        return self.act(self.drop(h)) if hasattr(self, "act") and hasattr(self, "drop") else h  # timm's BatchNormAct2d
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
+
+
+def synchronise(model: nn.Module) -> None:
+    """Make every batch norm of the model use the moments of the global batch; parameter names stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _Synchronised):
+            kind = type(module)
+            module.__class__ = type(f"Synchronised{kind.__name__}", (_Synchronised, kind), {})
+
+
+def parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients averaged over processes and synchronised batch norm; itself when there is one process."""
+    if world() == 1:
+        return model
+    synchronise(model)
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

@@ -1,0 +1,110 @@
+"""What a training run leaves, and the measurements both loops share."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calib_bench.train.objective import cross_entropy
+from calib_bench.trial import Trial
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "selection_log_loss",
+    "selection_accuracy",
+    "logit_norm",
+    "weight_norm",
+    "head_norm",
+    "lr",
+    "seconds",
+)
+"""History: epochs and updates done; mean objective and accuracy over the epoch's batches as they were met (nan at
+epoch 0); log loss (nats) and accuracy of softmax(beta z) on the selection split; ||Z||_F / sqrt(N) there, Z = beta z;
+Euclidean norms of all parameters and of the head's; the body's latest rate (at epoch 0, the first); seconds so far."""
+
+CHECK_STEPS = 100
+"""Divergence is looked for at least this often; the step recorded is exact."""
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one trial.
+
+    Attributes:
+        trial: the trial.
+        status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
+        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
+            labels; float32, or float64 for precision fp64. Empty when diverged.
+        history: `COLUMNS` -> values, one a measured epoch; of a diverged run, until the last update before its end.
+        facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
+            or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
+    """
+
+    trial: Trial
+    status: str
+    logits: dict[str, Tensor]
+    history: dict[str, list[float]]
+    facts: dict[str, Any]
+
+
+def row_epochs(epochs: int) -> frozenset[int]:
+    """The epochs (counted when done) after which a history row is taken: all up to 20, else 20 evenly spaced.
+
+    >>> sorted(row_epochs(3)), len(row_epochs(400)), 400 in row_epochs(400)
+    ([0, 1, 2, 3], 21, True)
+    """
+    if epochs <= 20:
+        return frozenset(range(epochs + 1))
+    return frozenset({0, 1} | {round(1 + i * (epochs - 1) / 19) for i in range(20)})
+
+
+def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
+    """Log loss (nats) and accuracy of softmax(beta z), and ||beta z||_F / sqrt(N).
+
+    Args:
+        z: raw logits [..., N, K].
+        y_N: labels, int64.
+        beta: broadcasts to z.
+
+    Returns:
+        float64 tensors [...].
+    """
+    Z = beta.double() * z.double()
+    y = y_N.expand(Z.shape[:-1])
+    return {
+        "selection_log_loss": cross_entropy(Z, y).mean(-1),
+        "selection_accuracy": (z.argmax(-1) == y).double().mean(-1),
+        "logit_norm": Z.square().sum(-1).mean(-1).sqrt(),
+    }
+
+
+def table(rows: list[dict[str, float]], diverged_step: int | None) -> dict[str, list[float]]:
+    """Rows as columns, without those measured after the first bad loss."""
+    kept = [row for row in rows if diverged_step is None or row["step"] <= diverged_step]
+    return {name: [row[name] for row in kept] for name in COLUMNS}
+
+
+def environment_facts(device: torch.device) -> dict[str, Any]:
+    """The device, its name and the number of threads."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": device.type, "device_name": name, "threads": torch.get_num_threads()}
+
+
+def first_bad(bad: Tensor, loss: Tensor, step: int) -> Tensor:
+    """`bad` int64 [...], -1 while all is well, set to `step` where `loss` [...] is the first that is not finite."""
+    return torch.where((bad < 0) & ~torch.isfinite(loss), step, bad)
+
+
+def nan() -> float:
+    """Not measured."""
+    return math.nan

@@ -1,0 +1,70 @@
+"""The learning rate that a trial names in one of three units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calib_bench.data.splits import Split, Splits
+from calib_bench.errors import SettingsError
+from calib_bench.trial import Trial
+
+PROBE = 256
+"""Training examples on which the curvature at initialization is measured."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A resolved rate: `value` is the body's; lambda_max is that of the Hessian at initialization when it was needed."""
+
+    value: float
+    lambda_max: float | None = None
+    converged: bool | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
+
+
+def probe(split: Split, device: torch.device) -> tuple[Any, Tensor]:
+    """The same first batch of training examples for every trial: at most 256, with the split's augmentation."""
+    return next(iter(split.train_batches(seed=0, epoch=0, batch=min(PROBE, len(split)), device=device)))
+
+
+def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+    """The trial's learning rate.
+
+    lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
+    cross-entropy of beta z at initialization, head factors included, so that 1 is the critical rate of gradient descent.
+
+    Args:
+        trial: the trial.
+        model: at its initialization, on `device`; left as it is.
+        splits: whose training split gives the probe.
+        device: where to compute.
+
+    Raises:
+        SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature.
+    """
+    if trial.lr_unit == "lr":
+        return Rate(trial.lr)
+    if trial.lr_unit == "lr_eff":
+        return Rate(trial.lr / trial.beta**2)
+    if trial.optimizer != "sgd":
+        raise SettingsError(
+            f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
+            "give lr (or lr_eff), or choose optimizer=sgd"
+        )
+    from calib_bench.dynamics.curvature import lambda_max
+
+    x, y = probe(splits.train, device)
+    found = lambda_max(model, x, y, trial.beta, head_lr=trial.head_lr)
+    if not (math.isfinite(found.value) and found.value > 0):
+        raise SettingsError(
+            f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
+            f"beta={trial.beta:g} is {found.value:g}; give lr instead"
+        )
+    return Rate(2 * trial.lr / found.value, float(found.value), bool(found.converged))

@@ -1,0 +1,42 @@
+"""CIFAR-10: 60,000 colour photographs of 32x32 in 10 classes (Krizhevsky, 2009)."""
+
+from calib_bench.data import crop, flip, images
+from calib_bench.task import Carve, Hub, Recipe, Task
+
+SOURCE = Hub(
+    name="uoft-cs/cifar10",
+    revision="0b2714987fa478483af9968de7c934580d0bb9a2",
+    input="img",
+    label="label",
+    rows={"train": 50_000, "test": 10_000},
+)
+CARVE = Carve(selection=2_500, calibration=2_500)
+
+TASK = Task(
+    title="CIFAR-10",
+    load=images(
+        SOURCE,
+        CARVE,
+        classes=10,
+        names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augment=(crop(4), flip()),
+    ),
+    classes=10,
+    carve=CARVE,
+    models=("wrn_16_4", "wrn_16_4_nonorm", "wrn_28_10", "wrn_16_1", "cnn_32_64_128"),
+    recipe=Recipe(
+        epochs=30,
+        batch=128,
+        lr=(0.0078125, 0.03125, 0.125, 0.5),
+        lr_unit="lr_rel",
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="cosine",
+    ),
+    beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+    source=SOURCE,
+    licence="No licence is stated; its author asks that the technical report be cited.",
+    reference="krizhevsky2009",
+)

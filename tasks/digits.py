@@ -1,0 +1,42 @@
+"""Digits: 1,797 handwritten digits of 8x8 in 10 classes, bundled with scikit-learn (Alpaydin and Kaynak, 1998)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calib_bench.data import arrays
+from calib_bench.task import Carve, Recipe, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from calib_bench.data.splits import Request
+
+CARVE = Carve(train=300, selection=250, calibration=250)  # 997 are left to test
+
+
+def read(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """(x in [0, 1], labels): rows of 64 for multilayer perceptrons, 1 x 8 x 8 images for every other model."""
+    from sklearn.datasets import load_digits
+
+    x, labels = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    return (x if (request.model or "mlp").startswith("mlp") else x.reshape(-1, 1, 8, 8)), labels
+
+
+TASK = Task(
+    title="Handwritten digits, 8x8, 300 to train on",
+    load=arrays(read, CARVE, classes=10, source="sklearn.datasets.load_digits"),
+    classes=10,
+    carve=CARVE,
+    models=("mlp_128_128", "cnn_8_16"),
+    recipe=Recipe(
+        epochs=80,
+        batch=60,
+        lr=(0.0078125, 0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0),
+        lr_unit="lr_rel",
+    ),
+    beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+    licence="CC BY 4.0 (UCI Machine Learning Repository, Optical Recognition of Handwritten Digits).",
+    reference="alpaydin1998",
+)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Params = dict[str, Tensor]
+Params = dict[str, "Tensor"]
+"""What a calibrator learned."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"internal error: {type(error).__name__}: {error}. Finished trials are stored. --debug shows where.", file=sys.stderr)
+        print(
+            f"internal error: {type(error).__name__}: {error}. Finished trials are stored. --debug shows where.",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -20,14 +20,14 @@ TRAINING = 3.0
 LENGTH = 200
 """Tokens of an example where the input does not say."""
 
-UTILISATION = {"cpu": 0.15, "cuda": 0.30}
+UTILISATION = {"cpu": 0.2, "cuda": 0.3}
 """Assumed speed of training as a fraction of that of one large matrix product. Coarse: within a factor of about three
 for networks that keep the device busy; a small batch on a large GPU takes far longer than this says."""
 
 
 @lru_cache(maxsize=256)
 def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
-    """Floating-point operations of one example's forward pass; a multiply-add is two. Training takes `TRAINING` times it.
+    """Floating-point operations of one example's forward pass; a multiply-add is two, training `TRAINING` times that.
 
     Matrix products, convolutions and attention are counted by torch on the meta device, where nothing is computed;
     recurrent layers and means of embeddings are counted from their weights, per token.
@@ -73,7 +73,7 @@ def estimate_seconds(
 
 @lru_cache(maxsize=16)
 def matmul_speed(device: str, precision: str) -> float | None:
-    """Operations per second of one large matrix product, measured once in about 0.2 s; None where there is no such device."""
+    """Operations per second of one large matrix product, measured once in about 0.2 s; None without the device."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

@@ -34,5 +34,7 @@ def pick(name: str) -> torch.device:
         raise SettingsError(f"device={name} is not known: give auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= count:
-        raise SettingsError(f"device={name} is not on this machine, which has {count} of type {device.type}: give device=auto")
+        raise SettingsError(
+            f"device={name} is not on this machine, which has {count} of type {device.type}: give device=auto"
+        )
     return device

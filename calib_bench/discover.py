@@ -40,7 +40,9 @@ def load(kind: str, name: str) -> Any:
     if name in _plugins[kind]:
         return _plugins[kind][name]
     if name not in _own(kind):
-        raise SettingsError(f"no {kind[:-1] if kind != 'studies' else 'study'} is called {name!r}: {nearest(name, names(kind))}")
+        raise SettingsError(
+            f"no {kind[:-1] if kind != 'studies' else 'study'} is called {name!r}: {nearest(name, names(kind))}"
+        )
     return _constant(importlib.import_module(f"calib_bench.{kind}.{name}"), kind, name)
 
 
@@ -82,7 +84,11 @@ def calibrators(chosen: Sequence[str] | None = None) -> dict[str, Calibrator]:
     known = _baselines(Calibrator)
     for name in chosen or ():
         if name not in known:
-            hint = f"{name!r} is an objective: give it as objective={name}" if name in names("baselines") else nearest(name, known)
+            hint = (
+                f"{name!r} is an objective: give it as objective={name}"
+                if name in names("baselines")
+                else nearest(name, known)
+            )
             raise SettingsError(f"no calibrator is called {name!r}: {hint}")
     return {name: known[name] for name in (known if chosen is None else chosen)}
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import calib_bench
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "datasets", "tokenizers", "netcal", "wandb")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "datasets",
+    "tokenizers",
+    "netcal",
+    "wandb",
+)
 
 
 @cache

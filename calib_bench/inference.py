@@ -175,10 +175,87 @@ def ece_interval(
 
     The ECE is biased upwards, about equally in both arms of a difference; quote `ece_null` beside it.
     """
-    gaps = [_gaps(np.asarray(c, np.float64), np.asarray(h, np.float64), bins) for c, h in filter(None, ((confidence_SN, correct_SN), other))]
+    arms = [(confidence_SN, correct_SN), *([other] if other else [])]
+    gaps = [_gaps(np.asarray(c, np.float64), np.asarray(h, np.float64), bins) for c, h in arms]
 
     def statistic(w_BN: Array, *gaps_SNb: Array) -> Array:
-        per_arm = [_weighted_ece(w_BN, gap) for gap in gaps_SNb]
-        return per_arm[0] - per_arm[1] if len(per_arm) == 2 else per_arm[0]
+        first, *second = [np.abs(np.tensordot(w_BN, gap, (1, 1))).sum(-1) / gap.shape[1] for gap in gaps_SNb]
+        return first - second[0] if second else first
 
     return crossed_bootstrap(statistic, *gaps, n_boot=n_boot, seed=seed, level=level)
+
+
+def _gaps(confidence_SN: Array, correct_SN: Array, bins: int) -> Array:
+    """confidence - correct in the column of its bin, zero elsewhere: [S, N, bins]."""
+    import torch
+
+    from calib_bench.metrics.binned import equal_width
+
+    gaps = np.zeros((*confidence_SN.shape, bins))
+    index = equal_width(torch.tensor(confidence_SN), bins).numpy()[..., None]
+    np.put_along_axis(gaps, index, (confidence_SN - correct_SN)[..., None], -1)
+    return gaps
+
+
+def ece_null(
+    logp: Tensor, y: Tensor | None = None, draws: int = 1000, seed: int = 0, bins: int = BINS
+) -> tuple[float, float]:
+    """What ECE a perfectly calibrated model with these confidences would show, and how unusual the observed one is.
+
+    Consistency resampling (Broecker & Smith, 2007; Vaicenavicius et al., 2019): the correctness of each top label is
+    redrawn as a coin with its confidence, the confidences staying as they are.
+
+    Args:
+        logp: logits or log probabilities [N, K].
+        y: labels [N]; without them the p-value is NaN.
+
+    Returns:
+        Mean of the null ECE, and the one-sided p-value (1 + #{null >= observed}) / (1 + draws).
+    """
+    from calib_bench.metrics.scores import confidence_n, top_label
+
+    if y is None:
+        return ece_null_of(confidence_n(logp).numpy(force=True), None, draws, seed, bins)
+    confidence, correct = top_label(logp, y)
+    return ece_null_of(confidence.numpy(force=True), correct.numpy(force=True), draws, seed, bins)
+
+
+def ece_null_of(
+    confidence_N: ArrayLike, correct_N: ArrayLike | None, draws: int = 1000, seed: int = 0, bins: int = BINS
+) -> tuple[float, float]:
+    """`ece_null` from confidences and whether each top label was right, both [N]."""
+    confidence = np.asarray(confidence_N, np.float64)
+    N = len(confidence)
+    gaps_Nb = _gaps(confidence[None], np.zeros((1, N)), bins)[0]
+    bin_Nb = (_gaps(confidence[None], confidence[None] - 1, bins)[0]).astype(np.float32)
+    expected_b = gaps_Nb.sum(0)
+    rng = np.random.default_rng(seed)
+    null = []
+    for start in range(0, draws, step := max(1, (1 << 21) // N)):
+        u = rng.random((min(step, draws - start), N), dtype=np.float32)
+        # Counts below 2^24 are exact in float32.
+        null.append(np.abs((u < confidence).astype(np.float32) @ bin_Nb - expected_b).sum(1) / N)
+    null_D = np.concatenate(null)
+    if correct_N is None:
+        return float(null_D.mean()), math.nan
+    observed = np.abs(bin_Nb.T @ np.asarray(correct_N, np.float64) - expected_b).sum() / N
+    # A hair of slack, for equality that summation order breaks.
+    p = (1 + (null_D >= observed - 1e-12).sum()) / (1 + draws)
+    return float(null_D.mean()), float(p)
+
+
+def holm(p: ArrayLike) -> Array:
+    """Holm's (1979) step-down adjusted p-values of a family, in the given order.
+
+    A NaN stays NaN and still counts as a member, which can only make the others larger.
+
+    >>> holm([0.01, 0.04, 0.03])
+    array([0.03, 0.06, 0.06])
+    """
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, kind="stable")
+    factors = len(values) - np.arange(len(values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
+    out = np.empty_like(values)
+    out[order] = adjusted
+    return out

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from calib_bench.inference import ece_null
-from calib_bench.metrics import measure, reliability
+from calib_bench.metrics import confidence_n, measure, reliability
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
-PER_EXAMPLE = ("log_loss", "brier", "correct")
+PER_EXAMPLE = ("log_loss", "brier", "correct", "confidence")
 METRICS = (
     "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "debiased_squared_ece",
     "mean_confidence", "mean_entropy", "aurc", "e_aurc",
@@ -39,7 +39,7 @@ class Measures:
         frame: one row per (trial, method): key, seed, method, the scalar metrics, kappa (repaired rows), fit_seconds,
             and for the raw and repaired rows ece_null and ece_p (consistency resampling).
         examples: by method then score of PER_EXAMPLE: float64 [S, N], rows in the order of `seeds`.
-        reliability: bins of the raw and repaired probabilities, pooled over seeds: method, bin, confidence, accuracy, count.
+        reliability: bins of the raw and repaired probabilities, seeds pooled: method, bin, count, confidence, accuracy.
         seeds: seeds that finished.
         diverged: seeds whose training diverged.
         missing: seeds not trained yet, or failed.
@@ -119,7 +119,8 @@ def _trial(
         if method in (RAW, REPAIRED):
             row["ece_null"], row["ece_p"] = ece_null(logp, y)
             curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
-        yield method, row, {name: values[f"{name}_n"].double() for name in PER_EXAMPLE}, curve
+        values["confidence_n"] = confidence_n(logp)
+        yield method, row, {name: values[f"{name}_n"] for name in PER_EXAMPLE}, curve
 
 
 def _pool(curves: list[pd.DataFrame]) -> pd.DataFrame:

@@ -34,17 +34,15 @@ class Plan:
         return len(self.trials) - self.done
 
 
-def make(settings: Settings, study: Study, store: Store, workers: int = 1) -> Plan:
+def make(settings: Settings, study: Study, store: Store, workers: int = 1, device: str = "cpu") -> Plan:
     """The plan for resolved settings, given what the store holds."""
     scores = store.scores(settings.select)
     trials = {trial.key: trial for trial in study.plan(settings, scores)}
     pending = {key: trial for key, trial in trials.items() if not store.has(trial)}
-    groups: list[Group] = []
     left = dict(pending)
-    for keys in store.unfinished():
-        if all(key in left for key in keys):
-            groups.append(tuple(left.pop(key) for key in keys))
-    groups += group(list(left.values()), settings.stack, workers)
+    begun = [keys for keys in store.unfinished() if set(keys) <= pending.keys()]
+    groups = [tuple(left.pop(key) for key in keys) for keys in begun if set(keys) <= left.keys()]
+    groups += group(list(left.values()), settings.stack, workers, device)
     return Plan(tuple(trials.values()), len(trials) - len(pending), tuple(groups))
 
 
@@ -63,13 +61,13 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
     return [trial for trial in study.plan(settings, guess) if not store.has(trial)]
 
 
-def group(trials: list[Trial], stack: int, workers: int) -> list[Group]:
+def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:
     """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
-    from calib_bench.train import fuse_key
+    from calib_bench.train.choices import fuse_key
 
     alike: dict[object, list[Trial]] = {}
     for trial in trials:
-        key = fuse_key(trial) if stack > 1 else None
+        key = fuse_key(trial, device) if stack > 1 else None
         alike.setdefault(trial.key if key is None else key, []).append(trial)
     groups: list[Group] = []
     for members in alike.values():

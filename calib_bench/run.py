@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from calib_bench import discover
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.execute import gang, local
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 
 if TYPE_CHECKING:
+    from calib_bench.data.splits import Splits
     from calib_bench.study import Analysis, Study
-    from calib_bench.trial import Trial
 
 ASK_ABOVE_HOURS = 24.0
 
@@ -35,13 +35,17 @@ def run(settings: Settings, ask: bool = False) -> int:
     from calib_bench.train import distributed
 
     resolved = resolve(settings)
-    with distributed.session(resolved.device):
-        if not distributed.is_main():
-            from calib_bench.execute.gang import follow
-
-            follow(resolved)
-            return 0
+    if not distributed.requested():
         return _run(settings, resolved, ask)
+    device = distributed.start(_device(resolved))
+    resolved = resolved.model_copy(update={"device": str(device)})
+    if distributed.is_main():
+        _run(settings, resolved, ask)
+        gang.dismiss()
+    else:
+        gang.follow(resolved)
+    distributed.stop()
+    return 0
 
 
 def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
@@ -50,17 +54,18 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     store = Store(resolved.folder)
     for message in store.audit():
         console.print(f"[yellow]warning:[/] {message}", markup=True)
-    workers = _workers(resolved)
-    plan = planning.make(resolved, study, store, workers)
+    device = _device(resolved)
+    workers = local.worker_count(resolved, device)
+    plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{resolved.command()}\n{_summary(plan, store)}", markup=False)
     if plan.pending:
-        hours = _check_and_estimate(resolved, study, store, console)
+        hours = _check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
             answer = console.input(f"This takes about {hours:,.0f} device hours. Go on? [y/N] ", markup=False)
             if answer.strip().lower() not in ("y", "yes"):
                 raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
     store.write_study(resolved, _command(settings))
-    _train(resolved, study, store, plan, workers, console)
+    _train(resolved, study, store, plan, workers, device, console)
     analysis = _report(resolved, study, store, console)
     _closing(resolved, analysis, store, console)
     return 0
@@ -71,11 +76,10 @@ def _command(settings: Settings) -> str:
     return shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
 
 
-def _workers(settings: Settings) -> int:
+def _device(settings: Settings) -> str:
     from calib_bench.device import pick
-    from calib_bench.execute.local import worker_count
 
-    return worker_count(settings, pick(settings.device).type)
+    return pick(settings.device).type
 
 
 def _summary(plan: planning.Plan, store: Store) -> str:
@@ -85,11 +89,12 @@ def _summary(plan: planning.Plan, store: Store) -> str:
     )
 
 
-def _check_and_estimate(settings: Settings, study: Study, store: Store, console: Console) -> float | None:
+def _check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
     """Load the data, so that what is wrong with it shows now; print and return the device hours still to come."""
-    from calib_bench import cost, models
-    from calib_bench.device import pick
-    from calib_bench.execute.worker import load_splits
+    from calib_bench import models
+    from calib_bench.execute.worker import load_splits, prepare
+
+    prepare(settings)
 
     coming = planning.foresee(settings, study, store)
     if not coming:
@@ -97,16 +102,29 @@ def _check_and_estimate(settings: Settings, study: Study, store: Store, console:
     splits = load_splits(settings, coming[0])
     for model in settings.model or ():
         models.check(model, splits.spec.kind)
-    console.print(f"data: {splits.source}, {len(splits.train):,} for training, {len(splits.test):,} to test", markup=False)
+    console.print(
+        f"data: {splits.source}, {len(splits.train):,} for training, {len(splits.test):,} to test", markup=False
+    )
     for note in splits.notes.values():
         console.print(f"note: {note}", markup=False)
-    seconds = sum(cost.trial_seconds(trial, splits, pick(settings.device).type) for trial in coming)
-    hours = seconds / 3600
+    seconds = [_seconds(trial, splits, device) for trial in coming]
+    known = sum(value for value in seconds if value is not None)
+    if None in seconds:
+        console.print(f"{len(coming):,} trials; how long they take on {device} is not known")
+        return None
     console.print(
-        f"about {_duration(seconds)} of device time for {len(coming):,} trials, more if a grid of rates must grow (rough)",
-        markup=False,
+        f"{len(coming):,} trials still to come, about {_duration(known)} of device time (rough)", markup=False
     )
-    return hours
+    return known / 3600
+
+
+def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
+    from calib_bench import cost
+
+    flops = cost.flops_per_example(trial.model, splits.spec, splits.classes)
+    read = sum(len(splits[name]) for name in ("selection", "calibration", "test"))
+    examples = len(splits.train) * trial.epochs + read / cost.TRAINING
+    return cost.estimate_seconds(flops, 1, examples, device, trial.precision)
 
 
 def _duration(seconds: float) -> str:
@@ -116,10 +134,8 @@ def _duration(seconds: float) -> str:
 
 
 def _train(
-    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, console: Console
+    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, console: Console
 ) -> None:
-    from calib_bench.execute.gang import run as run_gang
-    from calib_bench.execute.local import run as run_local
     from calib_bench.train import distributed
 
     columns = (
@@ -136,13 +152,15 @@ def _train(
         rounds += 1
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"training, round {rounds}", total=plan.pending)
-            run_here = run_gang if distributed.world() > 1 else run_local
+            run_here = gang.run if distributed.requested() else local.run
             run_here(plan.groups, settings, store, workers, lambda amount, task=task: bar.advance(task, amount))  # type: ignore[misc]
             bar.update(task, completed=plan.pending)
-        plan = planning.make(settings, study, store, workers)
+        plan = planning.make(settings, study, store, workers, device)
         total += plan.pending
     if rounds:
-        console.print(f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False)
+        console.print(
+            f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False
+        )
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
@@ -190,7 +208,8 @@ def show_plan(settings: Settings) -> int:
     resolved = resolve(settings)
     study = discover.study(resolved.study)
     store = Store(resolved.folder, "peek")
-    plan = planning.make(resolved, study, store, _workers(resolved))
+    device = _device(resolved)
+    plan = planning.make(resolved, study, store, local.worker_count(resolved, device), device)
     console.print(f"{study.question}\n{resolved.command()}", markup=False)
     for model, space in (resolved.spaces or {}).items():
         grid = "  ".join(f"{key}={','.join(_short(v) for v in values)}" for key, values in space.items())
@@ -201,7 +220,7 @@ def show_plan(settings: Settings) -> int:
         console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
     if plan.pending:
         try:
-            _check_and_estimate(resolved, study, store, console)
+            _check_and_estimate(resolved, study, store, device, console)
         except DataError as error:
             console.print(f"cost not estimated: {error}", markup=False)
     return 0

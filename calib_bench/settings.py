@@ -33,7 +33,9 @@ class Settings(BaseModel):
     )
     lr: tuple[Positive, ...] | None = Field(None, description="learning rates; several are tuned per arm")
     lr_eff: tuple[Positive, ...] | None = Field(None, description="rates as beta^2 * lr")
-    lr_rel: tuple[Positive, ...] | None = Field(None, description="rates as lr * lambda_max / 2 at initialization (sgd)")
+    lr_rel: tuple[Positive, ...] | None = Field(
+        None, description="rates as lr * lambda_max / 2 at initialization (sgd)"
+    )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
     momentum: tuple[NonNegative, ...] | None = Field(None, description="momentum of sgd")
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
@@ -52,7 +54,9 @@ class Settings(BaseModel):
         "log_loss", description="what chooses a rate on the selection split"
     )
     extend: Natural = Field(4, description="how many rates a grid may grow by at each end when the best is at its edge")
-    tune_seeds: Count | None = Field(None, description="how many seeds choose the rate; the others run at the chosen one")
+    tune_seeds: Count | None = Field(
+        None, description="how many seeds choose the rate; the others run at the chosen one"
+    )
     split: Literal["shared", "seed"] = Field("shared", description="one split for all seeds, or one a seed")
     limit: Count | None = Field(None, description="smoke mode: at most so many examples of each split")
     pretrained: bool = Field(False, description="start from timm's weights; epochs=0 only calibrates them")

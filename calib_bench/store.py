@@ -83,7 +83,9 @@ class Store:
         try:
             schema = json.loads(marker.read_text())["schema"]
         except (ValueError, KeyError, TypeError, OSError):
-            raise StoreError(f"{marker} is damaged: write {{\"schema\": {SCHEMA}}} into it, or use another folder") from None
+            raise StoreError(
+                f'{marker} is damaged: write {{"schema": {SCHEMA}}} into it, or use another folder'
+            ) from None
         if schema > SCHEMA:
             raise StoreError(
                 f"{path} has schema {schema}, and this version of calib_bench reads up to {SCHEMA}: "
@@ -267,9 +269,9 @@ class Store:
             known = files.read_sealed(folder / "split.json")
             if known["digest"] != splits.digest:
                 raise DataError(
-                    f"{self.path} holds trials on data with digest {known['digest'][:16]} from {known['source']}, and this "
-                    f"data, from {splits.source}, has digest {splits.digest[:16]}: results on different data do not mix; "
-                    f"give another folder with out="
+                    f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, differs "
+                    f"from it (digests {known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
+                    f"not mix; give another folder with out="
                 )
             return data
         labels = save({name: splits[name].labels.contiguous() for name in ("selection", "calibration", "test")})
@@ -303,7 +305,11 @@ class Store:
 
     def write_study(self, settings: Settings, command: str) -> None:
         """Record what the last run of this folder asked for."""
-        content = {"settings": settings.model_dump(mode="json"), "command": command, "environment": environment.describe()}
+        content = {
+            "settings": settings.model_dump(mode="json"),
+            "command": command,
+            "environment": environment.describe(),
+        }
         files.write_json(self.path / "study.json", files.seal(content))
 
     def settings(self) -> Settings:

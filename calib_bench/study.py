@@ -28,7 +28,7 @@ class Table:
 
     Attributes:
         title: what it shows, with units.
-        frame: one row an entry, raw numbers in columns; `mean`-like columns may have siblings `<name>_low`, `<name>_high`.
+        frame: one row an entry, raw numbers in columns; a column may have siblings `<name>_low`, `<name>_high`.
         note: how to read it: n, interval, what is compared with what.
         paper: whether it also goes to LaTeX.
     """

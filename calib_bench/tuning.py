@@ -113,9 +113,7 @@ def _tune(settings: Settings, family: list[Trial], scores: Scores) -> tuple[list
         if not (grow_down or grow_up):
             break
     tuned = [_arm(settings, arm, tuple(rates), table) for arm, table in zip(family, tables, strict=True)]
-    tried = [
-        _trial(settings, arm, rate, seed) for rate in rates for arm in family for seed in _tuning_seeds(settings)
-    ]
+    tried = [_trial(settings, arm, rate, seed) for rate in rates for arm in family for seed in _tuning_seeds(settings)]
     return tuned, tried
 
 

@@ -60,7 +60,9 @@ def expand(key: str, text: str) -> list[str]:
         if match := _RANGE.fullmatch(item):
             low, high = int(match[1]), int(match[2])
             if high < low:
-                raise SettingsError(f"{key}={item} is an empty range: {low}..{high} runs backwards; write {high}..{low}")
+                raise SettingsError(
+                    f"{key}={item} is an empty range: {low}..{high} runs backwards; write {high}..{low}"
+                )
             if high - low >= _LONGEST:
                 raise SettingsError(f"{key}={item} holds {high - low + 1:,} values; the most is {_LONGEST:,}")
             values.extend(str(i) for i in range(low, high + 1))

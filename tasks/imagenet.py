@@ -1,7 +1,8 @@
 """ImageNet: 1.28 million photographs in 1,000 classes, ILSVRC 2012 (Russakovsky et al., 2015).
 
-The labels of its test set are hidden, so the validation set is the test split; selection and calibration are carved from
-train. The defaults are the smallest study that supports a claim: three betas, three seeds, rates chosen on one seed.
+The labels of its test set are hidden, so the validation set is the test split; selection and calibration are
+carved from train. The defaults are the smallest study that supports a claim: three betas, three seeds,
+rates chosen on one seed.
 """
 
 from calib_bench.data import streams

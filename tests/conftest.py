@@ -14,7 +14,6 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 torch.set_num_threads(1)
-torch.set_flush_denormal(True)
 hypothesis_settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("default")
 

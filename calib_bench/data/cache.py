@@ -1,4 +1,4 @@
-"""Arrays that are slow to make, kept on disk, whole or not at all, and memory-mapped by every process that wants them."""
+"""Arrays that are slow to make, kept whole on disk and memory-mapped by every process that wants them."""
 
 from __future__ import annotations
 

@@ -32,15 +32,15 @@ def carve(
         DataError: the pool is too small.
     """
     held = sizes.selection + sizes.calibration
-    left = rows - held - (sizes.train or 0)
-    spare = 0 if sizes.train is not None and test_rows is not None else 1
-    if left < spare:
-        wanted = f"{sizes.selection:,} for selection and {sizes.calibration:,} for calibration"
-        if sizes.train is not None:
-            wanted = f"{sizes.train:,} for training, {wanted}"
-        rest = "" if not spare else " and at least one for " + ("training" if sizes.train is None else "test")
+    rest = "train" if sizes.train is None else "test" if test_rows is None else None
+    if rest == "train" and test_rows is None:
+        raise DataError(f"Task '{task}' carves its test split from the pool, so its Carve must say how large train is.")
+    if rows < held + (sizes.train or 0) + (rest is not None):
+        wanted = {"train": sizes.train, "selection": sizes.selection, "calibration": sizes.calibration}
+        needs = ", ".join(f"{count:,} for {name}" for name, count in wanted.items() if count)
         raise DataError(
-            f"Task '{task}' has too few rows: {rows:,} to carve from, where it needs {wanted}{rest}. Use the whole data set."
+            f"Task '{task}' has too few rows to carve: {rows:,}, where it needs {needs}"
+            f"{f' and at least 1 for {rest}' if rest else ''}. Use the whole data set."
         )
     order = torch.randperm(rows, generator=stream("carve", task, split))
     end = rows if sizes.train is None else held + sizes.train

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from calib_bench.data.augment import Augment
     from calib_bench.data.parts import Part
     from calib_bench.data.source import Raw
-    from calib_bench.data.splits import InputSpec, Request, Split, Splits
+    from calib_bench.data.splits import InputSpec, Request, Splits
     from calib_bench.task import Carve, Hub
 
     Load = Callable[[Request], Splits]
@@ -134,17 +134,19 @@ def texts(
 
         raw = open_source(request, source, classes, tuple(names))
         rows = _carve(request, carve, len(raw.train), len(raw.test))
+        used = {name: index.tolist() for name, index in rows.items()}
 
         def build() -> dict[str, np.ndarray]:
-            train = _strings(raw.train)
-            tokenizer = train_tokenizer((train[row] for row in rows["train"].tolist()), vocabulary)
+            strings = {"train": _strings(raw.train), "test": _strings(raw.test)}
+            tokenizer = train_tokenizer((strings["train"][row] for row in used["train"]), vocabulary)
             made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
-            for pool, strings in (("train", train), ("test", _strings(raw.test))):
-                made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, strings, length)
+            for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
+                needed = {row for name in names for row in used[name]}
+                wanted = [text if row in needed else "" for row, text in enumerate(strings[pool])]
+                made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
             return made
 
-        carved = (rows["train"].tolist(), vocabulary, length, tokenizers.__version__)
-        made = cached(request.task, ("tokens", 1, raw.digest, carved), build)
+        made = cached(request.task, ("tokens", 1, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
         tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
@@ -160,8 +162,8 @@ def texts(
 def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     """Images of any size, too many for memory: read from disk and transformed as timm does for the model at hand.
 
-    A local folder with fewer rows or classes than declared is a subset: selection and calibration shrink in proportion, K is
-    what the folder has, and the notes say so.
+    A local folder with fewer rows or classes than declared is a subset: selection and calibration shrink in proportion,
+    K is what the folder has, and the notes say so.
 
     Args:
         source: where the data is; its first split is carved, its last is the test set.
@@ -206,7 +208,7 @@ def _from_raw(request: Request, raw: Raw, splits: dict[str, Any], spec: InputSpe
 
 def _splits(
     request: Request,
-    splits: dict[str, Split],
+    splits: dict[str, Any],
     spec: InputSpec,
     names: tuple[str, ...],
     source: str,
@@ -235,8 +237,8 @@ def _decoded(part: Part, mode: str) -> np.ndarray:
             out = np.empty((len(part), *pixels.shape), dtype=np.uint8)
         if pixels.shape != out.shape[1:]:
             raise DataError(
-                f"The image in row {row} of split '{part.name}' is {pixels.shape[2]} x {pixels.shape[1]}, where row 0 is "
-                f"{out.shape[3]} x {out.shape[2]}; this task needs images of one size."
+                f"The image in row {row} of split '{part.name}' is {pixels.shape[2]} x {pixels.shape[1]}, "
+                f"where row 0 is {out.shape[3]} x {out.shape[2]}; this task needs images of one size."
             )
         out[row] = pixels
     assert out is not None, "a part has rows"

@@ -117,16 +117,17 @@ def parquet_part(name: str, files: list[Path], input: str, label: str) -> Part:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    labels, names, start = [], (), 0
+    labels: list[np.ndarray] = []
+    names: tuple[str, ...] = ()
+    start = 0
     for file in files:
         try:
             with pq.ParquetFile(file) as table:
                 schema = table.schema_arrow
                 for column, what in ((input, "inputs"), (label, "labels")):
                     if column not in schema.names:
-                        raise DataError(
-                            f"{file} has no column '{column}' for its {what}; it has: {', '.join(schema.names) or 'none'}."
-                        )
+                        found = ", ".join(schema.names) or "none"
+                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {found}.")
                 if not pa.types.is_integer(schema.field(label).type):
                     kind = schema.field(label).type
                     raise DataError(f"Column '{label}' of {file} holds {kind}; labels must be integers from 0 to K-1.")
@@ -213,8 +214,8 @@ def _memory_mapped(files: list[Path], input: str) -> Any:
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
         cause = error.__cause__ or error
         raise DataError(
-            f"The parquet files beside {files[0]} could not be copied to memory-mapped Arrow ({cause}). Fetch them again, "
-            "or point HF_DATASETS_CACHE at a disk with room for a copy."
+            f"The parquet files beside {files[0]} could not be copied to memory-mapped Arrow ({cause}). "
+            "Fetch them again, or point HF_DATASETS_CACHE at a disk with room for a copy."
         ) from error
     if isinstance(table.features[input], datasets.Image):
         table = table.cast_column(input, datasets.Image(decode=False))

@@ -64,7 +64,7 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     """
     root, origin = find(request, hub)
     local = origin != "hub"
-    first, last = list(hub.rows)[0], list(hub.rows)[-1]
+    first, *_, last = hub.rows
     train = _part(root, first, hub)
     test = _part(root, last, hub, train.names)
     found_names = train.names or names
@@ -129,7 +129,8 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
         )
         raise DataError(
             f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
-            f"{hub.revision[:12]} ({type(error).__name__}: {why}).{gate} Name a folder with data=PATH, or connect to the Hub."
+            f"{hub.revision[:12]} ({type(error).__name__}: {why}).{gate} "
+            "Name a folder with data=PATH, or connect to the Hub."
         ) from error
 
 
@@ -165,9 +166,9 @@ def check_labels(split: str, labels_N: np.ndarray, classes: int) -> None:
 def digest_of(*parts: Part) -> str:
     """SHA-256 of the splits' files, wherever they lie: "sha256:...".
 
-    Parquet files count by their bytes in order of their names; images by class folder, name and bytes. Above `LARGE` bytes
-    in all, sizes, names and the first and last `END` bytes (a parquet file's footer) stand for the files, and the digest begins
-    with "sha256-ends:"; image files are then read by size and name alone.
+    Parquet files count by their bytes, in order of their names; images by class folder, name and bytes. Above `LARGE`
+    bytes in all, a file counts by its name, its size and, if parquet, its first and last `END` bytes (the footer is
+    there); the digest then begins with "sha256-ends:".
     """
     total = sum(file.stat().st_size for part in parts for file in part.files())
     digest = hashlib.sha256()

@@ -38,22 +38,23 @@ class Preprocess:
         """
         from timm.data import create_transform
 
-        return create_transform(
-            input_size=(3, self.size, self.size),
-            is_training=training,
-            use_prefetcher=True,  # uint8 out: normalization is left to the device
-            scale=(0.08, 1.0),
-            ratio=(3 / 4, 4 / 3),
-            hflip=0.5,
-            vflip=0.0,
-            color_jitter=None,
-            grayscale_prob=0.0,
-            gaussian_blur_prob=0.0,
-            auto_augment=None,
-            re_prob=0.0,
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-        )
+        options: dict[str, Any] = {
+            "input_size": (3, self.size, self.size),
+            "is_training": training,
+            "use_prefetcher": True,  # uint8 out: normalization is left to the device
+            "scale": (0.08, 1.0),
+            "ratio": (3 / 4, 4 / 3),
+            "hflip": 0.5,
+            "vflip": 0.0,
+            "color_jitter": None,
+            "grayscale_prob": 0.0,
+            "gaussian_blur_prob": 0.0,
+            "auto_augment": None,
+            "re_prob": 0.0,
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+        }
+        return create_transform(**options)
 
     def __str__(self) -> str:
         return f"{self.size} x {self.size}, {self.interpolation}, centre crop {self.crop_pct:g}"
@@ -121,7 +122,7 @@ def collate(images: list[Tensor | DataError]) -> Tensor | DataError:
     return next((image for image in images if isinstance(image, DataError)), None) or torch.stack(tensors)
 
 
-class Plan(torch.utils.data.Sampler[list[Item]]):
+class Batches(torch.utils.data.Sampler[list[Item]]):
     """The batches of the coming pass; replaced before each one, so that worker processes outlive an epoch."""
 
     def __init__(self) -> None:
@@ -179,12 +180,13 @@ class StreamSplit:
         workers = loader_workers()
         return torch.utils.data.DataLoader(
             self._images,
-            batch_sampler=Plan(),
+            batch_sampler=Batches(),
             num_workers=workers,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             persistent_workers=persistent and workers > 0,
             prefetch_factor=2 if workers else None,
+            generator=torch.Generator(),  # its seeds would otherwise come from the global state
         )
 
     def _pass(

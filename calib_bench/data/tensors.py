@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from calib_bench.data.augment import Augment
 from calib_bench.data.splits import stream
 
-Normalize = tuple[Sequence[float], Sequence[float]]
+Normalize = tuple[tuple[float, ...], tuple[float, ...]]
 """Channel means and deviations, of pixels in [0, 1] where the data is uint8."""
 
 
@@ -39,16 +40,22 @@ def whole_batches(order_N: Tensor, batch: int) -> Tensor:
 
 
 def normalized(x: Tensor, normalize: Normalize | None) -> Tensor:
-    """x as float32 with channels (axis -3) centred and scaled; uint8 counts as pixels in 0..255 and becomes [0, 1] first."""
+    """x as float32, channels (axis -3) centred and scaled; uint8 counts as pixels, and becomes [0, 1] first."""
     scale = 255.0 if x.dtype == torch.uint8 else 1.0
-    x = x.float()
     if normalize is None:
-        return x if scale == 1.0 else x.div(scale)
-    mean, std = (torch.tensor(values, device=x.device).view(-1, 1, 1) for values in normalize)
-    return x.sub_(mean * scale).div_(std * scale) if scale != 1.0 else (x - mean) / std
+        return x.float() / scale
+    mean, std = _channels(normalize, scale, x.device)
+    return (x - mean) / std
 
 
-@dataclass(frozen=True)
+@lru_cache(maxsize=32)
+def _channels(normalize: Normalize, scale: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Means and deviations as float32 [C, 1, 1] on the device: made once, since each is a transfer."""
+    mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) * scale for values in normalize)
+    return mean.to(device), std.to(device)
+
+
+@dataclass(frozen=True, eq=False)
 class TensorSplit:
     """Rows `rows` of a tensor in memory.
 
@@ -88,7 +95,7 @@ class TensorSplit:
         return len(self) // min(batch, len(self))
 
     def inputs(self, index: Tensor, device: torch.device) -> Tensor:
-        """Prepared x of the examples at `index`, an int64 tensor of any shape [...], without augmentation: [..., *shape]."""
+        """Prepared x, without augmentation, of the examples at `index`, int64 of any shape [...]: [..., *shape]."""
         rows = self._rows.on(device)[index.to(device, non_blocking=True)]
         return normalized(self.base.on(device)[rows], self.normalize)
 
@@ -125,7 +132,9 @@ def tensor_splits(
 ) -> dict[str, TensorSplit]:
     """A split for each entry of `rows`, over the tensor of its pool: "test" where there is one, else "train"."""
     bases = {pool: Resident(tensor) for pool, tensor in x.items()}
-    make: Callable[[str, str], TensorSplit] = lambda name, pool: TensorSplit(  # noqa: E731
-        bases[pool], rows[name], labels[pool][rows[name]], augment if name == "train" else (), normalize
-    )
-    return {name: make(name, name if name in x else "train") for name in rows}
+    splits = {}
+    for name, index in rows.items():
+        pool = name if name in x else "train"
+        maps = augment if name == "train" else ()
+        splits[name] = TensorSplit(bases[pool], index, labels[pool][index], maps, normalize)
+    return splits

@@ -47,15 +47,15 @@ def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, n
 
     parsed = Tokenizer.from_str(tokenizer)
     parsed.enable_truncation(length)
-    unknown = parsed.token_to_id(UNKNOWN)
+    unknown = parsed.encode(UNKNOWN).ids
     ids: list[np.ndarray] = []
     for start in range(0, len(texts), 1000):
         encoded = parsed.encode_batch_fast(texts[start : start + 1000])
-        ids += [np.asarray(text.ids or [unknown], dtype=np.int32) for text in encoded]
+        ids += [np.asarray(text.ids or unknown, dtype=np.int32) for text in encoded]
     return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextSplit:
     """Rows `rows` of texts in memory.
 

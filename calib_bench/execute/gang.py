@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from calib_bench.execute import worker
 from calib_bench.plan import Group
@@ -15,25 +16,24 @@ from calib_bench.trial import Trial
 def run(groups: Sequence[Group], settings: Settings, store: Store, workers: int, progress: worker.Progress) -> None:
     """Lead: announce each trial, train it together, store it."""
     worker.prepare(settings)
-    try:
-        for trial in (trial for group in groups for trial in group):
-            distributed.broadcast(("train", trial.model_dump(mode="json"), str(store.begin((trial,)))))
-            worker.run_group((trial,), settings, store, progress)
-    except BaseException:
-        distributed.abort()
-        raise
+    for trial in (trial for group in groups for trial in group):
+        distributed.broadcast(("train", trial.model_dump(mode="json"), str(store.begin((trial,)))))
+        worker.run_group((trial,), settings, store, progress)
+
+
+def dismiss() -> None:
+    """Let the others go."""
+    distributed.broadcast(("stop", None, None))
 
 
 def follow(settings: Settings) -> None:
     """Follow: train what the main process announces, until it says that it is done."""
-    from pathlib import Path
-
     from calib_bench.device import pick
     from calib_bench.train import train
 
     worker.prepare(settings)
     while True:
-        word, fields, checkpoint = distributed.broadcast(None)
+        word, fields, checkpoint = distributed.broadcast(("", None, ""))
         if word != "train":
             return
         trial = Trial.model_validate(fields)

@@ -10,7 +10,6 @@ import torch
 
 from calib_bench import discover
 from calib_bench.device import pick
-from calib_bench.errors import ResourceError
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -55,31 +54,17 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.begin(group)
-    try:
-        outcomes = train(
-            group,
-            splits,
-            device=pick(settings.device),
-            checkpoint=checkpoint,
-            checkpoint_seconds=settings.checkpoint,
-            progress=lambda done: progress(len(group) * done / steps),
-        )
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
-        raise ResourceError(
-            f"a batch of {group[0].batch} of {group[0].model} does not fit in the memory of {settings.device}, "
-            f"{len(group)} model{'s' * (len(group) > 1)} at once: give a smaller batch=, stack= or precision=bf16; "
-            f"finished trials are stored, and the same command goes on from them"
-        ) from error
+    outcomes = train(
+        group,
+        splits,
+        device=pick(settings.device),
+        checkpoint=checkpoint,
+        checkpoint_seconds=settings.checkpoint,
+        progress=lambda done: progress(done / steps),
+    )
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
     store.finish(checkpoint)
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
 
 
 def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:

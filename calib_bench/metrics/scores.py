@@ -15,8 +15,8 @@ from torch import Tensor
 
 from calib_bench.errors import UserError
 
-BLOCK = 1 << 20
-"""Entries of a block of rows: a float64 temporary of 8 MiB."""
+BLOCK = 1 << 17
+"""Entries of a block of rows: a float64 temporary of 1 MiB."""
 
 
 class Rows(NamedTuple):

@@ -90,7 +90,7 @@ def check(name: str, kind: str | None = None) -> None:
     if kind is not None and kind not in family.kinds:
         fitting = [example for example in EXAMPLES if kind in _resolve(example)[0].kinds]
         raise SettingsError(
-            f"model {name!r} takes {' or '.join(family.kinds)} inputs, but the task's inputs are of kind {kind!r}; "
+            f"model {name!r} takes inputs of kind {' or '.join(family.kinds)}, but the task's are of kind {kind}; "
             f"models for those: {', '.join(fitting) or 'none'}"
         )
 
@@ -177,8 +177,8 @@ def _resolve(name: str) -> tuple[_Family, re.Match[str]]:
             _check_depth(name, int(match[1]))
         return family, match
     raise SettingsError(
-        f"unknown model {name!r}: {nearest(name, {*EXAMPLES, *ALIASES})} Numbers in a name are widths and may be "
-        "changed; a model of timm is written timm/NAME"
+        f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
+        f"timm/NAME); {nearest(name, {*EXAMPLES, *ALIASES})}"
     )
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WEIGHTS_VARIABLE = "CALIB_BENCH_WEIGHTS"
 """Environment variable: a folder of NAME.safetensors files, looked in before the Hub."""
 
+UNDROPPED = {"drop_rate": 0.0, "drop_path_rate": 0.0}
+"""No dropout, no stochastic depth: both are regularizers, and some of timm's models have them by default."""
+
 
 def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False) -> nn.Module:
     """`timm.create_model` for these inputs and classes; pretrained weights keep their head when K is theirs.
@@ -35,16 +38,28 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
     config = timm.get_pretrained_cfg(name)
     if pretrained and config is None:
         raise UserError(f"timm has no pretrained weights for {architecture!r}; use pretrained=false")
-    options: dict[str, Any] = {"drop_rate": 0.0, "drop_path_rate": 0.0}
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": spec.shape[0]}
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != spec.shape[1:]:
         options["img_size"] = spec.shape[1:]
-    if not pretrained:
-        return _create(name, num_classes=classes, in_chans=spec.shape[0], **options)
+    try:
+        return _pretrained(name, config, options) if pretrained else _create(name, options | UNDROPPED)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"timm/{name} cannot be built for images of shape {spec.shape} ({_first_line(error)}); choose another model"
+        ) from error
+
+
+def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
+    """The model with timm's weights, from a local file or the Hub.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
     local = Path(os.environ.get(WEIGHTS_VARIABLE, "")) / f"{name}.safetensors"
     if os.environ.get(WEIGHTS_VARIABLE) and local.is_file():
         options["pretrained_cfg_overlay"] = {"file": str(local), "source": ""}
     try:
-        return _create(name, pretrained=True, num_classes=classes, in_chans=spec.shape[0], **options)
+        return _create(name, options | UNDROPPED | {"pretrained": True})
     except _load_errors() as error:
         raise UserError(
             f"the pretrained weights of timm/{name} could not be loaded ({_first_line(error)}). Either connect to the "
@@ -53,17 +68,17 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
         ) from error
 
 
-def _create(name: str, **options: Any) -> nn.Module:
-    """create_model without those regularization options that the architecture does not know."""
+def _create(name: str, options: dict[str, Any]) -> nn.Module:
+    """create_model without those drop rates that the architecture does not know."""
     import timm
 
     try:
         return timm.create_model(name, **options)
     except TypeError as error:
-        unknown = next((option for option in ("drop_path_rate", "drop_rate") if f"'{option}'" in str(error)), None)
-        if unknown is None or unknown not in options:
+        unknown = next((option for option in UNDROPPED if option in options and f"'{option}'" in str(error)), None)
+        if unknown is None:
             raise
-        return _create(name, **{option: value for option, value in options.items() if option != unknown})
+        return _create(name, {option: value for option, value in options.items() if option != unknown})
 
 
 def _load_errors() -> tuple[type[BaseException], ...]:

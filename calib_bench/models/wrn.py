@@ -49,7 +49,7 @@ class Bias(nn.Module):
 
 
 class FixupBlock(nn.Module):
-    """The same block with a scalar bias before each convolution and activation and a scalar multiplier of the branch."""
+    """The same block with a scalar bias before each convolution and activation and a scalar multiplier a branch."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

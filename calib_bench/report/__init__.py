@@ -25,8 +25,8 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     Raises:
         StoreError: the store cannot be read or the folder cannot be written.
     """
-    from calib_bench.report import figures, html, tables
     from calib_bench.files import write_bytes
+    from calib_bench.report import figures, html, tables
 
     analysis = study.analyse(settings, store) if analysis is None else analysis
     folder = store.path / "report"

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0
 """Inches."""
-PARTS = (("log_loss_total", "total", "k", "o"), ("log_loss_conf", "confidence", "C1", "s"), ("log_loss_dyn", "dynamics", "C0", "D"))
+PARTS = (
+    ("log_loss_total", "total", "k", "o"),
+    ("log_loss_conf", "confidence", "C1", "s"),
+    ("log_loss_dyn", "dynamics", "C0", "D"),
+)
 
 
 def over_beta(analysis: Analysis) -> Figure:
@@ -72,10 +76,12 @@ def separation(analysis: Analysis) -> Figure:
 
 def reliability(analysis: Analysis) -> Figure:
     """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled; area is a bin's share."""
-    frame = analysis.data["reliability"]
-    if not len(frame):  # type: ignore[arg-type]
+    from pandas import DataFrame
+
+    frame = DataFrame(analysis.data["reliability"])
+    if not len(frame):
         return _empty("no trial has finished yet")
-    frame = frame[frame.objective == CROSS_ENTROPY]  # type: ignore[index]
+    frame = frame[frame.objective == CROSS_ENTROPY]
     betas = sorted(set(frame.beta))
     across = max(min(len(betas), 4), 2)
     panels = [(name, rows, beta) for name, rows in _families(frame) for beta in sorted(set(rows.beta))]
@@ -92,7 +98,9 @@ def reliability(analysis: Analysis) -> Figure:
         for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
             some = rows[(rows.beta == beta) & (rows.method == method) & (rows["count"] > 0)]
             axis.plot(some.confidence, some.accuracy, color=color, linewidth=1)
-            axis.scatter(some.confidence, some.accuracy, 4 + 60 * some["count"] / some["count"].sum(), color=color, marker=marker)
+            axis.scatter(
+                some.confidence, some.accuracy, 4 + 60 * some["count"] / some["count"].sum(), color=color, marker=marker
+            )
         axis.set_title(f"{name}, beta={beta:g}" if several else f"beta={beta:g}", loc="left")
         axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     for axis in axes[:, 0]:
@@ -101,7 +109,9 @@ def reliability(analysis: Analysis) -> Figure:
         if i + across >= len(panels):
             axis.set_xlabel("confidence")
             axis.tick_params(labelbottom=True)
-    _legend(figure, [("raw", {"color": "C1", "marker": "s"}), ("after temperature scaling", {"color": "C0", "marker": "o"})])
+    _legend(
+        figure, [("raw", {"color": "C1", "marker": "s"}), ("after temperature scaling", {"color": "C0", "marker": "o"})]
+    )
     return figure
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from calib_bench.files import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     import pandas as pd
+    from rich.table import Table as RichTable
 
     from calib_bench.study import Table
 
@@ -63,13 +64,11 @@ def cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     names = [str(c) for c in frame.columns]
     folded = {f"{name}{end}" for name in names for end in _SIBLINGS}
     shown = [name for name in names if name not in folded and bool(frame[name].notna().any())]
-    rows = []
-    for record in frame.to_dict("records"):
-        rows.append([_cell({str(k): v for k, v in record.items()}, name) for name in shown])
+    rows = [[_cell(record, name) for name in shown] for record in frame.to_dict("records")]
     return [title(name) for name in shown], rows
 
 
-def _cell(record: Mapping[str, object], name: str) -> str:
+def _cell(record: Mapping[Hashable, object], name: str) -> str:
     value, low, high = (record.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if not all(isinstance(v, numbers.Real) for v in (value, low, high)):
         return number(value)
@@ -118,6 +117,20 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for a terminal."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    headers, rows = cells(table.frame)
+    drawn = RichTable(title=Text(table.title), caption=Text(table.note), title_justify="left", caption_justify="left")
+    for header in headers:
+        drawn.add_column(Text(header))
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
 
 
 def save(tables: Mapping[str, Table], folder: Path) -> None:

@@ -44,7 +44,7 @@ def log(store: Store, settings: Settings, analysis: Analysis, mode: str = "offli
     except Exception as error:
         warnings.warn(
             f"logging to Weights & Biases stopped ({type(error).__name__}: {error}). The results in {store.path} are "
-            f"whole; `python -m calib_bench report` logs what is missing.",
+            f"whole; the same command again logs what is missing.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -77,7 +77,12 @@ class _Logger:
 
         record = self.store.record(trial)
         summary = {"status": record.status, **_plain(record.facts), **measured}
-        config = {**trial.model_dump(mode="json"), "key": trial.key, "study": self.settings.study, "data": dict(record.data)}
+        config = {
+            **trial.model_dump(mode="json"),
+            "key": trial.key,
+            "study": self.settings.study,
+            "data": dict(record.data),
+        }
         digest = _digest(config, summary)
         if self.logged.get(trial.key) == digest:
             return
@@ -88,7 +93,7 @@ class _Logger:
             if self.mode == "offline" or trial.key not in self.logged:
                 for row in self.store.history(trial).to_dict("records"):
                     run.log({str(k): v for k, v in row.items()})
-            run.summary.update(summary)
+            run.summary.update(dict(summary))
         self._done(trial.key, digest)
 
     def _page(self, kind: str, tables: Mapping[str, pd.DataFrame], words: Mapping[str, Any], figures: Any) -> None:
@@ -105,7 +110,7 @@ class _Logger:
             content: dict[str, Any] = {name: wandb.Table(dataframe=_strings(frame)) for name, frame in tables.items()}
             content |= {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
             run.log(content)
-            run.summary.update(words)
+            run.summary.update(dict(words))
         self._done(key, digest)
 
     def _options(self, key: str, name: str, kind: str) -> dict[str, Any]:
@@ -157,5 +162,3 @@ def _strings(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _digest(*content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-

@@ -1,4 +1,4 @@
-"""The separation study in sentences, each built from the numbers and saying no more than their intervals allow."""
+"""The separation study in words: tables with their notes, and sentences that say no more than the intervals allow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.report.tables import estimate
+from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _control(rows: Iterable[Row]) -> list[str]:
         passed = worst < ROUNDING
         result = "as it must" if passed else "which it must not: the separation is not to be trusted"
         sentences.append(
-            f"Negative control ({row['model']}): rescaling the reference's logits moves dynamics and accuracy by {worst:.1g}, {result}."
+            f"Negative control ({row['model']}): rescaling the reference's logits moves dynamics and accuracy by at "
+            f"most {worst:.1g}, {result}."
         )
     return sentences
 
@@ -125,7 +127,9 @@ def warnings(
     if settings.limit is not None:
         found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
     if not any(_is_reference(arm, settings) for arm in arms):
-        found.append(f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared.")
+        found.append(
+            f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
+        )
     said = {
         "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
         "fixed": "one rate was given, not tuned: a difference from a tuned arm may be a difference of tuning",
@@ -140,10 +144,14 @@ def warnings(
     for status, text in (("diverged", "diverged at its arm's chosen rate"), ("missing", "has not run")):
         rows = [row for row in frames["trials"].to_dict("records") if row["status"] == status]
         if rows:
-            names = ", ".join(f"{row['model']} beta={row['beta']:g} {row['objective']} seed {row['seed']}" for row in rows)
-            found.append(f"{len(rows)} trial(s) {text} and is left out, with its pair: {names}.")
+            which = ", ".join(
+                f"{row['model']} beta={row['beta']:g} {row['objective']} seed {row['seed']}" for row in rows
+            )
+            found.append(f"{len(rows)} trial(s) {text} and is left out, with its pair: {which}.")
     if len(settings.seed or ()) == 1:
-        found.append("One seed: intervals hold for this one initialization and batch order, not for training in general.")
+        found.append(
+            "One seed: intervals hold for this one initialization and batch order, not for training in general."
+        )
     for split in provenance.get("splits", ()):
         found += [f"Data, {key}: {note}" for key, note in split.get("notes", {}).items()]
     return tuple(dict.fromkeys(found))
@@ -173,3 +181,66 @@ def _cell(row: Row, column: str) -> str:
 
 def _listed(rows: Iterable[Row]) -> str:
     return "beta=" + ", ".join(f"{row['beta']:g}" for row in rows)
+
+
+def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+    """The study's tables in reading order, from the frames of its rows."""
+    interval = (
+        "95% t intervals over seeds (each seed has its own split)"
+        if settings.split == "seed"
+        else "95% intervals over seeds and test examples together"
+        if len(settings.seed or ()) > 1
+        else "95% intervals over test examples only, since there is one seed"
+    )
+    against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {interval}"
+    star = "* Holm-adjusted p < .05 over the arms of this table"
+    split = "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot"
+    contrasts = frames["separation"]
+    names = [c for c in ("model", "variant", "beta", "objective") if c in contrasts]
+
+    def columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
+        return frame[
+            [c for c in frame if c in names or c in ("control", "seeds", "dropped", "status") or _stem(c) in stems]
+        ]
+
+    log_loss, brier = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
+    return {
+        "separation": Table(
+            "Confidence and dynamics: change of test log loss (nats) and accuracy",
+            columns(contrasts, "accuracy", *log_loss, "kappa"),
+            f"{against}. {star}. {split}. kappa > 1 is overconfident, < 1 underconfident.",
+            paper=True,
+        ),
+        "separation_brier": Table(
+            "Confidence and dynamics: change of the Brier score",
+            columns(contrasts, *brier),
+            f"{against}. {star}. {split}.",
+            paper=True,
+        ),
+        "controls": Table(
+            "Negative control: the reference with rescaled logits",
+            columns(frames["controls"], "accuracy", *log_loss),
+            "Only confidence was changed, so dyn and accuracy must be 0 and total must equal conf.",
+        ),
+        "baselines": Table(
+            "Every arm under every post-hoc method, test split",
+            frames["baselines"],
+            f"Means over seeds. Accuracy, log loss, Brier: {interval}. ECE raw and after temperature scaling: a "
+            "basic bootstrap of seeds and examples. All else: t intervals over seeds for this test set. "
+            "ECE null: the mean ECE that a perfectly calibrated model with these probabilities would show.",
+        ),
+        "rates": Table(
+            "Learning rates tried",
+            frames["rates"],
+            f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged.",
+        ),
+        "trials": Table(
+            "Trials at the chosen rates, test split", frames["trials"], "repaired: after temperature scaling."
+        ),
+    }
+
+
+def _stem(column: str) -> str:
+    for end in ("_low", "_high", "_holm", "_p"):
+        column = column.removesuffix(end)
+    return column

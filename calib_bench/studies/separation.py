@@ -1,9 +1,9 @@
 """How much of what training at inverse temperature beta changes is confidence, and how much is learning dynamics?
 
-Temperature scaling splits a proper score R of an arm a in two: conf(a) = R(raw) - R(repaired), what a temperature fitted
-after training repairs, and dyn(a) = R(repaired), what none can. Against a reference arm, delta_total = delta_conf +
-delta_dyn exactly, and accuracy is entirely in the second, since a temperature never changes an argmax (Guo et al., 2017,
-arXiv 1706.04599; the dynamics of beta: Agarwala et al., 2023, arXiv 2010.07344).
+Temperature scaling splits a proper score R of an arm a in two: conf(a) = R(raw) - R(repaired), what a temperature
+fitted after training repairs, and dyn(a) = R(repaired), what none can. Against a reference arm, delta_total =
+delta_conf + delta_dyn exactly, and accuracy is entirely in the second, since a temperature never changes an argmax
+(Guo et al., 2017, arXiv 1706.04599; the dynamics of beta: Agarwala et al., 2023, arXiv 2010.07344).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
 from calib_bench.report import plots
-from calib_bench.study import Analysis, Study, Table
+from calib_bench.study import Analysis, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.studies._separation_words import verdict, warnings
+    from calib_bench.studies._separation_words import tables, verdict, warnings
 
     arms = tuning.arms(settings, store.scores(settings.select))
     repair = discover.calibrators(("temperature_scaling",))
@@ -70,7 +70,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     }
     return Analysis(
         verdict=verdict(settings, frames),
-        tables=_tables(settings, frames),
+        tables=tables(settings, frames),
         warnings=warnings(settings, arms, frames, store.provenance()),
         data=data,
     )
@@ -96,7 +96,11 @@ def _families(arms: Iterable[Arm]) -> list[list[tuple[Row, Arm]]]:
 
 
 def _read_family(
-    settings: Settings, store: Store, family: list[tuple[Row, Arm]], calibrators: Mapping[str, Calibrator], found: _Found
+    settings: Settings,
+    store: Store,
+    family: list[tuple[Row, Arm]],
+    calibrators: Mapping[str, Calibrator],
+    found: _Found,
 ) -> None:
     from calib_bench.measure import measure_arm
 
@@ -176,6 +180,7 @@ def _over_seeds(name: str, values: list[float]) -> Row:
 
 def _methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
+    from calib_bench.inference import ece_interval
     from calib_bench.measure import METRICS
 
     rows = []
@@ -189,6 +194,9 @@ def _methods(measures: Measures, nested: bool) -> list[Row]:
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
                 row |= _interval(metric, scores[MEANS[metric]], nested)
                 del row[f"{metric}_p"]
+            elif metric == "ece" and method in ("raw", "temperature_scaling") and not nested:
+                found = ece_interval(scores["confidence"], scores["correct"])
+                row |= {"ece": found.mean, "ece_low": found.low, "ece_high": found.high}
             else:
                 row |= _over_seeds(metric, frame[metric].tolist())
         for extra in ("ece_null", "kappa"):
@@ -218,7 +226,13 @@ def _trials(store: Store, measures: Measures) -> list[Row]:
 
 def _rates(arm: Arm) -> list[Row]:
     return [
-        {"rate": rate, "unit": arm.trial.lr_unit, "score": arm.scores.get(rate), "chosen": rate == arm.chosen, "status": arm.status}
+        {
+            "rate": rate,
+            "unit": arm.trial.lr_unit,
+            "score": arm.scores.get(rate),
+            "chosen": rate == arm.chosen,
+            "status": arm.status,
+        }
         for rate in arm.rates
     ]
 
@@ -228,62 +242,7 @@ def _adjust(frame: pd.DataFrame) -> None:
     from calib_bench.inference import holm
 
     for column in [c for c in frame.columns if c.endswith("_p")]:
-        known = frame[column].notna()
-        frame.loc[known, f"{column[:-2]}_holm"] = [float(p) for p in holm(frame.loc[known, column].tolist())]
-
-
-def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
-    interval = (
-        "95% t intervals over seeds (each seed has its own split)"
-        if settings.split == "seed"
-        else "95% intervals over seeds and test examples together"
-        if len(settings.seed or ()) > 1
-        else "95% intervals over test examples only, since there is one seed"
-    )
-    against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {interval}"
-    star = "* Holm-adjusted p < .05 over the arms of this table"
-    split = "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot"
-    contrasts = frames["separation"]
-    names = [c for c in ("model", "variant", "beta", "objective") if c in contrasts]
-
-    def columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
-        return frame[[c for c in frame if c in names or c in ("control", "seeds", "dropped", "status") or _stem(c) in stems]]
-
-    log_loss, brier = ([f"{score}_{part}" for part in PARTS] for score in SCORES)
-    return {
-        "separation": Table(
-            "Confidence and dynamics: change of test log loss (nats) and accuracy",
-            columns(contrasts, "accuracy", *log_loss, "kappa"),
-            f"{against}. {star}. {split}. kappa > 1 is overconfident, < 1 underconfident.",
-            paper=True,
-        ),
-        "separation_brier": Table(
-            "Confidence and dynamics: change of the Brier score", columns(contrasts, *brier), f"{against}. {star}. {split}.", paper=True
-        ),
-        "controls": Table(
-            "Negative control: the reference with rescaled logits",
-            columns(frames["controls"], "accuracy", *log_loss),
-            "Only confidence was changed, so dyn and accuracy must be 0 and total must equal conf.",
-        ),
-        "baselines": Table(
-            "Every arm under every post-hoc method, test split",
-            frames["baselines"],
-            f"Means over seeds. Accuracy, log loss, Brier: {interval}; all else: t intervals over seeds for this test set. "
-            "ECE null: the mean ECE that a perfectly calibrated model with these probabilities would show.",
-        ),
-        "rates": Table(
-            "Learning rates tried",
-            frames["rates"],
-            f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: a seed diverged.",
-        ),
-        "trials": Table("Trials at the chosen rates, test split", frames["trials"], "repaired: after temperature scaling."),
-    }
-
-
-def _stem(column: str) -> str:
-    for end in ("_low", "_high", "_holm", "_p"):
-        column = column.removesuffix(end)
-    return column
+        frame[f"{column[:-2]}_holm"] = holm(frame[column])
 
 
 STUDY = Study(

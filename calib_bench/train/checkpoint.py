@@ -65,7 +65,9 @@ class Checkpoint:
             os.replace(temporary, self.path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            raise StoreError(f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder") from error
+            raise StoreError(
+                f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"
+            ) from error
         self.last = time.monotonic()
 
     def remove(self) -> None:

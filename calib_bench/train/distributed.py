@@ -128,7 +128,7 @@ def synchronise(model: nn.Module) -> None:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over processes and synchronised batch norm; itself when there is one process."""
+    """The model with gradients averaged over processes and batch norm synchronised; itself where there is one process."""
     if world() == 1:
         return model
     synchronise(model)

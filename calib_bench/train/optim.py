@@ -127,7 +127,12 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
         scaled = rate * trial.head_lr
         groups = [
             {"params": split[False], "initial": rate, "lr": rate, "weight_decay": trial.weight_decay},
-            {"params": split[True], "initial": scaled, "lr": scaled, "weight_decay": trial.weight_decay / trial.head_lr},
+            {
+                "params": split[True],
+                "initial": scaled,
+                "lr": scaled,
+                "weight_decay": trial.weight_decay / trial.head_lr,
+            },
         ]
         groups = [group for group in groups if group["params"]]
     if trial.optimizer == "sgd":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import platform
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,25 @@ def first_bad(bad: Tensor, loss: Tensor, step: int) -> Tensor:
     return torch.where((bad < 0) & ~torch.isfinite(loss), step, bad)
 
 
-def nan() -> float:
-    """Not measured."""
-    return math.nan
+class Ticker:
+    """Tells how many steps were done, at most a few times a second."""
+
+    def __init__(self, progress: Callable[[int], None], weight: int = 1, every: float = 0.2) -> None:
+        self.progress, self.weight, self.every = progress, weight, every
+        self.told, self.done, self.last = 0, 0, 0.0
+
+    def tell(self, steps: int) -> None:
+        self.done += steps
+        if time.monotonic() - self.last >= self.every:
+            self._flush()
+
+    def finish(self, total: int) -> None:
+        """All `total` steps are done, or never will be."""
+        self.done = total
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.done != self.told:
+            self.progress((self.done - self.told) * self.weight)
+            self.told = self.done
+        self.last = time.monotonic()

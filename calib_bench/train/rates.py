@@ -19,7 +19,7 @@ PROBE = 256
 
 @dataclass(frozen=True)
 class Rate:
-    """A resolved rate: `value` is the body's; lambda_max is that of the Hessian at initialization when it was needed."""
+    """A resolved rate: `value` is the body's; lambda_max is that of H0, where it was needed."""
 
     value: float
     lambda_max: float | None = None
@@ -38,7 +38,7 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
-    cross-entropy of beta z at initialization, head factors included, so that 1 is the critical rate of gradient descent.
+    cross-entropy of beta z at initialization, head factors included: 1 is the critical rate of gradient descent.
 
     Args:
         trial: the trial.

@@ -1,0 +1,277 @@
+"""The training loop of a stack of models that differ only in numbers: one batched forward and backward for all.
+
+Losses are summed over members, never averaged, and no operation mixes members, so that a member's result is the same
+whoever else is in the stack, and one member's divergence is its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from calib_bench.data.splits import SPLITS, Splits
+from calib_bench.errors import SettingsError
+from calib_bench.train import setup
+from calib_bench.train.checkpoint import Checkpoint
+from calib_bench.train.choices import fuse_key
+from calib_bench.train.objective import Loss
+from calib_bench.train.optim import factor, head_names
+from calib_bench.train.outcome import (
+    CHECK_STEPS,
+    EVAL_BATCH,
+    Outcome,
+    Ticker,
+    environment_facts,
+    first_bad,
+    row_epochs,
+    score,
+    table,
+)
+from calib_bench.train.rates import Rate, resolve
+from calib_bench.train.stacked import StackedOptimizer
+from calib_bench.trial import Trial
+
+__all__ = ["fuse_key", "train_fused"]
+
+
+def train_fused(
+    trials: Sequence[Trial],
+    splits: Splits,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: setup.Progress = setup.silent,
+) -> list[Outcome]:
+    """Train trials of one `fuse_key` as one stack; outcomes in the order of `trials`.
+
+    Arguments as in `calib_bench.train.train`; a checkpoint is of this very sequence of trials.
+
+    Raises:
+        SettingsError: the trials cannot be stacked.
+        StoreError: the checkpoint cannot be written.
+    """
+    keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
+    if len(keys) != 1 or None in keys:
+        raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
+    key = hashlib.sha256(" ".join(trial.key for trial in trials).encode()).hexdigest()[:20]
+    saver = Checkpoint(checkpoint, key, checkpoint_seconds)
+    order = sorted(range(len(trials)), key=lambda i: sorted(trials[i].terms))  # members of one objective are adjacent
+    stack = _Stack([trials[i] for i in order], splits, device, saver.load())
+    ticker = Ticker(progress, weight=len(trials))
+    ticker.tell(stack.step)
+    while not stack.over():
+        stack.epoch(saver, ticker)
+    ticker.finish(stack.total)
+    outcomes = dict(zip(order, stack.outcomes(), strict=True))
+    saver.remove()
+    return [outcomes[i] for i in range(len(trials))]
+
+
+class _Stack:
+    """The state of S runs and what may be done with it."""
+
+    def __init__(
+        self, trials: Sequence[Trial], splits: Splits, device: torch.device, saved: dict[str, Any] | None
+    ) -> None:
+        self.trials, self.splits, self.device = trials, splits, device
+        first = trials[0]
+        self.seeds = sorted({trial.seed for trial in trials})
+        self.seed_S = torch.tensor([self.seeds.index(trial.seed) for trial in trials], device=device)
+        members = [setup.initial_model(trial, splits, device) for trial in trials]
+        self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
+        self.model, self.head = members[0], head_names(members[0])
+        stacked, buffers = stack_module_state(members)  # type: ignore[arg-type]
+        if buffers or setup.stochastic(self.model):
+            raise SettingsError(f"model {first.model!r} has buffers or dropout and cannot be trained as a stack")
+        self.params = {name: p.detach().clone().requires_grad_() for name, p in stacked.items()}
+        rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
+        self.optimizer = StackedOptimizer(trials, self.params, rate_S, self.head)
+        self.beta_S11 = self._numbers([trial.beta for trial in trials]).view(-1, 1, 1)
+        self.losses = self._losses()
+        self.per_epoch = splits.train.steps(first.batch)
+        self.total = first.epochs * self.per_epoch
+        self.measured = row_epochs(first.epochs)
+        self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
+        self.before, self.began = 0.0, time.monotonic()
+        self.bad_S = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
+        self.tally_3S = torch.zeros((3, len(trials)), dtype=torch.float64, device=device)
+        if saved:
+            self._restore(saved)
+        else:
+            self._measure()
+
+    def _numbers(self, values: Sequence[float]) -> Tensor:
+        dtype = torch.float64 if self.trials[0].precision == "fp64" else torch.float32
+        return torch.tensor(values, dtype=dtype, device=self.device)
+
+    def _resolve(self, members: Sequence[torch.nn.Module]) -> list[Rate]:
+        """Rates; the curvature is measured once for members that start alike."""
+        found: dict[object, Rate] = {}
+        rates = []
+        for trial, model in zip(self.trials, members, strict=True):
+            alike = (trial.lr_unit, trial.seed, trial.beta, trial.head_lr, trial.head_init)
+            if alike not in found:
+                found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
+            unit = found[alike]
+            rates.append(Rate(unit.value * trial.lr, unit.lambda_max, unit.converged))
+        return rates
+
+    def _losses(self) -> list[tuple[slice, Loss]]:
+        """The members of each objective, which are adjacent, with their loss."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for member, trial in enumerate(self.trials):
+            groups.setdefault(tuple(sorted(trial.terms)), []).append(member)
+        return [
+            (
+                slice(members[0], members[-1] + 1),
+                Loss({name: self._numbers([self.trials[i].terms[name] for i in members])[:, None] for name in names}),
+            )
+            for names, members in groups.items()
+        ]
+
+    def over(self) -> bool:
+        return self.ended or self.step >= self.total
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def epoch(self, saver: Checkpoint, ticker: Ticker) -> None:
+        """Train to the end of the current epoch, or until no member is left."""
+        epoch, done = divmod(self.step, self.per_epoch)
+        for x_SB, y_SB in self._batches(epoch, done):
+            self._update(x_SB, y_SB, epoch)
+            ticker.tell(1)
+            if self.step % CHECK_STEPS == 0 and self._all_diverged():
+                return
+            if self.step % self.per_epoch and saver.due():
+                saver.save(self.state())
+        if self._all_diverged():
+            return
+        if epoch + 1 in self.measured:
+            self._measure()
+        self.tally_3S.zero_()
+        if saver.due():
+            saver.save(self.state())
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each member's batch of each step, [S, B, ...] and [S, B]; members of one seed have the same."""
+        options = {"epoch": epoch, "batch": self.trials[0].batch, "device": self.device, "skip": skip}
+        streams = [self.splits.train.train_batches(seed=seed, **options) for seed in self.seeds]  # type: ignore[arg-type]
+        for batches in zip(*streams, strict=True):
+            x_UB, y_UB = torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches])
+            x_SB = x_UB.index_select(0, self.seed_S)
+            yield (x_SB.double() if self.trials[0].precision == "fp64" else x_SB), y_UB.index_select(0, self.seed_S)
+
+    def _forward(self, x_SB: Tensor) -> Tensor:
+        """Raw logits z [S, B, K]."""
+        return vmap(lambda params, x: functional_call(self.model, params, (x,)))(self.params, x_SB)
+
+    def _update(self, x_SB: Tensor, y_SB: Tensor, epoch: int) -> None:
+        z_SBK = self._forward(x_SB)
+        parts = [loss(z_SBK[of], y_SB[of], self.beta_S11[of]) for of, loss in self.losses]
+        loss_SB = torch.cat(parts) if len(parts) > 1 else parts[0]
+        loss_S = loss_SB.mean(1)
+        grads = torch.autograd.grad(loss_S.sum(), list(self.params.values()))
+        scale = factor(self.trials[0].schedule, self.step, self.total, self.per_epoch, self.trials[0].warmup)
+        self.optimizer.step(grads, scale)
+        self.bad_S = first_bad(self.bad_S, loss_S.detach(), self.step)
+        if epoch + 1 in self.measured:
+            correct_S = (z_SBK.detach().argmax(-1) == y_SB).sum(1).double()
+            count_S = torch.full_like(correct_S, y_SB.shape[1])
+            self.tally_3S += torch.stack([loss_SB.detach().double().sum(1), correct_S, count_S])
+        self.step += 1
+
+    def _all_diverged(self) -> bool:
+        self.ended = bool((self.bad_S >= 0).all())
+        return self.ended
+
+    @torch.no_grad()
+    def _predict(self, name: str) -> Tensor:
+        """Raw logits z [S, N, K] of a split, rows as its labels."""
+        split = self.splits[name]
+        z_SNK = self.beta_S11.new_empty((len(self.trials), len(split), self.splits.classes))
+        for x, index in split.eval_batches(batch=EVAL_BATCH, device=self.device):
+            x = x.to(z_SNK.dtype)
+            z_SNK[:, index.to(self.device)] = self._forward(x.expand(len(self.trials), *x.shape))
+        return z_SNK
+
+    @torch.no_grad()
+    def _measure(self) -> None:
+        scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), self.beta_S11)
+        loss_S, correct_S, count_S = self.tally_3S
+        squares = {name: p.double().square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
+        done = max(0, self.step - 1)
+        scale = (
+            factor(self.trials[0].schedule, done, self.total, self.per_epoch, self.trials[0].warmup)
+            if self.total
+            else 1
+        )
+        row = {
+            "epoch": torch.full_like(loss_S, self.step // self.per_epoch),
+            "step": torch.full_like(loss_S, self.step),
+            "train_loss": loss_S / count_S,
+            "train_accuracy": correct_S / count_S,
+            **scores,
+            "weight_norm": torch.stack(list(squares.values())).sum(0).sqrt(),
+            "head_norm": torch.stack([square for name, square in squares.items() if name in self.head]).sum(0).sqrt(),
+            "lr": torch.tensor([rate.value * scale for rate in self.rates], dtype=torch.float64),
+            "seconds": torch.full_like(loss_S, self.seconds()),
+        }
+        self.rows.append({name: value.cpu() for name, value in row.items()})
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "params": {name: p.detach() for name, p in self.params.items()},
+            "optimizer": self.optimizer.state(),
+            "rates": [vars(rate) for rate in self.rates],
+            "step": self.step,
+            "bad": self.bad_S,
+            "tally": self.tally_3S,
+            "rows": self.rows,
+            "seconds": self.seconds(),
+        }
+
+    @torch.no_grad()
+    def _restore(self, saved: dict[str, Any]) -> None:
+        for name, p in self.params.items():
+            p.copy_(saved["params"][name])
+        self.optimizer.load(saved["optimizer"])
+        self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
+        self.bad_S, self.tally_3S = saved["bad"].to(self.device), saved["tally"].to(self.device)
+
+    def outcomes(self) -> list[Outcome]:
+        """One a member; a member whose last update broke it has diverged too."""
+        logits = {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS}
+        return [
+            self._outcome(member, {name: z[member].clone() for name, z in logits.items()})
+            for member in range(len(self.trials))
+        ]
+
+    def _outcome(self, member: int, logits: dict[str, Tensor]) -> Outcome:
+        bad = int(self.bad_S[member]) if self.bad_S[member] >= 0 else None
+        if bad is None and not all(bool(z.isfinite().all()) for z in logits.values()):
+            bad = self.step
+        rows = [{name: float(value[member]) for name, value in row.items()} for row in self.rows]
+        rows = [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+        facts = {
+            **self.rates[member].facts(),
+            "diverged_step": bad,
+            "steps": self.step if bad is None else bad,
+            "seconds": self.seconds(),
+            "mode": "fused",
+            "stack": len(self.trials),
+            "world": 1,
+            "precision": self.trials[member].precision,
+            "parameters": sum(p[member].numel() for p in self.params.values()),
+            **environment_facts(self.device),
+        }
+        status = "done" if bad is None else "diverged"
+        return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts)

@@ -1,0 +1,255 @@
+"""The training loop of one model, on one device or, under torchrun, on many."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calib_bench import models
+from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
+from calib_bench.errors import SettingsError
+from calib_bench.train import distributed, setup
+from calib_bench.train.checkpoint import Checkpoint
+from calib_bench.train.objective import Loss
+from calib_bench.train.optim import factor, make_optimizer, set_rate
+from calib_bench.train.outcome import (
+    CHECK_STEPS,
+    EVAL_BATCH,
+    Outcome,
+    Ticker,
+    environment_facts,
+    first_bad,
+    row_epochs,
+    score,
+    table,
+)
+from calib_bench.train.rates import Rate, resolve
+from calib_bench.trial import Trial
+
+
+def train_single(
+    trial: Trial,
+    splits: Splits,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: setup.Progress = setup.silent,
+) -> Outcome:
+    """Train one model; arguments as in `calib_bench.train.train`.
+
+    In a process group each process takes its rows of every global batch and all return the same outcome; only the
+    main process's `checkpoint` is used.
+
+    Raises:
+        SettingsError: the trial cannot be trained as it is set.
+        StoreError: the checkpoint cannot be written.
+    """
+    _check_world(trial, splits.train)
+    saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
+    run = _Run(trial, splits, device, distributed.broadcast(saver.load()))
+    ticker = Ticker(progress)
+    ticker.tell(run.step)
+    while not run.over():
+        run.epoch(saver, ticker)
+    ticker.finish(trial.epochs * run.per_epoch)
+    outcome = run.outcome()
+    saver.remove()
+    return outcome
+
+
+def _check_world(trial: Trial, split: Split) -> None:
+    world = distributed.world()
+    if trial.batch % world:
+        raise SettingsError(
+            f"batch={trial.batch} is the global batch and must be a multiple of the {world} processes; "
+            f"the nearest is {max(1, round(trial.batch / world)) * world}"
+        )
+    if world > 1 and len(split) < trial.batch:
+        raise SettingsError(
+            f"batch={trial.batch} exceeds the {len(split)} training examples, shared by {world} processes"
+        )
+
+
+class _Run:
+    """The state of one training run and what may be done with it."""
+
+    def __init__(self, trial: Trial, splits: Splits, device: torch.device, saved: dict[str, Any] | None) -> None:
+        self.trial, self.splits, self.device = trial, splits, device
+        self.model = setup.initial_model(trial, splits, device)
+        self.rate = Rate(**saved["rate"]) if saved else self._resolve()
+        self.optimizer = make_optimizer(trial, self.model, self.rate.value)
+        self.parallel = distributed.parallel(self.model, device)
+        self.draws = setup.stochastic(self.model)
+        scalar = {"device": device, "dtype": torch.float64 if trial.precision == "fp64" else torch.float32}
+        self.beta = torch.tensor(trial.beta, **scalar)
+        self.loss = Loss({name: torch.tensor(strength, **scalar) for name, strength in trial.terms.items()})
+        self.per_epoch = splits.train.steps(trial.batch)
+        self.measured = row_epochs(trial.epochs)
+        self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
+        self.before, self.began = 0.0, time.monotonic()
+        self.bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self.tally = torch.zeros(3, dtype=torch.float64, device=device)  # sum of losses, correct, examples
+        if saved:
+            self._restore(saved)
+        else:
+            self._measure()
+
+    def _resolve(self) -> Rate:
+        if not distributed.is_main():
+            return distributed.broadcast(Rate(0.0))
+        return distributed.broadcast(resolve(self.trial, self.model, self.splits, self.device))
+
+    def over(self) -> bool:
+        return self.ended or self.step >= self.trial.epochs * self.per_epoch
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+    def epoch(self, saver: Checkpoint, ticker: Ticker) -> None:
+        """Train to the end of the current epoch, or to a divergence."""
+        epoch, done = divmod(self.step, self.per_epoch)
+        batches = self.splits.train.train_batches(
+            seed=self.trial.seed,
+            epoch=epoch,
+            batch=self.trial.batch,
+            device=self.device,
+            skip=done,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+        self.parallel.train()
+        for x, y in batches:
+            self._update(x, y, epoch)
+            ticker.tell(1)
+            if self.step % CHECK_STEPS == 0 and self._diverged():
+                return
+            if self.step % self.per_epoch and saver.due():
+                saver.save(self.state())
+        if self._diverged():
+            return
+        if epoch + 1 in self.measured:
+            self._measure()
+        self.tally.zero_()
+        if saver.due():
+            saver.save(self.state())
+
+    def _update(self, x: Any, y: Tensor, epoch: int) -> None:
+        if self.draws:
+            rank = distributed.rank()
+            torch.manual_seed(
+                seed_of("step", self.trial.seed, epoch, self.step % self.per_epoch, *([rank] if rank else []))
+            )
+        with setup.autocast(self.trial, self.device):
+            z_BK = self.parallel(setup.prepare(x, self.trial.precision))
+        loss_B = self.loss(z_BK, y, self.beta)
+        loss = loss_B.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.trial.clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.clip)
+        set_rate(self.optimizer, self._factor(self.step))
+        self.optimizer.step()
+        self.bad = first_bad(self.bad, loss.detach(), self.step)
+        if epoch + 1 in self.measured:
+            correct = (z_BK.detach().argmax(-1) == y).sum()
+            self.tally += torch.stack(
+                [loss_B.detach().double().sum(), correct.double(), correct.new_tensor(len(y)).double()]
+            )
+        self.step += 1
+
+    def _factor(self, step: int) -> float:
+        total = self.trial.epochs * self.per_epoch
+        return factor(self.trial.schedule, step, total, self.per_epoch, self.trial.warmup) if total else 1.0
+
+    def _diverged(self) -> bool:
+        bad = self.bad
+        if distributed.world() > 1:  # the first over processes
+            whole = distributed.gather_rows(bad.view(1), torch.tensor([distributed.rank()]), distributed.world())
+            bad = torch.where(whole < 0, torch.iinfo(torch.int64).max, whole).min()
+            bad = self.bad = torch.where(bad == torch.iinfo(torch.int64).max, -1, bad)
+        self.ended = int(bad) >= 0
+        return self.ended
+
+    def _measure(self) -> None:
+        y_N = self.splits.selection.labels.to(self.device)
+        scores = score(self.predict("selection"), y_N, self.beta)
+        loss, correct, count = distributed.total(self.tally).tolist()
+        squares = {name: p.detach().double().square().sum() for name, p in self.model.named_parameters()}
+        head = {id(p) for p in models.head(self.model).parameters()}
+        of_head = [squares[name] for name, p in self.model.named_parameters() if id(p) in head]
+        self.rows.append(
+            {
+                "epoch": self.step // self.per_epoch,
+                "step": self.step,
+                "train_loss": loss / count if count else float("nan"),
+                "train_accuracy": correct / count if count else float("nan"),
+                **{name: float(value) for name, value in scores.items()},
+                "weight_norm": float(torch.stack(list(squares.values())).sum().sqrt()),
+                "head_norm": float(torch.stack(of_head).sum().sqrt()),
+                "lr": self.rate.value * self._factor(max(0, self.step - 1)),
+                "seconds": self.seconds(),
+            }
+        )
+
+    @torch.no_grad()
+    def predict(self, name: str) -> Tensor:
+        """Raw logits z [N, K] of a split on the device, rows as its labels."""
+        split = self.splits[name]
+        parts, indices = [], []
+        self.model.eval()
+        batches = split.eval_batches(
+            batch=EVAL_BATCH, device=self.device, rank=distributed.rank(), world=distributed.world()
+        )
+        for x, index in batches:
+            with setup.autocast(self.trial, self.device):
+                z = self.model(setup.prepare(x, self.trial.precision))
+            parts.append(z if z.dtype == torch.float64 else z.float())
+            indices.append(index)
+        self.model.train()
+        dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
+        empty = torch.zeros((0, self.splits.classes), device=self.device, dtype=dtype)
+        index = torch.cat([*indices, torch.zeros(0, dtype=torch.int64)])
+        return distributed.gather_rows(torch.cat([*parts, empty]), index, len(split))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rate": vars(self.rate),
+            "step": self.step,
+            "bad": self.bad,
+            "tally": self.tally,
+            "rows": self.rows,
+            "seconds": self.seconds(),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
+        self.bad, self.tally = saved["bad"].to(self.device), saved["tally"].to(self.device)
+
+    def outcome(self) -> Outcome:
+        """The result; a run whose last update broke the model has diverged too."""
+        logits = {} if self.ended else {name: self.predict(name).cpu() for name in SPLITS}
+        bad = int(self.bad) if self.ended else None
+        if not all(bool(z.isfinite().all()) for z in logits.values()):
+            logits, bad = {}, self.step
+        facts = {
+            **self.rate.facts(),
+            "diverged_step": bad,
+            "steps": self.step if bad is None else bad,
+            "seconds": self.seconds(),
+            "mode": "single",
+            "stack": 1,
+            "world": distributed.world(),
+            "precision": self.trial.precision,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            **environment_facts(self.device),
+        }
+        return Outcome(self.trial, "done" if bad is None else "diverged", logits, table(self.rows, bad), facts)

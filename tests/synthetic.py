@@ -1,0 +1,102 @@
+"""A real store of made-up trials, whose confidence and dynamics are set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from calib_bench import tuning
+from calib_bench.data.splits import InputSpec, Splits, stream
+from calib_bench.resolve import resolve
+from calib_bench.settings import Settings, parse
+from calib_bench.store import Store
+from calib_bench.train.outcome import Outcome
+from calib_bench.trial import Trial
+
+SIZES = {"selection": 40, "calibration": 80}
+WORDS = ("task=digits", "lr=0.03,0.1,0.3", "epochs=2")
+
+
+def labels_and_truth(test: int, classes: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Per split: labels [N] drawn from softmax(truth), and truth [N, K]."""
+    truth, labels = {}, {}
+    for split, n in {**SIZES, "test": test}.items():
+        g = stream("truth", split)
+        truth[split] = 2 * torch.randn(n, classes, generator=g)
+        labels[split] = torch.multinomial(truth[split].softmax(-1), 1, generator=g)[:, 0]
+    return labels, truth
+
+
+def outcome(trial: Trial, truth: dict[str, torch.Tensor], diverged: bool) -> Outcome:
+    """Z = sharpness * (truth + noise): sharpness grows away from beta = 1, noise above it."""
+    distance = abs(torch.tensor(trial.beta).log().item())
+    sharp = (1.4 + 0.3 * distance) * (0.6 if trial.terms else 1.0)
+    noise = 0.5 + (0.5 if trial.beta > 1 else 0.0)
+    logits = {}
+    for split, u in truth.items():
+        g = stream("noise", split, trial.seed)
+        own = stream("own", split, trial.beta, trial.objective, trial.seed)
+        mixed = u + noise * torch.randn(u.shape, generator=g) + 0.1 * torch.randn(u.shape, generator=own)
+        logits[split] = (sharp * mixed / trial.beta).float()
+    rate = abs(torch.tensor(trial.lr / 0.1).log().item())
+    loss = 0.4 + 0.1 * rate + 0.01 * trial.seed + 0.02 * distance
+    history = {"epoch": [0.0, 1.0, 2.0], "train_loss": [2.3, 1.0, loss], "lr": [trial.lr] * 3}
+    facts = {
+        "selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1},
+        "diverged_step": None,
+        "seconds": 0.5,
+    }
+    if diverged:
+        return Outcome(trial, "diverged", {}, history, {"diverged_step": 7})
+    return Outcome(trial, "done", logits, history, facts)
+
+
+def make(
+    path: Path,
+    *words: str,
+    diverged: Collection[tuple[float, int]] = (),
+    test: int = 120,
+    classes: int = 4,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[Store, Settings]:
+    """A complete run folder for the command-line words given on top of WORDS.
+
+    Args:
+        diverged: (beta, seed) of trials that diverged, at every rate.
+    """
+    settings = resolve(parse([*WORDS, *words]))
+    store = Store(path)
+    labels, truth = labels_and_truth(test, classes)
+    parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}
+    names = class_names or tuple(map(str, range(classes)))
+    splits = Splits(
+        train=SimpleSplit(labels["selection"]),
+        **parts,
+        spec=InputSpec("vector", (3,)),
+        classes=classes,
+        class_names=names,
+        source="made up",
+        digest="0" * 64,
+        notes={},
+    )
+    scores = store.scores(settings.select)
+    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+        for trial in new:
+            data = store.write_splits(trial, splits)
+            bad = (trial.beta, trial.seed) in diverged
+            store.write(outcome(trial, truth, bad), data, {})
+    store.write_study(settings, settings.command())
+    return store, settings
+
+
+class SimpleSplit(SimpleNamespace):
+    """Labels without inputs: all that a store keeps of a split."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        super().__init__(labels=labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)

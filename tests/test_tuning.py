@@ -1,0 +1,141 @@
+"""Rates: equal budgets, grids that grow at their edges, and flags where they may not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from calib_bench.resolve import resolve
+from calib_bench.settings import Settings, parse
+from calib_bench.study import Scores
+from calib_bench.trial import Trial
+from calib_bench.tuning import arms, plan
+
+WORDS = ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..2", "extend=2"]
+
+
+def settings(*words: str) -> Settings:
+    keys = {word.split("=")[0] for word in words}
+    return resolve(parse([*(word for word in WORDS if word.split("=")[0] not in keys), *words]))
+
+
+def bowl(best: dict[float, float]) -> Scores:
+    """Scores with the best rate of each beta where `best` says."""
+    return lambda trial: abs(math.log10(trial.lr / best[trial.beta]))
+
+
+def run_out(chosen: Settings, truth: Scores) -> list[Trial]:
+    """Plan round by round until nothing is added."""
+    known: dict[str, float | None] = {}
+    while True:
+        trials = plan(chosen, lambda trial: known.get(trial.key))
+        new = [trial for trial in trials if trial.key not in known]
+        if not new:
+            return trials
+        known.update({trial.key: truth(trial) for trial in new})
+
+
+def test_an_inner_optimum_needs_no_more_rates() -> None:
+    chosen = settings()
+    truth = bowl({0.1: 0.1, 1.0: 0.1})
+    assert len(run_out(chosen, truth)) == 2 * 3 * 3
+    assert [(arm.chosen, arm.status) for arm in arms(chosen, truth)] == [(0.1, "tuned")] * 2
+
+
+def test_one_arm_at_an_edge_extends_the_grid_for_all_alike() -> None:
+    chosen = settings()
+    truth = bowl({0.1: 10.0, 1.0: 0.1})
+    trials = run_out(chosen, truth)
+    rates = {beta: sorted({t.lr for t in trials if t.beta == beta}) for beta in (0.1, 1.0)}
+    assert rates[0.1] == rates[1.0] == [0.01, 0.1, 1.0, 10.0, 100.0]
+    assert [(arm.chosen, arm.status) for arm in arms(chosen, truth)] == [(10.0, "tuned"), (0.1, "tuned")]
+
+
+def test_beyond_the_bound_the_arm_is_flagged() -> None:
+    chosen = settings()
+    truth = bowl({0.1: 1e6, 1.0: 0.1})
+    run_out(chosen, truth)
+    assert [(arm.chosen, arm.status) for arm in arms(chosen, truth)] == [(100.0, "edge"), (0.1, "tuned")]
+    truth = bowl({0.1: 1.0, 1.0: 0.1})
+    assert [arm.status for arm in arms(settings("extend=0"), truth)] == ["edge", "tuned"]
+
+
+def test_one_rate_is_fixed_not_tuned() -> None:
+    assert {arm.status for arm in arms(settings("lr=0.1"), lambda trial: 1.0)} == {"fixed"}
+
+
+def test_a_rate_at_which_a_seed_diverged_is_not_chosen() -> None:
+    def truth(trial: Trial) -> float:
+        return math.inf if trial.lr >= 1 and trial.seed == 2 else -trial.lr
+
+    arm = arms(settings(), truth)[0]
+    assert arm.chosen == 0.1
+    assert arm.scores[1.0] == math.inf
+    assert {a.status for a in arms(settings("extend=1"), lambda trial: math.inf)} == {"diverged"}
+
+
+def test_few_seeds_tune_and_the_others_run_at_the_chosen_rate() -> None:
+    chosen = settings("tune_seeds=1")
+    truth = bowl({0.1: 0.1, 1.0: 0.1})
+    trials = run_out(chosen, truth)
+    assert len(trials) == 2 * (3 + 2)
+    assert {t.lr for t in trials if t.seed > 0} == {0.1}
+    assert sorted(arms(chosen, truth)[0].trials) == [0, 1, 2]
+
+
+def test_pending_arms_say_so() -> None:
+    assert {arm.status for arm in arms(settings(), lambda trial: None)} == {"pending"}
+
+
+def test_seedwise_splits_follow_the_seed() -> None:
+    assert {(t.seed, t.split) for t in plan(settings("split=seed"), lambda trial: None)} == {(0, 0), (1, 1), (2, 2)}
+    assert {t.split for t in plan(settings(), lambda trial: None)} == {0}
+
+
+def test_arms_of_other_models_have_their_own_grid() -> None:
+    chosen = settings("model=mlp_8,mlp_16")
+    truth: Scores = lambda trial: abs(math.log10(trial.lr / (10.0 if trial.model == "mlp_8" else 0.1)))  # noqa: E731
+    trials = run_out(chosen, truth)
+    assert {t.lr for t in trials if t.model == "mlp_16"} == {0.01, 0.1, 1.0}
+    assert max(t.lr for t in trials if t.model == "mlp_8") == 100.0
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["task=cifar"], "did you mean 'cifar10'"),
+        (["study=separate"], "did you mean 'separation'"),
+        (["model=mpl"], "mlp"),
+        (["objective=label_smoothin"], "did you mean 'label_smoothing'"),
+        (["objective=label_smoothing:2"], "from 0 to 1"),
+        (["objective=label_smoothing:x"], "the strength is a number"),
+        (["objective=label_smoothing+label_smoothing"], "twice"),
+        (["calibrator=temperature"], "did you mean 'temperature_scaling'"),
+        (["calibrator=label_smoothing"], "objective=label_smoothing"),
+        (["optimizer=sdg"], "sgd"),
+        (["schedule=cosin"], "cosine"),
+        (["optimizer=adam", "lr_rel=1"], "give lr="),
+        (["seed=0,1", "tune_seeds=3"], "tune_seeds=3"),
+        (["plugins=/nowhere"], "not a folder"),
+    ],
+)
+def test_unknown_names_are_errors_that_name_the_nearest(words: list[str], hint: str) -> None:
+    from calib_bench.errors import SettingsError
+
+    with pytest.raises(SettingsError) as caught:
+        resolve(parse(words))
+    assert hint in str(caught.value)
+
+
+def test_resolving_again_changes_nothing() -> None:
+    chosen = settings()
+    assert resolve(chosen) == chosen
+    assert Settings.model_validate(chosen.model_dump(mode="json")) == chosen
+
+
+def test_the_reference_beta_joins_the_grid() -> None:
+    assert settings("beta=0.1,10").beta == (0.1, 1.0, 10.0)
+    assert resolve(parse(["objective=label_smoothing+confidence_penalty"])).objective == (
+        "confidence_penalty:0.1+label_smoothing:0.1",
+    )

@@ -34,13 +34,13 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     if not top_N1.isfinite().all():
         raise UserError("Logits contain NaN or +inf (or a row of -inf only): a diverged model cannot be calibrated.")
     if Z_NK.amin().isinf():
-        return torch.where(Z_NK == -torch.inf, top_N1 - FLOOR, Z_NK)
+        return torch.where(Z_NK.isinf(), top_N1 - FLOOR, Z_NK)
     return Z_NK
 
 
-def blocks(Z_NK: Tensor, y_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of rows (logits in float64 [R, K], labels [R]): memory stays constant in N."""
-    step = max(1, BLOCK // Z_NK.shape[1])
+    step = max(1, entries // Z_NK.shape[1])
     for start in range(0, len(Z_NK), step):
         yield Z_NK[start : start + step].double(), y_N[start : start + step]
 
@@ -104,16 +104,23 @@ def newton(
     return x
 
 
-def lbfgs(f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, scale: float, steps: int = 200) -> Tensor:
+def lbfgs(
+    f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, curvature: Tensor, tolerance: float, steps: int = 200
+) -> Tensor:
     """Minimizer of a smooth convex f (x [P] -> value, gradient [P]) by limited-memory BFGS, for large P.
 
-    Stops at `steps`, or when no entry of scale * gradient exceeds 1e-7.
+    Args:
+        curvature: about the diagonal of the Hessian [P], positive; unknowns are scaled by its root.
+        tolerance: stop once no entry of the scaled gradient is larger; its square is about twice the decrease to come.
     """
     from scipy.optimize import minimize
 
-    def scaled(v: object) -> tuple[float, object]:
-        value, gradient = f(torch.as_tensor(v))
-        return scale * float(value), scale * gradient.numpy()
+    root = curvature.sqrt()
 
-    options = {"maxiter": steps, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-7}
-    return torch.as_tensor(minimize(scaled, x.numpy(), jac=True, method="L-BFGS-B", options=options).x)
+    def scaled(v: object) -> tuple[float, object]:
+        value, gradient = f(torch.as_tensor(v) / root)
+        return float(value), (gradient / root).numpy()
+
+    options = {"maxiter": steps, "maxcor": 10, "ftol": 1e-12, "gtol": tolerance}
+    found = minimize(scaled, (x * root).numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.as_tensor(found.x) / root

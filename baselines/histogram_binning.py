@@ -1,7 +1,7 @@
 """Histogram binning: class k's probability becomes the share of k among like examples (Zadrozny & Elkan, 2001).
 
 One class against the rest, 15 bins of equal count (fewer where scores are equal), rows normalized. The result is mixed
-with a share 1 / (N + 1) of the uniform, as if one further example of every label at once had been seen: without it a
+with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at once: without it a
 probability of zero gives an infinite log loss.
 """
 

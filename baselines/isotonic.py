@@ -1,8 +1,8 @@
 """Isotonic regression of [y = k] on class k's probability, one class against the rest (Zadrozny & Elkan, 2002).
 
 Each class's fit is linear between the ends of its steps, on the scale of log odds; rows are normalized. The result is
-mixed with a share 1 / (N + 1) of the uniform, as if one further example of every label at once had been seen: without it a
-probability of zero gives an infinite log loss.
+mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at once: without it
+a probability of zero gives an infinite log loss.
 """
 
 from __future__ import annotations

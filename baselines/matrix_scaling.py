@@ -1,9 +1,9 @@
-"""Matrix scaling: softmax(W Z + b) with off-diagonal and intercept regularization (ODIR; Kull et al., 2019, arXiv 1910.12656).
+"""Matrix scaling: softmax(W Z + b) with off-diagonal and intercept regularization (ODIR, Kull et al., 2019).
 
-The mean log loss plus lam times the mean of the squared off-diagonal weights, plus lam times the mean of the squared
-intercepts, lam = 0.01, with the logits divided by their spread, so that lam means the same at every beta. The diagonal
-has a Gaussian prior of precision 0.1, in units of total log loss, about temperature scaling: it matters on
-separable data alone. Kull et al. choose lam by cross-validation; here it is fixed, so that a fit takes milliseconds.
+Maximum likelihood with Gaussian priors, in units of total log loss and of logits divided by their spread, so that they
+mean the same at every beta: precision 100 on the off-diagonal weights, 1 on the intercepts, and 0.1 on the diagonal
+about temperature scaling, which matters on separable data alone. Kull et al. (arXiv 1910.12656) choose the first two by
+cross-validation; here they are fixed, so that a fit takes milliseconds and its pull vanishes as N grows.
 """
 
 from __future__ import annotations
@@ -15,35 +15,44 @@ from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, lbfgs, newton, spread
 from calib_bench.baselines.temperature_scaling import fit_temperature
 
-ODIR = 0.01
-PRECISION = 0.1
+OFF_DIAGONAL = 100.0
+INTERCEPT = 1.0
+DIAGONAL = 0.1
+ENTRIES = 1 << 21
+"""Entries of a block of rows: products with W pay for many rows at once."""
 NEWTON_CLASSES = 15
 """Up to so many classes the Hessian of all K^2 + K unknowns is formed; beyond, limited-memory BFGS."""
 
 
-def fit_matrix(Z_NK: Tensor, y_N: Tensor, odir: float = ODIR) -> Params:
-    """Fits weight W [K, K] and bias b [K], float64, to logits [N, K] and labels [N].
+def fit_matrix(
+    Z_NK: Tensor,
+    y_N: Tensor,
+    off_diagonal: float = OFF_DIAGONAL,
+    intercept: float = INTERCEPT,
+    diagonal: float = DIAGONAL,
+) -> Params:
+    """Fits weight W [K, K] and bias b [K], float64, to logits [N, K] and labels [N]; the rest are precisions.
 
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     Z_NK = checked(Z_NK, y_N)
-    (N, K), unit = Z_NK.shape, spread(Z_NK)
+    K, unit = Z_NK.shape[1], spread(Z_NK)
     start = torch.zeros(K, K + 1, dtype=torch.float64)
     start.diagonal().fill_(unit / float(fit_temperature(Z_NK, y_N)["temperature"]))
-    prior = torch.full_like(start, 2 * odir * N / (K * (K - 1)))
-    prior.diagonal().fill_(PRECISION)
-    prior[:, K] = 2 * odir * N / K
+    prior = torch.full_like(start, off_diagonal)
+    prior.diagonal().fill_(diagonal)
+    prior[:, K] = intercept
     start, prior = start.flatten(), prior.flatten()
 
     def total(theta: Tensor, hessian: bool) -> tuple[Tensor, Tensor, Tensor]:
         pull = prior * (theta - start)
         value = (pull * (theta - start)).sum() / 2
         W = theta.view(K, K + 1)
+        H = torch.diag(prior) if hessian else prior
         gradient = pull.view(K, K + 1)
-        H = torch.diag(prior) if hessian else pull
-        for z, y in blocks(Z_NK, y_N):
-            x = torch.cat([z / unit, torch.ones_like(z[:, :1])], 1)
+        for z, y in blocks(Z_NK, y_N, ENTRIES):
+            x = with_one(z / unit)
             logp = torch.log_softmax(x @ W.T, 1)
             value -= logp.gather(1, y[:, None]).sum()
             p = logp.exp()
@@ -53,15 +62,25 @@ def fit_matrix(Z_NK: Tensor, y_N: Tensor, odir: float = ODIR) -> Params:
                 own = (u.T @ x).view(K, K + 1, K + 1)
                 torch.einsum("kikj->kij", H.view(K, K + 1, K, K + 1)).add_(own)
             p.scatter_add_(1, y[:, None], -torch.ones_like(p[:, :1]))
-            gradient = gradient + p.T @ x
+            gradient.addmm_(p.T, x)
         return value, gradient.flatten(), H
 
     if K <= NEWTON_CLASSES:
         theta = newton(lambda v: total(v, True), start)
     else:
-        theta = lbfgs(lambda v: total(v, False)[:2], start, scale=1 / N)
+        curvature = prior.view(K, K + 1).clone()
+        for z, _ in blocks(Z_NK, y_N, ENTRIES):
+            x = with_one(z / unit)
+            p = torch.softmax(x @ start.view(K, K + 1).T, 1)
+            curvature.addmm_((p * (1 - p)).T, x.square())
+        theta = lbfgs(lambda v: total(v, False)[:2], start, curvature.flatten(), tolerance=1e-3)
     W = theta.view(K, K + 1)
     return {"weight": W[:, :K] / unit, "bias": W[:, K].clone()}
+
+
+def with_one(x_NK: Tensor) -> Tensor:
+    """The rows with a last column of ones, [N, K + 1]."""
+    return torch.cat([x_NK, torch.ones_like(x_NK[:, :1])], 1)
 
 
 def apply_matrix(params: Params, Z_NK: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """Platt scaling: p_k proportional to sigmoid(a_k x_k + b_k), fitted one class against the rest (Platt, 1999).
 
-The score x_k is the log odds of class k, z_k - logsumexp of the other logits. For K = 2 this is sigmoid(a (z1 - z0) + b)
-itself, whose sum over the classes is one; for K > 2 the rows are normalized (Zadrozny & Elkan, 2002).
+The score x_k is the log odds of class k, z_k - logsumexp of the other logits. For K = 2 this is the classical
+sigmoid(a (z1 - z0) + b), whose sum over the classes is one; for K > 2 the rows are normalized (Zadrozny & Elkan, 2002).
 
-With Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite on separable data.
-A prior of precision 1e-6 on (a - 1) times the scores' root mean square, in units of total log loss, decides a where the
-scores are constant.
+With Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite on separable
+data. A prior of precision 1e-6 on (a - 1) times the scores' root mean square, in units of total log loss, decides a
+where the scores are constant.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Temperature scaling: softmax(Z / T), one temperature T > 0 (Guo, Pleiss, Sun & Weinberger, 2017, arXiv 1706.04599).
 
-T minimizes the mean log loss f(s) of softmax(s Z), convex in s = 1/T, by Newton's method on log s inside a bracket, with
-f' = mean(E_p[z] - z_y) and f'' = mean(Var_p[z]) exact, streamed over rows and summed in float64 whatever the dtype.
+T minimizes the mean log loss f(s) of softmax(s Z), convex in s = 1/T, by Newton's method on log s inside a bracket,
+with f' = mean(E_p[z] - z_y) and f'' = mean(Var_p[z]) exact, streamed over rows and summed in float64.
 
 Two kinds of data have no optimum, and end at a bound with `at_bound` set:
-- no example's label is beaten by another class (separable): f falls for ever as T -> 0. T is where f is still 1 / (N + 2)
-  above its limit, as much confidence as N examples all right support by Laplace's rule of succession.
+- no example's label is beaten by another class (separable): f falls for ever as T -> 0. T is where f is still
+  1 / (N + 2) above its limit, as much confidence as N examples all right support by Laplace's rule of succession.
 - the logits say nothing, or the opposite of the truth: f falls as T -> infinity. T is 1000 times the logits' spread.
 """
 
@@ -69,7 +69,7 @@ def solve(Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: f
     N, K = Z_NK.shape
     target = math.log(min(1 / (N + 2), (math.log(K) - (floor or 0.0)) / 2))
     bound = low
-    for step in range(1, 101):
+    for step in range(1, 101):  # noqa: B007
         s = math.exp(u)
         at = loss(Z_NK, y_N, s)
         if floor is None:
@@ -91,8 +91,8 @@ def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     """Fits T to logits [N, K] and labels [N].
 
     Returns:
-        temperature; gradient, df/ds at the end; iterations, passes over all rows (each [], float64 or int64); at_bound [],
-        bool: the data have no optimum, see above.
+        temperature; gradient, df/ds at the end; iterations, passes over all rows; at_bound, whether the data have no
+        optimum, see above. Each is [], in float64, int64 and bool.
 
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.

@@ -33,7 +33,7 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
     def total(theta: Tensor, hessian: bool) -> tuple[Tensor, Tensor, Tensor]:
         value = precision / 2 * (theta - start).square().sum()
         gradient = precision * (theta - start)
-        H = torch.zeros(2 * K, 2 * K, dtype=torch.float64) if hessian else gradient
+        H = torch.zeros(2 * K, 2 * K if hessian else 0, dtype=torch.float64)
         for z, y in blocks(Z_NK, y_N):
             z = z / unit
             logp = torch.log_softmax(theta[:K] * z + theta[K:], 1)
@@ -55,7 +55,13 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
     if K <= NEWTON_CLASSES:
         theta = newton(lambda v: total(v, True), start)
     else:
-        theta = lbfgs(lambda v: total(v, False)[:2], start, scale=1 / len(y_N))
+        curvature = torch.full_like(start, precision)
+        for z, _ in blocks(Z_NK, y_N):
+            z = z / unit
+            p = torch.softmax(start[:K] * z, 1)
+            w = p * (1 - p)
+            curvature += torch.cat([(w * z.square()).sum(0), w.sum(0)])
+        theta = lbfgs(lambda v: total(v, False)[:2], start, curvature, tolerance=1e-3)
     return {"weight": theta[:K] / unit, "bias": theta[K:].clone()}
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calib_bench import models
+from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -39,18 +40,24 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
 
     Raises:
         SettingsError: no such model, or it does not take such inputs.
+        UserError: the model cannot process images of this shape.
     """
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         model = models.build(name, spec, classes).eval()
         if spec.kind == "tokens":
             return _token_flops(model, spec.shape[0] if spec.shape else LENGTH)
         x = torch.zeros(1, *spec.shape)
-    from torch.utils.flop_counter import FlopCounterMode
-
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
+        try:
+            model(x)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"model {name!r} cannot process images of shape {spec.shape} ({str(error).splitlines()[0]}); choose "
+                "another model"
+            ) from error
     return float(counter.get_total_flops())
 
 

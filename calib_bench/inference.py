@@ -1,8 +1,8 @@
 """Intervals and tests: what a difference between arms, or a calibration error, is worth.
 
 Arms are paired by seed and share the test examples, so per-example differences have two crossed sources of variance.
-Means over examples take `crossed_interval`; binned statistics take `crossed_bootstrap` and, against perfect calibration,
-`ece_null`. Everything is a pure function of its arguments, seeds included.
+Means over examples take `crossed_interval`; binned statistics take `crossed_bootstrap` and, against perfect
+calibration, `ece_null`. Everything is a pure function of its arguments, seeds included.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def crossed_interval(d_SN: ArrayLike | Sequence[ArrayLike], level: float = 0.95,
     Returns:
         The interval. A difference that is not finite gives NaN limits and a method that says so.
     """
-    rows = [np.asarray(row, np.float64).reshape(-1) for row in d_SN]
+    rows = [np.asarray(row, np.float64).reshape(-1) for row in cast("Sequence[ArrayLike]", d_SN)]
     if not rows or not all(len(row) for row in rows):
         raise ValueError("an interval needs at least one seed and one example")
     n = len(rows)
@@ -100,7 +100,7 @@ def _t_interval(mean: float, v: float, df: float, level: float, n: int, N: int, 
 
 
 Statistic = Callable[..., Any]
-"""(weights w [B, N] that sum to N along each row, arrays [S, N, ...]...) -> values [B, S], one per resample and seed."""
+"""(weights w [B, N] that sum to N along each row, arrays [S, N, ...]...) -> values [B, S], by resample and seed."""
 
 
 def crossed_bootstrap(

@@ -67,7 +67,8 @@ def make(
     Args:
         diverged: (beta, seed) of trials that diverged, at every rate.
     """
-    settings = resolve(parse([*WORDS, *words]))
+    given = {word.partition("=")[0] for word in words}
+    settings = resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in given), *words]))
     store = Store(path)
     labels, truth = labels_and_truth(test, classes)
     parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}

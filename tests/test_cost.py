@@ -4,7 +4,7 @@ import torch
 from calib_bench import models
 from calib_bench.cost import TRAINING, estimate_seconds, flops_per_example, matmul_speed
 from calib_bench.data.splits import InputSpec
-from calib_bench.errors import SettingsError
+from calib_bench.errors import SettingsError, UserError
 
 CIFAR = InputSpec("image", (3, 32, 32))
 TEXT = InputSpec("tokens", (100,), vocabulary=1000)
@@ -43,6 +43,11 @@ def test_wrong_names_are_named():
         flops_per_example("wrn_15_4", CIFAR, 10)
     with pytest.raises(SettingsError, match="of kind tokens"):
         flops_per_example("cnn", TEXT, 2)
+
+
+def test_images_that_a_model_cannot_process_are_named():
+    with pytest.raises(UserError, match=r"cannot process images of shape \(3, 30, 30\)"):
+        flops_per_example("timm/tresnet_m", InputSpec("image", (3, 30, 30)), 10)
 
 
 def test_counting_leaves_the_random_state_alone():

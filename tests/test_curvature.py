@@ -135,7 +135,7 @@ def test_without_reorthogonalization_the_top_stays_right():
     matrix = basis * spectrum @ basis.T
     for dtype, tol in ((torch.float32, 1e-4), (torch.float64, 1e-10)):
         start = torch.randn(300, generator=draw, dtype=dtype)
-        found = _lanczos(lambda v, m=matrix.to(dtype): m @ v, start, 300, tol)
+        found = _lanczos(matrix.to(dtype).mv, start, 300, tol)
         assert found.converged
         assert found.value == pytest.approx(1.0, rel=10 * tol)
 
@@ -152,7 +152,7 @@ def test_unconverged_is_reported_and_warned_of():
 
 
 def test_state_is_left_alone_and_the_seed_decides():
-    model, x, y = problem("wrn_10_1", InputSpec("image", (1, 8, 8)), dtype=torch.float32)
+    model, x, y = problem("wrn_10_1", InputSpec("image", (1, 4, 4)), dtype=torch.float32)
     model.eval()
     model.norm.train()
     model.head.weight.grad = torch.ones_like(model.head.weight)
@@ -168,18 +168,18 @@ def test_state_is_left_alone_and_the_seed_decides():
     assert model.stem.weight.grad is None
     assert torch.equal(torch.get_rng_state(), random_state)
     with torch.no_grad():
-        assert lambda_max(model, x, y, 1.0, seed=3) == first
+        assert lambda_max(torch.compile(model), x, y, 1.0, seed=3) == first
 
 
 def test_batch_norm_uses_the_batch():
-    model, x, y = problem("wrn_10_1", InputSpec("image", (1, 8, 8)))
+    model, x, y = problem("wrn_10_1", InputSpec("image", (1, 4, 4)))
     before = lambda_max(model, x, y, 1.0)
     model.norm.running_var.fill_(1e6)
     assert lambda_max(model.eval(), x, y, 1.0) == before
 
 
 def test_gradient_descent_is_stable_below_and_unstable_above():
-    """Quadratic check: a linear softmax model near its optimum shrinks the top direction below the critical rate only."""
+    """At the optimum of a linear softmax model, small displacements shrink below the critical rate and grow above."""
     torch.manual_seed(0)
     model = nn.Sequential()
     model.head = nn.Linear(3, 3).double()

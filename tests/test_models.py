@@ -157,13 +157,17 @@ def test_fusable_needs_no_norm_and_no_recurrence():
 def test_fixup_starts_as_its_shortcuts_and_trains():
     model = made("wrn_16_1_nonorm", CIFAR)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    x, y = batch(CIFAR, 32), torch.arange(32) % 10
+    y = torch.arange(32) % 10
+    x = (
+        batch(InputSpec("image", (3, 16, 16)), 32)
+        + torch.randn(10, 3, 1, 1, generator=torch.Generator().manual_seed(1))[y]
+    )
     h = model.stem(x)
     for block in model.blocks:
         assert not block.conv2.weight.any()
         assert torch.equal(block(h), h if block.shortcut is None else block.shortcut(F.relu(h)))
         h = block(h)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     losses = []
     for _ in range(30):
         loss = F.cross_entropy(model(x), y)
@@ -171,7 +175,7 @@ def test_fixup_starts_as_its_shortcuts_and_trains():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert all(block.conv2.weight.any() for block in model.blocks)
 
 
@@ -246,7 +250,7 @@ def test_timm_names_are_checked_on_building(name, says):
 
 def test_timm_images_of_an_impossible_shape():
     with pytest.raises(UserError, match="cannot be built for images of shape"):
-        made("timm/swin_tiny_patch4_window7_224", InputSpec("image", (3, 2, 2)))
+        made("timm/xcit_nano_12_p16_224", InputSpec("image", (3, 30, 30)))
 
 
 def test_pretrained_weights_need_timm_and_a_source(monkeypatch):
@@ -269,11 +273,8 @@ def test_local_pretrained_weights_keep_their_head_for_their_classes(monkeypatch,
     assert torch.equal(flat(same), flat(given))
     fewer = made("timm/test_resnet", CIFAR, classes=10, pretrained=True)
     assert models.head(fewer).out_features == 10
-    assert torch.equal(fewer.conv1.weight if hasattr(fewer, "conv1") else flat(fewer)[:100], _first(given, fewer))
-
-
-def _first(given, fewer):
-    return given.conv1.weight if hasattr(fewer, "conv1") else flat(given)[:100]
+    published = given.state_dict()
+    assert all(torch.equal(value, published[key]) for key, value in fewer.state_dict().items() if "fc" not in key)
 
 
 def test_short_names_are_whole_models_and_examples_are_valid():

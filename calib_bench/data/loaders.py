@@ -130,7 +130,7 @@ def texts(
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import Resident
-        from calib_bench.data.text import TextSplit, encode, train_tokenizer
+        from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
 
         raw = open_source(request, source, classes, tuple(names))
         rows = _carve(request, carve, len(raw.train), len(raw.test))
@@ -138,11 +138,11 @@ def texts(
 
         def build() -> dict[str, np.ndarray]:
             strings = {"train": _strings(raw.train), "test": _strings(raw.test)}
-            tokenizer = train_tokenizer((strings["train"][row] for row in used["train"]), vocabulary)
+            tokenizer = train_tokenizer((words_of(strings["train"][row], length) for row in used["train"]), vocabulary)
             made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
             for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
                 needed = {row for name in names for row in used[name]}
-                wanted = [text if row in needed else "" for row, text in enumerate(strings[pool])]
+                wanted = [words_of(text, length) if row in needed else "" for row, text in enumerate(strings[pool])]
                 made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
             return made
 

@@ -180,7 +180,9 @@ def _encoded(files: list[Path]) -> np.ndarray:
 def unreadable(file: Path, error: Exception) -> DataError:
     """The error for a parquet file that cannot be read."""
     size = file.stat().st_size if file.exists() else 0
-    what = "empty (0 bytes)" if size == 0 else f"truncated or not parquet ({size:,} bytes; {error})"
+    what = (
+        "empty (0 bytes)" if size == 0 else f"truncated or not parquet ({size:,} bytes; {' '.join(str(error).split())})"
+    )
     return DataError(f"{file} is {what}. Fetch it again.")
 
 
@@ -212,7 +214,7 @@ def _memory_mapped(files: list[Path], input: str) -> Any:
             cache_dir=os.environ.get("HF_DATASETS_CACHE"),
         )
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
-        cause = error.__cause__ or error
+        cause = " ".join(str(error.__cause__ or error).split())
         raise DataError(
             f"The parquet files beside {files[0]} could not be copied to memory-mapped Arrow ({cause}). "
             "Fetch them again, or point HF_DATASETS_CACHE at a disk with room for a copy."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,14 +19,17 @@ CHUNK = 50
 """Batches that are sorted by length together."""
 
 
+def words_of(text: str, length: int) -> str:
+    """The first `length` words of a text, mark-up left out: all that a model of `length` tokens can see of it."""
+    return " ".join(re.sub("<[^<>]*>", " ", text).split(maxsplit=length)[:length])
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     """A tokenizer's JSON: lower-case words and punctuation marks, the `vocabulary` most frequent; ties by spelling."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex("<[^<>]*>"), " ")]
-    )
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=[PAD, UNKNOWN], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calib_bench.errors import UserError
-from calib_bench.models import head
+from calib_bench.models import head, unwrap
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def lambda_max(
     Returns:
         The eigenvalue; NaN and not converged when the loss or its derivatives are not finite.
     """
+    model = unwrap(model)  # compiled graphs cannot be differentiated twice
     with _twice_differentiable(model):
         product, size, like = _hessian(model, x, y, beta, head_lr)
         start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -87,19 +87,19 @@ def ece_positive(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
 
 
 def adaptive_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Expected calibration error of the top label, equal-mass bins with ties kept together, [...] (Nixon et al., 2019)."""
+    """Expected calibration error of the top label, equal-mass bins, ties kept together, [...] (Nixon et al., 2019)."""
     confidence, correct = top_label(logp, y)
     return binned_error(confidence, correct, equal_mass(confidence, bins), bins)
 
 
 def debiased_squared_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Squared top-label calibration error, equal-mass bins, less its sampling bias, [...] (Kumar et al., 2019, section 5)."""
+    """Squared top-label calibration error, equal-mass bins, less its sampling bias, [...] (Kumar et al., 2019)."""
     confidence, correct = top_label(logp, y)
     return debiased_squared_error(confidence, correct, equal_mass(confidence, bins), bins)
 
 
 def classwise_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Mean over all K classes, absent ones included, of each class's binned error, [...] (Kull et al., 2019; equal width)."""
+    """Mean over all K classes, absent ones included, of each one's equal-width error, [...] (Kull et al., 2019)."""
     sums = ClasswiseSums(logp, bins)
     for start, block, y_R in rows(logp, y):
         sums.add(start, block.exp(), y_R)
@@ -130,7 +130,7 @@ class ClasswiseSums:
 class Reliability(NamedTuple):
     """A reliability diagram: per bin, float64 [..., bins]; the means of an empty bin are NaN."""
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     confidence: Tensor
     accuracy: Tensor
 

@@ -1,7 +1,7 @@
 """Per-example scores, their means, and the pass over blocks of rows that every metric shares.
 
-Everywhere: `logp` is [..., N, K], logits or log probabilities (rows are normalized in float64; -inf is a zero probability),
-`y` is int64 [..., N] or [N]. Results are float64.
+Everywhere: `logp` is [..., N, K], logits or log probabilities (rows are normalized in float64; -inf is a probability of
+zero), `y` is int64 [..., N] or [N]. Results are float64.
 """
 
 from __future__ import annotations
@@ -44,16 +44,21 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
     classes = logp.shape[-1]
     if y.shape not in (logp.shape[:-1], logp.shape[-2:-1]):
         raise UserError(
-            f"Labels of shape {tuple(y.shape)} do not match logits {tuple(logp.shape)}: expected {tuple(logp.shape[:-1])}."
+            f"Labels of shape {tuple(y.shape)} do not match logits of shape {tuple(logp.shape)}; "
+            f"expected {tuple(logp.shape[:-1])}."
         )
     if y.min() < 0 or y.max() >= classes:
-        raise UserError(f"Labels run from {int(y.min())} to {int(y.max())}; logits of {classes} classes need 0 to {classes - 1}.")
+        raise UserError(
+            f"Labels run from {int(y.min())} to {int(y.max())}; logits of {classes} classes need 0 to {classes - 1}."
+        )
     flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
     step = max(1, BLOCK // classes)
     for start in range(0, len(flat_RK), step):
         block = torch.log_softmax(flat_RK[start : start + step].double(), -1)
         if block[:, 0].isnan().any():
-            raise UserError("Logits contain NaN or +inf (or a row of -inf only): such a model has no probabilities to measure.")
+            raise UserError(
+                "Logits contain NaN or +inf (or a row of -inf only): such a model has no probabilities to measure."
+            )
         yield Rows(start, block, y_R[start : start + step])
 
 

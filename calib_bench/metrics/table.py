@@ -21,9 +21,9 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     """Every metric of logits or log probabilities [..., N, K] against labels [..., N] or [N]; float64.
 
     Returns:
-        Scalars [...]: accuracy, log_loss, brier, ece, adaptive_ece, classwise_ece, debiased_squared_ece, mean_confidence,
-        mean_entropy, aurc, e_aurc, and ece_positive if K = 2. Per-example scores [..., N]: log_loss_n, brier_n, correct_n.
-        Each is what the function of its name returns.
+        Scalars [...]: accuracy, log_loss, brier, ece, adaptive_ece, classwise_ece, debiased_squared_ece,
+        mean_confidence, mean_entropy, aurc, e_aurc, and ece_positive if K = 2. Per-example scores [..., N]: log_loss_n,
+        brier_n, correct_n. Each is what the function of its name returns.
 
     Raises:
         UserError: shapes do not match, a label is out of range, or the logits contain NaN or +inf.

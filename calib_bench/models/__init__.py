@@ -134,7 +134,7 @@ def head(model: nn.Module) -> nn.Linear:
     """
     from torch import nn
 
-    model = _unwrap(model)
+    model = unwrap(model)
     last = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "head", None)  # type: ignore[operator]
     if not isinstance(last, nn.Linear):
         raise UserError(
@@ -153,12 +153,12 @@ def rescale_head(model: nn.Module, factor: float) -> None:
             parameter.mul_(factor)
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """The module inside torch's data-parallel and compile wrappers."""
     for attribute in ("_orig_mod", "module"):
         inner = getattr(model, attribute, None)
         if inner is not None:
-            return _unwrap(inner)
+            return unwrap(inner)
     return model
 
 

@@ -43,7 +43,7 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
         options["img_size"] = spec.shape[1:]
     try:
         return _pretrained(name, config, options) if pretrained else _create(name, options | UNDROPPED)
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"timm/{name} cannot be built for images of shape {spec.shape} ({_first_line(error)}); choose another model"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0
 """Inches."""
+LEAST = 0.01
 PARTS = (
     ("log_loss_total", "total", "k", "o"),
     ("log_loss_conf", "confidence", "C1", "s"),
@@ -37,9 +39,10 @@ def over_beta(analysis: Analysis) -> Figure:
                     some = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
                     if column in some:
                         _line(axis, some, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
-            if column == "ece" and "ece_null" in rows:
+            if column == "ece":
                 some = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
                 axis.fill_between(some.beta, 0, some.ece_null, color="0.5", alpha=0.25, linewidth=0)
+                axis.set_ylim(bottom=0)
             if column == "kappa":
                 axis.axhline(1, color="0.4", linewidth=0.8)
                 axis.set_yscale("log")
@@ -53,42 +56,56 @@ def over_beta(analysis: Analysis) -> Figure:
 
 def separation(analysis: Analysis) -> Figure:
     """delta_total = delta_conf + delta_dyn of log loss over beta, a panel an objective."""
+    from pandas import DataFrame, concat
+
     frame = analysis.tables["separation"].frame
     if "log_loss_total" not in frame:
         return _empty("no arm shares a finished seed with the reference yet")
     frame = frame[frame["log_loss_total"].notna()]
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = _grid(frame, max(len(objectives), 2), 3.1, sharey="row")
+    reference = float(str(analysis.data["reference"]))
+    zero: dict[str, Any] = {"objective": CROSS_ENTROPY, "beta": reference, "tuning": "tuned"}
+    zero |= {f"{column}{end}": 0.0 for column, *_ in PARTS for end in ("", "_low", "_high")}
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for axis in line[len(objectives) :]:
             axis.set_visible(False)
         for axis, objective in zip(line, objectives, strict=False):
-            some = rows[rows.objective == objective].sort_values("beta")
+            some = rows[rows.objective == objective]
+            if objective == CROSS_ENTROPY:
+                some = concat([some, DataFrame([zero])])
+            some = some.sort_values("beta")
             for i, (column, _, color, marker) in enumerate(PARTS):
                 _line(axis, some, column, _dodge(i, 3), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
-            _beta_axis(axis, some.beta)
+            _beta_axis(axis, [*rows.beta, reference])
         line[0].set_ylabel("change of log loss (nats)")
-    _legend(figure, [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS])
+    keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS]
+    if _some_untuned(frame):
+        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
+    _legend(figure, keys)
     return figure
 
 
 def reliability(analysis: Analysis) -> Figure:
-    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled; area is a bin's share."""
+    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled.
+
+    A mark's area is its bin's share of the examples; lines pass bins with at least 1%.
+    """
     from pandas import DataFrame
 
     frame = DataFrame(analysis.data["reliability"])
+    frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
     if not len(frame):
-        return _empty("no trial has finished yet")
-    frame = frame[frame.objective == CROSS_ENTROPY]
+        return _empty("no trial with cross-entropy has finished yet")
     betas = sorted(set(frame.beta))
     across = max(min(len(betas), 4), 2)
     panels = [(name, rows, beta) for name, rows in _families(frame) for beta in sorted(set(rows.beta))]
     from matplotlib.figure import Figure
 
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(WIDTH, 2.6 * down))
+    figure = Figure(figsize=(0.6 + 2.35 * across, 0.5 + 2.45 * down))
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -97,11 +114,12 @@ def reliability(analysis: Analysis) -> Figure:
         axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
         for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
             some = rows[(rows.beta == beta) & (rows.method == method) & (rows["count"] > 0)]
-            axis.plot(some.confidence, some.accuracy, color=color, linewidth=1)
+            share = some["count"] / some["count"].sum()
+            axis.plot(some.confidence[share >= LEAST], some.accuracy[share >= LEAST], color=color, linewidth=1)
             axis.scatter(
-                some.confidence, some.accuracy, 4 + 60 * some["count"] / some["count"].sum(), color=color, marker=marker
+                some.confidence, some.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
             )
-        axis.set_title(f"{name}, beta={beta:g}" if several else f"beta={beta:g}", loc="left")
+        axis.set_title(f"{name}, beta={beta:.3g}" if several else f"beta={beta:.3g}", loc="left")
         axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
@@ -141,7 +159,7 @@ def learning_rates(analysis: Analysis) -> Figure:
             _plain(axis.xaxis)
             _plain(axis.yaxis)
         line[0].set_ylabel("selection score")
-    _legend(figure, [(f"beta={beta:g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
     return figure
 
 
@@ -167,7 +185,10 @@ def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any
     x = rows["beta"] * dodge
     axis.plot(x, rows[column], **{"marker": "o", **look})
     if f"{column}_low" in rows:
-        axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.8)
+        axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+    untuned = (rows["tuning"] != "tuned") & rows[column].notna()
+    if untuned.any() and not untuned.all():
+        axis.plot(x[untuned], rows[column][untuned], color="k", marker="x", markersize=7, linestyle="none")
 
 
 def _look(method: str, column: str) -> dict[str, Any]:
@@ -182,7 +203,12 @@ def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
         ("raw", {"color": "0.2", "linestyle": "--", "marker": "o", "fillstyle": "none"}),
         ("after temperature scaling", {"color": "0.2", "marker": "o"}),
         ("ECE of a calibrated model", {"color": "0.5", "alpha": 0.4, "linewidth": 6}),
+        *([("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})] if _some_untuned(frame) else []),
     ]
+
+
+def _some_untuned(frame: pd.DataFrame) -> bool:
+    return 0 < (frame["tuning"] != "tuned").sum() < len(frame)
 
 
 def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -190,7 +216,8 @@ def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=label, **look) for label, look in keys]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7))
+    lines = math.ceil(sum(len(label) + 8 for label, _ in keys) / (15 * figure.get_figwidth()))
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
 
 
 def _dodge(i: int, n: int) -> float:
@@ -201,7 +228,7 @@ def _dodge(i: int, n: int) -> float:
 def _beta_axis(axis: Axes, betas: Sequence[float]) -> None:
     axis.set_xscale("log")
     ticks = sorted(set(betas))
-    axis.set_xticks(_thin(ticks), [f"{b:g}" for b in _thin(ticks)])
+    axis.set_xticks(_thin(ticks), [f"{b:.3g}" for b in _thin(ticks)])
     axis.minorticks_off()
     axis.set_xlabel("beta")
     if len(ticks) == 1:
@@ -209,14 +236,25 @@ def _beta_axis(axis: Axes, betas: Sequence[float]) -> None:
 
 
 def _thin(ticks: list[float]) -> list[float]:
-    return ticks if len(ticks) <= 5 else ticks[::2]
+    """At most five of the ticks or so, powers of ten if there are."""
+    decades = [tick for tick in ticks if f"{tick:e}".startswith("1.000000")]
+    return ticks if len(ticks) <= 5 else decades if len(decades) > 1 else ticks[:: -(-len(ticks) // 5)]
 
 
 def _plain(axis: Any) -> None:
     """Plain numbers at few places of a log axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    low, high = axis.get_data_interval()
+    decades = math.log10(high / low) if 0 < low < high < math.inf else 1.0
+    subs = (
+        (1.0,)
+        if decades > 1.7
+        else (1.0, 2.0, 5.0)
+        if decades > 0.6
+        else (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+    )
+    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", length=0)

@@ -97,15 +97,21 @@ def escape_latex(text: str) -> str:
 
 def latex(table: Table) -> str:
     r"""A booktabs `table`; needs \usepackage{booktabs} and nothing else."""
-    headers, rows = cells(table.frame)
-    numeric = [name for name in headers if name not in ("model", "objective", "method", "status", "control")]
+    frame, same = _without_constants(table.frame)
+    headers, rows = cells(frame)
+    caption = " ".join(escape_latex(part) for part in (f"{table.title}.", table.note, same) if part)
+    numeric = [
+        name
+        for name in headers
+        if name not in ("model", "variant", "objective", "method", "tuning", "status", "control")
+    ]
     align = "".join("r" if name in numeric else "l" for name in headers)
     lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"  \caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+            rf"  \caption{{{caption}}}",
             rf"  \begin{{tabular}}{{{align}}}",
             r"    \toprule",
             "    " + " & ".join(map(escape_latex, headers)) + r" \\",
@@ -117,6 +123,19 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def _without_constants(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The frame less its naming columns of one value, and those in words."""
+    constant = [
+        name
+        for name in ("model", "variant", "tuning", "seeds", "dropped")
+        if name in frame and frame[name].nunique() == 1
+    ]
+    if len(frame) < 2:
+        return frame, ""
+    words = "; ".join(f"{title(name)}: {frame[name].dropna().iloc[0]}" for name in constant)
+    return frame.drop(columns=constant), f"{words}." if words else ""
 
 
 def rich_table(table: Table) -> RichTable:

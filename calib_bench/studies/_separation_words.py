@@ -45,32 +45,32 @@ def _family(where: str, rows: list[Row], reference: float) -> list[str]:
     sentences = []
     if betas:
         largest = max(betas, key=lambda row: abs(row["log_loss_total"]))
-        sentences.append(f"{where}: {_split(largest, reference)}")
+        change = f"training at {_listed([largest])} instead of {reference:g}"
+        sentences.append(f"{where}: over beta, test log loss changed most for {change}: {_split(largest)}")
         sentences.append(f"{where}, over beta with cross-entropy: {_census(betas)}")
         sentences.append(f"{where}, kappa (1 is neither over- nor underconfident): {_confidence(betas)}")
-    sentences += [f"{where}, {row['objective']} at beta={reference:g}: {_parts(row)}" for row in others]
+    for row in others:
+        flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
+        change = f"training with {row['objective']}{flag} instead of cross-entropy at beta={reference:g}"
+        sentences.append(f"{where}: {change} changed test log loss: {_split(row)}")
     return sentences
 
 
-def _split(row: Row, reference: float) -> str:
-    total = _cell(row, "log_loss_total")
-    start = f"training at beta={row['beta']:g} instead of {reference:g} changed test log loss by {total} nats"
-    if not excludes_zero(row, "log_loss_total"):
-        return f"{start}, the largest change over beta; whether beta matters at all, the data cannot say. {_parts(row)}"
-    return f"{start}, the largest change over beta. {_parts(row)}"
-
-
-def _parts(row: Row) -> str:
-    conf, dyn = _cell(row, "log_loss_conf"), _cell(row, "log_loss_dyn")
-    text = f"Confidence, which temperature scaling repairs, is {conf} nats of it"
-    text += "" if excludes_zero(row, "log_loss_conf") else " (its sign the data cannot say)"
-    text += f"; dynamics, which no temperature repairs, {dyn}"
-    text += "" if excludes_zero(row, "log_loss_dyn") else " (its sign the data cannot say)"
+def _split(row: Row) -> str:
+    text = f"by {_cell(row, 'log_loss_total')} nats"
+    text += _unsaid(row, "log_loss_total", ", in which direction the data cannot say")
+    text += f". Confidence, which temperature scaling repairs, is {_cell(row, 'log_loss_conf')} nats of it"
+    text += _unsaid(row, "log_loss_conf", " (the data cannot say with which sign)")
+    text += f"; dynamics, which no temperature repairs, {_cell(row, 'log_loss_dyn')}"
+    text += _unsaid(row, "log_loss_dyn", " (the data cannot say with which sign)")
     part = share(row)
     text += f": {part:.0%} of the change is dynamics" if part is not None else ""
-    return f"{text}. Accuracy changed by {_cell(row, 'accuracy')}" + (
-        "." if excludes_zero(row, "accuracy") else ": the data cannot say in which direction."
-    )
+    text += f". Accuracy changed by {_cell(row, 'accuracy')}"
+    return text + _unsaid(row, "accuracy", ", in which direction the data cannot say") + "."
+
+
+def _unsaid(row: Row, column: str, words: str) -> str:
+    return "" if excludes_zero(row, column) else words
 
 
 def share(row: Row, score: str = "log_loss") -> float | None:
@@ -101,7 +101,7 @@ def _census(betas: Sequence[Row]) -> str:
 
 
 def _confidence(betas: Sequence[Row]) -> str:
-    return ", ".join(f"{_cell(row, 'kappa')} at beta={row['beta']:g}" for row in betas) + "."
+    return ", ".join(f"{_cell(row, 'kappa')} at {_listed([row])}" for row in betas) + "."
 
 
 def _control(rows: Iterable[Row]) -> list[str]:
@@ -141,13 +141,13 @@ def warnings(
         if names:
             everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
             found.append(f"{status.capitalize()}: {everything} ({meaning}).")
-    for status, text in (("diverged", "diverged at its arm's chosen rate"), ("missing", "has not run")):
+    for status, text in (("diverged", "diverged at the chosen rate"), ("missing", "not run yet")):
         rows = [row for row in frames["trials"].to_dict("records") if row["status"] == status]
         if rows:
             which = ", ".join(
-                f"{row['model']} beta={row['beta']:g} {row['objective']} seed {row['seed']}" for row in rows
+                f"{row['model']} beta={row['beta']:.3g} {row['objective']} seed {row['seed']}" for row in rows
             )
-            found.append(f"{len(rows)} trial(s) {text} and is left out, with its pair: {which}.")
+            found.append(f"Left out with their pairs, {text}: {len(rows)} of {len(frames['trials'])} trials ({which}).")
     if len(settings.seed or ()) == 1:
         found.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
@@ -179,8 +179,10 @@ def _cell(row: Row, column: str) -> str:
     return estimate(row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan))
 
 
-def _listed(rows: Iterable[Row]) -> str:
-    return "beta=" + ", ".join(f"{row['beta']:g}" for row in rows)
+def _listed(rows: Sequence[Row]) -> str:
+    """Betas; a word after one whose rate was not tuned says why."""
+    flags = [f" ({row['tuning']})" if row["tuning"] != "tuned" else "" for row in rows]
+    return "beta=" + ", ".join(f"{row['beta']:.3g}{flag}" for row, flag in zip(rows, flags, strict=True))
 
 
 def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
@@ -196,12 +198,10 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     star = "* Holm-adjusted p < .05 over the arms of this table"
     split = "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot"
     contrasts = frames["separation"]
-    names = [c for c in ("model", "variant", "beta", "objective") if c in contrasts]
+    names = [c for c in ("model", "variant", "beta", "objective", "tuning") if c in contrasts]
 
     def columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
-        return frame[
-            [c for c in frame if c in names or c in ("control", "seeds", "dropped", "status") or _stem(c) in stems]
-        ]
+        return frame[[c for c in frame if c in names or c in ("control", "seeds", "dropped") or _stem(c) in stems]]
 
     log_loss, brier = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
     return {

@@ -88,7 +88,16 @@ def _families(arms: Iterable[Arm]) -> list[list[tuple[Row, Arm]]]:
         variant = ", ".join(f"{key}={getattr(family, key)}" for key in varying) or None
         named.append(
             [
-                ({"model": a.trial.model, "variant": variant, "beta": a.trial.beta, "objective": a.trial.objective}, a)
+                (
+                    {
+                        "model": a.trial.model,
+                        "variant": variant,
+                        "beta": a.trial.beta,
+                        "objective": a.trial.objective,
+                        "tuning": a.status,
+                    },
+                    a,
+                )
                 for a in members
             ]
         )
@@ -118,7 +127,7 @@ def _read_family(
         own = reference is not None and is_reference(name, settings)
         measures = reference if own and reference is not None else measure_arm(store, arm, calibrators)
         if not own:
-            found.rows["separation"].append({**name, "status": arm.status, **contrast(measures, reference, nested)})
+            found.rows["separation"].append({**name, **contrast(measures, reference, nested)})
         found.rows["baselines"] += [{**name, **row} for row in _methods(measures, nested)]
         found.rows["trials"] += [{**name, **row} for row in _trials(store, measures)]
         found.rows["rates"] += [{**name, **row} for row in _rates(arm)]
@@ -156,7 +165,7 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         total, dyn = difference("raw", score), difference("temperature_scaling", score)
         for part, values in zip(PARTS, (total, total - dyn, dyn), strict=True):
             row |= _interval(f"{score}_{part}", values, nested)
-    kappa = arm.frame.query("method == 'temperature_scaling'").set_index("seed")["kappa"]
+    kappa = arm.frame[arm.frame["method"] == "temperature_scaling"].set_index("seed")["kappa"]
     return row | _over_seeds("kappa", [kappa[s] for s in seeds])
 
 
@@ -186,7 +195,7 @@ def _methods(measures: Measures, nested: bool) -> list[Row]:
     rows = []
     counts = {"seeds": len(measures.seeds), "diverged": len(measures.diverged), "missing": len(measures.missing)}
     for method, scores in measures.examples.items():
-        frame = measures.frame.query("method == @method")
+        frame = measures.frame[measures.frame["method"] == method]
         row: Row = {"method": method, **counts}
         for metric in METRICS:
             if metric not in frame:
@@ -215,7 +224,7 @@ def _trials(store: Store, measures: Measures) -> list[Row]:
     for seed, trial in sorted(measures.arm.trials.items()):
         row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": state(store, trial)}
         if seed in measures.seeds:
-            mine = measures.frame.query("seed == @seed").set_index("method")
+            mine = measures.frame[measures.frame["seed"] == seed].set_index("method")
             raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]
             row |= {name: raw[name] for name in keep}
             row |= {f"repaired_{name}": repaired[name] for name in keep if name != "accuracy"}
@@ -231,7 +240,6 @@ def _rates(arm: Arm) -> list[Row]:
             "unit": arm.trial.lr_unit,
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
-            "status": arm.status,
         }
         for rate in arm.rates
     ]

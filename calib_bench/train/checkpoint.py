@@ -1,12 +1,13 @@
-"""Checkpoints: written whole or not at all, and ignored when they are not this run's."""
+"""Checkpoints: written whole or not at all, verified when read, and ignored when they are not this run's."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import logging
 import os
-import pickle
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import torch
 from calib_bench.errors import StoreError
 
 log = logging.getLogger(__name__)
-_BROKEN = (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError)
 
 
 class Checkpoint:
-    """One file that holds the state of one run, replaced at most every so many seconds."""
+    """One file that holds the state of one run, replaced at most every so many seconds.
+
+    It is the SHA-256 digest of what follows, 32 bytes, and then torch's own format without any pickled code.
+    """
 
     def __init__(self, path: Path | None, key: str, seconds: float) -> None:
         """
@@ -36,12 +39,18 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["key"] == self.key:
-                return state["state"]
-            log.warning("checkpoint %s belongs to another run (%s): starting afresh", self.path, state["key"])
-        except (*_BROKEN, TypeError) as error:
-            log.warning("checkpoint %s cannot be read (%s): starting afresh", self.path, str(error).split("\n")[0])
+            content = self.path.read_bytes()
+        except OSError as error:
+            log.warning("checkpoint %s cannot be read (%s): starting afresh", self.path, error)
+            return None
+        payload = memoryview(content)[32:]
+        if hashlib.sha256(payload).digest() != content[:32]:
+            log.warning("checkpoint %s is not whole: starting afresh", self.path)
+            return None
+        saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        if saved["key"] == self.key:
+            return saved["state"]
+        log.warning("checkpoint %s belongs to another run (%s): starting afresh", self.path, saved["key"])
         return None
 
     def due(self) -> bool:
@@ -55,16 +64,20 @@ class Checkpoint:
             StoreError: the file cannot be written.
         """
         assert self.path is not None
+        buffer = io.BytesIO()
+        torch.save({"key": self.key, "state": state}, buffer)
         temporary = self.path.with_name(self.path.name + ".tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
-                torch.save({"key": self.key, "state": state}, file)
+                file.write(hashlib.sha256(buffer.getbuffer()).digest())
+                file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StoreError(
                 f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"
             ) from error

@@ -108,7 +108,8 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         if self.affine:
             h = h * self.weight.view(shape) + self.bias.view(shape)
         h = h.to(x.dtype)
-        return self.act(self.drop(h)) if hasattr(self, "act") and hasattr(self, "drop") else h  # timm's BatchNormAct2d
+        act, drop = getattr(self, "act", nn.Identity()), getattr(self, "drop", nn.Identity())
+        return act(drop(h))  # timm's BatchNormAct2d has both
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -128,7 +129,7 @@ def synchronise(model: nn.Module) -> None:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over processes and batch norm synchronised; itself where there is one process."""
+    """The model with gradients averaged over processes and batch norm synchronised; itself in a single process."""
     if world() == 1:
         return model
     synchronise(model)

@@ -88,7 +88,7 @@ class _Stack:
         members = [setup.initial_model(trial, splits, device) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
-        stacked, buffers = stack_module_state(members)  # type: ignore[arg-type]
+        stacked, buffers = stack_module_state(members)
         if buffers or setup.stochastic(self.model):
             raise SettingsError(f"model {first.model!r} has buffers or dropout and cannot be trained as a stack")
         self.params = {name: p.detach().clone().requires_grad_() for name, p in stacked.items()}

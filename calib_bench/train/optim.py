@@ -85,7 +85,7 @@ def _timm_schedule(name: str, total: int, per_epoch: int, warmup: int) -> Callab
         sched=name,
         num_epochs=total // per_epoch,
         decay_epochs=max(1, round(epochs / 3)),
-        decay_milestones=[math.ceil(epochs / 2), math.ceil(epochs * 3 / 4)],  # type: ignore[arg-type]
+        decay_milestones=[math.ceil(epochs / 2), math.ceil(epochs * 3 / 4)],
         decay_rate=1.0 if name == "poly" else 0.1,  # of a polynomial this is the power
         min_lr=0.0,
         warmup_lr=0.0,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from calib_bench.data.splits import Split, Splits
 from calib_bench.errors import SettingsError
+from calib_bench.train.setup import prepare
 from calib_bench.trial import Trial
 
 PROBE = 256
@@ -61,7 +62,7 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     from calib_bench.dynamics.curvature import lambda_max
 
     x, y = probe(splits.train, device)
-    found = lambda_max(model, x, y, trial.beta, head_lr=trial.head_lr)
+    found = lambda_max(model, prepare(x, trial.precision), y, trial.beta, head_lr=trial.head_lr)
     if not (math.isfinite(found.value) and found.value > 0):
         raise SettingsError(
             f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "

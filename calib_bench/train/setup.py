@@ -31,7 +31,7 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
     if splits.spec.kind == "image":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     return model
 
 
@@ -52,9 +52,9 @@ def autocast(trial: Trial, device: torch.device) -> torch.autocast:
 def stochastic(model: nn.Module) -> bool:
     """Whether the forward pass in training draws random numbers: dropout or stochastic depth at a rate above 0."""
     for module in model.modules():
-        rate = getattr(module, "dropout", 0.0) if isinstance(module, nn.RNNBase) else getattr(module, "p", 0.0)
-        if isinstance(module, nn.RNNBase | nn.modules.dropout._DropoutNd) and rate > 0:
+        names = ("dropout",) if isinstance(module, nn.RNNBase) else ("drop_prob", "drop_rate")
+        names = ("p",) if isinstance(module, nn.modules.dropout._DropoutNd) else names
+        rates = (getattr(module, name, None) for name in names)
+        if any(isinstance(rate, float | int) and rate > 0 for rate in rates):
             return True
-        if float(getattr(module, "drop_prob", None) or 0) > 0:
-            return True
-    return any(type(getattr(m, "attn_drop", None)) is float and m.attn_drop > 0 for m in model.modules())
+    return False

@@ -85,9 +85,8 @@ class _Run:
         self.optimizer = make_optimizer(trial, self.model, self.rate.value)
         self.parallel = distributed.parallel(self.model, device)
         self.draws = setup.stochastic(self.model)
-        scalar = {"device": device, "dtype": torch.float64 if trial.precision == "fp64" else torch.float32}
-        self.beta = torch.tensor(trial.beta, **scalar)
-        self.loss = Loss({name: torch.tensor(strength, **scalar) for name, strength in trial.terms.items()})
+        self.beta = self._number(trial.beta)
+        self.loss = Loss({name: self._number(strength) for name, strength in trial.terms.items()})
         self.per_epoch = splits.train.steps(trial.batch)
         self.measured = row_epochs(trial.epochs)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
@@ -98,6 +97,10 @@ class _Run:
             self._restore(saved)
         else:
             self._measure()
+
+    def _number(self, value: float) -> Tensor:
+        dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
+        return torch.tensor(value, dtype=dtype, device=self.device)
 
     def _resolve(self) -> Rate:
         if not distributed.is_main():

@@ -1,0 +1,137 @@
+"""The stacked loop against the single one, and every member against its neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import CPU, digits, kill_midway, run, same, trial
+
+from calib_bench.errors import SettingsError
+from calib_bench.train.checkpoint import Checkpoint
+from calib_bench.train.fused import fuse_key, train_fused
+from calib_bench.train.outcome import COLUMNS, Outcome
+from calib_bench.trial import Trial
+
+
+def fuse(trials: list[Trial], **options: object) -> list[Outcome]:
+    return train_fused(trials, digits(trials[0].model), device=CPU, **options)  # type: ignore[arg-type]
+
+
+def assert_close(a: Outcome, b: Outcome, tolerance: float = 1e-10) -> None:
+    for name, z in a.logits.items():
+        torch.testing.assert_close(z, b.logits[name], rtol=tolerance, atol=tolerance)
+    for name in COLUMNS:
+        if name != "seconds":
+            assert a.history[name] == pytest.approx(b.history[name], rel=tolerance, abs=tolerance, nan_ok=True), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_agrees_with_the_single_loop(optimizer: str, clip: float) -> None:
+    lr = 0.1 if optimizer == "sgd" else 0.01
+    shared = {"optimizer": optimizer, "clip": clip, "precision": "fp64", "epochs": 12, "warmup": 2.0}
+    both = "label_smoothing:0.05+confidence_penalty:0.1"
+    trials = [
+        trial(lr=lr, beta=1.0, momentum=0.5, **shared),
+        trial(lr=3 * lr, beta=0.3, objective="label_smoothing:0.1", weight_decay=0.1, **shared),
+        trial(lr=lr, beta=4.0, seed=3, head_lr=2.0, head_init=0.5, **shared),
+        trial(lr=lr, lr_unit="lr_eff", objective=both, weight_decay=0.0, **shared),
+        trial(lr=lr, objective="confidence_penalty:0.2", head_lr=0.25, **shared),
+        trial(lr=lr, objective="label_smoothing:0.3", seed=3, **shared),
+    ]
+    for one, got in zip(trials, fuse(trials), strict=True):
+        assert got.trial == one
+        assert got.facts["mode"] == "fused"
+        assert_close(got, run(one))
+
+
+def test_agrees_with_the_single_loop_without_momentum_and_in_relative_rates() -> None:
+    shared = {"momentum": 0.0, "precision": "fp64", "lr_unit": "lr_rel", "schedule": "step", "epochs": 25}
+    trials = [trial(lr=r, beta=b, seed=s, **shared) for r in (0.1, 0.5) for b in (0.1, 3.0) for s in (0, 1)]
+    for one, got in zip(trials, fuse(trials), strict=True):
+        assert_close(got, run(one))
+
+
+@pytest.mark.parametrize("model", ["cnn_4_6", "wrn_10_1_nonorm", "mlp_8_8_nobias"])
+def test_agrees_with_the_single_loop_for_other_models(model: str) -> None:
+    shared = {"model": model, "precision": "fp64", "epochs": 2, "lr": 0.02}
+    trials = [trial(beta=1.0, **shared), trial(beta=2.0, seed=1, **shared)]
+    for one, got in zip(trials, fuse(trials), strict=True):
+        assert_close(got, run(one), 1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_member_does_not_depend_on_its_neighbours(optimizer: str) -> None:
+    shared = {"model": "mlp_128_128", "epochs": 3, "clip": 1.0, "optimizer": optimizer}
+    one = trial(lr=0.02, seed=2, objective="label_smoothing:0.1", **shared)
+    alone = fuse([one])[0]
+    others = [
+        trial(lr=0.001 * (1 + i), beta=1.0 + i, seed=i % 4, objective=text, **shared)
+        for i in range(16)
+        for text in ("cross_entropy", "confidence_penalty:0.1")
+    ]
+    for size in (1, 2, 6, 32):
+        stack = [*others[: size // 2], one, *others[size // 2 : size]]
+        assert same(fuse(stack)[size // 2], alone)
+
+
+def test_one_divergence_leaves_the_others_bit_equal() -> None:
+    good = [trial(beta=beta, seed=seed) for beta in (0.5, 3.0) for seed in (0, 1)]
+    told: list[int] = []
+    got = fuse([*good[:2], trial(lr=1e30), *good[2:]], progress=told.append)
+    bad = got.pop(2)
+    assert bad.status == "diverged"
+    assert bad.logits == {}
+    assert bad.facts["diverged_step"] == run(trial(lr=1e30)).facts["diverged_step"]
+    assert bad.history["epoch"] == [0]
+    assert all(same(a, b) for a, b in zip(got, fuse(good), strict=True))
+    assert sum(told) == 5 * 4 * 4
+
+
+def test_a_stack_that_diverges_whole_stops() -> None:
+    told: list[int] = []
+    got = fuse([trial(lr=1e30, seed=seed) for seed in range(2)], progress=told.append)
+    assert [one.status for one in got] == ["diverged"] * 2
+    assert sum(told) == 2 * 4 * 4
+
+
+VICTIMS = [trial(epochs=150, beta=beta, seed=seed) for beta in (0.5, 3.0) for seed in (0, 1)]
+
+
+def victim(path: Path) -> None:
+    fuse(VICTIMS, checkpoint=path, checkpoint_seconds=0)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    kill_midway("test_fused", path, after=0.3)
+    told: list[int] = []
+    resumed = fuse(VICTIMS, checkpoint=path, progress=told.append)
+    assert 0 < told[0] < sum(told) == 4 * 600
+    assert all(same(a, b) for a, b in zip(resumed, fuse(VICTIMS), strict=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_other_members_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, ones = tmp_path / "checkpoint.pt", [trial(epochs=2), trial(epochs=2, seed=1)]
+    Checkpoint(path, "another", 0).save({"step": 3})
+    got = fuse(ones, checkpoint=path, checkpoint_seconds=1e9)
+    assert "belongs to another run" in caplog.text
+    assert all(same(a, b) for a, b in zip(got, fuse(ones), strict=True))
+
+
+def test_fuse_key_joins_what_differs_in_numbers_alone() -> None:
+    key = fuse_key(trial())
+    numbers = {"beta": 7.0, "lr": 2.0, "lr_unit": "lr_rel", "objective": "label_smoothing:0.1", "seed": 9}
+    numbers |= {"momentum": 0.5, "weight_decay": 0.0, "head_lr": 2.0, "head_init": 2.0}
+    assert all(fuse_key(trial(**{name: value})) == key is not None for name, value in numbers.items())
+    apart = {"momentum": 0.0, "optimizer": "adam", "epochs": 5, "batch": 30, "split": 1, "clip": 1.0, "model": "mlp_8"}
+    assert all(fuse_key(trial(**{name: value})) not in (key, None) for name, value in apart.items())
+    alone = {"precision": "bf16", "pretrained": True, "optimizer": "timm/lamb", "model": "gru_8"}
+    assert all(fuse_key(trial(**{name: value})) is None for name, value in alone.items())
+    assert fuse_key(trial(model="cnn_4")) is None
+    assert fuse_key(trial(model="cnn_4"), "cuda") is not None
+    with pytest.raises(SettingsError, match="one stack"):
+        fuse([trial(), trial(batch=30)])

@@ -1,0 +1,104 @@
+"""Stored logits to numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import make
+
+from calib_bench import discover, tuning
+from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
+from calib_bench.metrics import accuracy, ece, log_loss
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    words = ("beta=0.1,1", "objective=cross_entropy", "seed=0..3", "tune_seeds=2")
+    return make(tmp_path_factory.mktemp("measure") / "run", *words, diverged={(0.1, 3)})
+
+
+@pytest.fixture(scope="module")
+def arms(run: tuple[Store, Settings]) -> list[tuning.Arm]:
+    store, settings = run
+    return tuning.arms(settings, store.scores(settings.select))
+
+
+@pytest.fixture(scope="module")
+def low(run: tuple[Store, Settings], arms: list[tuning.Arm]) -> Measures:
+    return measure_arm(run[0], arms[0], discover.calibrators(("temperature_scaling", "isotonic")))
+
+
+def test_rows_are_trials_times_methods_and_diverged_trials_are_counted(low: Measures) -> None:
+    assert (low.seeds, low.diverged, low.missing) == ((0, 1, 2), (3,), ())
+    assert list(low.frame[["seed", "method"]].itertuples(index=False, name=None)) == [
+        (seed, method) for seed in range(3) for method in (RAW, "temperature_scaling", "isotonic")
+    ]
+
+
+def test_raw_probabilities_are_those_of_beta_times_the_stored_logits(
+    run: tuple[Store, Settings], arms: list[tuning.Arm], low: Measures
+) -> None:
+    trial = arms[0].trials[1]
+    Z, y = 0.1 * run[0].logits(trial)["test"].double(), run[0].labels(trial)["test"]
+    row = low.frame.query("seed == 1 and method == 'raw'").iloc[0]
+    for name, oracle in (("log_loss", log_loss), ("ece", ece), ("accuracy", accuracy)):
+        assert row[name] == pytest.approx(float(oracle(Z, y)), abs=1e-12)
+
+
+def test_examples_average_to_the_table(low: Measures) -> None:
+    columns = dict(zip(PER_EXAMPLE, ("log_loss", "brier", "accuracy", "mean_confidence"), strict=True))
+    for method, scores in low.examples.items():
+        rows = low.frame[low.frame.method == method]
+        for name, column in columns.items():
+            assert scores[name].shape == (3, 120)
+            np.testing.assert_allclose(scores[name].mean(1), rows[column], atol=1e-12)
+        assert set(scores) == set(PER_EXAMPLE)
+
+
+def test_kappa_is_the_temperature_of_beta_z(run: tuple[Store, Settings], arms: list[tuning.Arm], low: Measures) -> None:
+    trial = arms[0].trials[0]
+    Z, y = 0.1 * run[0].logits(trial)["calibration"].double(), run[0].labels(trial)["calibration"]
+    kappa = low.frame.loc[(low.frame.seed == 0) & (low.frame.method == REPAIRED), "kappa"].item()
+    grid = torch.linspace(0.9, 1.1, 201, dtype=torch.float64) * kappa
+    losses = torch.stack([log_loss(Z / t, y) for t in grid])
+    assert abs(grid[losses.argmin()] / kappa - 1) < 2e-3
+
+
+def test_rescaled_logits_change_kappa_alone(run: tuple[Store, Settings], arms: list[tuning.Arm], low: Measures) -> None:
+    doubled = measure_arm(run[0], arms[0], discover.calibrators(("temperature_scaling",)), scale=2.0)
+    kappas = [m.frame.loc[m.frame.method == REPAIRED, "kappa"].to_numpy() for m in (doubled, low)]
+    np.testing.assert_allclose(kappas[0], 2 * kappas[1], rtol=1e-8)
+    repaired = [m.examples[REPAIRED]["log_loss"] for m in (doubled, low)]
+    torch.testing.assert_close(*repaired, atol=1e-8, rtol=0)
+    assert torch.equal(doubled.examples[RAW]["correct"], low.examples[RAW]["correct"])
+
+
+def test_reliability_pools_seeds(low: Measures) -> None:
+    bins = low.reliability[low.reliability.method == RAW]
+    assert bins["count"].sum() == 3 * 120
+    assert (bins["accuracy"] * bins["count"]).sum() / 360 == pytest.approx(low.examples[RAW]["correct"].mean().item())
+    assert bins["confidence"].between(bins["bin"] / 15, (bins["bin"] + 1) / 15).all()
+
+
+def test_the_null_beside_ece(low: Measures) -> None:
+    frame = low.frame.set_index(["seed", "method"])
+    assert frame["ece_null"].notna().groupby("method").all().to_dict() == {RAW: True, REPAIRED: True, "isotonic": False}
+    assert (frame.xs(RAW, level="method")["ece_p"] < 0.01).all()
+
+
+@pytest.mark.slow
+def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
+    words = ("beta=1", "objective=cross_entropy", "seed=0..4", "lr=0.1")
+    store, settings = make(tmp_path / "run", *words, test=997, classes=10)
+    (arm,) = tuning.arms(settings, store.scores(settings.select))
+    calibrators = discover.calibrators()
+    measure_arm(store, arm, calibrators)
+    start = time.process_time()
+    measure_arm(store, arm, calibrators)
+    assert 21 * (time.process_time() - start) < 60

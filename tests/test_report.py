@@ -1,0 +1,192 @@
+"""The report: what it writes, that it stands alone, and that names cannot break it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import make
+
+from calib_bench import discover
+from calib_bench.report import build, figures, html, tables
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+from calib_bench.study import Analysis, Study, Table
+
+EVIL = "<script>alert('x & y')</script>$_{%#"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings, Path]:
+    words = ("beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibrator=temperature_scaling")
+    store, settings = make(tmp_path_factory.mktemp("report") / "run", *words, class_names=(EVIL, "b", "c", "d"))
+    return store, settings, build(store, discover.study("separation"), settings)
+
+
+class Page(HTMLParser):
+    """Checks that elements nest and collects what the page would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "data", "action")]
+        self.ids += [v or "" for k, v in attrs if k == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
+    folder = run[2].parent
+    assert run[2] == run[0].path / "report" / "report.html"
+    study = discover.study("separation")
+    drawn = {p.name for p in (folder / "figures").iterdir()}
+    assert drawn == {f"{name}.{suffix}" for name in study.figures for suffix in ("png", "svg", "pdf")}
+    names = {p.name for p in (folder / "tables").iterdir()}
+    assert {"separation.csv", "separation.tex", "separation.md", "baselines.csv", "rates.csv", "trials.csv"} <= names
+    assert not list(folder.rglob(".*"))
+
+
+def test_the_page_stands_alone(run: tuple[Store, Settings, Path]) -> None:
+    text = run[2].read_text()
+    page = Page(text)
+    assert "://" not in text
+    assert "@import" not in text
+    assert {"script", "iframe", "link", "object", "img"}.isdisjoint(page.tags)
+    local = [target for target in page.fetched if not target.startswith("#")]
+    assert local
+    assert all((run[2].parent / target).is_file() for target in local)
+    assert len(page.ids) == len(set(page.ids))
+    assert {target[1:] for target in page.fetched if target.startswith("#")} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
+
+
+def test_names_are_escaped_everywhere(run: tuple[Store, Settings, Path]) -> None:
+    text = run[2].read_text()
+    assert "&lt;script&gt;alert" in text
+    assert "<script" not in text
+
+
+def test_a_hostile_task_name_survives_figures_tables_and_page(run: tuple[Store, Settings, Path]) -> None:
+    frame = pd.DataFrame({"model": [EVIL], "x": [1.0], "x_low": [0.5], "x_high": [1.5]})
+    table = Table(EVIL, frame, EVIL, paper=True)
+    analysis = Analysis((EVIL,), {"t": table}, (EVIL,))
+
+    def draw(_: Analysis) -> object:
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.subplots().set_title(EVIL)
+        return figure
+
+    study = Study(EVIL, lambda *_: [], lambda *_: analysis, {"f": draw})  # type: ignore[arg-type, dict-item]
+    with figures.style():
+        svg = figures.render(study.figures["f"](analysis))["svg"].decode()
+    settings = run[1].model_copy(update={"task": EVIL})
+    text = html.page(study, settings, analysis, {"f": svg}, {"command": EVIL, "nested": {EVIL: [EVIL]}})
+    Page(text)
+    assert "<script" not in text
+    assert "<script" not in svg
+    latex = tables.latex(table)
+    assert r"\textless{}script\textgreater{}" in latex
+    (caption,) = re.findall(r"caption\{(.*)\}", latex)
+    assert not re.search(r"(?<!\\)[_%#&$]", caption)
+
+
+def test_the_same_store_gives_the_same_bytes(run: tuple[Store, Settings, Path]) -> None:
+    store, settings, path = run
+    before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
+    build(Store(store.path, "read"), discover.study("separation"), settings)
+    changed = [p.name for p, content in before.items() if p.read_bytes() != content]
+    assert changed == []
+
+
+def test_csv_reads_back_exactly(run: tuple[Store, Settings, Path]) -> None:
+    frame = discover.study("separation").analyse(run[1], run[0]).tables["separation"].frame
+    back = pd.read_csv(run[2].parent / "tables" / "separation.csv", float_precision="round_trip")
+    assert back["log_loss_dyn"].tolist() == frame["log_loss_dyn"].tolist()
+    assert list(back.columns) == list(frame.columns)
+
+
+@given(st.floats(-1e3, 1e3), st.floats(1e-7, 1e3))
+def test_an_estimate_is_right_to_a_hundredth_of_its_half_width(mean: float, half: float) -> None:
+    text = tables.estimate(mean, mean - half, mean + half).replace("−", "-")
+    shown = [float(part) for part in re.findall(r"-?[\d.]+", text)]
+    for value, told in zip((mean, mean - half, mean + half), shown, strict=True):
+        assert abs(value - told) <= max(0.051 * half, 5.1e-7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (math.nan, "–"), (math.inf, "inf"), (3, "3"), (True, "True"), (-0.12345, "−0.1235"), ("a", "a")],
+)
+def test_lone_values(value: object, text: str) -> None:
+    assert tables.number(value) == text
+
+
+def test_siblings_fold_and_stars_are_for_adjusted_p() -> None:
+    frame = pd.DataFrame(
+        {
+            "beta": [0.1, 1.0, 10.0],
+            "empty": [None, None, None],
+            "x": [1.0, 2.0, math.nan],
+            "x_low": [0.9, 1.5, math.nan],
+            "x_high": [1.1, 2.5, math.nan],
+            "x_p": [0.01, 0.04, math.nan],
+            "x_holm": [0.02, 0.08, math.nan],
+        }
+    )
+    headers, rows = tables.cells(frame)
+    assert headers == ["beta", "x"]
+    assert rows == [["0.1", "1.00 [0.90, 1.10]*"], ["1", "2.00 [1.50, 2.50]"], ["10", "–"]]
+    assert len(next(csv.reader(io.StringIO(tables.csv(Table("t", frame)))))) == 7
+
+
+def test_latex_is_balanced_and_aligned(run: tuple[Store, Settings, Path]) -> None:
+    text = (run[2].parent / "tables" / "separation.tex").read_text()
+    (align,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
+    body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 2
+    assert {line.count(" & ") + 1 for line in lines} == {len(align)}
+    assert text.isascii()
+    for name in ("table", "tabular"):
+        assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
+
+
+def test_markdown_has_one_cell_a_column(run: tuple[Store, Settings, Path]) -> None:
+    text = (run[2].parent / "tables" / "separation.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_a_long_table_is_cut_on_the_page_and_says_so(run: tuple[Store, Settings, Path]) -> None:
+    table = Table("long", pd.DataFrame({"n": range(html.MOST_ROWS + 5)}))
+    study = discover.study("separation")
+    text = html.page(study, run[1], Analysis(("v",), {"long": table}), {}, {})
+    assert text.count("<tr>") == html.MOST_ROWS + 1
+    assert f"first {html.MOST_ROWS} of {html.MOST_ROWS + 5} rows" in text

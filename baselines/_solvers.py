@@ -60,11 +60,14 @@ def log_odds(Z_NK: Tensor) -> Tensor:
     Exact also where p_k rounds to 0 or 1, and unchanged by a shift of a row.
     """
     Z = Z_NK.double()
+    if Z.shape[1] == 2:  # exactly, so that ties stay ties
+        return Z - Z.flip(1)
     top_N1, arg_N1 = Z.max(1, keepdim=True)
+    Z = Z - top_N1
     others_N1 = Z.scatter(1, arg_N1, -torch.inf).logsumexp(1, keepdim=True)
-    logp_NK = Z - torch.logaddexp(top_N1, others_N1)
-    odds = logp_NK - torch.log1p(-logp_NK.exp().clamp(max=0.75))
-    return odds.scatter_(1, arg_N1, top_N1 - others_N1)
+    logp_NK = Z - torch.logaddexp(torch.zeros_like(others_N1), others_N1)
+    odds = logp_NK - torch.log1p(-logp_NK.exp().clamp(max=0.75))  # below the top, p_k <= 1/2
+    return odds.scatter_(1, arg_N1, -others_N1)
 
 
 def mix_uniform(q_NK: Tensor, share: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ The score x_k is the log odds of class k, z_k - logsumexp of the other logits. F
 sigmoid(a (z1 - z0) + b), whose sum over the classes is one; for K > 2 the rows are normalized (Zadrozny & Elkan, 2002).
 
 With Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite on separable
-data. A prior of precision 1e-6 on (a - 1) times the scores' root mean square, in units of total log loss, decides a
-where the scores are constant.
+data. A prior of precision 1e-6, in units of total log loss, on a times the scores' standard deviation decides a where
+the scores are constant.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def fit_platt(Z_NK: Tensor, y_N: Tensor, steps: int = 50) -> Params:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     x_NK = log_odds(checked(Z_NK, y_N))
-    unit_K = x_NK.square().mean(0).sqrt()
-    unit_K = torch.where(unit_K > 0, unit_K, 1.0)
-    x_NK = x_NK / unit_K
+    centre_K, unit_K = x_NK.mean(0), x_NK.std(0, correction=0)
+    unit_K = torch.where(unit_K > 1e-12 * (1 + centre_K.abs()), unit_K, 1.0)  # else constant but for rounding
+    x_NK = (x_NK - centre_K) / unit_K
     count_K = torch.bincount(y_N, minlength=x_NK.shape[1]).double()
     t_NK = (1 / (len(y_N) - count_K + 2)).repeat(len(y_N), 1)
     t_NK[torch.arange(len(y_N)), y_N] = ((count_K + 1) / (count_K + 2))[y_N]
 
     def loss(a_K: Tensor, b_K: Tensor) -> Tensor:
         f_NK = a_K * x_NK + b_K
-        return (softplus(f_NK) - t_NK * f_NK).sum(0) + RIDGE / 2 * (a_K - unit_K).square()
+        return (softplus(f_NK) - t_NK * f_NK).sum(0) + RIDGE / 2 * a_K.square()
 
-    a_K, b_K = unit_K.clone(), torch.zeros_like(unit_K)
+    a_K, b_K = torch.zeros_like(unit_K), t_NK.mean(0).logit()
     value_K = loss(a_K, b_K)
     for _ in range(steps):  # Newton on K problems of two unknowns at once, each with its own step halving
         p_NK = torch.sigmoid(a_K * x_NK + b_K)
         r_NK, w_NK = p_NK - t_NK, p_NK * (1 - p_NK)
-        g_a, g_b = (r_NK * x_NK).sum(0) + RIDGE * (a_K - unit_K), r_NK.sum(0)
+        g_a, g_b = (r_NK * x_NK).sum(0) + RIDGE * a_K, r_NK.sum(0)
         wx_NK = w_NK * x_NK
         h_aa, h_ab, h_bb = (wx_NK * x_NK).sum(0) + RIDGE, wx_NK.sum(0), w_NK.sum(0) + 1e-12
         determinant = (h_aa * h_bb - h_ab.square()).clamp(min=1e-300)
@@ -63,7 +63,7 @@ def fit_platt(Z_NK: Tensor, y_N: Tensor, steps: int = 50) -> Params:
         value_K = loss(a_K, b_K)
         if (worse | (decrement <= 1e-12)).all():
             break
-    return {"slope": a_K / unit_K, "intercept": b_K}
+    return {"slope": a_K / unit_K, "intercept": b_K - a_K / unit_K * centre_K}
 
 
 def apply_platt(params: Params, Z_NK: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def resolve(settings: Settings) -> Settings:
     discover.study(settings.study)
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
     for model in chosen:
-        models.check(model)
+        models.check_exists(model)
     seeds, tune_seeds = _seeds(settings, task)
     pretrained = settings.pretrained
     objective = settings.objective or (task.objectives[:1] if pretrained else task.objectives)

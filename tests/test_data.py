@@ -92,7 +92,7 @@ def rows_of(x: Any) -> list[tuple[Any, ...]]:
 
 
 def train(split: Split, **fields: Any) -> list[tuple[list[Any], list[int]]]:
-    options = {"seed": 3, "epoch": 1, "batch": 6, "device": CPU} | fields
+    options: dict[str, Any] = {"seed": 3, "epoch": 1, "batch": 6, "device": CPU} | fields
     return [(rows_of(x), y.tolist()) for x, y in split.train_batches(**options)]
 
 
@@ -165,7 +165,7 @@ def test_carve_is_disjoint_and_of_the_size_asked(
 
 def test_carve_depends_on_the_split_seed_and_task_alone() -> None:
     def rows(**fields: Any) -> list[int]:
-        options = {"task": "a", "split": 0, "limit": None} | fields
+        options: dict[str, Any] = {"task": "a", "split": 0, "limit": None} | fields
         return carve(CARVE, 100, 10, **options)["selection"].tolist()
 
     assert rows() == rows()
@@ -327,7 +327,7 @@ def test_texts_learn_their_words_from_the_training_split_alone(tmp_path: Path) -
     splits = load(Request("toy", data=root))
     check_contract(splits.train)
     assert splits.class_names == ("no", "yes")
-    assert splits.spec.vocabulary == 2 + 4 + len(splits.train)
+    assert splits.spec.vocabulary == 2 + 2 + len(splits.train)
     for name in ("train", "selection", "calibration", "test"):
         split = splits[name]
         assert isinstance(split, TextSplit)
@@ -339,7 +339,7 @@ def test_texts_learn_their_words_from_the_training_split_alone(tmp_path: Path) -
     limited = load(Request("toy", data=root, limit=4))
     assert len(limited.train) == len(limited.test) == 4
     assert limited.notes["limit"]
-    assert limited.spec.vocabulary == 2 + 4 + 4
+    assert limited.spec.vocabulary == 2 + 2 + 4
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -73,6 +73,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"rank{rank}", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn", "batch norm"])
 def test_two_processes_equal_one(ranks: list[dict], name: str) -> None:
     alone = run(TRIALS[name])
@@ -87,6 +88,7 @@ def test_two_processes_equal_one(ranks: list[dict], name: str) -> None:
                 assert got["history"][column] == expected, column
 
 
+@pytest.mark.slow
 def test_divergence_is_agreed_upon(ranks: list[dict]) -> None:
     alone = run(TRIALS["diverges"])
     for rank in ranks:

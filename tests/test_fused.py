@@ -104,6 +104,7 @@ def victim(path: Path) -> None:
     fuse(VICTIMS, checkpoint=path, checkpoint_seconds=0)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     kill_midway("test_fused", path, after=0.3)

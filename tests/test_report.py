@@ -190,3 +190,16 @@ def test_a_long_table_is_cut_on_the_page_and_says_so(run: tuple[Store, Settings,
     text = html.page(study, run[1], Analysis(("v",), {"long": table}), {}, {})
     assert text.count("<tr>") == html.MOST_ROWS + 1
     assert f"first {html.MOST_ROWS} of {html.MOST_ROWS + 5} rows" in text
+
+
+def test_the_terminal_table_fits_eighty_columns(run: tuple[Store, Settings, Path]) -> None:
+    from rich.console import Console
+
+    table = discover.study("separation").analyse(run[1], run[0]).tables["separation"]
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    console.print(tables.rich_table(table))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    total = table.frame["log_loss_total"].iloc[0]
+    assert f"{total:.2f}" in text
+    assert "±" in text

@@ -53,7 +53,7 @@ def put(where: Store, seed: int = 0, status: str = "done") -> None:
     where.write(outcome(seed, status), DATA, {"selection": {"log_loss": 1.0 + seed}} if status == "done" else {})
 
 
-@pytest.fixture()
+@pytest.fixture
 def filled(tmp_path: Path) -> Store:
     made = Store(tmp_path / "run")
     for seed in range(3):

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import calib_bench.tasks
 import pytest
 import torch
 
+import calib_bench.tasks
 from calib_bench.data.carve import carve
 from calib_bench.data.splits import Request, Splits
 from calib_bench.data.stream import StreamSplit
@@ -258,6 +258,22 @@ def test_imagenet_follows_the_model(data_root: Path) -> None:
     assert splits.notes["preprocess"] == "224 x 224, bicubic, centre crop 0.95"
     assert splits.notes["classes"] == "subset: 20 of 1,000 classes, not ILSVRC/imagenet-1k"
     assert load("imagenet", model="timm/tf_efficientnet_b3", limit=4).spec.shape == (3, 300, 300)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_streaming_takes_constant_memory(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    monkeypatch.setenv("CALIB_BENCH_LOADERS", "1")
+    split = load("imagenet", model="resnet").train
+    used = []
+    for step, _ in enumerate(split.train_batches(seed=0, epoch=0, batch=32, device=CPU)):
+        if step in (10, 80):
+            used.append(psutil.Process().memory_full_info().uss)
+        if step == 80:
+            break
+    assert used[1] - used[0] < 100e6, "70 batches of 19 MB as float32"
 
 
 def test_imagenet_carves_what_the_paper_sizes_need() -> None:

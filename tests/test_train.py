@@ -279,6 +279,7 @@ def victim(path: Path) -> None:
     run(VICTIM_TRIAL, checkpoint=path, checkpoint_seconds=0)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     kill_midway("test_train", path, after=0.2)

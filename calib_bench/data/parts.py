@@ -165,7 +165,9 @@ def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
     files: list[Path] = []
     labels: list[int] = []
     for index, class_name in enumerate(names):
-        inside = sorted(path for path in folder.glob(f"{class_name}/*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if class_name not in found:
+            continue
+        inside = sorted(path for path in (folder / class_name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         files += inside
         labels += [index] * len(inside)
     if not files:
@@ -180,9 +182,8 @@ def _encoded(files: list[Path]) -> np.ndarray:
 def unreadable(file: Path, error: Exception) -> DataError:
     """The error for a parquet file that cannot be read."""
     size = file.stat().st_size if file.exists() else 0
-    what = (
-        "empty (0 bytes)" if size == 0 else f"truncated or not parquet ({size:,} bytes; {' '.join(str(error).split())})"
-    )
+    why = " ".join(str(error).split())
+    what = "empty (0 bytes)" if size == 0 else f"truncated or not parquet ({size:,} bytes; {why})"
     return DataError(f"{file} is {what}. Fetch it again.")
 
 

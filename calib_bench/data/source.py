@@ -136,8 +136,9 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
 
 def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
     """The split in `root`: parquet files, else class folders."""
+    parquet = sorted([*root.glob("*.parquet"), *root.glob("*/*.parquet")])
     for alias in ALIASES.get(split, (split,)):
-        files = [file for file in sorted(root.rglob("*.parquet")) if _belongs(file.relative_to(root), alias)]
+        files = [file for file in parquet if _belongs(file.relative_to(root), alias)]
         if files:
             return parquet_part(split, files, hub.input, hub.label)
         if (root / alias).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from collections.abc import Iterator
@@ -202,4 +203,13 @@ class StreamSplit:
         for batch in loader:
             if isinstance(batch, DataError):
                 raise batch
-            yield normalized(batch.to(device, non_blocking=True), self.normalize)
+            out = _unpooled(batch.shape) if device.type == "cpu" else None
+            yield normalized(batch.to(device, non_blocking=True), self.normalize, out)
+
+
+def _unpooled(shape: torch.Size) -> Tensor:
+    """An uninitialized float32 tensor in pages of its own, which go back to the system with it.
+
+    Batches of tens of megabytes taken from glibc's heap fragment it: it grows by a batch a step.
+    """
+    return torch.frombuffer(mmap.mmap(-1, 4 * shape.numel()), dtype=torch.float32).view(shape)

@@ -39,13 +39,17 @@ def whole_batches(order_N: Tensor, batch: int) -> Tensor:
     return order_N[: len(order_N) // batch * batch].view(-1, batch)
 
 
-def normalized(x: Tensor, normalize: Normalize | None) -> Tensor:
-    """x as float32, channels (axis -3) centred and scaled; uint8 counts as pixels, and becomes [0, 1] first."""
+def normalized(x: Tensor, normalize: Normalize | None, out: Tensor | None = None) -> Tensor:
+    """x as float32, channels (axis -3) centred and scaled; uint8 counts as pixels, and becomes [0, 1] first.
+
+    `out`, float32 and of the shape of x, takes the result where it is given.
+    """
     scale = 255.0 if x.dtype == torch.uint8 else 1.0
+    out = x.to(torch.float32, copy=True) if out is None else out.copy_(x)
     if normalize is None:
-        return x.float() / scale
+        return out.div_(scale)
     mean, std = _channels(normalize, scale, x.device)
-    return (x - mean) / std
+    return out.sub_(mean).div_(std)
 
 
 @lru_cache(maxsize=32)
@@ -55,7 +59,7 @@ def _channels(normalize: Normalize, scale: float, device: torch.device) -> tuple
     return mean.to(device), std.to(device)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TensorSplit:
     """Rows `rows` of a tensor in memory.
 
@@ -76,8 +80,7 @@ class TensorSplit:
     _rows: Resident = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_labels", Resident(self.labels))
-        object.__setattr__(self, "_rows", Resident(self.rows))
+        self._labels, self._rows = Resident(self.labels), Resident(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)

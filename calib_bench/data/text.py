@@ -59,7 +59,7 @@ def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, n
     return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class TextSplit:
     """Rows `rows` of texts in memory.
 
@@ -78,7 +78,7 @@ class TextSplit:
     """int64 [N], on the CPU."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lengths", self.offsets[self.rows + 1] - self.offsets[self.rows])
+        self.lengths = self.offsets[self.rows + 1] - self.offsets[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -64,7 +64,15 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
 
 def per_row(f: Callable[[Tensor, Tensor], Tensor], logp: Tensor, y: Tensor) -> Tensor:
     """f (logp [R, K], y [R]) -> [R], block by block; the results as [..., N]."""
-    return torch.cat([f(block.logp, block.y) for block in rows(logp, y)]).reshape(logp.shape[:-1])
+    out = per_row_store(logp)
+    for start, block, y_R in rows(logp, y):
+        out.view(-1)[start : start + len(y_R)] = f(block, y_R)
+    return out
+
+
+def per_row_store(logp: Tensor) -> Tensor:
+    """Room for one float64 per row, [..., N], made before the pass: results kept between blocks fragment memory."""
+    return torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device)
 
 
 def _log_loss(logp_RK: Tensor, y_R: Tensor) -> Tensor:
@@ -116,10 +124,12 @@ def correct_n(logp: Tensor, y: Tensor) -> Tensor:
 
 def top_label(logp: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """`confidence_n` and `correct_n` in one pass."""
-    tops = [(block.logp.max(-1), block.y) for block in rows(logp, y)]
-    confidence = torch.cat([top.values.exp() for top, _ in tops])
-    correct = torch.cat([(top.indices == labels).double() for top, labels in tops])
-    return confidence.reshape(logp.shape[:-1]), correct.reshape(logp.shape[:-1])
+    confidence, correct = per_row_store(logp), per_row_store(logp)
+    for start, block, y_R in rows(logp, y):
+        top, predicted = block.max(-1)
+        confidence.view(-1)[start : start + len(y_R)] = top.exp()
+        correct.view(-1)[start : start + len(y_R)] = predicted == y_R
+    return confidence, correct
 
 
 def confidence_n(logp: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from calib_bench.metrics.binned import (
@@ -14,7 +13,7 @@ from calib_bench.metrics.binned import (
     equal_width,
 )
 from calib_bench.metrics.risk import risk_area
-from calib_bench.metrics.scores import Examples, examples, rows
+from calib_bench.metrics.scores import Examples, examples, per_row_store, rows
 
 
 def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
@@ -28,16 +27,17 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     Raises:
         UserError: shapes do not match, a label is out of range, or the logits contain NaN or +inf.
     """
-    parts: list[Examples] = []
-    positive: list[Tensor] = []
+    e = Examples(*(per_row_store(logp) for _ in Examples._fields))
+    positive = per_row_store(logp) if logp.shape[-1] == 2 else None
     classwise = ClasswiseSums(logp, bins)
     for start, block, y_R in rows(logp, y):
         p_RK = block.exp()
-        parts.append(examples(block, p_RK, y_R))
-        if logp.shape[-1] == 2:
-            positive.append(p_RK[:, 1].clone())
+        here = slice(start, start + len(y_R))
+        for whole, part in zip(e, examples(block, p_RK, y_R), strict=True):
+            whole.view(-1)[here] = part
+        if positive is not None:
+            positive.view(-1)[here] = p_RK[:, 1]
         classwise.add(start, p_RK, y_R)
-    e = Examples(*(torch.cat(part).reshape(logp.shape[:-1]) for part in zip(*parts, strict=True)))
     width, mass = equal_width(e.confidence, bins), equal_mass(e.confidence, bins)
     area, excess = risk_area(e.confidence, e.correct)
     out = {
@@ -56,7 +56,7 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
         "brier_n": e.brier,
         "correct_n": e.correct,
     }
-    if positive:
-        p = torch.cat(positive).reshape(logp.shape[:-1])
-        out["ece_positive"] = binned_error(p, y.expand(p.shape).double(), equal_width(p, bins), bins)
+    if positive is not None:
+        labels = y.expand(positive.shape).double()
+        out["ece_positive"] = binned_error(positive, labels, equal_width(positive, bins), bins)
     return out

@@ -95,6 +95,18 @@ def check(name: str, kind: str | None = None) -> None:
         )
 
 
+def check_exists(name: str) -> None:
+    """Like `check`, and a timm name is looked up in timm, which imports torch.
+
+    Raises:
+        SettingsError: no such model.
+    """
+    check(name)
+    family, match = _resolve(name)
+    if family.module == "timm":
+        importlib.import_module("calib_bench.models.timm").exists(match[1])
+
+
 def fusable(name: str) -> bool:
     """Whether copies of the model can be stacked and run under torch.func.vmap: no batch-norm buffers, no RNN.
 

@@ -29,12 +29,8 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
     """
     import timm
 
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise SettingsError(f"timm has no model {architecture!r}; {_prefixed(architecture, timm.list_models())}")
-    tags = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in tags:
-        raise SettingsError(f"timm has no weights {name!r}; {_prefixed(name, [architecture, *tags])}")
+    exists(name)
+    architecture = name.partition(".")[0]
     config = timm.get_pretrained_cfg(name)
     if pretrained and config is None:
         raise UserError(f"timm has no pretrained weights for {architecture!r}; use pretrained=false")
@@ -47,6 +43,18 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
         raise UserError(
             f"timm/{name} cannot be built for images of shape {spec.shape} ({_first_line(error)}); choose another model"
         ) from error
+
+
+def exists(name: str) -> None:
+    """Raises SettingsError unless timm has this architecture and, where one is named, this set of weights."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise SettingsError(f"timm has no model {architecture!r}; {_prefixed(architecture, timm.list_models())}")
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in tags:
+        raise SettingsError(f"timm has no weights {name!r}; {_prefixed(name, [architecture, *tags])}")
 
 
 def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from calib_bench.files import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     import pandas as pd
     from rich.table import Table as RichTable
@@ -59,22 +59,24 @@ def title(column: str) -> str:
     return column.replace("_", " ")
 
 
-def cells(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def cells(
+    frame: pd.DataFrame, interval: Callable[[float, float, float], str] = estimate
+) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of text, siblings folded into their mean; columns with no value at all are left out."""
     names = [str(c) for c in frame.columns]
     folded = {f"{name}{end}" for name in names for end in _SIBLINGS}
     shown = [name for name in names if name not in folded and bool(frame[name].notna().any())]
-    rows = [[_cell(record, name) for name in shown] for record in frame.to_dict("records")]
+    rows = [[_cell(record, name, interval) for name in shown] for record in frame.to_dict("records")]
     return [title(name) for name in shown], rows
 
 
-def _cell(record: Mapping[Hashable, object], name: str) -> str:
+def _cell(record: Mapping[Hashable, object], name: str, interval: Callable[[float, float, float], str]) -> str:
     value, low, high = (record.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if not all(isinstance(v, numbers.Real) for v in (value, low, high)):
         return number(value)
     adjusted = record.get(f"{name}_holm")
     star = "*" if isinstance(adjusted, numbers.Real) and float(adjusted) < ALPHA else ""
-    return estimate(float(value), float(low), float(high)) + star  # type: ignore[arg-type]
+    return interval(float(value), float(low), float(high)) + star  # type: ignore[arg-type]
 
 
 def csv(table: Table) -> str:
@@ -139,17 +141,31 @@ def _without_constants(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def rich_table(table: Table) -> RichTable:
-    """The table for a terminal."""
+    """The table for a terminal of 80 columns: means over their intervals' half widths, constant columns below."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    headers, rows = cells(table.frame)
-    drawn = RichTable(title=Text(table.title), caption=Text(table.note), title_justify="left", caption_justify="left")
+    frame, same = _without_constants(table.frame)
+    headers, rows = cells(frame, _narrow)
+    caption = Text(" ".join(part for part in (table.note, same) if part))
+    drawn = RichTable(
+        title=Text(table.title), caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD
+    )
     for header in headers:
-        drawn.add_column(Text(header))
+        drawn.add_column(Text(header), overflow="fold")
     for row in rows:
         drawn.add_row(*map(Text, row))
     return drawn
+
+
+def _narrow(mean: float, low: float, high: float) -> str:
+    text = estimate(mean, low, high)
+    shown, bracket, _ = text.partition(" [")
+    if not bracket or not math.isclose(high - mean, mean - low, rel_tol=1e-3, abs_tol=1e-12):
+        return text.replace(" ", "\n", 1)
+    places = len(shown.partition(".")[2])
+    return f"{shown}\n±{(high - low) / 2:.{places}f}"
 
 
 def save(tables: Mapping[str, Table], folder: Path) -> None:

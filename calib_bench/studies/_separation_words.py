@@ -34,7 +34,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     families = dict.fromkeys((row["model"], row.get("variant")) for row in contrasts)
     for model, variant in families:
         rows = [row for row in known if (row["model"], row.get("variant")) == (model, variant)]
-        where = model if not variant else f"{model} ({variant})"
+        where = "" if len(families) == 1 else f"{model} ({variant}): " if variant else f"{model}: "
         sentences += _family(where, rows, settings.reference)
     return (*sentences, *_control(frames["controls"].to_dict("records")))
 
@@ -46,13 +46,13 @@ def _family(where: str, rows: list[Row], reference: float) -> list[str]:
     if betas:
         largest = max(betas, key=lambda row: abs(row["log_loss_total"]))
         change = f"training at {_listed([largest])} instead of {reference:g}"
-        sentences.append(f"{where}: over beta, test log loss changed most for {change}: {_split(largest)}")
-        sentences.append(f"{where}, over beta with cross-entropy: {_census(betas)}")
-        sentences.append(f"{where}, kappa (1 is neither over- nor underconfident): {_confidence(betas)}")
+        sentences.append(f"{where}Over beta, test log loss changed most for {change}: {_split(largest)}")
+        sentences.append(f"{where}Over beta with cross-entropy, {_census(betas)}")
+        sentences.append(f"{where}Kappa (1 is neither over- nor underconfident): {_confidence(betas)}")
     for row in others:
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
-        change = f"training with {row['objective']}{flag} instead of cross-entropy at beta={reference:g}"
-        sentences.append(f"{where}: {change} changed test log loss: {_split(row)}")
+        change = f"Training with {row['objective']}{flag} instead of cross-entropy at beta={reference:g}"
+        sentences.append(f"{where}{change} changed test log loss {_split(row)}")
     return sentences
 
 

@@ -18,6 +18,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
+from calib_bench.models.mlp import MLP
 from calib_bench.train import setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.choices import fuse_key
@@ -28,14 +29,16 @@ from calib_bench.train.outcome import (
     EVAL_BATCH,
     Outcome,
     Ticker,
+    accurate,
     environment_facts,
     first_bad,
     row_epochs,
     score,
     table,
+    tally_dtype,
 )
 from calib_bench.train.rates import Rate, resolve
-from calib_bench.train.stacked import StackedOptimizer
+from calib_bench.train.stacked import StackedOptimizer, stacked_mlp
 from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train_fused"]
@@ -102,7 +105,7 @@ class _Stack:
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
         self.before, self.began = 0.0, time.monotonic()
         self.bad_S = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
-        self.tally_3S = torch.zeros((3, len(trials)), dtype=torch.float64, device=device)
+        self.tally_3S = torch.zeros((3, len(trials)), dtype=tally_dtype(device), device=device)
         if saved:
             self._restore(saved)
         else:
@@ -172,6 +175,8 @@ class _Stack:
 
     def _forward(self, x_SB: Tensor) -> Tensor:
         """Raw logits z [S, B, K]."""
+        if isinstance(self.model, MLP):
+            return stacked_mlp(self.model, self.params, x_SB)
         return vmap(lambda params, x: functional_call(self.model, params, (x,)))(self.params, x_SB)
 
     def _update(self, x_SB: Tensor, y_SB: Tensor, epoch: int) -> None:
@@ -184,9 +189,9 @@ class _Stack:
         self.optimizer.step(grads, scale)
         self.bad_S = first_bad(self.bad_S, loss_S.detach(), self.step)
         if epoch + 1 in self.measured:
-            correct_S = (z_SBK.detach().argmax(-1) == y_SB).sum(1).double()
-            count_S = torch.full_like(correct_S, y_SB.shape[1])
-            self.tally_3S += torch.stack([loss_SB.detach().double().sum(1), correct_S, count_S])
+            correct_S = (z_SBK.detach().argmax(-1) == y_SB).sum(1)
+            sums = (loss_SB.detach().sum(1), correct_S, torch.full_like(correct_S, y_SB.shape[1]))
+            self.tally_3S += torch.stack([value.to(self.tally_3S.dtype) for value in sums])
         self.step += 1
 
     def _all_diverged(self) -> bool:
@@ -206,8 +211,8 @@ class _Stack:
     @torch.no_grad()
     def _measure(self) -> None:
         scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), self.beta_S11)
-        loss_S, correct_S, count_S = self.tally_3S
-        squares = {name: p.double().square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
+        loss_S, correct_S, count_S = accurate(self.tally_3S)
+        squares = {name: accurate(p).square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
         done = max(0, self.step - 1)
         scale = (
             factor(self.trials[0].schedule, done, self.total, self.per_epoch, self.trials[0].warmup)

@@ -69,6 +69,16 @@ def row_epochs(epochs: int) -> frozenset[int]:
     return frozenset({0, 1} | {round(1 + i * (epochs - 1) / 19) for i in range(20)})
 
 
+def accurate(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the CPU where its device has none (mps)."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def tally_dtype(device: torch.device) -> torch.dtype:
+    """What sums over an epoch's batches are kept in."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
     """Log loss (nats) and accuracy of softmax(beta z), and ||beta z||_F / sqrt(N).
 
@@ -80,7 +90,8 @@ def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
     Returns:
         float64 tensors [...].
     """
-    Z = beta.double() * z.double()
+    Z = accurate(beta) * accurate(z)
+    y_N, z = y_N.to(Z.device), z.to(Z.device)
     y = y_N.expand(Z.shape[:-1])
     return {
         "selection_log_loss": cross_entropy(Z, y).mean(-1),

@@ -21,11 +21,13 @@ from calib_bench.train.outcome import (
     EVAL_BATCH,
     Outcome,
     Ticker,
+    accurate,
     environment_facts,
     first_bad,
     row_epochs,
     score,
     table,
+    tally_dtype,
 )
 from calib_bench.train.rates import Rate, resolve
 from calib_bench.trial import Trial
@@ -92,7 +94,7 @@ class _Run:
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
         self.bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self.tally = torch.zeros(3, dtype=torch.float64, device=device)  # sum of losses, correct, examples
+        self.tally = torch.zeros(3, dtype=tally_dtype(device), device=device)  # sum of losses, correct, examples
         if saved:
             self._restore(saved)
         else:
@@ -160,9 +162,8 @@ class _Run:
         self.bad = first_bad(self.bad, loss.detach(), self.step)
         if epoch + 1 in self.measured:
             correct = (z_BK.detach().argmax(-1) == y).sum()
-            self.tally += torch.stack(
-                [loss_B.detach().double().sum(), correct.double(), correct.new_tensor(len(y)).double()]
-            )
+            sums = (loss_B.detach().sum(), correct, correct.new_full((), len(y)))
+            self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
         self.step += 1
 
     def _factor(self, step: int) -> float:
@@ -182,7 +183,7 @@ class _Run:
         y_N = self.splits.selection.labels.to(self.device)
         scores = score(self.predict("selection"), y_N, self.beta)
         loss, correct, count = distributed.total(self.tally).tolist()
-        squares = {name: p.detach().double().square().sum() for name, p in self.model.named_parameters()}
+        squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         head = {id(p) for p in models.head(self.model).parameters()}
         of_head = [squares[name] for name, p in self.model.named_parameters() if id(p) in head]
         self.rows.append(

@@ -7,10 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from calib_bench.models.mlp import MLP
 from calib_bench.train.optim import ADAM_BETA2, ADAM_EPS, adam_beta1
 from calib_bench.trial import Trial
+
+
+def stacked_mlp(model: MLP, params: Mapping[str, Tensor], x_SB: Tensor) -> Tensor:
+    """What vmap over the copies computes, in fewer and cheaper operations: x [S, B, ...] -> logits [S, B, K]."""
+    h_SBD = x_SB.flatten(2)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            h_SBD = torch.bmm(h_SBD, params[f"{name}.weight"].transpose(1, 2))
+            if layer.bias is not None:
+                h_SBD = h_SBD.add_(params[f"{name}.bias"].unsqueeze(1))
+        elif isinstance(layer, nn.ReLU):
+            h_SBD = h_SBD.relu_()
+    return h_SBD
 
 
 class StackedOptimizer:

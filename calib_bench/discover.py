@@ -15,7 +15,11 @@ from calib_bench.errors import SettingsError, nearest
 from calib_bench.study import Study
 from calib_bench.task import Task
 
-_CONSTANTS = {"tasks": ("TASK", Task), "baselines": ("BASELINE", (Objective, Calibrator)), "studies": ("STUDY", Study)}
+_CONSTANTS: dict[str, tuple[str, Any]] = {
+    "tasks": ("TASK", Task),
+    "baselines": ("BASELINE", (Objective, Calibrator)),
+    "studies": ("STUDY", Study),
+}
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 
 

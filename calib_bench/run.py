@@ -21,6 +21,7 @@ from calib_bench.store import Store
 if TYPE_CHECKING:
     from calib_bench.data.splits import Splits
     from calib_bench.study import Analysis, Study
+    from calib_bench.trial import Trial
 
 ASK_ABOVE_HOURS = 24.0
 

@@ -270,7 +270,7 @@ class Store:
             if known["digest"] != splits.digest:
                 raise DataError(
                     f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, differs "
-                    f"from it (digests {known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
+                    f"from it ({known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
                     f"not mix; give another folder with out="
                 )
             return data

@@ -68,7 +68,7 @@ def test_words_round_trip(beta: list[float], seed: list[int], unit: str, pretrai
     ],
 )
 def test_bad_words_are_errors_that_help(word: str, hint: str) -> None:
-    with pytest.raises(SettingsError, match=".") as caught:
+    with pytest.raises(SettingsError) as caught:
         parse([word])
     assert hint in str(caught.value)
 

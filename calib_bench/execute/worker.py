@@ -69,12 +69,13 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
 
 def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
-    from calib_bench.baselines.temperature_scaling import BASELINE
     from calib_bench.metrics import log_loss_n
+
+    temperature = discover.load("baselines", "temperature_scaling")
 
     z_NK = outcome.logits["selection"].double() * outcome.trial.beta
     y_N = splits.selection.labels
-    repaired_NK = BASELINE.apply(BASELINE.fit(z_NK, y_N), z_NK)
+    repaired_NK = temperature.apply(temperature.fit(z_NK, y_N), z_NK)
     return {
         "log_loss": log_loss_n(z_NK.log_softmax(-1), y_N).mean().item(),
         "repaired_log_loss": log_loss_n(repaired_NK, y_N).mean().item(),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from calib_bench import discover
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
-from calib_bench.execute import gang, local
+from calib_bench.execute import gang, local, worker
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -50,7 +50,8 @@ def run(settings: Settings, ask: bool = False) -> int:
 
 
 def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
+    worker.prepare(resolved)
     study = discover.study(resolved.study)
     store = Store(resolved.folder)
     for message in store.audit():
@@ -58,7 +59,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     device = _device(resolved)
     workers = local.worker_count(resolved, device)
     plan = planning.make(resolved, study, store, workers, device)
-    console.print(f"{resolved.command()}\n{_summary(plan, store)}", markup=False)
+    console.print(f"{_command(settings)}\n{_summary(plan, store)}", markup=False)
     if plan.pending:
         hours = _check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
@@ -72,8 +73,13 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     return 0
 
 
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
+
+
 def _command(settings: Settings) -> str:
-    """The command as it was given, less folders of this machine's other users: what to type to get this again."""
+    """The command as it was given: what to type to get this again."""
     return shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
 
 
@@ -93,14 +99,11 @@ def _summary(plan: planning.Plan, store: Store) -> str:
 def _check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
     """Load the data, so that what is wrong with it shows now; print and return the device hours still to come."""
     from calib_bench import models
-    from calib_bench.execute.worker import load_splits, prepare
-
-    prepare(settings)
 
     coming = planning.foresee(settings, study, store)
     if not coming:
         return None
-    splits = load_splits(settings, coming[0])
+    splits = worker.load_splits(settings, coming[0])
     for model in settings.model or ():
         models.check(model, splits.spec.kind)
     console.print(
@@ -187,9 +190,9 @@ class _Quiet:
 def _closing(settings: Settings, analysis: Analysis, store: Store, console: Console) -> None:
     from calib_bench.report.tables import rich_table
 
-    for table in analysis.tables.values():
-        if table.paper:
-            console.print(rich_table(table))
+    first = next((table for table in analysis.tables.values() if table.paper), None)
+    if first is not None:
+        console.print(rich_table(first))
     for sentence in analysis.verdict:
         console.print(f"- {sentence}", markup=False)
     for warning in analysis.warnings:
@@ -205,7 +208,7 @@ def _plain(text: str) -> str:
 
 def show_plan(settings: Settings) -> int:
     """Print what `run` would do, and change nothing."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     resolved = resolve(settings)
     study = discover.study(resolved.study)
     store = Store(resolved.folder, "peek")
@@ -233,10 +236,10 @@ def _short(value: object) -> str:
 
 def report(folder: str) -> int:
     """Rebuild the report of a run folder from what it stores."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     store = Store(Path(folder), "read")
     settings = store.settings()
-    discover.use_plugins(settings.plugins)
+    worker.prepare(settings)
     study = discover.study(settings.study)
     missing = [trial for trial in study.plan(settings, store.scores(settings.select)) if not store.has(trial)]
     if missing:

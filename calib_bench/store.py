@@ -269,8 +269,8 @@ class Store:
             known = files.read_sealed(folder / "split.json")
             if known["digest"] != splits.digest:
                 raise DataError(
-                    f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, differs "
-                    f"from it ({known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
+                    f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, "
+                    f"differs from it ({known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
                     f"not mix; give another folder with out="
                 )
             return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -104,7 +105,7 @@ class Trial(BaseModel):
         defaults = {name: field.default for name, field in type(self).model_fields.items() if name not in required}
         return {name: value for name, value in dump.items() if name in required or value != defaults[name]}
 
-    @property
+    @cached_property
     def key(self) -> str:
         """20 hexadecimal digits of SHA-256 over the canonical JSON."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)

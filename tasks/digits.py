@@ -37,6 +37,8 @@ TASK = Task(
         lr_unit="lr_rel",
     ),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+    seeds=(0, 1, 2, 3, 4, 5),
+    tune_seeds=3,
     licence="CC BY 4.0 (UCI Machine Learning Repository, Optical Recognition of Handwritten Digits).",
     reference="alpaydin1998",
 )

@@ -18,6 +18,12 @@ hypothesis_settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("default")
 
 
+@pytest.fixture(autouse=True)
+def _denormals() -> None:
+    """Undo what training sets for its process: hypothesis needs denormals."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real data; tests that need it skip where it is absent."""

@@ -137,7 +137,7 @@ def test_missing_data_names_the_places_tried(
     monkeypatch.setenv("CALIB_BENCH_DATA", str(tmp_path))
     fails(["run", "task=imagenet", f"out={tmp_path}"], "huggingface.co/datasets/ILSVRC/imagenet-1k", capsys)
     fails(["run", "task=imagenet", f"out={tmp_path}"], "hf auth login", capsys)
-    fails(["run", "task=imdb", f"out={tmp_path}"], str(tmp_path / "imdb"), capsys)
+    fails(["run", "task=imdb", f"out={tmp_path}"], "$CALIB_BENCH_DATA/imdb", capsys)
 
 
 def test_bad_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

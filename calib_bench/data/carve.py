@@ -23,7 +23,8 @@ def carve(
         test_rows: size of a test set of its own, used whole and in its own order; None carves test from the pool too,
             as what is left.
         task, split: decide the permutation.
-        limit: at most this many of each split, the first after shuffling.
+        limit: at most this many of each split, the first after shuffling; it also shrinks sizes that a pool is too
+            small for.
 
     Returns:
         int64 rows by split name: of the pool, but "test" of the test set where there is one.
@@ -31,6 +32,9 @@ def carve(
     Raises:
         DataError: the pool is too small.
     """
+    if limit is not None and rows < sizes.selection + sizes.calibration + (sizes.train or 0) + 1:
+        train = None if sizes.train is None else min(sizes.train, limit)
+        sizes = Carve(min(sizes.selection, limit), min(sizes.calibration, limit), train)
     held = sizes.selection + sizes.calibration
     rest = "train" if sizes.train is None else "test" if test_rows is None else None
     if rest == "train" and test_rows is None:

@@ -36,6 +36,7 @@ TASK = Task(
         schedule="cosine",
     ),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+    tune_seeds=2,
     source=SOURCE,
     licence="No licence is stated; its author asks that the technical report be cited.",
     reference="krizhevsky2009",

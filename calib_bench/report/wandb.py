@@ -82,6 +82,7 @@ class _Logger:
             "key": trial.key,
             "study": self.settings.study,
             "data": dict(record.data),
+            "environment": record.environment,
         }
         digest = _digest(config, summary)
         if self.logged.get(trial.key) == digest:
@@ -126,7 +127,12 @@ class _Logger:
             "mode": self.mode,
             "resume": "allow" if self.mode == "online" else None,
             "reinit": "finish_previous",
-            "settings": wandb.Settings(console="off", x_disable_stats=True, silent=True),
+            "settings": wandb.Settings(
+                console="off",
+                silent=True,
+                x_disable_stats=True,
+                x_save_requirements=False,  # reading every package's metadata costs 0.1 s a run; config has the versions
+            ),
         }
 
     def _done(self, key: str, digest: str) -> None:

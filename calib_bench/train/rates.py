@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,14 @@ from calib_bench.errors import SettingsError
 from calib_bench.train.setup import prepare
 from calib_bench.trial import Trial
 
-PROBE = 256
+PROBE = 128
 """Training examples on which the curvature at initialization is measured."""
+
+TOLERANCE = 1e-2
+"""Relative accuracy of lambda_max: it sets a unit of rates, whose grids are far coarser."""
+
+_curvatures: dict[Hashable, tuple[float, bool]] = {}
+"""What was measured in this process; trials that differ in rate or objective start from the same point."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Rate:
 
 
 def probe(split: Split, device: torch.device) -> tuple[Any, Tensor]:
-    """The same first batch of training examples for every trial: at most 256, with the split's augmentation."""
+    """The same first batch of training examples for every trial: at most `PROBE`, with the split's augmentation."""
     return next(iter(split.train_batches(seed=0, epoch=0, batch=min(PROBE, len(split)), device=device)))
 
 
@@ -59,13 +66,24 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
+    start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
+    point = (*start, trial.seed, trial.beta, trial.head_lr, trial.head_init, str(device))
+    if point not in _curvatures:
+        _curvatures[point] = _measure(trial, model, splits, device)
+    value, converged = _curvatures[point]
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(
+            f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
+            f"beta={trial.beta:g} is {value:g}; give lr instead"
+        )
+    return Rate(2 * trial.lr / value, value, converged)
+
+
+def _measure(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
     from calib_bench.dynamics.curvature import lambda_max
 
     x, y = probe(splits.train, device)
-    found = lambda_max(model, prepare(x, trial.precision), y, trial.beta, head_lr=trial.head_lr)
-    if not (math.isfinite(found.value) and found.value > 0):
-        raise SettingsError(
-            f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
-            f"beta={trial.beta:g} is {found.value:g}; give lr instead"
-        )
-    return Rate(2 * trial.lr / found.value, float(found.value), bool(found.converged))
+    found = lambda_max(
+        model, prepare(x, trial.precision), y, trial.beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
+    )
+    return float(found.value), bool(found.converged)

@@ -171,36 +171,15 @@ def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:
     torch.testing.assert_close(z_one, z_two, rtol=1e-8, atol=1e-9)
 
 
-TASK = '''
-"""Two Gaussian blobs."""
-
-import numpy as np
-
-from calib_bench.data import arrays
-from calib_bench.task import Carve, Recipe, Task
-
-CARVE = Carve(train=100, selection=50, calibration=50)
+README = (ROOT / "README.md").read_text()
 
 
-def read(request):
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 400)
-    return (rng.normal(size=(400, 5)) + y[:, None]).astype("float32"), y
+def example(name: str) -> str:
+    """The README's code block that starts with `# mine/<name>`."""
+    blocks = README.split("```python\n")[1:]
+    return next(block.split("```")[0] for block in blocks if block.startswith(f"# mine/{name}"))
 
 
-TASK = Task(
-    title="Two blobs",
-    load=arrays(read, CARVE, classes=2, source="made by numpy"),
-    classes=2,
-    carve=CARVE,
-    models=("mlp_8",),
-    recipe=Recipe(epochs=3, batch=20, lr=(0.5,), lr_unit="lr_rel"),
-    beta=(0.5, 1.0),
-    seeds=(0, 1),
-    licence="none needed",
-    reference="guo2017",
-)
-'''
 OBJECTIVE = '''
 """Cross-entropy less a little of itself."""
 
@@ -216,33 +195,14 @@ def shrunk(Z, y, strength):
 
 BASELINE = Objective(shrunk, strengths=(0.1,), reference="guo2017", title="Shrunk", valid=(0, 0.9))
 '''
-CALIBRATOR = '''
-"""The prior, whatever the logits say."""
-
-import torch
-
-from calib_bench.baseline import Calibrator
 
 
-def fit(Z_NK, y_N):
-    counts = torch.bincount(y_N, minlength=Z_NK.shape[1]) + 1.0
-    return {"logp": (counts / counts.sum()).double().log()}
-
-
-def apply(params, Z_NK):
-    return params["logp"].expand(Z_NK.shape)
-
-
-BASELINE = Calibrator(fit, apply, keeps_argmax=False, reference="guo2017", title="Prior only")
-'''
-
-
-def test_a_task_and_baselines_from_a_folder_of_ones_own(tmp_path: Path) -> None:
+def test_the_readmes_task_and_baselines_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "blobs.py").write_text(TASK)
+    (folder / "blobs.py").write_text(example("blobs.py"))
     (folder / "shrunk.py").write_text(OBJECTIVE)
-    (folder / "prior.py").write_text(CALIBRATOR)
+    (folder / "prior.py").write_text(example("prior.py"))
     plugins = f"plugins={folder}"
     listed = call("list", plugins)
     assert all(name in listed.stdout for name in ("blobs", "shrunk", "prior")), listed.stderr
@@ -252,7 +212,7 @@ def test_a_task_and_baselines_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert "shrunk:0.1" in (tmp_path / "blobs-separation" / "report" / "report.html").read_text()
     assert "prior" in (tmp_path / "blobs-separation" / "report" / "tables" / "baselines.csv").read_text()
     assert call("report", str(tmp_path / "blobs-separation")).returncode == 0
-    (folder / "digits.py").write_text(TASK)
+    (folder / "digits.py").write_text(example("blobs.py"))
     clash = call("list", plugins)
     assert clash.returncode == 2
     assert "taken" in clash.stderr

@@ -232,7 +232,7 @@ def test_rate_units() -> None:
     assert run(trial(lr_unit="lr_eff", lr=0.4, epochs=0)).facts["lr"] == pytest.approx(0.1)
     one = trial(lr_unit="lr_rel", lr=0.25, epochs=0, head_lr=2.0)
     got = run(one)
-    x, y = probe(digits().train, CPU)
+    x, y = probe(digits(), CPU)
     assert len(y) == PROBE < len(digits().train)
     top = lambda_max(setup.initial_model(one, digits(), CPU), x, y, 2.0, head_lr=2.0)
     assert got.facts["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from calib_bench.trial import Trial
 
 PROJECT = "calib_bench"
+"""Unless $WANDB_PROJECT says otherwise; the entity and server are wandb's own settings."""
 
 
 def log(store: Store, settings: Settings, analysis: Analysis, mode: str = "offline") -> int:
@@ -118,7 +120,7 @@ class _Logger:
         import wandb
 
         return {
-            "project": PROJECT,
+            "project": os.environ.get("WANDB_PROJECT", PROJECT),
             "group": f"{self.settings.study}-{self.settings.task}",
             "job_type": kind,
             "id": key,
@@ -131,7 +133,7 @@ class _Logger:
                 console="off",
                 silent=True,
                 x_disable_stats=True,
-                x_save_requirements=False,  # reading every package's metadata costs 0.1 s a run; config has the versions
+                x_save_requirements=False,  # slow, and config has the versions
             ),
         }
 

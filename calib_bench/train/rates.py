@@ -10,13 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calib_bench.data.splits import Split, Splits
+from calib_bench.data.splits import Splits
 from calib_bench.errors import SettingsError
 from calib_bench.train.setup import prepare
 from calib_bench.trial import Trial
 
-PROBE = 128
-"""Training examples on which the curvature at initialization is measured."""
+PROBE = 64
+"""Most training examples on which the curvature at initialization is measured."""
+
+PROBE_VALUES = 2**20
+"""Large inputs have fewer, so that they hold about this many values: the second-order graph of a large image is large.
+At least 16, since batch norm needs some."""
 
 TOLERANCE = 1e-2
 """Relative accuracy of lambda_max: it sets a unit of rates, whose grids are far coarser."""
@@ -37,9 +41,11 @@ class Rate:
         return {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
 
 
-def probe(split: Split, device: torch.device) -> tuple[Any, Tensor]:
+def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
     """The same first batch of training examples for every trial: at most `PROBE`, with the split's augmentation."""
-    return next(iter(split.train_batches(seed=0, epoch=0, batch=min(PROBE, len(split)), device=device)))
+    values = math.prod(splits.spec.shape)
+    batch = min(PROBE, max(16, PROBE_VALUES // values), len(splits.train))
+    return next(iter(splits.train.train_batches(seed=0, epoch=0, batch=batch, device=device)))
 
 
 def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
@@ -82,7 +88,7 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
 def _measure(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
     from calib_bench.dynamics.curvature import lambda_max
 
-    x, y = probe(splits.train, device)
+    x, y = probe(splits, device)
     found = lambda_max(
         model, prepare(x, trial.precision), y, trial.beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
     )

@@ -11,7 +11,7 @@ run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

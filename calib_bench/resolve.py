@@ -113,6 +113,14 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
         space[key] = getattr(settings, key) or (recipe[key],)
     if settings.pretrained and settings.epochs is None:
         space["epochs"] = (0,)
+    shortest = min(space["epochs"])
+    if settings.warmup is None:
+        space["warmup"] = (min(recipe["warmup"], shortest),)
+    elif max(settings.warmup) > shortest:
+        raise SettingsError(
+            f"warmup={max(settings.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "
+            f"more epochs"
+        )
     unit = next((unit for unit in RATES if getattr(settings, unit)), None)
     space["lr_unit"] = (unit or recipe["lr_unit"],)
     space["lr"] = tuple(sorted(getattr(settings, unit) if unit else recipe["lr"]))

@@ -168,7 +168,7 @@ def test_a_split_for_each_seed_takes_the_seed_level_interval(tmp_path: Path) -> 
 
 def test_without_a_reference_nothing_is_compared(tmp_path: Path) -> None:
     _, _, analysis = analysed(tmp_path, "beta=0.1,1", "objective=label_smoothing:0.1", "seed=0..1", "lr=0.1")
-    assert analysis.verdict[0].startswith("There is nothing to compare yet")
+    assert analysis.verdict[0].startswith("There is nothing to compare")
     assert any(w.startswith("No reference") for w in analysis.warnings)
     assert len(analysis.tables["baselines"].frame) == 4
     for draw in STUDY.figures.values():

@@ -118,6 +118,7 @@ def test_arms_of_other_models_have_their_own_grid() -> None:
         (["optimizer=adam", "lr_rel=1"], "give lr="),
         (["seed=0,1", "tune_seeds=3"], "tune_seeds=3"),
         (["plugins=/nowhere"], "not a folder"),
+        (["warmup=3", "epochs=2"], "longer than a run of 2 epochs"),
     ],
 )
 def test_unknown_names_are_errors_that_name_the_nearest(words: list[str], hint: str) -> None:
@@ -126,6 +127,12 @@ def test_unknown_names_are_errors_that_name_the_nearest(words: list[str], hint: 
     with pytest.raises(SettingsError) as caught:
         resolve(parse(words))
     assert hint in str(caught.value)
+
+
+def test_a_recipes_warm_up_bows_to_fewer_epochs() -> None:
+    for epochs, warmup in ((1, 1), (0, 0), (30, 5)):
+        spaces = resolve(parse(["task=imagenet", f"epochs={epochs}"])).spaces or {}
+        assert spaces["timm/resnet50"]["warmup"] == (warmup,)
 
 
 def test_resolving_again_changes_nothing() -> None:

@@ -44,6 +44,8 @@ def run(groups: Sequence[Group], settings: Settings, store: Store, workers: int,
         for group in groups:
             worker.run_group(group, settings, store, progress)
         return
+    # A worker that is stopped leaves its loaders' semaphores to the resource tracker, which frees them, with a warning.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     context = multiprocessing.get_context("spawn")
     updates: Queue[float] = context.Queue()
     with ProcessPoolExecutor(

@@ -27,7 +27,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     known = [row for row in contrasts if _known(row, "log_loss_total")]
     if not known:
         return (
-            "There is nothing to compare yet: no arm shares a finished seed with the reference "
+            f"There is nothing to compare: no other arm shares a finished seed with the reference "
             f"(beta={settings.reference:g}, cross-entropy).",
         )
     sentences = []

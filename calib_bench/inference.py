@@ -46,6 +46,10 @@ class Interval:
     method: str
 
 
+ROUNDING = 1e-12
+"""A standard error that is smaller than this share of the mean is rounding, and says nothing about spread."""
+
+
 def crossed_interval(d_SN: ArrayLike | Sequence[ArrayLike], level: float = 0.95, nested: bool = False) -> Interval:
     """Interval for the mean of paired per-example differences d [S, N], seeds and examples crossed.
 
@@ -90,8 +94,10 @@ def crossed_interval(d_SN: ArrayLike | Sequence[ArrayLike], level: float = 0.95,
 
 
 def _t_interval(mean: float, v: float, df: float, level: float, n: int, N: int, method: str) -> Interval:
-    if v == 0:
-        return Interval(mean, mean, mean, n, N, float(df), 1.0 if mean == 0 else 0.0, method)
+    if v == 0 and mean == 0:
+        return Interval(mean, mean, mean, n, N, float(df), 1.0, method)
+    if v <= (ROUNDING * mean) ** 2:
+        return Interval(mean, math.nan, math.nan, n, N, math.nan, math.nan, "none: all values are the same")
     from scipy.special import stdtr, stdtrit
 
     half = float(stdtrit(df, (1 + level) / 2)) * math.sqrt(v)

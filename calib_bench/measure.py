@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Measures:
             and for the raw and repaired rows ece_null and ece_p (consistency resampling).
         examples: by method then score of PER_EXAMPLE: float64 [S, N], rows in the order of `seeds`.
         reliability: bins of the raw and repaired probabilities, seeds pooled: method, bin, count, confidence, accuracy.
+        log_kappa: float64 [S, M] over the calibration examples: log kappa plus each example's first-order influence on
+            it. Row means are log kappa, so that its interval is that of a mean, over seeds and calibration examples.
+        at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
         seeds: seeds that finished.
         diverged: seeds whose training diverged.
         missing: seeds not trained yet, or failed.
@@ -49,6 +53,8 @@ class Measures:
     frame: pd.DataFrame
     examples: Mapping[str, Mapping[str, Tensor]]
     reliability: pd.DataFrame
+    log_kappa: Tensor | None
+    at_bound: tuple[int, ...]
     seeds: tuple[int, ...]
     diverged: tuple[int, ...]
     missing: tuple[int, ...]
@@ -71,8 +77,11 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     bins: list[pd.DataFrame] = []
     examples: dict[str, dict[str, list[Tensor]]] = {}
     done = tuple(seed for seed, found in status.items() if found == "done")
+    log_kappa: list[Tensor] = []
     for seed in done:
         for method, row, values, curve in _trial(store, arm.trials[seed], calibrators, scale):
+            if method == REPAIRED:
+                log_kappa.append(values["log_kappa_n"])
             rows.append(row)
             kept = examples.setdefault(method, {name: [] for name in PER_EXAMPLE})
             for name in PER_EXAMPLE:
@@ -84,6 +93,8 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
         frame=pd.DataFrame(rows),
         examples={m: {name: torch.stack(v) for name, v in kept.items()} for m, kept in examples.items()},
         reliability=_pool(bins),
+        log_kappa=torch.stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
+        at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
         seeds=done,
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
@@ -113,6 +124,7 @@ def _trial(
             logp = calibrator.apply(params, Z["test"])
             if method == REPAIRED:
                 row["kappa"] = float(params["temperature"])
+                row["at_bound"] = bool(params["at_bound"])
         values = measure(logp, y)
         row |= {name: float(values[name]) for name in METRICS if name in values}
         curve = None
@@ -120,7 +132,24 @@ def _trial(
             row["ece_null"], row["ece_p"] = ece_null(logp, y)
             curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
         values["confidence_n"] = confidence_n(logp)
-        yield method, row, {name: values[f"{name}_n"] for name in PER_EXAMPLE}, curve
+        kept = {name: values[f"{name}_n"] for name in PER_EXAMPLE}
+        if method == REPAIRED:
+            kept["log_kappa_n"] = log_kappa_n(Z["calibration"], labels["calibration"], row["kappa"])
+        yield method, row, kept, curve
+
+
+def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
+    """log kappa plus the first-order influence of each calibration example on it: [N], whose mean is log kappa.
+
+    kappa minimizes the mean log loss of softmax(Z / kappa), so that with s = 1 / kappa the mean of
+    a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step.
+    """
+    p_NK = (Z_NK / kappa).softmax(-1)
+    mean_N = (p_NK * Z_NK).sum(-1)
+    a_N = mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]
+    variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()
+    influence_N = (a_N - a_N.mean()) * kappa / variance
+    return math.log(kappa) + torch.where(influence_N.isfinite(), influence_N, 0.0)
 
 
 def _pool(curves: list[pd.DataFrame]) -> pd.DataFrame:

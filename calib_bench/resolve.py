@@ -31,6 +31,8 @@ def resolve(settings: Settings) -> Settings:
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
     for model in chosen:
         models.check_exists(model)
+        if settings.pretrained and not model.startswith("timm/"):
+            raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME")
     seeds, tune_seeds = _seeds(settings, task)
     pretrained = settings.pretrained
     objective = settings.objective or (task.objectives[:1] if pretrained else task.objectives)
@@ -83,6 +85,10 @@ def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
     combinations: list[dict[str, float]] = [{}]
     for term in text.split("+"):
         name, colon, strength = term.strip().partition(":")
+        if name == CROSS_ENTROPY:
+            raise SettingsError(
+                f"objective={text}: cross_entropy stands alone and has no strength; other terms add to it"
+            )
         if name not in objectives:
             raise SettingsError(f"no objective is called {name!r}: {nearest(name, [CROSS_ENTROPY, *objectives])}")
         if any(name in c for c in combinations):
@@ -115,7 +121,7 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
         space["epochs"] = (0,)
     shortest = min(space["epochs"])
     if settings.warmup is None:
-        space["warmup"] = (min(recipe["warmup"], shortest),)
+        space["warmup"] = (recipe["warmup"] * min(1.0, shortest / recipe["epochs"]),)
     elif max(settings.warmup) > shortest:
         raise SettingsError(
             f"warmup={max(settings.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "

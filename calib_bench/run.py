@@ -17,6 +17,7 @@ from calib_bench.execute import gang, local, worker
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.train import distributed
 
 if TYPE_CHECKING:
     from calib_bench.data.splits import Splits
@@ -33,8 +34,6 @@ def run(settings: Settings, ask: bool = False) -> int:
         settings: as typed; the task's defaults are put in here.
         ask: whether somebody is there to confirm a long run.
     """
-    from calib_bench.train import distributed
-
     resolved = resolve(settings)
     if not distributed.requested():
         return _run(settings, resolved, ask)
@@ -42,7 +41,6 @@ def run(settings: Settings, ask: bool = False) -> int:
     resolved = resolved.model_copy(update={"device": str(device)})
     if distributed.is_main():
         _run(settings, resolved, ask)
-        gang.dismiss()
     else:
         gang.follow(resolved)
     distributed.stop()
@@ -66,8 +64,12 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
             answer = console.input(f"This takes about {hours:,.0f} device hours. Go on? [y/N] ", markup=False)
             if answer.strip().lower() not in ("y", "yes"):
                 raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
+    _check_data(resolved, plan, store)
     store.write_study(resolved, _command(settings))
     _train(resolved, study, store, plan, workers, device, console)
+    if distributed.requested():
+        gang.dismiss()
+        distributed.stop()
     analysis = _report(resolved, study, store, console)
     _closing(resolved, analysis, store, console)
     return 0
@@ -131,6 +133,21 @@ def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
     return cost.estimate_seconds(flops, 1, examples, device, trial.precision)
 
 
+def _check_data(settings: Settings, plan: planning.Plan, store: Store) -> None:
+    """Hold the data at hand against what the stored trials were trained on; write labels anew where they are gone.
+
+    Where there is no data any more, what is stored stands.
+    """
+    for trial in {trial.split: trial for trial in plan.trials if store.has(trial)}.values():
+        try:
+            splits = worker.load_splits(settings, trial)
+        except DataError:
+            if settings.data is not None:
+                raise
+            continue
+        store.write_splits(trial, splits)
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
@@ -140,8 +157,6 @@ def _duration(seconds: float) -> str:
 def _train(
     settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, console: Console
 ) -> None:
-    from calib_bench.train import distributed
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

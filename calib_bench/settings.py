@@ -13,8 +13,8 @@ from calib_bench.errors import SettingsError, nearest
 from calib_bench.trial import NonNegative, Positive, Precision, RateUnit
 from calib_bench.words import expand, split_word
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
+Natural = Annotated[int, Field(ge=0, le=2**53)]
 RATES: tuple[RateUnit, ...] = get_args(RateUnit)
 
 
@@ -37,7 +37,7 @@ class Settings(BaseModel):
         None, description="rates as lr * lambda_max / 2 at initialization (sgd)"
     )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
-    momentum: tuple[NonNegative, ...] | None = Field(None, description="momentum of sgd")
+    momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
     schedule: tuple[str, ...] | None = Field(None, description="constant, cosine, step, linear or timm/NAME")
     warmup: tuple[NonNegative, ...] | None = Field(None, description="epochs of linear warm-up")

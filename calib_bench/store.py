@@ -26,7 +26,7 @@ from calib_bench import environment, files
 from calib_bench.errors import DataError, StoreError
 from calib_bench.settings import Settings
 from calib_bench.study import Scores
-from calib_bench.trial import Trial
+from calib_bench.trial import NUMERICS, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,17 +79,22 @@ class Store:
                 raise StoreError(f"{path} is not a run folder: it has no store.json; `run` makes one")
             if mode == "peek":
                 return
-            files.write_json(marker, {"schema": SCHEMA})
+            files.write_json(marker, {"schema": SCHEMA, "numerics": NUMERICS})
         try:
-            schema = json.loads(marker.read_text())["schema"]
+            content = json.loads(marker.read_text())
+            schema, numerics = content["schema"], content["numerics"]
         except (ValueError, KeyError, TypeError, OSError):
-            raise StoreError(
-                f'{marker} is damaged: write {{"schema": {SCHEMA}}} into it, or use another folder'
-            ) from None
+            fresh = json.dumps({"schema": SCHEMA, "numerics": NUMERICS})
+            raise StoreError(f"{marker} is damaged: write {fresh} into it, or use another folder") from None
         if schema > SCHEMA:
             raise StoreError(
                 f"{path} has schema {schema}, and this version of calib_bench reads up to {SCHEMA}: "
                 f"`pip install --upgrade calib_bench`"
+            )
+        if numerics != NUMERICS and mode == "write":
+            raise StoreError(
+                f"{path} was begun by a version whose trials train to other results (numerics {numerics}, here "
+                f"{NUMERICS}): give another folder with out=, or go on with that version"
             )
 
     # trials
@@ -106,9 +111,9 @@ class Store:
         return path
 
     def finish(self, checkpoint: Path) -> None:
-        """Forget a group's checkpoint."""
-        checkpoint.unlink(missing_ok=True)
-        checkpoint.with_suffix(".json").unlink(missing_ok=True)
+        """Forget a group's checkpoints, once its outcomes are stored."""
+        for path in checkpoint.parent.glob(f"{checkpoint.stem}*"):
+            path.unlink(missing_ok=True)
 
     def unfinished(self) -> list[list[str]]:
         """Keys of the trials of every group that has a checkpoint."""
@@ -149,13 +154,28 @@ class Store:
             try:
                 self._check(folder.name)
             except StoreError as error:
-                target = self.path / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:6]}"
-                with files.writing(target):
-                    target.parent.mkdir(exist_ok=True)
-                    folder.rename(target)
                 self._records.pop(folder.name, None)
-                messages.append(f"{error}. Moved to {target}.")
+                messages.append(f"{error}. Moved to {self._set_aside(folder)}.")
+        splits = self.path / "splits"
+        for folder in sorted(splits.iterdir()) if splits.is_dir() else []:
+            try:
+                self._check_labels(folder)
+            except StoreError as error:
+                messages.append(f"{error}. Moved to {self._set_aside(folder)}.")
         return messages
+
+    def _set_aside(self, folder: Path) -> Path:
+        target = self.path / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:6]}"
+        with files.writing(target):
+            target.parent.mkdir(exist_ok=True)
+            folder.rename(target)
+        return target
+
+    def _check_labels(self, folder: Path) -> None:
+        path = folder / "labels.safetensors"
+        claimed = files.read_sealed(folder / "split.json")["labels_sha256"]
+        if not path.is_file() or files.sha256(path) != claimed:
+            raise StoreError(f"{path} is missing or damaged; running the study's command again writes it anew")
 
     def write(self, outcome: Outcome, data: dict[str, str], facts: dict[str, Any]) -> None:
         """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
@@ -263,39 +283,43 @@ class Store:
         """
         from safetensors.torch import save
 
-        data = {"source": splits.source, "digest": splits.digest}
+        from calib_bench.data.splits import SPLITS
+
+        data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
+        notes = dict(splits.notes)
+        own = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
+        labels = save({name: splits[name].labels.contiguous() for name in SPLITS})
+        claim = {"digest": splits.digest, "preparation": splits.preparation, "labels_sha256": _sha256(labels)}
         folder = self.split_folder(trial)
         if (folder / "split.json").exists():
             known = files.read_sealed(folder / "split.json")
-            if known["digest"] != splits.digest:
+            if any(known[name] != value for name, value in claim.items()):
                 raise DataError(
                     f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, "
-                    f"differs from it ({known['digest'][:20]} and {splits.digest[:20]}): results on different data do "
-                    f"not mix; give another folder with out="
+                    f"differs from it, in content or in how it is carved and prepared (digests "
+                    f"{known['digest'][:20]}/{known['preparation'][:12]} and {splits.digest[:20]}/"
+                    f"{splits.preparation[:12]}): results on different data do not mix; give another folder with out="
                 )
-            return data
-        labels = save({name: splits[name].labels.contiguous() for name in ("selection", "calibration", "test")})
+            return data | own
         files.write_bytes(folder / "labels.safetensors", labels)
         content = {
-            **data,
-            "labels_sha256": hashlib.sha256(labels).hexdigest(),
+            "source": splits.source,
+            **claim,
             "classes": splits.classes,
             "class_names": list(splits.class_names),
-            "notes": dict(splits.notes),
-            "sizes": {name: len(splits[name]) for name in ("train", "selection", "calibration", "test")},
+            "notes": notes,
+            "sizes": {name: len(splits[name]) for name in ("train", *SPLITS)},
         }
         files.write_json(folder / "split.json", files.seal(content))
-        return data
+        return data | own
 
     def labels(self, trial: Trial) -> dict[str, Tensor]:
         """Labels [N] int64 of the selection, calibration and test splits."""
         from safetensors.torch import load_file
 
-        path = self.split_folder(trial) / "labels.safetensors"
-        claimed = self.split_info(trial)["labels_sha256"]
-        if not path.is_file() or files.sha256(path) != claimed:
-            raise StoreError(f"{path} is missing or damaged: delete {path.parent} and run the study's command again")
-        return load_file(path)
+        folder = self.split_folder(trial)
+        self._check_labels(folder)
+        return load_file(folder / "labels.safetensors")
 
     def split_info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
@@ -321,3 +345,7 @@ class Store:
         study = files.read_sealed(self.path / "study.json")
         splits = [files.read_sealed(path) for path in sorted((self.path / "splits").glob("*/split.json"))]
         return {"command": study["command"], "environment": study["environment"], "splits": splits}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ Precision = Literal["fp32", "bf16", "fp64"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
+NUMERICS = 1
+"""Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
 
 def format_objective(terms: dict[str, float]) -> str:
@@ -66,7 +69,7 @@ class Trial(BaseModel):
     lr: Positive
     lr_unit: RateUnit
     """lr: the rate itself; lr_eff: beta^2 rate; lr_rel: rate * lambda_max(H0) / 2, in units of the critical rate."""
-    momentum: NonNegative
+    momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     schedule: str
     warmup: NonNegative
@@ -110,6 +113,12 @@ class Trial(BaseModel):
         """20 hexadecimal digits of SHA-256 over the canonical JSON."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Trial:
+        """A copy with other fields, and so with a key of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("key", None)
+        return copy
 
     def arm(self) -> Trial:
         """This trial with its rate and seed set aside (both to a fixed value): trials of one arm compare equal."""

@@ -20,11 +20,11 @@ SIZES = {"selection": 40, "calibration": 80}
 WORDS = ("task=digits", "lr=0.03,0.1,0.3", "epochs=2")
 
 
-def labels_and_truth(test: int, classes: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def labels_and_truth(test: int, classes: int, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Per split: labels [N] drawn from softmax(truth), and truth [N, K]."""
     truth, labels = {}, {}
     for split, n in {**SIZES, "test": test}.items():
-        g = stream("truth", split)
+        g = stream("truth", split, *([seed] if seed else []))
         truth[split] = 2 * torch.randn(n, classes, generator=g)
         labels[split] = torch.multinomial(truth[split].softmax(-1), 1, generator=g)[:, 0]
     return labels, truth
@@ -70,22 +70,20 @@ def make(
     given = {word.partition("=")[0] for word in words}
     settings = resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in given), *words]))
     store = Store(path)
-    labels, truth = labels_and_truth(test, classes)
-    parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}
     names = class_names or tuple(map(str, range(classes)))
-    splits = Splits(
-        train=SimpleSplit(labels["selection"]),
-        **parts,
-        spec=InputSpec("vector", (3,)),
-        classes=classes,
-        class_names=names,
-        source="made up",
-        digest="0" * 64,
-        notes={},
-    )
+
+    def made(split: int) -> tuple[Splits, dict[str, torch.Tensor]]:
+        labels, truth = labels_and_truth(test, classes, split)
+        parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}
+        train, spec = SimpleSplit(labels["selection"]), InputSpec("vector", (3,))
+        return Splits(
+            train, **parts, spec=spec, classes=classes, class_names=names, source="made up", digest="0" * 64, notes={}
+        ), truth
+
     scores = store.scores(settings.select)
     while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
         for trial in new:
+            splits, truth = made(trial.split)
             data = store.write_splits(trial, splits)
             bad = (trial.beta, trial.seed) in diverged
             store.write(outcome(trial, truth, bad), data, {})

@@ -74,9 +74,14 @@ def test_no_difference_is_no_evidence(shape: tuple[int, int]) -> None:
     assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
-def test_constant_difference_is_certain() -> None:
-    found = crossed_interval(np.full((3, 8), 0.5))
-    assert (found.low, found.high, found.p) == (0.5, 0.5, 0)
+def test_no_spread_is_no_certainty() -> None:
+    for d in (np.full((3, 8), 0.5), np.full((3, 8), 0.1) + 1e-17):
+        found = crossed_interval(d, nested=True)
+        assert found.mean == pytest.approx(d[0, 0])
+        assert math.isnan(found.low)
+        assert math.isnan(found.p)
+    zero = crossed_interval(np.zeros((3, 8)))
+    assert (zero.low, zero.high, zero.p) == (0, 0, 1)
 
 
 def test_values_that_are_not_finite_give_no_interval() -> None:

@@ -102,3 +102,26 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     measure_arm(store, arm, calibrators)
     assert 21 * (time.process_time() - start) < 60
+
+
+def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None:
+    """Logits whose best temperature is known: the interval of log kappa covers it, and narrows to the bootstrap's."""
+    from calib_bench.discover import load
+    from calib_bench.inference import crossed_interval
+    from calib_bench.measure import log_kappa_n
+
+    temperature = load("baselines", "temperature_scaling")
+    covered, trials = 0, 200
+    for draw in range(trials):
+        generator = torch.Generator().manual_seed(draw)
+        truth = 2 * torch.randn(250, 10, generator=generator, dtype=torch.float64)
+        y = torch.multinomial(truth.softmax(-1), 1, generator=generator)[:, 0]
+        rows = []
+        for _ in range(5):
+            spread = torch.exp(0.05 * torch.randn((), generator=generator, dtype=torch.float64))
+            Z = 1.5 * spread * truth
+            rows.append(log_kappa_n(Z, y, float(temperature.fit(Z, y)["temperature"])))
+            assert float(rows[-1].mean()) == pytest.approx(np.log(float(temperature.fit(Z, y)["temperature"])))
+        found = crossed_interval(torch.stack(rows))
+        covered += found.low <= np.log(1.5) <= found.high
+    assert covered / trials >= 0.91

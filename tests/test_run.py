@@ -105,6 +105,37 @@ def test_a_damaged_trial_is_named_and_only_it_is_redone(
     assert logits(copy) == before
 
 
+def test_divergence_everywhere_is_a_report_not_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*(w for w in TINY if not w.startswith("lr_rel")), "lr=1e30", "objective=cross_entropy", *CHEAP]
+    assert main(["run", *words, f"out={tmp_path}"]) == 0
+    assert "diverged" in (tmp_path / "digits-separation" / "report" / "report.html").read_text()
+    assert logits(tmp_path / "digits-separation") == {}
+
+
+def test_lost_labels_are_written_anew(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits-separation"
+    shutil.copytree(finished, copy)
+    next(copy.glob("splits/*/labels.safetensors")).write_bytes(b"")
+    assert main(["report", str(copy)]) == 2
+    assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
+    assert main(["report", str(copy)]) == 0
+
+
+def test_a_task_carved_otherwise_does_not_mix_with_what_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    words = ["task=blobs", "objective=cross_entropy", "beta=1", f"plugins={folder}", f"out={tmp_path}", *CHEAP]
+    (folder / "blobs.py").write_text(example("blobs.py"))
+    assert call("run", *words).returncode == 0
+    (folder / "blobs.py").write_text(example("blobs.py").replace("selection=50", "selection=40"))
+    for more in ([], ["seed=0..3"]):
+        done = call("run", *words, *more)
+        assert done.returncode == 2
+        assert "do not mix" in done.stderr
+
+
 def test_an_unfinished_run_cannot_be_reported(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

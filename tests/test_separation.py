@@ -135,7 +135,9 @@ def test_no_share_of_what_may_be_zero(total: tuple, conf: tuple, dyn: tuple, exp
     row = {}
     for part, values in (("total", total), ("conf", conf), ("dyn", dyn)):
         row |= dict(zip((f"log_loss_{part}{end}" for end in ("", "_low", "_high")), values, strict=True))
+        row[f"log_loss_{part}_holm"] = 0.01
     assert share(row) == expected
+    assert share({**row, "log_loss_dyn_holm": 0.2}) is None
 
 
 def test_the_verdict_says_so_when_the_data_cannot(tmp_path: Path) -> None:

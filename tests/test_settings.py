@@ -57,6 +57,8 @@ def test_words_round_trip(beta: list[float], seed: list[int], unit: str, pretrai
         ("seed=4..0", "write 0..4"),
         ("seed=0..999999999", "the most is"),
         ("seed=0.5", "integer"),
+        ("seed=99999999999999999999999", "less than or equal"),
+        ("momentum=1.5", "less than 1"),
         ("seed=-1", "greater than or equal to 0"),
         ("batch=0", "greater than or equal to 1"),
         ("limit=x", "integer"),

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from calib_bench.data.tensors import Resident, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import Store
 from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
+from calib_bench.trial import NUMERICS, Trial
 
 FIELDS: dict[str, Any] = {
     "task": "digits",
@@ -130,13 +131,13 @@ def test_half_written_folders_are_not_trials(filled: Store) -> None:
 
 def test_schemas(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = filled.path / "store.json"
-    marker.write_text(json.dumps({"schema": 99}))
+    marker.write_text(json.dumps({"schema": 99, "numerics": NUMERICS}))
     with pytest.raises(StoreError, match="schema 99"):
         Store(filled.path)
     marker.write_text("{")
     with pytest.raises(StoreError, match="damaged"):
         Store(filled.path)
-    marker.write_text(json.dumps({"schema": 1}))
+    marker.write_text(json.dumps({"schema": 1, "numerics": NUMERICS}))
     monkeypatch.setattr(store, "SCHEMA", 2)
     with pytest.raises(StoreError, match="no way to 2"):
         Store(filled.path).record(trial())
@@ -200,7 +201,7 @@ def _splits(digest: str) -> Splits:
 def test_labels_are_kept_once_and_other_data_is_refused(tmp_path: Path) -> None:
     made = Store(tmp_path)
     data = made.write_splits(trial(), _splits("sha256:1"))
-    assert data == {"source": "here", "digest": "sha256:1"}
+    assert data == {"source": "here", "digest": "sha256:1", "preparation": ""}
     assert made.write_splits(trial(5), _splits("sha256:1")) == data
     assert torch.equal(made.labels(trial())["test"], torch.arange(4) % 2)
     assert made.split_info(trial())["class_names"] == ["a", "<b>"]
@@ -210,6 +211,30 @@ def test_labels_are_kept_once_and_other_data_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(StoreError, match="labels"):
         made.labels(trial())
+    assert len(made.audit()) == 1
+    made.write_splits(trial(), _splits("sha256:1"))
+    assert torch.equal(made.labels(trial())["test"], torch.arange(4) % 2)
+
+
+def test_data_carved_otherwise_does_not_mix(tmp_path: Path) -> None:
+    made, one = Store(tmp_path), _splits("sha256:1")
+    made.write_splits(trial(), one)
+    for other in (
+        replace(one, preparation="else"),
+        replace(
+            one,
+            test=one.test.__class__(Resident(torch.zeros(4, 2)), torch.arange(4), torch.zeros(4, dtype=torch.int64)),
+        ),
+    ):
+        with pytest.raises(DataError, match="do not mix"):
+            made.write_splits(trial(), other)
+
+
+def test_stores_of_other_numerics_are_read_but_not_added_to(filled: Store) -> None:
+    (filled.path / "store.json").write_text(json.dumps({"schema": 1, "numerics": NUMERICS + 1}))
+    with pytest.raises(StoreError, match="train to other results"):
+        Store(filled.path)
+    assert Store(filled.path, "read").has(trial())
 
 
 def test_a_group_under_way_is_remembered(tmp_path: Path) -> None:

@@ -288,7 +288,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert 0 < told[0] < 240  # it went on from where it was, in the middle
     assert sum(told) == 240
     assert same(resumed, run(VICTIM_TRIAL))
-    assert not list(tmp_path.iterdir())
+    assert path.exists()  # until the outcome is stored
+    assert same(run(VICTIM_TRIAL, checkpoint=path), resumed)
 
 
 class Interrupted(Exception):

@@ -82,6 +82,11 @@ def test_rates_and_beta_must_be_positive_and_finite(field: str, value: float) ->
         Trial(**{**BASE, field: value})
 
 
+def test_a_copy_has_a_key_of_its_own() -> None:
+    trial = Trial(**BASE)
+    assert trial.key != trial.model_copy(update={"beta": 5.0}).key == Trial(**{**BASE, "beta": 5.0}).key
+
+
 def test_an_arm_forgets_rate_and_seed_and_a_family_beta_and_objective() -> None:
     trial = Trial(**BASE)
     other = Trial(**{**BASE, "lr": 3.0, "seed": 5, "split": 5})

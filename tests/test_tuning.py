@@ -111,6 +111,8 @@ def test_arms_of_other_models_have_their_own_grid() -> None:
         (["objective=label_smoothing:2"], "from 0 to 1"),
         (["objective=label_smoothing:x"], "the strength is a number"),
         (["objective=label_smoothing+label_smoothing"], "twice"),
+        (["objective=cross_entropy:0.3"], "stands alone"),
+        (["pretrained=true"], "timm/NAME"),
         (["calibrator=temperature"], "did you mean 'temperature_scaling'"),
         (["calibrator=label_smoothing"], "objective=label_smoothing"),
         (["optimizer=sdg"], "sgd"),
@@ -130,7 +132,7 @@ def test_unknown_names_are_errors_that_name_the_nearest(words: list[str], hint: 
 
 
 def test_a_recipes_warm_up_bows_to_fewer_epochs() -> None:
-    for epochs, warmup in ((1, 1), (0, 0), (30, 5)):
+    for epochs, warmup in ((90, 5.0), (0, 0.0), (18, 1.0), (180, 5.0)):
         spaces = resolve(parse(["task=imagenet", f"epochs={epochs}"])).spaces or {}
         assert spaces["timm/resnet50"]["warmup"] == (warmup,)
 

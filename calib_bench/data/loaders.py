@@ -49,7 +49,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
         class_names = tuple(names) or tuple(str(k) for k in range(classes))
-        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", {})
+        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", {}, ())
 
     return load
 
@@ -99,7 +99,8 @@ def images(
         x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
         labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
         splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
-        return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])))
+        prepared = (mode, tuple(mean), tuple(std), augment)
+        return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
 
     return load
 
@@ -154,7 +155,8 @@ def texts(
             labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
             splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
         learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
-        return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned))
+        prepared = (vocabulary, length, tokenizers.__version__)
+        return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
 
     return load
 
@@ -191,7 +193,8 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
             for name, index in rows.items()
         }
         raw.notes["preprocess"] = str(preprocess)
-        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)))
+        # How images are transformed depends on the model: it is noted, and recorded with each trial.
+        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), ())
 
     return load
 
@@ -202,8 +205,10 @@ def _carve(request: Request, sizes: Carve, rows: int, test_rows: int | None) -> 
     return carve(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
 
-def _from_raw(request: Request, raw: Raw, splits: dict[str, Any], spec: InputSpec) -> Splits:
-    return _splits(request, splits, spec, raw.names, raw.source, raw.digest, raw.notes)
+def _from_raw(
+    request: Request, raw: Raw, splits: dict[str, Any], spec: InputSpec, prepared: tuple[object, ...]
+) -> Splits:
+    return _splits(request, splits, spec, raw.names, raw.source, raw.digest, raw.notes, prepared)
 
 
 def _splits(
@@ -214,12 +219,27 @@ def _splits(
     source: str,
     digest: str,
     notes: dict[str, str],
+    prepared: tuple[object, ...],
 ) -> Splits:
+    import hashlib
+
     from calib_bench.data.splits import Splits
 
     if request.limit is not None:
         notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
-    return Splits(**splits, spec=spec, classes=len(names), class_names=names, source=source, digest=digest, notes=notes)
+    made = hashlib.sha256(repr((names, prepared)).encode())
+    for name in sorted(splits):
+        made.update(splits[name].rows.numpy().tobytes())
+    return Splits(
+        **splits,
+        spec=spec,
+        classes=len(names),
+        class_names=names,
+        source=source,
+        digest=digest,
+        notes=notes,
+        preparation=made.hexdigest(),
+    )
 
 
 def _decoded(part: Part, mode: str) -> np.ndarray:

@@ -103,8 +103,13 @@ def decode(payload: Any, mode: str, where: str) -> Image:
         return Image.open(io.BytesIO(payload)).convert(mode)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"The image in {where} cannot be decoded ({error}). Replace or remove that row, or fetch the data again."
+            f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "
+            "again."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    return "no known image format" if "cannot identify image file" in str(error) else str(error)
 
 
 def parquet_part(name: str, files: list[Path], input: str, label: str) -> Part:

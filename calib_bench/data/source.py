@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
     import huggingface_hub as hf
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
     patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
     try:
         return Path(hf.snapshot_download(hub.name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))

@@ -82,6 +82,7 @@ class Splits:
     Attributes:
         source: where the data came from, for people.
         digest: SHA-256 of the content that was used, before carving.
+        preparation: SHA-256 of what was made of it: the rows of each split, and how they were prepared.
         classes: number of classes K.
         class_names: K names.
     """
@@ -96,6 +97,7 @@ class Splits:
     source: str
     digest: str
     notes: Mapping[str, str]
+    preparation: str = ""
 
     def __getitem__(self, name: str) -> Split:
         return getattr(self, name)

@@ -61,7 +61,7 @@ def _channels(normalize: Normalize, scale: float, device: torch.device) -> tuple
 
 @dataclass(eq=False)
 class TensorSplit:
-    """Rows `rows` of a tensor in memory.
+    """Rows `rows` of a tensor in memory. Several passes at once do not disturb each other: models may be stacked on it.
 
     Attributes:
         base: [M, ...] uint8 (pixels) or floating, shared with the other splits.

@@ -51,7 +51,12 @@ def save(study: Study, analysis: Analysis, folder: Path) -> dict[str, str]:
     drawn = {}
     with style():
         for name, draw in study.figures.items():
-            files = render(draw(analysis))
+            figure = draw(analysis)
+            if analysis.data.get("limit") is not None:
+                figure.text(
+                    0.995, 0.005, f"smoke run, limit={analysis.data['limit']}", ha="right", va="bottom", fontsize=7
+                )
+            files = render(figure)
             for suffix, content in files.items():
                 write_bytes(folder / f"{name}.{suffix}", content)
             drawn[name] = files["svg"].decode()

@@ -29,6 +29,8 @@ PARTS = (
 def over_beta(analysis: Analysis) -> Figure:
     """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
     frame = analysis.tables["baselines"].frame
+    if "method" not in frame:
+        return _empty("No trial at a chosen rate has finished.")
     panels = (("accuracy", "accuracy"), ("log_loss", "log loss (nats)"), ("ece", "ECE"), ("kappa", "kappa = beta T*"))
     figure, axes = _grid(frame, len(panels), 2.9)
     for (name, rows), line in zip(_families(frame), axes, strict=False):

@@ -70,13 +70,16 @@ def _split(row: Row) -> str:
 
 
 def _unsaid(row: Row, column: str, words: str) -> str:
-    return "" if excludes_zero(row, column) else words
+    """Nothing where the sign is established, else the words: the row may have been picked as the largest of many."""
+    if _firm(row, column):
+        return ""
+    return f"{words}, after Holm's correction" if excludes_zero(row, column) and not words.endswith(")") else words
 
 
 def share(row: Row, score: str = "log_loss") -> float | None:
     """The part of delta_total that is dynamics; None unless total, conf and dyn are all of one, established sign."""
     columns = [f"{score}_{part}" for part in ("total", "conf", "dyn")]
-    if not all(excludes_zero(row, column) for column in columns):
+    if not all(_firm(row, column) for column in columns):
         return None
     if len({math.copysign(1.0, row[column]) for column in columns}) > 1:
         return None
@@ -148,12 +151,18 @@ def warnings(
                 f"{row['model']} beta={row['beta']:.3g} {row['objective']} seed {row['seed']}" for row in rows
             )
             found.append(f"Left out with their pairs, {text}: {len(rows)} of {len(frames['trials'])} trials ({which}).")
+    stopped = [row for row in frames["trials"].to_dict("records") if row.get("at_bound") is True]
+    if stopped:
+        found.append(
+            f"Temperature at a bound, where the calibration data have no optimum: {len(stopped)} of "
+            f"{len(frames['trials'])} trials; their kappa is that bound."
+        )
     if len(settings.seed or ()) == 1:
         found.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
         )
     for split in provenance.get("splits", ()):
-        found += [f"Data, {key}: {note}" for key, note in split.get("notes", {}).items()]
+        found += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(found))
 
 
@@ -185,11 +194,11 @@ def _listed(rows: Sequence[Row]) -> str:
     return "beta=" + ", ".join(f"{row['beta']:.3g}{flag}" for row, flag in zip(rows, flags, strict=True))
 
 
-def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict[str, Table]:
     """The study's tables in reading order, from the frames of its rows."""
     interval = (
-        "95% t intervals over seeds (each seed has its own split)"
-        if settings.split == "seed"
+        "95% t intervals over seeds (each seed has its own test examples, which may overlap)"
+        if nested
         else "95% intervals over seeds and test examples together"
         if len(settings.seed or ()) > 1
         else "95% intervals over test examples only, since there is one seed"
@@ -203,12 +212,17 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     def columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
         return frame[[c for c in frame if c in names or c in ("control", "seeds", "dropped") or _stem(c) in stems]]
 
+    if settings.limit is not None:
+        frames = {name: frame.assign(limit=settings.limit) for name, frame in frames.items()}
+        contrasts, names = frames["separation"], [*names, "limit"]
+        against = f"SMOKE RUN, limit={settings.limit}, not a result. {against}"
     log_loss, brier = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
     return {
         "separation": Table(
             "Confidence and dynamics: change of test log loss (nats) and accuracy",
             columns(contrasts, "accuracy", *log_loss, "kappa"),
-            f"{against}. {star}. {split}. kappa > 1 is overconfident, < 1 underconfident.",
+            f"{against}. {star}. {split}. kappa > 1 is overconfident, < 1 underconfident: a geometric mean, its "
+            "interval over seeds and calibration examples.",
             paper=True,
         ),
         "separation_brier": Table(

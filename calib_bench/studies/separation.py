@@ -8,6 +8,7 @@ delta_conf + delta_dyn exactly, and accuracy is entirely in the second, since a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,21 +60,30 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     repair = discover.calibrators(("temperature_scaling",))
     calibrators = repair | discover.calibrators(settings.calibrator)
     found = _Found()
+    nested = _own_tests(store, arms)
     for family in _families(arms):
-        _read_family(settings, store, family, calibrators, found)
+        _read_family(settings, store, family, calibrators, nested, found)
     frames = {name: pd.DataFrame(rows) for name, rows in found.rows.items()}
     _adjust(frames["separation"])
     data = {
         "reliability": pd.concat(found.reliability, ignore_index=True) if found.reliability else pd.DataFrame(),
         "measurements": pd.concat(found.measurements, ignore_index=True) if found.measurements else pd.DataFrame(),
         "reference": settings.reference,
+        "limit": settings.limit,
     }
     return Analysis(
         verdict=verdict(settings, frames),
-        tables=tables(settings, frames),
+        tables=tables(settings, frames, nested),
         warnings=warnings(settings, arms, frames, store.provenance()),
         data=data,
     )
+
+
+def _own_tests(store: Store, arms: Iterable[Arm]) -> bool:
+    """Whether seeds have test examples of their own: they differ in their split, and the test set is carved too."""
+    splits = {trial.split: trial for arm in arms for trial in arm.trials.values() if store.has(trial)}
+    tests = {store.labels(trial)["test"].numpy().tobytes() for trial in splits.values()}
+    return len(tests) > 1
 
 
 def _families(arms: Iterable[Arm]) -> list[list[tuple[Row, Arm]]]:
@@ -109,11 +119,11 @@ def _read_family(
     store: Store,
     family: list[tuple[Row, Arm]],
     calibrators: Mapping[str, Calibrator],
+    nested: bool,
     found: _Found,
 ) -> None:
     from calib_bench.measure import measure_arm
 
-    nested = settings.split == "seed"
     reference = None
     for name, arm in family:
         if is_reference(name, settings):
@@ -165,8 +175,7 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         total, dyn = difference("raw", score), difference("temperature_scaling", score)
         for part, values in zip(PARTS, (total, total - dyn, dyn), strict=True):
             row |= _interval(f"{score}_{part}", values, nested)
-    kappa = arm.frame[arm.frame["method"] == "temperature_scaling"].set_index("seed")["kappa"]
-    return row | _over_seeds("kappa", [kappa[s] for s in seeds])
+    return row | _kappa(arm, ours)
 
 
 def _interval(name: str, d_SN: Tensor, nested: bool) -> Row:
@@ -174,6 +183,17 @@ def _interval(name: str, d_SN: Tensor, nested: bool) -> Row:
 
     found = crossed_interval(d_SN, nested=nested)
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
+
+
+def _kappa(arm: Measures, rows: list[int]) -> Row:
+    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples."""
+    from calib_bench.inference import crossed_interval
+
+    if arm.log_kappa is None or not rows:
+        return {}
+    shared = len({trial.split for trial in arm.arm.trials.values()}) == 1
+    found = crossed_interval(arm.log_kappa[rows], nested=not shared)
+    return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
 
 
 def _over_seeds(name: str, values: list[float]) -> Row:
@@ -208,9 +228,10 @@ def _methods(measures: Measures, nested: bool) -> list[Row]:
                 row |= {"ece": found.mean, "ece_low": found.low, "ece_high": found.high}
             else:
                 row |= _over_seeds(metric, frame[metric].tolist())
-        for extra in ("ece_null", "kappa"):
-            if extra in frame and frame[extra].notna().any():
-                row |= _over_seeds(extra, frame[extra].tolist()) if extra == "kappa" else {extra: frame[extra].mean()}
+        if "ece_null" in frame and frame["ece_null"].notna().any():
+            row["ece_null"] = frame["ece_null"].mean()
+        if method == "temperature_scaling":
+            row |= _kappa(measures, list(range(len(measures.seeds))))
         rows.append(row)
     return rows
 
@@ -228,7 +249,7 @@ def _trials(store: Store, measures: Measures) -> list[Row]:
             raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]
             row |= {name: raw[name] for name in keep}
             row |= {f"repaired_{name}": repaired[name] for name in keep if name != "accuracy"}
-            row["kappa"] = repaired["kappa"]
+            row |= {"kappa": repaired["kappa"], "at_bound": repaired["at_bound"]}
         rows.append({**row, "key": trial.key})
     return rows
 

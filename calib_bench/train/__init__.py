@@ -37,7 +37,8 @@ def train(
         trials: what to train, of one task, split and limit.
         splits: their data.
         device: where to train.
-        checkpoint: file to resume from and to save to; removed when all is done. None saves nothing.
+        checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the outcomes
+            and removes it. None saves nothing.
         checkpoint_seconds: at most this often; 0 is after every step.
         progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
             counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
@@ -48,6 +49,7 @@ def train(
     """
     import torch
 
+    from calib_bench.data.tensors import TensorSplit
     from calib_bench.train import distributed
     from calib_bench.train.fused import train_fused
     from calib_bench.train.single import train_single
@@ -55,7 +57,8 @@ def train(
     options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "progress": progress}
     keys = {fuse_key(trial, device.type) for trial in trials}
     try:
-        if len(keys) == 1 and None not in keys and distributed.world() == 1:
+        resident = isinstance(splits.train, TensorSplit)  # a stack reads several orders of the data at once
+        if len(keys) == 1 and None not in keys and distributed.world() == 1 and resident:
             return train_fused(trials, splits, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
         outcomes = []
         for trial in trials:

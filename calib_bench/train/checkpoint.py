@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Checkpoint:
         assert self.path is not None
         buffer = io.BytesIO()
         torch.save({"key": self.key, "state": state}, buffer)
-        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
@@ -83,8 +84,7 @@ class Checkpoint:
             ) from error
         self.last = time.monotonic()
 
-    def remove(self) -> None:
-        """Delete the file and what an interrupted save left beside it."""
+    def keep(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Save the end of a run, so that nothing is trained twice should its outcome not be stored."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            self.path.with_name(self.path.name + ".tmp").unlink(missing_ok=True)
+            self.save(state())

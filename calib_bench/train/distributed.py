@@ -7,6 +7,7 @@ process at the same global batch, to rounding: gradients are averaged, and batch
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others: the main one plans and stores alone."""
 
 
 def requested() -> bool:
@@ -26,9 +29,9 @@ def start(kind: str) -> torch.device:
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
         return device
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=PATIENCE)
     return torch.device(kind)
 
 

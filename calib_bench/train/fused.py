@@ -70,11 +70,13 @@ def train_fused(
     stack = _Stack([trials[i] for i in order], splits, device, saver.load())
     ticker = Ticker(progress, weight=len(trials))
     ticker.tell(stack.step)
+    start = stack.step
     while not stack.over():
         stack.epoch(saver, ticker)
     ticker.finish(stack.total)
+    if stack.step > start:
+        saver.keep(stack.state)
     outcomes = dict(zip(order, stack.outcomes(), strict=True))
-    saver.remove()
     return [outcomes[i] for i in range(len(trials))]
 
 

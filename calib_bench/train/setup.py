@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from calib_bench import models
 from calib_bench.data.splits import Splits, seed_of
+from calib_bench.errors import SettingsError
 from calib_bench.trial import Trial
 
 Progress = Callable[[int], None]
@@ -27,12 +28,36 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow a CPU down several-fold
     torch.manual_seed(seed_of("init", trial.seed))
     model = models.build(trial.model, splits.spec, splits.classes, trial.pretrained)
+    if trial.pretrained and trial.epochs == 0:
+        _check_pretrained_head(trial, model, splits.classes)
     model = model.to(device, torch.float64 if trial.precision == "fp64" else torch.float32)
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
+    if trial.precision == "bf16":
+        _exact_head(models.head(model))
     if splits.spec.kind == "image":
         model = model.to(memory_format=torch.channels_last)
     return model
+
+
+def _check_pretrained_head(trial: Trial, model: nn.Module, classes: int) -> None:
+    """Raises SettingsError when the head is new, because the weights' own has other classes: nothing to calibrate."""
+    known = getattr(model, "pretrained_cfg", {}).get("num_classes")
+    if known != classes:
+        raise SettingsError(
+            f"the weights of {trial.model} have {known} classes and the data {classes}, so the head would be random: "
+            f"give data of all {known} classes, or epochs= to train a new head"
+        )
+
+
+def _exact_head(head: nn.Linear) -> None:
+    """Let the head work in float32 under autocast: bfloat16 logits would tie, and carry two digits of the log loss."""
+
+    def forward(h: Tensor) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            return nn.functional.linear(h.float(), head.weight, head.bias)
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def prepare(x: Any, precision: str) -> Any:
@@ -45,7 +70,7 @@ def prepare(x: Any, precision: str) -> Any:
 
 
 def autocast(trial: Trial, device: torch.device) -> torch.autocast:
-    """bfloat16 where the trial's precision says so; parameters, loss and logits stay float32."""
+    """bfloat16 where the trial's precision says so; parameters, head, logits and loss stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=trial.precision == "bf16")
 
 

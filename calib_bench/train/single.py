@@ -56,12 +56,13 @@ def train_single(
     run = _Run(trial, splits, device, distributed.broadcast(saver.load()))
     ticker = Ticker(progress)
     ticker.tell(run.step)
+    start = run.step
     while not run.over():
         run.epoch(saver, ticker)
     ticker.finish(trial.epochs * run.per_epoch)
-    outcome = run.outcome()
-    saver.remove()
-    return outcome
+    if run.step > start:
+        saver.keep(run.state)
+    return run.outcome()
 
 
 def _check_world(trial: Trial, split: Split) -> None:

@@ -339,12 +339,15 @@ def test_unwritable_checkpoint_is_said_plainly(tmp_path: Path) -> None:
         run(trial(epochs=1), checkpoint=tmp_path / "file" / "checkpoint.pt", checkpoint_seconds=0)
 
 
-@given(st.integers(0, 5000))
-def test_history_rows_are_few_and_include_both_ends(epochs: int) -> None:
-    rows = outcome.row_epochs(epochs)
-    assert {0, min(1, epochs), epochs} <= rows
-    assert len(rows) <= 21
-    assert max(rows) == epochs
+@given(st.integers(0, 5000), st.integers(1, 1000))
+def test_history_has_every_long_epoch_and_both_ends(epochs: int, per_epoch: int) -> None:
+    rows = sorted(outcome.row_epochs(epochs, per_epoch))
+    assert rows[0] == 0
+    assert rows[-1] == epochs
+    assert min(1, epochs) in rows
+    if per_epoch >= 20 or epochs <= 20:
+        assert rows == list(range(epochs + 1))
+    assert len(rows) <= max(epochs * per_epoch / 20 + 3, 21)
 
 
 def test_train_sends_each_trial_to_its_loop(tmp_path: Path) -> None:

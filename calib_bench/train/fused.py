@@ -103,7 +103,7 @@ class _Stack:
         self.losses = self._losses()
         self.per_epoch = splits.train.steps(first.batch)
         self.total = first.epochs * self.per_epoch
-        self.measured = row_epochs(first.epochs)
+        self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
         self.before, self.began = 0.0, time.monotonic()
         self.bad_S = torch.full((len(trials),), -1, dtype=torch.int64, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -58,15 +59,19 @@ class Outcome:
     facts: dict[str, Any]
 
 
-def row_epochs(epochs: int) -> frozenset[int]:
-    """The epochs (counted when done) after which a history row is taken: all up to 20, else 20 evenly spaced.
+ROW_STEPS = 20
+"""History rows are at least this many steps apart but for the first: measuring takes a pass over a split."""
 
-    >>> sorted(row_epochs(3)), len(row_epochs(400)), 400 in row_epochs(400)
-    ([0, 1, 2, 3], 21, True)
+
+def row_epochs(epochs: int, per_epoch: int) -> frozenset[int]:
+    """The epochs (counted when done) after which a history row is taken: each, but of more than 20 epochs shorter than
+    `ROW_STEPS` steps every so many that they are not, with the first and the last.
+
+    >>> sorted(row_epochs(3, 5)), sorted(row_epochs(30, 2))
+    ([0, 1, 2, 3], [0, 1, 10, 20, 30])
     """
-    if epochs <= 20:
-        return frozenset(range(epochs + 1))
-    return frozenset({0, 1} | {round(1 + i * (epochs - 1) / 19) for i in range(20)})
+    stride = 1 if epochs <= 20 else math.ceil(ROW_STEPS / per_epoch)
+    return frozenset({0, min(1, epochs), epochs} | set(range(0, epochs + 1, stride)))
 
 
 def accurate(tensor: Tensor) -> Tensor:

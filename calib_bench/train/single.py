@@ -91,7 +91,7 @@ class _Run:
         self.beta = self._number(trial.beta)
         self.loss = Loss({name: self._number(strength) for name, strength in trial.terms.items()})
         self.per_epoch = splits.train.steps(trial.batch)
-        self.measured = row_epochs(trial.epochs)
+        self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
         self.bad = torch.full((), -1, dtype=torch.int64, device=device)

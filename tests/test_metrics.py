@@ -133,6 +133,15 @@ def test_ece_against_torchmetrics_below_confidence_one() -> None:
     assert float(metrics.ece(z, y)) == pytest.approx(float(theirs), abs=1e-6)
 
 
+def test_ece_against_relplot() -> None:
+    from relplot.metrics import binnedECE
+
+    z, y = sample(N=3000)
+    confidence, predicted = z.double().softmax(1).max(1)
+    theirs = binnedECE(confidence.numpy(), (predicted == y).double().numpy(), nbins=15)
+    assert float(metrics.ece(z, y)) == pytest.approx(theirs, abs=1e-9)
+
+
 def test_confidence_of_one_is_in_the_last_bin() -> None:
     # 50 wrong at confidence 1 and 50 right at .95 share a bin; a bin of its own for 1 would give .525.
     logp = of_probability([[1.0, 0.0]] * 50 + [[0.95, 0.05]] * 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from calib_bench.measure import measure_arm
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.studies._separation_words import share
-from calib_bench.studies.separation import STUDY, contrast
+from calib_bench.studies.separation import STUDY, _kappa, contrast
 from calib_bench.study import Analysis
 
 Run = tuple[Store, Settings, Analysis]
@@ -181,3 +182,12 @@ def test_golden_numbers(table: pd.DataFrame) -> None:
     row = table.loc[(10.0, "cross_entropy")]
     found = [row[f"log_loss_{part}"] for part in ("total", "conf", "dyn")]
     assert found == pytest.approx([0.5067804, 0.4005312, 0.1062493], rel=1e-5)
+
+
+def test_kappa_at_a_bound_has_no_interval(tmp_path: Path) -> None:
+    store, settings = make(tmp_path, "beta=1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
+    (arm,) = tuning.arms(settings, store.scores(settings.select))
+    free = measure_arm(store, arm, discover.calibrators(("temperature_scaling",)))
+    assert set(_kappa(free, [0, 1])) == {"kappa", "kappa_low", "kappa_high"}
+    assert set(_kappa(replace(free, at_bound=(1,)), [0, 1])) == {"kappa"}
+    assert set(_kappa(replace(free, at_bound=(1,)), [0])) == {"kappa", "kappa_low", "kappa_high"}

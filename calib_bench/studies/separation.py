@@ -186,13 +186,15 @@ def _interval(name: str, d_SN: Tensor, nested: bool) -> Row:
 
 
 def _kappa(arm: Measures, rows: list[int]) -> Row:
-    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples."""
+    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples; none at a bound."""
     from calib_bench.inference import crossed_interval
 
     if arm.log_kappa is None or not rows:
         return {}
     shared = len({trial.split for trial in arm.arm.trials.values()}) == 1
     found = crossed_interval(arm.log_kappa[rows], nested=not shared)
+    if {arm.seeds[i] for i in rows} & set(arm.at_bound):
+        return {"kappa": math.exp(found.mean)}
     return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
 
 

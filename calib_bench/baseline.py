@@ -6,11 +6,12 @@ A baseline is one file in `baselines/` with one constant `BASELINE`; its file na
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from torch import Tensor, nn
 
 Params = dict[str, "Tensor"]
 """What a calibrator learned."""
@@ -18,7 +19,11 @@ Params = dict[str, "Tensor"]
 
 @dataclass(frozen=True)
 class Objective:
-    """A training loss with a strength; strength 0 must be cross-entropy exactly.
+    """A departure from training on the cross-entropy of beta z, with a strength. At least one of the hooks is given.
+
+    Several can be combined: losses add their difference from cross-entropy, factors multiply, maps of the logits
+    follow one another by name; at most one mixes inputs and at most one replaces the head. Predictions are always
+    softmax(beta z), z the model's logits: what an objective does to logits in its loss ends with training.
 
     Attributes:
         loss: (Z [..., N, K] logits already times beta, y [..., N] int64, strength, a tensor that broadcasts to
@@ -27,13 +32,24 @@ class Objective:
         reference: BibTeX key in references.bib.
         title: what tables call it.
         valid: (low, high) closed bounds of the strength.
+        neutral: the strength at which it is plain cross-entropy, exactly; None where there is no such strength.
+        logits: (z [..., N, K] raw logits, strength broadcasting to [..., N]) -> what beta multiplies in the loss.
+        factor: (share of the run's updates done, in [0, 1), strength) -> factor on beta in the loss of an update.
+        mix: (generator, strength) -> share in [0, 1] with which each example of a batch, inputs and loss, is mixed
+            with another, drawn at random.
+        head: (the model's linear head, strength) -> the layer that takes its place, a subclass of nn.Linear.
     """
 
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
-    strengths: tuple[float, ...]
-    reference: str
-    title: str
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    strengths: tuple[float, ...] = field(kw_only=True)
+    reference: str = field(kw_only=True)
+    title: str = field(kw_only=True)
     valid: tuple[float, float] = (0.0, float("inf"))
+    neutral: float | None = 0.0
+    logits: Callable[[Tensor, Tensor], Tensor] | None = None
+    factor: Callable[[float, float], float] | None = None
+    mix: Callable[[np.random.Generator, float], float] | None = None
+    head: Callable[[nn.Linear, float], nn.Linear] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ class Calibrator:
         keeps_argmax: whether the predicted class can never change.
         reference: BibTeX key in references.bib.
         title: what tables call it.
+        shift_invariant: whether adding a constant to a row of logits changes nothing. One that is not fits another
+            model to probabilities, of which only log p is known, than to logits.
     """
 
     fit: Callable[[Tensor, Tensor], Params]
@@ -55,6 +73,7 @@ class Calibrator:
     keeps_argmax: bool
     reference: str
     title: str
+    shift_invariant: bool = True
 
 
 Baseline = Objective | Calibrator

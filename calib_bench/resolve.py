@@ -95,6 +95,10 @@ def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
             raise SettingsError(f"objective={text} names {name} twice: give each term once")
         values = (_strength(name, strength, objectives[name]),) if colon else objectives[name].strengths
         combinations = [{**c, name: value} for c in combinations for value in values]
+    for hook, does in (("head", "replace the head"), ("mix", "mix inputs")):
+        clash = [name for name in combinations[0] if getattr(objectives[name], hook)]
+        if len(clash) > 1:
+            raise SettingsError(f"objective={text}: {clash[0]} and {clash[1]} both {does}: give one of them")
     return [format_objective(c) for c in combinations]
 
 
@@ -132,5 +136,6 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
     space["lr"] = tuple(sorted(getattr(settings, unit) if unit else recipe["lr"]))
     if space["epochs"] == (0,):
         space["lr"], space["lr_unit"] = (1.0,), ("lr",)
-    space["head_lr"], space["head_init"] = settings.head_lr, settings.head_init
+    for key in ("head_lr", "head_init", "head_decay"):
+        space[key] = getattr(settings, key)
     return space

@@ -45,6 +45,7 @@ class Settings(BaseModel):
     batch: tuple[Count, ...] | None = Field(None, description="global batch size")
     clip: tuple[NonNegative, ...] | None = Field(None, description="global gradient-norm bound; 0 is off")
     head_lr: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's rate")
+    head_decay: tuple[NonNegative, ...] = Field((1.0,), description="factor on the linear head's weight decay")
     head_init: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's initial weights")
     seed: tuple[Natural, ...] | None = Field(None, description="seeds, for example 0..4")
 

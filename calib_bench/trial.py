@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 RateUnit = Literal["lr", "lr_eff", "lr_rel"]
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -89,12 +89,25 @@ class Trial(BaseModel):
     """Factor on the linear head's rate (its weight decay is divided by it), Agarwala et al. arXiv 2010.07344."""
     head_init: Positive = 1.0
     """Factor on the linear head's initial weights and bias."""
+    head_decay: NonNegative = 1.0
+    """Factor on the linear head's weight decay."""
+    switch_from: Positive | None = None
+    """Until `switch_at`, train at this inverse temperature; there, the head's weights are multiplied by switch_from /
+    beta and its momentum divided by that, so that beta z goes on unchanged and only what is learned next differs."""
+    switch_at: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the run's updates made at `switch_from`, rounded to whole updates."""
     pretrained: bool = False
 
     @field_validator("objective")
     @classmethod
     def _canonical_objective(cls, text: str) -> str:
         return format_objective(parse_objective(text))
+
+    @model_validator(mode="after")
+    def _whole_switch(self) -> Trial:
+        if (self.switch_from is None) != (self.switch_at == 0):
+            raise ValueError("switch_from and switch_at belong together: give both, switch_at above 0, or neither")
+        return self
 
     @property
     def terms(self) -> dict[str, float]:
@@ -103,10 +116,9 @@ class Trial(BaseModel):
 
     def canonical(self) -> dict[str, Any]:
         """The fields that make the key, in declaration order."""
+        defaults = _defaults(type(self))
         dump = self.model_dump(mode="json")
-        required = {name for name, field in type(self).model_fields.items() if field.is_required()}
-        defaults = {name: field.default for name, field in type(self).model_fields.items() if name not in required}
-        return {name: value for name, value in dump.items() if name in required or value != defaults[name]}
+        return {name: value for name, value in dump.items() if name not in defaults or value != defaults[name]}
 
     @cached_property
     def key(self) -> str:
@@ -127,3 +139,9 @@ class Trial(BaseModel):
     def family(self) -> Trial:
         """The arm with beta and objective set aside too: arms of one family are compared with each other."""
         return self.arm().model_copy(update={"beta": 1.0, "objective": CROSS_ENTROPY})
+
+
+@cache
+def _defaults(kind: type[Trial]) -> dict[str, Any]:
+    """Fields that have a default, with it."""
+    return {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}

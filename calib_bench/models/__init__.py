@@ -156,6 +156,15 @@ def head(model: nn.Module) -> nn.Linear:
     return last
 
 
+def replace_head(model: nn.Module, new: nn.Linear) -> None:
+    """Put another layer, a subclass of nn.Linear, in the place of the head."""
+    model = unwrap(model)
+    old = head(model)
+    path = next(name for name, module in model.named_modules() if module is old)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, new)
+
+
 def rescale_head(model: nn.Module, factor: float) -> None:
     """Multiply the head's weight and bias in place, and thereby the logits (Agarwala et al., arXiv 2010.07344)."""
     import torch

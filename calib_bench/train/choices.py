@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 
 from calib_bench import models
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.trial import Trial
+from calib_bench.trial import CROSS_ENTROPY, Trial, parse_objective
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step", "linear")
@@ -42,11 +43,24 @@ def check_schedule(name: str) -> None:
         raise SettingsError(f"unknown schedule {name!r}: {nearest(name, schedules())}")
 
 
+@lru_cache(maxsize=4096)
+def heads(objective: str) -> tuple[tuple[str, float], ...]:
+    """The terms of an objective that replace the model's head, which is then another architecture."""
+    if objective == CROSS_ENTROPY:
+        return ()
+    from calib_bench import discover
+
+    known = discover.objectives()
+    terms = parse_objective(objective)
+    return tuple((name, strength) for name, strength in terms.items() if name in known and known[name].head)
+
+
 def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
-    Members share everything but beta, rate and its unit, objective, seed, momentum (zero or not is shared), weight
-    decay, head rate and head initialization. Convolutions are stacked only off the CPU, where that is faster.
+    Members share everything but beta, its switch, rate and its unit, objective (but for one that replaces the head),
+    seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization. Convolutions are
+    stacked only off the CPU, where that is faster.
 
     Args:
         trial: the trial.
@@ -58,4 +72,4 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    return (*(getattr(trial, name) for name in shared), trial.clip, trial.momentum > 0)
+    return (*(getattr(trial, name) for name in shared), trial.clip, trial.momentum > 0, heads(trial.objective))

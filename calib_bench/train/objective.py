@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from calib_bench.baseline import Objective
+from calib_bench.data.splits import seed_of
 from calib_bench.errors import SettingsError, nearest
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
@@ -17,10 +23,10 @@ def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
 
 
 class Loss:
-    """Per-example objective of Z = beta z.
+    """Per-example objective of the raw logits.
 
-    No term: cross-entropy. One term: its own loss. Several: cross-entropy plus the sum over terms of (loss -
-    cross-entropy), so that every term keeps the meaning it has alone.
+    No term: cross-entropy of Z = beta z. One term with a loss: that loss. Several: cross-entropy plus the sum over
+    terms of (loss - cross-entropy), so that every term keeps the meaning it has alone.
     """
 
     def __init__(self, strengths: Mapping[str, Tensor], objectives: Mapping[str, Objective] | None = None) -> None:
@@ -32,18 +38,16 @@ class Loss:
         Raises:
             SettingsError: a name is no objective.
         """
-        if objectives is None and strengths:
-            from calib_bench import discover
-
-            objectives = discover.objectives()
-        for name in strengths:
-            if name not in (objectives or {}):
-                raise SettingsError(f"unknown objective {name!r}: {nearest(name, objectives or {})}")
-        self.terms = [((objectives or {})[name].loss, strengths[name]) for name in sorted(strengths)]
+        terms = [(objective, strengths[name]) for name, objective in known(strengths, objectives).items()]
+        self.maps = [(term.logits, strength) for term, strength in terms if term.logits]
+        self.terms = [(term.loss, strength) for term, strength in terms if term.loss]
 
     def __call__(self, z: Tensor, y: Tensor, beta: Tensor) -> Tensor:
         """z [..., B, K] raw logits, y [..., B] int64, beta broadcasts to z -> [..., B] nats, float32 or float64."""
-        Z = beta * (z if z.dtype == torch.float64 else z.float())
+        z = z if z.dtype == torch.float64 else z.float()
+        for to_logits, strength in self.maps:
+            z = to_logits(z, strength)
+        Z = beta * z
         if len(self.terms) == 1:
             term, strength = self.terms[0]
             return term(Z, y, strength)
@@ -51,3 +55,78 @@ class Loss:
         if self.terms:
             loss = loss + torch.stack([term(Z, y, strength) - loss for term, strength in self.terms]).sum(0)
         return loss
+
+
+def known(names: Iterable[str], objectives: Mapping[str, Objective] | None = None) -> dict[str, Objective]:
+    """The objectives so named, by name, in the names' order.
+
+    Raises:
+        SettingsError: a name is no objective.
+    """
+    names = sorted(names)
+    if objectives is None and names:
+        from calib_bench import discover
+
+        objectives = discover.objectives()
+    for name in names:
+        if name not in (objectives or {}):
+            raise SettingsError(f"unknown objective {name!r}: {nearest(name, objectives or {})}")
+    return {name: (objectives or {})[name] for name in names}
+
+
+def start_beta(trial: Trial) -> float:
+    """The inverse temperature of the first update."""
+    return Course(trial, 2).beta(0)
+
+
+class Course:
+    """What changes from update to update in one trial: its beta, and which examples are mixed."""
+
+    def __init__(self, trial: Trial, total: int) -> None:
+        """
+        Args:
+            trial: the trial.
+            total: updates of the whole run.
+
+        Raises:
+            SettingsError: an objective is unknown, or two of them mix inputs.
+        """
+        self.trial, self.total = trial, total
+        terms = known(trial.terms)
+        self.factors = [(term.factor, trial.terms[name]) for name, term in terms.items() if term.factor]
+        mixers = [(term.mix, trial.terms[name]) for name, term in terms.items() if term.mix]
+        if len(mixers) > 1:
+            raise SettingsError(f"objective {trial.objective!r} mixes inputs in two ways: give one of them")
+        self.mixer = mixers[0] if mixers else None
+        self.switch = max(0, min(total - 1, max(1, round(trial.switch_at * total)))) if trial.switch_from else 0
+        """The update before which the switch is made; 0 is never."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the loss sees one beta in every update."""
+        return not self.factors and not self.switch
+
+    def beta(self, step: int) -> float:
+        """The inverse temperature in the loss of an update."""
+        value = self.base(step)
+        for factor, strength in self.factors:
+            value *= factor(step / self.total, strength)
+        return value
+
+    def base(self, step: int) -> float:
+        """The inverse temperature whose softmax is the model's prediction before an update."""
+        return self.trial.switch_from or 1.0 if step < self.switch else self.trial.beta
+
+    def head_factor(self, step: int) -> float:
+        """Factor on the head's weights just before an update; its momentum is divided by it. 1 but for the switch."""
+        return (self.trial.switch_from or 1.0) / self.trial.beta if self.switch and step == self.switch else 1.0
+
+    def mixture(self, epoch: int, step: int, batch: int, rank: int = 0) -> tuple[float, np.ndarray]:
+        """Share of its own that an example keeps, and the partner of each, int64 [B]: a function of the seed."""
+        import numpy as np
+
+        assert self.mixer is not None, "asked only of a trial that mixes"
+        draw, strength = self.mixer
+        rng = np.random.default_rng(seed_of("mix", self.trial.seed, epoch, step, *([rank] if rank else [])))
+        partner_B = rng.permutation(batch)
+        return draw(rng, strength), partner_B

@@ -119,7 +119,7 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
     """
     check_optimizer(trial.optimizer)
     groups = [{"params": list(model.parameters()), "initial": rate, "lr": rate, "weight_decay": trial.weight_decay}]
-    if trial.head_lr != 1:
+    if trial.head_lr != 1 or trial.head_decay != 1:
         head = head_names(model)
         split = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
         for name, parameter in model.named_parameters():
@@ -131,7 +131,7 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
                 "params": split[True],
                 "initial": scaled,
                 "lr": scaled,
-                "weight_decay": trial.weight_decay / trial.head_lr,
+                "weight_decay": trial.weight_decay * trial.head_decay / trial.head_lr,
             },
         ]
         groups = [group for group in groups if group["params"]]

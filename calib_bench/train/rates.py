@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from calib_bench.data.splits import Splits
 from calib_bench.errors import SettingsError
+from calib_bench.train.choices import heads
+from calib_bench.train.objective import start_beta
 from calib_bench.train.setup import prepare
 from calib_bench.trial import Trial
 
@@ -52,7 +54,8 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
-    cross-entropy of beta z at initialization, head factors included: 1 is the critical rate of gradient descent.
+    cross-entropy of beta z at initialization (beta of the first update), head factors included: 1 is the critical
+    rate of gradient descent.
 
     Args:
         trial: the trial.
@@ -73,23 +76,24 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
-    point = (*start, trial.seed, trial.beta, trial.head_lr, trial.head_init, str(device))
+    beta = start_beta(trial)
+    point = (*start, trial.seed, beta, trial.head_lr, trial.head_init, heads(trial.objective), str(device))
     if point not in _curvatures:
-        _curvatures[point] = _measure(trial, model, splits, device)
+        _curvatures[point] = _measure(trial, beta, model, splits, device)
     value, converged = _curvatures[point]
     if not (math.isfinite(value) and value > 0):
         raise SettingsError(
             f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
-            f"beta={trial.beta:g} is {value:g}; give lr instead"
+            f"beta={beta:g} is {value:g}; give lr instead"
         )
     return Rate(2 * trial.lr / value, value, converged)
 
 
-def _measure(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
+def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
     from calib_bench.dynamics.curvature import lambda_max
 
     x, y = probe(splits, device)
     found = lambda_max(
-        model, prepare(x, trial.precision), y, trial.beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
+        model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
     )
     return float(found.value), bool(found.converged)

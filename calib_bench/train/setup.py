@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from calib_bench import models
 from calib_bench.data.splits import Splits, seed_of
 from calib_bench.errors import SettingsError
+from calib_bench.train.objective import known
 from calib_bench.trial import Trial
 
 Progress = Callable[[int], None]
@@ -33,6 +34,7 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
     model = model.to(device, torch.float64 if trial.precision == "fp64" else torch.float32)
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
+    _replace_head(trial, model)
     if trial.precision == "bf16":
         _exact_head(models.head(model))
     if splits.spec.kind == "image":
@@ -50,12 +52,23 @@ def _check_pretrained_head(trial: Trial, model: nn.Module, classes: int) -> None
         )
 
 
+def _replace_head(trial: Trial, model: nn.Module) -> None:
+    """Raises SettingsError when two objectives replace the head."""
+    makers = [(term.head, trial.terms[name]) for name, term in known(trial.terms).items() if term.head]
+    if len(makers) > 1:
+        raise SettingsError(f"objective {trial.objective!r} replaces the head in two ways: give one of them")
+    for make, strength in makers:
+        models.replace_head(model, make(models.head(model), strength))
+
+
 def _exact_head(head: nn.Linear) -> None:
     """Let the head work in float32 under autocast: bfloat16 logits would tie, and carry two digits of the log loss."""
 
+    plain = head.forward
+
     def forward(h: Tensor) -> Tensor:
         with torch.autocast(h.device.type, enabled=False):
-            return nn.functional.linear(h.float(), head.weight, head.bias)
+            return plain(h.float())
 
     head.forward = forward  # type: ignore[method-assign, assignment]
 

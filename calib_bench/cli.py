@@ -1,4 +1,4 @@
-"""The command line: run | plan | report | list."""
+"""The command line: run | plan | report | list, and on predictions made elsewhere evaluate | compare | export."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
   plan    print what run would do: trials, groups, what is done, estimated cost
   report  rebuild the report of a run folder from its store alone: report runs/digits-separation
   list    tasks, models, baselines, studies: list, or list tasks
+
+  evaluate  every calibrator and metric on anyone's predictions: evaluate --calibration cal.npz --test test.npz
+  compare   paired differences of two predictors on the same examples: compare a.npz b.npz
+  export    a stored trial's logits as npz: export runs/digits-separation:KEY          (each has its own --help)
 
 A value may be a list a,b,c, a range 0..4, logspace(-2,1,7) or linspace(0,1,5); lists on grid keys span the grid.
 
@@ -59,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or {"-h", "--help", "help"} & set(words):
-        print(usage())
+        own = next((word for word in words if word in EXTERNAL), None)
+        print(_help_of(own) if own else usage())
         return 0
     if words[0] in ("--version", "version"):
         print(__version__)
@@ -107,4 +112,26 @@ def _list(words: list[str]) -> int:
     return show(words)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "plan": _plan, "report": _report, "list": _list}
+def _help_of(command: str) -> str:
+    from calib_bench.external import help_of
+
+    return help_of(command)
+
+
+def _external(command: str) -> Callable[[list[str]], int]:
+    def call(words: list[str]) -> int:
+        from calib_bench import external
+
+        return int(getattr(external, command)(words))
+
+    return call
+
+
+EXTERNAL = ("evaluate", "compare", "export")
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "report": _report,
+    "list": _list,
+    **{command: _external(command) for command in EXTERNAL},
+}

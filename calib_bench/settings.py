@@ -58,6 +58,7 @@ class Settings(BaseModel):
     tune_seeds: Count | None = Field(
         None, description="how many seeds choose the rate; the others run at the chosen one"
     )
+    budget: Count = Field(40, description="study=tune: configurations that each search may try")
     split: Literal["shared", "seed"] = Field("shared", description="one split for all seeds, or one a seed")
     limit: Count | None = Field(None, description="smoke mode: at most so many examples of each split")
     pretrained: bool = Field(False, description="start from timm's weights; epochs=0 only calibrates them")
@@ -69,6 +70,9 @@ class Settings(BaseModel):
     executor: Literal["local"] = Field("local", description="where trials run")
     workers: Count | None = Field(None, description="worker processes; default one a core, or one on a GPU")
     threads: Count = Field(1, description="threads a worker; part of what makes results repeat to the bit")
+    compile: Literal["auto", "yes", "no"] = Field(
+        "auto", description="compile models that train alone and record CUDA graphs: auto when the run is long enough"
+    )
     stack: Count = Field(128, description="most small models trained as one; 1 trains each alone")
     checkpoint: NonNegative = Field(60.0, description="seconds between checkpoints; 0 writes one every step")
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")

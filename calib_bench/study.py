@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.trial import Trial
 
@@ -67,9 +67,11 @@ class Study:
             grid of rates); it must be a pure function of its arguments.
         analyse: (Settings, Store) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure.
+        defaults: grid keys of the settings whose default, for this question, is not the task's.
     """
 
     question: str
     plan: Callable[[Settings, Scores], list[Trial]]
     analyse: Callable[[Settings, Store], Analysis]
     figures: Mapping[str, Callable[[Analysis], Figure]]
+    defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

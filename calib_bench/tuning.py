@@ -51,14 +51,14 @@ class Arm:
 
 def arms(settings: Settings, scores: Scores) -> list[Arm]:
     """Every arm of resolved settings, in grid order, as far as `scores` lets it be tuned."""
-    return [arm for family in _families(settings) for arm in _tune(settings, family, scores)[0]]
+    return [arm for family in _families(settings) for arm in _tune(settings, _Family(settings, family), scores)[0]]
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
     """Every trial that resolved settings want so far: the grid, its extensions, and all seeds at chosen rates."""
     wanted: dict[str, Trial] = {}
     for family in _families(settings):
-        tuned, tried = _tune(settings, family, scores)
+        tuned, tried = _tune(settings, _Family(settings, family), scores)
         for trial in itertools.chain(tried, *(arm.trials.values() for arm in tuned)):
             wanted.setdefault(trial.key, trial)
     return list(wanted.values())
@@ -67,12 +67,13 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
 def _families(settings: Settings) -> list[list[Trial]]:
     """Arms as templates (rate and seed of no meaning), those to be compared with each other together."""
     families: dict[Trial, list[Trial]] = {}
-    for template in _templates(settings):
+    for template in templates(settings):
         families.setdefault(template.family(), []).append(template)
     return list(families.values())
 
 
-def _templates(settings: Settings) -> Iterator[Trial]:
+def templates(settings: Settings) -> Iterator[Trial]:
+    """Every arm of resolved settings, its rate and seed of no meaning, in grid order."""
     for model, space in (settings.spaces or {}).items():
         keys = [key for key in space if key != "lr"]
         for values in itertools.product(*(space[key] for key in keys)):
@@ -89,14 +90,43 @@ def _templates(settings: Settings) -> Iterator[Trial]:
             )
 
 
-def _tune(settings: Settings, family: list[Trial], scores: Scores) -> tuple[list[Arm], list[Trial]]:
+class _Family:
+    """Arms compared with each other, and their trials, each made once: its key is most of what planning costs."""
+
+    def __init__(self, settings: Settings, arms: list[Trial]) -> None:
+        self.arms = arms
+        self.numbers = range(len(arms))
+        self.own_splits = settings.split == "seed"
+        self.tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+        self._made: dict[tuple[int, float, int], Trial] = {}
+
+    def trial(self, arm: int, rate: float, seed: int) -> Trial:
+        """A trial of the arm of this number."""
+        made = self._made.get((arm, rate, seed))
+        if made is None:
+            split = seed if self.own_splits else 0
+            made = self.arms[arm].model_copy(update={"lr": rate, "seed": seed, "split": split})
+            self._made[arm, rate, seed] = made
+        return made
+
+    def score(self, arm: int, rate: float, scores: Scores) -> float | None:
+        """Mean over the tuning seeds; None while any of them is missing."""
+        values = [scores(self.trial(arm, rate, seed)) for seed in self.tuning_seeds]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _tune(settings: Settings, family: _Family, scores: Scores) -> tuple[list[Arm], list[Trial]]:
     """The arms of a family, and the trials that tuning them takes so far."""
-    space = (settings.spaces or {})[family[0].model]
+    space = (settings.spaces or {})[family.arms[0].model]
     rates = list(space["lr"])
     step_down, step_up = _steps(rates)
     below = above = 0
+    found: dict[tuple[int, float], float | None] = {}
     while True:
-        tables = [{rate: _score(settings, arm, rate, scores) for rate in rates} for arm in family]
+        new = [(n, rate) for n in family.numbers for rate in rates if (n, rate) not in found]
+        found |= {(n, rate): family.score(n, rate, scores) for n, rate in new}
+        tables = [{rate: found[n, rate] for rate in rates} for n in family.numbers]
         if any(score is None for table in tables for score in table.values()):
             break
         if len(space["lr"]) == 1:
@@ -112,12 +142,15 @@ def _tune(settings: Settings, family: list[Trial], scores: Scores) -> tuple[list
             above += 1
         if not (grow_down or grow_up):
             break
-    tuned = [_arm(settings, arm, tuple(rates), table) for arm, table in zip(family, tables, strict=True)]
-    tried = [_trial(settings, arm, rate, seed) for rate in rates for arm in family for seed in _tuning_seeds(settings)]
+    tuned = [_arm(settings, family, n, tuple(rates), tables[n]) for n in family.numbers]
+    tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
     return tuned, tried
 
 
-def _arm(settings: Settings, arm: Trial, rates: tuple[float, ...], table: dict[float, float | None]) -> Arm:
+def _arm(
+    settings: Settings, family: _Family, number: int, rates: tuple[float, ...], table: dict[float, float | None]
+) -> Arm:
+    arm = family.arms[number]
     known = {rate: score for rate, score in table.items() if score is not None}
     if len(known) < len(table):
         return Arm(arm, rates, known, None, "pending", {})
@@ -129,22 +162,8 @@ def _arm(settings: Settings, arm: Trial, rates: tuple[float, ...], table: dict[f
         status = "fixed"
     elif chosen in (rates[0], rates[-1]):
         status = "edge"
-    return Arm(arm, rates, known, chosen, status, {s: _trial(settings, arm, chosen, s) for s in settings.seed or ()})
-
-
-def _tuning_seeds(settings: Settings) -> tuple[int, ...]:
-    return (settings.seed or ())[: settings.tune_seeds]
-
-
-def _trial(settings: Settings, arm: Trial, rate: float, seed: int) -> Trial:
-    split = seed if settings.split == "seed" else 0
-    return arm.model_copy(update={"lr": rate, "seed": seed, "split": split})
-
-
-def _score(settings: Settings, arm: Trial, rate: float, scores: Scores) -> float | None:
-    values = [scores(_trial(settings, arm, rate, seed)) for seed in _tuning_seeds(settings)]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+    trials = {seed: family.trial(number, chosen, seed) for seed in settings.seed or ()}
+    return Arm(arm, rates, known, chosen, status, trials)
 
 
 def _best(table: dict[float, float]) -> float:

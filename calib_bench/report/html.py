@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,27 @@ def inline(svg: str, name: str) -> str:
 def page(
     study: Study, settings: Settings, analysis: Analysis, figures: Mapping[str, str], provenance: Mapping[str, Any]
 ) -> str:
-    """The page's text.
+    """The text of a study's page, see `document`; the provenance is what `Store.provenance` gives."""
+    command = shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
+    return document(f"{settings.study} of {settings.task}", study.question, command, analysis, figures, provenance)
+
+
+def document(
+    title_: str,
+    question: str,
+    command: str,
+    analysis: Analysis,
+    figures: Mapping[str, str],
+    provenance: Mapping[str, Any],
+) -> str:
+    """A page's text.
 
     Args:
+        title_: of the page.
+        question: what it answers, one line.
+        command: what made it.
         figures: SVG files by name.
-        provenance: what `Store.provenance` gives; nested values are shown as JSON.
+        provenance: nested values are shown as JSON.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -51,13 +68,13 @@ def page(
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        title=f"{settings.study} of {settings.task}",
-        question=study.question,
+        title=title_,
+        question=question,
         verdict=analysis.verdict,
         warnings=analysis.warnings,
         figures=[(name, title(name), Markup(inline(svg, name))) for name, svg in figures.items()],
         tables=[_table(name, table) for name, table in analysis.tables.items()],
-        words=" ".join(settings.words()),
+        command=command,
         provenance=[(title(str(key)), _text(value)) for key, value in provenance.items()],
     )
 

@@ -1,0 +1,173 @@
+"""Two predictors on the same examples: paired differences, as they are and after temperature scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.errors import DataError
+from calib_bench.evaluate import REPAIRED, Scored, adjust, contrasts, interval_columns, score
+from calib_bench.evaluate_models import Model, check_folds, own_tests
+from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, cell, firm, general, sources
+from calib_bench.inference import Interval, crossed_interval
+from calib_bench.study import Analysis, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+Row = dict[str, Any]
+RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
+
+
+def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 0) -> Analysis:
+    """A minus B on accuracy, log loss, Brier and ECE.
+
+    With calibration sets, or `folds`, log loss and Brier are split: a temperature repairs confidence, and what is left
+    after temperature scaling is dynamics; delta_total = delta_conf + delta_dyn.
+
+    Args:
+        a, b: as many models each, paired by order.
+        folds, seed: see `evaluate.evaluate`.
+
+    Raises:
+        DataError: the two are not of the same examples, or not as many.
+    """
+    from calib_bench import discover
+
+    _same_examples(a, b)
+    check_folds([*a, *b], folds)
+    nested = own_tests(a)
+    raw = score(a, RAW, None), score(b, RAW, None)
+    fits = all(m.calibration is not None for m in (*a, *b)) or folds
+    temperature = discover.calibrators((REPAIRED,))[REPAIRED]
+    first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in (a, b))
+    repaired = (first, second) if first is not None and second is not None else None
+    rows = [_row(RAW, metric, raw, found) for metric, found in contrasts(*raw, nested).items()]
+    if repaired is not None:
+        after = contrasts(*repaired, nested)
+        for metric in ("log_loss", "brier"):
+            gain = _gain(raw, repaired, metric, nested)
+            rows.append(_row(CONFIDENCE, metric, None, gain))
+            rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
+        rows.append(_row(DYNAMICS, "ece", repaired, after["ece"]))
+    frame = _frame(rows)
+    names = a[0].test.name, b[0].test.name
+    note = (
+        f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
+        f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."
+    )
+    tables = {"comparison": Table("A minus B", frame, note, paper=True)}
+    if repaired is not None:
+        tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
+    return Analysis(_verdict(frame, len(a), names), tables, _warnings(a, b))
+
+
+def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
+    if len(a) != len(b):
+        raise DataError(f"A has {len(a)} models and B has {len(b)}: give as many of each, in the same order of seeds")
+    for one, other in zip(a, b, strict=True):
+        y, w = one.test.y_N, other.test.y_N
+        if len(y) != len(w):
+            raise DataError(
+                f"{one.test.name} has {len(y):,} examples and {other.test.name} has {len(w):,}: a paired comparison "
+                f"needs predictions for the same examples"
+            )
+        if one.test.Z_NK.shape[1] != other.test.Z_NK.shape[1]:
+            raise DataError(
+                f"{one.test.name} has {one.test.Z_NK.shape[1]} classes and {other.test.name} "
+                f"{other.test.Z_NK.shape[1]}: they are of different problems"
+            )
+        differ = y != w
+        if bool(differ.any()):
+            order = bool((y.sort().values == w.sort().values).all())
+            hint = ": the same labels in another order?" if order else ""
+            raise DataError(
+                f"{one.test.name} and {other.test.name} differ in {int(differ.sum()):,} of {len(y):,} labels, first at "
+                f"row {int(differ.int().argmax())}{hint}; a paired comparison needs the same examples in the same order"
+            )
+        seeds = [m.test.trial.seed for m in (one, other) if m.test.trial is not None]
+        if len(set(seeds)) > 1:
+            raise DataError(
+                f"{one.test.name} and {other.test.name} are trials of seeds {seeds[0]} and {seeds[1]}: no pair"
+            )
+
+
+def _gain(raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored], metric: str, nested: bool) -> Interval:
+    """delta_conf: what the temperature repairs in A less what it repairs in B."""
+    rows = zip(*(s.examples[metric] for s in (*raw, *repaired)), strict=True)
+    return crossed_interval([((p - q) - (r - s)).numpy() for p, q, r, s in rows], nested=nested)
+
+
+def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, found: Interval) -> Row:
+    means = [math.fsum(s.metrics[metric]) / len(s.metrics[metric]) for s in pair] if pair else [None, None]
+    return {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **interval_columns("difference", found)}
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    import pandas as pd
+
+    parts = []
+    for stage in (RAW, CONFIDENCE, DYNAMICS):
+        part = pd.DataFrame([row for row in rows if row["stage"] == stage])
+        if len(part):
+            adjust(part)
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
+    import pandas as pd
+
+    from calib_bench.evaluate import kappa_of
+
+    return pd.DataFrame(
+        [
+            {"predictions": name, "of": _called(m), **kappa_of(s)}
+            for name, m, s in zip("AB", (a, b), repaired, strict=True)
+        ]
+    )
+
+
+def _called(models: Sequence[Model]) -> str:
+    names = [m.test.name for m in models]
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, ...]:
+    rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
+    said = [_sentence(rows[RAW, metric], metric) for metric in NAMES]
+    if (CONFIDENCE, "log_loss") in rows:
+        conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
+        said.append(
+            f"Of the difference in log loss, {cell(conf, 'difference')} nats are confidence, which a temperature "
+            f"repairs{_doubt(conf)}, and {cell(dyn, 'difference')} nats remain after temperature scaling{_doubt(dyn)}."
+        )
+    count = "one model each: another training could come out otherwise" if n == 1 else f"{n} models each"
+    return (*said, f"A is {names[0]}, B is {names[1]}; {count}.")
+
+
+def _sentence(row: Row, metric: str) -> str:
+    name, unit = NAMES[metric], UNITS.get(metric, "")
+    difference = cell(row, "difference")
+    if not firm(row, "difference"):
+        return f"In {name} the two cannot be told apart: A minus B is {difference}{unit}."
+    better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"
+    return f"{better} is better in {name}: A minus B is {difference}{unit}."
+
+
+def _doubt(row: Row) -> str:
+    return "" if firm(row, "difference") else " (the sign is not established)"
+
+
+def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
+    said = general((*a, *b))
+    for one, other in zip(a, b, strict=True):
+        if one.test.Z_NK.shape == other.test.Z_NK.shape and _equal(one.test.Z_NK, other.test.Z_NK):
+            said.append(f"{one.test.name} and {other.test.name} hold the same predictions.")
+    return tuple(dict.fromkeys(said))
+
+
+def _equal(Z: torch.Tensor, W: torch.Tensor) -> bool:
+    return bool((Z == W).all())

@@ -1,0 +1,253 @@
+"""Predictions made elsewhere, judged like the harness's own: every calibrator, every metric, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.errors import UserError
+from calib_bench.evaluate_models import Model, calibrated, check_folds, form, own_tests
+from calib_bench.study import Analysis
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.inference import Binned, Interval
+
+Row = dict[str, Any]
+RAW = "raw"
+REPAIRED = "temperature_scaling"
+MEANS = {
+    "accuracy": "correct", "log_loss": "log_loss", "brier": "brier", "mean_confidence": "confidence",
+    "mean_entropy": "entropy",
+}  # fmt: skip
+"""Metrics that are means over examples, and the per-example score each is the mean of."""
+MOST_CELLS = 4_000_000
+"""Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
+REMARK = "fitted on log p: not the fit that logits would give"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One method's scores of every seed.
+
+    Attributes:
+        examples: by name (log_loss, brier, correct, confidence, entropy, and positive where K = 2): float64 [N] a seed.
+        metrics: by name, one value a seed.
+        classwise: gaps and bins of every class, a seed; empty where that would take too long.
+        nulls: ECE of a calibrated model and p-value, a seed.
+        log_kappa: see `measure.log_kappa_n`, a seed; for temperature scaling.
+        at_bound: how many seeds' temperatures stopped at a bound.
+    """
+
+    examples: Mapping[str, list[Tensor]]
+    metrics: Mapping[str, list[float]]
+    classwise: list[Binned]
+    nulls: list[tuple[float, float]]
+    log_kappa: list[Tensor]
+    at_bound: int
+
+
+def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
+    """Scores of one method, or (None) of the raw predictions, one model's probabilities in memory at a time.
+
+    Raises:
+        UserError: the calibrator is not for such predictions.
+    """
+    from torch.nn.functional import one_hot
+
+    from calib_bench.inference import ece_null
+    from calib_bench.measure import METRICS, log_kappa_n
+    from calib_bench.metrics import confidence_n, entropy_n, measure
+
+    cells = sum(m.test.Z_NK.numel() for m in models)
+    examples: dict[str, list[Tensor]] = {}
+    metrics: dict[str, list[float]] = {}
+    found = Scored(examples, metrics, [], [], [], 0)
+    at_bound = 0
+    for model in models:
+        logp_NK, params = calibrated(model, calibrator, folds, seed)
+        y_N = model.test.y_N
+        values = measure(logp_NK, y_N)
+        values |= {"confidence_n": confidence_n(logp_NK), "entropy_n": entropy_n(logp_NK)}
+        if logp_NK.shape[1] == 2:
+            values["positive_n"] = logp_NK.double().softmax(-1)[:, 1]
+        for name, value in values.items():
+            if name.endswith("_n"):
+                examples.setdefault(name[:-2], []).append(value)
+            elif name in METRICS:
+                metrics.setdefault(name, []).append(float(value))
+        found.nulls.append(ece_null(logp_NK, y_N))
+        if cells <= MOST_CELLS:
+            found.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
+        if method == REPAIRED and params:
+            at_bound += bool(params["at_bound"])
+            found.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
+    return Scored(examples, metrics, found.classwise, found.nulls, found.log_kappa, at_bound)
+
+
+def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
+    import torch
+
+    assert model.calibration is not None
+    Z_NK = form(model, model.calibration).double()
+    floored_NK = torch.maximum(Z_NK, Z_NK.amax(1, keepdim=True) - 800.0)  # no -inf * 0; exp(-800) is zero
+    return log_kappa_n(floored_NK, model.calibration.y_N, temperature)
+
+
+def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
+    """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
+    from calib_bench.inference import aurc_interval, binned_interval, crossed_interval, ece_interval
+
+    S = len(y)
+    top = _top(scored)
+    found: dict[str, Interval] = {
+        "ece": ece_interval(*top, nested=nested),
+        "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
+        "aurc": aurc_interval(*top, nested=nested),
+        "e_aurc": aurc_interval(*top, excess=True, nested=nested),
+    }
+    if scored.classwise:
+        found["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
+    if "positive" in scored.examples:
+        pairs = zip(scored.examples["positive"], y, strict=True)
+        found["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
+    for metric, name in MEANS.items():
+        found[metric] = crossed_interval([rows.numpy() for rows in scored.examples[name]], nested=nested)
+    for metric in scored.metrics if S > 1 else ():
+        if metric not in found:
+            found[metric] = crossed_interval([[value] for value in scored.metrics[metric]], nested=True)
+    row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
+    for name, interval in found.items():
+        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
+    if S == 1:
+        row["ece_null_p"] = scored.nulls[0][1]
+    return row | kappa_of(scored)
+
+
+def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
+    """Confidences and whether the top label was right, [N] a seed."""
+    confidence, correct = ([rows.numpy() for rows in scored.examples[name]] for name in ("confidence", "correct"))
+    return confidence, correct
+
+
+def _binned(p: Tensor, hit: Tensor) -> Binned:
+    """Probabilities and outcomes of one shape, in bins of equal width."""
+    from calib_bench.inference import Binned
+    from calib_bench.metrics.binned import equal_width
+
+    return Binned((p - hit).numpy(), equal_width(p).numpy())
+
+
+def kappa_of(scored: Scored) -> Row:
+    """Geometric mean over seeds; the interval is over seeds and calibration examples, none at a bound."""
+    from calib_bench.inference import crossed_interval
+
+    if not scored.log_kappa:
+        return {}
+    rows = [values.numpy() for values in scored.log_kappa]
+    found = crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
+    if scored.at_bound:
+        return {"kappa": math.exp(found.mean)}
+    return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
+
+
+def evaluate(
+    models: Sequence[Model],
+    calibrators: Mapping[str, Calibrator],
+    folds: int = 0,
+    seed: int = 0,
+    chosen: bool = False,
+) -> Analysis:
+    """Raw predictions and every calibrator's, measured.
+
+    Args:
+        models: one a seed, paired by order.
+        calibrators: by name; used where there is a calibration set, or with `folds`.
+        folds: folds of cross-fitting on the test examples, for models without a calibration set.
+        seed: of the folds.
+        chosen: whether the user named the calibrators: one that does not fit the problem is then an error.
+
+    Raises:
+        UserError: a chosen calibrator is not for such predictions, or there are too few examples for the folds.
+    """
+    from calib_bench.evaluate_words import tables, verdict, warnings
+
+    check_folds(models, folds)
+    nested = own_tests(models)
+    y = [m.test.y_N for m in models]
+    exact = all(m.exact for m in models)
+    fits = models[0].calibration is not None or folds
+    rows, differences, per_model, skipped = [], [], [], []
+    raw = None
+    for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
+        try:
+            scored = score(models, method, calibrator, folds, seed)
+        except UserError as error:
+            if chosen or calibrator is None:
+                raise
+            skipped.append(f"{method} was left out: {error}")
+            continue
+        marked = calibrator is not None and not calibrator.shift_invariant and not exact
+        rows.append({"method": method, **summary(scored, nested, y), "remark": REMARK if marked else None})
+        per_model += [
+            {"model": m.test.name, "method": method, **{name: v[i] for name, v in scored.metrics.items()}}
+            | dict(zip(("ece_null", "ece_p"), scored.nulls[i], strict=True))
+            for i, m in enumerate(models)
+        ]
+        if raw is None:
+            raw = scored
+        else:
+            differences.append({"method": method, **contrast(scored, raw, nested)})
+    frames = {"evaluation": _frame(rows), "differences": _frame(differences), "models": _frame(per_model)}
+    adjust(frames["differences"])
+    context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
+    return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
+    """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
+    row: Row = {}
+    for name, interval in contrasts(scored, other, nested).items():
+        row |= interval_columns(name, interval)
+    return row
+
+
+def contrasts(scored: Scored, other: Scored, nested: bool) -> dict[str, Interval]:
+    """See `contrast`."""
+    import numpy as np
+
+    from calib_bench.inference import crossed_interval, ece_interval
+
+    found = {}
+    for metric in ("accuracy", "log_loss", "brier"):
+        name = MEANS[metric]
+        pairs = zip(scored.examples[name], other.examples[name], strict=True)
+        with np.errstate(invalid="ignore"):  # infinite losses on both sides: no interval, which says so
+            found[metric] = crossed_interval([(a - b).numpy() for a, b in pairs], nested=nested)
+    found["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
+    return found
+
+
+def interval_columns(name: str, interval: Interval) -> Row:
+    """An estimate with its siblings `_low`, `_high`, `_p`."""
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_p": interval.p}
+
+
+def adjust(frame: pd.DataFrame) -> None:
+    """Adds `_holm` beside every `_p`, over the rows of the frame."""
+    from calib_bench.inference import holm
+
+    for column in [c for c in frame.columns if c.endswith("_p")]:
+        frame[f"{column[:-2]}_holm"] = holm(frame[column])
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)

@@ -1,0 +1,171 @@
+"""Evaluations in words: tables with their notes, and sentences that say no more than the intervals allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report.tables import ALPHA, estimate, number
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.evaluate_models import Model
+    from calib_bench.predictions import Predictions
+
+Row = Mapping[str, Any]
+Context = Mapping[str, Any]
+MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_null", "kappa", "remark")
+UNITS = {"log_loss": " nats"}
+NAMES = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score", "ece": "ECE"}
+FEW = 500
+"""Below so many test examples an ECE is mostly noise."""
+
+
+def sources(models: Sequence[Model], nested: bool) -> str:
+    """What the intervals of some models stand on."""
+    n, N = len(models), [len(m.test.y_N) for m in models]
+    examples = f"{N[0]:,} test examples" if len(set(N)) == 1 else f"{min(N):,} to {max(N):,} test examples"
+    if n == 1:
+        return f"{examples}, one model: 95% intervals count test examples only, not how another training would come out"
+    if nested:
+        return f"{n} models with {examples} of their own: 95% t intervals over models"
+    return f"{n} models, {examples}: 95% intervals count models and examples as crossed sources of variance"
+
+
+def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Table]:
+    """The main table, every metric, each calibrator against raw, and each model's own numbers."""
+    frame = frames["evaluation"]
+    how = sources(context["models"], context["nested"])
+    if context["folds"]:
+        how += f"; calibrators are cross-fitted on the test file in {context['folds']} folds"
+    main = [c for c in frame.columns if c in MAIN or c.rpartition("_")[0] in MAIN]
+    found = {
+        "evaluation": Table(
+            "Accuracy, log loss (nats), Brier and ECE by method",
+            frame[main],
+            f"{how}. ece null is what a calibrated model with these confidences would show on average; kappa > 1 is "
+            f"overconfident.",
+            paper=True,
+        ),
+        "metrics": Table(
+            "Every metric by method",
+            frame,
+            f"{how}. Squared debiased ECE and, where it would be long, classwise ECE have no interval for one model. "
+            f"Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated model's.",
+        ),
+    }
+    if len(frames["differences"]):
+        found["differences"] = Table(
+            "Each method minus raw",
+            frames["differences"],
+            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. That the fit itself "
+            f"would differ on another calibration set is not counted.",
+            paper=True,
+        )
+    if len(context["models"]) > 1:
+        found["models"] = Table("Each model by itself", frames["models"], "In the order given.")
+    return found
+
+
+def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
+    """What was found, most important first."""
+    rows = {row["method"]: row for row in frames["evaluation"].to_dict("records")}
+    raw = rows["raw"]
+    said = [
+        f"The predictions as they are: accuracy {cell(raw, 'accuracy')}, log loss {cell(raw, 'log_loss')} nats, Brier "
+        f"{cell(raw, 'brier')}, ECE {cell(raw, 'ece')}, where a calibrated model would show {number(raw['ece_null'])} "
+        f"by chance{_p(raw)}."
+    ]
+    kappa = rows.get("temperature_scaling", {})
+    if known(kappa, "kappa"):
+        said.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
+    differences = frames["differences"].to_dict("records")
+    finite = [row for row in differences if math.isfinite(row["log_loss"])]
+    if finite:
+        best = min(finite, key=lambda row: row["log_loss"])
+        better = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] < 0]
+        worse = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] > 0]
+        said.append(
+            f"Of {len(differences)} calibrators {best['method']} has the lowest log loss, {cell(best, 'log_loss')} "
+            f"nats against raw. After Holm's correction, lower than raw: {', '.join(better) or 'none'}; higher: "
+            f"{', '.join(worse) or 'none'}; of the others the data cannot say."
+        )
+    elif not differences:
+        said.append(
+            "No calibrator was fitted: give the predictions for a held-out calibration set with --calibration, or "
+            "--cross-fit 5 to fit and judge on this one by folds."
+        )
+    return tuple(said)
+
+
+def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
+    """What a reader must know before quoting a number."""
+    models: Sequence[Model] = context["models"]
+    said = list(context["skipped"])
+    remarks = frames["evaluation"].get("remark")
+    if remarks is not None and remarks.notna().any():
+        marked = ", ".join(frames["evaluation"]["method"][remarks.notna()])
+        said.append(
+            f"Only probabilities are known, so calibrators see log p. {marked} would be another fit on logits: save "
+            f"those where you can."
+        )
+    if context["folds"]:
+        said.append(
+            f"Calibrators were cross-fitted: every test example was calibrated by a fit to the other "
+            f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers tell of "
+            f"calibrating with about as many examples, not of one fixed calibrator."
+        )
+    return (*said, *general(models))
+
+
+def general(models: Sequence[Model]) -> list[str]:
+    """Warnings about the predictions themselves."""
+    said = []
+    least = min(len(m.test.y_N) for m in models)
+    if least < FEW:
+        said.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
+    mixed = [m for m in models if m.calibration is not None and m.calibration.exact != m.test.exact]
+    if mixed:
+        said.append(
+            f"{mixed[0].test.name}: of calibration and test predictions only one holds logits, so calibrators see log "
+            f"p of both."
+        )
+    everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
+    everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
+    said += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
+    return said
+
+
+def cell(row: Row, column: str) -> str:
+    """An estimate with its interval, for a sentence."""
+    limits = (row.get(f"{column}{end}", math.nan) for end in ("_low", "_high"))
+    return estimate(row[column], *limits)
+
+
+def known(row: Row, column: str) -> bool:
+    """Whether the row has a finite number there."""
+    value = row.get(column)
+    return value is not None and math.isfinite(value)
+
+
+def firm(row: Row, column: str) -> bool:
+    """Whether the difference's sign is established after Holm's correction."""
+    adjusted = row.get(f"{column}_holm")
+    return adjusted is not None and adjusted < ALPHA and row[f"{column}_low"] * row[f"{column}_high"] > 0
+
+
+def _p(row: Row) -> str:
+    return f" (p = {row['ece_null_p']:.2g})" if known(row, "ece_null_p") else ""
+
+
+def _confidence(row: Row) -> str:
+    if not known(row, "kappa_low"):
+        return "the temperature stopped at a bound, as the calibration set is separable or says nothing"
+    if row["kappa_low"] > 1:
+        return "the model is overconfident"
+    if row["kappa_high"] < 1:
+        return "the model is underconfident"
+    return "neither over- nor underconfidence is established"

@@ -1,0 +1,205 @@
+"""Arrays as checked predictions: nothing is guessed, repaired or dropped without being said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from calib_bench.trial import Trial
+
+    Array = NDArray[Any]
+
+TOLERANCE = 1e-3
+"""How far a row of probabilities may be from summing to one; rows are normalized."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one model on one set of examples.
+
+    Attributes:
+        Z_NK: floating, finite but for -inf: logits where they are known, else log probabilities up to rounding.
+        y_N: int64 in 0..K-1.
+        kind: what was given, one of `KINDS`.
+        exact: whether Z are the model's own logits. Probabilities and margins leave a constant per row unknown, on
+            which calibrators that are not shift-invariant depend.
+        name: for tables.
+        sha256: of the files read, by path as given.
+        notes: what a reader should know: normalized rows, absent classes, columns not used.
+        trial: the stored trial they come from.
+    """
+
+    Z_NK: Tensor
+    y_N: Tensor
+    kind: str
+    exact: bool
+    name: str
+    sha256: dict[str, str]
+    notes: tuple[str, ...] = ()
+    trial: Trial | None = None
+
+
+def check(
+    values: Array, labels: Array, kind: str, name: str, *, trust: bool = False, notes: Sequence[str] = ()
+) -> Predictions:
+    """Arrays as predictions, if they can be what `kind` says.
+
+    Args:
+        values: [N, K]; where K = 2 also [N] or [N, 1] for class 1: its logit (log odds), probability or margin.
+        labels: [N], integers in any numeric type.
+        trust: believe `kind` even where logits or margins look like probabilities.
+
+    Raises:
+        DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
+    """
+    import torch
+
+    Z = np.asarray(values)
+    if Z.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {kind} must be numbers, not {Z.dtype}")
+    if Z.ndim not in (1, 2) or 0 in Z.shape:
+        empty = " (empty)" if 0 in Z.shape else ""
+        raise DataError(
+            f"{name}: {kind} have shape {Z.shape}{empty}; expected [N, K], or [N] where there are 2 classes"
+        )
+    single = Z.ndim == 1 or Z.shape[1] == 1
+    Z = Z.reshape(-1) if single else Z
+    if kind == "scores" and not single:
+        raise DataError(
+            f"{name}: scores are one number a row, the margin for class 1, not shape {Z.shape}: call them logits?"
+        )
+    y = _labels(np.asarray(labels), 2 if single else Z.shape[1], Z.shape, name)
+    Z = Z.astype(np.float32 if Z.dtype == np.float16 else np.float64 if Z.dtype != np.float32 else np.float32)
+    _finite(Z, kind, name)
+    if not trust:
+        _as_declared(Z, kind, name)
+    found = list(notes)
+    absent = sorted(set(range(2 if single else Z.shape[1])) - set(np.unique(y).tolist()))
+    if absent:
+        found.append(f"no example of {_some('class', absent)}")
+    Z_NK, exact = _logits(Z, kind, name, found)
+    return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found))
+
+
+def _some(what: str, numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return f"{what if len(numbers) == 1 else what + 'es'} {shown}{more}"
+
+
+def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        hint = ": one-hot rows become labels by labels.argmax(1)" if y.ndim == 2 and y.shape == shape else ""
+        raise DataError(f"{name}: labels have shape {y.shape}; expected [{shape[0]}], an integer a row{hint}")
+    if len(y) != shape[0]:
+        hint = "; the predictions look transposed" if len(shape) == 2 and shape[1] == len(y) else ""
+        raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
+    if y.dtype.kind not in "fiub":
+        raise DataError(
+            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind == 'U' else y.dtype}"
+        )
+    bad: Array = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(f"{name}: {int(bad.sum())} labels are not integers, the first is row {i}: {y[i]}")
+    outside = (y < 0) | (y >= K)
+    if outside.any():
+        i = int(outside.argmax())
+        hint = "; they seem to count from 1: subtract 1" if y.min() == 1 and y.max() == K else ""
+        hint = hint or ("; -1 often means that the label is not known" if y.min() == -1 else "")
+        raise DataError(
+            f"{name}: {int(outside.sum())} labels are outside 0 to {K - 1}, the classes of the predictions; the first "
+            f"is row {i}: {y[i]:g}{hint}"
+        )
+    return y.astype(np.int64)
+
+
+def _finite(Z: Array, kind: str, name: str) -> None:
+    """-inf is a class of probability zero in logits and log probabilities; every other infinity is an error."""
+    rows = Z.reshape(len(Z), -1)
+    bad: Array = np.isnan(rows) | np.isposinf(rows)
+    if kind in ("logits", "log_probabilities") and Z.ndim == 2:
+        bad = np.logical_or(bad.any(1), np.isneginf(rows).all(1))
+    else:
+        bad = np.logical_or(bad, np.isneginf(rows)).max(1)
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(
+            f"{name}: {int(bad.sum())} of {len(Z)} rows of {kind} hold NaN, infinity or nothing, the first is row {i}: "
+            f"a model without probabilities cannot be measured"
+        )
+
+
+def _as_declared(Z: Array, kind: str, name: str) -> None:
+    inside = kind in ("logits", "scores") and float(Z.min()) >= 0 and float(Z.max()) <= 1
+    if inside and (Z.ndim == 1 or bool((np.abs(Z.sum(1, dtype=np.float64) - 1) <= TOLERANCE).all())):
+        sums = "" if Z.ndim == 1 else " and every row sums to 1"
+        raise DataError(
+            f"{name}: what is declared as {kind} looks like probabilities: every number is within [0, 1]{sums}. If "
+            f"they are probabilities, say --kind probabilities; if they truly are {kind}, say --kind {kind} "
+            "--trust-kind"
+        )
+
+
+def _logits(Z: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
+    """Z [N, K] and whether they are the model's own logits."""
+    if kind in ("logits", "scores"):
+        if Z.ndim == 1:
+            if kind == "scores":
+                notes.append("margins are taken as log odds of class 1")
+            return np.stack([-Z / 2, Z / 2], 1), False
+        if np.isneginf(Z).any():
+            notes.append(f"{int(np.isneginf(Z).sum())} logits are -inf: probability zero")
+        normalized = bool((np.abs(_logsumexp(Z)) <= 1e-5).all())
+        if normalized:
+            notes.append("rows are normalized: log probabilities rather than logits")
+        return Z, not normalized
+    if kind == "log_probabilities":
+        if Z.ndim == 1:
+            raise DataError(f"{name}: log probabilities need a column for each of the 2 classes, not one")
+        total = np.exp(_logsumexp(Z))
+    else:
+        if Z.min() < 0:
+            rows = (Z.reshape(len(Z), -1) < 0).any(1)
+            i = int(rows.argmax())
+            raise DataError(
+                f"{name}: {int(rows.sum())} rows of probabilities are negative somewhere, the first is row {i}: are "
+                f"they logits (--kind logits) or log probabilities (--kind log_probabilities)?"
+            )
+        if Z.ndim == 1:
+            if Z.max() > 1:
+                raise DataError(f"{name}: row {int((Z > 1).argmax())} is a probability above 1: {Z.max():g}")
+            p = Z.astype(np.float64)
+            with np.errstate(divide="ignore"):
+                return np.stack([np.log1p(-p), np.log(p)], 1), False
+        total = Z.sum(1, dtype=np.float64)
+    off = np.abs(total - 1)
+    if off.max() > TOLERANCE:
+        i = int((off > TOLERANCE).argmax())
+        raise DataError(
+            f"{name}: {int((off > TOLERANCE).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {TOLERANCE:g}, "
+            f"the first is row {i}, whose sum is {total[i]:.6g}: normalize them, or say --kind logits "
+            f"if that is what they are"
+        )
+    if off.max() > 1e-5:
+        notes.append(f"rows summed to 1 within {off.max():.1g} and were normalized")
+    if kind == "log_probabilities":
+        return Z, False
+    with np.errstate(divide="ignore"):
+        return np.log(Z.astype(np.float64)), False
+
+
+def _logsumexp(Z: Array) -> Array:
+    top = Z.max(1, keepdims=True).astype(np.float64)
+    return top[:, 0] + np.log(np.exp(Z - top).sum(1))

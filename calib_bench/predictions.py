@@ -1,0 +1,137 @@
+"""Anyone's predictions as checked tensors: files, pairs of files, globs, stored trials.
+
+A word of the command line names predictions as `FILE`, as `logits.npy:labels.npy`, as a pattern with `*`, as several of
+them joined by commas (one a seed), or as a stored trial: `runs/<study>/trials/<key>` or `runs/<study>:<key>`.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench import files
+from calib_bench.errors import DataError, SettingsError, StoreError, nearest
+from calib_bench.prediction_checks import Predictions, check
+from calib_bench.prediction_files import KINDS, load
+
+if TYPE_CHECKING:
+    from calib_bench.store import Store
+
+__all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
+
+
+def check_kind(kind: str | None) -> str | None:
+    """The kind, if it is one.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if kind is not None and kind not in KINDS:
+        raise SettingsError(f"--kind {kind} is unknown: {nearest(kind, KINDS)}")
+    return kind
+
+
+def read(word: str, split: str = "test", kind: str | None = None, trust: bool = False) -> list[Predictions]:
+    """Every prediction a word names, one a seed: files in natural order, stored trials in the order of their seeds.
+
+    Args:
+        split: of a stored trial: "selection", "calibration" or "test".
+        kind: see `prediction_files.load`.
+
+    Raises:
+        DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
+    """
+    places = [place for part in ([word] if Path(word).exists() else word.split(",")) for place in _places(part.strip())]
+    found = [_read(place, split, kind, trust) for place in places]
+    if all(p.trial is not None for p in found):
+        found.sort(key=lambda p: p.trial.seed if p.trial is not None else 0)
+        seeds = [p.trial.seed for p in found if p.trial is not None]
+        if len(set(seeds)) < len(seeds):
+            raise DataError(f"{word} names trials of the same seed: give the seeds of one arm")
+    return found
+
+
+def _places(part: str) -> list[str]:
+    if not part:
+        raise SettingsError("a list of predictions has an empty item: remove the extra comma")
+    if Path(part).exists() or not re.search(r"[*?\[]", part):
+        return [part]
+    found = sorted(glob.glob(part), key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
+    if not found:
+        raise DataError(f"no file matches {part}")
+    return found
+
+
+def _read(place: str, split: str, kind: str | None, trust: bool) -> Predictions:
+    path = Path(place)
+    trial = stored(place)
+    if trial is not None:
+        return read_trial(*trial, split)
+    first, colon, second = place.partition(":") if not path.exists() else (place, "", "")
+    paths = [Path(first), *([Path(second)] if colon else [])]
+    for one in paths:
+        if not one.is_file():
+            raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
+    content = load(paths[0], paths[1] if colon else None, kind)
+    name = paths[0].stem
+    checked = check(content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes)
+    return replace(checked, name=name, sha256={str(p): files.sha256(p) for p in paths})
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        inside = "a run folder: name one of its trials" if (path / "store.json").exists() else "a folder"
+        return f"{path} is {inside}"
+    near = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+    return f"{path} does not exist" + (f" ({nearest(path.name, near)})" if 0 < len(near) <= 1000 else "")
+
+
+def stored(place: str) -> tuple[Store, str] | None:
+    """The run folder and key that a word names; None if it names no stored trial.
+
+    Raises:
+        StoreError: the run folder holds no such trial.
+    """
+    from calib_bench.store import Store
+
+    path = Path(place)
+    if path.name == "trial.json":
+        path = path.parent
+    if (path / "trial.json").is_file() and path.parent.name == "trials":
+        return Store(path.parent.parent, "read"), path.name
+    folder, colon, key = place.rpartition(":")
+    if not colon or not (Path(folder) / "store.json").is_file():
+        return None
+    keys = [p.parent.name for p in (Path(folder) / "trials").glob("*/trial.json")]
+    matches = [k for k in keys if key and k.startswith(key)]
+    if len(matches) != 1:
+        some = f"{len(matches)} trials begin with it" if matches else nearest(key, sorted(keys)[:20])
+        raise StoreError(f"{folder} holds no trial {key!r}: {some}")
+    return Store(Path(folder), "read"), matches[0]
+
+
+def read_trial(store: Store, key: str, split: str) -> Predictions:
+    """Z = beta z and labels of a split of a stored trial.
+
+    Raises:
+        DataError: the trial diverged.
+        StoreError: it is not whole.
+    """
+    from calib_bench.trial import Trial
+
+    path = store.path / "trials" / key / "trial.json"
+    trial = Trial.model_validate(files.read_sealed(path)["trial"])
+    record = store.record(trial)
+    if record.status != "done":
+        raise DataError(f"{path.parent} {record.status} and left no logits: choose another trial")
+    Z_NK, y_N = trial.beta * store.logits(trial)[split].double(), store.labels(trial)[split]
+    found = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path.parent} ({split})", trust=True)
+    notes = (
+        *found.notes,
+        f"stored trial: {trial.task} {trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}",
+    )
+    digests = {str(path.parent / "logits.safetensors"): files.sha256(path.parent / "logits.safetensors")}
+    return replace(found, name=key, sha256=digests, notes=notes, trial=trial)

@@ -1,0 +1,195 @@
+"""Searching beta and the rate within a budget: Optuna's proposals, with successive halving over epochs.
+
+A search is replayed from the scores that are known, so that it is a function of them: it can be stopped, resumed and
+analysed from the store alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calib_bench.errors import SettingsError
+from calib_bench.study import Scores
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+Seeded = Callable[[Trial], Sequence[Trial]]
+
+BATCH = 8
+"""Configurations proposed before the results of any of them are known: what may run at once."""
+CUT = 3
+"""Of the configurations at one length the best third goes on to the next, which is three times as long."""
+LENGTHS = 3
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One configuration.
+
+    Attributes:
+        trial: its full-length trial with the first tuning seed.
+        epochs: lengths it was trained for.
+        scores: the mean selection score over the tuning seeds at each of them.
+    """
+
+    trial: Trial
+    epochs: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained for its full length."""
+        return bool(self.epochs) and self.epochs[-1] == self.trial.epochs
+
+
+@dataclass(frozen=True)
+class Search:
+    """How far a search has come.
+
+    Attributes:
+        tried: configurations in the order they were proposed.
+        wanted: trials whose scores it waits for; none once it is over.
+        cost: epochs trained so far, over all configurations and tuning seeds.
+    """
+
+    tried: tuple[Tried, ...]
+    wanted: tuple[Trial, ...]
+    cost: int
+
+    @property
+    def best(self) -> Tried | None:
+        """The full-length configuration with the lowest score, of a search that is over; None if all diverged."""
+        full = [t for t in self.tried if t.finished and math.isfinite(t.scores[-1])]
+        return None if self.wanted or not full else min(full, key=lambda t: (t.scores[-1], t.trial.lr))
+
+
+def search(
+    template: Trial,
+    rates: tuple[float, float],
+    betas: tuple[float, float] | None,
+    budget: int,
+    seeded: Seeded,
+    scores: Scores,
+) -> Search:
+    """Replay a search by tree-structured Parzen estimators (Bergstra et al., 2011), log-uniform in beta and rate.
+
+    Each configuration is trained for a ninth, a third and all of the template's epochs, the best third of a batch and
+    its predecessors going on each time (successive halving, Jamieson & Talwalkar, 2016); every length is a run of its
+    own, its schedule complete.
+
+    Args:
+        template: everything but beta and rate; its beta is kept when `betas` is None.
+        rates: bounds of the rate, in the template's unit.
+        betas: bounds of beta.
+        budget: configurations.
+        seeded: a configuration's trials, one a tuning seed; its score is their mean.
+        scores: what is known.
+    """
+    study = _study(template)
+    tried, wanted = [], []  # type: list[Tried], list[Trial]
+    while len(tried) < budget:
+        proposed = [study.ask() for _ in range(min(BATCH, budget - len(tried)))]
+        trials = [_configuration(template, trial, rates, betas) for trial in proposed]
+        batch, wanted = _race(study, proposed, trials, seeded, scores)
+        tried += batch
+        if wanted:
+            break
+    cost = len(seeded(template)) * sum(sum(t.epochs) for t in tried)
+    return Search(tuple(tried), tuple(wanted), cost)
+
+
+def lengths(trial: Trial) -> tuple[int, ...]:
+    """Epochs of the rungs of a trial's race, ascending.
+
+    >>> from types import SimpleNamespace
+    >>> lengths(SimpleNamespace(epochs=30)), lengths(SimpleNamespace(epochs=2))
+    ((3, 10, 30), (1, 2))
+    """
+    return tuple(sorted({max(1, round(trial.epochs / CUT**k)) for k in range(LENGTHS)}))
+
+
+def shortened(trial: Trial, epochs: int) -> Trial:
+    """The same trial for fewer epochs, its warm-up in proportion."""
+    return trial.model_copy(update={"epochs": epochs, "warmup": trial.warmup * epochs / max(1, trial.epochs)})
+
+
+def _study(template: Trial) -> optuna.Study:
+    try:
+        import optuna
+    except ImportError:
+        raise SettingsError("the search is Optuna's, which is not installed: pip install calib_bench[tune]") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=BATCH)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=CUT)
+    return optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner)
+
+
+def _configuration(
+    template: Trial, trial: optuna.Trial, rates: tuple[float, float], betas: tuple[float, float] | None
+) -> Trial:
+    update = {"lr": _rounded(trial.suggest_float("lr", *rates, log=True))}
+    if betas:
+        update["beta"] = _rounded(trial.suggest_float("beta", *betas, log=True))
+    return template.model_copy(update=update)
+
+
+def _race(
+    study: optuna.Study,
+    proposed: Sequence[optuna.Trial],
+    trials: Sequence[Trial],
+    seeded: Seeded,
+    scores: Scores,
+) -> tuple[list[Tried], list[Trial]]:
+    """Take a batch through its lengths as far as scores are known; what it tried, and what it waits for."""
+    found: list[list[float]] = [[] for _ in trials]
+    running = list(range(len(trials)))
+    rungs = lengths(trials[0])
+    for rung, epochs in enumerate(rungs):
+        wanted = []
+        for i in running:
+            runs = seeded(shortened(trials[i], epochs))
+            known = [scores(run) for run in runs]
+            wanted += [run for run, score in zip(runs, known, strict=True) if score is None]
+            if None not in known:
+                found[i].append(sum(known) / len(known))  # type: ignore[arg-type]
+        if wanted:
+            return _tried(trials, rungs, found), wanted
+        running.sort(key=lambda i: (found[i][-1], i))  # the best are judged first: the worse are judged against them
+        for i in running:
+            proposed[i].report(_finite(found[i][-1]), CUT**rung)
+        last = rung == len(rungs) - 1
+        stopped = [i for i in running if not last and proposed[i].should_prune()]
+        _tell(study, proposed, found, stopped, pruned=True)
+        running = [i for i in running if i not in stopped]
+    _tell(study, proposed, found, running, pruned=False)
+    return _tried(trials, rungs, found), []
+
+
+def _tell(
+    study: optuna.Study, proposed: Sequence[optuna.Trial], found: list[list[float]], some: list[int], pruned: bool
+) -> None:
+    from optuna.trial import TrialState
+
+    for i in sorted(some):
+        if pruned:
+            study.tell(proposed[i], state=TrialState.PRUNED)
+        else:
+            study.tell(proposed[i], _finite(found[i][-1]))
+
+
+def _tried(trials: Sequence[Trial], rungs: tuple[int, ...], found: list[list[float]]) -> list[Tried]:
+    return [Tried(t, rungs[: len(scores)], tuple(scores)) for t, scores in zip(trials, found, strict=True)]
+
+
+def _finite(score: float) -> float:
+    """A score Optuna takes: a divergence is worse than anything that was seen."""
+    return score if math.isfinite(score) else 1e6
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,367 @@
+"""Predictions made elsewhere, judged and compared: numbers against other packages, identities, and the two commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic import make
+
+from calib_bench import discover, metrics
+from calib_bench.baseline import Calibrator
+from calib_bench.cli import main
+from calib_bench.compare import compare
+from calib_bench.errors import DataError, UserError
+from calib_bench.evaluate import evaluate
+from calib_bench.evaluate_models import Model, calibrated, pair_up
+from calib_bench.inference import crossed_interval
+from calib_bench.measure import METRICS
+from calib_bench.predictions import Predictions, check, read
+
+TEMPERATURE = discover.calibrators(("temperature_scaling",))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of an over- (a) and an underconfident (b) classifier of digits, calibration and test, as files."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    path = tmp_path_factory.mktemp("digits")
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    for seed in range(3):
+        drawn = np.random.default_rng(seed).integers(0, 300, 200)
+        for name, C in (("a", 1000.0), ("b", 0.03)):
+            model = LogisticRegression(C=C, max_iter=300).fit(X[drawn], y[drawn])
+            for split, rows in (("cal", slice(300, 700)), ("test", slice(700, 1300))):
+                Z = model.decision_function(X[rows])
+                np.savez(path / f"{name}_{split}{seed}.npz", logits=Z, labels=y[rows])
+                p = model.predict_proba(X[rows])
+                np.savez(path / f"{name}_p_{split}{seed}.npz", probabilities=p, labels=y[rows])
+    return path
+
+
+def models(folder: Path, name: str, seeds: int = 3, calibration: bool = True) -> list[Model]:
+    tests = [read(str(folder / f"{name}_test{s}.npz"))[0] for s in range(seeds)]
+    return pair_up(tests, [read(str(folder / f"{name}_cal{s}.npz"))[0] for s in range(seeds)] if calibration else [])
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def fails(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(words) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert hint in text
+    assert "Traceback" not in text
+
+
+def test_a_user_evaluates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scipy.optimize import minimize_scalar
+    from sklearn.metrics import accuracy_score, log_loss
+
+    cal, test, out = folder / "a_cal0.npz", folder / "a_test0.npz", tmp_path / "out"
+    words = ["evaluate", "--calibration", str(cal), "--test", str(test), "--out", str(out)]
+    words.append("calibrator=temperature_scaling,vector_scaling,isotonic")
+    text = run(words, capsys)
+    table = pd.read_csv(out / "tables" / "metrics.csv").set_index("method")
+    assert list(table.index) == ["raw", "temperature_scaling", "vector_scaling", "isotonic"]
+    with np.load(test) as t, np.load(cal) as c:
+        p = torch.from_numpy(t["logits"]).softmax(-1).numpy()
+        assert table.log_loss["raw"] == pytest.approx(log_loss(t["labels"], p), rel=1e-9)
+        assert table.accuracy["raw"] == pytest.approx(accuracy_score(t["labels"], p.argmax(1)))
+        Z, y = torch.from_numpy(c["logits"]), torch.from_numpy(c["labels"])
+        T = minimize_scalar(
+            lambda u: float(torch.nn.functional.cross_entropy(Z / np.exp(u), y)), (0.0, 1.0), tol=1e-10
+        ).x
+        assert table.kappa["temperature_scaling"] == pytest.approx(np.exp(T), rel=1e-4)
+    assert (table.kappa_low < table.kappa)["temperature_scaling"]
+    assert table.accuracy["temperature_scaling"] == table.accuracy["raw"]
+    for metric in ("accuracy", "log_loss", "brier", "adaptive_ece", "classwise_ece", "aurc", "e_aurc", "mean_entropy"):
+        assert (table[f"{metric}_low"] < table[f"{metric}_high"]).all(), metric
+    assert table.log_loss_low["raw"] < table.log_loss["raw"] < table.log_loss_high["raw"]
+    assert "overconfident" in text
+    assert str(out / "report.html") in text
+    provenance = json.loads((out / "provenance.json").read_text())
+    digests = {k: v for one in provenance["inputs"] for k, v in one["sha256"].items()}
+    assert digests == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (cal, test)}
+    assert provenance["environment"]["versions"]["numpy"] == np.__version__
+    assert {p.name for p in (out / "tables").iterdir()} == {
+        *(f"{n}.{s}" for n in ("evaluation", "differences") for s in ("csv", "md", "tex")), "metrics.csv", "metrics.md",
+    }  # fmt: skip
+    page = (out / "report.html").read_text()
+    assert "python -m calib_bench evaluate --calibration" in page
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    run(words, capsys)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_user_compares(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", str(folder / "a_test*.npz"), str(folder / "b_test*.npz"), "--out", str(tmp_path)]
+    text = run([*words, "--calibration", str(folder / "a_cal*.npz"), str(folder / "b_cal*.npz")], capsys)
+    frame = pd.read_csv(tmp_path / "tables" / "comparison.csv").set_index(["stage", "metric"])
+    for metric in ("log_loss", "brier"):
+        total, conf, dyn = (
+            frame.difference[s, metric] for s in ("as they are", "confidence", "after temperature scaling")
+        )
+        assert total == pytest.approx(conf + dyn, abs=1e-12)
+    rows = []
+    for seed in range(3):
+        a, b = (read(str(folder / f"{n}_test{seed}.npz"))[0] for n in "ab")
+        rows.append((metrics.log_loss_n(a.Z_NK, a.y_N) - metrics.log_loss_n(b.Z_NK, b.y_N)).numpy())
+    expected = crossed_interval(rows)
+    found = frame.loc["as they are", "log_loss"]
+    assert (found.difference_low, found.difference_high) == pytest.approx((expected.low, expected.high))
+    assert "3 models each" in text
+    assert "better in log loss" in text
+    assert "nats are confidence" in text
+    assert (frame.difference_holm.dropna() >= frame.difference_p.dropna() - 1e-15).all()
+    kappas = pd.read_csv(tmp_path / "tables" / "kappa.csv")
+    assert kappas.kappa[0] > 1 > kappas.kappa[1]
+    text = run([*words[:3], "--out", str(tmp_path / "raw")], capsys)
+    assert "nats are confidence" not in text
+
+
+def test_rescaled_logits_differ_in_confidence_alone(folder: Path) -> None:
+    a = models(folder, "a")
+    sharp = [
+        Model(replace(m.test, Z_NK=2 * m.test.Z_NK), replace(m.calibration, Z_NK=2 * m.calibration.Z_NK))
+        for m in a
+        if m.calibration is not None
+    ]
+    frame = compare(sharp, a).tables["comparison"].frame.set_index(["stage", "metric"])
+    assert frame.difference["as they are", "accuracy"] == 0
+    assert frame.difference["as they are", "log_loss"] > 0.01
+    assert frame.difference["after temperature scaling", "log_loss"] == pytest.approx(0, abs=1e-9)
+    assert frame.difference["confidence", "log_loss"] == pytest.approx(
+        frame.difference["as they are", "log_loss"], abs=1e-9
+    )
+    same = compare(a, a)
+    assert (same.tables["comparison"].frame.difference == 0).all()
+    assert "the same predictions" in " ".join(same.warnings)
+    assert all("cannot be told apart" in sentence for sentence in same.verdict[:4])
+
+
+def test_comparisons_that_are_none(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = folder / "a_test0.npz"
+    with np.load(good) as file:
+        Z, y = file["logits"], file["labels"]
+    shuffled = np.random.default_rng(0).permutation(len(y))
+    for hint, logits, labels in (
+        ("the same labels in another order?", Z[shuffled], y[shuffled]),
+        ("600 examples", Z[:50], y[:50]),
+        ("1 of 600 labels, first at row 599", Z, np.append(y[:-1], (y[-1] + 1) % 10)),
+        ("different problems", np.pad(Z, ((0, 0), (0, 1))), y),
+    ):
+        np.savez(tmp_path / "other.npz", logits=logits, labels=labels)
+        fails(["compare", str(good), str(tmp_path / "other.npz"), "--out", str(tmp_path / "o")], hint, capsys)
+    fails(["compare", str(good), str(folder / "b_test*.npz"), "--out", str(tmp_path / "o")], "as many of each", capsys)
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test, cal, out = str(folder / "a_test0.npz"), str(folder / "a_cal0.npz"), ["--out", str(tmp_path / "o")]
+    for words, hint in (
+        (["evaluate"], "evaluate takes predictions"),
+        (["evaluate", "--calibration", cal, test], "none is left to judge"),
+        (["evaluate", test, "--calibraton", cal], "did you mean 'calibration'"),
+        (["evaluate", test, "--kind", "logit"], "did you mean 'logits'"),
+        (["evaluate", test, "--cross-fit", "x"], "invalid int value"),
+        (["evaluate", test, "--cross-fit", "1"], "2 to 300 folds"),
+        (["evaluate", test, "--cross-fit", "5", "--calibration", cal], "one of the two"),
+        (["evaluate", test, "--seed", "-1"], "out of range"),
+        (["evaluate", test, "--calibrator", "isotonic"], "something to fit on"),
+        (["evaluate", test, "--calibration", cal, "--calibrator", "isotonik"], "did you mean 'isotonic"),
+        (["evaluate", test, "--calibration", test], "the same"),
+        (["evaluate", test, "--calibration", cal, cal], "1 test files and 2 calibration files"),
+        (["evaluate", "nowhere.npz"], "does not exist"),
+        (["compare", test], "the following arguments are required: B"),
+        (["compare", test, test, "--calibration", cal], "expected 2 arguments"),
+        (["export", test], "not a stored trial"),
+    ):
+        fails([*words, *out], hint, capsys)
+    assert not (tmp_path / "o").exists()
+
+
+def test_help_is_fast_and_says_it_all() -> None:
+    code = (
+        "import sys; from calib_bench.cli import main; main(['evaluate', '--help']); main(['compare', '-h']);"
+        "heavy = {'torch', 'pandas', 'numpy', 'rich', 'scipy', 'pyarrow', 'pydantic'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--cross-fit" in done.stdout
+    assert "A_CAL" in done.stdout
+    assert "log_probabilities" in done.stdout
+
+
+def test_probabilities_give_what_logits_give_where_a_shift_is_nothing(folder: Path) -> None:
+    exact = evaluate(models(folder, "a", 1), TEMPERATURE)
+    test, cal = (read(str(folder / f"a_p_{split}0.npz"))[0] for split in ("test", "cal"))
+    vector = replace(discover.calibrators(("vector_scaling",))["vector_scaling"], shift_invariant=False)
+    both = evaluate(pair_up([test], [cal]), TEMPERATURE | {"vector_scaling": vector})
+    one, other = (e.tables["metrics"].frame.set_index("method") for e in (exact, both))
+    for metric in ("log_loss", "brier", "ece", "accuracy", "kappa"):
+        assert one[metric]["temperature_scaling"] == pytest.approx(other[metric]["temperature_scaling"], rel=1e-6)
+    assert "fitted on log p" in other.remark["vector_scaling"]
+    assert pd.isna(other.remark["temperature_scaling"])
+    assert any("vector_scaling would be another fit on logits" in w for w in both.warnings)
+    assert "remark" not in one or one.remark.isna().all()
+    mixed = Model(test, models(folder, "a", 1)[0].calibration)
+    p, _ = calibrated(mixed, vector)
+    q, _ = calibrated(Model(test, cal), vector)
+    assert torch.allclose(p, q, atol=1e-6)
+
+
+def prior_fit(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"logp": ((torch.bincount(y_N, minlength=Z_NK.shape[1]) + 1.0) / (len(y_N) + Z_NK.shape[1])).double().log()}
+
+
+PRIOR = Calibrator(
+    prior_fit, lambda params, Z: params["logp"].expand(Z.shape), keeps_argmax=False, reference="guo2017", title="Prior"
+)
+
+
+def test_cross_fitting_never_sees_what_it_judges(folder: Path) -> None:
+    """A prior that is fitted to all labels but those of an example's fold tells which were left out."""
+    (model,) = models(folder, "a", 1, calibration=False)
+    y = model.test.y_N
+    logp, params = calibrated(model, PRIOR, folds=4, seed=3)
+    assert not params
+    patterns, fold = logp.unique(dim=0, return_inverse=True)
+    assert len(patterns) == 4
+    for k, pattern in enumerate(patterns):
+        torch.testing.assert_close(pattern, prior_fit(logp[fold != k], y[fold != k])["logp"])
+    assert torch.equal(logp, calibrated(model, PRIOR, folds=4, seed=3)[0])
+    assert not torch.equal(logp, calibrated(model, PRIOR, folds=4, seed=4)[0])
+    found = evaluate([model], {"prior": PRIOR}, folds=4)
+    assert "4 of 4 folds" not in str(found.warnings)
+    assert any("cross-fitted" in warning for warning in found.warnings)
+
+
+def test_without_anything_to_fit_on_there_are_metrics(folder: Path) -> None:
+    found = evaluate(models(folder, "a", 3, calibration=False), TEMPERATURE)
+    frame = found.tables["metrics"].frame
+    assert list(frame.method) == ["raw"]
+    assert "--cross-fit" in found.verdict[-1]
+    assert len(found.tables["models"].frame) == 3
+    assert frame.log_loss[0] == pytest.approx(found.tables["models"].frame.log_loss.mean())
+
+
+def test_seeds_with_tests_of_their_own(folder: Path) -> None:
+    shared = models(folder, "a", 3, calibration=False)
+    own = [replace_rows(m, slice(0, 500 + 10 * i)) for i, m in enumerate(shared)]
+    found = evaluate(own, {})
+    row = found.tables["metrics"].frame.iloc[0]
+    values = found.tables["models"].frame
+    for metric in ("log_loss", "brier", "aurc", "debiased_squared_ece"):
+        expected = crossed_interval(values[metric].to_numpy()[:, None], nested=True)
+        assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((expected.low, expected.high))
+    assert row.ece_low < row.ece < row.ece_high
+    assert "of their own" in found.tables["metrics"].note
+
+
+def replace_rows(model: Model, rows: slice) -> Model:
+    return Model(replace(model.test, Z_NK=model.test.Z_NK[rows], y_N=model.test.y_N[rows]))
+
+
+def test_a_calibrator_that_does_not_fit_is_named(folder: Path) -> None:
+    def refuse(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise UserError("only for three classes")
+
+    picky = {"picky": replace(PRIOR, fit=refuse)}
+    found = evaluate(models(folder, "a", 1), picky | TEMPERATURE)
+    assert any("picky was left out: only for three classes" in warning for warning in found.warnings)
+    with pytest.raises(UserError, match="three classes"):
+        evaluate(models(folder, "a", 1), picky, chosen=True)
+
+
+def binary(seed: int = 0, N: int = 400) -> Predictions:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=N) * 2
+    return check((2 * z).round(1), (rng.random(N) < 1 / (1 + np.exp(-z))).astype(int), "scores", "margins")
+
+
+def test_two_classes() -> None:
+    found = evaluate(pair_up([binary(0)], [binary(1)]), TEMPERATURE)
+    row = found.tables["metrics"].frame.set_index("method").loc["raw"]
+    assert row.ece_positive_low < row.ece_positive_high
+    assert any("taken as log odds" in warning for warning in found.warnings)
+    kappa = found.tables["metrics"].frame.kappa[1]
+    assert kappa == pytest.approx(2, rel=0.3)
+
+
+def test_certain_and_wrong_is_an_infinite_loss() -> None:
+    p = np.array([[1.0, 0.0], [0.0, 1.0], [0.4, 0.6], [0.7, 0.3]] * 10)
+    test = check(p, np.array([1, 1, 0, 0] * 10), "probabilities", "certain")
+    found = evaluate(pair_up([test], [binary(1)]), TEMPERATURE)
+    frame = found.tables["metrics"].frame.set_index("method")
+    assert frame.log_loss["raw"] == np.inf
+    assert np.isnan(frame.log_loss_low["raw"])
+    assert np.isfinite(frame.brier_low["raw"])
+    compare([Model(test)], [Model(replace(test, Z_NK=test.Z_NK.flip(1)))])
+
+
+def test_every_interval_is_about_its_metric(folder: Path) -> None:
+    for seeds in (1, 3):
+        row = evaluate(models(folder, "a", seeds, calibration=False), {}).tables["metrics"].frame.iloc[0]
+        for name in [m for m in METRICS if m != "ece_positive"]:
+            if name == "debiased_squared_ece" and seeds == 1:
+                assert f"{name}_low" not in row or np.isnan(row[f"{name}_low"])
+            else:
+                assert row[f"{name}_low"] < row[f"{name}_high"], name
+                assert row[f"{name}_low"] - 0.02 < row[name] < row[f"{name}_high"] + 0.02, name
+
+
+def test_a_stored_trial_is_judged_as_in_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from calib_bench import tuning
+    from calib_bench.measure import measure_arm
+
+    words = ("beta=0.3,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibrator=temperature_scaling")
+    store, settings = make(tmp_path / "run", *words)
+    arm = next(a for a in tuning.arms(settings, store.scores(settings.select)) if a.trial.beta == 0.3)
+    expected = measure_arm(store, arm, TEMPERATURE).frame.set_index(["seed", "method"])
+    places = [str(store.folder(trial)) for trial in arm.trials.values()]
+    run(["evaluate", *places, "--calibrator", "temperature_scaling", "--out", str(tmp_path / "e")], capsys)
+    found = pd.read_csv(tmp_path / "e" / "tables" / "models.csv")
+    for row in found.to_dict("records"):
+        seed = next(seed for seed, trial in arm.trials.items() if trial.key == row["model"])
+        for metric in ("log_loss", "brier", "ece", "classwise_ece", "aurc", "ece_null", "ece_p"):
+            assert row[metric] == pytest.approx(expected[metric][seed, row["method"]], rel=1e-12)
+    assert len(found) == 4
+
+    text = run(["export", places[0], "--out", str(tmp_path / "x")], capsys)
+    assert "test.npz" in text
+    (back,), (stored,) = read(str(tmp_path / "x" / "test.npz")), read(places[0])
+    assert torch.equal(back.Z_NK, stored.Z_NK)
+    assert torch.equal(back.y_N, stored.y_N)
+
+    other = next(a for a in tuning.arms(settings, store.scores(settings.select)) if a.trial.beta == 1)
+    b = [str(store.folder(trial)) for trial in other.trials.values()]
+    text = run(["compare", ",".join(places), ",".join(b), "--out", str(tmp_path / "c")], capsys)
+    assert "2 models each" in text
+    assert "nats are confidence" in text
+    fails(["compare", places[0], b[1], "--out", str(tmp_path / "c")], "no pair", capsys)
+
+
+def test_leaks_and_mismatches(folder: Path) -> None:
+    (model,) = models(folder, "a", 1)
+    with pytest.raises(DataError, match="the same"):
+        pair_up([model.test], [model.test])
+    with pytest.raises(DataError, match="number of classes"):
+        pair_up([model.test], [binary()])

@@ -1,11 +1,12 @@
 # make run: install and run the main job on the embedded digits task.   make test: install the test extra and run the tests.
+# make bench: time this project against its peers; ARGS="digits_mlp --out reports/benchmarks" picks cases and a folder.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MAKEFLAGS += --no-print-directory
 
-.PHONY: run test fast check format clean
+.PHONY: run test fast bench check format clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
@@ -15,6 +16,9 @@ test: $(VENV)/.test
 
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

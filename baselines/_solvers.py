@@ -30,6 +30,8 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     N, K = Z_NK.shape
     if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
         raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
+    if Z_NK.sum().isfinite():  # then every entry is: one fast pass
+        return Z_NK
     top_N1 = Z_NK.amax(1, keepdim=True)
     if not top_N1.isfinite().all():
         raise UserError("Logits contain NaN or +inf (or a row of -inf only): a diverged model cannot be calibrated.")
@@ -57,17 +59,28 @@ def spread(Z_NK: Tensor) -> float:
 def log_odds(Z_NK: Tensor) -> Tensor:
     """log p_k / (1 - p_k) = z_k - logsumexp of the other logits, float64 [N, K]; for K = 2 it is +-(z1 - z0).
 
-    Exact also where p_k rounds to 0 or 1, and unchanged by a shift of a row.
+    Accurate also where p_k rounds to 0 or 1, and unchanged by a shift of a row. Rounded to 41 bits, so that scores that
+    are equal but for the rounding of their rows stay ties.
     """
     Z = Z_NK.double()
-    if Z.shape[1] == 2:  # exactly, so that ties stay ties
-        return Z - Z.flip(1)
+    if Z.shape[1] == 2:
+        return _rounded(Z - Z.flip(1))
     top_N1, arg_N1 = Z.max(1, keepdim=True)
     Z = Z - top_N1
-    others_N1 = Z.scatter(1, arg_N1, -torch.inf).logsumexp(1, keepdim=True)
-    logp_NK = Z - torch.logaddexp(torch.zeros_like(others_N1), others_N1)
-    odds = logp_NK - torch.log1p(-logp_NK.exp().clamp(max=0.75))  # below the top, p_k <= 1/2
-    return odds.scatter_(1, arg_N1, -others_N1)
+    e_NK = Z.exp()
+    others_N1 = e_NK.scatter(1, arg_N1, 0.0).sum(1, keepdim=True)
+    top_odds_N1 = -others_N1.log()
+    vanished = (others_N1 < 1e-290)[:, 0]
+    if vanished.any():
+        top_odds_N1[vanished] = -Z[vanished].scatter(1, arg_N1[vanished], -torch.inf).logsumexp(1, keepdim=True)
+    odds_NK = Z - (1 + others_N1 - e_NK).clamp_(min=0.25).log_()  # below the top, p_k <= 1/2: no cancellation
+    return _rounded(odds_NK.scatter_(1, arg_N1, top_odds_N1))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """float64 rounded to 41 bits (Veltkamp's splitting)."""
+    scaled = x * 4097.0
+    return scaled - (scaled - x)
 
 
 def mix_uniform(q_NK: Tensor, share: Tensor) -> Tensor:

@@ -1,50 +1,54 @@
 """Histogram binning: class k's probability becomes the share of k among like examples (Zadrozny & Elkan, 2001).
 
-One class against the rest, 15 bins of equal count (fewer where scores are equal), rows normalized. The result is mixed
-with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at once: without it a
-probability of zero gives an infinite log loss.
+One class against the rest, 15 bins of equal count (fewer where scores are equal), rows normalized; for K = 2 the one
+map of class 1. The result is mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of
+every label at once: without it a probability of zero gives an infinite log loss.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform
+from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
+from calib_bench.baselines._solvers import Params, mix_uniform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 BINS = 15
 
 
 def fit_histogram(Z_NK: Tensor, y_N: Tensor, bins: int = BINS) -> Params:
-    """Fits the bins of every class to logits [N, K] and labels [N].
+    """Fits the bins of every class, or of class 1 alone if K = 2, to logits [N, K] and labels [N].
 
     Returns:
-        edge [K, bins - 1], the upper ends of all bins but the last, as log odds; value [K, bins]; uniform [], the
-        uniform's share; float64.
+        edge and value, float64 [M], the upper ends (as log odds, inclusive) and values of the bins of all fits in turn;
+        first, int64 [C + 1], where each fit's begin; uniform [], the uniform's share.
 
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
-    x_KN = log_odds(checked(Z_NK, y_N)).T.contiguous()
-    K, N = x_KN.shape
-    rank = (torch.arange(1, bins) * N + bins - 1) // bins - 1
-    edge_Kb = x_KN.sort(1).values[:, rank.clamp(0, N - 1)].contiguous()
-    index_KN = torch.searchsorted(edge_Kb, x_KN)
-    count_Kb = torch.zeros(K, bins, dtype=torch.float64).scatter_add_(1, index_KN, torch.ones_like(x_KN))
-    hit_KN = (torch.arange(K)[:, None] == y_N).double()
-    hits_Kb = torch.zeros_like(count_Kb).scatter_add_(1, index_KN, hit_KN)
-    # A bin that equal scores left empty takes the value of the nearest filled one below it.
-    filled_Kb = torch.where(count_Kb > 0, torch.arange(bins), 0).cummax(1).values
-    value_Kb = (hits_Kb / count_Kb.clamp(min=1)).gather(1, filled_Kb)
-    return {"edge": edge_Kb, "value": value_Kb, "uniform": torch.tensor(1 / (N + 1), dtype=torch.float64)}
+    params = packed([_bins(tally, bins) for tally in tallies(scores(Z_NK, y_N), y_N)])
+    return {**params, "uniform": torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)}
+
+
+def _bins(tally: Tally, bins: int) -> dict[str, NDArray]:
+    """edge and value of one class's bins: each ends with the score of its last rank, and all that equal it."""
+    import numpy as np
+
+    seen, own = tally.number.cumsum(), tally.hits.cumsum()
+    rank = -(np.arange(1, bins + 1) * -seen[-1] // bins)
+    last = np.unique(np.searchsorted(seen, rank))
+    return {"edge": tally.score[last], "value": np.diff(own[last], prepend=0) / np.diff(seen[last], prepend=0)}
 
 
 def apply_histogram(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]."""
-    x_KN = log_odds(checked(Z_NK)).T.contiguous()
-    q_KN = params["value"].gather(1, torch.searchsorted(params["edge"], x_KN))
-    return mix_uniform(q_KN.T, params["uniform"])
+    return mix_uniform(joined(stepped(params, scores(Z_NK))), params["uniform"])
 
 
 BASELINE = Calibrator(

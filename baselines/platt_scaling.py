@@ -5,65 +5,135 @@ sigmoid(a (z1 - z0) + b), whose sum over the classes is one; for K > 2 the rows 
 
 With Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite on separable
 data. A prior of precision 1e-6, in units of total log loss, on a times the scores' standard deviation decides a where
-the scores are constant.
+the scores are constant. All classes advance together by Newton's method, on a sample of the rows and then on all,
+streamed in blocks.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._solvers import Params, checked, log_odds
+from calib_bench.baselines._solvers import Params, blocks, checked, log_odds
 
 RIDGE = 1e-6
+SAMPLE = 4096
+"""Rows, or 16 a class if that is more, of the sample on which a fit four times as long is first made, to start close."""
+CACHE = 1 << 22
+"""Scores of so many entries or fewer are kept, larger ones computed anew in every pass."""
+TOLERANCE = 1e-10
+"""Decrease of the mean loss still to come at which a Newton step, whose error is of its square, is the last."""
 
 
-def fit_platt(Z_NK: Tensor, y_N: Tensor, steps: int = 50) -> Params:
+@dataclass
+class Scores:
+    """Blocks of log odds [R, K], centred and scaled, with labels [R, 1]; small sets are kept."""
+
+    Z_NK: Tensor
+    y_N: Tensor
+    centre_K: Tensor
+    unit_K: Tensor
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every block, once."""
+        if self.Z_NK.numel() > CACHE:
+            yield from self._made()
+            return
+        self.kept = self.kept or list(self._made())
+        yield from self.kept
+
+    def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for z, y in blocks(self.Z_NK, self.y_N):
+            yield log_odds(z).sub_(self.centre_K).div_(self.unit_K), y[:, None]
+
+
+def fit_platt(Z_NK: Tensor, y_N: Tensor) -> Params:
     """Fits slope and intercept, float64 [K] each, to logits [N, K] and labels [N].
 
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
-    x_NK = log_odds(checked(Z_NK, y_N))
-    centre_K, unit_K = x_NK.mean(0), x_NK.std(0, correction=0)
+    Z_NK = checked(Z_NK, y_N)
+    K = Z_NK.shape[1]
+    stride = -(-len(y_N) // max(SAMPLE, 16 * K))
+    some = log_odds(Z_NK[:: -(-len(y_N) // SAMPLE)])
+    centre_K, unit_K = some.mean(0), some.std(0, correction=0)
     unit_K = torch.where(unit_K > 1e-12 * (1 + centre_K.abs()), unit_K, 1.0)  # else constant but for rounding
-    x_NK = (x_NK - centre_K) / unit_K
-    count_K = torch.bincount(y_N, minlength=x_NK.shape[1]).double()
-    t_NK = (1 / (len(y_N) - count_K + 2)).repeat(len(y_N), 1)
-    t_NK[torch.arange(len(y_N)), y_N] = ((count_K + 1) / (count_K + 2))[y_N]
+    theta = torch.stack([unit_K, centre_K])  # the logits as they are
+    for step in (stride, 1) if stride >= 4 else (1,):
+        theta = newton(Scores(Z_NK[::step], y_N[::step], centre_K, unit_K), theta, TOLERANCE if step == 1 else 1e-5)
+    slope_K = theta[0] / unit_K
+    return {"slope": slope_K, "intercept": theta[1] - slope_K * centre_K}
 
-    def loss(a_K: Tensor, b_K: Tensor) -> Tensor:
-        f_NK = a_K * x_NK + b_K
-        return (softplus(f_NK) - t_NK * f_NK).sum(0) + RIDGE / 2 * a_K.square()
 
-    a_K, b_K = torch.zeros_like(unit_K), t_NK.mean(0).logit()
-    value_K = loss(a_K, b_K)
-    for _ in range(steps):  # Newton on K problems of two unknowns at once, each with its own step halving
-        p_NK = torch.sigmoid(a_K * x_NK + b_K)
-        r_NK, w_NK = p_NK - t_NK, p_NK * (1 - p_NK)
-        g_a, g_b = (r_NK * x_NK).sum(0) + RIDGE * a_K, r_NK.sum(0)
-        wx_NK = w_NK * x_NK
-        h_aa, h_ab, h_bb = (wx_NK * x_NK).sum(0) + RIDGE, wx_NK.sum(0), w_NK.sum(0) + 1e-12
-        determinant = (h_aa * h_bb - h_ab.square()).clamp(min=1e-300)
-        step_a, step_b = (h_bb * g_a - h_ab * g_b) / determinant, (h_aa * g_b - h_ab * g_a) / determinant
-        decrement = g_a * step_a + g_b * step_b
-        if decrement.max() <= 1e-12:
-            break
-        rate_K = torch.ones_like(a_K)
+def newton(scores: Scores, theta: Tensor, tolerance: float, steps: int = 50) -> Tensor:
+    """The optimal a and b [2, K] of K problems of two unknowns at once, each with its own step halving."""
+    pull = targets(scores, theta.shape[1])
+    N = len(scores.y_N)
+    value, gradient, (aa, ab, bb) = derivatives(scores, theta, pull)
+    lost = value > N * math.log(2)  # worse than a = b = 0
+    if lost.any():
+        theta = torch.where(lost, 0.0, theta)
+        value, gradient, (aa, ab, bb) = derivatives(scores, theta, pull)
+    for _ in range(steps):
+        determinant = (aa * bb - ab.square()).clamp(min=1e-300)
+        step = torch.stack([bb * gradient[0] - ab * gradient[1], aa * gradient[1] - ab * gradient[0]]) / determinant
+        decrement = (gradient * step).sum(0)
+        going = decrement > tolerance * N
+        if not going.any():
+            return torch.where(decrement >= 0, theta - step, theta)
+        rate = going.double()
         for _ in range(30):
-            new = loss(a_K - rate_K * step_a, b_K - rate_K * step_b)
-            worse = ~(new <= value_K - 0.25 * rate_K * decrement)
+            trial = theta - rate * step
+            new = derivatives(scores, trial, pull)
+            worse = going & ~(new[0] <= value - 0.25 * rate * decrement + 1e-13 * value.abs())
             if not worse.any():
                 break
-            rate_K = torch.where(worse, rate_K / 2, rate_K)
-        rate_K = torch.where(worse, 0.0, rate_K)
-        a_K, b_K = a_K - rate_K * step_a, b_K - rate_K * step_b
-        value_K = loss(a_K, b_K)
-        if (worse | (decrement <= 1e-12)).all():
-            break
-    return {"slope": a_K / unit_K, "intercept": b_K - a_K / unit_K * centre_K}
+            rate = torch.where(worse, rate / 2, rate)
+        theta, (value, gradient, (aa, ab, bb)) = trial, new
+    return theta
+
+
+def targets(scores: Scores, K: int) -> Tensor:
+    """Sums over examples of target times score and of targets, [2, K]: the part of the loss that is linear in a and b."""
+    N = len(scores.y_N)
+    count_K = torch.bincount(scores.y_N, minlength=K).double()
+    low_K, high_K = 1 / (N - count_K + 2), (count_K + 1) / (count_K + 2)
+    all_K, own_K = torch.zeros(2, K, dtype=torch.float64)
+    for x, y in scores.blocks():
+        all_K += x.sum(0)
+        own_K.scatter_add_(0, y[:, 0], x.gather(1, y)[:, 0])
+    lift_K = high_K - low_K
+    return torch.stack([low_K * all_K + lift_K * own_K, low_K * N + lift_K * count_K])
+
+
+def derivatives(scores: Scores, theta: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [K], gradient in (a, b) [2, K] and Hessian (aa, ab, bb) [3, K]."""
+    a, b = theta
+    value = RIDGE / 2 * a.square() - (theta * pull).sum(0)
+    gradient = -pull
+    gradient[0] += RIDGE * a
+    hessian = torch.tensor([[RIDGE], [0.0], [1e-12]], dtype=torch.float64).repeat(1, len(a))
+    for x, _ in scores.blocks():
+        f = torch.addcmul(b, x, a)
+        e = f.abs().neg_().exp_()
+        value += f.clamp(min=0).add_(e.log1p()).sum(0)
+        q = e + 1
+        p = torch.where(f > 0, 1.0, e).div_(q)
+        w = e.div_(q.square_())  # p (1 - p), exact in the tails
+        gradient[1] += p.sum(0)
+        gradient[0] += p.mul_(x).sum(0)
+        hessian[2] += w.sum(0)
+        hessian[1] += w.mul_(x).sum(0)
+        hessian[0] += w.mul_(x).sum(0)
+    return value, gradient, hessian
 
 
 def apply_platt(params: Params, Z_NK: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Temperature scaling: softmax(Z / T), one temperature T > 0 (Guo, Pleiss, Sun & Weinberger, 2017, arXiv 1706.04599).
 
-T minimizes the mean log loss f(s) of softmax(s Z), convex in s = 1/T, by Newton's method on log s inside a bracket,
-with f' = mean(E_p[z] - z_y) and f'' = mean(Var_p[z]) exact, streamed over rows and summed in float64.
+T minimizes the mean log loss f(s) of softmax(s Z), convex in s = 1/T. A pass over the rows, in float64 whatever the
+logits' type, gives f and its first derivatives exactly: they are the means over rows of the cumulants of Z under p.
+Their Taylor series of f' is solved for the next s, inside a bracket, so that a fit that starts close, from a sample,
+takes one or two passes.
 
 Two kinds of data have no optimum, and end at a bound with `at_bound` set:
 - no example's label is beaten by another class (separable): f falls for ever as T -> 0. T is where f is still
@@ -12,6 +14,7 @@ Two kinds of data have no optimum, and end at a bound with `at_bound` set:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +23,16 @@ from torch import Tensor
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, spread
 
-SAMPLE = 4096
-"""Rows of the sample on which a longer fit is first made, to start close."""
+BLOCK = 1 << 16
+"""Entries of a block of rows: two float64 temporaries of it stay in the cache."""
+KEPT = 1 << 21
+"""Logits of at most so many entries are kept in float64 between passes."""
+SAMPLES = (512, 8192)
+"""Rows of the samples on which a longer fit is made first, to start close."""
+ORDER = 5
+"""Derivatives of f that a pass computes."""
+TOLERANCE = 1e-9
+"""Relative error of T at which a fit stops."""
 
 
 class Loss(NamedTuple):
@@ -32,21 +43,61 @@ class Loss(NamedTuple):
     d2: float
 
 
+class Logits:
+    """Logits [N, K] with their labels [N], read in float64 blocks of rows."""
+
+    def __init__(self, Z_NK: Tensor, y_N: Tensor) -> None:
+        self.Z, self.y, (self.n, K) = Z_NK, y_N, Z_NK.shape
+        self.step = max(1, BLOCK // K)
+        self.ones = torch.ones(K, dtype=torch.float64, device=Z_NK.device)
+        self.room = self._room()
+        self.kept = [w.clone() for w in self._below()] if self.n * K <= KEPT else None
+
+    def _room(self) -> Tensor:
+        """Room for a block: by columns in memory where rows are too short to reduce fast."""
+        shape = min(self.step, self.n), len(self.ones)
+        if shape[1] < 64:
+            return self.ones.new_empty(shape[::-1]).t()
+        return self.ones.new_empty(shape)
+
+    def _below(self) -> Iterator[Tensor]:
+        room = self._room()
+        for Z in self.Z.split(self.step):
+            z = room[: len(Z)].copy_(Z)
+            yield z.sub_(z.amax(1, keepdim=True))
+
+    def blocks(self, s: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """w = s (z - max z) [R, K], to be used up, and the labels [R]."""
+        scaled = (z.mul_(s) for z in self._below()) if self.kept is None else (s * z for z in self.kept)
+        return zip(scaled, self.y.split(self.step), strict=True)
+
+    def derivatives(self, s: float) -> list[float]:
+        """f and s^n times its nth derivatives, n = 1 to ORDER: one pass."""
+        total = self.ones.new_zeros(ORDER + 1)
+        for w, y in self.blocks(s):
+            e = torch.exp(w, out=self.room[: len(w)])
+            size = e @ self.ones
+            moments = [(e.mul_(w) @ self.ones).div_(size) for _ in range(ORDER)]
+            terms = torch.stack([size.log_(), *cumulants(moments)]).sum(1)
+            terms[:2] -= w.gather(1, y[:, None]).sum()
+            total += terms
+        return (total / self.n).tolist()
+
+
+def cumulants(moments: Sequence[Tensor]) -> list[Tensor]:
+    """Cumulants 1, 2, ... from the moments about zero 1, 2, ..., by their recursion."""
+    out: list[Tensor] = []
+    for n, moment in enumerate(moments):
+        for j in range(n):
+            moment = torch.addcmul(moment, out[j], moments[n - 1 - j], value=-math.comb(n, j))
+        out.append(moment)
+    return out
+
+
 def loss(Z_NK: Tensor, y_N: Tensor, s: float) -> Loss:
     """f, f' and f'' at s, one pass over the rows."""
-    f = d1 = d2 = 0.0
-    for z, y in blocks(Z_NK, y_N):
-        z = z - z.amax(1, keepdim=True)
-        z_y = z.gather(1, y[:, None])[:, 0]
-        e = (s * z).exp_()
-        total = e.sum(1)
-        mean = e.mul_(z).sum(1) / total
-        second = e.mul_(z).sum(1) / total
-        f += float((total.log() - s * z_y).sum())
-        d1 += float((mean - z_y).sum())
-        d2 += float((second - mean.square()).sum())
-    N = len(y_N)
-    return Loss(f / N, d1 / N, max(d2 / N, 0.0))
+    f, d1, d2, *_ = Logits(Z_NK, y_N).derivatives(s)
+    return Loss(f, d1 / s, max(d2, 0.0) / s**2)
 
 
 def floor_of(Z_NK: Tensor, y_N: Tensor) -> float | None:
@@ -60,63 +111,104 @@ def floor_of(Z_NK: Tensor, y_N: Tensor) -> float | None:
     return total / len(y_N)
 
 
-def solve(Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None) -> tuple[float, Loss, int]:
-    """log s, the loss there and the passes it took: Newton on a function that increases with u = log s, in [low, high].
+class Step(NamedTuple):
+    """A step in log s, about how far it ends from the root of f', and f' times s there by the series, at most."""
+
+    du: float
+    error: float = math.inf
+    gradient: float = math.inf
+
+
+def series_step(d: Sequence[float]) -> Step:
+    """To the root of f' by its Taylor series in r = s'/s - 1; by Newton's method in log s where that is too far.
+
+    The terms fall about tenfold as fast as r does, so that the first one left out is at most 10 r times the last.
+    """
+    if not d[1] > 0:
+        return Step(0.0, 0.0, 0.0) if d[0] == 0 else Step(math.nan)
+    newton = -d[0] / d[1]
+    r = newton
+    for _ in range(20):
+        if not abs(r) < 0.5:
+            return Step(newton)
+        terms = [c * r**n / math.factorial(n) for n, c in enumerate(d)]
+        slope = sum(c * r**n / math.factorial(n) for n, c in enumerate(d[1:]))
+        if not slope > 0:
+            return Step(newton)
+        r -= sum(terms) / slope
+        if abs(sum(terms)) <= 1e-15 * abs(terms[0]):
+            break
+    ratio = 10 * abs(r)
+    left_out = ratio * max(abs(terms[-1]), ratio * abs(terms[-2]))
+    error = left_out / d[1]
+    if abs(r) >= 0.5 or error > 0.1 * abs(r):
+        return Step(newton)
+    return Step(math.log1p(r), error, left_out)
+
+
+def solve(
+    Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
+) -> tuple[float, float, int]:
+    """log s, df/ds there and the passes it took: the root in [low, high] of a function that increases with u = log s.
 
     The function is f'; on separable data, the bound on f - floor stands in for it, on a log scale, where it is nearly
     linear in s.
     """
+    logits, bound = Logits(Z_NK, y_N), low
     N, K = Z_NK.shape
     target = math.log(min(1 / (N + 2), (math.log(K) - (floor or 0.0)) / 2))
-    bound = low
-    for step in range(1, 101):  # noqa: B007
-        s = math.exp(u)
-        at = loss(Z_NK, y_N, s)
+    for passes in range(1, 101):
+        f, *d = logits.derivatives(math.exp(u))
         if floor is None:
-            value, slope = at.d1, s * at.d2
+            value, step = d[0], series_step(d)
         else:
-            excess = max(at.f - floor, 1e-300)
-            value, slope = target - math.log(excess), -s * at.d1 / excess
-        new = u - value / slope if slope > 0 else math.nan
-        if value == 0 or abs(new - u) <= 1e-9 or (value > 0 and u == bound):
-            break
+            excess = max(f - floor, 1e-300)
+            value, slope = target - math.log(excess), -d[0] / excess
+            step = Step(-value / slope if slope > 0 else math.nan)
+            step = step._replace(error=abs(step.du), gradient=abs(d[0]))
+        if value > 0 and u == bound:
+            return u, d[0] / math.exp(u), passes
         low, high = (low, u) if value > 0 else (u, high)
+        new = u + step.du
+        if step.error <= tolerance and low <= new <= high:
+            return new, step.gradient / math.exp(new), passes
         if not low < new < high:
             new = bound if new <= low == bound else (low + high) / 2
         u = new
-    return u, at, step
+    return u, d[0] / math.exp(u), passes
 
 
 def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     """Fits T to logits [N, K] and labels [N].
 
     Returns:
-        temperature; gradient, df/ds at the end; iterations, passes over all rows; at_bound, whether the data have no
-        optimum, see above. Each is [], in float64, int64 and bool.
+        temperature; gradient, |df/ds| at the end, at most; iterations, passes over all rows; at_bound, whether the
+        data have no optimum, see above. Each is [], in float64, int64 and bool.
 
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     Z_NK = checked(Z_NK, y_N)
-    stride = max(1, len(Z_NK) // SAMPLE)
     floor = floor_of(Z_NK, y_N)
     if floor is not None and math.log(Z_NK.shape[1]) - floor < 1e-12:  # constant logits: every T is the same
-        return _params(0.0, Loss(floor, 0.0, 0.0), 0, True)
-    scale = spread(Z_NK[::stride])
+        return _params(0.0, 0.0, 0, True)
+    scale = spread(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])])
     low, high = math.log(1e-3 / scale), math.log(1e12 / scale)
     u = min(max(0.0, low), high)
-    if stride > 4:
-        sample = Z_NK[::stride], y_N[::stride]
-        u, _, _ = solve(*sample, u, low, high, floor_of(*sample))
-    u, at, steps = solve(Z_NK, y_N, u, low, high, floor)
-    return _params(u, at, steps, floor is not None or u == low)
+    for size in SAMPLES:
+        if floor is None and len(Z_NK) >= 4 * size:
+            part = Z_NK[:: len(Z_NK) // size], y_N[:: len(Z_NK) // size]
+            if floor_of(*part) is None:
+                u, _, _ = solve(*part, u, low, high, None, tolerance=1e-3)
+    u, gradient, passes = solve(Z_NK, y_N, u, low, high, floor)
+    return _params(u, gradient, passes, floor is not None or u == low)
 
 
-def _params(u: float, at: Loss, steps: int, at_bound: bool) -> Params:
+def _params(u: float, gradient: float, passes: int, at_bound: bool) -> Params:
     return {
         "temperature": torch.tensor(math.exp(-u), dtype=torch.float64),
-        "gradient": torch.tensor(at.d1, dtype=torch.float64),
-        "iterations": torch.tensor(steps),
+        "gradient": torch.tensor(gradient, dtype=torch.float64),
+        "iterations": torch.tensor(passes),
         "at_bound": torch.tensor(at_bound),
     }
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -71,8 +72,11 @@ class Store:
 
     def __init__(self, path: Path, mode: Literal["write", "read", "peek"] = "write") -> None:
         self.path = path
+        self._trials = str(path / "trials")
         self._records: dict[str, Record] = {}
         self._whole: set[str] = set()
+        self._contents: dict[str, dict[str, Any]] = {}
+        self._alike: dict[str, Any] = {}
         marker = path / "store.json"
         if not marker.exists():
             if mode == "read":
@@ -130,7 +134,7 @@ class Store:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
         if trial.key in self._whole:
             return True
-        if not (self.folder(trial) / "trial.json").exists():
+        if not os.path.exists(f"{self._trials}/{trial.key}/trial.json"):
             return False
         self._check(trial.key)
         return True
@@ -138,24 +142,34 @@ class Store:
     def _check(self, key: str) -> None:
         content = self._read(key)
         for name, claim in content["files"].items():
-            path = self.path / "trials" / key / name
-            if not path.is_file() or path.stat().st_size != claim["bytes"] or files.sha256(path) != claim["sha256"]:
-                state = "is damaged: its bytes are not those that were written" if path.is_file() else "is missing"
+            path = f"{self._trials}/{key}/{name}"
+            if not files.is_whole(path, claim["bytes"], claim["sha256"]):
+                state = (
+                    "is damaged: its bytes are not those that were written" if os.path.isfile(path) else "is missing"
+                )
                 raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
         self._whole.add(key)
+        if key not in self._records:
+            self._contents[key] = content
+
+    def _shared(self, name: str, value: Any) -> Any:
+        """The value, or the equal one that the last trial had: most trials of a store share data and environment."""
+        if self._alike.get(name) != value:
+            self._alike[name] = value
+        return self._alike[name]
 
     def audit(self) -> list[str]:
         """Move every broken trial to `damaged/` and say which and why; only those will be redone."""
         messages = []
-        trials = self.path / "trials"
-        for folder in sorted(trials.iterdir()) if trials.is_dir() else []:
-            if folder.name.startswith("."):
+        for name in sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []:
+            if name.startswith("."):
                 continue
             try:
-                self._check(folder.name)
+                self._check(name)
             except StoreError as error:
-                self._records.pop(folder.name, None)
-                messages.append(f"{error}. Moved to {self._set_aside(folder)}.")
+                self._whole.discard(name)
+                self._records.pop(name, None)
+                messages.append(f"{error}. Moved to {self._set_aside(self.path / 'trials' / name)}.")
         splits = self.path / "splits"
         for folder in sorted(splits.iterdir()) if splits.is_dir() else []:
             try:
@@ -179,7 +193,8 @@ class Store:
 
     def write(self, outcome: Outcome, data: dict[str, str], facts: dict[str, Any]) -> None:
         """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
-        import pandas as pd
+        import pyarrow as pa
+        from pyarrow import parquet
         from safetensors.torch import save_file
 
         final = self.folder(outcome.trial)
@@ -187,7 +202,8 @@ class Store:
         with files.writing(final):
             temporary.mkdir(parents=True)
             try:
-                pd.DataFrame(outcome.history).to_parquet(temporary / "history.parquet", index=False)
+                columns = {name: pa.array(values, from_pandas=True) for name, values in outcome.history.items()}
+                parquet.write_table(pa.table(columns), temporary / "history.parquet")
                 if outcome.logits:
                     tensors = {name: z.contiguous() for name, z in outcome.logits.items()}
                     save_file(tensors, temporary / "logits.safetensors")
@@ -204,7 +220,7 @@ class Store:
                 }
                 for path in neighbours:
                     files.sync(path)
-                files.write_json(temporary / "trial.json", files.seal(content))
+                files.write_bytes(temporary / "trial.json", files.sealed(content))
                 files.sync(temporary)
                 if not (final / "trial.json").exists():
                     temporary.rename(final)
@@ -216,7 +232,7 @@ class Store:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _read(self, key: str) -> dict[str, Any]:
-        path = self.path / "trials" / key / "trial.json"
+        path = f"{self._trials}/{key}/trial.json"
         content = files.read_sealed(path)
         for version in range(content.get("schema", 0), SCHEMA):
             if version not in UPGRADES:
@@ -224,6 +240,8 @@ class Store:
             content = UPGRADES[version](content)
         if content.get("key") != key:
             raise StoreError(f"{path} belongs to trial {content.get('key')}: the folder was renamed or copied")
+        for name in ("environment", "data"):
+            content[name] = self._shared(name, content[name])
         return content
 
     def record(self, trial: Trial) -> Record:
@@ -233,8 +251,9 @@ class Store:
             StoreError: it is not there or not whole.
         """
         if trial.key not in self._records:
-            content = self._read(trial.key)
-            stored = Trial.model_validate(content["trial"])
+            content = self._contents.pop(trial.key, None) or self._read(trial.key)
+            known = content["trial"] == trial.model_dump(mode="json")
+            stored = trial if known else Trial.model_validate(content["trial"])
             if stored.key != trial.key:
                 raise StoreError(f"{self.folder(trial)} holds a trial whose key is {stored.key}: it is foreign")
             self._records[trial.key] = Record(

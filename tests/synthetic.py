@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
-from calib_bench import tuning
+from calib_bench import files, tuning
 from calib_bench.data.splits import InputSpec, Splits, stream
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings, parse
@@ -41,17 +43,21 @@ def outcome(trial: Trial, truth: dict[str, torch.Tensor], diverged: bool) -> Out
         own = stream("own", split, trial.beta, trial.objective, trial.seed)
         mixed = u + noise * torch.randn(u.shape, generator=g) + 0.1 * torch.randn(u.shape, generator=own)
         logits[split] = (sharp * mixed / trial.beta).float()
-    rate = abs(torch.tensor(trial.lr / 0.1).log().item())
-    loss = 0.4 + 0.1 * rate + 0.01 * trial.seed + 0.02 * distance
+    found = facts(trial)
+    loss = found["selection"]["log_loss"]
     history = {"epoch": [0.0, 1.0, 2.0], "train_loss": [2.3, 1.0, loss], "lr": [trial.lr] * 3}
-    facts = {
-        "selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1},
-        "diverged_step": None,
-        "seconds": 0.5,
-    }
     if diverged:
         return Outcome(trial, "diverged", {}, history, {"diverged_step": 7})
-    return Outcome(trial, "done", logits, history, facts)
+    return Outcome(trial, "done", logits, history, found)
+
+
+def facts(trial: Trial) -> dict[str, Any]:
+    """What a loop reports: a selection loss that is lowest at a rate of 0.1."""
+    distance = abs(torch.tensor(trial.beta).log().item())
+    rate = abs(torch.tensor(trial.lr / 0.1).log().item())
+    loss = 0.4 + 0.1 * rate + 0.01 * trial.seed + 0.02 * distance
+    selection = {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}
+    return {"selection": selection, "diverged_step": None, "seconds": 0.5}
 
 
 def make(
@@ -61,34 +67,60 @@ def make(
     test: int = 120,
     classes: int = 4,
     class_names: tuple[str, ...] | None = None,
+    linked: bool = False,
 ) -> tuple[Store, Settings]:
     """A complete run folder for the command-line words given on top of WORDS.
 
     Args:
         diverged: (beta, seed) of trials that diverged, at every rate.
+        linked: trials of one beta, objective and seed share their files of logits and history (hard links), which
+            makes a store of thousands in seconds.
     """
     given = {word.partition("=")[0] for word in words}
     settings = resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in given), *words]))
     store = Store(path)
-    names = class_names or tuple(map(str, range(classes)))
 
     def made(split: int) -> tuple[Splits, dict[str, torch.Tensor]]:
         labels, truth = labels_and_truth(test, classes, split)
-        parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}
-        train, spec = SimpleSplit(labels["selection"]), InputSpec("vector", (3,))
-        return Splits(
-            train, **parts, spec=spec, classes=classes, class_names=names, source="made up", digest="0" * 64, notes={}
-        ), truth
+        return splits_of(labels, classes, class_names), truth
 
     scores = store.scores(settings.select)
+    originals: dict[tuple[float, str, int], Trial] = {}
     while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
         for trial in new:
+            original = originals.setdefault((trial.beta, trial.objective, trial.seed), trial)
+            if linked and original is not trial:
+                link(store, original, trial)
+                continue
             splits, truth = made(trial.split)
             data = store.write_splits(trial, splits)
             bad = (trial.beta, trial.seed) in diverged
             store.write(outcome(trial, truth, bad), data, {})
     store.write_study(settings, settings.command())
     return store, settings
+
+
+def splits_of(labels: dict[str, torch.Tensor], classes: int, class_names: tuple[str, ...] | None = None) -> Splits:
+    """Splits with these labels and no inputs."""
+    parts = {name: SimpleSplit(labels[name]) for name in ("selection", "calibration", "test")}
+    train, spec = SimpleSplit(labels["selection"]), InputSpec("vector", (3,))
+    names = class_names or tuple(map(str, range(classes)))
+    return Splits(
+        train, **parts, spec=spec, classes=classes, class_names=names, source="made up", digest="0" * 64, notes={}
+    )
+
+
+def link(store: Store, original: Trial, trial: Trial) -> None:
+    """Store a trial as another one's files under its own name, with the selection scores that `outcome` gives."""
+    folder = store.folder(trial)
+    folder.mkdir()
+    for path in store.folder(original).iterdir():
+        if path.name != "trial.json":
+            os.link(path, folder / path.name)
+    content = files.read_sealed(store.folder(original) / "trial.json")
+    content |= {"key": trial.key, "trial": trial.model_dump(mode="json")}
+    content["facts"] |= facts(trial)
+    (folder / "trial.json").write_bytes(files.sealed(content))
 
 
 class SimpleSplit(SimpleNamespace):

@@ -8,10 +8,15 @@ import pytest
 import torch
 from test_train import CPU, digits, kill_midway, run, same, trial
 
+from calib_bench import models
+from calib_bench.data.splits import InputSpec
 from calib_bench.errors import SettingsError
+from calib_bench.train import fused
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.fused import fuse_key, train_fused
+from calib_bench.train.objective import Loss
 from calib_bench.train.outcome import COLUMNS, Outcome
+from calib_bench.train.stacked import Packed, StackedMLP, StackedModel, logit_gradient, stacked
 from calib_bench.trial import Trial
 
 
@@ -75,6 +80,75 @@ def test_a_member_does_not_depend_on_its_neighbours(optimizer: str) -> None:
     for size in (1, 2, 6, 32):
         stack = [*others[: size // 2], one, *others[size // 2 : size]]
         assert same(fuse(stack)[size // 2], alone)
+
+
+@pytest.mark.parametrize("name", ["mlp_7_5", "mlp_6_nobias", "mlp_4_4_4"])
+def test_the_written_out_backward_is_the_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    copies = [models.build(name, InputSpec("image", (1, 3, 3)), 4).double() for _ in range(3)]
+    weights, _ = torch.func.stack_module_state(copies)
+    params, ours, theirs = Packed(weights), Packed(weights), Packed(weights)
+    for key, p in weights.items():
+        params.by[key].copy_(p.detach())
+    x, dz = torch.randn(3, 11, 1, 3, 3).double(), torch.randn(3, 11, 4).double()
+    fast, general = stacked(copies[0], params, ours), StackedModel(copies[0], params, theirs)
+    assert isinstance(fast, StackedMLP)
+    torch.testing.assert_close(fast.forward(x), general.forward(x))
+    fast.backward(dz)
+    general.backward(dz)
+    assert ours.all.abs().sum(1).min() > 0
+    torch.testing.assert_close(ours.all, theirs.all)
+
+
+def test_the_gradient_by_the_logits_is_autograds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, y = torch.randn(3, 8, 5, generator=generator).double(), torch.arange(24).view(3, 8) % 5
+    beta = torch.tensor([0.1, 1.0, 30.0]).double().view(3, 1, 1)
+    loss, dz = logit_gradient(Loss({}), z, y, beta)
+    z.requires_grad_()
+    each = torch.nn.functional.cross_entropy((beta * z).flatten(0, 1), y.flatten(), reduction="none").view(3, 8)
+    torch.testing.assert_close(loss, each.detach())
+    torch.testing.assert_close(dz, torch.autograd.grad(each.mean(1).sum(), z)[0])
+    neutral = Loss({"label_smoothing": torch.zeros(3, 1).double()})
+    for plain, general in zip((loss, dz), logit_gradient(neutral, z, y, beta), strict=True):
+        torch.testing.assert_close(plain, general)
+
+
+def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    trials = [trial(beta=beta, seed=seed) for beta in (0.3, 1.0, 3.0) for seed in (1, 0)] + [trial(lr=1e30)]
+    whole = fuse(trials)
+    assert whole[0].facts["stack"] == len(trials)
+    monkeypatch.setattr(fused, "PART_VALUES", 2 * whole[0].facts["parameters"])
+    stops = 0
+    while True:  # killed after every third step, between parts too
+        saves: list[int] = []
+
+        class Saver(Checkpoint):
+            def save(self, state: dict[str, object], saves: list[int] = saves) -> None:
+                super().save(state)
+                saves.append(1)
+                if len(saves) == 3:
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fused, "Checkpoint", Saver)
+            try:
+                parts = fuse(trials, checkpoint=path, checkpoint_seconds=0)
+                break
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops >= 5
+    assert {one.facts["stack"] for one in parts} == {1, 2}
+    assert all(same(a, b) for a, b in zip(parts, whole, strict=True))
+    assert all(same(a, b) for a, b in zip(fuse(trials, checkpoint=path), whole, strict=True))
+
+
+def test_agrees_with_the_single_loop_with_another_head() -> None:
+    shared = {"precision": "fp64", "epochs": 3, "objective": "learned_beta:2"}
+    trials = [trial(beta=1.0, head_lr=0.5, **shared), trial(beta=2.0, seed=1, head_decay=0.0, **shared)]
+    for one, got in zip(trials, fuse(trials), strict=True):
+        assert_close(got, run(one))
 
 
 def test_one_divergence_leaves_the_others_bit_equal() -> None:

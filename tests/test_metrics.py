@@ -19,7 +19,7 @@ from calib_bench.errors import UserError
 from calib_bench.metrics.binned import binned_error, debiased_squared_error, equal_mass, equal_width
 from calib_bench.metrics.risk import risk_area
 
-WITHOUT_LABELS = ("mean_confidence", "mean_entropy")
+WITHOUT_LABELS = ("mean_confidence", "mean_entropy", "confidence_n")
 
 
 def sample(N: int = 400, K: int = 5, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from test_store import put
 from test_store import trial as stored_trial
 
@@ -12,6 +13,7 @@ from calib_bench import plan as planning
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
+from calib_bench.trial import Trial
 
 STUDY = discover.study("separation")
 
@@ -67,3 +69,11 @@ def test_foresight_counts_the_seeds_that_follow_tuning(tmp_path: Path) -> None:
     chosen = settings("tune_seeds=2")
     assert planning.make(chosen, STUDY, Store(tmp_path, "peek")).pending == 2 * 3 * 2
     assert len(planning.foresee(chosen, STUDY, Store(tmp_path, "peek"))) == 2 * (3 * 2 + 8)
+
+
+def test_each_trial_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyed: list[Trial] = []
+    canonical = Trial.canonical
+    monkeypatch.setattr(Trial, "canonical", lambda self: keyed.append(self) or canonical(self))  # type: ignore[func-returns-value]
+    chosen, store = settings(), Store(tmp_path, "peek")
+    assert len(planning.make(chosen, STUDY, store).trials) == len(keyed) == 60

@@ -203,3 +203,11 @@ def test_the_terminal_table_fits_eighty_columns(run: tuple[Store, Settings, Path
     total = table.frame["log_loss_total"].iloc[0]
     assert f"{total:.2f}" in text
     assert "±" in text
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_rate_is_called_untuned_only_where_something_is_trained(tmp_path: Path, epochs: int) -> None:
+    words = ("beta=1", "objective=cross_entropy", "seed=0..1", "lr=0.1", f"epochs={epochs}")
+    store, settings = make(tmp_path / "run", *words, "calibrator=temperature_scaling")
+    said = discover.study("separation").analyse(settings, store).warnings
+    assert any("not tuned" in warning for warning in said) == (epochs > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -111,6 +112,53 @@ def test_reading_a_broken_trial_is_an_error_that_names_the_file(filled: Store) -
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreError, match=r"logits\.safetensors is damaged"):
         Store(filled.path, "read").logits(trial(2))
+
+
+def test_a_seal_is_checked_by_its_bytes_and_else_by_its_content(tmp_path: Path) -> None:
+    path, value = tmp_path / "sealed.json", {"b": [1.5, None, "ä"], "a": {"d": 1, "c": 2}}
+    for content in (files.sealed(value), json.dumps(files.seal(value), indent=1).encode()):
+        path.write_bytes(content)
+        assert files.read_sealed(path) == value
+        path.write_bytes(content.replace(b"1.5", b"1.25"))
+        with pytest.raises(StoreError, match="damaged"):
+            files.read_sealed(path)
+    path.write_bytes(files.sealed(value).replace(b'"sha256": "', b'"sha256": "0'))
+    with pytest.raises(StoreError, match="damaged"):
+        files.read_sealed(path)
+
+
+@pytest.mark.parametrize("size", [0, 10, files.SMALL, files.SMALL + 1])
+def test_whole_files_of_any_size(tmp_path: Path, size: int) -> None:
+    path, content = tmp_path / "file", bytes(size)
+    digest = hashlib.sha256(content).hexdigest()
+    assert not files.is_whole(path, size, digest)
+    path.write_bytes(content)
+    assert files.is_whole(path, size, digest)
+    assert files.sha256(path) == digest
+    assert not files.is_whole(path, size + 1, digest)
+    assert not files.is_whole(path, size, digest[::-1])
+    assert not files.is_whole(tmp_path, tmp_path.stat().st_size, digest)
+
+
+def test_trials_stored_before_are_whole(filled: Store) -> None:
+    for seed in range(3):
+        path = filled.folder(trial(seed)) / "trial.json"
+        path.write_text(json.dumps(files.seal(files.read_sealed(path)), indent=1) + "\n")
+    again = Store(filled.path)
+    assert again.audit() == []
+    assert again.record(trial(1)) == filled.record(trial(1))
+
+
+def test_a_record_holds_the_stored_trial_whatever_has_been_read_before(filled: Store) -> None:
+    again = Store(filled.path)
+    again.audit()
+    assert again.record(trial(2)).trial == trial(2)
+    path = filled.folder(trial(2)) / "trial.json"
+    content = files.read_sealed(path)
+    content["trial"]["beta"] = 2.0
+    path.write_bytes(files.sealed(content))
+    with pytest.raises(StoreError, match="foreign"):
+        Store(filled.path).record(trial(2))
 
 
 def test_a_foreign_or_renamed_folder_is_found(filled: Store) -> None:

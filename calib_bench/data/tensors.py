@@ -16,6 +16,10 @@ Normalize = tuple[tuple[float, ...], tuple[float, ...]]
 """Channel means and deviations, of pixels in [0, 1] where the data is uint8."""
 
 
+CHUNK = 64
+"""Steps whose random numbers go to a GPU together: many small transfers would wait on one another."""
+
+
 class Resident:
     """A CPU tensor and its copies: each device gets one, on first use, shared by every split that reads it."""
 
@@ -110,13 +114,29 @@ class TensorSplit:
         index_SB = whole_batches(self.order(seed, epoch), batch)
         mine_SB = index_SB[:, rank::world].to(device)
         rows_SB = self._rows.on(device)[mine_SB]
-        for step in range(skip, len(index_SB)):
-            x = base[rows_SB[step]]
+        chunk = CHUNK if device.type == "cuda" else 1
+        for start in range(skip, len(index_SB), chunk):
+            steps = range(start, min(start + chunk, len(index_SB)))
+            drawn = self._drawn(steps, index_SB.shape[1], seed, epoch, device, rank, world)
+            for at, step in enumerate(steps):
+                x = base[rows_SB[step]]
+                for augment, drawn_SB in zip(self.augment, drawn, strict=True):
+                    x = augment(x, drawn_SB[at])
+                yield normalized(x, self.normalize), labels[mine_SB[step]]
+
+    def _drawn(
+        self, steps: range, batch: int, seed: int, epoch: int, device: torch.device, rank: int, world: int
+    ) -> list[Tensor]:
+        """Random numbers [steps, B, ...] of each augmentation, on the device: each step has a generator of its own."""
+        drawn: list[list[Tensor]] = [[] for _ in self.augment]
+        for step in steps if self.augment else ():
             generator = stream("augment", seed, epoch, step)
-            for augment in self.augment:
-                drawn = augment.draw(index_SB.shape[1], generator)[rank::world]
-                x = augment(x, drawn.to(device, non_blocking=True))
-            yield normalized(x, self.normalize), labels[mine_SB[step]]
+            for augment, parts in zip(self.augment, drawn, strict=True):
+                parts.append(augment.draw(batch, generator)[rank::world])
+        stacked = [torch.stack(parts) for parts in drawn]
+        if device.type == "cuda":
+            stacked = [tensor.pin_memory() for tensor in stacked]
+        return [tensor.to(device, non_blocking=True) for tensor in stacked]
 
     def eval_batches(
         self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1

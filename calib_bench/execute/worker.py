@@ -61,6 +61,7 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
         checkpoint=checkpoint,
         checkpoint_seconds=settings.checkpoint,
         progress=lambda done: progress(done / steps),
+        compile=settings.compile,
     )
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})

@@ -8,9 +8,11 @@ from calib_bench.metrics.binned import (
     Reliability,
     adaptive_ece,
     classwise_ece,
+    classwise_ece_sum,
     debiased_squared_ece,
     ece,
     ece_positive,
+    mce,
     reliability,
 )
 from calib_bench.metrics.risk import aurc, e_aurc
@@ -26,6 +28,7 @@ from calib_bench.metrics.scores import (
     mean_confidence,
     mean_entropy,
 )
+from calib_bench.metrics.smooth import smece, smece_positive
 from calib_bench.metrics.table import measure
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "brier",
     "brier_n",
     "classwise_ece",
+    "classwise_ece_sum",
     "confidence_n",
     "correct_n",
     "debiased_squared_ece",
@@ -45,8 +49,11 @@ __all__ = [
     "entropy_n",
     "log_loss",
     "log_loss_n",
+    "mce",
     "mean_confidence",
     "mean_entropy",
     "measure",
     "reliability",
+    "smece",
+    "smece_positive",
 ]

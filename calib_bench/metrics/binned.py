@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from calib_bench.errors import UserError
-from calib_bench.metrics.scores import per_row, rows, top_label
+from calib_bench.metrics.scores import Rows, scores_n, top_label
 
 BINS = 15
 
@@ -50,6 +52,12 @@ def binned_error(p: Tensor, hit: Tensor, index: Tensor, bins: int = BINS) -> Ten
     return bin_sums(index, p - hit, bins).abs().sum(-1) / p.shape[-1]
 
 
+def largest_error(p: Tensor, hit: Tensor, index: Tensor, bins: int = BINS) -> Tensor:
+    """max_b |mean p - mean hit| over the bins that hold an example, [...]."""
+    count = bin_sums(index, torch.ones_like(p), bins).clamp_(min=1)
+    return (bin_sums(index, p - hit, bins).abs() / count).amax(-1)
+
+
 def debiased_squared_error(p: Tensor, hit: Tensor, index: Tensor, bins: int = BINS) -> Tensor:
     """sum_b (n_b / N) [(h - p)^2 - h (1 - h) / (n_b - 1)] over bins with n_b >= 2, h and p the bin's means, [...].
 
@@ -82,7 +90,7 @@ def ece_positive(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """
     if logp.shape[-1] != 2:
         raise UserError(f"ece_positive is for 2 classes, not {logp.shape[-1]}; use ece or classwise_ece.")
-    p = per_row(lambda a, _: a[:, 1].exp(), logp, y)
+    p = scores_n(logp, y, "positive")[0]
     return binned_error(p, y.expand(p.shape).double(), equal_width(p, bins), bins)
 
 
@@ -98,33 +106,83 @@ def debiased_squared_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     return debiased_squared_error(confidence, correct, equal_mass(confidence, bins), bins)
 
 
+def mce(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Maximum calibration error of the top label, equal-width bins, [...] (Naeini et al., 2015).
+
+    One example can fill the worst bin: it says little where bins are sparse.
+    """
+    confidence, correct = top_label(logp, y)
+    return largest_error(confidence, correct, equal_width(confidence, bins), bins)
+
+
 def classwise_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """Mean over all K classes, absent ones included, of each one's equal-width error, [...] (Kull et al., 2019)."""
     sums = ClasswiseSums(logp, bins)
-    for start, block, y_R in rows(logp, y):
-        sums.add(start, block.exp(), y_R)
-    return sums.result()
+    scores_n(logp, y, each=sums.add)
+    return sums.result(y)
+
+
+def classwise_ece_sum(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """The sum over classes of what `classwise_ece` is the mean of: K times as large, [...]."""
+    return logp.shape[-1] * classwise_ece(logp, y, bins)
 
 
 class ClasswiseSums:
-    """Accumulates sum(p_k - [y = k]) by member, class and bin, block by block."""
+    """Accumulates sum(p_k - [y = k]) by model, class and bin, block by block.
+
+    At most a few probabilities of a row lie above the first bin: they go one by one, the rest by columns.
+    """
 
     def __init__(self, logp: Tensor, bins: int = BINS) -> None:
         self.lead, (self.n, self.classes), self.bins = logp.shape[:-2], logp.shape[-2:], bins
-        self.total = torch.zeros(self.lead.numel() * self.classes * bins, dtype=torch.float64, device=logp.device)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=logp.device)
+        self.total, self.columns = (
+            zeros(self.lead.numel() * self.classes * bins),
+            zeros(self.lead.numel(), self.classes),
+        )
+        self.own = zeros(self.lead.numel() * self.n)
+        self.held: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, start: int, p_RK: Tensor, y_R: Tensor) -> None:
-        """Adds a block whose first row is `start` of the flattened [..., N]; p_RK is used up."""
-        row = torch.arange(start, start + len(y_R), device=p_RK.device)
-        cell = row.div(self.n, rounding_mode="floor")[:, None] * self.classes
-        cell = (cell + torch.arange(self.classes, device=p_RK.device)) * self.bins
-        cell += equal_width(p_RK, self.bins)
-        gap = p_RK.scatter_add_(-1, y_R[:, None], -torch.ones_like(p_RK[:, :1]))
-        self.total.index_add_(0, cell.view(-1), gap.view(-1))
+    def add(self, block: Rows) -> None:
+        """Adds a block of one model or of whole models."""
+        first, models = block.here.start // self.n, max(1, len(block.y) // self.n)
+        inverse, e = block.inverse.view(models, 1, -1), block.e.view(models, -1, self.classes)
+        self.columns[first : first + models] += (inverse @ e)[:, 0]
+        self.own[block.here] = block.own
+        place = _places(block.e, block.size * (0.99 / self.bins))
+        p = block.e.view(-1)[place] * block.inverse[place.div(self.classes, rounding_mode="floor")]
+        self.held.append((place + block.here.start * self.classes, p))
+        if len(self.held) >= 256:
+            self._flush()
 
-    def result(self) -> Tensor:
-        """The classwise error [...]."""
-        return self.total.view(*self.lead, self.classes, self.bins).abs().sum(-1).mean(-1) / self.n
+    def _cell(self, place: Tensor) -> Tensor:
+        """The first bin of a place in the flattened [..., N, K]."""
+        model = place.div(self.n * self.classes, rounding_mode="floor")
+        return (model * self.classes + place % self.classes) * self.bins
+
+    def _flush(self) -> None:
+        place, p = (torch.cat(parts) for parts in zip(*self.held, strict=True))
+        self.held.clear()
+        cell = self._cell(place)
+        self.total.index_add_(0, cell, -p).index_add_(0, cell + equal_width(p, self.bins), p)
+
+    def result(self, y: Tensor) -> Tensor:
+        """The classwise error [...], given the labels [..., N] or [N]."""
+        self._flush()
+        label = y.expand(*self.lead, self.n).reshape(-1)
+        label = label + torch.arange(0, len(label) * self.classes, self.classes, device=label.device)
+        cell = self._cell(label) + equal_width(self.own, self.bins)
+        self.total.index_add_(0, cell, torch.full_like(self.own, -1.0))
+        total = self.total.view(-1, self.classes, self.bins)
+        total[..., 0] += self.columns
+        return total.abs().sum(-1).mean(-1).view(self.lead) / self.n
+
+
+def _places(e_RK: Tensor, least_R: Tensor) -> Tensor:
+    """Where e > least, flat: by numpy where it can be, whose search is many times as fast."""
+    if e_RK.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(e_RK.numpy() > least_R.numpy()[:, None]))
+    return (e_RK > least_R[:, None]).view(-1).nonzero()[:, 0]
 
 
 class Reliability(NamedTuple):

@@ -6,9 +6,8 @@ zero), `y` is int64 [..., N] or [N]. Results are float64.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,134 +15,183 @@ from torch import Tensor
 from calib_bench.errors import UserError
 
 BLOCK = 1 << 17
-"""Entries of a block of rows: a float64 temporary of 1 MiB."""
+"""Entries of a block of rows: a few float64 temporaries of it stay in the cache."""
 
 
-class Rows(NamedTuple):
-    """A block of rows, flattened over the leading axes.
+class Rows:
+    """A block of rows, flattened over the leading axes; valid until the next one is made.
 
     Attributes:
-        start: index of its first row.
-        logp: log probabilities [R, K], float64.
+        here: which rows they are.
+        top: the row's largest logit [R], float64.
+        w: logits less it [R, K].
+        e: exp(w).
         y: labels [R].
+        size: sum of e [R], at least 1, or NaN where the logits have no softmax.
     """
 
-    start: int
-    logp: Tensor
-    y: Tensor
+    def __init__(self, here: slice, Z_RK: Tensor, y_R: Tensor, room: Tensor) -> None:
+        self.here, self.y = here, y_R
+        w, e, self._spare = room[:, : len(y_R)]  # the same for every block, to stay in the cache
+        self.top = w.copy_(Z_RK).amax(-1)
+        self.w = w.sub_(self.top[:, None])
+        self.e = torch.exp(w, out=e)
+        self.size = self.e.sum(-1)
+
+    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.mul(a, b, out=self._spare).sum(-1)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """sum of e w [R], NaN where a probability is zero."""
+        return self._dot(self.e, self.w)
+
+    @cached_property
+    def mean_of_finite(self) -> Tensor:
+        """sum of e w over probabilities above zero [R]; uses up `w`."""
+        return self._dot(self.e, self.w.clamp_(min=-800.0))  # exp(-800) is zero in float64
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """1 / size [R]: probabilities are e times it."""
+        return self.size.reciprocal()
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The label's probability [R]."""
+        return self.e.gather(-1, self.y[:, None])[:, 0] * self.inverse
+
+    @cached_property
+    def positive(self) -> Tensor:
+        """Probability of class 1 [R]."""
+        return self.e[:, 1] * self.inverse
+
+    @cached_property
+    def brier(self) -> Tensor:
+        """sum of (p - the label's indicator)^2 [R]; uses up `e`."""
+        # Not sum(p^2) - 2 p_y + 1, which cancels when the prediction is nearly certain.
+        own = self.own
+        self.e.scatter_(-1, self.y[:, None], 0.0)
+        return self._dot(self.e, self.e) * self.inverse.square() + (1 - own).square()
 
 
-def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
-    """Normalized blocks of rows, in order.
+PARTS = ("size", "top", "mean", "own", "positive", "brier")
+"""What a pass keeps of each row, in the order of use: `brier` uses up `e`."""
+Parts = Mapping[str, Tensor]
+SCORES: dict[str, tuple[tuple[str, ...], Callable[[Parts], Tensor]]] = {
+    "log_loss": (("top",), lambda part: part["size"].log() - (part["logit"].double() - part["top"])),
+    "brier": (("brier",), lambda part: part["brier"]),
+    "correct": (("top",), lambda part: _correct(part)),
+    "confidence": ((), lambda part: part["size"].reciprocal()),
+    "entropy": (("mean",), lambda part: (part["size"].log() - part["mean"] / part["size"]).clamp_(min=0.0)),
+    "positive": (("positive",), lambda part: part["positive"]),
+}
+"""Per-example scores: the parts they take beside `size`, and what is made of them at the end of the pass, together with
+all `logits`, the labels `y` and their `logit`."""
+
+
+def _correct(part: Parts) -> Tensor:
+    """Whether the first of a row's largest logits is the label's: float64 [..., N]."""
+    correct = part["logit"].double() == part["top"]
+    # Only where several are largest does their order matter; exp(w) is then 1 for each.
+    tied = (correct & (part["size"] >= 2)).view(-1).nonzero()[:, 0]
+    flat_RK, y_R = part["logits"].reshape(-1, part["logits"].shape[-1]), part["y"].reshape(-1)
+    for some in tied.split(max(1, BLOCK // flat_RK.shape[-1])):
+        correct.view(-1)[some] = flat_RK[some].argmax(-1) == y_R[some]
+    return correct.double()
+
+
+def scores_n(logp: Tensor, y: Tensor | None, *names: str, each: Callable[[Rows], None] | None = None) -> list[Tensor]:
+    """Scores named in SCORES, each float64 [..., N], in one pass over the rows; `each` may read a block.
 
     Raises:
         UserError: shapes do not match, a label is outside 0..K-1, or a row has no softmax (NaN, +inf, all -inf).
     """
+    if y is None:
+        y = torch.zeros(logp.shape[-2:-1], dtype=torch.int64, device=logp.device)
+    wanted = {"size", *(part for name in names for part in SCORES[name][0])}
+    # Made before the pass: results kept between blocks fragment memory.
+    parts = {part: torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device) for part in wanted}
+    flat = [(part, parts[part].view(-1)) for part in PARTS if part in wanted]
+    for block in rows(logp, y):
+        for part, whole in flat:
+            if part == "brier" and each:
+                each(block)
+            whole[block.here] = getattr(block, part)
+        if each and "brier" not in wanted:
+            each(block)
+    if not parts["size"].isfinite().all():
+        raise UserError(
+            "Logits contain NaN or +inf (or a row of -inf only): such a model has no probabilities to measure."
+        )
+    if "mean" in parts and parts["mean"].isnan().any():
+        for block in rows(logp, y):
+            parts["mean"].view(-1)[block.here] = block.mean_of_finite
+    parts["y"] = y = y.expand(logp.shape[:-1])
+    parts["logits"], parts["logit"] = logp, logp.gather(-1, y.long()[..., None])[..., 0]
+    return [SCORES[name][1](parts) for name in names]
+
+
+def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
+    """Blocks of rows in order, each within one model, or of whole models.
+
+    Raises:
+        UserError: shapes do not match, or a label is outside 0..K-1.
+    """
     if logp.ndim < 2 or logp.shape[-1] < 2 or logp.shape[-2] < 1:
         raise UserError(f"Metrics need logits [..., N, K] with N >= 1 and K >= 2, not shape {tuple(logp.shape)}.")
-    classes = logp.shape[-1]
+    n, classes = logp.shape[-2:]
     if y.shape not in (logp.shape[:-1], logp.shape[-2:-1]):
         raise UserError(
             f"Labels of shape {tuple(y.shape)} do not match logits of shape {tuple(logp.shape)}; "
             f"expected {tuple(logp.shape[:-1])}."
         )
+    if y.is_floating_point() or y.is_complex():
+        raise UserError(f"Labels are class numbers 0 to {classes - 1}, not {y.dtype}.")
     if y.min() < 0 or y.max() >= classes:
         raise UserError(
             f"Labels run from {int(y.min())} to {int(y.max())}; logits of {classes} classes need 0 to {classes - 1}."
         )
     flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
     step = max(1, BLOCK // classes)
-    for start in range(0, len(flat_RK), step):
-        block = torch.log_softmax(flat_RK[start : start + step].double(), -1)
-        if block[:, 0].isnan().any():
-            raise UserError(
-                "Logits contain NaN or +inf (or a row of -inf only): such a model has no probabilities to measure."
-            )
-        yield Rows(start, block, y_R[start : start + step])
-
-
-def per_row(f: Callable[[Tensor, Tensor], Tensor], logp: Tensor, y: Tensor) -> Tensor:
-    """f (logp [R, K], y [R]) -> [R], block by block; the results as [..., N]."""
-    out = per_row_store(logp)
-    for start, block, y_R in rows(logp, y):
-        out.view(-1)[start : start + len(y_R)] = f(block, y_R)
-    return out
-
-
-def per_row_store(logp: Tensor) -> Tensor:
-    """Room for one float64 per row, [..., N], made before the pass: results kept between blocks fragment memory."""
-    return torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device)
-
-
-def _log_loss(logp_RK: Tensor, y_R: Tensor) -> Tensor:
-    return -logp_RK.gather(-1, y_R[:, None])[:, 0]
-
-
-def _brier(p_RK: Tensor, y_R: Tensor) -> Tensor:
-    # Not sum(p^2) - 2 p_y + 1, which cancels when the prediction is nearly certain.
-    p_y = p_RK.gather(-1, y_R[:, None])[:, 0]
-    return p_RK.scatter(-1, y_R[:, None], 0.0).square().sum(-1) + (1 - p_y).square()
-
-
-def _entropy(logp_RK: Tensor, p_RK: Tensor) -> Tensor:
-    # exp(-800) is zero in float64, so this only turns 0 * -inf into 0.
-    return -torch.einsum("rk,rk->r", p_RK, logp_RK.clamp(min=-800.0))
-
-
-class Examples(NamedTuple):
-    """Per-example scores, each float64 [R]; see the functions of the same name."""
-
-    log_loss: Tensor
-    brier: Tensor
-    correct: Tensor
-    confidence: Tensor
-    entropy: Tensor
-
-
-def examples(logp_RK: Tensor, p_RK: Tensor, y_R: Tensor) -> Examples:
-    """Every per-example score of one block."""
-    top, predicted = logp_RK.max(-1)
-    correct = (predicted == y_R).double()
-    return Examples(_log_loss(logp_RK, y_R), _brier(p_RK, y_R), correct, top.exp(), _entropy(logp_RK, p_RK))
+    whole = step // n * n  # rows of the models that fit into a block
+    room = torch.empty(3, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
+    for model in range(0, len(flat_RK), whole or n):
+        stop = min(model + (whole or n), len(flat_RK))
+        for start in range(model, stop, whole or step):
+            here = slice(start, min(start + (whole or step), stop))
+            yield Rows(here, flat_RK[here], y_R[here], room)
 
 
 def log_loss_n(logp: Tensor, y: Tensor) -> Tensor:
     """-log p_y in nats, [..., N]; inf where the label's probability is zero, never clipped."""
-    return per_row(_log_loss, logp, y)
+    return scores_n(logp, y, "log_loss")[0]
 
 
 def brier_n(logp: Tensor, y: Tensor) -> Tensor:
     """sum_k (p_k - [k = y])^2 in [0, 2], [..., N] (Brier, 1950)."""
-    return per_row(lambda a, b: _brier(a.exp(), b), logp, y)
+    return scores_n(logp, y, "brier")[0]
 
 
 def correct_n(logp: Tensor, y: Tensor) -> Tensor:
     """1.0 where the most probable class (the first of equals) is the label, [..., N]."""
-    return per_row(lambda a, b: (a.argmax(-1) == b).double(), logp, y)
+    return scores_n(logp, y, "correct")[0]
 
 
 def top_label(logp: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """`confidence_n` and `correct_n` in one pass."""
-    confidence, correct = per_row_store(logp), per_row_store(logp)
-    for start, block, y_R in rows(logp, y):
-        top, predicted = block.max(-1)
-        confidence.view(-1)[start : start + len(y_R)] = top.exp()
-        correct.view(-1)[start : start + len(y_R)] = predicted == y_R
+    confidence, correct = scores_n(logp, y, "confidence", "correct")
     return confidence, correct
 
 
 def confidence_n(logp: Tensor) -> Tensor:
     """Largest probability, [..., N]."""
-    return per_row(lambda a, _: a.amax(-1).exp(), logp, _no_labels(logp))
+    return scores_n(logp, None, "confidence")[0]
 
 
 def entropy_n(logp: Tensor) -> Tensor:
     """Entropy of the prediction in nats, [..., N], in [0, log K]."""
-    return per_row(lambda a, _: _entropy(a, a.exp()), logp, _no_labels(logp))
-
-
-def _no_labels(logp: Tensor) -> Tensor:
-    return torch.zeros(math.prod(logp.shape[-2:-1]), dtype=torch.int64, device=logp.device)
+    return scores_n(logp, None, "entropy")[0]
 
 
 def log_loss(logp: Tensor, y: Tensor) -> Tensor:

@@ -11,52 +11,51 @@ from calib_bench.metrics.binned import (
     debiased_squared_error,
     equal_mass,
     equal_width,
+    largest_error,
 )
 from calib_bench.metrics.risk import risk_area
-from calib_bench.metrics.scores import Examples, examples, per_row_store, rows
+from calib_bench.metrics.scores import scores_n
+from calib_bench.metrics.smooth import smooth_error
 
 
 def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     """Every metric of logits or log probabilities [..., N, K] against labels [..., N] or [N]; float64.
 
     Returns:
-        Scalars [...]: accuracy, log_loss, brier, ece, adaptive_ece, classwise_ece, debiased_squared_ece,
-        mean_confidence, mean_entropy, aurc, e_aurc, and ece_positive if K = 2. Per-example scores [..., N]: log_loss_n,
-        brier_n, correct_n. Each is what the function of its name returns.
+        Scalars [...]: accuracy, log_loss, brier, ece, adaptive_ece, classwise_ece, smece, mce, debiased_squared_ece,
+        mean_confidence, mean_entropy, aurc, e_aurc, and if K = 2 ece_positive and smece_positive. Per-example scores
+        [..., N]: log_loss_n, brier_n, correct_n, confidence_n. Each is what the function of its name returns.
 
     Raises:
         UserError: shapes do not match, a label is out of range, or the logits contain NaN or +inf.
     """
-    e = Examples(*(per_row_store(logp) for _ in Examples._fields))
-    positive = per_row_store(logp) if logp.shape[-1] == 2 else None
     classwise = ClasswiseSums(logp, bins)
-    for start, block, y_R in rows(logp, y):
-        p_RK = block.exp()
-        here = slice(start, start + len(y_R))
-        for whole, part in zip(e, examples(block, p_RK, y_R), strict=True):
-            whole.view(-1)[here] = part
-        if positive is not None:
-            positive.view(-1)[here] = p_RK[:, 1]
-        classwise.add(start, p_RK, y_R)
-    width, mass = equal_width(e.confidence, bins), equal_mass(e.confidence, bins)
-    area, excess = risk_area(e.confidence, e.correct)
+    names = ("log_loss", "brier", "correct", "confidence", "entropy", *(["positive"] if logp.shape[-1] == 2 else []))
+    log_loss_n, brier_n, hit, p, entropy_n, *positive = scores_n(logp, y, *names, each=classwise.add)
+    width, mass = equal_width(p, bins), equal_mass(p, bins)
+    area, excess = risk_area(p, hit)
     out = {
-        "accuracy": e.correct.mean(-1),
-        "log_loss": e.log_loss.mean(-1),
-        "brier": e.brier.mean(-1),
-        "ece": binned_error(e.confidence, e.correct, width, bins),
-        "adaptive_ece": binned_error(e.confidence, e.correct, mass, bins),
-        "classwise_ece": classwise.result(),
-        "debiased_squared_ece": debiased_squared_error(e.confidence, e.correct, mass, bins),
-        "mean_confidence": e.confidence.mean(-1),
-        "mean_entropy": e.entropy.mean(-1),
+        "accuracy": hit.mean(-1),
+        "log_loss": log_loss_n.mean(-1),
+        "brier": brier_n.mean(-1),
+        "ece": binned_error(p, hit, width, bins),
+        "adaptive_ece": binned_error(p, hit, mass, bins),
+        "classwise_ece": classwise.result(y),
+        "smece": smooth_error(p, hit),
+        "mce": largest_error(p, hit, width, bins),
+        "debiased_squared_ece": debiased_squared_error(p, hit, mass, bins),
+        "mean_confidence": p.mean(-1),
+        "mean_entropy": entropy_n.mean(-1),
         "aurc": area,
         "e_aurc": excess,
-        "log_loss_n": e.log_loss,
-        "brier_n": e.brier,
-        "correct_n": e.correct,
+        "log_loss_n": log_loss_n,
+        "brier_n": brier_n,
+        "correct_n": hit,
+        "confidence_n": p,
     }
-    if positive is not None:
-        labels = y.expand(positive.shape).double()
-        out["ece_positive"] = binned_error(positive, labels, equal_width(positive, bins), bins)
+    if positive:
+        labels = y.expand(p.shape).double()
+        width = equal_width(positive[0], bins)
+        out["ece_positive"] = binned_error(positive[0], labels, width, bins)
+        out["smece_positive"] = smooth_error(positive[0], labels)
     return out

@@ -36,8 +36,9 @@ def style() -> Iterator[None]:
 
 def render(figure: Figure) -> dict[str, bytes]:
     """The figure as files, by suffix."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not once a file
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # laid out once, not once a file
     files = {}
     for suffix, metadata in _UNDATED.items():
         buffer = io.BytesIO()

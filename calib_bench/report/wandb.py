@@ -133,7 +133,11 @@ class _Logger:
                 console="off",
                 silent=True,
                 x_disable_stats=True,
-                x_save_requirements=False,  # slow, and config has the versions
+                # What slows a short run more than all of its values do. A trial's config has versions and machine; the
+                # runs of a whole study keep the rest.
+                x_save_requirements=False,
+                disable_git=kind == "trial",
+                x_disable_machine_info=kind == "trial",
             ),
         }
 

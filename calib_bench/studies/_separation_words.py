@@ -140,7 +140,8 @@ def warnings(
         "pending": "not trained yet, and missing from every comparison",
     }
     for status, meaning in said.items():
-        names = [f"{arm.trial.model} {arm.label}" for arm in arms if arm.status == status]
+        arms_said = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
+        names = [f"{arm.trial.model} {arm.label}" for arm in arms_said]
         if names:
             everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
             found.append(f"{status.capitalize()}: {everything} ({meaning}).")

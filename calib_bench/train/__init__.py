@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from calib_bench.data.splits import Splits
     from calib_bench.train.outcome import Outcome
+    from calib_bench.train.steps import Compile
     from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train"]
@@ -27,6 +28,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int], None] = lambda steps: None,
+    compile: Compile = "auto",
 ) -> list[Outcome]:
     """Train trials that share their data: as one stack when they share a `fuse_key`, else one after another.
 
@@ -42,6 +44,7 @@ def train(
         checkpoint_seconds: at most this often; 0 is after every step.
         progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
             counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
+        compile: of trials that train alone: "auto" compiles long ones and records CUDA graphs, "no" and "yes" insist.
 
     Raises:
         ResourceError: the device has not enough memory.
@@ -63,7 +66,7 @@ def train(
         outcomes = []
         for trial in trials:
             path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
-            outcomes.append(train_single(trial, splits, checkpoint=path, **options))  # type: ignore[arg-type]
+            outcomes.append(train_single(trial, splits, checkpoint=path, compile=compile, **options))  # type: ignore[arg-type]
         return outcomes
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):

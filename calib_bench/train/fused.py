@@ -7,6 +7,7 @@ whoever else is in the stack, and one member's divergence is its own.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 
 from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
-from calib_bench.models.mlp import MLP
 from calib_bench.train import setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.choices import fuse_key
-from calib_bench.train.objective import Loss
+from calib_bench.train.courses import Courses
+from calib_bench.train.objective import Loss, start_beta
 from calib_bench.train.optim import factor, head_names
 from calib_bench.train.outcome import (
     CHECK_STEPS,
@@ -38,10 +39,13 @@ from calib_bench.train.outcome import (
     tally_dtype,
 )
 from calib_bench.train.rates import Rate, resolve
-from calib_bench.train.stacked import StackedOptimizer, stacked_mlp
+from calib_bench.train.stacked import Packed, StackedOptimizer, logit_gradient, stacked
 from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train_fused"]
+
+PART_VALUES = 2**19
+"""Parameters of the members that run at once on a CPU: with gradients and momentum, what stays near a core."""
 
 
 def train_fused(
@@ -64,20 +68,58 @@ def train_fused(
     keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
     if len(keys) != 1 or None in keys:
         raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
-    key = hashlib.sha256(" ".join(trial.key for trial in trials).encode()).hexdigest()[:20]
-    saver = Checkpoint(checkpoint, key, checkpoint_seconds)
-    order = sorted(range(len(trials)), key=lambda i: sorted(trials[i].terms))  # members of one objective are adjacent
-    stack = _Stack([trials[i] for i in order], splits, device, saver.load())
-    ticker = Ticker(progress, weight=len(trials))
-    ticker.tell(stack.step)
-    start = stack.step
-    while not stack.over():
-        stack.epoch(saver, ticker)
-    ticker.finish(stack.total)
-    if stack.step > start:
-        saver.keep(stack.state)
-    outcomes = dict(zip(order, stack.outcomes(), strict=True))
-    return [outcomes[i] for i in range(len(trials))]
+    order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see _parts
+    parts = _parts([trials[i] for i in order], splits, device)
+    key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]
+    saver = _PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
+    outcomes: list[Outcome] = []
+    for number, part in enumerate(parts):
+        stack = _Stack(part, splits, device, saver.begin(number))
+        ticker = Ticker(progress, weight=len(part))
+        ticker.tell(stack.step)
+        start = stack.step
+        while not stack.over():
+            stack.epoch(saver, ticker)
+        ticker.finish(stack.total)
+        saver.end(stack.state(), last=number == len(parts) - 1 and stack.step > start)
+        outcomes += stack.outcomes()
+    return [one for _, one in sorted(zip(order, outcomes, strict=True), key=lambda pair: pair[0])]
+
+
+def _parts(trials: Sequence[Trial], splits: Splits, device: torch.device) -> list[list[Trial]]:
+    """Trials that run at once, in order. On a CPU as many as its cache holds; members do not depend on each other.
+
+    Neighbours share objective and seed, so that a part needs few of either.
+    """
+    most = len(trials)
+    if device.type == "cpu":
+        values = sum(p.numel() for p in setup.initial_model(trials[0], splits, device).parameters())
+        most = max(1, PART_VALUES // values)
+    size = math.ceil(len(trials) / math.ceil(len(trials) / most))
+    return [list(trials[i : i + size]) for i in range(0, len(trials), size)]
+
+
+class _PartSaver:
+    """A checkpoint of parts that run one after another: the states of those that are over, and of the one under way."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint, self.due = checkpoint, checkpoint.due
+        self.found: list[dict[str, Any]] = (checkpoint.load() or {"parts": []})["parts"]
+        self.over: list[dict[str, Any]] = []
+
+    def begin(self, number: int) -> dict[str, Any] | None:
+        """What was saved of a part."""
+        return self.found[number] if number < len(self.found) else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.checkpoint.save({"parts": [*self.over, state]})
+
+    def end(self, state: dict[str, Any], last: bool) -> None:
+        """A part is over; after the last one everything is kept."""
+        if self.checkpoint.path is not None:
+            self.over.append(state)
+            if last:
+                self.checkpoint.keep(lambda: {"parts": self.over})
 
 
 class _Stack:
@@ -93,16 +135,20 @@ class _Stack:
         members = [setup.initial_model(trial, splits, device) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
-        stacked, buffers = stack_module_state(members)
+        weights, buffers = stack_module_state(members)
         if buffers or setup.stochastic(self.model):
             raise SettingsError(f"model {first.model!r} has buffers or dropout and cannot be trained as a stack")
-        self.params = {name: p.detach().clone().requires_grad_() for name, p in stacked.items()}
+        self.packed = Packed(weights)
+        for name, p in weights.items():
+            self.packed.by[name].copy_(p.detach())
+        self.params, self.grads = self.packed.by, Packed(weights)
+        self.run = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
-        self.optimizer = StackedOptimizer(trials, self.params, rate_S, self.head)
-        self.beta_S11 = self._numbers([trial.beta for trial in trials]).view(-1, 1, 1)
+        self.optimizer = StackedOptimizer(trials, self.packed, rate_S, self.head)
         self.losses = self._losses()
         self.per_epoch = splits.train.steps(first.batch)
         self.total = first.epochs * self.per_epoch
+        self.courses = Courses(trials, self.total, splits.spec, self.packed.all)
         self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
         self.before, self.began = 0.0, time.monotonic()
@@ -122,7 +168,7 @@ class _Stack:
         found: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            alike = (trial.lr_unit, trial.seed, trial.beta, trial.head_lr, trial.head_init)
+            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, start_beta(trial))
             if alike not in found:
                 found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
             unit = found[alike]
@@ -148,7 +194,7 @@ class _Stack:
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.began
 
-    def epoch(self, saver: Checkpoint, ticker: Ticker) -> None:
+    def epoch(self, saver: _PartSaver, ticker: Ticker) -> None:
         """Train to the end of the current epoch, or until no member is left."""
         epoch, done = divmod(self.step, self.per_epoch)
         for x_SB, y_SB in self._batches(epoch, done):
@@ -175,26 +221,35 @@ class _Stack:
             x_SB = x_UB.index_select(0, self.seed_S)
             yield (x_SB.double() if self.trials[0].precision == "fp64" else x_SB), y_UB.index_select(0, self.seed_S)
 
-    def _forward(self, x_SB: Tensor) -> Tensor:
-        """Raw logits z [S, B, K]."""
-        if isinstance(self.model, MLP):
-            return stacked_mlp(self.model, self.params, x_SB)
-        return vmap(lambda params, x: functional_call(self.model, params, (x,)))(self.params, x_SB)
-
     def _update(self, x_SB: Tensor, y_SB: Tensor, epoch: int) -> None:
-        z_SBK = self._forward(x_SB)
-        parts = [loss(z_SBK[of], y_SB[of], self.beta_S11[of]) for of, loss in self.losses]
-        loss_SB = torch.cat(parts) if len(parts) > 1 else parts[0]
-        loss_S = loss_SB.mean(1)
-        grads = torch.autograd.grad(loss_S.sum(), list(self.params.values()))
+        self.courses.switch(self.step, self.packed, self.optimizer, self.head)
+        beta_S11 = self.courses.beta(self.step)
+        if not self.courses.mixes:
+            z_SBK = self.run.forward(x_SB)
+            loss_SB, dz_SBK = self._gradient(z_SBK, y_SB, beta_S11)
+        else:
+            share_S1, partner_SB = self.courses.mixture(epoch, self.step % self.per_epoch, y_SB.shape[1])
+            z_SBK = self.run.forward(_mixed(x_SB, share_S1, partner_SB))
+            (loss_SB, dz_SBK), (other_SB, d_other_SBK) = (
+                self._gradient(z_SBK, labels, beta_S11) for labels in (y_SB, y_SB.gather(1, partner_SB))
+            )
+            loss_SB = share_S1 * loss_SB + (1 - share_S1) * other_SB
+            dz_SBK = share_S1[..., None] * dz_SBK + (1 - share_S1[..., None]) * d_other_SBK
+        self.run.backward(dz_SBK)
         scale = factor(self.trials[0].schedule, self.step, self.total, self.per_epoch, self.trials[0].warmup)
-        self.optimizer.step(grads, scale)
-        self.bad_S = first_bad(self.bad_S, loss_S.detach(), self.step)
+        self.optimizer.step(self.grads, scale)
+        self.bad_S = first_bad(self.bad_S, loss_SB.mean(1), self.step)
         if epoch + 1 in self.measured:
-            correct_S = (z_SBK.detach().argmax(-1) == y_SB).sum(1)
-            sums = (loss_SB.detach().sum(1), correct_S, torch.full_like(correct_S, y_SB.shape[1]))
+            correct_S = (z_SBK.argmax(-1) == y_SB).sum(1)
+            sums = (loss_SB.sum(1), correct_S, torch.full_like(correct_S, y_SB.shape[1]))
             self.tally_3S += torch.stack([value.to(self.tally_3S.dtype) for value in sums])
         self.step += 1
+
+    def _gradient(self, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
+        """Per-example losses [S, B] and the gradient of their means by z, [S, B, K]."""
+        parts = [logit_gradient(loss, z_SBK[of], y_SB[of], beta_S11[of]) for of, loss in self.losses]
+        loss_SB, dz_SBK = (part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True))
+        return loss_SB, dz_SBK
 
     def _all_diverged(self) -> bool:
         self.ended = bool((self.bad_S >= 0).all())
@@ -204,15 +259,16 @@ class _Stack:
     def _predict(self, name: str) -> Tensor:
         """Raw logits z [S, N, K] of a split, rows as its labels."""
         split = self.splits[name]
-        z_SNK = self.beta_S11.new_empty((len(self.trials), len(split), self.splits.classes))
+        z_SNK = self.packed.all.new_empty((len(self.trials), len(split), self.splits.classes))
         for x, index in split.eval_batches(batch=EVAL_BATCH, device=self.device):
             x = x.to(z_SNK.dtype)
-            z_SNK[:, index.to(self.device)] = self._forward(x.expand(len(self.trials), *x.shape))
+            z_SNK[:, index.to(self.device)] = self.run.forward(x.expand(len(self.trials), *x.shape))
         return z_SNK
 
     @torch.no_grad()
     def _measure(self) -> None:
-        scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), self.beta_S11)
+        beta_S11 = self.courses.base(max(0, self.step - 1))
+        scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), beta_S11)
         loss_S, correct_S, count_S = accurate(self.tally_3S)
         squares = {name: accurate(p).square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
         done = max(0, self.step - 1)
@@ -236,7 +292,7 @@ class _Stack:
 
     def state(self) -> dict[str, Any]:
         return {
-            "params": {name: p.detach() for name, p in self.params.items()},
+            "params": self.packed.all,
             "optimizer": self.optimizer.state(),
             "rates": [vars(rate) for rate in self.rates],
             "step": self.step,
@@ -248,8 +304,7 @@ class _Stack:
 
     @torch.no_grad()
     def _restore(self, saved: dict[str, Any]) -> None:
-        for name, p in self.params.items():
-            p.copy_(saved["params"][name])
+        self.packed.all.copy_(saved["params"])
         self.optimizer.load(saved["optimizer"])
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
         self.bad_S, self.tally_3S = saved["bad"].to(self.device), saved["tally"].to(self.device)
@@ -282,3 +337,10 @@ class _Stack:
         }
         status = "done" if bad is None else "diverged"
         return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts)
+
+
+def _mixed(x_SB: Tensor, share_S1: Tensor, partner_SB: Tensor) -> Tensor:
+    """Each member's batch [S, B, ...], every example mixed with its partner."""
+    share = share_S1.view(-1, *[1] * (x_SB.dim() - 1))
+    partners = x_SB[torch.arange(len(x_SB), device=x_SB.device)[:, None], partner_SB]
+    return share * x_SB + (1 - share) * partners

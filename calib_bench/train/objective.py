@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Objective
-from calib_bench.data.splits import seed_of
+from calib_bench.data.splits import InputSpec, seed_of
 from calib_bench.errors import SettingsError, nearest
+from calib_bench.train.choices import OPTIMIZERS, heads
 from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
@@ -100,6 +101,16 @@ class Course:
         self.mixer = mixers[0] if mixers else None
         self.switch = max(0, min(total - 1, max(1, round(trial.switch_at * total)))) if trial.switch_from else 0
         """The update before which the switch is made; 0 is never."""
+
+    def check(self, spec: InputSpec) -> None:
+        """Raises SettingsError when the trial's inputs, head or optimizer do not allow what it asks for."""
+        if self.mixer and spec.kind == "tokens":
+            raise SettingsError(f"objective {self.trial.objective!r} mixes inputs, and words cannot be mixed")
+        if self.switch and (heads(self.trial.objective) or self.trial.optimizer not in OPTIMIZERS):
+            raise SettingsError(
+                f"a switch of beta needs a plain linear head and one of the optimizers {', '.join(OPTIMIZERS)}, not "
+                f"objective {self.trial.objective!r} with optimizer {self.trial.optimizer!r}"
+            )
 
     @property
     def steady(self) -> bool:

@@ -150,7 +150,26 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
         raise SettingsError(f"optimizer {trial.optimizer!r} refuses its settings: {error}") from error
 
 
+@torch.no_grad()
+def switch_head(optimizer: torch.optim.Optimizer, head: nn.Linear, change: float) -> None:
+    """Multiply the head's weights by `change` and its gradients' memory in the optimizer as its next gradients will be.
+
+    Where beta is divided by `change` at the same time, beta z stays, and gradients by the head are divided by it
+    (Agarwala et al., arXiv 2010.07344).
+    """
+    powers = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2}
+    for parameter in head.parameters():
+        parameter.mul_(change)
+        for name, power in powers.items():
+            buffer = optimizer.state.get(parameter, {}).get(name)
+            if buffer is not None:
+                buffer.div_(change**power)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Set every group's rate to `scale` times its initial one."""
+    """Set every group's rate to `scale` times its initial one; a rate on a device is set there."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial"] * scale
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(group["initial"] * scale)
+        else:
+            group["lr"] = group["initial"] * scale

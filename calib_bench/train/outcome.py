@@ -117,9 +117,9 @@ def environment_facts(device: torch.device) -> dict[str, Any]:
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads()}
 
 
-def first_bad(bad: Tensor, loss: Tensor, step: int) -> Tensor:
+def first_bad(bad: Tensor, loss: Tensor, step: int | Tensor) -> Tensor:
     """`bad` int64 [...], -1 while all is well, set to `step` where `loss` [...] is the first that is not finite."""
-    return torch.where((bad < 0) & ~torch.isfinite(loss), step, bad)
+    return torch.where((bad < 0) & (loss - loss != 0), step, bad)
 
 
 class Ticker:

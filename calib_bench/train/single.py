@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calib_bench import models
 from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
 from calib_bench.errors import SettingsError
 from calib_bench.train import distributed, setup
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.train.objective import Loss
-from calib_bench.train.optim import factor, make_optimizer, set_rate
+from calib_bench.train.objective import Course, Loss
+from calib_bench.train.optim import factor, make_optimizer, switch_head
 from calib_bench.train.outcome import (
     CHECK_STEPS,
     EVAL_BATCH,
@@ -23,13 +24,12 @@ from calib_bench.train.outcome import (
     Ticker,
     accurate,
     environment_facts,
-    first_bad,
     row_epochs,
     score,
     table,
-    tally_dtype,
 )
 from calib_bench.train.rates import Rate, resolve
+from calib_bench.train.steps import Compile, Updater, choose
 from calib_bench.trial import Trial
 
 
@@ -41,6 +41,7 @@ def train_single(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: setup.Progress = setup.silent,
+    compile: Compile = "auto",
 ) -> Outcome:
     """Train one model; arguments as in `calib_bench.train.train`.
 
@@ -53,7 +54,7 @@ def train_single(
     """
     _check_world(trial, splits.train)
     saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
-    run = _Run(trial, splits, device, distributed.broadcast(saver.load()))
+    run = _Run(trial, splits, device, distributed.broadcast(saver.load()), compile)
     ticker = Ticker(progress)
     ticker.tell(run.step)
     start = run.step
@@ -81,25 +82,35 @@ def _check_world(trial: Trial, split: Split) -> None:
 class _Run:
     """The state of one training run and what may be done with it."""
 
-    def __init__(self, trial: Trial, splits: Splits, device: torch.device, saved: dict[str, Any] | None) -> None:
+    def __init__(
+        self, trial: Trial, splits: Splits, device: torch.device, saved: dict[str, Any] | None, compile: Compile
+    ) -> None:
         self.trial, self.splits, self.device = trial, splits, device
         self.model = setup.initial_model(trial, splits, device)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
         self.optimizer = make_optimizer(trial, self.model, self.rate.value)
         self.parallel = distributed.parallel(self.model, device)
         self.draws = setup.stochastic(self.model)
-        self.beta = self._number(trial.beta)
-        self.loss = Loss({name: self._number(strength) for name, strength in trial.terms.items()})
         self.per_epoch = splits.train.steps(trial.batch)
+        self.course = Course(trial, trial.epochs * self.per_epoch)
+        self.course.check(splits.spec)
         self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
-        self.bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self.tally = torch.zeros(3, dtype=tally_dtype(device), device=device)  # sum of losses, correct, examples
+        if saved:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.updater = self._updater(compile)
         if saved:
             self._restore(saved)
         else:
             self._measure()
+
+    def _updater(self, compile: Compile) -> Updater:
+        steps, alone = self.trial.epochs * self.per_epoch, not self.draws and distributed.world() == 1
+        mode = choose(self.trial, compile, self.device, self.splits.spec, self.splits.classes, steps, alone)
+        loss = Loss({name: self._number(strength) for name, strength in self.trial.terms.items()})
+        return Updater(self.trial, self.parallel, self.optimizer, loss, self.device, mode)
 
     def _number(self, value: float) -> Tensor:
         dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
@@ -140,7 +151,7 @@ class _Run:
             return
         if epoch + 1 in self.measured:
             self._measure()
-        self.tally.zero_()
+        self.updater.tally.zero_()
         if saver.due():
             saver.save(self.state())
 
@@ -150,21 +161,13 @@ class _Run:
             torch.manual_seed(
                 seed_of("step", self.trial.seed, epoch, self.step % self.per_epoch, *([rank] if rank else []))
             )
-        with setup.autocast(self.trial, self.device):
-            z_BK = self.parallel(setup.prepare(x, self.trial.precision))
-        loss_B = self.loss(z_BK, y, self.beta)
-        loss = loss_B.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.trial.clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.clip)
-        set_rate(self.optimizer, self._factor(self.step))
-        self.optimizer.step()
-        self.bad = first_bad(self.bad, loss.detach(), self.step)
-        if epoch + 1 in self.measured:
-            correct = (z_BK.detach().argmax(-1) == y).sum()
-            sums = (loss_B.detach().sum(), correct, correct.new_full((), len(y)))
-            self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
+        if (change := self.course.head_factor(self.step)) != 1:
+            switch_head(self.optimizer, models.head(self.model), change)
+        numbers: dict[str, float | Tensor] = {"beta": self.course.beta(self.step)}
+        if self.course.mixer:
+            share, partner_B = self.course.mixture(epoch, self.step % self.per_epoch, len(y), distributed.rank())
+            numbers |= {"share": share, "partner": torch.from_numpy(partner_B)}
+        self.updater(x, y, self.step, self._factor(self.step), numbers)
         self.step += 1
 
     def _factor(self, step: int) -> float:
@@ -172,18 +175,19 @@ class _Run:
         return factor(self.trial.schedule, step, total, self.per_epoch, self.trial.warmup) if total else 1.0
 
     def _diverged(self) -> bool:
-        bad = self.bad
+        bad = self.updater.bad
         if distributed.world() > 1:  # the first over processes
             whole = distributed.gather_rows(bad.view(1), torch.tensor([distributed.rank()]), distributed.world())
             bad = torch.where(whole < 0, torch.iinfo(torch.int64).max, whole).min()
-            bad = self.bad = torch.where(bad == torch.iinfo(torch.int64).max, -1, bad)
+            bad = self.updater.bad.copy_(torch.where(bad == torch.iinfo(torch.int64).max, -1, bad))
         self.ended = int(bad) >= 0
         return self.ended
 
     def _measure(self) -> None:
         y_N = self.splits.selection.labels.to(self.device)
-        scores = score(self.predict("selection"), y_N, self.beta)
-        loss, correct, count = distributed.total(self.tally).tolist()
+        beta = self._number(self.course.base(max(0, self.step - 1)))
+        scores = score(self.predict("selection"), y_N, beta)
+        loss, correct, count = distributed.total(self.updater.tally).tolist()
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         head = {id(p) for p in models.head(self.model).parameters()}
         of_head = [squares[name] for name, p in self.model.named_parameters() if id(p) in head]
@@ -201,6 +205,11 @@ class _Run:
             }
         )
 
+    def _eval_batch(self) -> int:
+        """A GPU needs more examples at once to be busy."""
+        values = max(1, math.prod(self.splits.spec.shape))
+        return max(EVAL_BATCH, min(2048, 2**23 // values)) if self.device.type == "cuda" else EVAL_BATCH
+
     @torch.no_grad()
     def predict(self, name: str) -> Tensor:
         """Raw logits z [N, K] of a split on the device, rows as its labels."""
@@ -208,7 +217,7 @@ class _Run:
         parts, indices = [], []
         self.model.eval()
         batches = split.eval_batches(
-            batch=EVAL_BATCH, device=self.device, rank=distributed.rank(), world=distributed.world()
+            batch=self._eval_batch(), device=self.device, rank=distributed.rank(), world=distributed.world()
         )
         for x, index in batches:
             with setup.autocast(self.trial, self.device):
@@ -227,22 +236,21 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "rate": vars(self.rate),
             "step": self.step,
-            "bad": self.bad,
-            "tally": self.tally,
+            "bad": self.updater.bad,
+            "tally": self.updater.tally,
             "rows": self.rows,
             "seconds": self.seconds(),
         }
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
-        self.bad, self.tally = saved["bad"].to(self.device), saved["tally"].to(self.device)
+        self.updater.bad.copy_(saved["bad"])
+        self.updater.tally.copy_(saved["tally"])
 
     def outcome(self) -> Outcome:
         """The result; a run whose last update broke the model has diverged too."""
         logits = {} if self.ended else {name: self.predict(name).cpu() for name in SPLITS}
-        bad = int(self.bad) if self.ended else None
+        bad = int(self.updater.bad) if self.ended else None
         if not all(bool(z.isfinite().all()) for z in logits.values()):
             logits, bad = {}, self.step
         facts = {
@@ -250,7 +258,7 @@ class _Run:
             "diverged_step": bad,
             "steps": self.step if bad is None else bad,
             "seconds": self.seconds(),
-            "mode": "single",
+            "mode": str(self.updater.mode),
             "stack": 1,
             "world": distributed.world(),
             "precision": self.trial.precision,

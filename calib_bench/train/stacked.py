@@ -1,111 +1,210 @@
-"""Optimizers over stacked parameters [S, ...]: the updates of torch's SGD, Adam and AdamW with a rate per member."""
+"""A stack of S models: parameters in one buffer, forward and backward for all at once, and the optimizers' updates.
+
+No operation mixes members. An update is a few operations on whole [S, P] buffers, where a loop over parameters would
+make several small ones each.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from calib_bench.models.mlp import MLP
+from calib_bench.train.objective import Loss
 from calib_bench.train.optim import ADAM_BETA2, ADAM_EPS, adam_beta1
 from calib_bench.trial import Trial
 
 
-def stacked_mlp(model: MLP, params: Mapping[str, Tensor], x_SB: Tensor) -> Tensor:
-    """What vmap over the copies computes, in fewer and cheaper operations: x [S, B, ...] -> logits [S, B, K]."""
-    h_SBD = x_SB.flatten(2)
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear):
-            h_SBD = torch.bmm(h_SBD, params[f"{name}.weight"].transpose(1, 2))
-            if layer.bias is not None:
-                h_SBD = h_SBD.add_(params[f"{name}.bias"].unsqueeze(1))
-        elif isinstance(layer, nn.ReLU):
-            h_SBD = h_SBD.relu_()
-    return h_SBD
+class Packed:
+    """Tensors of S models in one buffer: `all` is [S, P], and `by[name]` a view of it, [S, ...]."""
+
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        """Zeros in the shapes of `like`, in its order."""
+        first = next(iter(like.values()))
+        self.all = first.new_zeros((len(first), sum(p[0].numel() for p in like.values())))
+        self.by: dict[str, Tensor] = {}
+        start = 0
+        for name, p in like.items():
+            stop = start + p[0].numel()
+            self.by[name] = self.all[:, start:stop].view(p.shape)
+            start = stop
+
+    def spans(self, names: Iterable[str]) -> list[tuple[bool, slice]]:
+        """(whether it is of `names`, columns), in order, neighbours of one kind joined."""
+        chosen, found, start = set(names), [], 0  # type: set[str], list[tuple[bool, slice]], int
+        for name, p in self.by.items():
+            stop = start + p[0].numel()
+            if found and found[-1][0] == (name in chosen):
+                found[-1] = (found[-1][0], slice(found[-1][1].start, stop))
+            else:
+                found.append((name in chosen, slice(start, stop)))
+            start = stop
+        return found
+
+
+class StackedModel:
+    """S copies of any model, by vmap and autograd."""
+
+    def __init__(self, model: nn.Module, params: Packed, grads: Packed) -> None:
+        """
+        Args:
+            model: whose forward it is; its own parameters are not used.
+            params: parameters by the model's names.
+            grads: where `backward` puts the gradients.
+        """
+        self.model, self.grads = model, grads
+        self.params = {name: p.detach().requires_grad_() for name, p in params.by.items()}
+        self.z_SBK: Tensor
+
+    def forward(self, x_SB: Tensor) -> Tensor:
+        """x [S, B, ...] -> raw logits z [S, B, K], no part of a graph."""
+        self.z_SBK = vmap(lambda params, x: functional_call(self.model, params, (x,)))(self.params, x_SB)
+        return self.z_SBK.detach()
+
+    def backward(self, dz_SBK: Tensor) -> None:
+        """Fill `grads` with the gradients of sum(dz * z), z the logits of the last `forward`."""
+        found = torch.autograd.grad(self.z_SBK, list(self.params.values()), dz_SBK)
+        for grad, value in zip(self.grads.by.values(), found, strict=True):
+            grad.copy_(value)
+
+
+class StackedMLP:
+    """S copies of an MLP, with its backward pass written out: a graph would cost more than the small products do."""
+
+    def __init__(self, model: MLP, params: Packed, grads: Packed) -> None:
+        """As for `StackedModel`."""
+        names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        self.weights, self.dweights = ([p.by[f"{name}.weight"] for name in names] for p in (params, grads))
+        self.biases, self.dbiases = ([p.by.get(f"{name}.bias") for name in names] for p in (params, grads))
+        self.inputs: list[Tensor] = []
+
+    @torch.no_grad()
+    def forward(self, x_SB: Tensor) -> Tensor:
+        """x [S, B, ...] -> raw logits z [S, B, K]."""
+        h_SBD = x_SB.flatten(2)
+        self.inputs = []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if self.inputs:
+                h_SBD.relu_()
+            self.inputs.append(h_SBD)
+            h_SBD = torch.bmm(h_SBD, weight.mT)
+            if bias is not None:
+                h_SBD += bias.unsqueeze(1)
+        return h_SBD
+
+    @torch.no_grad()
+    def backward(self, dz_SBK: Tensor) -> None:
+        """As of `StackedModel`."""
+        d_SBD = dz_SBK
+        for layer in reversed(range(len(self.weights))):
+            h_SBD, dbias = self.inputs[layer], self.dbiases[layer]
+            torch.bmm(d_SBD.mT, h_SBD, out=self.dweights[layer])
+            if dbias is not None:
+                torch.sum(d_SBD, 1, out=dbias)
+            if layer:
+                d_SBD = torch.bmm(d_SBD, self.weights[layer])
+                torch.ops.aten.threshold_backward.grad_input(d_SBD, h_SBD, 0, grad_input=d_SBD)  # of the ReLU
+
+
+def stacked(model: nn.Module, params: Packed, grads: Packed) -> StackedModel | StackedMLP:
+    """The fastest way to run copies of a model. An MLP whose head was replaced is like any other model."""
+    if isinstance(model, MLP) and type(model.head) is nn.Linear:
+        return StackedMLP(model, params, grads)
+    return StackedModel(model, params, grads)
+
+
+def logit_gradient(loss: Loss, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss [S, B] of every example, and the gradient [S, B, K] by z of each member's mean over its batch."""
+    if not loss.terms and not loss.maps:  # cross-entropy: beta (softmax(beta z) - onehot(y)) / B
+        Z_SKB = (
+            beta_S11 * z_SBK
+        ).mT.contiguous()  # over the last axis, if short, torch's softmax is several times slower
+        logp_SKB, y_S1B = torch.log_softmax(Z_SKB, 1), y_SB.unsqueeze(1)
+        loss_S1B = -logp_SKB.gather(1, y_S1B)
+        dZ_SKB = logp_SKB.exp_().scatter_add_(1, y_S1B, torch.full_like(loss_S1B, -1))
+        return loss_S1B.squeeze(1), dZ_SKB.mul_(beta_S11 / z_SBK.shape[1]).mT
+    with torch.enable_grad():
+        z_SBK = z_SBK.detach().requires_grad_()
+        loss_SB = loss(z_SBK, y_SB, beta_S11)
+        (dz_SBK,) = torch.autograd.grad(loss_SB.mean(1).sum(), z_SBK)
+    return loss_SB.detach(), dz_SBK
 
 
 class StackedOptimizer:
-    """One step for S models at once; nothing is shared between members but the count of steps."""
+    """One step of torch's SGD, Adam or AdamW for S models at once, each with a rate of its own."""
 
-    def __init__(self, trials: Sequence[Trial], params: Mapping[str, Tensor], rate_S: Tensor, head: set[str]) -> None:
+    def __init__(self, trials: Sequence[Trial], params: Packed, rate_S: Tensor, head: set[str]) -> None:
         """
         Args:
             trials: the S members, of one optimizer and momentum (zero or not).
-            params: name -> [S, ...], changed in place by `step`.
+            params: changed in place by `step`.
             rate_S: learning rates of the bodies, float64.
             head: names of the head's parameters.
         """
-        self.kind, self.clip = trials[0].optimizer, trials[0].clip
-        self.params, self.count = dict(params), 0
-        first = next(iter(params.values()))
-        column = lambda values: torch.as_tensor(values, dtype=torch.float64).to(first)  # noqa: E731
-        head_lr_S = torch.tensor([trial.head_lr for trial in trials], dtype=torch.float64)
-        decay_S = torch.tensor([trial.weight_decay for trial in trials], dtype=torch.float64)
-        beta1_S = torch.tensor([adam_beta1(trial.momentum) for trial in trials], dtype=torch.float64)
-        self.rate = {True: column(-rate_S.cpu() * head_lr_S), False: column(-rate_S.cpu())}
-        self.decay = {True: column(decay_S / head_lr_S), False: column(decay_S)}
-        self.shrink_S = column(rate_S.cpu() * decay_S)  # the head's factors cancel
+        self.kind, self.clip, self.params, self.count = trials[0].optimizer, trials[0].clip, params, 0
+        numbers = lambda name: torch.tensor([getattr(t, name) for t in trials], dtype=torch.float64)  # noqa: E731
+        column = lambda value_S: value_S.to(params.all)[:, None]  # noqa: E731
+        factor_S, decay_S, rate_S = numbers("head_lr"), numbers("weight_decay"), rate_S.cpu()
+        head_decay_S = decay_S * numbers("head_decay")
+        self.rate = {True: column(-rate_S * factor_S), False: column(-rate_S)}
+        self.decay = {True: column(head_decay_S / factor_S), False: column(decay_S)}
+        self.shrink = {
+            True: column(rate_S * head_decay_S),
+            False: column(rate_S * decay_S),
+        }  # the head's factors cancel
         self.decays = bool((decay_S > 0).any())
-        self.momentum_S = column([trial.momentum for trial in trials])
-        self.beta1_S, self.beta1_64_S, self.lerp_S = column(beta1_S), beta1_S, column(1 - beta1_S)
-        self.head = head
+        apart = any(trial.head_lr != 1 or trial.head_decay != 1 for trial in trials)
+        self.spans = params.spans(head if apart else ())
+        self.momentum_S1 = column(numbers("momentum"))
+        self.beta1_S = torch.tensor([adam_beta1(trial.momentum) for trial in trials], dtype=torch.float64)
+        self.lerp_S1 = column(1 - self.beta1_S)
         names = ["momentum"] if self.kind == "sgd" else ["mean", "square"]
         names = [] if self.kind == "sgd" and trials[0].momentum == 0 else names
-        self.slots = {name: {key: torch.zeros_like(p) for key, p in params.items()} for name in names}
+        self.slots = {name: Packed(params.by) for name in names}
 
     @torch.no_grad()
-    def step(self, grads: Sequence[Tensor], scale: float) -> None:
+    def step(self, grads: Packed, scale: float) -> None:
         """Update every parameter in place.
 
         Args:
-            grads: in the order of `params`; overwritten.
+            grads: overwritten.
             scale: the schedule's factor on every rate.
         """
         self.count += 1
-        if self.clip > 0:
-            self._clip(grads)
-        for (name, p), grad in zip(self.params.items(), grads, strict=True):
-            in_head = name in self.head
-            rate = _column(self.rate[in_head] * scale, p)
-            if self.decays and self.kind == "adamw":
-                p.mul_(_column(1 - self.shrink_S * scale, p))
-            elif self.decays:
-                grad.addcmul_(p, _column(self.decay[in_head], p))
-            if self.kind == "sgd":
-                if "momentum" in self.slots:
-                    grad = self.slots["momentum"][name].mul_(_column(self.momentum_S, p)).add_(grad)
-                p.addcmul_(grad, rate)
-            else:
-                self._adam(name, p, grad, rate)
+        p_SP, g_SP = self.params.all, grads.all
+        if self.clip > 0:  # each member's norm over all its parameters
+            norm_S = torch.stack([torch.linalg.vector_norm(g_P) for g_P in g_SP])
+            g_SP.mul_((self.clip / (norm_S + 1e-6)).clamp(max=1.0)[:, None])
+        if self.decays:
+            for in_head, of in self.spans:
+                if self.kind == "adamw":
+                    p_SP[:, of].mul_(1 - self.shrink[in_head] * scale)
+                else:
+                    g_SP[:, of].addcmul_(p_SP[:, of], self.decay[in_head])
+        if self.kind != "sgd":
+            update_SP = self._adam(g_SP)
+        else:
+            update_SP = self.slots["momentum"].all.mul_(self.momentum_S1).add_(g_SP) if self.slots else g_SP
+        for in_head, of in self.spans:
+            p_SP[:, of].addcmul_(update_SP[:, of], self.rate[in_head] * scale)
 
-    def _adam(self, name: str, p: Tensor, grad: Tensor, rate: Tensor) -> None:
-        """Kingma & Ba, arXiv 1412.6980, algorithm 1."""
-        mean = self.slots["mean"][name].lerp_(grad, _column(self.lerp_S, p).expand_as(grad))
-        square = self.slots["square"][name].mul_(ADAM_BETA2).addcmul_(grad, grad, value=1 - ADAM_BETA2)
-        correction = _column((1 - self.beta1_64_S**self.count).to(p), p)
-        denominator = square.sqrt().div_(math.sqrt(1 - ADAM_BETA2**self.count)).add_(ADAM_EPS)
-        p.addcdiv_(mean * (rate / correction), denominator)
-
-    def _clip(self, grads: Sequence[Tensor]) -> None:
-        """Bound each member's gradient norm over all parameters."""
-        norm_S = torch.stack([grad.flatten(1).square().sum(1) if grad.dim() > 1 else grad.square() for grad in grads])
-        coefficient_S = (self.clip / (norm_S.sum(0).sqrt() + 1e-6)).clamp(max=1.0)
-        for grad in grads:
-            grad.mul_(_column(coefficient_S, grad))
+    def _adam(self, g_SP: Tensor) -> Tensor:
+        """Kingma & Ba, arXiv 1412.6980, algorithm 1: the step before its rate, in the place of the gradient."""
+        mean_SP = self.slots["mean"].all.lerp_(g_SP, self.lerp_S1.expand_as(g_SP))
+        square_SP = self.slots["square"].all.mul_(ADAM_BETA2).addcmul_(g_SP, g_SP, value=1 - ADAM_BETA2)
+        denominator_SP = torch.sqrt(square_SP, out=g_SP).div_(math.sqrt(1 - ADAM_BETA2**self.count)).add_(ADAM_EPS)
+        correction_S1 = (1 - self.beta1_S**self.count).to(g_SP)[:, None]
+        return torch.div(mean_SP, denominator_SP, out=g_SP).div_(correction_S1)
 
     def state(self) -> dict[str, Any]:
-        return {"count": self.count, "slots": self.slots}
+        return {"count": self.count, "slots": {name: slot.all for name, slot in self.slots.items()}}
 
     def load(self, state: dict[str, Any]) -> None:
         self.count = state["count"]
-        for slot, tensors in self.slots.items():
-            for name, tensor in tensors.items():
-                tensor.copy_(state["slots"][slot][name])
-
-
-def _column(value_S: Tensor, like: Tensor) -> Tensor:
-    """[S] -> [S, 1, ...] with as many axes as `like`."""
-    return value_S.view(-1, *[1] * (like.dim() - 1))
+        for name, slot in self.slots.items():
+            slot.all.copy_(state["slots"][name])

@@ -1,0 +1,194 @@
+"""What one-vs-rest calibrators share: scores, their tallies, step functions, many small logistic regressions at once.
+
+The score of class k is its log odds under softmax(Z), z_k - logsumexp of the other logits: the model's own probability
+on an unbounded scale. It does not see a shift of a row, so log probabilities give what logits give. For K = 2 it is
+proportional to the logits' scale, for K > 2 it is not, so a fit at one inverse temperature is not the fit at another.
+
+C is the number of fits: K, but 1 for K = 2, where class 1 against class 0 says all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from calib_bench.baselines._solvers import Params, checked, log_odds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ENTRIES = 1 << 17
+"""Entries of the features of a block of classes: they stay in the cache, and memory constant in K."""
+RIDGE = 1e-6
+"""Precision of slopes of standardized features, in units of total log loss: decides them where these are constant."""
+
+
+def scores(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
+    """Log odds of each class against the rest, float64 [C, N]."""
+    x_NK = log_odds(checked(Z_NK, y_N))
+    return (x_NK[:, 1:] if x_NK.shape[1] == 2 else x_NK).T.contiguous()
+
+
+def joined(q_CN: Tensor) -> Tensor:
+    """Probabilities [N, K] of fits [C, N], rows not normalized for K > 2."""
+    return torch.cat([1 - q_CN, q_CN]).T if len(q_CN) == 1 else q_CN.T
+
+
+def joined_logits(f_CN: Tensor) -> Tensor:
+    """Log probabilities [N, K] of fits sigmoid(f) [C, N], rows normalized."""
+    if len(f_CN) == 1:
+        return -softplus(torch.cat([f_CN, -f_CN])).T
+    return torch.log_softmax(-softplus(-f_CN.T), 1)
+
+
+# ---- step functions
+
+
+class Tally(NamedTuple):
+    """One class of a calibration set: distinct scores, increasing; at each how many examples, how many of the class."""
+
+    score: NDArray
+    number: NDArray
+    hits: NDArray
+
+
+def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
+    """The tally of each fit in turn. Sorting values and looking up a class's own beats an argsort many times over."""
+    import numpy as np
+
+    x, y = x_CN.numpy(force=True), y_N.numpy(force=True)
+    order, ends = np.argsort(y, kind="stable"), np.cumsum(np.bincount(y, minlength=max(2, len(x))))
+    for c, row in enumerate(x):
+        k = c + (len(x) == 1)
+        ordered = np.sort(row)
+        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        score = ordered[first]
+        own = row[order[ends[k - 1] if k else 0 : ends[k]]]
+        hits = np.bincount(np.searchsorted(score, own), minlength=len(score))
+        yield Tally(score, np.diff(np.append(first, len(row))), hits)
+
+
+def packed(parts: Sequence[dict[str, NDArray]]) -> Params:
+    """Arrays of all fits in turn, float64, and first [C + 1], int64: where each fit's begin."""
+    import numpy as np
+
+    lengths = [len(next(iter(part.values()))) for part in parts]
+    columns = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return {**columns, "first": torch.tensor([0, *np.cumsum(lengths).tolist()])}
+
+
+def unpacked(params: Params, *names: str) -> Iterator[tuple[NDArray, ...]]:
+    """The arrays of each fit in turn."""
+    arrays = [params[name].numpy(force=True) for name in names]
+    first = params["first"].tolist()
+    for start, end in itertools.pairwise(first):
+        yield tuple(array[start:end] for array in arrays)
+
+
+def stepped(params: Params, x_CN: Tensor) -> Tensor:
+    """Values [C, N] of step functions: of the first step whose upper end, `edge`, is at least the score, or the last"""
+    import numpy as np
+
+    q_CN = torch.empty_like(x_CN)
+    for c, (edge, value) in enumerate(unpacked(params, "edge", "value")):
+        q_CN[c] = torch.from_numpy(value[np.searchsorted(edge[:-1], x_CN[c].numpy(force=True))])
+    return q_CN
+
+
+# ---- logistic regressions
+
+
+def class_blocks(C: int, entries: int) -> Iterator[slice]:
+    """Slices of classes whose features, `entries` a class, stay within ENTRIES."""
+    step = max(1, ENTRIES // max(entries, 1))
+    for start in range(0, C, step):
+        yield slice(start, min(start + step, C))
+
+
+def targets(y_N: Tensor, C: int) -> Tensor:
+    """Platt's targets, float64 [C, N]: (N+ + 1) / (N+ + 2) for the class, 1 / (N- + 2) for the rest.
+
+    They are labels seen through a uniform prior, and keep fits finite where a class is missing or separable.
+    """
+    K = max(C, 2)
+    count_K = torch.bincount(y_N, minlength=K).double()
+    t_KN = (1 / (len(y_N) - count_K + 2))[:, None].repeat(1, len(y_N))
+    t_KN[y_N, torch.arange(len(y_N))] = ((count_K + 1) / (count_K + 2))[y_N]
+    return t_KN[K - C :]
+
+
+def standardized(x_CN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows about their mean in units of their standard deviation [C, N], that mean [C] and deviation [C]."""
+    centre_C1, unit_C1 = x_CN.mean(1, keepdim=True), x_CN.std(1, correction=0, keepdim=True)
+    constant = unit_C1 <= 1e-12 * (1 + centre_C1.abs())  # but for rounding
+    unit_C1 = torch.where(constant, 1.0, unit_C1)
+    return torch.where(constant, 0.0, (x_CN - centre_C1) / unit_C1), centre_C1[:, 0], unit_C1[:, 0]
+
+
+class Logistic(NamedTuple):
+    """Fits theta [C, P], their penalized loss [C] and its Hessian [C, P, P]."""
+
+    theta: Tensor
+    value: Tensor
+    hessian: Tensor
+
+
+def logistic(
+    X_CPN: Tensor, t_CN: Tensor, penalty_CP: Tensor, start_CP: Tensor, free_CP: Tensor | None = None, steps: int = 50
+) -> Logistic:
+    """C logistic regressions at once: total log loss against targets t plus penalty theta^2 / 2, each minimized.
+
+    Newton's method, each fit with its own step halving, until half the squared decrement is below 1e-12 or no step
+    decreases the loss beyond rounding, or for `steps` steps.
+
+    Args:
+        X_CPN: features.
+        free_CP: which unknowns may move; all without one.
+    """
+    theta_CP = start_CP.clone()
+
+    def at(theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and penalized losses; softplus(f) = max(f, 0) - log(max(p, 1 - p)), at half softplus's cost."""
+        f_CN = torch.bmm(theta[:, None], X_CPN)[:, 0]
+        p_CN = torch.sigmoid(f_CN)
+        value_C = (f_CN.clamp(min=0) - torch.maximum(p_CN, 1 - p_CN).log_()).sum(1) - torch.linalg.vecdot(t_CN, f_CN)
+        return p_CN, value_C + (penalty_CP * theta.square()).sum(1) / 2
+
+    p_CN, value_C = at(theta_CP)
+    for done in range(steps + 1):
+        H = torch.bmm(X_CPN * (p_CN * (1 - p_CN))[:, None], X_CPN.mT)
+        H.diagonal(dim1=1, dim2=2).add_(penalty_CP + 1e-12)
+        if done == steps:
+            break
+        g_CP = torch.bmm(X_CPN, (p_CN - t_CN)[:, :, None])[:, :, 0] + penalty_CP * theta_CP
+        if free_CP is not None:
+            g_CP, H = torch.where(free_CP, g_CP, 0.0), _held(H, free_CP)
+        step_CP = torch.linalg.solve(H, g_CP)
+        decrement_C = (g_CP * step_CP).sum(1)
+        live_C = decrement_C > 2e-12
+        if not live_C.any():
+            break
+        rate_C = live_C.double()
+        for _ in range(30):
+            new_p, new_value = at(theta_CP - rate_C[:, None] * step_CP)
+            worse = live_C & ~(new_value <= value_C - 0.25 * rate_C * decrement_C)
+            if not worse.any():
+                break
+            rate_C = torch.where(worse, rate_C / 2, rate_C)
+        rate_C = torch.where(worse, 0.0, rate_C)
+        if not rate_C.any():
+            break
+        theta_CP = theta_CP - rate_C[:, None] * step_CP
+        p_CN, value_C = at(theta_CP) if worse.any() else (new_p, new_value)
+    return Logistic(theta_CP, value_C, H)
+
+
+def _held(H_CPP: Tensor, free_CP: Tensor) -> Tensor:
+    """The Hessian with the rows and columns of unknowns that may not move taken from the identity."""
+    both = free_CP[:, :, None] & free_CP[:, None, :]
+    return torch.where(both, H_CPP, torch.eye(free_CP.shape[1], dtype=H_CPP.dtype))

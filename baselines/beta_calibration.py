@@ -1,0 +1,83 @@
+"""Beta calibration: p_k proportional to sigmoid(a ln s - b ln(1 - s) + c), a, b >= 0 (Kull, Silva Filho & Flach, 2017).
+
+s is the model's probability of class k, one class against the rest, rows normalized; for K = 2 the one map of class 1.
+Where the unconstrained optimum has a or b below zero, the constrained one is taken: the loss is convex, so it lies on a
+face where one or both are zero. ln s and ln(1 - s) are exact however close s is to 0 or 1, since they come from logits.
+
+Targets are Platt's (N+ + 1) / (N+ + 2) and 1 / (N- + 2), in place of 1 and 0, which keep the fit finite on separable
+data; a prior of precision 1e-6, in units of total log loss, on slopes of standardized features decides where scores are
+constant. netcal's multi-class variant is another model: one softmax over all classes' a ln s - b ln(1 - s) + c.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from calib_bench.baseline import Calibrator
+from calib_bench.baselines._one_vs_rest import (
+    RIDGE,
+    Logistic,
+    class_blocks,
+    joined_logits,
+    logistic,
+    scores,
+    standardized,
+    targets,
+)
+from calib_bench.baselines._solvers import Params
+
+
+def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:
+    """Fits a, b >= 0 and c, float64 [C] each (C = K, or 1 for K = 2), to logits [N, K] and labels [N].
+
+    Raises:
+        UserError: NaN or +inf logits, or labels that do not match.
+    """
+    x_CN = scores(Z_NK, y_N)
+    t_CN = targets(y_N, len(x_CN))
+    parts = [_fit(x_CN[part], t_CN[part]) for part in class_blocks(len(x_CN), 3 * x_CN.shape[1])]
+    return dict(zip("abc", torch.cat(parts).T.contiguous(), strict=True))
+
+
+def _fit(x_CN: Tensor, t_CN: Tensor) -> Tensor:
+    """a, b, c [C, 3]."""
+    log_s, centre_a, unit_a = standardized(-softplus(-x_CN))
+    minus_log_rest, centre_b, unit_b = standardized(softplus(x_CN))
+    X_CPN = torch.stack([log_s, minus_log_rest, torch.ones_like(x_CN)], 1)
+    penalty_CP = torch.tensor([RIDGE, RIDGE, 0.0], dtype=torch.float64).expand(len(x_CN), 3)
+    start_CP = torch.zeros(len(x_CN), 3, dtype=torch.float64)
+    start_CP[:, 2] = t_CN.mean(1).logit()
+    found = logistic(X_CPN, t_CN, penalty_CP, start_CP)
+    theta_CP = found.theta
+    low = (theta_CP[:, :2] < 0).any(1).nonzero()[:, 0]
+    if len(low):
+        theta_CP[low] = _on_a_face(X_CPN[low], t_CN[low], penalty_CP[low], start_CP[low]).theta
+    a, b = theta_CP[:, 0] / unit_a, theta_CP[:, 1] / unit_b
+    return torch.stack([a, b, theta_CP[:, 2] - a * centre_a - b * centre_b], 1)
+
+
+def _on_a_face(X_CPN: Tensor, t_CN: Tensor, penalty_CP: Tensor, start_CP: Tensor) -> Logistic:
+    """The best of the fits with a = 0, with b = 0 and with both, among those that have neither below zero."""
+    best: Logistic | None = None
+    for free in ((False, False, True), (True, False, True), (False, True, True)):
+        found = logistic(X_CPN, t_CN, penalty_CP, start_CP, torch.tensor(free).expand_as(start_CP))
+        if best is None:
+            best = found
+            continue
+        better = (found.theta[:, :2] >= 0).all(1) & (found.value < best.value)
+        theta = torch.where(better[:, None], found.theta, best.theta)
+        best = Logistic(theta, torch.where(better, found.value, best.value), found.hessian)
+    assert best is not None
+    return best
+
+
+def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
+    """Log of the normalized one-vs-rest probabilities, float64 [N, K]."""
+    x_CN = scores(Z_NK)
+    a, b, c = (params[name][:, None] for name in "abc")
+    return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN))
+
+
+BASELINE = Calibrator(fit_beta, apply_beta, keeps_argmax=False, reference="kull2017", title="Beta calibration")

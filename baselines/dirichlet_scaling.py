@@ -1,0 +1,71 @@
+"""Dirichlet calibration: softmax(W log p + b), p = softmax(Z) (Kull et al., 2019, arXiv 1910.12656).
+
+The linear form of their equation 5, with their off-diagonal and intercept regularization (ODIR): Gaussian priors, in
+units of total log loss and of log p divided by its root mean square, of precision 10 K on the off-diagonal weights,
+which together may then move a logit as far whatever the number of classes, and 1 on the intercepts. The diagonal is
+left free in the paper; a precision of 0.1 about temperature scaling keeps it finite on separable data. Kull et al.
+choose the strengths by cross-validation on a mean loss; here they are fixed, and their pull vanishes as N grows.
+For two classes this is beta calibration without its sign constraints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calib_bench.baseline import Calibrator
+from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._solvers import Params, blocks, checked
+from calib_bench.baselines.temperature_scaling import fit_temperature
+
+OFF_DIAGONAL = 10.0
+"""Per class."""
+INTERCEPT = 1.0
+DIAGONAL = 0.1
+
+
+def fit_dirichlet(
+    Z_NK: Tensor,
+    y_N: Tensor,
+    off_diagonal: float | None = None,
+    intercept: float = INTERCEPT,
+    diagonal: float = DIAGONAL,
+) -> Params:
+    """Fits weight W [K, K] and bias b [K], float64, to logits [N, K] and labels [N].
+
+    Args:
+        Z_NK: logits.
+        y_N: labels.
+        off_diagonal: precision of the prior, K times OFF_DIAGONAL unless given, as are the others.
+        intercept: see above.
+        diagonal: see above.
+
+    Raises:
+        UserError: NaN or +inf logits, or labels that do not match.
+    """
+    Z_NK = checked(Z_NK, y_N)
+    K = Z_NK.shape[1]
+    slope = 1 / float(fit_temperature(Z_NK, y_N)["temperature"])
+    squares = sum(float(torch.log_softmax(z, 1).square().sum()) for z, _ in blocks(Z_NK, y_N))
+    unit = (squares / Z_NK.numel()) ** 0.5  # at least log(K), that of uniform p
+
+    def features(z: Tensor) -> tuple[Tensor, Tensor]:
+        logp = torch.log_softmax(z.double(), 1)
+        return slope * logp, logp / unit
+
+    prior = Precision(diagonal, intercept, K * OFF_DIAGONAL if off_diagonal is None else off_diagonal)
+    D, b = fit_full(Z_NK, y_N, features, prior)
+    D /= unit
+    D.diagonal().add_(slope)
+    return {"weight": D, "bias": b}
+
+
+def apply_dirichlet(params: Params, Z_NK: Tensor) -> Tensor:
+    """log softmax(W log p + b), float64 [N, K]."""
+    logp = torch.log_softmax(checked(Z_NK).double(), 1)
+    return torch.log_softmax(logp @ params["weight"].T + params["bias"], 1)
+
+
+BASELINE = Calibrator(
+    fit_dirichlet, apply_dirichlet, keeps_argmax=False, reference="kull2019", title="Dirichlet calibration"
+)

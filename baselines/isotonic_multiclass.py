@@ -1,0 +1,58 @@
+"""Multi-class isotonic regression: one function for all classes (Zhang, Kailkhura & Han, 2020, arXiv 2003.07329).
+
+The least-squares fit of [y = k] on p_k over all N K pairs, linear between the ends of its steps on the scale of log
+odds, plus 1e-6 p_k, which makes it strictly increasing so that it keeps the order of the classes; rows are normalized.
+The result is mixed with a share 1 / (N + 1) of the uniform: without it a probability of zero gives an infinite log
+loss.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calib_bench.baseline import Calibrator
+from calib_bench.baselines._one_vs_rest import Tally
+from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform
+from calib_bench.baselines.isotonic import steps
+
+STRICT = 1e-6
+
+
+def fit_isotonic_multiclass(Z_NK: Tensor, y_N: Tensor) -> Params:
+    """Fits one non-decreasing function to logits [N, K] and labels [N].
+
+    Returns:
+        score and value, float64 [M], the ends of its steps; uniform [], the uniform's share.
+
+    Raises:
+        UserError: NaN or +inf logits, or labels that do not match.
+    """
+    x_NK = log_odds(checked(Z_NK, y_N))
+    ordered = np.sort(x_NK.flatten().numpy(force=True))
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    own = x_NK.gather(1, y_N[:, None])[:, 0].numpy(force=True)
+    hits = np.bincount(np.searchsorted(ordered[first], own), minlength=len(first))
+    fitted = steps(Tally(ordered[first], np.diff(np.append(first, len(ordered))), hits))
+    uniform = torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)
+    return {**{name: torch.from_numpy(array) for name, array in fitted.items()}, "uniform": uniform}
+
+
+def apply_isotonic_multiclass(params: Params, Z_NK: Tensor) -> Tensor:
+    """Log of the normalized, mixed probabilities, float64 [N, K]; beyond the fitted scores, the value at the end."""
+    Z_NK = checked(Z_NK)
+    x_NK = log_odds(Z_NK).numpy(force=True)
+    q_NK = np.interp(x_NK, params["score"].numpy(force=True), params["value"].numpy(force=True))
+    logp_NK = mix_uniform(torch.from_numpy(q_NK) + STRICT * Z_NK.double().softmax(1), params["uniform"])
+    # The function keeps the order of the classes; rounding must not undo that.
+    return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), logp_NK.amax(1, keepdim=True))
+
+
+BASELINE = Calibrator(
+    fit_isotonic_multiclass,
+    apply_isotonic_multiclass,
+    keeps_argmax=True,
+    reference="zhang2020",
+    title="Multi-class isotonic regression",
+)

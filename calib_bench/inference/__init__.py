@@ -1,0 +1,62 @@
+"""Intervals and tests: what a difference between arms, or a calibration error, is worth.
+
+Arms are paired by seed and share the test examples, so per-example differences have two crossed sources of variance;
+with `nested`, seeds have test examples of their own and are the only independent units. Everything is a pure function
+of its arguments, seeds included, and gives `Interval`s, which say how they were found, or why there is none.
+"""
+
+from calib_bench.inference.binned import (
+    Binned,
+    binned_interval,
+    classwise_interval,
+    ece_interval,
+    ece_null,
+    ece_null_of,
+)
+from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
+from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
+from calib_bench.inference.factorial import VarianceShares, variance_shares
+from calib_bench.inference.interval import (
+    DIFFERS,
+    EQUAL,
+    UNDECIDED,
+    Interval,
+    crossed_interval,
+    equivalence,
+    holm,
+    simultaneous,
+)
+from calib_bench.inference.ranking import aurc_interval, aurc_n
+from calib_bench.inference.selection import SelectedGain, selected_gain
+from calib_bench.inference.spread import rate, spread, spread_ratio
+
+__all__ = [
+    "DIFFERS",
+    "EQUAL",
+    "UNDECIDED",
+    "Binned",
+    "Interval",
+    "SelectedGain",
+    "Statistic",
+    "TwoByTwo",
+    "VarianceShares",
+    "aurc_interval",
+    "aurc_n",
+    "binned_interval",
+    "classwise_interval",
+    "crossed_bootstrap",
+    "crossed_interval",
+    "ece_interval",
+    "ece_null",
+    "ece_null_of",
+    "equivalence",
+    "holm",
+    "rate",
+    "selected_gain",
+    "share",
+    "simultaneous",
+    "spread",
+    "spread_ratio",
+    "two_by_two",
+    "variance_shares",
+]

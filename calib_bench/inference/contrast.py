@@ -1,0 +1,133 @@
+"""Quantities made of several paired differences: a 2x2 design, and the share of one effect in another."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+
+class TwoByTwo(NamedTuple):
+    """Effects in a 2x2 of factors "first" and "second"; total = first + second = first_alone + second_alone
+    + interaction, exactly.
+
+    Attributes:
+        total: both factors at once, y11 - y00.
+        first, second: main effects, each the mean of its effect without and with the other factor.
+        interaction: y11 - y10 - y01 + y00.
+        first_alone, second_alone: simple effects y10 - y00 and y01 - y00.
+    """
+
+    total: Interval
+    first: Interval
+    second: Interval
+    interaction: Interval
+    first_alone: Interval
+    second_alone: Interval
+
+
+def two_by_two(
+    y00_SN: ArrayLike,
+    y10_SN: ArrayLike,
+    y01_SN: ArrayLike,
+    y11_SN: ArrayLike,
+    level: float = 0.95,
+    nested: bool = False,
+) -> TwoByTwo:
+    """Main effects and interaction of a paired 2x2, each with a `crossed_interval`.
+
+    Args:
+        y00_SN, y10_SN, y01_SN, y11_SN: per-example scores [S, N], same seeds and examples; y10 has the first
+            factor alone.
+        nested: see `crossed_interval`; pass rows' means as [S, 1] when their lengths differ.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    cells = [np.asarray(y, np.float64) for y in (y00_SN, y10_SN, y01_SN, y11_SN)]
+    if len({y.shape for y in cells}) > 1:
+        raise ValueError(f"the cells of a 2x2 need one shape, not {', '.join(str(y.shape) for y in cells)}")
+    y00, y10, y01, y11 = cells
+    both = y11 - y00
+    crossing = y10 - y01
+    contrasts = (
+        both,
+        (both + crossing) / 2,
+        (both - crossing) / 2,
+        both - (y10 - y00) - (y01 - y00),
+        y10 - y00,
+        y01 - y00,
+    )
+    return TwoByTwo(*(crossed_interval(d, level, nested) for d in contrasts))
+
+
+def share(
+    part_SN: ArrayLike | Sequence[ArrayLike],
+    whole_SN: ArrayLike | Sequence[ArrayLike],
+    level: float = 0.95,
+    nested: bool = False,
+) -> Interval:
+    """Interval for mean(part) / mean(whole), say the share of a difference in log loss that was confidence.
+
+    The limits hold every ratio r for which part - r whole has a `crossed_interval` around 0 (Fieller, 1954). They are
+    infinite when the whole is not separated from 0: then no share is excluded on at least one side. A share is not
+    confined to [0, 1]: confidence and dynamics may pull in opposite directions.
+
+    Args:
+        part_SN, whole_SN: per-example differences [S, N], same seeds and examples; with `nested` also S rows each.
+
+    Returns:
+        The interval; `p` is that of part being 0.
+    """
+    if nested:
+        part, whole = (np.array([[np.mean(row)] for row in rows]) for rows in cast("Any", (part_SN, whole_SN)))
+    else:
+        part, whole = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
+    if part.shape != whole.shape:
+        raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
+    top, bottom = crossed_interval(part, level), crossed_interval(whole, level)
+    n, N = part.shape
+    ratio = top.mean / bottom.mean if bottom.mean else math.nan
+    if math.isnan(bottom.low) or not (np.isfinite(part).all() and n * N > 1):
+        return no_interval(ratio, n, N, "the whole is not finite, or has no spread to judge it by")
+    if bottom.low <= 0 <= bottom.high:
+        why = "unbounded: the whole is not separated from 0"
+        return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
+    low, high = _fieller(part, whole, ratio, level)
+    return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
+
+
+def _fieller(part: Array, whole: Array, ratio: float, level: float) -> tuple[float, float]:
+    """Where part - r whole stops being compatible with 0, on either side of the ratio of means."""
+    from scipy.optimize import brentq
+    from scipy.special import stdtrit
+
+    n, N = part.shape
+    a, b = part.mean(), whole.mean()
+    v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
+
+    def excess(r: float) -> float:
+        v, df = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N)
+        if v <= 0:
+            return float((a - r * b) ** 2)
+        return float((a - r * b) ** 2 - stdtrit(df, (1 + level) / 2) ** 2 * v)
+
+    def edge(sign: int) -> float:
+        step = 1e-3 * (1 + abs(ratio))
+        while excess(ratio + sign * step) <= 0:
+            step *= 2
+            if step > 1e9 * (1 + abs(ratio)):
+                return sign * math.inf
+        return float(brentq(excess, ratio, ratio + sign * step)) if excess(ratio) < 0 else ratio
+
+    return edge(-1), edge(1)

@@ -1,0 +1,115 @@
+"""Two crossed factors over the same seeds: whose variance it is, and whether a factor has any effect."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from calib_bench.inference.interval import Interval, no_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+PARTS = 4
+
+
+class VarianceShares(NamedTuple):
+    """Shares of the variance of one result: of a random cell of the layout, on a random seed. They sum to 1.
+
+    Attributes:
+        first, second, interaction: of the main effects, and of what they do not add up to; noise can make one negative.
+        seed: of the seed, within cells: common to all cells or not.
+        p_first: that the first factor has no effect at any level of the second.
+        p_first_within: the same at each level of the second [B], for `holm`.
+        p_second, p_second_within: the other way round; [A].
+    """
+
+    first: Interval
+    second: Interval
+    interaction: Interval
+    seed: Interval
+    p_first: float
+    p_first_within: tuple[float, ...]
+    p_second: float
+    p_second_within: tuple[float, ...]
+
+
+def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 9999, seed: int = 0) -> VarianceShares:
+    """Variance shares of two factors, say beta and objective, each combination trained on the same S seeds.
+
+    An effect's component is its mean square over the layout less 1 / S of its variance between seeds (mean over the
+    layout), which is unbiased whatever the cells of a seed have in common (the idea of omega squared; Olejnik & Algina,
+    2003). The seed's is the variance between seeds, mean over cells.
+
+    Limits come from the jackknife over seeds with t_{S-1}: of the share and, where every one lies inside (0, 1), of its
+    log odds; the union of both, standard errors times S / (S - 1), within [0, 1]. P-values are of a permutation test of
+    the factor's levels within seeds, jointly over the other factor, with the effect's mean square as statistic; the
+    least possible is about 1 / (A!)^(S - 1).
+
+    Args:
+        values_ABS: one result per level of the first factor, level of the second, and seed.
+        draws: random permutations.
+    """
+    values = np.asarray(values_ABS, np.float64)
+    A, B, S = values.shape
+    if not np.isfinite(values).all() or S < 2:
+        why = f"{S} seeds" if S < 2 else f"{int((~np.isfinite(values)).sum())} values are not finite"
+        nothing = no_interval(math.nan, S, A * B, why)
+        nan = math.nan
+        return VarianceShares(nothing, nothing, nothing, nothing, nan, (nan,) * B, nan, (nan,) * A)
+    full, without = _shares(values), np.array([_shares(np.delete(values, s, -1)) for s in range(S)] if S > 2 else [])
+    first, second, both, rest = (
+        _jackknife(full[i], without[:, i] if S > 2 else None, level, S, A * B) for i in range(PARTS)
+    )
+    p_first, first_within = _permutation(values, draws, seed)
+    p_second, second_within = _permutation(values.swapaxes(0, 1), draws, seed)
+    return VarianceShares(first, second, both, rest, p_first, first_within, p_second, second_within)
+
+
+def _shares(y_ABS: Array) -> Array:
+    """Shares [4] in the order of `VarianceShares`; NaN where nothing varies."""
+    S = y_ABS.shape[-1]
+    grand = y_ABS.mean((0, 1), keepdims=True)
+    first = y_ABS.mean(1, keepdims=True) - grand
+    second = y_ABS.mean(0, keepdims=True) - grand
+    effects = (first, second, y_ABS - grand - first - second)
+    parts = [np.square(e.mean(-1)).mean() - e.var(-1, ddof=1).mean() / S for e in effects]
+    parts.append(y_ABS.var(-1, ddof=1).mean())
+    total = float(np.sum(parts))
+    return np.array(parts) / total if total > 0 else np.full(PARTS, math.nan)
+
+
+def _jackknife(value: float, without_S: Array | None, level: float, S: int, cells: int) -> Interval:
+    if without_S is None or not math.isfinite(value) or not np.isfinite(without_S).all():
+        return no_interval(float(value), S, cells, "three seeds are needed" if S < 3 else "nothing varies")
+    from scipy.special import expit, logit, stdtrit
+
+    t = float(stdtrit(S - 1, (1 + level) / 2)) * S / (S - 1)
+
+    def half(values_S: Array) -> float:
+        return t * math.sqrt((S - 1) / S * np.square(values_S - values_S.mean()).sum())
+
+    low, high = value - half(without_S), value + half(without_S)
+    if min(value, without_S.min()) > 0 and max(value, without_S.max()) < 1:
+        centre, odds = float(logit(value)), half(logit(without_S))
+        low, high = min(low, float(expit(centre - odds))), max(high, float(expit(centre + odds)))
+    method = "jackknife over seeds"
+    return Interval(float(value), max(low, 0.0), min(max(high, 0.0), 1.0), S, cells, S - 1, math.nan, method)
+
+
+def _permutation(y_ABS: Array, draws: int, seed: int) -> tuple[float, tuple[float, ...]]:
+    """P-values of no effect of the first axis: at all levels of the second, and at each."""
+    A, _, S = y_ABS.shape
+    rng = np.random.default_rng(seed)
+    order = rng.random((draws, A, 1, S)).argsort(1)
+    drawn = np.take_along_axis(y_ABS[None], order, 1)
+    null_DB, seen_B = (y.mean(-1).var(-2) for y in (drawn, y_ABS))
+    # A hair of slack, for equality that summation order breaks.
+    slack = 1e-9 * seen_B
+    within = (1 + (null_DB >= seen_B - slack).sum(0)) / (1 + draws)
+    joint = (1 + (null_DB.sum(-1) >= (seen_B - slack).sum()).sum()) / (1 + draws)
+    return float(joint), tuple(float(p) for p in within)

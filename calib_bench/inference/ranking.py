@@ -1,0 +1,76 @@
+"""Intervals of the area under the risk-coverage curve, a smooth function of the examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calib_bench.inference.interval import Interval, crossed_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+
+def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) -> Array:
+    """AURC (or E-AURC) plus each example's first-order influence on it: [N], whose mean is the area, ties averaged.
+
+    In order of confidence, with E_k the errors e among the first k, example i has influence
+    E_i / i + e_i sum_{k >= i} 1 / k - sum_{k >= i} E_k / k^2 - AURC: the derivative of the area in its weight. The best
+    area has derivative -log(1 - error rate) in the errors (Geifman, Uziel & El-Yaniv, 2019).
+    """
+    confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
+    n = len(confidence)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    size = np.diff(np.append(first, n))
+
+    def tied(values: Array) -> Array:
+        return np.repeat(np.add.reduceat(values, first) / size, size)
+
+    k = np.arange(1, n + 1)
+    e = error[order]
+    risk = tied(e).cumsum() / k
+    after = tied((1 / k)[::-1].cumsum()[::-1])
+    out = np.empty(n)
+    out[order] = tied(risk) + e * after - tied((risk / k)[::-1].cumsum()[::-1])
+    if not excess:
+        return out
+    wrong, rate = error.sum(), error.mean()
+    best = (np.maximum(k - (n - wrong), 0) / k).mean()
+    slope = -np.log1p(-rate) if rate < 1 else 0.0
+    return out - best - slope * (error - rate)
+
+
+def aurc_interval(
+    confidence_SN: ArrayLike | Sequence[ArrayLike],
+    correct_SN: ArrayLike | Sequence[ArrayLike],
+    other: tuple[ArrayLike | Sequence[ArrayLike], ArrayLike | Sequence[ArrayLike]] | None = None,
+    *,
+    excess: bool = False,
+    level: float = 0.95,
+    nested: bool = False,
+) -> Interval:
+    """`crossed_interval` of the mean over seeds of AURC (E-AURC with `excess`), or of its difference to another arm's.
+
+    An area alone takes the log scale: it is positive and skewed.
+
+    Args:
+        confidence_SN, correct_SN: confidences and whether the top label was right, [S, N]; with `nested` also S rows.
+        other: (confidence, correct) of the arm to subtract, same seeds and examples.
+    """
+    rows = [aurc_n(c, h, excess) for c, h in _pairs(confidence_SN, correct_SN)]
+    if other is not None:
+        rows = [a - aurc_n(c, h, excess) for a, (c, h) in zip(rows, _pairs(*other), strict=True)]
+    return crossed_interval(rows, level, nested, "log" if other is None else "identity")
+
+
+def _pairs(
+    confidence_SN: ArrayLike | Sequence[ArrayLike], correct_SN: ArrayLike | Sequence[ArrayLike]
+) -> list[tuple[Array, Array]]:
+    return [(np.asarray(c), np.asarray(h)) for c, h in zip(confidence_SN, correct_SN, strict=True)]  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""What it is worth to choose an arm, with the choice itself counted as part of the procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+
+from calib_bench.inference.interval import Interval, crossed_interval, pool, t_interval, variances
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+
+class SelectedGain(NamedTuple):
+    """The gain of choosing an arm over always taking the reference.
+
+    Attributes:
+        gain: test score of the chosen arm less the reference's.
+        chosen: index of the arm that all seeds together choose.
+        choices: for each seed, the arm that the other seeds choose.
+    """
+
+    gain: Interval
+    chosen: int
+    choices: tuple[int, ...]
+
+
+def selected_gain(
+    selection_AS: ArrayLike,
+    test_ASN: ArrayLike | Sequence[Sequence[ArrayLike]],
+    reference: int,
+    *,
+    largest: bool = False,
+    level: float = 0.95,
+    nested: bool = False,
+) -> SelectedGain:
+    """Gain on the test split of "take the arm with the best mean selection score" over the reference arm.
+
+    The quantity covered is the expected gain, over fresh seeds and test examples, of the procedure with S - 1 seeds: a
+    seed's gain is that of the arm which the other seeds choose, so no seed judges an arm that it helped to choose
+    (lucky seeds are lucky on both splits). The variance is the larger of that of these gains and that of the gain of
+    the arm chosen by all seeds, with the smaller degrees of freedom, since choices that share seeds go together. With
+    one seed the choice is that seed's, and the interval is over examples alone, the choice taken as given.
+
+    Args:
+        selection_AS: selection scores [A, S], the lowest best unless `largest`; a NaN, say of a seed that diverged,
+            counts as the worst possible score.
+        test_ASN: per-example test scores [A, S, N]; with `nested` rows may differ in length by seed.
+        reference: index of the reference arm.
+
+    Raises:
+        ValueError: shapes do not match, or the reference is no arm.
+    """
+    selection = np.asarray(selection_AS, np.float64)
+    test = cast("Sequence[Sequence[ArrayLike]]", test_ASN)
+    A, S = selection.shape
+    if len(test) != A or any(len(rows) != S for rows in test) or not 0 <= reference < A:
+        raise ValueError(
+            f"{A} arms by {S} seeds of selection scores need test scores to match and a reference below {A}"
+        )
+    cost = np.nan_to_num(-selection if largest else selection, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    chosen = int(cost.mean(1).argmin())
+    choices = (chosen,) if S == 1 else tuple(int(np.delete(cost, s, 1).mean(1).argmin()) for s in range(S))
+
+    def gains(arms: Sequence[int]) -> list[Array]:
+        pairs = (
+            (np.asarray(test[a][s], np.float64), np.asarray(test[reference][s], np.float64)) for s, a in enumerate(arms)
+        )
+        return [np.atleast_1d(mine - theirs) for mine, theirs in pairs]
+
+    apart, together = gains(choices), gains([chosen] * S)
+    found = crossed_interval(apart, level, nested)
+    if S == 1 or not all(np.isfinite(row).all() for row in (*apart, *together)):
+        return SelectedGain(found, chosen, choices)
+    if nested:
+        apart, together = ([np.array([row.mean()]) for row in rows] for rows in (apart, together))
+    shape = len(apart), len(apart[0])
+    spreads = [pool(variances(d, d), *shape) for d in (np.stack(apart), np.stack(together))]
+    v, df = max(v for v, _ in spreads), float(np.nanmin([df for _, df in spreads]) if max(spreads)[0] else S - 1)
+    method = f"{found.method}, choice left one seed out"
+    return SelectedGain(t_interval(found.mean, v, df, level, S, found.n_examples, method), chosen, choices)

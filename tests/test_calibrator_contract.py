@@ -1,0 +1,168 @@
+"""What every calibrator keeps to, beyond the contract in test_baselines; `discover` finds new ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from calib_bench import discover
+from calib_bench.baseline import Params
+
+CALIBRATORS = discover.calibrators()
+HEAVY = ("matrix_scaling", "structured_matrix_scaling", "dirichlet_scaling")
+"""K^2 unknowns: at K = 1000 they take longer than a quick test may."""
+each = pytest.mark.parametrize("name", CALIBRATORS)
+each_light = pytest.mark.parametrize("name", [name for name in CALIBRATORS if name not in HEAVY])
+
+
+def sample(N: int = 200, K: int = 4, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Overconfident logits [N, K], float32; labels [N] from softmax(0.6 z)."""
+    g = torch.Generator().manual_seed(seed)
+    z = scale * torch.randn(N, K, generator=g)
+    return z, torch.multinomial(torch.softmax(0.6 * z.clamp(-60, 60), 1), 1, generator=g)[:, 0]
+
+
+def nll(logp: Tensor, y: Tensor) -> float:
+    return float(-logp.gather(1, y[:, None]).mean())
+
+
+def applied(name: str, params: Params, z: Tensor) -> Tensor:
+    """Log probabilities [N, K], held to what any may be: float64, never NaN nor above 0, rows of sum one."""
+    logp = CALIBRATORS[name].apply(params, z)
+    assert logp.shape == z.shape
+    assert logp.dtype == torch.float64
+    assert not logp.isnan().any()
+    assert logp.amax() <= 1e-12
+    torch.testing.assert_close(logp.exp().sum(1), torch.ones(len(z), dtype=torch.float64), rtol=0, atol=1e-9)
+    if CALIBRATORS[name].keeps_argmax:
+        assert torch.equal(logp.gather(1, z.argmax(1, keepdim=True)), logp.amax(1, keepdim=True))
+    return logp
+
+
+def fitted(name: str, z: Tensor, y: Tensor, new: Tensor | None = None) -> Tensor:
+    return applied(name, CALIBRATORS[name].fit(z, y), z if new is None else new)
+
+
+def awkward(K: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Calibration sets that have broken calibrators."""
+    z, y = sample(80, K)
+    hard = torch.full((80, K), -torch.inf).scatter(1, z.argmax(1, keepdim=True), 0.0)
+    return {
+        "plain": (z, y),
+        "one label": (z, torch.full_like(y, K - 1)),
+        "two labels": (z, y % 2),
+        "probabilities 0 and 1": (hard, y),
+        "some probabilities 0": (z.where(z > -3, -torch.inf).scatter(1, y[:, None], 0.0), y),
+        "ties": (z.round(), y),
+        "constant": (torch.zeros_like(z), y),
+        "one row repeated": (z[:1].expand(80, K).contiguous(), y),
+        "logits of 1e4": (1e4 * z, y),
+        "logits of 1e-6": (1e-6 * z, y),
+        "far from zero": (z + 1e4, y),
+        "separable": (z, z.argmax(1)),
+        "separable, 1e4": (1e4 * z, z.argmax(1)),
+        "always wrong": (z, z.argmin(1)),
+        "one example": (z[:1], y[:1]),
+        "two examples": (z[:2], torch.tensor([0, 1])),
+        "one outlier": (torch.cat([z[:-1], 1e4 * z[-1:]]), y),
+    }
+
+
+@each
+@pytest.mark.parametrize("K", [2, 3, 7])
+def test_awkward_sets(name: str, K: int) -> None:
+    new, _ = sample(40, K, seed=1)
+    news = (new, new.double(), 1e4 * new, new.where(new > 0, -torch.inf).scatter(1, new.argmax(1)[:, None], 1.0))
+    for what, (z, y) in awkward(K).items():
+        params = CALIBRATORS[name].fit(z, y)
+        assert params, what
+        stored = load(save(params))
+        for rows in (z, *news):
+            assert torch.equal(applied(name, stored, rows), applied(name, params, rows)), what
+
+
+@each
+@pytest.mark.parametrize("K", [2, 3, 7])
+def test_never_worse_than_uniform_on_its_own_data(name: str, K: int) -> None:
+    # A map that says less than nothing about the very labels it was fitted to is broken. The slack is for priors.
+    for what, (z, y) in awkward(K).items():
+        assert nll(fitted(name, z, y), y) <= math.log(K) + (0.05 if len(y) > 2 else 0.35), what
+
+
+@each
+def test_fits_are_deterministic(name: str) -> None:
+    z, y = sample(300, 5)
+    torch.manual_seed(0)
+    one = CALIBRATORS[name].fit(z, y)
+    torch.manual_seed(1)
+    two = CALIBRATORS[name].fit(z.clone(), y.clone())
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@each
+@pytest.mark.parametrize("K", [2, 5])
+def test_the_order_of_examples_does_not_matter(name: str, K: int) -> None:
+    z, y = sample(300, K)
+    z = (4 * z).round() / 4  # with ties
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(7))
+    new, _ = sample(100, K, seed=1)
+    there = fitted(name, z[order], y[order], new).exp()
+    torch.testing.assert_close(fitted(name, z, y, new).exp(), there, rtol=0, atol=1e-5)
+
+
+@each
+def test_each_row_is_mapped_by_itself(name: str) -> None:
+    z, y = sample(200, 5)
+    params = CALIBRATORS[name].fit(z, y)
+    whole = applied(name, params, z)
+    torch.testing.assert_close(applied(name, params, z[17:60]), whole[17:60], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(applied(name, params, z[17:18]), whole[17:18], rtol=1e-10, atol=1e-10)
+
+
+@each
+@pytest.mark.parametrize("K", [2, 5])
+def test_shift_invariance_is_as_declared(name: str, K: int) -> None:
+    z, y = sample(400, K)
+    z, new = ((4 * a).round().double() / 4 for a in (z, sample(100, K, seed=1)[0]))
+    z[:, 0] += 1  # rows whose mean says something
+    logits = fitted(name, z, y, new).exp()
+    gap = (logits - fitted(name, z.log_softmax(1), y, new.log_softmax(1)).exp()).abs().max()
+    if CALIBRATORS[name].shift_invariant:
+        assert gap < 1e-6
+    else:
+        assert gap > 1e-6
+
+
+@each
+@pytest.mark.parametrize("K", [3, 10])
+def test_keeps_argmax_is_as_declared(name: str, K: int) -> None:
+    # The rule of test_baselines allows ties at the top; here those that declare it keep predictions of new data, and
+    # those that don't are seen to change one.
+    changed = 0
+    for seed in range(4):
+        z, y = sample(150, K, seed=seed)
+        new, _ = sample(1000, K, seed=seed + 50)
+        z[:, 0] += 2
+        changed += int((fitted(name, z, y, new).argmax(1) != new.argmax(1)).sum())
+    assert (changed == 0) == CALIBRATORS[name].keeps_argmax
+
+
+@each_light
+@pytest.mark.parametrize("what", ["plain", "one label", "probabilities 0 and 1"])
+def test_a_thousand_classes(name: str, what: str) -> None:
+    z, y = awkward(1000)[what]
+    fitted(name, z, y, sample(30, 1000, seed=1)[0])
+
+
+@each
+def test_calibrated_logits_stay_nearly_as_they_are(name: str) -> None:
+    z, y = sample(4000, 3, scale=2.0)
+    z = 0.6 * z  # labels were drawn from softmax(0.6 z): nothing is left to repair
+    new, labels = sample(4000, 3, seed=1, scale=2.0)
+    new = 0.6 * new
+    assert nll(fitted(name, z, y, new), labels) < nll(new.double().log_softmax(1), labels) + 0.03

@@ -1,0 +1,294 @@
+"""Calibrators that are affine in the logits or their logarithms: optima, identities, and other packages' fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from calib_bench.baselines import _linear
+from calib_bench.baselines._linear import Precision, fit_diagonal, fit_full
+from calib_bench.baselines._solvers import log_odds, spread
+from calib_bench.baselines.dirichlet_scaling import apply_dirichlet, fit_dirichlet
+from calib_bench.baselines.matrix_scaling import apply_matrix, fit_matrix
+from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
+from calib_bench.baselines.structured_matrix_scaling import apply_structured_matrix, fit_structured_matrix
+from calib_bench.baselines.structured_vector_scaling import apply_structured_vector, fit_structured_vector, tempered
+from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature
+from calib_bench.baselines.vector_scaling import apply_vector, fit_vector
+
+NAMES = (
+    "vector_scaling",
+    "matrix_scaling",
+    "dirichlet_scaling",
+    "structured_vector_scaling",
+    "structured_matrix_scaling",
+)
+each_family = pytest.mark.parametrize("name", NAMES)
+
+
+def sample(N: int = 400, K: int = 5, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Logits, and labels whose own logits are an affine map of them that no temperature makes up for."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(N, K, generator=g, dtype=torch.float64)
+    truth = 1.8 * z + 0.5 * z.roll(1, 1) + 0.7 * torch.randn(K, generator=g, dtype=torch.float64)
+    return scale * z, torch.multinomial(truth.softmax(1), 1, generator=g)[:, 0]
+
+
+def nll(logp: Tensor, y: Tensor) -> float:
+    return float(-logp.gather(1, y[:, None]).mean())
+
+
+def fitted(name: str, z: Tensor, y: Tensor) -> Tensor:
+    baseline = import_module(f"calib_bench.baselines.{name}").BASELINE
+    return baseline.apply(baseline.fit(z, y), z)
+
+
+def objective(name: str, z: Tensor, y: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Each family's total loss with its prior, written out as its docstring has it, and its unknowns at the fit."""
+    N, K = z.shape
+    params = import_module(f"calib_bench.baselines.{name}").BASELINE.fit(z, y)
+    T = float(fit_temperature(z, y)["temperature"])
+    logp = z.log_softmax(1)
+    x, unit, start, own, intercept, off = {
+        "vector_scaling": (z, spread(z), 1 / T, 0.1, 0.1, 0.0),
+        "matrix_scaling": (z, spread(z), 1 / T, 0.1, 1.0, 10 * K),
+        "dirichlet_scaling": (logp, float(logp.square().mean().sqrt()), 1 / T, 0.1, 1.0, 10 * K),
+    }.get(name, (((z / T).softmax(1) * N / (N + 1) + 1 / (N + 1) / K).log(), 1.0, 1.0, 2 * K, 2 * K, 2 * K * (K - 1)))
+    weight = params["weight"]
+    eye = torch.eye(K, dtype=torch.float64)
+    penalty = (own * eye + off * (1 - eye)) if weight.ndim == 2 else torch.full((K,), own, dtype=torch.float64)
+
+    def total(theta: Tensor) -> Tensor:
+        W, b = theta[:-K].view_as(weight), theta[-K:]
+        logits = x @ W.T + b if W.ndim == 2 else W * x + b
+        departure = unit * (W - start * (eye if W.ndim == 2 else 1))
+        prior = (penalty * departure.square()).sum() + intercept * b.square().sum()
+        return F.cross_entropy(logits, y, reduction="sum") + prior / 2
+
+    return total, torch.cat([weight.flatten(), params["bias"]])
+
+
+@each_family
+@pytest.mark.parametrize(("N", "K"), [(400, 2), (2000, 5), (300, 20), (40, 60), (6000, 3)])
+def test_the_gradient_vanishes_at_the_fit(name: str, N: int, K: int) -> None:
+    z, y = sample(N, K)
+    total, theta = objective(name, z, y)
+    theta.requires_grad_()
+    (gradient,) = torch.autograd.grad(total(theta), theta)
+    assert gradient.norm() / N < 1e-5
+
+
+@each_family
+def test_no_general_optimizer_does_better(name: str) -> None:
+    from scipy.optimize import minimize
+
+    z, y = sample(600, 4)
+    total, theta = objective(name, z, y)
+
+    def both(v: np.ndarray) -> tuple[float, np.ndarray]:
+        t = torch.tensor(v, requires_grad=True)
+        value = total(t) / 600
+        return value.item(), torch.autograd.grad(value, t)[0].numpy()
+
+    best = minimize(both, np.zeros(len(theta)), jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 2000}).fun
+    assert float(total(theta)) / 600 <= best + 1e-9
+
+
+@pytest.mark.parametrize("family", [fit_diagonal, fit_full])
+@pytest.mark.parametrize("K", [4, 30])
+def test_every_metric_leads_to_one_optimum(
+    family: Callable[..., tuple[Tensor, Tensor]], K: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z, y = sample(800, K)
+
+    def fit() -> Tensor:
+        return torch.cat([t.flatten() for t in family(z, y, lambda a: (a / 3, a), Precision(1.0, 1.0, 20.0))])
+
+    first = fit()
+    for constants in (
+        {"EXACT_DIAGONAL": 0, "EXACT_FULL": 0},
+        {"EXACT_FULL": 50},
+        {"LARGE_DIAGONAL": 0, "LARGE_FULL": 0},
+        {"CACHE": 0, "ENTRIES": 1000, "ROWS": 7},
+        {"SAMPLE": 100},
+    ):
+        with monkeypatch.context() as patch:
+            for constant, value in constants.items():
+                patch.setattr(_linear, constant, value)
+            torch.testing.assert_close(fit(), first, rtol=0, atol=3e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.integers(2, 14), st.integers(1, 60), st.sampled_from([1e-3, 1.0, 30.0, 1e3]))
+def test_fits_never_lose_to_their_start(seed: int, K: int, N: int, scale: float) -> None:
+    """Temperature scaling, to which the priors pull, lies in each family and has a penalty of zero."""
+    z, y = sample(N, K, seed, scale)
+    start = nll(apply_temperature(fit_temperature(z, y), z), y)
+    for name in ("vector_scaling", "matrix_scaling", "dirichlet_scaling"):
+        assert nll(fitted(name, z, y), y) <= start + 1e-9
+    x = tempered(fit_structured_vector(z, y), z)
+    for name in ("structured_vector_scaling", "structured_matrix_scaling"):
+        assert nll(fitted(name, z, y), y) <= nll(x, y) + 1e-9
+
+
+# ---- identities
+
+
+def test_an_infinite_off_diagonal_penalty_is_vector_scaling() -> None:
+    z, y = sample()
+    W = fit_matrix(z, y, off_diagonal=1e12, intercept=0.1)
+    v = fit_vector(z, y)
+    torch.testing.assert_close(W["weight"], v["weight"].diag(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(W["bias"], v["bias"], rtol=0, atol=1e-6)
+    sms, svs = fit_structured_matrix(z, y, off_diagonal=1e12), fit_structured_vector(z, y)
+    torch.testing.assert_close(sms["weight"], svs["weight"].diag(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sms["bias"], svs["bias"], rtol=0, atol=1e-6)
+
+
+def test_an_infinite_penalty_is_temperature_scaling() -> None:
+    z, y = sample()
+    expected = apply_temperature(fit_temperature(z, y), z)
+    for logp in (
+        apply_vector(fit_vector(z, y, precision=1e12), z),
+        apply_matrix(fit_matrix(z, y, 1e12, 1e12, 1e12), z),
+        apply_dirichlet(fit_dirichlet(z, y, 1e12, 1e12, 1e12), z),
+    ):
+        torch.testing.assert_close(logp, expected, rtol=0, atol=1e-6)
+    mixed = tempered(fit_structured_vector(z, y), z)
+    torch.testing.assert_close(mixed.exp(), expected.exp() * 400 / 401 + 1 / 401 / 5, rtol=1e-12, atol=0)
+    for logp in (
+        apply_structured_vector(fit_structured_vector(z, y, strength=1e12), z),
+        apply_structured_matrix(fit_structured_matrix(z, y, strength=1e12), z),
+    ):
+        torch.testing.assert_close(logp, mixed, rtol=0, atol=1e-6)
+
+
+def test_fits_of_scaled_logits_are_scaled() -> None:
+    z, y = sample()
+    for fit in (fit_vector, fit_matrix):
+        one, many = fit(z, y), fit(1000 * z, y)
+        torch.testing.assert_close(1000 * many["weight"], one["weight"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(many["bias"], one["bias"], rtol=0, atol=1e-6)
+
+
+def test_dirichlet_of_two_classes_is_logistic_in_both_logarithms() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    z, y = sample(1000, 2)
+    x = z.log_softmax(1).numpy()
+    theirs = LogisticRegression(C=1e10, tol=1e-12, max_iter=10_000, solver="newton-cg").fit(x, y.numpy())
+    logp = apply_dirichlet(fit_dirichlet(z, y, 1e-6, 1e-6, 1e-6), z)
+    assert logp.exp().numpy() == pytest.approx(theirs.predict_proba(x), abs=1e-5)
+    best = float(-np.log(theirs.predict_proba(x))[np.arange(1000), y.numpy()].mean())
+    assert nll(logp, y) <= best + 1e-9
+
+
+def test_matrix_scaling_without_priors_is_logistic_regression() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    z, y = sample(1500, 4)
+    theirs = LogisticRegression(C=1e10, tol=1e-9, max_iter=1000, solver="newton-cg").fit(z.numpy(), y.numpy())
+    best = float(-np.log(theirs.predict_proba(z.numpy()))[np.arange(1500), y.numpy()].mean())
+    assert nll(apply_matrix(fit_matrix(z, y, 1e-6, 1e-6, 1e-6), z), y) <= best + 1e-9
+
+
+def test_matrix_scaling_with_one_ridge_is_logistic_regression_about_temperature_scaling() -> None:
+    """scikit-learn's ridge pulls to zero: the same objective, once the start is fitted as an offset of its own."""
+    from sklearn.linear_model import LogisticRegression
+
+    z, y = sample(500, 3)
+    D, b = fit_full(z, y, lambda a: (torch.zeros_like(a), a / 3), Precision(5.0, 1e-7, 5.0))
+    theirs = LogisticRegression(C=1 / 5, tol=1e-10, max_iter=1000, solver="newton-cg").fit(z.numpy() / 3, y.numpy())
+    assert D.numpy() == pytest.approx(theirs.coef_, abs=1e-5)
+    assert (b - b.mean()).numpy() == pytest.approx(theirs.intercept_ - theirs.intercept_.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"), [("structured_vector_scaling", "SVSCalibrator"), ("structured_matrix_scaling", "SMSCalibrator")]
+)
+def test_structured_scaling_is_probmetrics(name: str, peer: str) -> None:
+    calibrators = pytest.importorskip("probmetrics.calibrators")
+    z, y = sample(500, 4)
+    theirs = getattr(calibrators, peer)()
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    # Its temperature comes from 30 bisections in float32, and its BFGS stops at a gradient of 1e-5.
+    assert fitted(name, z, y).exp().numpy() == pytest.approx(theirs.predict_proba(z.softmax(1).numpy()), abs=1e-4)
+
+
+def test_vector_scaling_beats_netcal_and_probmetrics_at_their_own_objective() -> None:
+    """Without its prior ours is the maximum likelihood, which theirs approach from above."""
+    from netcal.scaling import LogisticCalibration
+
+    calibrators = pytest.importorskip("probmetrics.calibrators")
+    z, y = sample(1000, 4)
+    logp = z.log_softmax(1)  # what packages that take probabilities see
+    ours = nll(apply_vector(fit_vector(logp, y, precision=1e-7), logp), y)
+    theirs = calibrators.VectorScalingCalibrator()
+    theirs.fit(logp.exp().numpy(), y.numpy())
+    assert ours <= nll(torch.tensor(theirs.predict_proba(logp.exp().numpy())).double().log(), y) + 1e-9
+    netcal = LogisticCalibration(temperature_only=False)
+    netcal.fit(logp.exp().numpy(), y.numpy())
+    assert ours <= nll(torch.tensor(netcal.transform(logp.exp().numpy())).double().log(), y) + 1e-9
+
+
+# ---- awkward data
+
+
+@each_family
+@pytest.mark.parametrize("common", [1e3, 1e6])
+def test_a_common_shift_of_all_logits_is_survived(name: str, common: float) -> None:
+    z, y = sample(300, 6)
+    assert nll(fitted(name, z + common, y), y) <= nll(apply_temperature(fit_temperature(z, y), z), y) + 1e-3
+
+
+@each_family
+def test_fewer_examples_than_classes(name: str) -> None:
+    z, y = sample(25, 120)
+    logp = fitted(name, z, y)
+    assert logp.isfinite().all()
+    assert nll(logp, y) < nll(z.log_softmax(1), y) + 1e-9
+
+
+# ---- Platt scaling
+
+
+def test_platt_is_the_optimum_of_its_targets() -> None:
+    from scipy.optimize import minimize
+
+    z, y = sample(500, 3)
+    params = fit_platt(z, y)
+    for k in range(3):
+        x, hits = log_odds(z)[:, k], y == k
+        n = int(hits.sum())
+        t = torch.where(hits, (n + 1) / (n + 2), 1 / (500 - n + 2)).double()
+
+        def total(v: np.ndarray, x: Tensor = x, t: Tensor = t) -> float:
+            return float(F.binary_cross_entropy_with_logits(v[0] * x + v[1], t, reduction="sum"))
+
+        v = np.array([float(params["slope"][k]), float(params["intercept"][k])])
+        assert total(v) <= minimize(total, [1.0, 0.0], method="BFGS").fun + 1e-6
+
+
+def test_platt_from_a_sample_streamed_is_platt(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = sample(3000, 4)
+    whole = fit_platt(z, y)
+    for constant, value in {"SAMPLE": 300, "CACHE": 0}.items():
+        monkeypatch.setattr(f"calib_bench.baselines.platt_scaling.{constant}", value)
+    streamed = fit_platt(z, y)
+    for name in whole:
+        torch.testing.assert_close(streamed[name], whole[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e5])
+def test_platt_at_any_scale(scale: float) -> None:
+    z, y = sample(400, 2)
+    expected = apply_platt(fit_platt(z, y), z)
+    torch.testing.assert_close(apply_platt(fit_platt(scale * z, y), scale * z), expected, rtol=0, atol=1e-5)

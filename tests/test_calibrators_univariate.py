@@ -1,0 +1,425 @@
+"""One-vs-rest calibrators and the ensemble of temperatures against other packages, definitions and brute force."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from calib_bench.baselines import _one_vs_rest, bbq, spline, venn_abers
+from calib_bench.baselines.beta_calibration import apply_beta, fit_beta
+from calib_bench.baselines.ensemble_temperature_scaling import apply_ensemble, fit_ensemble, simplex_weights
+from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogram
+from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
+from calib_bench.baselines.isotonic_multiclass import apply_isotonic_multiclass, fit_isotonic_multiclass
+from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
+from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature
+from calib_bench.errors import UserError
+
+
+def sample(N: int = 1000, K: int = 2, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Overconfident logits [N, K], float64; labels [N] from softmax(0.6 z)."""
+    g = torch.Generator().manual_seed(seed)
+    z = scale * torch.randn(N, K, generator=g, dtype=torch.float64)
+    return z, torch.multinomial(torch.softmax(0.6 * z, 1), 1, generator=g)[:, 0]
+
+
+def nll(logp: Tensor, y: Tensor) -> float:
+    return float(-logp.gather(1, y[:, None]).mean())
+
+
+def pair(x: Tensor) -> Tensor:
+    """Logits [N, 2] whose log odds of class 1 are x."""
+    return torch.stack([-x / 2, x / 2], 1)
+
+
+# ---- the shared solver
+
+
+@pytest.mark.parametrize("P", [2, 5])
+def test_logistic_regressions_are_scikit_learns(P: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    g = torch.Generator().manual_seed(0)
+    X = torch.randn(3, P, 400, generator=g, dtype=torch.float64)
+    t = (torch.rand(3, 400, generator=g) < torch.sigmoid(X[:, 0] - 0.5)).double()
+    penalty = torch.full((3, P), 0.5, dtype=torch.float64)
+    found = _one_vs_rest.logistic(X, t, penalty, torch.zeros_like(penalty))
+    for c in range(3):
+        theirs = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-10).fit(X[c].T.numpy(), t[c].numpy())
+        assert found.theta[c].numpy() == pytest.approx(theirs.coef_[0], abs=1e-5)
+
+        def loss(w: Tensor, c: int = c) -> Tensor:
+            f = w @ X[c]
+            return torch.nn.functional.binary_cross_entropy_with_logits(f, t[c], reduction="sum") + w @ w / 4
+
+        assert found.value[c] == pytest.approx(float(loss(found.theta[c])), rel=1e-12)
+        torch.testing.assert_close(found.hessian[c], torch.autograd.functional.hessian(loss, found.theta[c]))
+
+
+def test_a_held_unknown_stays_where_it_started() -> None:
+    z, y = sample(300)
+    X = torch.stack([z[:, 0], z[:, 1], torch.ones(300, dtype=torch.float64)])[None]
+    start = torch.tensor([[0.0, 0.3, 0.0]], dtype=torch.float64)
+    nothing = torch.zeros(1, 3, dtype=torch.float64)
+    found = _one_vs_rest.logistic(X, y[None].double(), nothing, start, torch.tensor([[True, False, True]]))
+    assert found.theta[0, 1] == 0.3
+    assert found.theta[0, 0] != 0
+
+
+def test_scores_of_rows_that_differ_by_rounding_are_ties() -> None:
+    z = torch.tensor([[0.1, 0.7, -2.3, 1.1]], dtype=torch.float64)
+    x = _one_vs_rest.scores(torch.cat([z, z + 0.3, z.log_softmax(1)]))
+    assert (x == x[:, :1]).all()
+
+
+def test_tallies_count() -> None:
+    z, y = sample(200, 4)
+    z = z.round()
+    x = _one_vs_rest.scores(z)
+    for k, tally in enumerate(_one_vs_rest.tallies(x, y)):
+        score, inverse = np.unique(x[k].numpy(), return_inverse=True)
+        assert np.array_equal(tally.score, score)
+        assert np.array_equal(tally.number, np.bincount(inverse))
+        assert np.array_equal(tally.hits, np.bincount(inverse[y.numpy() == k], minlength=len(score)))
+
+
+@pytest.mark.parametrize(
+    ("fit", "apply"),
+    [
+        (fit_platt, apply_platt),
+        (fit_isotonic, apply_isotonic),
+        (fit_histogram, apply_histogram),
+        (spline.fit_spline, spline.apply_spline),
+        (venn_abers.fit_venn_abers, venn_abers.apply_venn_abers),
+    ],
+)
+def test_the_scale_of_two_logits_drops_out_but_that_of_three_does_not(fit, apply) -> None:
+    # Log odds of two classes are proportional to the logits; those of more depend on the inverse temperature.
+    for K, same in ((2, True), (3, False)):
+        z, y = sample(400, K)
+        gap = (apply(fit(z, y), z).exp() - apply(fit(4 * z, y), 4 * z).exp()).abs().max()
+        assert (gap < 1e-5) == same
+
+
+# ---- beta calibration
+
+
+def test_beta_calibration_is_the_constrained_optimum() -> None:
+    from scipy.optimize import minimize
+
+    for seed, flip in ((0, 1), (1, 1), (2, -1), (3, 1)):
+        z, y = sample(300, seed=seed)
+        x = z[:, 1] - z[:, 0] if seed != 3 else (z[:, 1] - z[:, 0]).abs()
+        t = _one_vs_rest.targets(y, 1)[0]
+        f1, f2 = torch.sigmoid(flip * x).log(), -torch.log1p(-torch.sigmoid(flip * x))
+        X = torch.stack([f1, f2, torch.ones_like(f1)], 1).numpy()
+
+        def loss(w: np.ndarray, X: np.ndarray = X, t: Tensor = t) -> float:
+            f = X @ w
+            return float((np.logaddexp(0, f) - t.numpy() * f).sum())
+
+        best = minimize(loss, [1, 1, 0], bounds=[(0, None), (0, None), (None, None)], method="L-BFGS-B", tol=1e-14)
+        params = fit_beta(pair(flip * x), y)
+        ours = np.array([float(params[name]) for name in "abc"])
+        assert (ours[:2] >= 0).all()
+        assert loss(ours) <= best.fun + 1e-4
+        assert ours == pytest.approx(best.x, abs=0.05)
+
+
+def test_beta_calibration_against_netcal() -> None:
+    from netcal.scaling import BetaCalibration
+
+    z, y = sample(3000)
+    new, _ = sample(500, seed=1)
+    theirs = BetaCalibration()
+    theirs.fit(z.softmax(1)[:, 1].numpy(), y.numpy())
+    p = apply_beta(fit_beta(z, y), new).exp()[:, 1].numpy()
+    assert p == pytest.approx(np.ravel(theirs.transform(new.softmax(1)[:, 1].numpy())), abs=2e-3)
+
+
+def test_beta_calibration_recovers_its_own_family() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(200_000, generator=g, dtype=torch.float64)
+    s = torch.sigmoid(x)
+    y = (torch.rand(200_000, generator=g) < torch.sigmoid(0.5 * s.log() - 1.5 * torch.log1p(-s) + 0.4)).long()
+    params = fit_beta(pair(x), y)
+    assert [float(params[name]) for name in "abc"] == pytest.approx([0.5, 1.5, 0.4], abs=0.05)
+
+
+def test_beta_calibration_of_classes_swapped_is_the_same() -> None:
+    z, y = sample(500)
+    there = apply_beta(fit_beta(z.flip(1), 1 - y), z.flip(1)).flip(1)
+    torch.testing.assert_close(apply_beta(fit_beta(z, y), z), there, rtol=0, atol=1e-5)
+
+
+# ---- ensemble temperature scaling
+
+
+@pytest.mark.parametrize("K", [2, 10])
+def test_ensemble_is_never_worse_than_its_temperature(K: int) -> None:
+    for seed in range(3):
+        z, y = sample(500, K, seed)
+        y = torch.where(torch.rand(500, generator=torch.Generator().manual_seed(seed)) < 0.1, 0, y)
+        alone = nll(apply_temperature(fit_temperature(z, y), z), y)
+        params = fit_ensemble(z, y)
+        assert nll(apply_ensemble(params, z), y) <= alone + 1e-12
+        assert params["weight"].sum() == pytest.approx(1)
+        assert (params["weight"] >= 0).all()
+
+
+def test_simplex_weights_satisfy_the_optimality_conditions() -> None:
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        p = torch.rand(300, 3, generator=g, dtype=torch.float64) ** 3 * torch.rand(3, generator=g)
+        w = simplex_weights(p.log())
+        gain = (p / (p @ w)[:, None]).mean(0)  # 1 where weight is, at most 1 elsewhere
+        assert gain.max() < 1 + 1e-4
+        assert gain[w > 1e-4].min() > 1 - 1e-4
+
+
+def test_ensemble_against_probmetrics() -> None:
+    from probmetrics.calibrators import ETSCalibrator
+
+    z, y = sample(2000, 5)
+    y = torch.where(torch.rand(2000, generator=torch.Generator().manual_seed(0)) < 0.1, 0, y)
+    new, labels = sample(2000, 5, seed=1)
+    theirs = ETSCalibrator(loss="ce")
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    other = torch.from_numpy(theirs.predict_proba(new.softmax(1).numpy())).log()
+    ours = apply_ensemble(fit_ensemble(z, y), new)
+    assert nll(ours, labels) == pytest.approx(nll(other, labels), abs=2e-4)
+
+
+# ---- isotonic, histogram
+
+
+def test_multiclass_isotonic_is_one_function_and_keeps_the_order() -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    z, y = sample(400, 4)
+    p = z.softmax(1)
+    onehot = torch.nn.functional.one_hot(y, 4).double()
+    q = IsotonicRegression().fit_transform(p.flatten().numpy(), onehot.flatten().numpy()).reshape(400, 4)
+    share = 1 / 401
+    q = q + 1e-6 * p.numpy()
+    expected = (1 - share) * q / q.sum(1, keepdims=True) + share / 4
+    logp = apply_isotonic_multiclass(fit_isotonic_multiclass(z, y), z)
+    assert logp.exp().numpy() == pytest.approx(expected, abs=1e-9)
+    assert torch.equal(logp.argsort(dim=1), z.argsort(dim=1))
+
+
+def test_isotonic_without_mixing_has_an_infinite_log_loss_and_with_it_not() -> None:
+    # netcal, scikit-learn and probmetrics return probabilities of exactly zero.
+    from netcal.binning import IsotonicRegression
+
+    z, y = sample(300, 3)
+    new, labels = sample(20_000, 3, seed=1)
+    theirs = IsotonicRegression()
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    assert (theirs.transform(new.softmax(1).numpy())[np.arange(20_000), labels.numpy()] == 0).any()
+    assert math.isfinite(nll(apply_isotonic(fit_isotonic(z, y), new), labels))
+
+
+def test_histogram_of_two_classes_is_one_map() -> None:
+    x = torch.arange(10, dtype=torch.float64)
+    y = torch.tensor([0, 0, 1, 0, 0, 1, 1, 0, 1, 1])
+    params = fit_histogram(pair(x), y, bins=3)
+    assert params["edge"].tolist() == [3, 6, 9]  # ranks 4, 7 and 10
+    assert params["value"].tolist() == pytest.approx([1 / 4, 2 / 3, 2 / 3])
+    p = apply_histogram(params, pair(x)).exp()[:, 1]
+    assert p[0] == pytest.approx(1 / 4 * 10 / 11 + 0.5 / 11)
+
+
+# ---- Bayesian binning
+
+
+def brute_force_bbq(x: np.ndarray, y: np.ndarray, new: float) -> float:
+    from scipy.special import betaln, expit
+
+    order = np.argsort(x)
+    x, y, N = x[order], y[order], len(x)
+    scores, means = [], []
+    for B in bbq.bin_counts(N):
+        ends = [math.ceil(b * N / B) for b in range(1, B + 1)]
+        score, start, low = 0.0, 0, 0.0
+        mean = None
+        for b, end in enumerate(ends):
+            high = 1.0 if b == B - 1 else expit(x[end - 1])
+            middle = (low + high) / 2
+            n, m = end - start, y[start:end].sum()
+            alpha, beta = 2 * middle / B, 2 * (1 - middle) / B
+            score += betaln(m + alpha, n - m + beta) - betaln(alpha, beta)
+            if mean is None and (new <= x[end - 1] or b == B - 1):
+                mean = (m + alpha) / (n + 2 / B)
+            start, low = end, high
+        scores.append(score)
+        means.append(mean)
+    weights = np.exp(np.array(scores) - max(scores))
+    return float(weights @ np.array(means) / weights.sum())
+
+
+def test_bbq_is_its_definition() -> None:
+    z, y = sample(120)
+    x = (z[:, 1] - z[:, 0]).numpy()
+    params = bbq.fit_bbq(z, y)
+    new = np.linspace(-8, 8, 41) + 0.001
+    p = bbq.apply_bbq(params, pair(torch.from_numpy(new))).exp()[:, 1]
+    expected = [brute_force_bbq(x, y.numpy(), s) for s in new]
+    assert p.numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_bbq_is_flat_where_scores_say_nothing_and_not_where_they_do() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(2000, generator=g, dtype=torch.float64)
+    coin = (torch.rand(2000, generator=g) < 0.5).long()
+    real = (torch.rand(2000, generator=g) < torch.sigmoid(x)).long()
+    assert (bbq.fit_bbq(pair(x), coin)["value"] - 0.5).abs().max() < 0.1
+    assert bbq.fit_bbq(pair(x), real)["value"].aminmax() == pytest.approx((0.03, 0.97), abs=0.04)
+
+
+def test_bbq_is_not_worse_than_netcals() -> None:
+    # netcal's binnings have bins of equal width and are weighted by BIC.
+    from netcal.binning import BBQ
+
+    z, y = sample(1000)
+    new, labels = sample(4000, seed=1)
+    theirs = BBQ()
+    theirs.fit(z.softmax(1)[:, 1].numpy(), y.numpy())
+    other = torch.from_numpy(np.clip(theirs.transform(new.softmax(1)[:, 1].numpy()), 1e-12, 1 - 1e-12))
+    other = torch.stack([1 - other, other], 1).log()
+    assert nll(bbq.apply_bbq(bbq.fit_bbq(z, y), new), labels) < nll(other, labels) + 5e-3
+
+
+def test_netcal_cannot_use_bins_of_equal_count() -> None:
+    # Its equal-mass histogram is fitted and then refuses to transform.
+    from netcal.binning import HistogramBinning
+
+    z, y = sample(200)
+    p = z.softmax(1)[:, 1].numpy()
+    method = HistogramBinning(bins=5, equal_intervals=False)
+    method.fit(p, y.numpy())
+    with pytest.raises(ValueError, match="not implemented"):
+        method.transform(p)
+
+
+# ---- Venn-Abers
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_venn_abers_is_isotonic_regression_with_one_example_more(ties: bool, sign: int) -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    for N in (1, 2, 7, 40):
+        z, y = sample(N, seed=N)
+        x = sign * (z[:, 1] - z[:, 0])
+        x = (x / 2).round() * 2 if ties else x
+        new = torch.cat([x[:10], torch.linspace(-9.1, 9, 15, dtype=torch.float64)])
+        p0, p1 = venn_abers.bounds(venn_abers.fit_venn_abers(pair(x), y), pair(new))
+        for i, s in enumerate(new.tolist()):
+            for label, found in ((0, p0), (1, p1)):
+                more = IsotonicRegression().fit(np.append(x, s), np.append(y, label))
+                assert float(found[0, i]) == pytest.approx(more.predict([s])[0], abs=1e-9)
+
+
+def test_venn_abers_bounds_hold_and_merge() -> None:
+    z, y = sample(500, 3)
+    new, _ = sample(500, 3, seed=1)
+    params = venn_abers.fit_venn_abers(z, y)
+    p0, p1 = venn_abers.bounds(params, new)
+    assert (p0 < p1).all()
+    assert (p0 >= 0).all()
+    assert (p1 <= 1).all()
+    q = (p1 / (1 - p0 + p1)).T
+    torch.testing.assert_close(venn_abers.apply_venn_abers(params, new).exp(), q / q.sum(1, keepdim=True))
+    for x, *both in zip(_one_vs_rest.scores(new), p0, p1, strict=True):
+        assert all((p[x.argsort()].diff() >= -1e-12).all() for p in both)
+
+
+def test_venn_abers_says_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(venn_abers, "LIMIT", 1000)
+    with pytest.raises(UserError, match="at most 250 examples"):
+        venn_abers.fit_venn_abers(*sample(300, 4))
+
+
+# ---- splines
+
+
+def test_spline_basis_is_the_natural_cubic_spline() -> None:
+    from scipy.interpolate import CubicSpline
+
+    g = torch.Generator().manual_seed(0)
+    knot = (4 * torch.rand(1, 8, generator=g, dtype=torch.float64)).sort(1).values
+    curvature = torch.randn(1, 6, generator=g, dtype=torch.float64)
+
+    def f(u: Tensor) -> np.ndarray:
+        return torch.bmm(curvature[:, None], spline.hats(knot, u[None]))[0, 0].numpy()
+
+    theirs = CubicSpline(knot[0].numpy(), f(knot[0]), bc_type="natural")
+    u = torch.linspace(float(knot[0, 0]), float(knot[0, -1]), 501, dtype=torch.float64)
+    assert f(u) == pytest.approx(theirs(u.numpy()), abs=1e-9)
+    assert theirs(knot[0, 1:-1].numpy(), 2) == pytest.approx(curvature[0].numpy(), abs=1e-7)
+    outside = torch.linspace(9, 11, 5, dtype=torch.float64)
+    assert np.diff(f(outside), 2) == pytest.approx(np.zeros(3), abs=1e-9)
+    fine = np.linspace(float(knot[0, 0]), float(knot[0, -1]), 200_001)
+    integral = np.trapezoid(theirs(fine, 2) ** 2, fine)
+    assert float(curvature @ spline.gram(knot)[0] @ curvature.T) == pytest.approx(integral, rel=1e-4)
+
+
+def bent(N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores whose log odds are bent: no sigmoid of a line fits."""
+    g = torch.Generator().manual_seed(seed)
+    x = 2 * torch.randn(N, generator=g, dtype=torch.float64)
+    return pair(x), (torch.rand(N, generator=g) < torch.sigmoid(1.5 * torch.sin(1.5 * x))).long()
+
+
+def test_spline_follows_a_bend_and_is_platt_where_there_is_none() -> None:
+    z, y = bent(4000)
+    new, labels = bent(4000, seed=1)
+    ours = nll(spline.apply_spline(spline.fit_spline(z, y), new), labels)
+    truth = torch.sigmoid(1.5 * torch.sin(1.5 * (new[:, 1] - new[:, 0])))
+    best = nll(torch.stack([1 - truth, truth], 1).log(), labels)
+    assert ours < nll(apply_platt(fit_platt(z, y), new), labels) - 0.02
+    assert ours < best + 0.01
+    z, y = sample(4000)
+    straight = spline.fit_spline(z, y)
+    torch.testing.assert_close(
+        spline.apply_spline(straight, z).exp(), apply_platt(fit_platt(z, y), z).exp(), rtol=0, atol=0.02
+    )
+
+
+def test_spline_smoothness_maximizes_the_laplace_evidence() -> None:
+    z, y = bent(500)
+    x = _one_vs_rest.scores(z, y)
+    u, _, _ = _one_vs_rest.standardized(x)
+    knot = spline.knots(u)
+    root = torch.linalg.cholesky(spline.gram(knot))
+    bends = torch.linalg.solve_triangular(root, spline.hats(knot, u), upper=False)
+    X = torch.cat([torch.ones_like(u)[:, None], u[:, None], bends], 1)
+    r, t = bends.shape[1], _one_vs_rest.targets(y, 1)
+
+    def evidence(smoothness: float) -> float:
+        penalty = torch.tensor([[0.0, _one_vs_rest.RIDGE, *[smoothness] * r]], dtype=torch.float64)
+        found = _one_vs_rest.logistic(X, t, penalty, torch.zeros_like(penalty))
+        return float(r / 2 * math.log(smoothness) - found.value - torch.linalg.slogdet(found.hessian[0])[1] / 2)
+
+    chosen = float(spline.fit_spline(z, y)["smoothness"])
+    best = max(evidence(10**e) for e in np.linspace(-3, 6, 37))
+    assert evidence(chosen) > best - 0.1
+
+
+def test_spline_against_probmetrics() -> None:
+    # Its splines of the cumulative score leave [0, 1]: clipped here, as a log loss needs.
+    from probmetrics.calibrators import CDFSplineCalibrator
+
+    z, y = bent(3000)
+    new, labels = bent(3000, seed=1)
+    theirs = CDFSplineCalibrator()
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    p = torch.from_numpy(np.clip(theirs.predict_proba(new.softmax(1).numpy()), 1e-6, 1))
+    ours = nll(spline.apply_spline(spline.fit_spline(z, y), new), labels)
+    assert ours <= nll((p / p.sum(1, keepdim=True)).log(), labels) + 1e-3

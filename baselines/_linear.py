@@ -219,7 +219,7 @@ def cholesky(H: Tensor) -> Solve:
 
 
 def minimize(loss: Loss, x: Tensor, metric: Callable[[Tensor], Solve], tolerance: float, large: bool) -> Tensor:
-    """The minimizer of a smooth, strictly convex loss, from x: until g' B^-1 g / 2, about the decrease to come, is small.
+    """The minimizer of a smooth, strictly convex loss, from x, until about so much is left to gain: g' B^-1 g / 2.
 
     Args:
         large: whether to begin in float32, until its rounding hides the decrease.

@@ -24,7 +24,7 @@ from calib_bench.baselines._solvers import Params, blocks, checked, log_odds
 
 RIDGE = 1e-6
 SAMPLE = 4096
-"""Rows, or 16 a class if that is more, of the sample on which a fit four times as long is first made, to start close."""
+"""Rows, or 16 a class if that is more, of the sample on which a fit four times as long is first made."""
 CACHE = 1 << 22
 """Scores of so many entries or fewer are kept, larger ones computed anew in every pass."""
 TOLERANCE = 1e-10
@@ -102,7 +102,7 @@ def newton(scores: Scores, theta: Tensor, tolerance: float, steps: int = 50) -> 
 
 
 def targets(scores: Scores, K: int) -> Tensor:
-    """Sums over examples of target times score and of targets, [2, K]: the part of the loss that is linear in a and b."""
+    """Sums over examples of target times score and of target [2, K]: the part of the loss linear in (a, b)."""
     N = len(scores.y_N)
     count_K = torch.bincount(scores.y_N, minlength=K).double()
     low_K, high_K = 1 / (N - count_K + 2), (count_K + 1) / (count_K + 2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,6 +156,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
+def _executor(settings: Settings, workers: int) -> AbstractContextManager[gang.Leader | local.Workers]:
+    """Where trials run: on all processes of a `torchrun`, or on workers of this machine."""
+    return nullcontext(gang.Leader(settings)) if distributed.requested() else local.Workers(settings, workers)
+
+
 def _train(
     settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, console: Console
 ) -> None:
@@ -167,15 +174,15 @@ def _train(
     )
     start, rounds = time.perf_counter(), 0
     total = plan.pending
-    while plan.pending:
-        rounds += 1
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(f"training, round {rounds}", total=plan.pending)
-            run_here = gang.run if distributed.requested() else local.run
-            run_here(plan.groups, settings, store, workers, lambda amount, task=task: bar.advance(task, amount))  # type: ignore[misc]
-            bar.update(task, completed=plan.pending)
-        plan = planning.make(settings, study, store, workers, device)
-        total += plan.pending
+    with _executor(settings, workers) as executor:
+        while plan.pending:
+            rounds += 1
+            with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+                task = bar.add_task(f"training, round {rounds}", total=plan.pending)
+                executor.run(plan.groups, store, partial(bar.advance, task))
+                bar.update(task, completed=plan.pending)
+            plan = planning.make(settings, study, store, workers, device)
+            total += plan.pending
     if rounds:
         console.print(
             f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False

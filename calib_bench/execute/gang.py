@@ -13,12 +13,18 @@ from calib_bench.train import distributed
 from calib_bench.trial import Trial
 
 
-def run(groups: Sequence[Group], settings: Settings, store: Store, workers: int, progress: worker.Progress) -> None:
-    """Lead: announce each trial, train it together, store it."""
-    worker.prepare(settings)
-    for trial in (trial for group in groups for trial in group):
-        distributed.broadcast(("train", trial.model_dump(mode="json"), str(store.begin((trial,)))))
-        worker.run_group((trial,), settings, store, progress)
+class Leader:
+    """The main process: it announces each trial, trains it together with the others, and stores it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        worker.prepare(settings)
+
+    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> None:
+        """Run every trial of every group, one after another."""
+        for trial in (trial for group in groups for trial in group):
+            distributed.broadcast(("train", trial.model_dump(mode="json"), str(store.begin((trial,)))))
+            worker.run_group((trial,), self.settings, store, progress)
 
 
 def dismiss() -> None:

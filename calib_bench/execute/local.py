@@ -33,33 +33,54 @@ def worker_count(settings: Settings, device: str) -> int:
     return max(1, cores // settings.threads)
 
 
-def run(groups: Sequence[Group], settings: Settings, store: Store, workers: int, progress: worker.Progress) -> None:
-    """Run every group; whatever finishes is stored at once, also when another group fails.
+class Workers:
+    """Worker processes that live as long as a job: `with Workers(...) as workers: workers.run(...)` round by round.
 
-    Raises:
-        ResourceError: memory ran out, or a worker process died.
+    They are started when a round first has several groups; one group alone runs in this process.
     """
-    if workers == 1 or len(groups) == 1:
-        worker.prepare(settings)
-        for group in groups:
-            worker.run_group(group, settings, store, progress)
-        return
-    # A worker that is stopped leaves its loaders' semaphores to the resource tracker, which frees them, with a warning.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    context = multiprocessing.get_context("spawn")
-    updates: Queue[float] = context.Queue()
-    with ProcessPoolExecutor(
-        min(workers, len(groups)), context, initializer=_start, initargs=(settings, updates)
-    ) as pool:
-        futures = [pool.submit(_work, group, store.path) for group in sorted(groups, key=len, reverse=True)]
-        try:
-            _watch(futures, updates, progress)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            for process in list((pool._processes or {}).values()):
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        self.settings, self.count = settings, count
+        self.pool: ProcessPoolExecutor | None = None
+        self.updates: Queue[float]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self.pool is None:
+            return
+        processes = list((self.pool._processes or {}).values())
+        self.pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in processes:
                 process.terminate()
-            raise
+
+    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> None:
+        """Run every group; whatever finishes is stored at once, also when another group fails.
+
+        Raises:
+            ResourceError: memory ran out, or a worker process died.
+        """
+        if self.pool is None and (self.count == 1 or len(groups) == 1):
+            worker.prepare(self.settings)
+            for group in groups:
+                worker.run_group(group, self.settings, store, progress)
+            return
+        pool = self._started()
+        futures = [pool.submit(_work, group, store.path) for group in sorted(groups, key=len, reverse=True)]
+        _watch(futures, self.updates, progress)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self.pool is None:
+            # A worker that is stopped leaves its loaders' semaphores to the resource tracker, which frees them.
+            os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+            context = multiprocessing.get_context("spawn")
+            self.updates = context.Queue()
+            self.pool = ProcessPoolExecutor(
+                self.count, context, initializer=_start, initargs=(self.settings, self.updates)
+            )
+        return self.pool
 
 
 def _watch(futures: list[Future[None]], updates: Queue[float], progress: worker.Progress) -> None:

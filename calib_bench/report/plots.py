@@ -48,7 +48,7 @@ def over_beta(analysis: Analysis) -> Figure:
             if column == "kappa":
                 axis.axhline(1, color="0.4", linewidth=0.8)
                 axis.set_yscale("log")
-                _plain(axis.yaxis)
+                plain(axis.yaxis)
             axis.set_ylabel(label)
             _beta_axis(axis, rows.beta)
         line[0].set_title(name, loc="left")
@@ -158,8 +158,8 @@ def learning_rates(analysis: Analysis) -> Figure:
                 axis.plot(best.rate, best.score, color=shades[beta], marker="o", markersize=8, fillstyle="none")
             axis.set(xscale="log", yscale="log", xlabel=f"learning rate ({rows.unit.iloc[0]})")
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
-            _plain(axis.xaxis)
-            _plain(axis.yaxis)
+            plain(axis.xaxis)
+            plain(axis.yaxis)
         line[0].set_ylabel("selection score")
     _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
     return figure
@@ -243,7 +243,7 @@ def _thin(ticks: list[float]) -> list[float]:
     return ticks if len(ticks) <= 5 else decades if len(decades) > 1 else ticks[:: -(-len(ticks) // 5)]
 
 
-def _plain(axis: Any) -> None:
+def plain(axis: Any) -> None:
     """Plain numbers at few places of a log axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
+from calib_bench.report import plots
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -246,15 +247,19 @@ def landscape(analysis: Analysis) -> Figure:
             cmap="viridis_r",
         )
         lost = [t for t in tried if t not in finite]
-        axis.scatter([t.trial.beta for t in lost], [t.trial.lr for t in lost], c="0.4", marker="x", label="diverged")
+        if lost:
+            axis.scatter([t.trial.beta for t in lost], [t.trial.lr for t in lost], c="0.4", marker="x", label="diverged")
         for best, marker in ((pair.joint.best, "*"), (pair.plain.best, "P")):
             if best is not None:
                 _mark(axis, best, marker, pair)
         axis.set(xscale="log", yscale="log", xlabel="beta", ylabel=f"rate ({pair.template.lr_unit})")
+        plots.plain(axis.xaxis)
+        plots.plain(axis.yaxis)
         axis.set_title(_named(pair.template.model_dump()), loc="left")
-        axis.legend(loc="lower left")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=0.6)
         if finite:
-            figure.colorbar(points, ax=axis, label="selection score (larger dots: longer runs)")
+            bar = figure.colorbar(points, ax=axis, label="selection score (larger dots: longer runs)")
+            plots.plain(bar.ax.yaxis)
     return figure
 
 

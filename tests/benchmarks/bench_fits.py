@@ -195,6 +195,39 @@ def venn_abers(p: np.ndarray, y: np.ndarray) -> Predict:
     return lambda q: method.predict_proba(p_cal=p, y_cal=y, p_test=q, va_type="one_vs_all")
 
 
+def torch_lbfgs(form: str) -> Peer:
+    """Maximum likelihood of "vector" or "matrix" scaling of log p by torch's L-BFGS, as it is usually written."""
+
+    def run(p: np.ndarray, y: np.ndarray) -> Predict:
+        x, labels = torch.from_numpy(p).log(), torch.from_numpy(y)
+        k = x.shape[1]
+        w = (torch.ones(k) if form == "vector" else torch.eye(k)).double().requires_grad_()
+        b = torch.zeros(k, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([w, b], max_iter=200, line_search_fn="strong_wolfe")
+
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            return w * x + b if form == "vector" else x @ w.T + b
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(logits(x), labels)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return lambda q: logits(torch.from_numpy(q).log()).softmax(1).detach().numpy()
+
+    return run
+
+
+def dirichletcal(p: np.ndarray, y: np.ndarray) -> Predict:
+    from dirichletcal.calib.fulldirichlet import FullDirichletCalibrator
+
+    method = FullDirichletCalibrator(reg_lambda=1e-3, reg_mu=1e-3)
+    method.fit(p, y)
+    return method.predict_proba
+
+
 FITS = [
     Fit(
         "platt_scaling",
@@ -217,6 +250,25 @@ FITS = [
     Fit("venn_abers", {"venn_abers": (venn_abers, 1)}, worse=None, predict=True, slow=True),
     Fit("spline", {"probmetrics": (probmetrics_spline, 1)}),
     Fit("spline", {"splinecalib": (one_vs_rest(splinecalib), 1)}, slow=True, suffix="_splinecalib"),
+    Fit(
+        "vector_scaling",
+        {
+            "torch LBFGS": (torch_lbfgs("vector"), 1),
+            "probmetrics": (probmetrics("VectorScalingCalibrator"), 1),
+            "netcal": (netcal("scaling", "LogisticCalibration", temperature_only=False), 1),
+        },
+    ),
+    Fit(
+        "matrix_scaling",
+        {
+            "torch LBFGS": (torch_lbfgs("matrix"), 1),
+            "probmetrics": (probmetrics("MatrixScalingCalibrator"), 1),
+        },
+    ),
+    Fit("dirichlet_scaling", {"torch LBFGS": (torch_lbfgs("matrix"), 1)}),
+    Fit("dirichlet_scaling", {"dirichletcal": (dirichletcal, 10)}, slow=True, suffix="_dirichletcal"),
+    Fit("structured_vector_scaling", {"probmetrics": (probmetrics("SVSCalibrator"), 1)}),
+    Fit("structured_matrix_scaling", {"probmetrics": (probmetrics("SMSCalibrator"), 1)}),
 ]
 """Add a calibrator here; a second row of one needs a suffix. A case none of whose peers is installed is left out."""
 

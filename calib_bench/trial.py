@@ -16,7 +16,7 @@ Precision = Literal["fp32", "bf16", "fp64"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
-NUMERICS = 1
+NUMERICS = 2
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
 

@@ -11,7 +11,7 @@ from test_train import CPU, digits, kill_midway, run, same, trial
 from calib_bench import models
 from calib_bench.data.splits import InputSpec
 from calib_bench.errors import SettingsError
-from calib_bench.train import fused
+from calib_bench.train import fused, parts
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.fused import fuse_key, train_fused
 from calib_bench.train.objective import Loss
@@ -119,7 +119,7 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     trials = [trial(beta=beta, seed=seed) for beta in (0.3, 1.0, 3.0) for seed in (1, 0)] + [trial(lr=1e30)]
     whole = fuse(trials)
     assert whole[0].facts["stack"] == len(trials)
-    monkeypatch.setattr(fused, "PART_VALUES", 2 * whole[0].facts["parameters"])
+    monkeypatch.setattr(parts, "PART_VALUES", 2 * whole[0].facts["parameters"])
     stops = 0
     while True:  # killed after every third step, between parts too
         saves: list[int] = []
@@ -134,13 +134,13 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         with monkeypatch.context() as patch:
             patch.setattr(fused, "Checkpoint", Saver)
             try:
-                parts = fuse(trials, checkpoint=path, checkpoint_seconds=0)
+                apart = fuse(trials, checkpoint=path, checkpoint_seconds=0)
                 break
             except KeyboardInterrupt:
                 stops += 1
     assert stops >= 5
-    assert {one.facts["stack"] for one in parts} == {1, 2}
-    assert all(same(a, b) for a, b in zip(parts, whole, strict=True))
+    assert {one.facts["stack"] for one in apart} == {1, 2}
+    assert all(same(a, b) for a, b in zip(apart, whole, strict=True))
     assert all(same(a, b) for a, b in zip(fuse(trials, checkpoint=path), whole, strict=True))
 
 

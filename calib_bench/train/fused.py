@@ -7,7 +7,6 @@ whoever else is in the stack, and one member's divergence is its own.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,15 +37,12 @@ from calib_bench.train.outcome import (
     table,
     tally_dtype,
 )
+from calib_bench.train.parts import PartSaver, parts_of
 from calib_bench.train.rates import Rate, resolve
 from calib_bench.train.stacked import Packed, StackedOptimizer, logit_gradient, stacked
 from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train_fused"]
-
-PART_VALUES = 2**19
-"""Parameters of the members that run at once on a CPU: with gradients and momentum, what stays near a core."""
-
 
 def train_fused(
     trials: Sequence[Trial],
@@ -68,10 +64,10 @@ def train_fused(
     keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
     if len(keys) != 1 or None in keys:
         raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
-    order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see _parts
-    parts = _parts([trials[i] for i in order], splits, device)
+    order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see parts_of
+    parts = parts_of([trials[i] for i in order], splits, device)
     key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]
-    saver = _PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
+    saver = PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
     outcomes: list[Outcome] = []
     for number, part in enumerate(parts):
         stack = _Stack(part, splits, device, saver.begin(number))
@@ -84,42 +80,6 @@ def train_fused(
         saver.end(stack.state(), last=number == len(parts) - 1 and stack.step > start)
         outcomes += stack.outcomes()
     return [one for _, one in sorted(zip(order, outcomes, strict=True), key=lambda pair: pair[0])]
-
-
-def _parts(trials: Sequence[Trial], splits: Splits, device: torch.device) -> list[list[Trial]]:
-    """Trials that run at once, in order. On a CPU as many as its cache holds; members do not depend on each other.
-
-    Neighbours share objective and seed, so that a part needs few of either.
-    """
-    most = len(trials)
-    if device.type == "cpu":
-        values = sum(p.numel() for p in setup.initial_model(trials[0], splits, device).parameters())
-        most = max(1, PART_VALUES // values)
-    size = math.ceil(len(trials) / math.ceil(len(trials) / most))
-    return [list(trials[i : i + size]) for i in range(0, len(trials), size)]
-
-
-class _PartSaver:
-    """A checkpoint of parts that run one after another: the states of those that are over, and of the one under way."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint, self.due = checkpoint, checkpoint.due
-        self.found: list[dict[str, Any]] = (checkpoint.load() or {"parts": []})["parts"]
-        self.over: list[dict[str, Any]] = []
-
-    def begin(self, number: int) -> dict[str, Any] | None:
-        """What was saved of a part."""
-        return self.found[number] if number < len(self.found) else None
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.checkpoint.save({"parts": [*self.over, state]})
-
-    def end(self, state: dict[str, Any], last: bool) -> None:
-        """A part is over; after the last one everything is kept."""
-        if self.checkpoint.path is not None:
-            self.over.append(state)
-            if last:
-                self.checkpoint.keep(lambda: {"parts": self.over})
 
 
 class _Stack:
@@ -194,7 +154,7 @@ class _Stack:
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.began
 
-    def epoch(self, saver: _PartSaver, ticker: Ticker) -> None:
+    def epoch(self, saver: PartSaver, ticker: Ticker) -> None:
         """Train to the end of the current epoch, or until no member is left."""
         epoch, done = divmod(self.step, self.per_epoch)
         for x_SB, y_SB in self._batches(epoch, done):

@@ -150,17 +150,16 @@ def load() -> tuple[Splits, Data]:
     return splits, Data(x, {name: split.labels for name, split in every.items()})
 
 
-def whole_job(wanted: list[Trial]) -> dict[str, dict[str, float]]:
-    """Plan, load, train with two workers, store, read, calibrate and measure: raw test accuracy by key."""
+def whole_job(wanted: list[Trial]) -> dict[str, float]:
+    """Plan, load, train with two workers, store, read, calibrate, and every metric: raw test accuracy by key."""
     from calib_bench import plan as planning
     from calib_bench.discover import calibrators
     from calib_bench.execute import local
-    from calib_bench.measure import measure_arm
+    from calib_bench.metrics import measure
     from calib_bench.resolve import resolve
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.study import Analysis, Study
-    from calib_bench.tuning import Arm
 
     study = Study("How fast?", lambda settings, scores: wanted, lambda settings, store: Analysis((), {}), {})
     with tempfile.TemporaryDirectory() as folder:
@@ -169,18 +168,18 @@ def whole_job(wanted: list[Trial]) -> dict[str, dict[str, float]]:
         store = Store(settings.folder)
         plan = planning.make(settings, study, store, workers=2)
         store.write_study(settings, settings.command())
-        local.run(plan.groups, settings, store, 2, lambda amount: None)
+        with local.Workers(settings, 2) as workers:
+            workers.run(plan.groups, store, lambda amount: None)
         assert planning.make(settings, study, store, workers=2).pending == 0
-        repair = {"temperature_scaling": calibrators(("temperature_scaling",))["temperature_scaling"]}
-        arms: dict[tuple[float, float], dict[int, Trial]] = {}
-        for one in wanted:
-            arms.setdefault((one.beta, one.lr), {})[one.seed] = one
+        repair = calibrators(("temperature_scaling",))["temperature_scaling"]
         found = {}
-        for (_, lr), of in arms.items():
-            frame = measure_arm(store, Arm(of[min(of)], (lr,), {}, lr, "fixed", of), repair).frame
-            if len(frame):
-                raw = frame[frame["method"] == "raw"]
-                found |= dict(zip(raw["key"], raw["accuracy"], strict=True))
+        for one in wanted:
+            logits, labels = store.logits(one), store.labels(one)
+            if store.record(one).status == "done":
+                Z = {name: one.beta * logits[name].double() for name in ("calibration", "test")}
+                raw = measure(Z["test"].log_softmax(-1), labels["test"])
+                measure(repair.apply(repair.fit(Z["calibration"], labels["calibration"]), Z["test"]), labels["test"])
+                found[one.key] = float(raw["accuracy"])
     return found
 
 

@@ -1,4 +1,18 @@
-"""Nominal 95% intervals cover at least 93% in simulation with known truth."""
+"""Nominal 95% intervals cover at least 93% in simulation with known truth, in the code that reports use.
+
+A setting fails when its hits are too few for a coverage of .93, with probability below 1e-3 if it were .93; generators
+are seeded, so that a setting passes always or never. Three to ten seeds, shared and seed-wise test examples. The short
+tests draw few and catch what is broken; the slow ones draw enough to catch a coverage of .85 to .90.
+
+Where .93 is not reached (measured; each is held to its figure in `test_known_exceptions`):
+
+- Means, three seeds: .92 when the variance due to examples is a tenth to a quarter of that due to seeds and there is
+  no interaction, by Satterthwaite's approximation (.942 at five seeds, .948 at ten; .935 or more in other mixes).
+- Accuracy on the plain scale with fewer than about ten wrong examples: .86 to .90 with two to four of them. On
+  the logit scale it is .923 with two wrong, .933 with four, else .94 or more.
+- One seed: its interval is that of this seed's model. The mean over seeds is outside it as often as seeds differ.
+- Spreads of values with excess kurtosis far above 3: .80 for a lognormal of sigma 1 at ten seeds.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +79,7 @@ def means(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
 # Calibration: labels shared by all seeds and arms, confidences with seed effects. `factor` 1 is nearly calibrated.
 
 SPREADS = {"exact": (0.0, 0.0), "close": (0.1, 0.05), "loose": (0.4, 0.15)}
-PAIRS = ((1.0, 1.0), (1.15, 1.0), (1.3, 1.1), (2.0, 1.2))
+PAIRS = ((1.0, 1.0), (1.15, 1.0), (2.0, 1.2))
 
 
 def arms(rng: Rng, S: int, N: int, factors: tuple[float, ...], spread: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -230,13 +244,71 @@ def layouts(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             yield f"share {found._fields[i]}, {name}", found[i], float(truth)
 
 
-SETTINGS: dict[str, Callable[[], Draw]] = {
-    "means": lambda: means,
-    "calibration, exact": lambda: calibration("exact"),
-    "calibration, close": lambda: calibration("close"),
-    "calibration, loose": lambda: calibration("loose"),
-    "kappa": lambda: kappa,
-    "spreads": lambda: spreads,
-    "selection": lambda: selection,
-    "layouts": lambda: layouts,
+# What is run: (draws, seeds) of each.
+
+SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
+    "means": (lambda: means, {1: 1000, 3: 500, 5: 300, 10: 300}),
+    "exact calibration": (lambda: calibration("exact"), {1: 150, 3: 120, 5: 60, 10: 80}),
+    "close calibration": (lambda: calibration("close"), {3: 120, 5: 60, 10: 60}),
+    "loose calibration": (lambda: calibration("loose"), {3: 120, 5: 60, 10: 60}),
+    "kappa": (lambda: kappa, {1: 400, 3: 200, 5: 100, 10: 80}),
+    "spreads": (lambda: spreads, {3: 600, 5: 600, 10: 600}),
+    "selection": (lambda: selection, {3: 250, 5: 200, 10: 120}),
+    "layouts": (lambda: layouts, {3: 200, 5: 200, 10: 150}),
 }
+
+
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name != "loose calibration"])
+def test_coverage_in_short(setting: str) -> None:
+    assert not too_few(rates(SETTINGS[setting][0](), 3, 25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_coverage(setting: str) -> None:
+    make, sizes = SETTINGS[setting]
+    draw = make()
+    assert not {S: bad for S, draws in sizes.items() if (bad := too_few(rates(draw, S, draws)))}
+
+
+def test_the_test_of_coverage_can_fail() -> None:
+    """Intervals that forget the seeds, or the examples, are found out."""
+
+    def forgetful(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+        d = 0.2 + scores(rng, S, 200, False, 1.0)
+        yield "examples alone", inference.crossed_interval(d.mean(0, keepdims=True)), 0.2
+        d = 0.2 + scores(rng, S, 200, False, 0.0)
+        yield "seeds alone", inference.crossed_interval(d, nested=True), 0.2
+
+    assert set(too_few(rates(forgetful, 10, 400))) == {"examples alone", "seeds alone"}
+
+
+@pytest.mark.parametrize("trials", [1, 3, 5, 10, 30])
+def test_rates_cover_whatever_the_rate(trials: int) -> None:
+    found = [inference.rate(k, trials) for k in range(trials + 1)]
+    for p in np.linspace(0, 1, 201):
+        inside = [k for k, i in enumerate(found) if i.low <= p <= i.high]
+        assert stats.binom.pmf(inside, trials, p).sum() >= 0.95 - 1e-12
+
+
+def exceptions(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    seeds, examples = rng.standard_normal((S, 1)), np.sqrt(100 * 0.05) * rng.standard_normal((1, 100))
+    yield "dominant seeds", inference.crossed_interval(seeds + examples), 0.0
+    latent = np.sqrt(0.8) * rng.standard_normal(200) + np.sqrt(0.2) * rng.standard_normal((10, 200))
+    right = (latent < stats.norm.ppf(0.99)).astype(float)
+    yield "accuracy, two wrong", inference.crossed_interval(right), 0.99
+    yield "accuracy, two wrong, logit", inference.crossed_interval(right, scale="logit"), 0.99
+    heavy = inference.spread(np.exp(rng.standard_normal(10)))
+    yield "lognormal spread", heavy, float(np.sqrt((np.e - 1) * np.e))
+
+
+def test_known_exceptions() -> None:
+    """None is worse than its figure in the docstring, and none is better: then it is no exception."""
+    known = {
+        "dominant seeds": 0.921,
+        "accuracy, two wrong": 0.86,
+        "accuracy, two wrong, logit": 0.923,
+        "lognormal spread": 0.80,
+    }
+    found = rates(exceptions, 3, 4000)
+    assert {name: hit / of for name, (hit, of) in found.items()} == pytest.approx(known, abs=0.015)

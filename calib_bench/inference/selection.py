@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -42,9 +43,10 @@ def selected_gain(
 
     The quantity covered is the expected gain, over fresh seeds and test examples, of the procedure with S - 1 seeds: a
     seed's gain is that of the arm which the other seeds choose, so no seed judges an arm that it helped to choose
-    (lucky seeds are lucky on both splits). The variance is the larger of that of these gains and that of the gain of
-    the arm chosen by all seeds, with the smaller degrees of freedom, since choices that share seeds go together. With
-    one seed the choice is that seed's, and the interval is over examples alone, the choice taken as given.
+    (lucky seeds are lucky on both splits). The variance is the larger of two, that of these gains, its part due to
+    seeds no less than by the jackknife of the whole procedure, and that of the gain of the arm chosen by all seeds, at
+    the smaller degrees of freedom: choices that share seeds go together. With one seed the choice is that seed's, and
+    the interval is over examples alone, the choice taken as given.
 
     Args:
         selection_AS: selection scores [A, S], the lowest best unless `largest`; a NaN, say of a seed that diverged,
@@ -63,14 +65,11 @@ def selected_gain(
             f"{A} arms by {S} seeds of selection scores need test scores to match and a reference below {A}"
         )
     cost = np.nan_to_num(-selection if largest else selection, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    chosen = int(cost.mean(1).argmin())
-    choices = (chosen,) if S == 1 else tuple(int(np.delete(cost, s, 1).mean(1).argmin()) for s in range(S))
+    chosen, choices = int(cost.mean(1).argmin()), _left_out(cost)
 
     def gains(arms: Sequence[int]) -> list[Array]:
-        pairs = (
-            (np.asarray(test[a][s], np.float64), np.asarray(test[reference][s], np.float64)) for s, a in enumerate(arms)
-        )
-        return [np.atleast_1d(mine - theirs) for mine, theirs in pairs]
+        pairs = ((np.asarray(test[a][s]), np.asarray(test[reference][s])) for s, a in enumerate(arms))
+        return [np.atleast_1d(mine.astype(np.float64) - theirs) for mine, theirs in pairs]
 
     apart, together = gains(choices), gains([chosen] * S)
     found = crossed_interval(apart, level, nested)
@@ -78,8 +77,29 @@ def selected_gain(
         return SelectedGain(found, chosen, choices)
     if nested:
         apart, together = ([np.array([row.mean()]) for row in rows] for rows in (apart, together))
-    shape = len(apart), len(apart[0])
-    spreads = [pool(variances(d, d), *shape) for d in (np.stack(apart), np.stack(together))]
-    v, df = max(v for v, _ in spreads), float(np.nanmin([df for _, df in spreads]) if max(spreads)[0] else S - 1)
+    mean_AS = np.array([[np.mean(np.asarray(row)) for row in rows] for rows in test])
+    gain_AS = mean_AS - mean_AS[reference]
+    parts = [variances(d, d) for d in (np.stack(apart), np.stack(together))]
+    parts[0][0] = max(parts[0][0], _instability(cost, gain_AS))
+    v, df = (np.array(x) for x in zip(*(pool(part, S, len(apart[0])) for part in parts), strict=True))
+    least = float(np.nanmin(df)) if np.isfinite(df).any() else math.nan
     method = f"{found.method}, choice left one seed out"
-    return SelectedGain(t_interval(found.mean, v, df, level, S, found.n_examples, method), chosen, choices)
+    return SelectedGain(t_interval(found.mean, v.max(), least, level, S, found.n_examples, method), chosen, choices)
+
+
+def _left_out(cost_AS: Array) -> tuple[int, ...]:
+    """For each seed the arm of least mean cost over the others; with one seed, over itself."""
+    S = cost_AS.shape[1]
+    if S == 1:
+        return (int(cost_AS[:, 0].argmin()),)
+    return tuple(int(np.delete(cost_AS, s, 1).mean(1).argmin()) for s in range(S))
+
+
+def _instability(cost_AS: Array, test_AS: Array) -> float:
+    """Jackknife variance over seeds of the mean score of left-out choices."""
+    S = cost_AS.shape[1]
+    means = []
+    for s in range(S):
+        cost, test = np.delete(cost_AS, s, 1), np.delete(test_AS, s, 1)
+        means.append(test[list(_left_out(cost)), np.arange(S - 1)].mean())
+    return float((S - 1) / S * np.square(np.array(means) - np.mean(means)).sum())

@@ -13,6 +13,8 @@ from calib_bench.errors import UserError
 from calib_bench.metrics.scores import Rows, scores_n, top_label
 
 BINS = 15
+HELD = 1 << 18
+"""Probabilities put by before they are binned together."""
 
 
 def equal_width(p: Tensor, bins: int = BINS) -> Tensor:
@@ -135,24 +137,26 @@ class ClasswiseSums:
 
     def __init__(self, logp: Tensor, bins: int = BINS) -> None:
         self.lead, (self.n, self.classes), self.bins = logp.shape[:-2], logp.shape[-2:], bins
+        models = self.lead.numel()
         zeros = partial(torch.zeros, dtype=torch.float64, device=logp.device)
-        self.total, self.columns = (
-            zeros(self.lead.numel() * self.classes * bins),
-            zeros(self.lead.numel(), self.classes),
-        )
-        self.own = zeros(self.lead.numel() * self.n)
+        self.columns, self.total = zeros(models, self.classes), zeros(models * self.classes * bins)
+        self.own, self.inverse = zeros(models * self.n), zeros(models * self.n)
         self.held: list[tuple[Tensor, Tensor]] = []
+        self.count = 0
 
     def add(self, block: Rows) -> None:
         """Adds a block of one model or of whole models."""
         first, models = block.here.start // self.n, max(1, len(block.y) // self.n)
-        inverse, e = block.inverse.view(models, 1, -1), block.e.view(models, -1, self.classes)
-        self.columns[first : first + models] += (inverse @ e)[:, 0]
-        self.own[block.here] = block.own
-        place = _places(block.e, block.size * (0.99 / self.bins))
-        p = block.e.view(-1)[place] * block.inverse[place.div(self.classes, rounding_mode="floor")]
-        self.held.append((place + block.here.start * self.classes, p))
-        if len(self.held) >= 256:
+        if models == 1:
+            self.columns[first] += block.e.t() @ block.inverse
+        else:
+            inverse, e = block.inverse.view(models, 1, -1), block.e.view(models, -1, self.classes)
+            self.columns[first : first + models] += (inverse @ e)[:, 0]
+        self.own[block.here], self.inverse[block.here] = block.own, block.inverse
+        place = _places(block, 0.99 / self.bins)
+        self.held.append((place + block.here.start * self.classes, block.e.view(-1)[place]))
+        self.count += len(place)
+        if self.count >= HELD:
             self._flush()
 
     def _cell(self, place: Tensor) -> Tensor:
@@ -161,14 +165,16 @@ class ClasswiseSums:
         return (model * self.classes + place % self.classes) * self.bins
 
     def _flush(self) -> None:
-        place, p = (torch.cat(parts) for parts in zip(*self.held, strict=True))
+        place, e = (torch.cat(parts) for parts in zip(*self.held, strict=True))
         self.held.clear()
-        cell = self._cell(place)
+        self.count = 0
+        p, cell = e * self.inverse[place.div(self.classes, rounding_mode="floor")], self._cell(place)
         self.total.index_add_(0, cell, -p).index_add_(0, cell + equal_width(p, self.bins), p)
 
     def result(self, y: Tensor) -> Tensor:
         """The classwise error [...], given the labels [..., N] or [N]."""
-        self._flush()
+        if self.held:
+            self._flush()
         label = y.expand(*self.lead, self.n).reshape(-1)
         label = label + torch.arange(0, len(label) * self.classes, self.classes, device=label.device)
         cell = self._cell(label) + equal_width(self.own, self.bins)
@@ -178,11 +184,19 @@ class ClasswiseSums:
         return total.abs().sum(-1).mean(-1).view(self.lead) / self.n
 
 
-def _places(e_RK: Tensor, least_R: Tensor) -> Tensor:
-    """Where e > least, flat: by numpy where it can be, whose search is many times as fast."""
-    if e_RK.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(e_RK.numpy() > least_R.numpy()[:, None]))
-    return (e_RK > least_R[:, None]).view(-1).nonzero()[:, 0]
+def _places(block: Rows, least: float) -> Tensor:
+    """Where p > least in the flattened block, or a little more."""
+    place = _above(block.e, least * float(block.size.amin()))
+    if len(place) > 16 * len(block.y):  # rows of very different sizes
+        place = _above(block.e / block.size[:, None], least)
+    return place
+
+
+def _above(a: Tensor, least: float) -> Tensor:
+    """Where a > least, flat: by numpy where it can be, whose search is many times as fast."""
+    if a.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(a.numpy() > least))
+    return (a > least).view(-1).nonzero()[:, 0]
 
 
 class Reliability(NamedTuple):

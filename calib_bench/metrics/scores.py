@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,24 +33,23 @@ class Rows:
 
     def __init__(self, here: slice, Z_RK: Tensor, y_R: Tensor, room: Tensor) -> None:
         self.here, self.y = here, y_R
-        w, e, self._spare = room[:, : len(y_R)]  # the same for every block, to stay in the cache
-        self.top = w.copy_(Z_RK).amax(-1)
-        self.w = w.sub_(self.top[:, None])
+        w, e = room[:, : len(y_R)]  # the same for every block, to stay in the cache
+        self.top = Z_RK.amax(-1).double()
+        self.w = w.copy_(Z_RK).sub_(self.top[:, None])
         self.e = torch.exp(w, out=e)
         self.size = self.e.sum(-1)
 
-    def _dot(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.mul(a, b, out=self._spare).sum(-1)
-
     @cached_property
     def mean(self) -> Tensor:
-        """sum of e w [R], NaN where a probability is zero."""
-        return self._dot(self.e, self.w)
+        """sum of e w [R], NaN where a probability is zero; on a CPU by numpy, which needs no temporary."""
+        if self.w.device.type == "cpu":
+            return torch.from_numpy(np.einsum("rk,rk->r", self.e.numpy(), self.w.numpy()))
+        return torch.linalg.vecdot(self.e, self.w)
 
     @cached_property
     def mean_of_finite(self) -> Tensor:
         """sum of e w over probabilities above zero [R]; uses up `w`."""
-        return self._dot(self.e, self.w.clamp_(min=-800.0))  # exp(-800) is zero in float64
+        return self.w.clamp_(min=-800.0).mul_(self.e).sum(-1)  # exp(-800) is zero in float64
 
     @cached_property
     def inverse(self) -> Tensor:
@@ -72,11 +72,12 @@ class Rows:
         # Not sum(p^2) - 2 p_y + 1, which cancels when the prediction is nearly certain.
         own = self.own
         self.e.scatter_(-1, self.y[:, None], 0.0)
-        return self._dot(self.e, self.e) * self.inverse.square() + (1 - own).square()
+        others = torch.linalg.vector_norm(self.e, dim=-1) * self.inverse
+        return others.square() + (1 - own).square()
 
 
 PARTS = ("size", "top", "mean", "own", "positive", "brier")
-"""What a pass keeps of each row, in the order of use: `brier` uses up `e`."""
+"""What a pass keeps of each row, in the order of use: some use up what others take."""
 Parts = Mapping[str, Tensor]
 SCORES: dict[str, tuple[tuple[str, ...], Callable[[Parts], Tensor]]] = {
     "log_loss": (("top",), lambda part: part["size"].log() - (part["logit"].double() - part["top"])),
@@ -97,7 +98,8 @@ def _correct(part: Parts) -> Tensor:
     tied = (correct & (part["size"] >= 2)).view(-1).nonzero()[:, 0]
     flat_RK, y_R = part["logits"].reshape(-1, part["logits"].shape[-1]), part["y"].reshape(-1)
     for some in tied.split(max(1, BLOCK // flat_RK.shape[-1])):
-        correct.view(-1)[some] = flat_RK[some].argmax(-1) == y_R[some]
+        first = torch.from_numpy(flat_RK[some].double().numpy(force=True).argmax(-1))  # faster than torch's
+        correct.view(-1)[some] = first.to(y_R.device) == y_R[some]
     return correct.double()
 
 
@@ -155,7 +157,7 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
     flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
     step = max(1, BLOCK // classes)
     whole = step // n * n  # rows of the models that fit into a block
-    room = torch.empty(3, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
+    room = torch.empty(2, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
     for model in range(0, len(flat_RK), whole or n):
         stop = min(model + (whole or n), len(flat_RK))
         for start in range(model, stop, whole or step):

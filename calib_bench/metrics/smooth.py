@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from calib_bench.metrics.scores import scores_n, top_label
 
 CELLS = 1 << 11
 """Cells of [0, 1]: residuals lie on their edges, shared linearly, which displaces them by less than a bandwidth."""
-HALVINGS = 24
+TOLERANCE, STEPS = 1e-9, 60
 
 
 def smooth_error(p: Tensor, hit: Tensor) -> Tensor:
@@ -42,12 +43,34 @@ def smooth_error(p: Tensor, hit: Tensor) -> Tensor:
         density = torch.fft.irfft(damped, n=2 * CELLS)[:, : CELLS + 1].abs()
         return density.sum(1) - 0.5 * (density[:, 0] + density[:, -1])
 
-    low, high = torch.zeros(len(p), dtype=torch.float64, device=p.device), torch.ones_like(p[:, 0], dtype=torch.float64)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        above = error(middle) > middle
+    # Smoothing cannot raise the error above its own start, nor sink it below the mean residual's size.
+    low, high = residual.mean(1).abs(), residual.abs().mean(1)
+    return _root(lambda sigma_S: error(sigma_S) - sigma_S, low, high).view(lead)
+
+
+def _root(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Where each f falls through zero in [low, high], all [S]: false position, the end that stays being halved.
+
+    f's slope is -1 or steeper, so that a value within `TOLERANCE` of 0 is as near the root.
+    """
+    f_low, f_high = f(low), f(high)
+    root, side, left = high, torch.zeros_like(low), torch.ones_like(low, dtype=torch.bool)
+    for _ in range(STEPS):
+        fall = f_low - f_high
+        middle = torch.where(fall > 0, (low * -f_high + high * f_low) / fall.clamp(min=1e-300), high)
+        middle = torch.minimum(torch.maximum(middle, low), high)
+        value = f(middle)
+        root = torch.where(left, middle, root)  # one that is found stays, whoever else is still looking
+        left = left & (value.abs() >= TOLERANCE)
+        if not bool(left.any()):
+            break
+        above = value > 0
+        halve_high, halve_low = above & (side > 0), ~above & (side < 0)
+        f_low, f_high = torch.where(halve_low, f_low / 2, f_low), torch.where(halve_high, f_high / 2, f_high)
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return high.view(lead)
+        f_low, f_high = torch.where(above, value, f_low), torch.where(above, f_high, value)
+        side = torch.where(above, 1.0, -1.0)
+    return root
 
 
 def smece(logp: Tensor, y: Tensor) -> Tensor:

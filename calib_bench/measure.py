@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
+from calib_bench.errors import UserError
 from calib_bench.inference import ece_null
-from calib_bench.metrics import confidence_n, measure, reliability
+from calib_bench.metrics import measure, reliability
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,8 @@ RAW = "raw"
 REPAIRED = "temperature_scaling"
 PER_EXAMPLE = ("log_loss", "brier", "correct", "confidence")
 METRICS = (
-    "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "debiased_squared_ece",
-    "mean_confidence", "mean_entropy", "aurc", "e_aurc",
+    "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "smece", "mce",
+    "debiased_squared_ece", "mean_confidence", "mean_entropy", "aurc", "e_aurc", "smece_positive",
 )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ class Measures:
         seeds: seeds that finished.
         diverged: seeds whose training diverged.
         missing: seeds not trained yet, or failed.
+        refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
     """
 
     arm: Arm
@@ -58,6 +60,7 @@ class Measures:
     seeds: tuple[int, ...]
     diverged: tuple[int, ...]
     missing: tuple[int, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -78,8 +81,10 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     examples: dict[str, dict[str, list[Tensor]]] = {}
     done = tuple(seed for seed, found in status.items() if found == "done")
     log_kappa: list[Tensor] = []
+    refused: dict[str, str] = {}
     for seed in done:
-        for method, row, values, curve in _trial(store, arm.trials[seed], calibrators, scale):
+        able = {name: calibrator for name, calibrator in calibrators.items() if name not in refused}
+        for method, row, values, curve in _trial(store, arm.trials[seed], able, scale, refused):
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
             rows.append(row)
@@ -88,6 +93,8 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
                 kept[name].append(values[name])
             if curve is not None:
                 bins.append(curve)
+    rows = [row for row in rows if row["method"] not in refused]
+    examples = {method: kept for method, kept in examples.items() if method not in refused}
     return Measures(
         arm=arm,
         frame=pd.DataFrame(rows),
@@ -98,6 +105,7 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
         seeds=done,
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
+        refused=refused,
     )
 
 
@@ -107,9 +115,12 @@ def state(store: Store, trial: Trial) -> str:
 
 
 def _trial(
-    store: Store, trial: Trial, calibrators: Mapping[str, Calibrator], scale: float
+    store: Store, trial: Trial, calibrators: Mapping[str, Calibrator], scale: float, refused: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor], pd.DataFrame | None]]:
-    """Method, table row, per-example scores [N] and, where kept, reliability bins: raw first, then each calibrator."""
+    """Method, table row, per-example scores [N] and, where kept, reliability bins: raw first, then each calibrator.
+
+    A calibrator that cannot take these logits is entered in `refused`, but for the one that everything rests on.
+    """
     logits, labels = store.logits(trial), store.labels(trial)
     Z = {split: scale * trial.beta * logits[split].double() for split in ("calibration", "test")}
     y = labels["test"]
@@ -119,9 +130,15 @@ def _trial(
             logp = Z["test"].log_softmax(-1)
         else:
             start = time.perf_counter()
-            params = calibrator.fit(Z["calibration"], labels["calibration"])
-            row["fit_seconds"] = time.perf_counter() - start
-            logp = calibrator.apply(params, Z["test"])
+            try:
+                params = calibrator.fit(Z["calibration"], labels["calibration"])
+                row["fit_seconds"] = time.perf_counter() - start
+                logp = calibrator.apply(params, Z["test"])
+            except UserError as error:
+                if method == REPAIRED:
+                    raise
+                refused[method] = str(error)
+                continue
             if method == REPAIRED:
                 row["kappa"] = float(params["temperature"])
                 row["at_bound"] = bool(params["at_bound"])
@@ -131,7 +148,6 @@ def _trial(
         if method in (RAW, REPAIRED):
             row["ece_null"], row["ece_p"] = ece_null(logp, y)
             curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
-        values["confidence_n"] = confidence_n(logp)
         kept = {name: values[f"{name}_n"] for name in PER_EXAMPLE}
         if method == REPAIRED:
             kept["log_kappa_n"] = log_kappa_n(Z["calibration"], labels["calibration"], row["kappa"])

@@ -47,6 +47,7 @@ def resolve(settings: Settings) -> Settings:
             "objective": tuple(dict.fromkeys(o for text in objective for o in spell_out(text, discover.objectives()))),
             "seed": seeds,
             "tune_seeds": tune_seeds,
+            "interventions": _interventions(settings, task),
             "calibrator": tuple(discover.calibrators(settings.calibrator)),
         }
     )
@@ -70,6 +71,10 @@ def _seeds(settings: Settings, task: Task) -> tuple[tuple[int, ...], int]:
     if tune_seeds > len(seeds):
         raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds there are: give at most that")
     return seeds, tune_seeds
+
+
+def _interventions(settings: Settings, task: Task) -> str:
+    return ("yes" if task.interventions else "no") if settings.interventions == "auto" else settings.interventions
 
 
 def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:

@@ -58,6 +58,13 @@ class Settings(BaseModel):
     tune_seeds: Count | None = Field(
         None, description="how many seeds choose the rate; the others run at the chosen one"
     )
+    interventions: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="study=separation: arms that move one part of beta at a time; auto: as the task says",
+    )
+    switch_at: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="study=separation: share of the updates before an intervention switches beta"
+    )
     budget: Count = Field(40, description="study=tune: configurations that each search may try")
     split: Literal["shared", "seed"] = Field("shared", description="one split for all seeds, or one a seed")
     limit: Count | None = Field(None, description="smoke mode: at most so many examples of each split")

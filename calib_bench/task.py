@@ -76,6 +76,8 @@ class Task:
         objectives: default objectives, as on the command line.
         seeds: default seeds.
         tune_seeds: how many of the seeds are used to choose a rate; None is all of them.
+        interventions: whether the separation study trains its interventions (four arms a beta) unless told otherwise:
+            for tasks whose trials take seconds.
         recipes: fields of the recipe that a model changes, by model name: {"gru": {"lr": (1e-3,)}}.
         source: where the data comes from on the Hub; None when it ships with a package.
         licence: what the data's licence allows, in a sentence.
@@ -94,5 +96,6 @@ class Task:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tune_seeds: int | None = None
     objectives: tuple[str, ...] = ("cross_entropy", "label_smoothing", "confidence_penalty")
+    interventions: bool = False
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     source: Hub | None = None

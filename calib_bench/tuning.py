@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from calib_bench.settings import Settings
 from calib_bench.study import Scores
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
+HEAD = ("head_lr", "head_init")
 Status = Literal["tuned", "fixed", "edge", "diverged", "pending"]
 
 
@@ -45,31 +46,55 @@ class Arm:
     @property
     def label(self) -> str:
         """Name for tables, within one family."""
-        objective = "" if self.trial.objective == CROSS_ENTROPY else f" {self.trial.objective}"
-        return f"beta={self.trial.beta:g}{objective}"
+        trial = self.trial
+        objective = "" if trial.objective == CROSS_ENTROPY else f" {trial.objective}"
+        head = "".join(f" {key}={value:.3g}" for key in HEAD if (value := getattr(trial, key)) != 1)
+        switch = f" switched from {trial.switch_from:g}" if trial.switch_from else ""
+        return f"beta={trial.beta:g}{objective}{head}{switch}"
 
 
-def arms(settings: Settings, scores: Scores) -> list[Arm]:
+More = Callable[[list[Trial]], list[Trial]]
+"""A family's templates of the grid -> further ones, tuned with them: on the same rates, with the same budget."""
+
+
+def arms(settings: Settings, scores: Scores, more: More | None = None) -> list[Arm]:
     """Every arm of resolved settings, in grid order, as far as `scores` lets it be tuned."""
-    return [arm for family in _families(settings) for arm in _tune(settings, _Family(settings, family), scores)[0]]
+    return [arm for family in tuned(settings, scores, more) for arm in family.arms]
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[Trial]:
     """Every trial that resolved settings want so far: the grid, its extensions, and all seeds at chosen rates."""
-    wanted: dict[str, Trial] = {}
-    for family in _families(settings):
-        tuned, tried = _tune(settings, _Family(settings, family), scores)
-        for trial in itertools.chain(tried, *(arm.trials.values() for arm in tuned)):
-            wanted.setdefault(trial.key, trial)
-    return list(wanted.values())
+    return unique(trial for family in tuned(settings, scores, more) for trial in family.trials())
 
 
-def _families(settings: Settings) -> list[list[Trial]]:
-    """Arms as templates (rate and seed of no meaning), those to be compared with each other together."""
+@dataclass(frozen=True)
+class Family:
+    """Arms that are compared with each other, first those of the grid, and every trial that tuning them takes."""
+
+    arms: list[Arm]
+    tried: list[Trial]
+
+    def trials(self) -> Iterator[Trial]:
+        """What tuning takes, then all seeds at the chosen rates."""
+        return itertools.chain(self.tried, *(arm.trials.values() for arm in self.arms))
+
+
+def tuned(settings: Settings, scores: Scores, more: More | None = None) -> list[Family]:
+    """The families of resolved settings, as far as `scores` lets them be tuned."""
     families: dict[Trial, list[Trial]] = {}
     for template in templates(settings):
         families.setdefault(template.family(), []).append(template)
-    return list(families.values())
+    return [
+        _tune(settings, _Tuner(settings, [*grid, *(more(grid) if more else ())]), scores) for grid in families.values()
+    ]
+
+
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials in order, each key once."""
+    wanted: dict[str, Trial] = {}
+    for trial in trials:
+        wanted.setdefault(trial.key, trial)
+    return list(wanted.values())
 
 
 def templates(settings: Settings) -> Iterator[Trial]:
@@ -90,7 +115,7 @@ def templates(settings: Settings) -> Iterator[Trial]:
             )
 
 
-class _Family:
+class _Tuner:
     """Arms compared with each other, and their trials, each made once: its key is most of what planning costs."""
 
     def __init__(self, settings: Settings, arms: list[Trial]) -> None:
@@ -116,8 +141,7 @@ class _Family:
         return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _tune(settings: Settings, family: _Family, scores: Scores) -> tuple[list[Arm], list[Trial]]:
-    """The arms of a family, and the trials that tuning them takes so far."""
+def _tune(settings: Settings, family: _Tuner, scores: Scores) -> Family:
     space = (settings.spaces or {})[family.arms[0].model]
     rates = list(space["lr"])
     step_down, step_up = _steps(rates)
@@ -142,13 +166,13 @@ def _tune(settings: Settings, family: _Family, scores: Scores) -> tuple[list[Arm
             above += 1
         if not (grow_down or grow_up):
             break
-    tuned = [_arm(settings, family, n, tuple(rates), tables[n]) for n in family.numbers]
+    found_arms = [_arm(settings, family, n, tuple(rates), tables[n]) for n in family.numbers]
     tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
-    return tuned, tried
+    return Family(found_arms, tried)
 
 
 def _arm(
-    settings: Settings, family: _Family, number: int, rates: tuple[float, ...], table: dict[float, float | None]
+    settings: Settings, family: _Tuner, number: int, rates: tuple[float, ...], table: dict[float, float | None]
 ) -> Arm:
     arm = family.arms[number]
     known = {rate: score for rate, score in table.items() if score is not None}

@@ -39,6 +39,7 @@ TASK = Task(
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     seeds=(0, 1, 2, 3, 4, 5),
     tune_seeds=3,
+    interventions=True,
     licence="CC BY 4.0 (UCI Machine Learning Repository, Optical Recognition of Handwritten Digits).",
     reference="alpaydin1998",
 )

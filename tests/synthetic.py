@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from calib_bench import files, tuning
+from calib_bench import discover, files
 from calib_bench.data.splits import InputSpec, Splits, stream
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings, parse
@@ -19,7 +19,8 @@ from calib_bench.train.outcome import Outcome
 from calib_bench.trial import Trial
 
 SIZES = {"selection": 40, "calibration": 80}
-WORDS = ("task=digits", "lr=0.03,0.1,0.3", "epochs=2")
+EPOCHS = 8
+WORDS = ("task=digits", "lr=0.03,0.1,0.3", f"epochs={EPOCHS}", "interventions=no")
 
 
 def labels_and_truth(test: int, classes: int, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -32,17 +33,32 @@ def labels_and_truth(test: int, classes: int, seed: int = 0) -> tuple[dict[str, 
     return labels, truth
 
 
-def outcome(trial: Trial, truth: dict[str, torch.Tensor], diverged: bool) -> Outcome:
-    """Z = sharpness * (truth + noise): sharpness grows away from beta = 1, noise above it."""
-    distance = abs(torch.tensor(trial.beta).log().item())
+Shape = Callable[[Trial, dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""(trial, truth, labels) -> Z = beta z of each split."""
+
+
+def shape(trial: Trial, truth: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Z = sharpness * (truth + noise): sharpness grows away from beta = 1, noise above it, and with fewer epochs.
+
+    Of beta as two factors, the head's initial magnitude makes the sharpness and the head's rate the noise.
+    """
+    magnitude, rate = trial.beta * trial.head_init, round(trial.beta * trial.head_lr**0.5, 12)
+    distance = abs(torch.tensor(magnitude).log().item())
     sharp = (1.4 + 0.3 * distance) * (0.6 if trial.terms else 1.0)
-    noise = 0.5 + (0.5 if trial.beta > 1 else 0.0)
-    logits = {}
+    noise = 0.5 + (0.5 if rate > 1 else 0.0) + (1.0 if trial.epochs < EPOCHS else 0.0)
+    Z = {}
     for split, u in truth.items():
         g = stream("noise", split, trial.seed)
-        own = stream("own", split, trial.beta, trial.objective, trial.seed)
+        whose = (rate,) if magnitude == rate else (rate, magnitude)
+        own = stream("own", split, *whose, trial.objective, trial.seed)
         mixed = u + noise * torch.randn(u.shape, generator=g) + 0.1 * torch.randn(u.shape, generator=own)
-        logits[split] = (sharp * mixed / trial.beta).float()
+        Z[split] = sharp * mixed
+    return Z
+
+
+def outcome(trial: Trial, Z: dict[str, torch.Tensor], diverged: bool) -> Outcome:
+    """A finished or diverged trial with these logits."""
+    logits = {split: (values / trial.beta).float() for split, values in Z.items()}
     found = facts(trial)
     loss = found["selection"]["log_loss"]
     history = {"epoch": [0.0, 1.0, 2.0], "train_loss": [2.3, 1.0, loss], "lr": [trial.lr] * 3}
@@ -68,6 +84,7 @@ def make(
     classes: int = 4,
     class_names: tuple[str, ...] | None = None,
     linked: bool = False,
+    shape: Shape = shape,
 ) -> tuple[Store, Settings]:
     """A complete run folder for the command-line words given on top of WORDS.
 
@@ -75,27 +92,25 @@ def make(
         diverged: (beta, seed) of trials that diverged, at every rate.
         linked: trials of one beta, objective and seed share their files of logits and history (hard links), which
             makes a store of thousands in seconds.
+        shape: what logits are made of.
     """
     given = {word.partition("=")[0] for word in words}
     settings = resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in given), *words]))
     store = Store(path)
 
-    def made(split: int) -> tuple[Splits, dict[str, torch.Tensor]]:
-        labels, truth = labels_and_truth(test, classes, split)
-        return splits_of(labels, classes, class_names), truth
-
     scores = store.scores(settings.select)
-    originals: dict[tuple[float, str, int], Trial] = {}
-    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+    plan = discover.study(settings.study).plan
+    originals: dict[Trial, Trial] = {}
+    while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
         for trial in new:
-            original = originals.setdefault((trial.beta, trial.objective, trial.seed), trial)
+            original = originals.setdefault(trial.model_copy(update={"lr": 1.0}), trial)
             if linked and original is not trial:
                 link(store, original, trial)
                 continue
-            splits, truth = made(trial.split)
-            data = store.write_splits(trial, splits)
+            labels, truth = labels_and_truth(test, classes, trial.split)
+            data = store.write_splits(trial, splits_of(labels, classes, class_names))
             bad = (trial.beta, trial.seed) in diverged
-            store.write(outcome(trial, truth, bad), data, {})
+            store.write(outcome(trial, shape(trial, truth, labels), bad), data, {})
     store.write_study(settings, settings.command())
     return store, settings
 

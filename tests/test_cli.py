@@ -11,7 +11,16 @@ import pytest
 
 from calib_bench.cli import main
 
-TINY = ["task=digits", "beta=0.3,1", "objective=cross_entropy", "lr_rel=0.5", "seed=0", "epochs=2", "wandb=disabled"]
+TINY = [
+    "task=digits",
+    "beta=0.3,1",
+    "objective=cross_entropy",
+    "lr_rel=0.5",
+    "seed=0",
+    "epochs=2",
+    "interventions=no",
+    "wandb=disabled",
+]
 
 
 def write_parquet(path: Path, columns: dict[str, list[object]]) -> None:
@@ -187,7 +196,7 @@ def test_plan_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("answer", "trained"), [("n", 0), ("", 0), ("y", 2)])
+@pytest.mark.parametrize(("answer", "trained"), [("n", 0), ("", 0), ("y", 3)])
 def test_a_long_run_is_asked_about_on_a_terminal(
     answer: str, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

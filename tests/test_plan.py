@@ -20,7 +20,11 @@ STUDY = discover.study("separation")
 
 def settings(*words: str) -> Settings:
     tune = [] if any(word.startswith("tune_seeds") for word in words) else ["tune_seeds=10"]
-    return resolve(parse(["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..9", *tune, *words]))
+    return resolve(
+        parse(
+            ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..9", "interventions=no", *tune, *words]
+        )
+    )
 
 
 def test_groups_are_stacks_of_what_differs_in_numbers_alone(tmp_path: Path) -> None:
@@ -65,10 +69,10 @@ def test_what_is_stored_is_done(tmp_path: Path) -> None:
     assert (plan.done, plan.pending) == (1, 1)
 
 
-def test_foresight_counts_the_seeds_that_follow_tuning(tmp_path: Path) -> None:
+def test_foresight_counts_the_seeds_and_the_control_that_follow_tuning(tmp_path: Path) -> None:
     chosen = settings("tune_seeds=2")
     assert planning.make(chosen, STUDY, Store(tmp_path, "peek")).pending == 2 * 3 * 2
-    assert len(planning.foresee(chosen, STUDY, Store(tmp_path, "peek"))) == 2 * (3 * 2 + 8)
+    assert len(planning.foresee(chosen, STUDY, Store(tmp_path, "peek"))) == 2 * (3 * 2 + 8) + 10
 
 
 def test_each_trial_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,16 @@ import torch
 from calib_bench.cli import main
 from calib_bench.store import Store
 
-TINY = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0,1", "epochs=4", "extend=0"]
+TINY = [
+    "task=digits",
+    "model=mlp_16",
+    "beta=0.3,1",
+    "lr_rel=0.25,0.5",
+    "seed=0,1",
+    "epochs=4",
+    "extend=0",
+    "interventions=no",
+]
 CHEAP = ["calibrator=temperature_scaling", "wandb=disabled"]
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +65,7 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
     assert "\\toprule" in next((report / "tables").glob("*.tex")).read_text()
     assert list(finished.glob("**/run-*.wandb"))
     store = Store(finished, "read")
-    assert len(logits(finished)) == 2 * 3 * 2 * 2
+    assert len(logits(finished)) == 2 * 3 * 2 * 2 + 2
     assert store.audit() == []
     assert not list((finished / "checkpoints").iterdir())
     assert store.provenance()["splits"][0]["sizes"] == {"train": 300, "selection": 250, "calibration": 250, "test": 997}
@@ -66,7 +75,7 @@ def test_running_again_trains_nothing(finished: Path) -> None:
     before = logits(finished)
     done = call("run", *TINY, f"out={finished.parent}")
     assert done.returncode == 0, done.stderr
-    assert "24 done, 0 to run" in done.stdout
+    assert "26 done, 0 to run" in done.stdout
     assert "trained" not in done.stdout
     assert logits(finished) == before
 
@@ -273,7 +282,7 @@ def test_real_tasks_train_and_report(task: str, data_root: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / f"{task}-separation" / "report" / "report.html").read_text()
     assert "limit" in page
-    assert len(logits(tmp_path / f"{task}-separation")) == 4
+    assert len(logits(tmp_path / f"{task}-separation")) == 6
 
 
 @pytest.mark.slow

@@ -8,17 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make
+import torch
+from synthetic import Shape, make
 
 from calib_bench import discover, tuning
+from calib_bench.data.splits import stream
 from calib_bench.inference import crossed_interval
 from calib_bench.measure import measure_arm
-from calib_bench.settings import Settings
+from calib_bench.resolve import resolve
+from calib_bench.separation import controls, interventions
+from calib_bench.separation.contrast import contrast, kappa
+from calib_bench.separation.verdict import share
+from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
-from calib_bench.studies._separation_words import share
-from calib_bench.studies.separation import STUDY, _kappa, contrast
+from calib_bench.studies.separation import STUDY
 from calib_bench.study import Analysis
+from calib_bench.trial import Trial
 
+Split = dict[str, torch.Tensor]
 Run = tuple[Store, Settings, Analysis]
 
 
@@ -70,7 +77,7 @@ def test_confidence_and_dynamics_go_where_they_were_put(table: pd.DataFrame) -> 
 
 
 def test_negative_control_is_zero(run: Run) -> None:
-    (control,) = run[2].tables["controls"].frame.to_dict("records")
+    control = run[2].tables["controls"].frame.set_index("control").loc[controls.RESCALED]
     assert abs(control["log_loss_dyn"]) < 1e-8
     assert control["accuracy"] == 0
     assert control["log_loss_total"] == pytest.approx(control["log_loss_conf"], abs=1e-8)
@@ -94,7 +101,7 @@ def test_diverged_trials_are_dropped_in_pairs_and_said(run: Run, table: pd.DataF
         (10.0, "cross_entropy"): 1,
         (10.0, "label_smoothing:0.1"): 1,
     }
-    assert any("diverged" in warning and "4 of 30 trials" in warning for warning in run[2].warnings)
+    assert any("diverged" in warning and "4 of 35 trials" in warning for warning in run[2].warnings)
 
 
 def test_holm_is_over_the_arms(run: Run, table: pd.DataFrame) -> None:
@@ -123,29 +130,26 @@ def test_rates_say_what_was_tried_and_chosen(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "conf", "dyn", "expected"),
+    ("low", "high", "words"),
     [
-        ((2, 1, 3), (1, 0.5, 1.5), (1, 0.5, 1.5), 0.5),
-        ((-2, -3, -1), (-1.5, -2, -1), (-0.5, -0.6, -0.4), 0.25),
-        ((0.1, -1, 1.2), (0.05, -1, 1), (0.05, -1, 1), None),
-        ((2, 1, 3), (2.5, 2, 3), (-0.5, -0.6, -0.4), None),
-        ((2, 1, 3), (1.9, 1, 2), (0.1, -0.1, 0.3), None),
+        (0.3, 0.7, "50% [30%, 70%] of it confidence, the rest dynamics"),
+        (-0.2, 1.2, "the data cannot say"),
+        (float("nan"), float("nan"), "the data cannot say"),
+        (1.2, 1.9, "opposite directions"),
+        (-0.9, -0.1, "opposite directions"),
     ],
 )
-def test_no_share_of_what_may_be_zero(total: tuple, conf: tuple, dyn: tuple, expected: float | None) -> None:
-    row = {}
-    for part, values in (("total", total), ("conf", conf), ("dyn", dyn)):
-        row |= dict(zip((f"log_loss_{part}{end}" for end in ("", "_low", "_high")), values, strict=True))
-        row[f"log_loss_{part}_holm"] = 0.01
-    assert share(row) == expected
-    assert share({**row, "log_loss_dyn_holm": 0.2}) is None
+def test_a_share_is_said_as_far_as_its_interval_goes(low: float, high: float, words: str) -> None:
+    row = {"log_loss_conf_share": (low + high) / 2, "log_loss_conf_share_low": low, "log_loss_conf_share_high": high}
+    row |= {f"log_loss_{part}": 0.1 for part in ("conf", "dyn")}
+    assert words in share(row)
 
 
 def test_the_verdict_says_so_when_the_data_cannot(tmp_path: Path) -> None:
     words = ("beta=0.9,1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
     _, _, analysis = analysed(tmp_path, *words, test=30)
     assert "the data cannot say" in analysis.verdict[0]
-    assert not any("of the change is dynamics" in sentence for sentence in analysis.verdict)
+    assert not any("% [" in sentence for sentence in analysis.verdict)
     assert any(w.startswith("Fixed: every arm") for w in analysis.warnings)
 
 
@@ -188,6 +192,168 @@ def test_kappa_at_a_bound_has_no_interval(tmp_path: Path) -> None:
     store, settings = make(tmp_path, "beta=1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
     (arm,) = tuning.arms(settings, store.scores(settings.select))
     free = measure_arm(store, arm, discover.calibrators(("temperature_scaling",)))
-    assert set(_kappa(free, [0, 1])) == {"kappa", "kappa_low", "kappa_high"}
-    assert set(_kappa(replace(free, at_bound=(1,)), [0, 1])) == {"kappa"}
-    assert set(_kappa(replace(free, at_bound=(1,)), [0])) == {"kappa", "kappa_low", "kappa_high"}
+    assert set(kappa(free, [0, 1])) == {"kappa", "kappa_low", "kappa_high"}
+    assert set(kappa(replace(free, at_bound=(1,)), [0, 1])) == {"kappa"}
+    assert set(kappa(replace(free, at_bound=(1,)), [0])) == {"kappa", "kappa_low", "kappa_high"}
+
+
+def sharpened(trial: Trial, truth: Split, labels: Split) -> Split:
+    """Beta changes confidence alone: the same noisy logits, three times as large."""
+    return {name: (1 + 2 * (trial.beta != 1)) * noisy(u, trial, name, 0.5) for name, u in truth.items()}
+
+
+def blurred(trial: Trial, truth: Split, labels: Split) -> Split:
+    """Beta changes dynamics alone: noisier logits, each arm at its own best temperature."""
+    Z = {name: noisy(u, trial, name, 0.5 + (trial.beta != 1)) for name, u in truth.items()}
+    fit = discover.calibrators(("temperature_scaling",))["temperature_scaling"].fit
+    T = float(fit(Z["calibration"].double(), labels["calibration"])["temperature"])
+    return {name: values / T for name, values in Z.items()}
+
+
+def noisy(u: torch.Tensor, trial: Trial, split: str, noise: float) -> torch.Tensor:
+    return u + noise * torch.randn(u.shape, generator=stream("noise", split, trial.seed))
+
+
+@pytest.mark.parametrize(("shape", "expected", "words"), [(sharpened, 1.0, "of it confidence"), (blurred, 0.0, "0% [")])
+def test_the_share_of_confidence_is_the_one_built_in(tmp_path: Path, shape: Shape, expected: float, words: str) -> None:
+    made = ("beta=1,3", "objective=cross_entropy", "seed=0..3", "lr=0.1")
+    _, _, analysis = analysed(tmp_path, *made, shape=shape, test=600)
+    row = analysis.tables["separation"].frame.iloc[0]
+    assert row["log_loss_total_low"] > 0.01
+    for score in ("log_loss", "brier"):
+        frame = analysis.tables["separation" if score == "log_loss" else "separation_brier"].frame.iloc[0]
+        assert frame[f"{score}_conf_share"] == pytest.approx(expected, abs=1e-4)
+        assert frame[f"{score}_conf_share_low"] - 1e-4 <= expected <= frame[f"{score}_conf_share_high"] + 1e-4
+    assert any(words in sentence for sentence in analysis.verdict)
+    accuracy = analysis.verdict[0]
+    if expected:
+        assert "equal within 0.01 at beta=3" in accuracy
+        assert row["accuracy"] == 0
+    else:
+        assert "changed by −" in accuracy
+
+
+@pytest.fixture(scope="module")
+def intervened(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    words = ("beta=0.1,1,10", "objective=cross_entropy", "seed=0..3", "tune_seeds=2", "interventions=yes")
+    return analysed(tmp_path_factory.mktemp("intervened"), *words, test=600)
+
+
+def test_the_2x2_gives_each_factor_what_it_made(intervened: Run) -> None:
+    """In made-up logits the head's rate makes the noise, above 1 alone, and the initial magnitude the sharpness."""
+    frame = intervened[2].tables["two_by_two"].frame.set_index(["beta", "metric"])
+    assert len(frame) == 2 * 3
+    np.testing.assert_allclose(frame["total"], frame["head_rate"] + frame["initial_magnitude"], atol=1e-14)
+    for metric in ("accuracy", "repaired log loss"):
+        row = frame.loc[(10.0, metric)]
+        assert (row["head_rate_low"] > 0) if metric == "repaired log loss" else (row["head_rate_high"] < 0)
+        assert abs(row["initial_magnitude"]) < 0.1 * abs(row["head_rate"])
+    assert frame.loc[(0.1, "log loss")]["initial_magnitude_low"] > 0.05
+    assert abs(frame.loc[(0.1, "log loss")]["head_rate"]) < 0.05
+    (said,) = (text for text in intervened[2].verdict if text.startswith("Beta split"))
+    assert "accuracy changed by −" in said
+
+
+def test_interventions_are_tuned_like_the_arms_they_are_compared_with(intervened: Run) -> None:
+    store, settings, analysis = intervened
+    more = interventions.more(settings)
+    (family,) = tuning.tuned(settings, store.scores(settings.select), more)
+    assert len(family.arms) == 3 + 2 * 4
+    assert len({arm.rates for arm in family.arms}) == 1
+    frame = analysis.tables["interventions"].frame
+    kinds = list(interventions.KINDS)
+    assert frame.groupby("beta")["intervention"].apply(list).to_dict() == {0.1: kinds, 10.0: kinds}
+    tried = analysis.tables["intervention_rates"].frame.groupby(["beta", "intervention"])["rate"].nunique()
+    assert set(tried) == {analysis.tables["rates"].frame.groupby("beta")["rate"].nunique().max()}
+
+
+def test_factors_of_the_optimizer() -> None:
+    def factors(*words: str) -> dict[str, Trial]:
+        settings = resolve(parse(["beta=1,10", "objective=cross_entropy", "interventions=yes", *words]))
+        grid = list(tuning.templates(settings))
+        return {part.kind: part.template for part in interventions.parts(settings, grid)}
+
+    sgd, adam = factors("reference=1"), factors("optimizer=adam", "lr=0.1", "weight_decay=0.1")
+    assert (sgd["head rate"].head_lr, sgd["initial magnitude"].head_init) == (100, 10)
+    assert (adam["head rate"].head_lr, adam["head rate"].head_decay) == (10, 0.1)
+    assert (sgd["switch to beta"].beta, sgd["switch to beta"].switch_from) == (10, 1)
+    assert (sgd["switch from beta"].beta, sgd["switch from beta"].switch_from) == (1, 10)
+    for words in ("clip=1", "head_lr=2", "epochs=0", "interventions=no", "objective=label_smoothing:0.1"):
+        on = [] if words.startswith("interventions") else ["interventions=yes"]
+        settings = resolve(parse(["beta=1,10", *on, words]))
+        assert not interventions.parts(settings, list(tuning.templates(settings))), words
+
+
+def test_controls_must_be_told_apart_from_the_reference_or_not(intervened: Run) -> None:
+    frame = intervened[2].tables["controls"].frame.set_index("control")
+    assert frame["passed"].all()
+    assert list(frame.index) == [controls.RESCALED, controls.UNDERTRAINED, controls.IDENTITY]
+    assert frame.loc[controls.UNDERTRAINED, "log_loss_dyn_low"] > 0
+    assert abs(frame.loc[controls.IDENTITY, "log_loss_total"]) < 1e-6
+    said = " ".join(intervened[2].verdict)
+    assert said.count("as it must") == 3
+
+
+def test_a_study_without_power_says_so(tmp_path: Path) -> None:
+    def lazy(trial: Trial, truth: Split, labels: Split) -> Split:
+        return {name: noisy(u, trial, name, 0.5) for name, u in truth.items()}
+
+    _, _, analysis = analysed(tmp_path, "beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", shape=lazy)
+    assert not analysis.tables["controls"].frame.set_index("control").loc[controls.UNDERTRAINED, "passed"]
+    assert any("no power" in sentence for sentence in analysis.verdict)
+
+
+def test_the_same_training_in_every_unit_of_the_rate() -> None:
+    for unit, expected in (("lr", 0.2), ("lr_rel", 0.2), ("lr_eff", 0.002)):
+        words = ["beta=1,10", "objective=cross_entropy", "interventions=yes", f"{unit}=0.2", "seed=0"]
+        settings = resolve(parse(words))
+        pair = controls.identity(settings, tuning.arms(settings, lambda trial: 1.0))
+        assert pair is not None
+        (trial,) = pair[1].trials.values()
+        assert (trial.lr, trial.head_lr, trial.head_init, trial.beta) == (expected, 100, 10, 1)
+
+
+def test_a_calibrator_that_refuses_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calib_bench.baselines import venn_abers
+
+    monkeypatch.setattr(venn_abers, "LIMIT", 100)
+    store, settings = make(
+        tmp_path / "run", "beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1",
+        "calibrator=temperature_scaling,venn_abers,platt_scaling",
+    )  # fmt: skip
+    analysis = STUDY.analyse(settings, store)
+    assert any(w.startswith("Left out, venn_abers: ") and "limit of 100" in w for w in analysis.warnings)
+    assert set(analysis.tables["baselines"].frame["method"]) == {"raw", "temperature_scaling", "platt_scaling"}
+
+
+def test_one_seed_is_said_in_the_verdict(tmp_path: Path) -> None:
+    _, _, analysis = analysed(tmp_path, "beta=0.1,1", "objective=cross_entropy", "seed=0", "lr=0.1")
+    assert "intervals over test examples only" in analysis.verdict[0]
+
+
+def test_every_trial_of_a_report_is_planned(intervened: Run) -> None:
+    store, settings, analysis = intervened
+    planned = {trial.key for trial in STUDY.plan(settings, store.scores(settings.select))}
+    shown = set(analysis.tables["trials"].frame["key"])
+    assert shown <= planned
+    assert len(shown) == (3 + 8 + 2) * 4
+    assert {arm.label for arm in analysis.data["arms"]} >= {"beta=1 head_lr=100", "beta=1 switched from 10"}  # type: ignore[attr-defined]
+    for draw in STUDY.figures.values():
+        draw(analysis)
+
+
+@pytest.mark.slow
+def test_digits_end_to_end(tmp_path: Path) -> None:
+    from calib_bench.cli import main
+
+    words = ["model=mlp_64", "beta=1,10", "objective=cross_entropy", "lr_rel=0.25,0.5", "seed=0..3"]
+    words += ["epochs=40", "extend=0", "calibrator=temperature_scaling", "interventions=yes"]
+    words += ["wandb=disabled", f"out={tmp_path}"]
+    assert main(["run", *words]) == 0
+    tables = tmp_path / "digits-separation" / "report" / "tables"
+    found = pd.read_csv(tables / "controls.csv").set_index("control")
+    assert found["passed"].all()
+    assert abs(found.loc[controls.IDENTITY, "log_loss_total"]) < 1e-4
+    design = pd.read_csv(tables / "two_by_two.csv")
+    assert len(design) == 3
+    assert "Positive control" in (tables.parent / "report.html").read_text()

@@ -79,7 +79,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Run:
     study = discover.study("separation")
     analysis = study.analyse(settings, store)
     build(store, replace(study, figures={"over_beta": study.figures["over_beta"]}), settings, analysis)
-    assert log(store, settings, analysis, "offline") == 4
+    assert log(store, settings, analysis, "offline") == 5
     return store, settings, analysis
 
 
@@ -109,7 +109,7 @@ def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
 
 
 def test_all_rates_are_one_table_and_the_analysis_one_run(logged: Run, runs: dict[str, dict[str, Any]]) -> None:
-    assert len(runs) == 4
+    assert len(runs) == 5
     tuned, analysed = runs["digits-separation-tuning"], runs["digits-separation-analysis"]
     assert tuned["history"][-1]["rates/nrows"] == len(logged[2].tables["rates"].frame)
     last = {key.removesuffix("/_type") for key in analysed["history"][-1]}

@@ -90,7 +90,8 @@ def share(
         The interval; `p` is that of part being 0.
     """
     if nested:
-        part, whole = (np.array([[np.mean(row)] for row in rows]) for rows in cast("Any", (part_SN, whole_SN)))
+        pair = cast("Any", (part_SN, whole_SN))
+        part, whole = (np.array([[np.asarray(row, np.float64).mean()] for row in rows]) for rows in pair)
     else:
         part, whole = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
     if part.shape != whole.shape:

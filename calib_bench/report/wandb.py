@@ -32,7 +32,8 @@ def log(store: Store, settings: Settings, analysis: Analysis, mode: str = "offli
     changed result is logged anew under the same id.
 
     Args:
-        analysis: with data["measurements"], rows of (key, method, metrics), where there are any.
+        analysis: with data["measurements"], rows of (key, method, metrics), and data["arms"], the arms whose trials at
+            the chosen rate are logged, where there are any; else the arms of the grid.
         mode: "offline" (files under `<run>/wandb`, for `wandb sync`), "online", or "disabled" (wandb is not imported).
 
     Returns:
@@ -61,14 +62,18 @@ class _Logger:
         self.count = 0
 
     def log(self, analysis: Analysis) -> int:
-        arms = tuning.arms(self.settings, self.store.scores(self.settings.select))
+        arms: Any = analysis.data.get("arms")
+        if arms is None:
+            arms = tuning.arms(self.settings, self.store.scores(self.settings.select))
         measured = _summaries(analysis.data.get("measurements"))
         for arm in arms:
             for trial in arm.trials.values():
                 if self.store.has(trial):
                     self._trial(trial, arm.label, measured.get(trial.key, {}))
-        self._page("tuning", {name: table.frame for name, table in analysis.tables.items() if name == "rates"}, {}, ())
-        tables = {name: table.frame for name, table in analysis.tables.items() if name != "rates"}
+        frames = {name: table.frame for name, table in analysis.tables.items()}
+        rates = {name: frame for name, frame in frames.items() if name.endswith("rates")}
+        tables = {name: frame for name, frame in frames.items() if name not in rates}
+        self._page("tuning", rates, {}, ())
         figures = sorted((self.store.path / "report" / "figures").glob("*.png"))
         words = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
         self._page("analysis", tables, words, figures)

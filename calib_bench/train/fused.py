@@ -22,7 +22,7 @@ from calib_bench.train import setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.choices import fuse_key
 from calib_bench.train.courses import Courses
-from calib_bench.train.objective import Loss, start_beta
+from calib_bench.train.objective import Loss, rate_beta
 from calib_bench.train.optim import factor, head_names
 from calib_bench.train.outcome import (
     CHECK_STEPS,
@@ -128,7 +128,7 @@ class _Stack:
         found: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, start_beta(trial))
+            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, rate_beta(trial))
             if alike not in found:
                 found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
             unit = found[alike]

@@ -75,9 +75,13 @@ def known(names: Iterable[str], objectives: Mapping[str, Objective] | None = Non
     return {name: (objectives or {})[name] for name in names}
 
 
-def start_beta(trial: Trial) -> float:
-    """The inverse temperature of the first update."""
-    return Course(trial, 2).beta(0)
+def rate_beta(trial: Trial) -> float:
+    """The inverse temperature at which the critical rate is measured: that of the first update.
+
+    With a switch it is the larger of the two, at which curvature is larger, so that one relative rate suits both parts.
+    """
+    first = Course(trial, 2).beta(0)
+    return first * max(1.0, trial.beta / trial.switch_from) if trial.switch_from else first
 
 
 class Course:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calib_bench.data.splits import Splits
 from calib_bench.errors import SettingsError
 from calib_bench.train.choices import heads
-from calib_bench.train.objective import start_beta
+from calib_bench.train.objective import rate_beta
 from calib_bench.train.setup import prepare
 from calib_bench.trial import Trial
 
@@ -54,8 +54,8 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
-    cross-entropy of beta z at initialization (beta of the first update), head factors included: 1 is the critical
-    rate of gradient descent.
+    cross-entropy of beta z at initialization (beta of the first update; of a switched trial, the larger of its two),
+    head factors included: 1 is the critical rate of gradient descent.
 
     Args:
         trial: the trial.
@@ -76,7 +76,7 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
-    beta = start_beta(trial)
+    beta = rate_beta(trial)
     point = (*start, trial.seed, beta, trial.head_lr, trial.head_init, heads(trial.objective), str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)

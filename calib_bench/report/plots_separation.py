@@ -1,0 +1,59 @@
+"""Drawings of the separation study alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, _line, _some_untuned
+from calib_bench.separation.interventions import MAGNITUDE, RATE, SWITCH_FROM, SWITCH_TO, TRAINED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+LOOKS: dict[str, dict[str, Any]] = {
+    TRAINED: {"color": "k", "marker": "o"},
+    RATE: {"color": "C0", "marker": "D"},
+    MAGNITUDE: {"color": "C1", "marker": "s"},
+    SWITCH_TO: {"color": "C2", "marker": "^", "linestyle": "--"},
+    SWITCH_FROM: {"color": "C4", "marker": "v", "linestyle": "--"},
+}
+LABELS = {
+    TRAINED: "train at beta",
+    RATE: "head rate alone",
+    MAGNITUDE: "initial magnitude alone",
+    SWITCH_TO: "switch to beta",
+    SWITCH_FROM: "switch from beta",
+}
+PANELS = (
+    ("accuracy", "change of accuracy"),
+    ("log_loss_dyn", "change of repaired log loss (nats)"),
+    ("log_loss_conf", "change of confidence's part (nats)"),
+)
+
+
+def interventions(analysis: Analysis) -> Figure:
+    """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training."""
+    table = analysis.tables.get("interventions")
+    if table is None or "accuracy" not in table.frame:
+        figure = _empty("No intervention was trained: interventions=yes trains them.")
+        figure.subplots().set_axis_off()
+        return figure
+    frame = table.frame[table.frame["accuracy"].notna()]
+    figure, axes = _grid(frame, len(PANELS), 3.1)
+    kinds = [kind for kind in LOOKS if kind in set(frame["intervention"])]
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for axis, (column, label) in zip(line, PANELS, strict=True):
+            for i, kind in enumerate(kinds):
+                some = rows[rows["intervention"] == kind].sort_values("beta")
+                _line(axis, some, column, _dodge(i, len(kinds)), **LOOKS[kind])
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.set_ylabel(label)
+            _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+        line[0].set_title(name, loc="left")
+    keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
+    if _some_untuned(frame):
+        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
+    _legend(figure, keys)
+    return figure

@@ -1,0 +1,105 @@
+"""The arms one by one: names, every metric under every method, trials, and the rates that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from calib_bench.separation.cells import Row
+from calib_bench.separation.contrast import interval, kappa
+
+if TYPE_CHECKING:
+    from calib_bench.measure import Measures
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+    from calib_bench.tuning import Arm
+
+MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
+"""Metrics that are means over examples, and the per-example score each is the mean of."""
+
+
+def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
+    """By family, the settings in which it departs from the others, "batch=60"; None where model is all that differs."""
+    dumps = {family: family.model_dump() for family in families}
+    first = next(iter(dumps.values()), {})
+    varying = [key for key in first if key != "model" and len({dump[key] for dump in dumps.values()}) > 1]
+    return {family: ", ".join(f"{key}={getattr(family, key)}" for key in varying) or None for family in dumps}
+
+
+def named(arm: Arm, variant: str | None) -> Row:
+    """The columns that name an arm."""
+    trial = arm.trial
+    return {
+        "model": trial.model, "variant": variant, "beta": trial.beta, "objective": trial.objective, "tuning": arm.status
+    }  # fmt: skip
+
+
+def methods(measures: Measures, nested: bool) -> list[Row]:
+    """One row per method: every metric's mean over seeds."""
+    from calib_bench.inference import ece_interval
+    from calib_bench.measure import METRICS
+
+    rows = []
+    counts = {"seeds": len(measures.seeds), "diverged": len(measures.diverged), "missing": len(measures.missing)}
+    for method, scores in measures.examples.items():
+        frame = measures.frame[measures.frame["method"] == method]
+        row: Row = {"method": method, **counts}
+        for metric in METRICS:
+            if metric not in frame:
+                continue
+            if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
+                row |= interval(metric, scores[MEANS[metric]], nested)
+                del row[f"{metric}_p"]
+            elif metric == "ece" and method in ("raw", "temperature_scaling") and not nested:
+                found = ece_interval(scores["confidence"], scores["correct"])
+                row |= {"ece": found.mean, "ece_low": found.low, "ece_high": found.high}
+            else:
+                row |= over_seeds(metric, frame[metric].tolist())
+        if "ece_null" in frame and frame["ece_null"].notna().any():
+            row["ece_null"] = frame["ece_null"].mean()
+        if method == "temperature_scaling":
+            row |= kappa(measures, list(range(len(measures.seeds))))
+        rows.append(row)
+    return rows
+
+
+def trials(store: Store, measures: Measures) -> list[Row]:
+    """One row per trial of the chosen rate, finished or not."""
+    from calib_bench.measure import state
+
+    keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
+    rows = []
+    for seed, trial in sorted(measures.arm.trials.items()):
+        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": state(store, trial)}
+        if seed in measures.seeds:
+            mine = measures.frame[measures.frame["seed"] == seed].set_index("method")
+            raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]
+            row |= {name: raw[name] for name in keep}
+            row |= {f"repaired_{name}": repaired[name] for name in keep if name != "accuracy"}
+            row |= {"kappa": repaired["kappa"], "at_bound": repaired["at_bound"]}
+        rows.append({**row, "key": trial.key})
+    return rows
+
+
+def rates(arm: Arm) -> list[Row]:
+    """One row per rate tried."""
+    return [
+        {
+            "rate": rate,
+            "unit": arm.trial.lr_unit,
+            "score": arm.scores.get(rate),
+            "chosen": rate == arm.chosen,
+        }
+        for rate in arm.rates
+    ]
+
+
+def over_seeds(name: str, values: list[float]) -> Row:
+    """Mean with a t interval over seeds, for this test set."""
+    import torch
+
+    if len(values) < 2:
+        return {name: values[0] if values else None}
+    row = interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True)
+    del row[f"{name}_p"]
+    return row

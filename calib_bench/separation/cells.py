@@ -1,0 +1,140 @@
+"""What the parts of the separation study share: rows of intervals, Holm's correction, and words that respect both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.inference import Interval, holm
+from calib_bench.report.tables import estimate
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+
+Row = dict[str, Any]
+ALPHA = 0.05
+NAMES = ("model", "variant", "beta", "objective", "tuning")
+"""Columns that name an arm."""
+HIDDEN = ("nested", "examples")
+"""Columns that the note tells and the table need not."""
+
+
+def fields(name: str, found: Interval) -> Row:
+    """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
+    row = {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    return row if math.isnan(found.p) else {**row, f"{name}_p": found.p}
+
+
+def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
+    """The frame with a column `<name>_holm` for every `<name>_p`: Holm's adjustment over all rows alike in `by`.
+
+    Where a quantity has no p-value it was not tested, and does not count.
+    """
+    out = frame.copy()
+    for column in [c for c in frame.columns if c.endswith("_p")]:
+        p = frame[column].astype("float64")
+        groups = p.groupby([frame[name] for name in by], sort=False) if by else None
+        out[f"{column[:-2]}_holm"] = _holm(p) if groups is None else groups.transform(_holm)
+    return out
+
+
+def _holm(p: pd.Series) -> pd.Series:
+    out = p.copy()
+    out[p.notna()] = holm(p[p.notna()])
+    return out
+
+
+def shown(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """The frame without the columns that only its note tells; a smoke run's limit beside every row."""
+    out = frame.drop(columns=[c for c in HIDDEN if c in frame])
+    return out if settings.limit is None else out.assign(limit=settings.limit)
+
+
+def noted(settings: Settings, *parts: str) -> str:
+    """A table's note; a smoke run's says so first."""
+    smoke = [] if settings.limit is None else [f"SMOKE RUN, limit={settings.limit}, not a result"]
+    return ". ".join([*smoke, *(part for part in parts if part)]) + "."
+
+
+def sample(frame: pd.DataFrame) -> str:
+    """n and the kind of interval of crossed differences, from the columns seeds, examples and nested."""
+    if not len(frame):
+        return "no arm to compare"
+    seeds, examples = int(frame["seeds"].max()), int(frame["examples"].max())
+    fewest = int(frame["seeds"].min())
+    fewer = f" (in some rows fewer, down to {fewest})" if fewest < seeds else ""
+    n = f"{_count(seeds, 'seed')}{fewer}, {examples:,} test examples"
+    if bool(frame["nested"].any()):
+        return f"{n} a seed; 95% t intervals over seeds, each with its own test examples"
+    if seeds == 1:
+        return f"{n}; 95% intervals over test examples only, since there is one seed"
+    return f"{n}; 95% intervals over seeds and test examples together"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def cell(row: Mapping[str, Any], column: str) -> str:
+    """ "mean [low, high]"."""
+    return estimate(row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan))
+
+
+def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
+    """Whether the 95% interval lies on one side of zero."""
+    return bool(row.get(f"{column}_low", math.nan) > 0 or row.get(f"{column}_high", math.nan) < 0)
+
+
+def firm(row: Mapping[str, Any], column: str) -> bool:
+    """Whether it does, and Holm's correction agrees."""
+    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA
+
+
+def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
+    """Nothing where the sign is established, else the words."""
+    return "" if firm(row, column) else words
+
+
+def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """At which beta a quantity differs from 0, may, or the data cannot say."""
+    sure = [row for row in rows if firm(row, column)]
+    hints = [row for row in rows if excludes_zero(row, column) and not firm(row, column)]
+    silent = [row for row in rows if not excludes_zero(row, column)]
+    said = []
+    if sure:
+        said.append(f"differs at {betas(sure)}")
+    if hints:
+        said.append(f"may differ at {betas(hints)} (not after Holm's correction)")
+    if silent:
+        said.append(f"the data cannot say at {betas(silent)}")
+    return ", ".join(said)
+
+
+def betas(rows: Iterable[Mapping[str, Any]]) -> str:
+    """ "beta=0.1, 1 (edge)": a word after one whose rate was not tuned says why."""
+    return "beta=" + ", ".join(
+        f"{row['beta']:.3g}" + ("" if row.get("tuning", "tuned") == "tuned" else f" ({row['tuning']})") for row in rows
+    )
+
+
+def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one model and variant, with the words that begin a sentence on them: none when there is one family."""
+    if not len(frame):
+        return
+    keys = [c for c in ("model", "variant") if c in frame]
+    groups = list(frame.groupby(keys, sort=False, dropna=False))
+    for values, rows in groups:
+        model, variant = (*values, None)[:2]
+        has_variant = isinstance(variant, str)
+        where = "" if len(groups) == 1 else f"{model} ({variant}): " if has_variant else f"{model}: "
+        yield where, rows
+
+
+def over_beta(frame: pd.DataFrame, settings: Settings) -> list[Row]:
+    """Rows of cross-entropy arms at another beta than the reference's."""
+    own = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != settings.reference)]
+    return own.to_dict("records")

@@ -1,0 +1,89 @@
+"""An arm minus the reference, split into what a temperature repairs and what it cannot.
+
+Temperature scaling splits a proper score R of an arm a in two: conf(a) = R(raw) - R(repaired), what a temperature
+fitted after training repairs, and dyn(a) = R(repaired), what none can. Against a reference arm, delta_total =
+delta_conf + delta_dyn exactly, and accuracy is entirely in the second, since a temperature never changes an argmax
+(Guo et al., 2017, arXiv 1706.04599; the dynamics of beta: Agarwala et al., 2023, arXiv 2010.07344).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.separation.cells import Row
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+
+SCORES = ("log_loss", "brier")
+PARTS = ("total", "conf", "dyn")
+
+
+def is_reference(name: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether the arm so named is the one that others of its family are compared with."""
+    return name["beta"] == settings.reference and name["objective"] == CROSS_ENTROPY
+
+
+def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
+    """The arm minus the reference, over the seeds that finished in both.
+
+    Returns:
+        For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
+        `_high`, `_p`; `<score>_conf_share`, of the total, with its limits (Fieller), left out where they are not
+        bounded; kappa of the arm; seeds used, and dropped because either side has none.
+    """
+    mine = {seed: i for i, seed in enumerate(arm.seeds)}
+    theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
+    seeds = [seed for seed in mine if seed in theirs]
+    either = {*arm.arm.trials, *(reference.arm.trials if reference is not None else ())}
+    row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
+    if reference is None or not seeds:
+        return row
+    ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
+
+    def difference(method: str, score: str) -> Tensor:
+        return arm.examples[method][score][ours] - reference.examples[method][score][others]
+
+    row |= interval("accuracy", difference("raw", "correct"), nested)
+    for score in SCORES:
+        total, dyn = difference("raw", score), difference("temperature_scaling", score)
+        for part, values in zip(PARTS, (total, total - dyn, dyn), strict=True):
+            row |= interval(f"{score}_{part}", values, nested)
+        row |= _share(f"{score}_conf_share", total - dyn, total, nested)
+    return row | kappa(arm, ours)
+
+
+def interval(name: str, d_SN: Tensor, nested: bool) -> Row:
+    """The interval of a mean as columns `name`, `_low`, `_high` and `_p`."""
+    from calib_bench.inference import crossed_interval
+
+    found = crossed_interval(d_SN, nested=nested)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
+
+
+def _share(name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool) -> Row:
+    from calib_bench.inference import share
+
+    found = share(part_SN, whole_SN, nested=nested)
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return {}
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def kappa(arm: Measures, rows: list[int]) -> Row:
+    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples; none at a bound."""
+    from calib_bench.inference import crossed_interval
+
+    if arm.log_kappa is None or not rows:
+        return {}
+    shared = len({trial.split for trial in arm.arm.trials.values()}) == 1
+    found = crossed_interval(arm.log_kappa[rows], nested=not shared)
+    if {arm.seeds[i] for i in rows} & set(arm.at_bound):
+        return {"kappa": math.exp(found.mean)}
+    return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}

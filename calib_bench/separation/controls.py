@@ -1,0 +1,174 @@
+"""Runs whose answer is known, in every study: what must move nothing, what must move something, what must be equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from calib_bench.search import shortened
+from calib_bench.separation.cells import Row, cell, excludes_zero
+from calib_bench.separation.contrast import contrast
+from calib_bench.separation.interventions import why_not
+from calib_bench.study import Table
+from calib_bench.trial import CROSS_ENTROPY, Trial
+from calib_bench.tuning import Arm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+
+RESCALED = "reference logits times 2"
+UNDERTRAINED = "reference trained for an eighth"
+IDENTITY = "both factors of beta, minus training at beta"
+ROUNDING = 1e-6
+AGREES = 1e-3
+"""Largest difference, in nats and in accuracy, between two runs that are equal but for rounding while they learn."""
+PART = 8
+
+
+def undertrained(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+    """The reference at its chosen rate for an eighth of its epochs; None where it has none, or no rate yet."""
+    reference = _reference(settings, arms)
+    if reference is None or not reference.trials or reference.trial.epochs == 0:
+        return None
+    return _shorter(reference)
+
+
+def _shorter(arm: Arm) -> Arm:
+    epochs = max(arm.trial.epochs // PART, min(1, arm.trial.epochs - 1))
+    trials = {seed: shortened(trial, epochs) for seed, trial in arm.trials.items()}
+    return Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
+
+
+def identity(settings: Settings, arms: Sequence[Arm]) -> tuple[Arm, Arm] | None:
+    """The arm with the beta farthest from the reference's, and the same training written as its two factors.
+
+    None without interventions, for another optimizer than sgd (the identity is exact for it alone), or while pending.
+    """
+    reference = _reference(settings, arms)
+    if reference is None or settings.interventions != "yes" or reference.trial.optimizer != "sgd":
+        return None
+    others = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY and arm is not reference]
+    if why_not(reference.trial) or not others:
+        return None
+    arm = max(others, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)))
+    if not arm.trials:
+        return None
+    trials = {seed: _refactored(trial, settings.reference) for seed, trial in arm.trials.items()}
+    return arm, Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
+
+
+def _refactored(trial: Trial, reference: float) -> Trial:
+    """The same training at the reference's beta: head rate times factor^2, initial head times factor."""
+    factor = trial.beta / reference
+    rate = trial.lr / factor**2 if trial.lr_unit == "lr_eff" else trial.lr
+    return trial.model_copy(update={"beta": reference, "head_lr": factor**2, "head_init": factor, "lr": rate})
+
+
+def _reference(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+    return next((a for a in arms if a.trial.beta == settings.reference and a.trial.objective == CROSS_ENTROPY), None)
+
+
+def trials(settings: Settings, arms: Sequence[Arm]) -> Iterator[Trial]:
+    """The trials that a family's controls take, given its arms of the grid."""
+    short, same = undertrained(settings, arms), identity(settings, arms)
+    for arm in (short, same[1] if same else None):
+        yield from arm.trials.values() if arm else ()
+
+
+def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
+    """The negative control: the reference with its logits doubled, so that only confidence differs."""
+    from calib_bench.measure import measure_arm
+
+    row: Row = {"control": RESCALED, "must": "leave dyn and accuracy at 0"}
+    row |= contrast(measure_arm(store, arm, repair, scale=2.0), reference, nested)
+    return {**row, "passed": _worst(row, DYNAMICS) < ROUNDING if "accuracy" in row else None}
+
+
+def weaker(measures: Measures, reference: Measures, nested: bool) -> Row:
+    """The positive control: an under-trained reference, which the study must tell from the reference."""
+    row: Row = {"control": UNDERTRAINED, "must": "move dyn and accuracy"} | contrast(measures, reference, nested)
+    # Both at 95%: a study that sees one of them move sees dynamics.
+    seen = any(excludes_zero(row, column) for column in ("log_loss_dyn", "accuracy"))
+    return {**row, "passed": seen if "accuracy" in row else None}
+
+
+def same(measures: Measures, arm: Measures, nested: bool) -> Row:
+    """The identity: training at beta and its two factors at the reference's beta agree but for rounding."""
+    row: Row = {"control": IDENTITY, "must": "be 0 but for rounding"} | contrast(measures, arm, nested)
+    if "accuracy" not in row:
+        return {**row, "passed": None}
+    # Rounding grows while a net learns: two runs that are equal on paper may end as far apart as two seeds.
+    columns = ("log_loss_total", *DYNAMICS)
+    return {**row, "passed": _worst(row, columns) < AGREES or not any(excludes_zero(row, c) for c in columns)}
+
+
+DYNAMICS = ("log_loss_dyn", "brier_dyn", "accuracy")
+
+
+def _worst(row: Mapping[str, float], columns: Sequence[str]) -> float:
+    return max(abs(row[name]) for name in columns)
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Every control with what it must do, and whether it did."""
+    stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
+    names = (
+        "model",
+        "variant",
+        "beta",
+        "objective",
+        "tuning",
+        "control",
+        "must",
+        "passed",
+        "seeds",
+        "dropped",
+        "limit",
+    )
+    if settings.limit is not None:
+        frame = frame.assign(limit=settings.limit)
+    columns = [c for c in frame if c in names or (c.startswith(stems) and "share" not in c)]
+    return Table(
+        "Controls: comparisons whose answer is known",
+        frame[columns],
+        "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
+        "must be 0 and total must equal conf. Positive: the reference trained for an eighth of its epochs, which must "
+        "not be 0; else the study has no power. Identity, where interventions are on: training at one beta against "
+        "the same training written as a head rate and an initial head at the reference's beta, equal but for rounding.",
+    )
+
+
+def words(frame: pd.DataFrame) -> list[str]:
+    """One sentence a control and model."""
+    said = []
+    for row in frame.to_dict("records"):
+        if row.get("passed") is None or row.get("accuracy") is None or math.isnan(row["accuracy"]):
+            continue
+        where = f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
+        if row["control"] == RESCALED:
+            result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"
+            said.append(
+                f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
+                f"{_worst(row, DYNAMICS):.1g}, {result}."
+            )
+        elif row["control"] == UNDERTRAINED:
+            result = (
+                "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
+            )
+            said.append(
+                f"Positive control {where}: training the reference for an eighth of its epochs moves repaired log loss "
+                f"by {cell(row, 'log_loss_dyn')} nats and accuracy by {cell(row, 'accuracy')}, {result}."
+            )
+        else:
+            result = "as it must" if row["passed"] else "more than rounding should: the 2x2 rests on their being equal"
+            said.append(
+                f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
+                f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."
+            )
+    return said

@@ -1,0 +1,287 @@
+"""Beta crossed with objective: whose variance a result is, and whether beta matters once confidence is equalized.
+
+If beta acted through confidence alone, it would have no effect once confidence is equalized. There are three ways to
+equalize: by another loss in training (each objective is a level of the second factor, and beta is tested within it), by
+a calibrator after training (each is tested by itself), and by setting each arm's temperature so that its mean
+confidence on the calibration split is the reference's ("equal confidence", see `matched`). At whatever confidence arms
+are compared, a temperature leaves their accuracies as observed, so that the test of beta's effect on accuracy is one at
+equal confidence as it stands.
+
+The tests permute the betas' results within each seed (see `inference.variance_shares`): the null hypothesis is that the
+betas of one seed are exchangeable, each with the rate that was tuned for it. It is rejected if any one beta departs, so
+each test is repeated without the beta that departs most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.inference import variance_shares
+from calib_bench.separation.cells import ALPHA, Row, families, fields, noted, shown
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+
+RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
+EQUALIZED = (
+    REPAIRED, MATCHED, "vector_scaling", "structured_matrix_scaling", "isotonic", "ensemble_temperature_scaling",
+)  # fmt: skip
+"""Ways to equalize confidence after training that are tested, where they were measured."""
+SHARES = {
+    "accuracy": ("accuracy", RAW), "raw log loss": ("log_loss", RAW), "repaired log loss": ("log_loss", REPAIRED),
+    "log loss at equal confidence": ("log_loss", MATCHED), "raw Brier": ("brier", RAW),
+    "repaired Brier": ("brier", REPAIRED),
+}  # fmt: skip
+"""Results whose variance is shared out: metric and method of each."""
+DRAWS = 9999
+
+
+def points(measures: Measures, name: Row) -> list[Row]:
+    """One point per seed and method of an arm: accuracy, log_loss, brier on the test split."""
+    wanted = measures.frame[measures.frame["method"].isin((RAW, *EQUALIZED))] if len(measures.frame) else measures.frame
+    return [
+        {**name, **{key: row[key] for key in ("seed", "method", "accuracy", "log_loss", "brier")}}
+        for row in wanted.to_dict("records")
+    ]
+
+
+def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
+    """Values [A, B, S] of one family, its betas, objectives, and how many seeds had to be left out.
+
+    A layout is whole: a beta is left out where some objective has no seed for it (or an objective, where that loses
+    fewer cells), then the seeds that some cell does not have.
+    """
+    import numpy as np
+
+    own = frame[(frame["method"] == method) & np.isfinite(frame[metric].astype(float))]
+    cells = {k: dict(zip(g["seed"], g[metric], strict=True)) for k, g in own.groupby(["beta", "objective"])}
+    betas, objectives = sorted(frame["beta"].unique()), list(dict.fromkeys(frame["objective"]))
+    every = len({seed for cell in cells.values() for seed in cell})
+    while betas and objectives:
+        lack = [(b, o) for b in betas for o in objectives if (b, o) not in cells]
+        if not lack:
+            break
+        worst_beta = max(betas, key=lambda b: sum(b == beta for beta, _ in lack))
+        worst_objective = max(objectives, key=lambda o: sum(o == objective for _, objective in lack))
+        by_beta = sum(b == worst_beta for b, _ in lack) / len(objectives)
+        if by_beta >= sum(o == worst_objective for _, o in lack) / len(betas):
+            betas.remove(worst_beta)
+        else:
+            objectives.remove(worst_objective)
+    kept = [cells[b, o] for b in betas for o in objectives]
+    seeds = sorted(set.intersection(*(set(cell) for cell in kept))) if kept else []
+    values = np.array([[[cells[b, o][s] for s in seeds] for o in objectives] for b in betas], np.float64)
+    return values.reshape(len(betas), len(objectives), len(seeds)), betas, objectives, every - len(seeds)
+
+
+def rows(found: Iterable[Row]) -> list[Row]:
+    """Variance shares: one row per family and result of SHARES.
+
+    Args:
+        found: `points` of all arms (and of `matched.points`): model, variant, beta, objective, seed, method, accuracy,
+            log_loss, brier.
+
+    Returns:
+        `beta`, `objective`, `interaction`, `seed`: shares with `_low`, `_high`; `beta_p`, `objective_p` of no effect
+        at any level of the other; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
+    """
+    out = []
+    for name, frame in _families(found):
+        for result, (metric, method) in SHARES.items():
+            values, betas, objectives, dropped = layout(frame, metric, method)
+            if len(betas) < 2 or values.shape[-1] == 0:
+                continue
+            shares = variance_shares(values, draws=DRAWS)
+            row: Row = {**name, "result": result, "betas": len(betas), "objectives": len(objectives)}
+            row |= {"seeds": values.shape[-1], "dropped": dropped}
+            row |= fields("beta", shares.first) | {"beta_p": shares.p_first}
+            if len(objectives) > 1:
+                row |= fields("objective", shares.second) | {"objective_p": shares.p_second}
+                row |= fields("interaction", shares.interaction)
+            out.append(row | fields("seed", shares.seed))
+    return out
+
+
+def tests(found: Iterable[Row]) -> list[Row]:
+    """Beta's effect within each objective once confidence is equalized: one row per family, objective and test.
+
+    Returns:
+        `result` "accuracy" (with method "any temperature") or "log loss" by each method of EQUALIZED; `p` of no effect
+        of beta, `holm` its Holm adjustment over all rows of the family; `best`, the beta with the best mean, and
+        `range` of the means over beta; `extreme`, the beta that departs most from the median, and without it
+        `p_without`, `holm_without`; `betas`, `seeds`, `dropped`; `least_p`, the smallest p that so many seeds allow.
+    """
+    from calib_bench.inference import holm
+
+    out = []
+    for name, frame in _families(found):
+        mine: list[Row] = []
+        present = set(frame["method"])
+        checks = [("accuracy", "accuracy", RAW, "any temperature")]
+        checks += [("log loss", "log_loss", m, m.replace("_", " ")) for m in EQUALIZED if m in present]
+        for result, metric, method, label in checks:
+            for objective in dict.fromkeys(frame["objective"]):
+                row = {**name, "objective": objective, "result": result, "method": label}
+                mine += _tested(frame[frame["objective"] == objective], metric, method, row)
+        for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
+            for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
+                row[adjusted] = float(value)
+        out += mine
+    return out
+
+
+def _tested(frame: pd.DataFrame, metric: str, method: str, row: Row) -> list[Row]:
+    import numpy as np
+
+    values, betas, _, dropped = layout(frame, metric, method)
+    if len(betas) < 2 or values.shape[-1] == 0:
+        return []
+    mean_A = values.mean((1, 2))
+    best = int(mean_A.argmax() if metric == "accuracy" else mean_A.argmin())
+    extreme = int(np.abs(mean_A - np.median(mean_A)).argmax())
+    without = np.delete(values, extreme, 0)
+    return [
+        {
+            **row,
+            "betas": len(betas),
+            "seeds": values.shape[-1],
+            "dropped": dropped,
+            "best": betas[best],
+            "range": float(np.ptp(mean_A)),
+            "p": variance_shares(values, draws=DRAWS).p_first,
+            "extreme": betas[extreme],
+            "p_without": variance_shares(without, draws=DRAWS).p_first if len(without) > 1 else math.nan,
+            "least_p": least_p(values),
+        }
+    ]
+
+
+def least_p(values_ABS: NDArray[np.float64]) -> float:
+    """The smallest p-value that permuting A levels within S seeds can give; 1 with one seed."""
+    A, _, S = values_ABS.shape
+    return max(math.factorial(min(A, 20)) ** -(S - 1), 1 / (1 + DRAWS)) if S > 1 else 1.0
+
+
+def _families(found: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
+    import pandas as pd
+
+    frame = pd.DataFrame(list(found))
+    if not len(frame):
+        return []
+    groups = frame.groupby(["model", "variant"], sort=False, dropna=False)
+    return [
+        ({"model": model, "variant": variant if isinstance(variant, str) else None}, own)
+        for (model, variant), own in groups
+    ]
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Variance shares."""
+    return Table(
+        "Beta crossed with objective: shares of the variance of a test result",
+        shown(frame, settings),
+        noted(
+            settings,
+            "shares of the variance of the result of a random beta and objective of the grid on a random seed; they "
+            "sum to 1 and depend on the grid; a share that is estimated below 0 is noise. repaired: after temperature "
+            "scaling; at equal confidence: each arm's temperature set so that its mean confidence on the calibration "
+            "split is the reference's",
+            f"{_span(frame, 'seeds')} seeds in the layout, {_span(frame, 'betas')} betas, "
+            f"{_span(frame, 'objectives')} objectives; seeds that some cell lacks are dropped",
+            "95% jackknife intervals over seeds, for the test examples at hand",
+        ),
+        paper=True,
+    )
+
+
+def _span(frame: pd.DataFrame, column: str) -> str:
+    if not len(frame):
+        return "no"
+    low, high = int(frame[column].min()), int(frame[column].max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Tests of beta's effect at equal confidence."""
+    return Table(
+        "Does beta matter at equal confidence? Tests within each objective",
+        shown(frame, settings),
+        noted(
+            settings,
+            "p: of a permutation test that the betas of a seed are exchangeable, all betas at their tuned rates; holm: "
+            "adjusted over all rows of the model; without: the same without the extreme beta, the one that departs "
+            "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
+            "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
+            "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
+            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples at hand; no interval",
+        ),
+    )
+
+
+def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """What shares of the variance are beta's, no more than the intervals allow; `frame` is that of `rows`."""
+    said = []
+    for where, own in families(frame):
+        listed = [f"{row['result']} {_share(row)}" for row in own.to_dict("records") if row["result"] in _SAID]
+        factors = "beta, objective and seed" if int(own["objectives"].max()) > 1 else "beta and seed"
+        if listed:
+            said.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.")
+    return said
+
+
+_SAID = ("accuracy", "repaired log loss", "log loss at equal confidence")
+
+
+def _share(row: Mapping[Any, Any]) -> str:
+    if not math.isfinite(row["beta_low"]):
+        return f"{row['beta']:.0%}, without an interval" if math.isfinite(row["beta"]) else "unknown"
+    return f"{row['beta']:.0%} [{row['beta_low']:.0%}, {row['beta_high']:.0%}]"
+
+
+def tests_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """In which objectives beta still matters once confidence is equalized; `frame` is that of `tests`."""
+    said = []
+    for where, own in families(frame):
+        if (own["least_p"] >= ALPHA / len(own)).all():
+            said.append(
+                f"{where}Whether beta matters at equal confidence, permutation tests cannot say with so few seeds: "
+                "none could be significant after Holm's correction."
+            )
+            continue
+        parts = [
+            f"{result} ({method}): {_verdicts(rows.to_dict('records'))}"
+            for (result, method), rows in own.groupby(["result", "method"], sort=False)
+            if result == "accuracy" or method in _TOLD
+        ]
+        said.append(
+            f"{where}If beta acted through confidence alone, it would have no effect within an objective once "
+            f"confidence is equalized. {'; '.join(parts)} (permutation tests within seeds, Holm over all of them; they "
+            "take the test examples as given, which the intervals elsewhere do not)."
+        )
+    return said
+
+
+_TOLD = ("temperature scaling", "equal confidence")
+
+
+def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
+    sure = [row for row in rows if row["holm"] < ALPHA]
+    several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
+    single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
+    silent = [row["objective"] for row in rows if not row["holm"] < ALPHA]
+    said = []
+    if several:
+        said.append(f"beta has an effect with {', '.join(several)}, also without the most extreme beta")
+    if single:
+        said.append(f"beta has an effect that may rest on one extreme beta alone with {', '.join(single)}")
+    if silent:
+        said.append(f"the data cannot say with {', '.join(silent)}")
+    return ", ".join(said)

@@ -1,0 +1,275 @@
+"""Arms that change one part of what beta does in training, each with a rate tuned like every other arm's.
+
+**The 2x2.** Gradient descent, with or without momentum, at inverse temperature beta is gradient descent at the
+reference beta0 with the linear head's rate times (beta / beta0)^2 and its initial weights times beta / beta0: the same
+beta z at every update (Agarwala et al., 2023, arXiv 2010.07344). So beta is two factors, the head's rate and the
+initial magnitude of the logits, and the four cells of {rate x 1, x (beta / beta0)^2} x {initial head x 1, x beta /
+beta0} are the reference, either factor alone, and training at beta, which is the arm itself. Adam divides a gradient by
+its size, so that there the rate's factor is beta / beta0 (exactly, as its epsilon goes to 0).
+
+**The switch.** Training goes from one beta to another at some update while the head's weights are rescaled so that no
+prediction changes there: what differs afterwards is learning alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calib_bench.separation.cells import (
+    Row,
+    adjusted,
+    betas,
+    cell,
+    census,
+    excludes_zero,
+    families,
+    fields,
+    firm,
+    noted,
+    sample,
+    shown,
+    unsaid,
+)
+from calib_bench.separation.contrast import contrast
+from calib_bench.study import Table
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.tuning import More
+
+TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
+SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
+KINDS = (TRAINED, RATE, MAGNITUDE, SWITCH_TO, SWITCH_FROM)
+METRICS = {
+    "accuracy": ("raw", "correct"),
+    "repaired log loss": ("temperature_scaling", "log_loss"),
+    "log loss": ("raw", "log_loss"),
+}
+"""Metrics of the 2x2: the method, and the per-example score each is the mean of."""
+EFFECTS = ("total", "head_rate", "initial_magnitude", "interaction")
+
+
+@dataclass(frozen=True)
+class Part:
+    """An intervention on the reference: which, at which beta, and its template (rate and seed of no meaning)."""
+
+    kind: str
+    beta: float
+    template: Trial
+
+
+def parts(settings: Settings, grid: Iterable[Trial]) -> list[Part]:
+    """The interventions of a family, given its arms of the grid; none where they are off or do not apply."""
+    found = {template.beta: template for template in grid if template.objective == CROSS_ENTROPY}
+    reference = found.pop(settings.reference, None)
+    if reference is None or settings.interventions != "yes" or why_not(reference):
+        return []
+    return [part for beta in sorted(found) for part in _at(settings, reference, beta)]
+
+
+def why_not(reference: Trial) -> str:
+    """Why a family's reference cannot be intervened on; empty when it can."""
+    if reference.optimizer not in FACTORS:
+        return f"what beta does to the head's rate is not known for {reference.optimizer}"
+    if reference.head_lr != 1 or reference.head_init != 1:
+        return "its head's factors are set by hand"
+    if reference.clip:
+        return "a bound on the gradient's norm depends on the scale of the head"
+    return "" if reference.epochs else "it does not train"
+
+
+FACTORS = {"sgd": 2, "adam": 1, "adamw": 1}
+"""By optimizer, the power of beta by which training at beta multiplies the head's rate."""
+
+
+def _at(settings: Settings, reference: Trial, beta: float) -> list[Part]:
+    factor = beta / settings.reference
+    power = FACTORS[reference.optimizer]
+    # The head's decay is divided by its rate's factor; Adam's, which it adds to a gradient, by another one.
+    decay = reference.head_decay / (factor if reference.optimizer == "adam" else 1.0)
+    changes = {
+        RATE: {"head_lr": factor**power, "head_decay": decay},
+        MAGNITUDE: {"head_init": factor},
+        SWITCH_TO: {"beta": beta, "switch_from": settings.reference, "switch_at": settings.switch_at},
+        SWITCH_FROM: {"switch_from": beta, "switch_at": settings.switch_at},
+    }
+    return [Part(kind, beta, reference.model_copy(update=update)) for kind, update in changes.items()]
+
+
+def more(settings: Settings) -> More:
+    """What `tuning` tunes beside the grid: the interventions' templates of a family."""
+    return lambda grid: [part.template for part in parts(settings, grid)]
+
+
+def rows(found: Mapping[str, Measures], reference: Measures, names: Mapping[str, Row], nested: bool) -> list[Row]:
+    """One row an intervention at one beta, training at it first: the contrast with the reference.
+
+    Args:
+        found: by kind, some of KINDS.
+        names: by kind, the columns that name the arm.
+    """
+    return [
+        {
+            **names[kind],
+            "intervention": kind,
+            "rate": found[kind].arm.chosen,
+            "nested": nested,
+            "examples": _examples(reference),
+            **contrast(found[kind], reference, nested),
+        }
+        for kind in KINDS
+        if kind in found
+    ]
+
+
+def _examples(measures: Measures) -> int:
+    return int(measures.examples["raw"]["correct"].shape[1]) if measures.seeds else 0
+
+
+def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, nested: bool) -> list[Row]:
+    """One row a metric at one beta: total = head_rate + initial_magnitude (main effects), and their interaction.
+
+    Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing.
+    """
+    from calib_bench.inference import two_by_two as contrasts
+
+    if not {TRAINED, RATE, MAGNITUDE} <= found.keys():
+        return []
+    cells = [reference, found[RATE], found[MAGNITUDE], found[TRAINED]]
+    seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
+    if not seeds:
+        return []
+    loose = dict.fromkeys(measures.arm.status for measures in cells if measures.arm.status != "tuned")
+    either = {seed for measures in cells for seed in measures.arm.trials}
+    found_rows = []
+    for metric, (method, score) in METRICS.items():
+        y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
+        effects = contrasts(y00, y10, y01, y11, nested=nested)
+        row: Row = {**name, "tuning": ", ".join(loose) or "tuned", "metric": metric}
+        row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
+        row["examples"] = _examples(reference)
+        for effect, interval in zip(EFFECTS, effects, strict=False):
+            row |= fields(effect, interval)
+        row |= fields("head_rate_alone", effects.first_alone) | fields("initial_magnitude_alone", effects.second_alone)
+        found_rows.append(row)
+    return found_rows
+
+
+def _values(measures: Measures, seeds: list[int], method: str, score: str) -> Tensor:
+    """Per-example scores [S, N] of some seeds, in their order."""
+    return measures.examples[method][score][[measures.seeds.index(seed) for seed in seeds]]
+
+
+def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+    """The interventions against the reference, and the 2x2; none without rows."""
+    arms, design = frames["interventions"], frames["two_by_two"]
+    ref = f"beta={settings.reference:g}"
+    found = {}
+    if len(arms):
+        stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
+        columns = ("model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped")
+        keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
+        found["interventions"] = Table(
+            "Interventions: what moves when one part of beta moves",
+            shown(arms[keep], settings),
+            noted(
+                settings,
+                f"Each arm minus {ref} with cross-entropy; {sample(arms)}. Head rate and initial magnitude: trained at "
+                f"{ref} with the head's rate, or its initial weights, changed as beta changes them; both together are "
+                f"training at beta. Switch: beta changes after {settings.switch_at:.0%} of the updates, from {ref} "
+                f"(to) or to {ref} (from), without changing a prediction there. Rates tuned like every arm's. "
+                "* Holm-adjusted p < .05 over the rows of this table",
+            ),
+        )
+    if len(design):
+        found["two_by_two"] = Table(
+            "Beta as two factors: the head's rate and the initial logit magnitude",
+            shown(design, settings),
+            noted(
+                settings,
+                f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
+                "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
+                f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling. * "
+                "Holm-adjusted p < .05 over the betas of a metric",
+            ),
+            paper=True,
+        )
+    return found
+
+
+def adjust(frames: dict[str, pd.DataFrame]) -> None:
+    """Adds Holm-adjusted p-values to the frames "interventions" and "two_by_two"."""
+    if len(frames["interventions"]):
+        frames["interventions"] = adjusted(frames["interventions"])
+    if len(frames["two_by_two"]):
+        frames["two_by_two"] = adjusted(frames["two_by_two"], "metric")
+
+
+def words(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+    """What the interventions say, the 2x2 first."""
+    said = []
+    for where, some in families(frames["two_by_two"]):
+        said.append(f"{where}{_design(some)}")
+    for where, some in families(frames["interventions"]):
+        switched = some[some["intervention"].isin((SWITCH_TO, SWITCH_FROM))]
+        if len(switched) and "accuracy" in switched:
+            said.append(f"{where}{_switches(switched, settings)}")
+    return said
+
+
+def _design(frame: pd.DataFrame) -> str:
+    """The two factors on accuracy and repaired log loss, where beta's effect is largest."""
+    said = []
+    for metric in ("accuracy", "repaired log loss"):
+        some = frame[frame["metric"] == metric].to_dict("records")
+        sure = [row for row in some if firm(row, "total")]
+        largest = max(sure, key=lambda row: abs(row["total"]), default=None)
+        if largest is None:
+            said.append(
+                f"{metric}: the data cannot say that beta has an effect to divide (head rate: "
+                f"{census(some, 'head_rate')}; initial magnitude: {census(some, 'initial_magnitude')})"
+            )
+            continue
+        factors = (
+            f"{cell(largest, column)} {name}{unsaid(largest, column)}"
+            for column, name in (("head_rate", "the head's rate"), ("initial_magnitude", "the initial magnitude"))
+        )
+        said.append(
+            f"{metric} changed by {cell(largest, 'total')} at {betas([largest])}, of which {' and '.join(factors)}"
+        )
+    return f"Beta split into the head's learning rate and the initial logit magnitude: {'; '.join(said)}."
+
+
+def _switches(frame: pd.DataFrame, settings: Settings) -> str:
+    said = []
+    for kind, way in (
+        (SWITCH_TO, f"{settings.reference:g} to beta"),
+        (SWITCH_FROM, f"beta to {settings.reference:g}"),
+    ):
+        some = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
+        moved = [row for row in some if firm(row, "accuracy") or firm(row, "log_loss_dyn")]
+        hints = [row for row in some if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
+        if moved:
+            most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
+            which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
+            which += f"{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
+        elif hints:
+            which = f"may differ at {betas(hints)}, not after Holm's correction"
+        else:
+            which = "the data cannot say at any beta"
+        said.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")
+    return (
+        f"Switching beta after {settings.switch_at:.0%} of training, with no prediction changed at the switch: "
+        f"{'; '.join(said)}."
+    )
+
+
+MOVES = ("accuracy", "log_loss_dyn")
+"""What only learning dynamics can move."""

@@ -1,0 +1,325 @@
+"""An arm against the reference at equal mean confidence, so that what differs is not confidence.
+
+A temperature moves a model's confidence and leaves its predicted classes. The reference's is set so that its mean
+confidence on the calibration split is the arm's, and the arm's so that it is the reference's. The four models are a 2x2
+of whose training (dynamics) and whose confidence:
+
+    y00 the reference                            y01 the reference at the arm's confidence
+    y10 the arm at the reference's confidence    y11 the arm
+
+and total = y11 - y00 = confidence alone (y01 - y00) + what is left at equal confidence (y11 - y01), exactly. Unlike the
+split by temperature scaling (Guo et al., 2017), no model is first made as calibrated as it can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calib_bench.inference import Interval, crossed_interval, ece_interval, share
+from calib_bench.separation.cells import (
+    Row,
+    adjusted,
+    cell,
+    census,
+    families,
+    fields,
+    firm,
+    noted,
+    over_beta,
+    sample,
+    shown,
+    unsaid,
+)
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+
+METRICS = {"log loss": "log_loss", "Brier": "brier", "accuracy": "correct", "mean confidence": "confidence"}
+"""Metrics that are means over examples, and the per-example score each is the mean of."""
+FIRST = ("log loss", "accuracy")
+"""Metrics of `table`; the others, and ECE, are in `other_metrics`."""
+BLOCK = 1 << 18
+"""Entries of a block of rows."""
+ROUNDING = 1e-12
+"""A mean confidence as close to 1 / K as this is that of no knowledge, at no temperature."""
+FARTHEST = 600.0
+"""Largest |log T| that is tried."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The four cells of the 2x2, over the seeds that finished in both arms and could be matched both ways.
+
+    Attributes:
+        seeds: those seeds.
+        unmatched: seeds whose confidence no temperature of the other model reaches.
+        dropped: number of seeds that did not finish in both.
+        log_temperature: log T of the reference at the arm's confidence, [S]; 0 where both are equally confident.
+        cells: by per-example score: y00, y10, y01, y11, each float64 [S, N].
+    """
+
+    seeds: tuple[int, ...]
+    unmatched: tuple[int, ...]
+    dropped: int
+    log_temperature: tuple[float, ...]
+    cells: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class _Pair(NamedTuple):
+    """log T of the reference at the arm's confidence; scores [N] of it there, and of the arm at the reference's."""
+
+    log_temperature: float
+    reference: dict[str, Tensor]
+    arm: dict[str, Tensor]
+
+
+def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
+    """Brings each model to the other's mean confidence, seed by seed; one pair of trials in memory at a time.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import torch
+
+    at, own = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
+    common = [seed for seed in arm.seeds if seed in at]
+    pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in common}
+    found = {seed: pair for seed, pair in pairs.items() if pair is not None}
+    cells = {}
+    for score in METRICS.values() if found else ():
+        y00 = reference.examples["raw"][score][[at[seed] for seed in found]]
+        y11 = arm.examples["raw"][score][[own[seed] for seed in found]]
+        if score == "correct":  # A temperature changes no argmax.
+            cells[score] = (y00, y11, y00, y11)
+            continue
+        y01 = torch.stack([pair.reference[score] for pair in found.values()])
+        y10 = torch.stack([pair.arm[score] for pair in found.values()])
+        cells[score] = (y00, y10, y01, y11)
+    return Matched(
+        seeds=tuple(found),
+        unmatched=tuple(seed for seed in common if seed not in found),
+        dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
+        log_temperature=tuple(pair.log_temperature for pair in found.values()),
+        cells=cells,
+    )
+
+
+def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
+    """Both at the other's mean confidence; None where a temperature does not reach it."""
+    Z, test, labels = [], [], []
+    for trial in (reference, arm):
+        z = store.logits(trial)
+        Z.append(trial.beta * z["calibration"].double())
+        test.append(trial.beta * z["test"].double())
+        labels.append(store.labels(trial)["test"])
+    T_reference, T_arm = temperature_for(Z[0], doubt(Z[1])), temperature_for(Z[1], doubt(Z[0]))
+    if T_reference is None or T_arm is None:
+        return None
+    at_arm, at_reference = _scores(test[0] / T_reference, labels[0]), _scores(test[1] / T_arm, labels[1])
+    return _Pair(math.log(T_reference), at_arm, at_reference)
+
+
+def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+    from calib_bench.metrics.scores import scores_n
+
+    names = ("log_loss", "brier", "confidence")
+    return dict(zip(names, scores_n(Z_NK, y_N, *names), strict=True))
+
+
+def doubt(Z_NK: Tensor, s: float = 1.0) -> float:
+    """One less the mean confidence of softmax(s Z), accurate also where it is tiny."""
+    total = 0.0
+    for Z in Z_NK.split(max(1, BLOCK // Z_NK.shape[1])):
+        top, arg = Z.double().max(1, keepdim=True)
+        others = (s * (Z.double() - top)).exp_().scatter_(1, arg, 0.0).sum(1)
+        total += float((others / (1 + others)).sum())
+    return total / len(Z_NK)
+
+
+def temperature_for(Z_NK: Tensor, target: float) -> float | None:
+    """T > 0 at which one less the mean confidence of softmax(Z / T) is `target`; None when there is none.
+
+    Mean confidence falls from 1 (less where logits tie) at T -> 0 to 1 / K at T -> infinity, strictly unless all logits
+    of every row are equal, so that T is unique. Brent's method in log T, to 1e-12, in a bracket that grows from T = 1.
+    """
+    from scipy.optimize import brentq
+
+    K = Z_NK.shape[1]
+    if not 1e-290 < target < (1 - 1 / K) * (1 - ROUNDING):
+        return None
+    goal = math.log(target)
+
+    def excess(u: float) -> float:
+        return math.log(max(doubt(Z_NK, math.exp(-u)), 1e-300)) - goal
+
+    start = excess(0.0)
+    if start == 0:
+        return 1.0
+    near, step = 0.0, -0.5 if start > 0 else 0.5  # doubt grows with T
+    while excess(near + step) * start > 0:
+        near, step = near + step, 2 * step
+        if abs(near + step) > FARTHEST:
+            return None
+    return math.exp(float(brentq(excess, near, near + step, xtol=1e-13, rtol=1e-13)))
+
+
+def rows(reference: Measures, arm: Measures, store: Store, name: Row, nested: bool) -> list[Row]:
+    """`rows_of` the arm matched with the reference."""
+    return rows_of(compare(reference, arm, store), name, nested)
+
+
+def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
+    """One row a metric (means over examples, and ECE): the arm's difference from the reference and its parts.
+
+    Returns:
+        `total` y11 - y00, `equal_confidence` y11 - y01, `confidence_alone` y01 - y00, the reverse
+        `equal_confidence_reverse` y10 - y00, and `interaction` y11 - y10 - y01 + y00, each with `_low`, `_high`, `_p`;
+        `share`, equal_confidence / total, where the data bound it; `temperature`, geometric mean over seeds.
+    """
+    counts = {"seeds": len(found.seeds), "dropped": found.dropped, "unmatched": len(found.unmatched)}
+    base: Row = {**name, **counts, "nested": nested, "examples": 0}
+    if not found.seeds:
+        return [{**base, "metric": metric} for metric in (*METRICS, "ECE")]
+    base["examples"] = found.cells["log_loss"][0].shape[1]
+    base["temperature"] = math.exp(sum(found.log_temperature) / len(found.seeds))
+    out = []
+    for metric, score in METRICS.items():
+        y00, y10, y01, y11 = found.cells[score]
+        parts = {
+            "total": y11 - y00,
+            "equal_confidence": y11 - y01,
+            "confidence_alone": y01 - y00,
+            "equal_confidence_reverse": y10 - y00,
+            "interaction": y11 - y10 - y01 + y00,
+        }
+        row = {**base, "metric": metric}
+        for part, d_SN in parts.items():
+            row |= fields(part, crossed_interval(d_SN, nested=nested))
+        if metric in ("log loss", "Brier"):
+            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested))
+        out.append(row)
+    return [*out, {**base, "metric": "ECE", **_ece(found, nested)}]
+
+
+def _share(found: Interval) -> Row:
+    bounded = math.isfinite(found.low) and math.isfinite(found.high)
+    return {"share": found.mean, "share_low": found.low, "share_high": found.high} if bounded else {}
+
+
+def _ece(found: Matched, nested: bool) -> Row:
+    y00, y10, y01, y11 = zip(found.cells["confidence"], found.cells["correct"], strict=True)
+    pairs = {
+        "total": (y11, y00),
+        "equal_confidence": (y11, y01),
+        "confidence_alone": (y01, y00),
+        "equal_confidence_reverse": (y10, y00),
+    }
+    row: Row = {}
+    for part, ((confidence, correct), theirs) in pairs.items():
+        row |= fields(part, ece_interval(confidence, correct, theirs, nested=nested))
+    return row
+
+
+def points(found: Matched, name: Row) -> list[Row]:
+    """Per seed, the arm at the reference's mean confidence: accuracy, log_loss, brier, for `factorial`."""
+    if not found.seeds:
+        return []
+    scores = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
+    means = {metric: found.cells[score][1].mean(1).tolist() for metric, score in scores.items()}
+    return [
+        {**name, "seed": seed, "method": "equal_confidence", **{metric: values[i] for metric, values in means.items()}}
+        for i, seed in enumerate(found.seeds)
+    ]
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Log loss and accuracy, Holm-adjusted over the arms for each metric and column."""
+    return _table(frame, settings, "At equal mean confidence: change of test log loss (nats) and accuracy", first=True)
+
+
+def other_metrics(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Brier, ECE, and what was left of the difference in mean confidence on the test split."""
+    return _table(frame, settings, "At equal mean confidence: change of Brier, ECE and mean confidence", first=False)
+
+
+def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> Table:
+    if len(frame):
+        frame = adjusted(frame, "metric")
+        frame = frame[frame["metric"].isin(FIRST) == first]
+    return Table(
+        title,
+        shown(frame, settings),
+        noted(
+            settings,
+            f"Each arm minus beta={settings.reference:g} with cross-entropy, test split. equal confidence: the "
+            "reference's temperature set so that its mean confidence on the calibration split is the arm's "
+            "(temperature: a geometric mean over seeds); reverse: the arm's set so that its mean confidence is the "
+            "reference's; confidence alone: the reference at the arm's confidence minus the reference; total = equal "
+            "confidence + confidence alone, and interaction = equal confidence - its reverse",
+            "share: the part of the total that is there at equal confidence, where the data bound it (Fieller); "
+            "unmatched: seeds left out because no temperature reaches the other's confidence",
+            ""
+            if first
+            else "mean confidence is matched on the calibration split: its row at equal confidence is what is left on "
+            "the test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
+            sample(frame),
+            "* Holm-adjusted p < .05 over the arms, for each metric and column",
+        ),
+        paper=first,
+    )
+
+
+def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """What is left of beta's effect at equal confidence, no more than the intervals allow."""
+    said = []
+    for where, own in families(adjusted(frame, "metric") if len(frame) else frame):
+        by_metric = {m: _with_value(over_beta(own[own["metric"] == m], settings)) for m in FIRST}
+        if by_metric["log loss"]:
+            said.append(
+                f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
+                f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
+                f"{census(by_metric['accuracy'], 'equal_confidence')}."
+            )
+            largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
+            said.append(where + _largest(largest, settings))
+        unmatched = own[(own["metric"] == "log loss") & (own["unmatched"] > 0)].to_dict("records")
+        said += [where + _unmatched(row) for row in unmatched]
+    return said
+
+
+def _with_value(found: list[Row]) -> list[Row]:
+    return [row for row in found if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
+
+
+def _largest(row: Mapping[str, Any], settings: Settings) -> str:
+    def part(column: str) -> str:
+        return cell(row, column) + unsaid(row, column)
+
+    text = (
+        f"The change of test log loss is largest at beta={row['beta']:.3g}, {part('total')} nats against "
+        f"beta={settings.reference:g}: making the reference as confident as that arm changes it by "
+        f"{part('confidence_alone')}, and the arm differs from it then by {part('equal_confidence')}"
+    )
+    if firm(row, "interaction"):
+        text += (
+            f"; at the reference's own confidence the arm differs by {part('equal_confidence_reverse')}, so how much "
+            "is dynamics depends on the confidence at which one looks"
+        )
+    return text + "."
+
+
+def _unmatched(row: Mapping[Any, Any]) -> str:
+    return (
+        f"beta={row['beta']:.3g} {row['objective']}: {row['unmatched']} of {row['seeds'] + row['unmatched']} seeds "
+        "could not be compared at equal confidence, since no temperature gives one model the other's mean confidence."
+    )

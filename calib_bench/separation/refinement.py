@@ -1,0 +1,270 @@
+"""Calibration and refinement: the split of a proper score by richer families of maps than one temperature.
+
+The refinement of a model is its risk after the best recalibration, and its calibration error is the risk that this
+takes away (Berta, Holzmueller, Jordan & Bach, 2025, arXiv 2501.19195). The best map is not known: each family of maps
+gives an estimate, and so does the family that cross-validation on the calibration split prefers.
+
+Nothing is fitted on the test split: maps are fitted on the calibration split and judged on the test split, and the
+choice among families is by 5-fold cross-validation within the calibration split, for each seed, arm and score. The
+price is that a family's estimation error on so many examples counts as refinement: calibration errors are estimated
+too low, and are negative where recalibration does harm, which is left as it is (no family is "leave it alone"). In
+differences between arms that error largely cancels. The row of temperature scaling is the split into confidence and
+dynamics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calib_bench.inference import crossed_interval
+from calib_bench.separation.cells import (
+    Row,
+    adjusted,
+    betas,
+    cell,
+    census,
+    families,
+    fields,
+    firm,
+    noted,
+    over_beta,
+    sample,
+    shown,
+    unsaid,
+)
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+
+TEMPERATURE = "temperature_scaling"
+FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
+"""From poorest to richest: 1, 2 K and K^2 + K parameters, and any increasing function of each class's probability."""
+CHOSEN = "cross-validated"
+SCORES = {"log loss": "log_loss", "Brier": "brier"}
+FOLDS = 5
+LARGEST = 200
+"""Most classes at which the matrix family, of K^2 parameters, is cross-validated too."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """An arm's risks per test example, before and after recalibration.
+
+    Attributes:
+        seeds: seeds that finished.
+        trials: of the arm, by seed, finished or not.
+        raw: by score, float64 [S, N].
+        after: by family, then score: float64 [S, N]; CHOSEN among them.
+        choices: by score, the family chosen for each seed.
+    """
+
+    seeds: tuple[int, ...]
+    trials: Mapping[int, Trial]
+    raw: Mapping[str, Tensor]
+    after: Mapping[str, Mapping[str, Tensor]]
+    choices: Mapping[str, tuple[str, ...]]
+
+
+def refine(store: Store, measures: Measures, calibrators: Mapping[str, Calibrator], choose: bool = True) -> Refined:
+    """An arm's risks after each family that was measured, and after the one chosen for every seed and score.
+
+    Args:
+        choose: cross-validate; CHOSEN is left out otherwise, to save the fits.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import torch
+
+    scores = tuple(SCORES.values())
+    present = [name for name in FAMILIES if name in measures.examples]
+    after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
+    choices: dict[str, list[str]] = {score: [] for score in scores}
+    for seed in measures.seeds if choose else ():
+        trial = measures.arm.trials[seed]
+        Z_NK = trial.beta * store.logits(trial)["calibration"].double()
+        y_N = store.labels(trial)["calibration"]
+        candidates = {name: calibrators[name] for name in present if Z_NK.shape[1] <= LARGEST or "matrix" not in name}
+        risks = cross_validated(Z_NK, y_N, candidates)
+        for score in scores:
+            choices[score].append(min(risks, key=lambda name: risks[name][score]))
+    if measures.seeds and choose:
+        after[CHOSEN] = {
+            score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
+        }
+    return Refined(
+        seeds=measures.seeds,
+        trials=measures.arm.trials,
+        raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
+        after=after,
+        choices={score: tuple(names) for score, names in choices.items()},
+    )
+
+
+def cross_validated(
+    Z_NK: Tensor, y_N: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Mean log loss and Brier score of each calibrator on examples that it was not fitted on.
+
+    Folds are random, the same for every calibrator. With fewer examples than folds, each is a fold of its own. One
+    calibrator alone is not fitted: there is nothing to choose.
+
+    Returns:
+        By calibrator, then score.
+    """
+    import numpy as np
+    import torch
+
+    from calib_bench.metrics.scores import scores_n
+
+    names = tuple(SCORES.values())
+    if len(calibrators) == 1:
+        return {name: dict.fromkeys(names, math.nan) for name in calibrators}
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y_N)))
+    total = {name: dict.fromkeys(names, 0.0) for name in calibrators}
+    for part in (part for part in torch.tensor_split(order, folds) if len(part)):
+        rest = torch.ones(len(y_N), dtype=torch.bool).index_fill_(0, part, False)
+        for name, calibrator in calibrators.items():
+            logp = calibrator.apply(calibrator.fit(Z_NK[rest], y_N[rest]), Z_NK[part])
+            for score, values in zip(names, scores_n(logp, y_N[part], *names), strict=True):
+                total[name][score] += float(values.sum())
+    return {name: {score: value / len(y_N) for score, value in sums.items()} for name, sums in total.items()}
+
+
+def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> list[Row]:
+    """One row a score and family: the arm's own split, and the parts of its difference from the reference.
+
+    Args:
+        reference: None for the reference itself, which then has no differences.
+
+    Returns:
+        `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
+        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families.
+    """
+    other = reference or arm
+    places = {seed: i for i, seed in enumerate(other.seeds)}
+    seeds = [seed for seed in arm.seeds if seed in places]
+    if not seeds:
+        return []
+    mine, theirs = [i for i, seed in enumerate(arm.seeds) if seed in places], [places[seed] for seed in seeds]
+    base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
+    out = []
+    for score, column in SCORES.items():
+        for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
+            raw, own = arm.raw[column][mine], arm.after[family][column][mine]
+            row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
+            if family == CHOSEN:
+                row["chosen"] = _counted([arm.choices[column][i] for i in mine])
+            row |= _level("calibration", raw - own, nested) | _level("refinement", own, nested)
+            if reference is not None and family in reference.after:
+                total = raw - reference.raw[column][theirs]
+                change = own - reference.after[family][column][theirs]
+                for part, d_SN in (("total", total), ("calibration", total - change), ("refinement", change)):
+                    row |= fields(f"{part}_change", crossed_interval(d_SN, nested=nested))
+            out.append(row)
+    return out
+
+
+def _level(name: str, d_SN: Tensor, nested: bool) -> Row:
+    found = fields(name, crossed_interval(d_SN, nested=nested))
+    found.pop(f"{name}_p", None)
+    return found
+
+
+def _counted(names: Sequence[str]) -> str:
+    """ "vector scaling 4, isotonic 2"."""
+    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in Counter(names).most_common())
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """The family that cross-validation chose; `every_family` has them all."""
+    own = _adjusted(frame)
+    own = own[own["family"] == CHOSEN].drop(columns="family") if len(own) else own
+    chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
+    return Table(
+        "Calibration and refinement, by the family of maps that cross-validation chose",
+        shown(own, settings),
+        noted(settings, *_how(frame, settings), chosen),
+        paper=True,
+    )
+
+
+def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
+    """All families, one row each."""
+    chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
+    return Table(
+        "Calibration and refinement, by every family of maps",
+        shown(_adjusted(frame), settings),
+        noted(settings, *_how(frame, settings), chosen),
+    )
+
+
+def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
+    return adjusted(frame, "score", "family") if len(frame) else frame
+
+
+def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
+    return (
+        "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
+        "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
+        f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
+        sample(frame),
+        "* Holm-adjusted p < .05 over the arms, for each score, family and column",
+    )
+
+
+def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """Whether the split by temperature scaling holds for richer families, no more than the intervals allow."""
+    said: list[str] = []
+    if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
+        return said
+    for where, own in families(_adjusted(frame)):
+        log_loss = own[own["score"] == "log loss"]
+        chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
+        if not chosen:
+            continue
+        said.append(
+            f"{where}With richer recalibration than one temperature (the family of maps that cross-validation chose), "
+            f"what no recalibration repairs, the refinement of test log loss: {census(chosen, 'refinement_change')}; "
+            f"what it repairs, the calibration error: {census(chosen, 'calibration_change')}."
+        )
+        largest = max(chosen, key=lambda row: abs(row["total_change"]))
+        said.append(where + _compared(largest, log_loss))
+        harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
+        if harmed:
+            said.append(
+                f"{where}At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
+                "examples for it, so that its refinement is estimated too high."
+            )
+    return said
+
+
+def _has_change(row: Row) -> bool:
+    value = row.get("refinement_change")
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
+    """The change of refinement by each family, at the beta where the total changed most."""
+    rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
+    own = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
+    listed = "; ".join(
+        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{unsaid(row, 'refinement_change')}"
+        for name, row in own.items()
+    )
+    signs = {math.copysign(1.0, row["refinement_change"]) for row in own.values()}
+    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in own.values())
+    text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
+    return f"{text} All families agree on its sign." if agree else text

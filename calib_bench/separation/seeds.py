@@ -1,0 +1,332 @@
+"""How far results at each beta depend on the seed, how often training diverges, and what choosing beta gains.
+
+A beta may have the best seed of all and yet be the worse choice, when its seeds scatter: the peak is shown beside the
+mean, the spread and the result of the seed that the selection split would pick. The gain of choosing beta counts the
+choice itself: no seed judges a beta that it helped to choose (`inference.selected_gain`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.inference import rate, selected_gain, spread, spread_ratio
+from calib_bench.separation.cells import (
+    ALPHA,
+    Row,
+    adjusted,
+    betas,
+    cell,
+    excludes_zero,
+    families,
+    fields,
+    firm,
+    noted,
+    over_beta,
+    sample,
+    shown,
+)
+from calib_bench.study import Table
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.tuning import Arm
+
+REPAIRED = "temperature_scaling"
+RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
+"""Results whose spread over seeds is looked at: method and per-example score of each."""
+GAINS = {"log loss": ("raw", "log_loss"), **RESULTS}
+"""Results that choosing beta may change."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What one arm's seeds showed.
+
+    Attributes:
+        name: columns that name the arm.
+        seeds: that finished.
+        means: by result of GAINS, its mean over test examples for each of `seeds`.
+        examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
+        selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
+        tried: trials that ran, at whatever rate, and how many of them diverged.
+        chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
+        fresh: whether `chosen` counts such seeds alone.
+    """
+
+    name: Row
+    seeds: tuple[int, ...]
+    means: Mapping[str, tuple[float, ...]]
+    examples: Mapping[str, Tensor]
+    selection: Mapping[int, float]
+    tried: tuple[int, int]
+    chosen: tuple[int, int]
+    fresh: bool
+
+
+def read(measures: Measures, store: Store, settings: Settings, name: Row, examples: bool = True) -> Seeds:
+    """Reads off an arm's measures and its stored trials.
+
+    Args:
+        examples: keep per-example scores, for `gain`.
+    """
+    arm = measures.arm
+    values = {k: measures.examples[method][score] for k, (method, score) in GAINS.items() if measures.seeds}
+    scores = store.scores(settings.select)
+    selection = {seed: scores(trial) for seed, trial in sorted(arm.trials.items())}
+    tuners = (settings.seed or ())[: settings.tune_seeds]
+    tried, at_chosen = _states(arm, store, settings)
+    fresh = {seed: bad for seed, bad in at_chosen.items() if seed not in tuners}
+    counted = fresh or at_chosen
+    return Seeds(
+        name=name,
+        seeds=measures.seeds,
+        means={k: tuple(v.mean(1).tolist()) for k, v in values.items()},
+        examples=values if examples else {},
+        selection={seed: score for seed, score in selection.items() if score is not None},
+        tried=tried,
+        chosen=(len(counted), sum(counted.values())),
+        fresh=bool(fresh),
+    )
+
+
+def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
+    """Stored trials of all rates and how many diverged; at the chosen rate, by seed, whether it did."""
+    ran = diverged = 0
+    chosen = {}
+    for tried in arm.rates:
+        for seed in settings.seed or ():
+            if tried == arm.chosen:
+                trial = arm.trials[seed]
+            else:
+                split = seed if settings.split == "seed" else 0
+                trial = arm.trial.model_copy(update={"lr": tried, "seed": seed, "split": split})
+            if not store.has(trial):
+                continue
+            bad = store.record(trial).status == "diverged"
+            ran, diverged = ran + 1, diverged + bad
+            if tried == arm.chosen:
+                chosen[seed] = bad
+    return (ran, diverged), chosen
+
+
+def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
+    """One row per result of RESULTS.
+
+    Returns:
+        `mean`, `peak` (the best seed, judged on the test split), `picked` (the seed that the selection split prefers);
+        `spread`, the standard deviation across seeds, and `spread_ratio` to the reference's over the same seeds, with
+        limits, the latter with the p-value of 1; `diverged` and `diverged_chosen`, shares of trials with exact limits,
+        and their counts.
+    """
+    base = {**arm.name, "seeds": len(arm.seeds), **_divergence(arm)}
+    out = []
+    for result in RESULTS if arm.seeds else ():
+        values = arm.means[result]
+        best = max if result == "accuracy" else min
+        known = {seed: arm.selection[seed] for seed in arm.seeds if seed in arm.selection}
+        row: Row = {**base, "result": result, "mean": math.fsum(values) / len(values), "peak": best(values)}
+        if known:
+            row["picked"] = values[arm.seeds.index(min(known, key=lambda s: known[s]))]
+        row |= fields("spread", spread(values))
+        if reference is not None and reference is not arm:
+            common = [seed for seed in arm.seeds if seed in reference.seeds]
+            mine, theirs = ([a.means[result][a.seeds.index(s)] for s in common] for a in (arm, reference))
+            row |= fields("spread_ratio", spread_ratio(mine, theirs))
+        out.append(row)
+    return out or [base]
+
+
+def _divergence(arm: Seeds) -> Row:
+    row: Row = {}
+    for column, (n, bad) in (("diverged", arm.tried), ("diverged_chosen", arm.chosen)):
+        if n:
+            row |= fields(column, rate(bad, n))
+        row[f"{column}_trials"] = f"{bad} of {n}"
+    return {**row, "fresh": arm.fresh}
+
+
+def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
+    """What choosing beta on the selection split gains on the test split: one row per family, objective and result.
+
+    Args:
+        arms: of any families, with their per-example scores.
+        reference: the beta that is taken without a choice.
+        nested: see `inference.crossed_interval`.
+
+    Returns:
+        `gain`, chosen less reference, with limits and p; `chosen`, the beta that all seeds together choose; `choices`,
+        counts of betas that the other seeds choose for each; `betas` chosen from, `left_out` those with a seed that did
+        not finish, which are no choice; `seeds`.
+    """
+    import numpy as np
+
+    groups: dict[tuple[Any, ...], list[Seeds]] = {}
+    for arm in arms:
+        groups.setdefault(tuple(arm.name.get(k) for k in ("model", "variant", "objective")), []).append(arm)
+    out = []
+    for (model, variant, objective), members in groups.items():
+        own = next((arm for arm in members if arm.name["beta"] == reference), None)
+        if own is None or not own.seeds:
+            continue
+        fit = [arm for arm in members if set(own.seeds) <= set(arm.seeds) & set(arm.selection)]
+        lack = sorted(arm.name["beta"] for arm in members if arm not in fit)
+        if len(fit) < 2:
+            continue
+        selection_AS = [[arm.selection[s] for s in own.seeds] for arm in fit]
+        base = {"model": model, "variant": variant, "objective": objective, "seeds": len(own.seeds), "nested": nested}
+        for result in GAINS:
+            test_ASN = [[np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in own.seeds] for arm in fit]
+            found = selected_gain(selection_AS, test_ASN, fit.index(own), nested=nested)
+            choices = sorted({fit[a].name["beta"]: found.choices.count(a) for a in found.choices}.items())
+            row = {**base, "examples": len(test_ASN[0][0]), "result": result, "chosen": fit[found.chosen].name["beta"]}
+            row |= {"choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in choices), "betas": len(fit)}
+            row |= {"left_out": ", ".join(f"{beta:.3g}" for beta in lack) or None}
+            out.append(row | fields("gain", found.gain))
+    return out
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Spread over seeds, peak against mean, and divergence."""
+    frame = adjusted(frame, "result") if "result" in frame else frame
+    seeds = "no" if not len(frame) else f"up to {int(frame['seeds'].max())}"
+    fresh = len(frame) and bool(frame["fresh"].any())
+    whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
+    return Table(
+        "How far results depend on the seed",
+        shown(frame.drop(columns="fresh", errors="ignore"), settings),
+        noted(
+            settings,
+            "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow "
+            f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
+            "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
+            "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
+            "number of seeds; picked: the seed that the selection split prefers",
+            f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried; diverged chosen: at the "
+            f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
+            "those that share a seed are not quite",
+        ),
+    )
+
+
+def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """The gain of choosing beta."""
+    return Table(
+        "What choosing beta on the selection split gains on the test split",
+        shown(adjusted(frame), settings),
+        noted(
+            settings,
+            f"the chosen beta minus beta={settings.reference:g}, same objective, each beta at its tuned rate; chosen "
+            f"by mean {settings.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
+            "the other seeds choose (choices: how often each), so the interval covers the choice of beta, though not "
+            "that of the rate; training at every beta is what it costs",
+            sample(frame),
+            "* Holm-adjusted p < .05 over this table",
+        ),
+    )
+
+
+def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """At which beta results depend on the seed more, or training diverges, no more than the intervals allow."""
+    said: list[str] = []
+    if "result" not in frame:
+        return said
+    for where, own in families(adjusted(frame, "result")):
+        for result, rows_ in own.groupby("result", sort=False):
+            rows = [row for row in over_beta(rows_, settings) if math.isfinite(row.get("spread_ratio_low", math.nan))]
+            if rows:
+                said.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
+        said += [where + text for text in _peak(own)]
+        text = _diverged(own.drop_duplicates(["beta", "objective"]))
+        if text:
+            said.append(where + text)
+    return said
+
+
+def _spreads(rows: Sequence[Row], settings: Settings) -> str:
+    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA]
+    silent = [row for row in rows if not row["spread_ratio_holm"] < ALPHA]
+    said = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
+    if silent:
+        said.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
+    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(said)}"
+
+
+def _peak(frame: pd.DataFrame) -> list[str]:
+    """Whether the best single seed and the best mean are at different betas."""
+    own = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
+    if len(own) < 2 or int(own["seeds"].max()) < 2:
+        return []
+    peak, mean = own.loc[own["peak"].idxmax()], own.loc[own["mean"].idxmax()]
+    text = (
+        f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g} (accuracy {peak['peak']:.4f}, "
+        f"mean {peak['mean']:.4f})"
+    )
+    if peak["beta"] == mean["beta"]:
+        return [f"{text}, where the mean is highest too."]
+    other = f"{mean['mean']:.4f}, best seed {mean['peak']:.4f}"
+    return [f"{text}; the mean is highest at beta={mean['beta']:.3g} ({other})."]
+
+
+def _diverged(frame: pd.DataFrame) -> str:
+    rows = [row for row in frame.to_dict("records") if row.get("diverged", 0) > 0]
+    chosen = [row for row in rows if row.get("diverged_chosen", 0) > 0]
+    if not rows:
+        return ""
+    text = f"Trials diverged at {betas(_distinct(rows))}"
+    if not chosen:
+        return f"{text}, none of them counted at its chosen rate."
+    listed = ", ".join(f"{_percent(row)} at {betas([row])} {row['objective']}" for row in chosen)
+    return f"{text}; at the chosen rate, {listed}."
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    low, high = row["diverged_chosen_low"], row["diverged_chosen_high"]
+    return f"{row['diverged_chosen']:.0%} [{low:.0%}, {high:.0%}] of trials"
+
+
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    return list({row["beta"]: {"beta": row["beta"]} for row in rows}.values())
+
+
+def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """What a user gains by choosing beta, no more than the intervals allow."""
+    said = []
+    for where, own in families(adjusted(frame) if len(frame) else frame):
+        for objective, rows in own.groupby("objective", sort=False):
+            loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
+            by_result = {row["result"]: row for row in rows.to_dict("records")}
+            first = next(iter(by_result.values()))
+            n = f"{first['betas']} betas, {first['seeds']} seed{'s' if first['seeds'] > 1 else ''}"
+            begin = (
+                f"{where}Choosing beta{loss} on the selection split ({n}; all together choose {_beta(first['chosen'])})"
+            )
+            if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in by_result.values()):
+                said.append(f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing.")
+                continue
+            parts = [f"{result} by {cell(row, 'gain')}{_sure(row)}" for result, row in by_result.items()]
+            said.append(
+                f"{begin} instead of {_beta(settings.reference)} changes test {'; '.join(parts)}; the choice itself is "
+                "counted."
+            )
+    return said
+
+
+def _beta(beta: float) -> str:
+    return f"beta={beta:.3g}"
+
+
+def _sure(row: Mapping[str, Any]) -> str:
+    if firm(row, "gain"):
+        better = (row["gain"] > 0) == (row["result"] == "accuracy")
+        return f", a {'gain' if better else 'loss'}"
+    hint = ", not after Holm's correction" if excludes_zero(row, "gain") else ""
+    return f" (the data cannot say whether this is a gain{hint})"

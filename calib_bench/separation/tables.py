@@ -1,0 +1,122 @@
+"""The tables of the separation study, in reading order, each with the note that says how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calib_bench.separation import controls, factorial, interventions, matched, refinement, seeds
+from calib_bench.separation.cells import NAMES
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+
+LOG_LOSS, BRIER = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
+SPLIT = (
+    "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot; conf share: conf / total, where "
+    "the data bound it (Fieller's interval)"
+)
+STAR = "* Holm-adjusted p < .05 over the arms of this table"
+
+
+def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict[str, Table]:
+    """Every table that has rows, and those every study has."""
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    how = _intervals(settings, nested)
+    against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {how}"
+    contrasts = _marked(settings, frames["separation"])
+    return {
+        "separation": Table(
+            "Confidence and dynamics: change of test log loss (nats) and accuracy",
+            _columns(contrasts, "accuracy", *LOG_LOSS, "log_loss_conf_share", "kappa"),
+            f"{smoke}{against}. {STAR}. {SPLIT}. kappa > 1 is overconfident, < 1 underconfident: a geometric mean, its "
+            "interval over seeds and calibration examples.",
+            paper=True,
+        ),
+        "separation_brier": Table(
+            "Confidence and dynamics: change of the Brier score",
+            _columns(contrasts, *BRIER, "brier_conf_share"),
+            f"{smoke}{against}. {STAR}. {SPLIT}.",
+            paper=True,
+        ),
+        **_if_any(frames, "matched", matched.table, settings, matched.words),
+        **_if_any(frames, "matched", matched.other_metrics, settings, to="matched_more"),
+        **interventions.tables(settings, frames),
+        "controls": controls.table(frames["controls"], settings),
+        **_if_any(frames, "factorial", factorial.table, settings, factorial.words),
+        **_if_any(frames, "factorial_tests", factorial.tests_table, settings),
+        **_if_any(frames, "refinement", refinement.table, settings, refinement.words),
+        **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
+        **_if_any(frames, "gain", seeds.gain_table, settings),
+        **_if_any(frames, "seeds", seeds.table, settings, seeds.words),
+        "baselines": Table(
+            "Every arm under every post-hoc method, test split",
+            _marked(settings, frames["baselines"]),
+            f"Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: a basic "
+            "bootstrap of seeds and examples. All else: t intervals over seeds for this test set. ECE null: the mean "
+            "ECE that a perfectly calibrated model with these probabilities would show.",
+        ),
+        "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
+        **(
+            {
+                "intervention_rates": _rates(
+                    "Learning rates tried for interventions", _marked(settings, frames["intervention_rates"]), settings
+                )
+            }
+            if len(frames["intervention_rates"])
+            else {}
+        ),
+        "trials": Table(
+            "Trials at the chosen rates, test split",
+            _marked(settings, frames["trials"]),
+            "repaired: after temperature scaling.",
+        ),
+    }
+
+
+def _intervals(settings: Settings, nested: bool) -> str:
+    if nested:
+        return "95% t intervals over seeds (each seed has its own test examples, which may overlap)"
+    if len(settings.seed or ()) > 1:
+        return "95% intervals over seeds and test examples together"
+    return "95% intervals over test examples only, since there is one seed"
+
+
+def _marked(settings: Settings, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame if settings.limit is None else frame.assign(limit=settings.limit)
+
+
+def _if_any(
+    frames: Mapping[str, pd.DataFrame],
+    name: str,
+    make: Callable[[pd.DataFrame, Settings], Table],
+    settings: Settings,
+    words: Callable[[pd.DataFrame, Settings], list[str]] | None = None,
+    to: str | None = None,
+) -> dict[str, Table]:
+    """The table of a part that has rows, what it says in words before its note, by `to` if not the part's name."""
+    if not len(frames[name]):
+        return {}
+    table = make(frames[name], settings)
+    said = " ".join(words(frames[name], settings)) if words else ""
+    return {to or name: replace(table, note=" ".join(text for text in (said, table.note) if text))}
+
+
+def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
+    score = settings.select.replace("_", " ")
+    return Table(title, frame, f"Mean {score} on the selection split over the tuning seeds; inf: diverged.")
+
+
+def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
+    names = (*NAMES, "seeds", "dropped", "limit")
+    return frame[[c for c in frame if c in names or _stem(c) in stems]]
+
+
+def _stem(column: str) -> str:
+    for end in ("_low", "_high", "_holm", "_p"):
+        column = column.removesuffix(end)
+    return column

@@ -1,0 +1,120 @@
+"""The verdict: what of beta's effect was confidence and what was dynamics, said as far as the intervals allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.inference import EQUAL, Interval, equivalence
+from calib_bench.separation import controls, factorial, interventions, matched, seeds
+from calib_bench.separation.cells import betas, cell, excludes_zero, families, firm, unsaid
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+
+Row = Mapping[str, Any]
+MARGIN = 0.01
+"""A difference in accuracy, or of log loss in nats, that is surely smaller than this is called equal."""
+WIDEST = 1.0
+"""An interval for a share that is wider than this says nothing."""
+
+
+def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """What was found, most important first; the details are in the tables."""
+    contrasts = frames["separation"]
+    if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
+        return (
+            f"There is nothing to compare: no other arm shares a finished seed with the reference "
+            f"(beta={settings.reference:g}, cross-entropy).",
+        )
+    said = [text for where, own in families(contrasts) for text in _over_beta(where, own, settings)]
+    said += matched.words(frames["matched"], settings)[:1]
+    said += factorial.tests_words(frames["factorial_tests"], settings)
+    said += interventions.words(frames, settings)
+    said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
+    said += seeds.gain_words(frames["gain"], settings)[:1]
+    return (*said, *controls.words(frames["controls"]))
+
+
+def _over_beta(where: str, frame: pd.DataFrame, settings: Settings) -> list[str]:
+    known = frame[frame["log_loss_total"].notna() & (frame["objective"] == CROSS_ENTROPY)]
+    rows = known.to_dict("records")
+    if not rows:
+        return []
+    how = " (one seed: intervals over test examples only)" if len(settings.seed or ()) == 1 else ""
+    head = f"{where}Training with cross-entropy at another beta than {settings.reference:g}{how}"
+    return [
+        f"{head}. Accuracy, which is all dynamics since no temperature changes a predicted class: "
+        f"{_changes(rows, 'accuracy')}.",
+        f"{where}Test log loss (nats): {_changes(rows, 'log_loss_total', _shared)}. Its dynamics, the part that no "
+        f"temperature repairs: {_changes(rows, 'log_loss_dyn')}. Its confidence, the part that one repairs: "
+        f"{_changes(rows, 'log_loss_conf')}.",
+        f"{where}Confidence itself: {_kappas(rows)}.",
+    ]
+
+
+def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
+    """By how much a quantity changes at which beta, where it is as good as equal, and where the data cannot say."""
+    sure = [row for row in rows if firm(row, column) and not is_equal(row, column)]
+    equal = [row for row in rows if is_equal(row, column)]
+    rest = [row for row in rows if row not in sure and row not in equal]
+    hints = [row for row in rest if excludes_zero(row, column)]
+    silent = [row for row in rest if row not in hints]
+    said = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in sure]
+    if equal:
+        said.append(f"equal within {MARGIN:g} at {betas(equal)}")
+    if hints:
+        said.append(f"may differ at {betas(hints)}, not after Holm's correction")
+    if silent:
+        said.append(f"the data cannot say at {betas(silent)}")
+    return "; ".join(said)
+
+
+def is_equal(row: Row, column: str) -> bool:
+    """Whether the 95% interval lies within MARGIN of 0."""
+    mean, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
+    return equivalence(Interval(mean, low, high, 0, 0, math.nan, math.nan, ""), MARGIN) == EQUAL
+
+
+def _shared(row: Row) -> str:
+    return f" ({share(row)})"
+
+
+def share(row: Row, score: str = "log_loss") -> str:
+    """What share of a change was confidence, in words; the change itself is taken to be established."""
+    column = f"{score}_conf_share"
+    part, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
+    if not high - low <= WIDEST:
+        return "which share of it is confidence the data cannot say"
+    conf, dyn = (cell(row, f"{score}_{part}") for part in ("conf", "dyn"))
+    if low > 1 or high < 0:
+        return f"confidence {conf} and dynamics {dyn} pull in opposite directions"
+    return f"{part:.0%} [{low:.0%}, {high:.0%}] of it confidence, the rest dynamics".replace("-", "−")
+
+
+def _kappas(rows: Sequence[Row]) -> str:
+    """Where models are over- or underconfident, with kappa."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        low, high = row.get("kappa_low", math.nan), row.get("kappa_high", math.nan)
+        state = "overconfident" if low > 1 else "underconfident" if high < 1 else "the data cannot say"
+        value = f" (kappa {row['kappa']:.2f})" if state != "the data cannot say" and "kappa" in row else ""
+        said.setdefault(state, []).append(f"{row['beta']:.3g}{value}")
+    return "; ".join(f"{state} at beta={', '.join(values)}" for state, values in said.items())
+
+
+def _objectives(where: str, frame: pd.DataFrame, settings: Settings) -> Iterable[str]:
+    """Other training losses at the reference's beta."""
+    others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == settings.reference)]
+    for row in others[others["log_loss_total"].notna()].to_dict("records"):
+        flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
+        part = f", {share(row)}" if firm(row, "log_loss_total") else unsaid(row, "log_loss_total")
+        yield (
+            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={settings.reference:g} changed test log "
+            f"loss by {cell(row, 'log_loss_total')} nats{part}; accuracy by {cell(row, 'accuracy')}"
+            f"{unsaid(row, 'accuracy')}."
+        )

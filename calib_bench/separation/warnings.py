@@ -1,0 +1,94 @@
+"""What a reader must know before quoting a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.separation.contrast import is_reference
+from calib_bench.separation.interventions import why_not
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.tuning import Arm
+
+STATUS = {
+    "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
+    "fixed": "one rate was given, not tuned: a difference from a tuned arm may be a difference of tuning",
+    "diverged": "no rate trains every tuning seed",
+    "pending": "not trained yet, and missing from every comparison",
+}
+
+
+def warnings(
+    settings: Settings,
+    grid: Sequence[Arm],
+    extra: Sequence[Arm],
+    frames: Mapping[str, pd.DataFrame],
+    refused: Mapping[str, str],
+    provenance: Mapping[str, Any],
+) -> tuple[str, ...]:
+    """Every warning, each once.
+
+    Args:
+        grid: its arms.
+        extra: those of the interventions.
+        refused: by calibrator that could not be fitted, what it said.
+    """
+    found = []
+    if settings.limit is not None:
+        found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
+    if not references:
+        found.append(
+            f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
+        )
+    found += _tuning([*grid, *extra]) + _trials(frames["trials"])
+    if len(settings.seed or ()) == 1:
+        found.append(
+            "One seed: intervals hold for this one initialization and batch order, not for training in general."
+        )
+    if settings.interventions == "yes":
+        reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
+        found += [f"Left out, interventions on {reason}." for reason in reasons]
+    found += [f"Left out, {method}: {said}" for method, said in refused.items()]
+    for split in provenance.get("splits", ()):
+        found += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    return tuple(dict.fromkeys(found))
+
+
+def _tuning(arms: Sequence[Arm]) -> list[str]:
+    """Arms whose rate was not tuned, by why."""
+    found = []
+    for status, meaning in STATUS.items():
+        said = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
+        names = [f"{arm.trial.model} {arm.label}" for arm in said]
+        if names:
+            everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
+            found.append(f"{status.capitalize()}: {everything} ({meaning}).")
+    return found
+
+
+def _trials(frame: pd.DataFrame) -> list[str]:
+    """Trials that are missing from their arms, and temperatures at a bound."""
+    found = []
+    rows = frame.to_dict("records")
+    for status, text in (("diverged", "diverged at the chosen rate"), ("missing", "not run yet")):
+        some = [row for row in rows if row["status"] == status]
+        if some:
+            which = ", ".join(_trial(row) for row in some)
+            found.append(f"Left out with their pairs, {text}: {len(some)} of {len(rows)} trials ({which}).")
+    stopped = [row for row in rows if row.get("at_bound") is True]
+    if stopped:
+        found.append(
+            f"Temperature at a bound, where the calibration data have no optimum: {len(stopped)} of {len(rows)} "
+            "trials; their kappa is that bound."
+        )
+    return found
+
+
+def _trial(row: Mapping[str, Any]) -> str:
+    what = f" ({row['intervention']})" if isinstance(row.get("intervention"), str) else ""
+    return f"{row['model']} beta={row['beta']:.3g} {row['objective']}{what} seed {row['seed']}"

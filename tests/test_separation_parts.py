@@ -1,0 +1,615 @@
+"""Parts of the separation study on planted truths: equal confidence, refinement, factorial, seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic import facts, labels_and_truth, make, splits_of
+from torch import Tensor
+
+from calib_bench import discover, metrics, tuning
+from calib_bench.baseline import Calibrator
+from calib_bench.data.splits import stream
+from calib_bench.inference import crossed_interval, selected_gain, variance_shares
+from calib_bench.measure import Measures, measure_arm
+from calib_bench.report.tables import latex, markdown
+from calib_bench.resolve import resolve
+from calib_bench.separation import factorial, matched, refinement, seeds
+from calib_bench.separation.cells import Row, adjusted, census, unsaid
+from calib_bench.settings import Settings, parse
+from calib_bench.store import Store
+from calib_bench.train.outcome import Outcome
+
+CLASSES = 4
+REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3
+CALIBRATORS = ("temperature_scaling", "vector_scaling", "structured_matrix_scaling", "isotonic")
+
+
+def logits(beta: float, seed: int, split: str, u: Tensor, skew: Tensor) -> Tensor:
+    """Z of a planted arm: the reference at SHARPER twice as steep, at WRONGER with classes swapped on some rows, so
+    that the confidences are the reference's, at SKEWED with another factor for each class, at CONSTANT all zero."""
+    Z = u + 0.5 * torch.randn(u.shape, generator=stream("noise", split, seed))
+    if beta == SHARPER:
+        return 2 * Z
+    if beta == WRONGER:
+        swap = torch.rand(len(u), generator=stream("swap", split, seed)) < 0.3
+        top = Z.topk(2, 1).indices
+        swapped = Z.scatter(1, top, Z.gather(1, top.flip(1)))
+        return torch.where(swap[:, None], swapped, Z)
+    if beta == SKEWED:
+        return Z * skew
+    return torch.zeros_like(Z) if beta == CONSTANT else Z
+
+
+def planted(path: Path, betas: tuple[float, ...], seeds_: str = "0..3", test: int = 500) -> tuple[Store, Settings]:
+    """A store of planted arms, 600 calibration examples."""
+    words = ["task=digits", "lr=0.1", "epochs=2", "objective=cross_entropy", f"seed={seeds_}", "tune_seeds=4"]
+    settings = resolve(parse([*words, f"beta={','.join(map(str, betas))}"]))
+    store = Store(path)
+    labels, truth = labels_and_truth(test, CLASSES)
+    g = stream("more")
+    truth["calibration"] = 2 * torch.randn(600, CLASSES, generator=g)
+    labels["calibration"] = torch.multinomial(truth["calibration"].softmax(-1), 1, generator=g)[:, 0]
+    skew = torch.tensor([0.3, 0.6, 1.5, 3.0])
+    for trial in tuning.plan(settings, store.scores(settings.select)):
+        data = store.write_splits(trial, splits_of(labels, CLASSES))
+        Z = {s: (logits(trial.beta, trial.seed, s, u, skew) / trial.beta).float() for s, u in truth.items()}
+        store.write(Outcome(trial, "done", Z, {"epoch": [0.0]}, facts(trial)), data, {})
+    store.write_study(settings, settings.command())
+    return store, settings
+
+
+class Planted:
+    """The planted store, its arms measured."""
+
+    def __init__(self, path: Path) -> None:
+        self.store, self.settings = planted(path, (REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT))
+        self.calibrators = discover.calibrators(CALIBRATORS)
+        arms = tuning.arms(self.settings, self.store.scores(self.settings.select))
+        self.arms = {arm.trial.beta: measure_arm(self.store, arm, self.calibrators) for arm in arms}
+
+    def name(self, beta: float) -> Row:
+        return {"model": "m", "variant": None, "beta": beta, "objective": "cross_entropy", "tuning": "tuned"}
+
+    def matched(self, beta: float) -> pd.DataFrame:
+        found = matched.rows(self.arms[REFERENCE], self.arms[beta], self.store, self.name(beta), False)
+        return pd.DataFrame(found).set_index("metric")
+
+    def refined(self, beta: float) -> refinement.Refined:
+        return refinement.refine(self.store, self.arms[beta], self.calibrators)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return Planted(tmp_path_factory.mktemp("parts") / "run")
+
+
+# equal confidence
+
+
+def test_an_arm_of_other_confidence_alone_is_the_reference_at_equal_confidence(world: Planted) -> None:
+    frame = world.matched(SHARPER)
+    assert frame.loc["log loss", "total"] > 0.05
+    assert frame["temperature"].to_numpy() == pytest.approx(0.5, rel=1e-5)
+    for metric in ("log loss", "Brier", "accuracy", "mean confidence"):
+        assert abs(frame.loc[metric, "equal_confidence"]) < 1e-5
+        assert abs(frame.loc[metric, "equal_confidence_reverse"]) < 1e-5
+        assert frame.loc[metric, "confidence_alone"] == pytest.approx(frame.loc[metric, "total"], abs=1e-5)
+
+
+def test_an_arm_of_equal_confidence_differs_by_dynamics_alone(world: Planted) -> None:
+    frame = world.matched(WRONGER)
+    assert frame["temperature"].to_numpy() == pytest.approx(1.0, rel=1e-5)
+    assert frame.loc["log loss", "total_low"] > 0.05
+    assert frame.loc["accuracy", "total_high"] < 0
+    for metric in ("log loss", "Brier", "accuracy"):
+        assert frame.loc[metric, "equal_confidence"] == pytest.approx(frame.loc[metric, "total"], abs=1e-5)
+        assert abs(frame.loc[metric, "confidence_alone"]) < 1e-5
+        assert abs(frame.loc[metric, "interaction"]) < 1e-5
+    assert frame.loc["log loss", "share_low"] <= 1 <= frame.loc["log loss", "share_high"] + 1e-6
+
+
+def test_parts_at_equal_confidence_add_up(world: Planted) -> None:
+    frame = world.matched(SKEWED).drop(index="ECE")
+    total = frame["equal_confidence"] + frame["confidence_alone"]
+    np.testing.assert_allclose(frame["total"], total, atol=1e-13)
+    crossed = frame["equal_confidence"] - frame["equal_confidence_reverse"]
+    np.testing.assert_allclose(frame["interaction"], crossed, atol=1e-13)
+    assert frame.loc["accuracy", "confidence_alone"] == 0
+    assert abs(frame.loc["mean confidence", "equal_confidence"]) < abs(frame.loc["mean confidence", "total"]) / 2
+
+
+def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
+    reference, arm = world.arms[REFERENCE], world.arms[SKEWED]
+    found = matched.compare(reference, arm, world.store)
+    trial, other = reference.arm.trials[2], arm.arm.trials[2]
+    z, labels = world.store.logits(trial), world.store.labels(trial)
+    T = math.exp(found.log_temperature[2])
+    confidence = (trial.beta * z["calibration"].double() / T).softmax(-1).amax(-1).mean()
+    target = (other.beta * world.store.logits(other)["calibration"].double()).softmax(-1).amax(-1).mean()
+    assert float(confidence) == pytest.approx(float(target), abs=1e-11)
+    Z = trial.beta * z["test"].double() / T
+    loss = torch.nn.functional.cross_entropy(Z, labels["test"], reduction="none")
+    torch.testing.assert_close(found.cells["log_loss"][2][2], loss)
+    frame = world.matched(SKEWED)
+    oracle = crossed_interval(found.cells["log_loss"][3] - found.cells["log_loss"][2])
+    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low
+
+    def ece(measures: Measures) -> float:
+        trials = measures.arm.trials.values()
+        found = [metrics.ece(t.beta * world.store.logits(t)["test"].double(), labels["test"]) for t in trials]
+        return float(torch.stack(found).mean())
+
+    assert frame.loc["ECE", "total"] == pytest.approx(ece(arm) - ece(reference), abs=1e-12)
+
+
+def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> None:
+    found = matched.rows(world.arms[REFERENCE], world.arms[WRONGER], world.store, world.name(WRONGER), True)
+    frame = pd.DataFrame(found).set_index("metric")
+    arm, reference = (world.arms[beta].examples["raw"]["log_loss"].mean(1) for beta in (WRONGER, REFERENCE))
+    oracle = stats.ttest_1samp(arm - reference, 0).confidence_interval()
+    assert frame.loc["log loss", "total_low"] == pytest.approx(oracle.low)
+    assert "t intervals over seeds, each with its own test" in matched.table(frame.reset_index(), world.settings).note
+
+
+def test_what_no_temperature_reaches_is_left_out_and_said(world: Planted) -> None:
+    found = matched.rows(world.arms[REFERENCE], world.arms[CONSTANT], world.store, world.name(CONSTANT), False)
+    assert {(row["seeds"], row["unmatched"]) for row in found} == {(0, 4)}
+    frame = pd.DataFrame(found)
+    (said,) = matched.words(frame, world.settings)
+    assert "4 of 4 seeds could not be compared" in said
+    assert markdown(matched.table(frame, world.settings))
+
+
+def test_the_reference_is_at_its_own_confidence(world: Planted) -> None:
+    reference = world.arms[REFERENCE]
+    found = matched.compare(reference, reference, world.store)
+    assert found.log_temperature == (0.0,) * 4
+    points = pd.DataFrame(matched.points(found, world.name(REFERENCE)))
+    raw = reference.frame[reference.frame["method"] == "raw"]
+    for metric in ("accuracy", "log_loss", "brier"):
+        np.testing.assert_allclose(points[metric], raw[metric], rtol=1e-12)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.005, 0.995), st.sampled_from([1e-3, 1.0, 1e4]), st.integers(2, 6))
+def test_a_temperature_gives_the_mean_confidence_asked_for(seed: int, share: float, scale: float, K: int) -> None:
+    Z = scale * torch.randn(30, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    target = share * (1 - 1 / K)
+    T = matched.temperature_for(Z, target)
+    assert T is not None
+    assert 1 - float((Z / T).softmax(-1).amax(-1).mean()) == pytest.approx(target, abs=1e-10)
+
+
+def test_tiny_doubt_is_matched_to_its_digits() -> None:
+    Z = torch.tensor([[60.0, 0.0, 0.0]], dtype=torch.float64)
+    assert matched.doubt(Z) == pytest.approx(2 * math.exp(-60), rel=1e-12)
+    T = matched.temperature_for(Z, 2 * math.exp(-200))
+    assert pytest.approx(60 / 200, rel=1e-9) == T
+
+
+@pytest.mark.parametrize(
+    ("Z", "target"),
+    [
+        (torch.zeros(5, 4), 0.5),
+        (torch.tensor([[1.0, 1.0, 0.0]]), 0.4),  # two classes tie: never more than 1/2 confident
+        (torch.tensor([[1.0, 0.0, 0.0]]), 2 / 3),
+        (torch.tensor([[1.0, 0.0, 0.0]]), 0.0),
+    ],
+)
+def test_no_temperature_where_none_exists(Z: Tensor, target: float) -> None:
+    assert matched.temperature_for(Z, target) is None
+
+
+def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
+    frame = pd.concat([world.matched(beta).reset_index() for beta in (SHARPER, WRONGER)], ignore_index=True)
+    first, second = matched.words(frame, world.settings)
+    assert "test log loss: differs at beta=10" in first
+    assert "accuracy, which no temperature changes: differs at beta=10, the data cannot say at beta=0.1" in first
+    assert "beta=" in second
+    for table in (matched.table(frame, world.settings), matched.other_metrics(frame, world.settings)):
+        assert "4 seeds, 500 test examples; 95% intervals over seeds and test examples together" in table.note
+        assert latex(table)
+    assert set(matched.other_metrics(frame, world.settings).frame["metric"]) == {"Brier", "ECE", "mean confidence"}
+
+
+# refinement
+
+
+def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Planted) -> None:
+    reference, arm = world.arms[REFERENCE], world.arms[SKEWED]
+    found = refinement.rows(world.refined(REFERENCE), world.refined(SKEWED), world.name(SKEWED), False)
+    (row,) = (r for r in found if (r["score"], r["family"]) == ("Brier", "temperature_scaling"))
+    dyn = arm.examples["temperature_scaling"]["brier"] - reference.examples["temperature_scaling"]["brier"]
+    total = arm.examples["raw"]["brier"] - reference.examples["raw"]["brier"]
+    for part, d_SN in (("refinement", dyn), ("calibration", total - dyn), ("total", total)):
+        oracle = crossed_interval(d_SN)
+        assert row[f"{part}_change"] == oracle.mean
+        assert (row[f"{part}_change_low"], row[f"{part}_change_high"]) == (oracle.low, oracle.high)
+
+
+def test_calibration_and_refinement_add_up_for_every_family(world: Planted) -> None:
+    frame = pd.DataFrame(refinement.rows(world.refined(REFERENCE), world.refined(WRONGER), world.name(WRONGER), False))
+    assert len(frame) == 2 * 5
+    np.testing.assert_allclose(
+        frame["total_change"], frame["calibration_change"] + frame["refinement_change"], atol=1e-13
+    )
+    assert (frame["refinement_change_low"] > 0).all()
+    raw = world.arms[WRONGER].examples["raw"]
+    for score, column in refinement.SCORES.items():
+        own = frame[frame["score"] == score]
+        np.testing.assert_allclose(own["calibration"] + own["refinement"], float(raw[column].mean()), atol=1e-13)
+
+
+def test_richer_families_repair_what_a_temperature_cannot(world: Planted) -> None:
+    found = world.refined(SKEWED)
+    frame = pd.DataFrame(refinement.rows(world.refined(REFERENCE), found, world.name(SKEWED), False))
+    own = frame[frame["score"] == "log loss"].set_index("family")
+    assert "temperature_scaling" not in found.choices["log_loss"]
+    assert own.loc["temperature_scaling", "refinement_change_low"] > 0.02
+    assert abs(own.loc["vector_scaling", "refinement_change"]) < 0.01
+    assert own.loc[refinement.CHOSEN, "refinement_change"] < own.loc["temperature_scaling", "refinement_change"] / 2
+
+
+def test_a_calibration_error_may_be_negative(world: Planted) -> None:
+    """The truth itself, recalibrated on 80 examples by the richest family, gets worse."""
+    truth = 2 * torch.randn(2000, CLASSES, generator=stream("truth"), dtype=torch.float64)
+    y = torch.multinomial(truth.softmax(-1), 1, generator=stream("labels"))[:, 0]
+    isotonic = world.calibrators["isotonic"]
+    repaired = metrics.log_loss_n(isotonic.apply(isotonic.fit(truth[:80], y[:80]), truth), y)[None]
+    trials = world.arms[REFERENCE].arm.trials
+    arm = refinement.Refined((0,), {0: trials[0]}, *_risks(metrics.log_loss_n(truth, y)[None], repaired))
+    row = next(row for row in refinement.rows(None, arm, {}, False) if row["family"] == "isotonic")
+    assert row["calibration_high"] < 0
+    assert "total_change" not in row
+
+
+def _risks(raw: Tensor, repaired: Tensor) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, tuple]]:
+    scores = ("log_loss", "brier")
+    after = {name: dict.fromkeys(scores, repaired) for name in ("isotonic", refinement.CHOSEN)}
+    return dict.fromkeys(scores, raw), after, dict.fromkeys(scores, ("isotonic",))
+
+
+def test_folds_judge_what_they_did_not_fit() -> None:
+    Z = torch.arange(60.0, dtype=torch.float64).reshape(20, 3)
+    y = torch.arange(20) % 3
+
+    def memorize(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+        return {"seen": Z_NK[:, 0]}
+
+    def recall(params: dict[str, Tensor], Z_NK: Tensor) -> Tensor:
+        assert not torch.isin(Z_NK[:, 0], params["seen"]).any()
+        return torch.full_like(Z_NK, -math.log(3))
+
+    judged: list[int] = []
+
+    def count(params: dict[str, Tensor], Z_NK: Tensor) -> Tensor:
+        judged.extend(Z_NK[:, 0].int().tolist())
+        return params["prior"].expand(len(Z_NK), 3)
+
+    def prior(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
+        return {"prior": (torch.bincount(y_N, minlength=3).double() / len(y_N)).log()}
+
+    calibrators = {
+        name: Calibrator(fit, apply, keeps_argmax=False, reference="", title="")
+        for name, fit, apply in (("memory", memorize, recall), ("prior", prior, count))
+    }
+    found = refinement.cross_validated(Z, y, calibrators)
+    assert found["memory"]["log_loss"] == pytest.approx(math.log(3))
+    assert sorted(judged) == list(range(0, 60, 3))
+    assert found["prior"]["log_loss"] > math.log(3) - 0.01
+    assert found == refinement.cross_validated(Z, y, calibrators)
+
+
+def test_without_a_choice_there_are_only_the_families(world: Planted) -> None:
+    kept = refinement.refine(world.store, world.arms[SHARPER], world.calibrators, choose=False)
+    found = refinement.rows(world.refined(REFERENCE), kept, world.name(SHARPER), False)
+    assert [row["family"] for row in found] == 2 * list(CALIBRATORS)
+
+
+def test_words_on_refinement_compare_the_families(world: Planted) -> None:
+    reference = world.refined(REFERENCE)
+    found = [row for beta in (SHARPER, WRONGER) for row in
+             refinement.rows(reference, world.refined(beta), world.name(beta), False)]  # fmt: skip
+    found += refinement.rows(None, reference, world.name(REFERENCE), False)
+    frame = pd.DataFrame(found)
+    said = refinement.words(frame, world.settings)
+    assert "the refinement of test log loss: differs at beta=10, the data cannot say at beta=0.1" in said[0]
+    assert said[1].startswith("The change of refinement at beta=10, in nats, by family of maps: cross-validated 0.")
+    assert said[1].endswith("All families agree on its sign.")
+    chosen, every = refinement.table(frame, world.settings), refinement.every_family(frame, world.settings)
+    assert (len(chosen.frame), len(every.frame)) == (6, 30)
+    assert "4 seeds, 500 test examples" in chosen.note
+    assert latex(chosen)
+    assert markdown(every)
+
+
+# factorial
+
+
+def grid(effect: Callable[[int, int], dict[str, float]], S: int = 6, noise: float = 0.01) -> list[Row]:
+    """Points of 4 betas and 3 objectives: accuracy, raw and repaired log loss of `effect`, and noise, common to the
+    methods."""
+    rng = np.random.default_rng(0)
+    found = []
+    for a, beta in enumerate((0.1, 0.3, 1.0, 3.0)):
+        for b, objective in enumerate(("cross_entropy", "label_smoothing:0.1", "confidence_penalty:0.1")):
+            for seed in range(S):
+                planted, e = effect(a, b), noise * rng.standard_normal(2)
+                for method in ("raw", "temperature_scaling", "equal_confidence"):
+                    loss = planted["raw" if method == "raw" else "repaired"] + e[1]
+                    found.append(
+                        {"model": "m", "variant": None, "beta": beta, "objective": objective, "seed": seed}
+                        | {"method": method, "accuracy": planted["accuracy"] + e[0], "log_loss": loss, "brier": loss}
+                    )
+    return found
+
+
+def confidence_only(a: int, b: int) -> dict[str, float]:
+    return {"accuracy": 0.9, "repaired": 0.3, "raw": 0.3 + 0.1 * a}
+
+
+def dynamic(a: int, b: int) -> dict[str, float]:
+    return {"accuracy": 0.9 + 0.02 * a, "repaired": 0.3 - 0.05 * a, "raw": 0.3 + 0.2 * b}
+
+
+def test_variance_goes_to_the_factor_that_was_planted() -> None:
+    frame = pd.DataFrame(factorial.rows(grid(confidence_only))).set_index("result")
+    assert frame.loc["raw log loss", "beta_low"] > 0.9
+    for result in ("accuracy", "repaired log loss", "log loss at equal confidence"):
+        assert frame.loc[result, "beta_low"] == 0
+        assert frame.loc[result, "seed"] > 0.6
+    frame = pd.DataFrame(factorial.rows(grid(dynamic))).set_index("result")
+    assert frame.loc["accuracy", "beta_low"] > 0.6
+    assert frame.loc["raw log loss", "objective_low"] > 0.9
+    total = frame[["beta", "objective", "interaction", "seed"]].sum(axis=1)
+    np.testing.assert_allclose(total, 1.0, atol=1e-12)
+
+
+def test_beta_has_no_effect_at_equal_confidence_where_none_was_planted(settings: Settings) -> None:
+    frame = pd.DataFrame(factorial.tests(grid(confidence_only)))
+    assert len(frame) == 3 * 3
+    assert (frame["holm"] > 0.05).all()
+    (said,) = factorial.tests_words(frame, settings)
+    assert "beta has an effect" not in said
+    assert said.count("the data cannot say with cross_entropy, label_smoothing:0.1, confidence_penalty:0.1") == 3
+
+
+def test_an_effect_of_beta_is_found_within_each_objective(settings: Settings) -> None:
+    frame = pd.DataFrame(factorial.tests(grid(dynamic)))
+    assert (frame["holm"] < 0.05).all()
+    assert (frame["holm_without"] < 0.05).all()
+    assert set(frame["best"]) == {3.0}
+    assert frame["range"].to_numpy() == pytest.approx([0.06] * 3 + [0.15] * 6, abs=0.02)
+    (said,) = factorial.tests_words(frame, settings)
+    assert "accuracy (any temperature): beta has an effect with cross_entropy, label_smoothing:0.1" in said
+    assert "also without the most extreme beta" in said
+
+
+def test_an_effect_that_rests_on_one_beta_is_said_to(settings: Settings) -> None:
+    def one(a: int, b: int) -> dict[str, float]:
+        return {"accuracy": 0.9 - 0.2 * (a == 3), "repaired": 0.3, "raw": 0.3}
+
+    frame = pd.DataFrame(factorial.tests(grid(one)))
+    accuracy = frame[frame["result"] == "accuracy"]
+    assert (accuracy["holm"] < 0.05).all()
+    assert (accuracy["holm_without"] > 0.05).all()
+    assert set(accuracy["extreme"]) == {3.0}
+    assert "may rest on one extreme beta alone with cross_entropy (beta=3)" in factorial.tests_words(frame, settings)[0]
+
+
+def test_with_few_seeds_no_test_could_say_anything(settings: Settings) -> None:
+    points = [p for p in grid(dynamic, S=2) if p["beta"] in (0.1, 1.0)]
+    frame = pd.DataFrame(factorial.tests(points))
+    assert (frame["least_p"] == 0.5).all()
+    assert "cannot say with so few seeds" in factorial.tests_words(frame, settings)[0]
+    one = [p for p in points if p["seed"] == 0]
+    assert math.isnan(factorial.rows(one)[0]["beta_low"])
+    assert markdown(factorial.table(pd.DataFrame(factorial.rows(one)), settings))
+
+
+def test_a_layout_is_whole() -> None:
+    frame = pd.DataFrame(grid(dynamic))
+    frame = frame[~((frame["beta"] == 3.0) & (frame["objective"] == "cross_entropy"))]
+    frame = frame[~((frame["beta"] == 0.1) & (frame["seed"] == 2))]
+    values, betas, objectives, dropped = factorial.layout(frame, "accuracy", "raw")
+    assert (betas, len(objectives), values.shape, dropped) == ([0.1, 0.3, 1.0], 3, (3, 3, 5), 1)
+    own = frame[(frame["method"] == "raw") & (frame["beta"] == 1.0) & (frame["objective"] == "cross_entropy")]
+    np.testing.assert_array_equal(values[2, 0], own[own["seed"] != 2]["accuracy"])
+
+
+def test_shares_are_those_of_the_inference(settings: Settings) -> None:
+    points = grid(dynamic)
+    values, *_ = factorial.layout(pd.DataFrame(points), "log_loss", "raw")
+    oracle = variance_shares(values)
+    row = next(row for row in factorial.rows(points) if row["result"] == "raw log loss")
+    assert (row["beta"], row["beta_low"], row["objective_high"]) == (
+        oracle.first.mean, oracle.first.low, oracle.second.high
+    )  # fmt: skip
+    frame = pd.DataFrame(factorial.rows(points))
+    (said,) = factorial.words(frame, settings)
+    assert said.startswith("Of the variance over beta, objective and seed, beta's share is: accuracy ")
+    assert "6 seeds in the layout, 4 betas, 3 objectives" in factorial.table(frame, settings).note
+    assert latex(factorial.table(frame, settings))
+    assert markdown(factorial.tests_table(pd.DataFrame(factorial.tests(points)), settings))
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return resolve(parse(["task=digits", "seed=0..4", "tune_seeds=2", "beta=0.1,1,10", "lr=0.03,0.1,0.3"]))
+
+
+# seeds
+
+
+def sown(beta: float, values: np.ndarray, selection: list[float], objective: str = "cross_entropy") -> seeds.Seeds:
+    """An arm whose per-example scores [S, N] are `values` for every result."""
+    name = {"model": "m", "variant": None, "beta": beta, "objective": objective, "tuning": "tuned"}
+    examples = {result: torch.from_numpy(values) for result in seeds.GAINS}
+    means = {result: tuple(values.mean(1)) for result in seeds.GAINS}
+    S = len(values)
+    return seeds.Seeds(name, tuple(range(S)), means, examples, dict(enumerate(selection)), (20, 0), (S, 0), True)
+
+
+def normal(S: int, N: int, spread: float, shift: float = 0.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 0.5 + shift + spread * rng.standard_normal((S, 1)) + 0.1 * rng.standard_normal((S, N))
+
+
+def test_spread_peak_and_pick(settings: Settings) -> None:
+    values = normal(6, 50, 0.01)
+    arm = sown(0.1, values, [3.0, 1.0, 2.0, 5.0, 4.0, 6.0])
+    reference = sown(1.0, normal(6, 50, 0.01, seed=1), [1.0] * 6)
+    accuracy, loss = seeds.rows(reference, arm)
+    means = values.mean(1)
+    assert accuracy["spread"] == pytest.approx(means.std(ddof=1))
+    assert (accuracy["peak"], loss["peak"]) == (means.max(), means.min())
+    assert accuracy["picked"] == means[1]
+    ratio = means.std(ddof=1) / np.std(reference.means["accuracy"], ddof=1)
+    assert accuracy["spread_ratio"] == pytest.approx(ratio)
+    assert accuracy["spread_ratio_low"] < 1 < accuracy["spread_ratio_high"]
+    (own, _) = seeds.rows(reference, reference)
+    assert "spread_ratio" not in own
+    frame = pd.DataFrame([*seeds.rows(reference, arm), *seeds.rows(reference, reference)])
+    said = " ".join(seeds.words(frame, settings))
+    assert "at beta=0.1 the data cannot say whether it is larger or smaller" in said
+    assert "The single best seed" in said
+    assert latex(seeds.table(frame, settings))
+
+
+def test_a_much_larger_spread_is_said(settings: Settings) -> None:
+    reference = sown(1.0, normal(12, 400, 0.01, seed=1), [1.0] * 12)
+    frame = pd.DataFrame(seeds.rows(reference, sown(0.1, normal(12, 400, 1.0), [1.0] * 12)))
+    said = " ".join(seeds.words(frame, settings))
+    assert "How accuracy depends on the seed, its standard deviation compared with beta=1: " in said
+    assert "cannot say" not in said
+
+
+def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
+    words = ("beta=1,10", "seed=0..4", "tune_seeds=2", "calibrator=temperature_scaling")
+    store, settings = make(tmp_path / "run", *words, diverged={(10.0, 4), (10.0, 3)})
+    repair = discover.calibrators(("temperature_scaling",))
+    found = {}
+    for arm in tuning.arms(settings, store.scores(settings.select)):
+        name = {"model": "m", "variant": None, "beta": arm.trial.beta, "objective": "cross_entropy", "tuning": "tuned"}
+        found[arm.trial.beta] = seeds.read(measure_arm(store, arm, repair), store, settings, name)
+    # Three rates with two tuning seeds each, and three more seeds at the chosen rate.
+    assert (found[1.0].tried, found[1.0].chosen) == ((9, 0), (3, 0))
+    assert (found[10.0].tried, found[10.0].chosen) == ((9, 2), (3, 2))
+    assert found[10.0].fresh
+    assert found[10.0].seeds == (0, 1, 2)
+    assert [s for s, score in found[10.0].selection.items() if math.isinf(score)] == [3, 4]
+    row = seeds.rows(found[1.0], found[10.0])[0]
+    limits = stats.binomtest(2, 9).proportion_ci(method="exact")
+    assert (row["diverged_low"], row["diverged_high"]) == pytest.approx((limits.low, limits.high))
+    frame = pd.DataFrame([row, *seeds.rows(None, found[1.0])])
+    said = seeds.words(frame, settings)
+    assert any("Trials diverged at beta=10; at the chosen rate, 67% [9%, 99%] of trials at beta=10" in s for s in said)
+    (gain, *_) = seeds.gain([found[1.0], found[10.0], _copy(found[1.0], 0.1)], 1.0, False)
+    assert (gain["betas"], gain["left_out"]) == (2, "10")
+    assert seeds.gain([found[1.0], found[10.0]], 1.0, False) == []
+
+
+def _copy(arm: seeds.Seeds, beta: float) -> seeds.Seeds:
+    return seeds.Seeds(arm.name | {"beta": beta}, *(getattr(arm, f) for f in list(arm.__dataclass_fields__)[1:]))
+
+
+def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
+    S, N = 6, 300
+    arms = [sown(b, normal(S, N, 0.01, shift, seed=int(10 * b)), [1 + shift + 0.01 * s for s in range(S)])
+            for b, shift in ((0.1, -0.2), (1.0, 0.0), (10.0, 0.3))]  # fmt: skip
+    rows = seeds.gain(arms, 1.0, False)
+    oracle = selected_gain(
+        [[arm.selection[s] for s in range(S)] for arm in arms], [arm.examples["log loss"].numpy() for arm in arms], 1
+    )
+    row = rows[0]
+    assert row["result"] == "log loss"
+    assert (row["gain"], row["gain_low"], row["gain_high"]) == (oracle.gain.mean, oracle.gain.low, oracle.gain.high)
+    assert row["gain"] == pytest.approx(-0.2, abs=0.03)
+    assert (row["chosen"], row["choices"], row["betas"]) == (0.1, "0.1 (6)", 3)
+    frame = pd.DataFrame(rows)
+    (said,) = seeds.gain_words(frame, settings)
+    assert said.startswith("Choosing beta on the selection split (3 betas, 6 seeds; all together choose beta=0.1)")
+    # The same scores are a gain as a loss and a loss as an accuracy.
+    assert ", a gain; accuracy by" in said
+    assert "a loss" in said
+    assert "6 seeds, 300 test examples" in seeds.gain_table(frame, settings).note
+
+
+def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
+    """Betas that differ by luck alone: the best on the selection split is no better on the test split."""
+    rng = np.random.default_rng(3)
+    arms = [sown(b, normal(5, 200, 0.02, seed=10 + i), list(rng.standard_normal(5))) for i, b in
+            enumerate((0.1, 0.3, 1.0, 3.0, 10.0))]  # fmt: skip
+    frame = pd.DataFrame(seeds.gain(arms, 1.0, False))
+    assert (frame["gain_low"] < 0).all()
+    assert (frame["gain_high"] > 0).all()
+    assert "the data cannot say whether this is a gain" in seeds.gain_words(frame, settings)[0]
+
+
+def test_always_choosing_the_reference_gains_exactly_nothing(settings: Settings) -> None:
+    arms = [sown(1.0, normal(4, 50, 0.01), [0.0] * 4), sown(3.0, normal(4, 50, 0.01, seed=2), [1.0] * 4)]
+    frame = pd.DataFrame(seeds.gain(arms, 1.0, False))
+    assert (frame["gain"] == 0).all()
+    assert "always chooses the reference, beta=1: it gains nothing." in seeds.gain_words(frame, settings)[0]
+
+
+# what they share
+
+
+def test_holm_counts_what_was_tested() -> None:
+    frame = pd.DataFrame({"metric": ["a", "a", "a", "b"], "x_p": [0.01, 0.04, np.nan, 0.03]})
+    np.testing.assert_allclose(adjusted(frame, "metric")["x_holm"], [0.02, 0.04, np.nan, 0.03])
+    np.testing.assert_allclose(adjusted(frame)["x_holm"], [0.03, 0.06, np.nan, 0.06])
+
+
+def test_a_sign_is_established_only_after_holm() -> None:
+    rows = [
+        {"beta": beta, "tuning": tuning, "x": 1.0, "x_low": low, "x_high": 2.0, "x_holm": p}
+        for beta, tuning, low, p in ((0.1, "tuned", 0.5, 0.01), (0.3, "edge", 0.1, 0.2), (3.0, "tuned", -0.5, 1.0))
+    ]
+    hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
+    assert census(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
+    assert [unsaid(row, "x", "?") for row in rows] == ["", "?", "?"]
+
+
+@pytest.mark.parametrize("module", [matched, refinement, factorial, seeds])
+def test_tables_and_words_of_nothing(module: object, settings: Settings) -> None:
+    empty = pd.DataFrame()
+    for name in ("table", "tests_table", "gain_table", "other_metrics", "every_family"):
+        if hasattr(module, name):
+            assert len(getattr(module, name)(empty, settings).frame) == 0
+    for name in ("words", "tests_words", "gain_words"):
+        if hasattr(module, name):
+            assert getattr(module, name)(empty, settings) == []
+
+
+def test_a_smoke_run_is_marked(world: Planted) -> None:
+    frame = world.matched(WRONGER).reset_index()
+    smoke = world.settings.model_copy(update={"limit": 64})
+    table = matched.table(frame, smoke)
+    assert table.note.startswith("SMOKE RUN, limit=64, not a result.")
+    assert set(table.frame["limit"]) == {64}
+
+
+def test_one_seed_has_intervals_over_examples_and_says_so(world: Planted) -> None:
+    def first(measures: Measures) -> Measures:
+        kept = {m: {k: v[:1] for k, v in scores.items()} for m, scores in measures.examples.items()}
+        return Measures(**{**vars(measures), "examples": kept, "seeds": (0,), "frame": measures.frame})
+
+    reference, arm = first(world.arms[REFERENCE]), first(world.arms[WRONGER])
+    frame = pd.DataFrame(matched.rows(reference, arm, world.store, world.name(WRONGER), False))
+    assert frame.set_index("metric").loc["log loss", "total_low"] > 0
+    assert "95% intervals over test examples only" in matched.table(frame, world.settings).note
+    spread = seeds.rows(None, sown(1.0, normal(1, 20, 0.1), [1.0]))[0]
+    assert math.isnan(spread["spread_low"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ Normalize = tuple[tuple[float, ...], tuple[float, ...]]
 
 CHUNK = 64
 """Steps whose random numbers go to a GPU together: many small transfers would wait on one another."""
+
+READY_VALUES = 1 << 22
+"""Values of a split that is prepared once and for all: 16 MiB."""
 
 
 class Resident:
@@ -110,7 +113,9 @@ class TensorSplit:
         self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As in `Split`; a step's random numbers are drawn for its whole global batch."""
-        base, labels = self.base.on(device), self._labels.on(device)
+        labels = self._labels.on(device)
+        ready = self._ready.on(device) if self._whole() else None
+        base = self.base.on(device)
         index_SB = whole_batches(self.order(seed, epoch), batch)
         mine_SB = index_SB[:, rank::world].to(device)
         rows_SB = self._rows.on(device)[mine_SB]
@@ -119,10 +124,21 @@ class TensorSplit:
             steps = range(start, min(start + chunk, len(index_SB)))
             drawn = self._drawn(steps, index_SB.shape[1], seed, epoch, device, rank, world)
             for at, step in enumerate(steps):
+                if ready is not None:
+                    yield ready[mine_SB[step]], labels[mine_SB[step]]
+                    continue
                 x = base[rows_SB[step]]
                 for augment, drawn_SB in zip(self.augment, drawn, strict=True):
                     x = augment(x, drawn_SB[at])
                 yield normalized(x, self.normalize), labels[mine_SB[step]]
+
+    def _whole(self) -> bool:
+        """Whether the split is kept as its batches are, prepared once: few values, and never augmented."""
+        return not self.augment and len(self) * self.base.on(torch.device("cpu"))[0].numel() <= READY_VALUES
+
+    @cached_property
+    def _ready(self) -> Resident:
+        return Resident(normalized(self.x, self.normalize))
 
     def _drawn(
         self, steps: range, batch: int, seed: int, epoch: int, device: torch.device, rank: int, world: int

@@ -51,7 +51,7 @@ class Workers:
         if self.pool is None:
             return
         processes = list((self.pool._processes or {}).values())
-        self.pool.shutdown(wait=kind is None, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)  # they leave while the work goes on
         if kind is not None:
             for process in processes:
                 process.terminate()

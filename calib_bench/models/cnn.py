@@ -31,10 +31,9 @@ class CNN(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
-            self.body.extend((layer, nn.ReLU()))
             pool = (min(2, height), min(2, width))
-            if max(pool) > 1:
-                self.body.append(nn.MaxPool2d(pool))
+            # The larger of two is the same before or after a ReLU, gradients too, and there are fewer after the pool.
+            self.body.extend((layer, nn.MaxPool2d(pool) if max(pool) > 1 else nn.Identity(), nn.ReLU()))
             channels, height, width = features, height // pool[0], width // pool[1]
         self.pool = (max(1, height // GRID), max(1, width // GRID))
         cells = (height // self.pool[0]) * (width // self.pool[1])

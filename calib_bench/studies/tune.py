@@ -248,7 +248,8 @@ def landscape(analysis: Analysis) -> Figure:
         )
         lost = [t for t in tried if t not in finite]
         if lost:
-            axis.scatter([t.trial.beta for t in lost], [t.trial.lr for t in lost], c="0.4", marker="x", label="diverged")
+            betas, rates = [t.trial.beta for t in lost], [t.trial.lr for t in lost]
+            axis.scatter(betas, rates, c="0.4", marker="x", label="diverged")
         for best, marker in ((pair.joint.best, "*"), (pair.plain.best, "P")):
             if best is not None:
                 _mark(axis, best, marker, pair)

@@ -44,6 +44,7 @@ from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train_fused"]
 
+
 def train_fused(
     trials: Sequence[Trial],
     splits: Splits,

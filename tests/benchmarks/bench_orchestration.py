@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.benchmarks.harness import OURS, Bench, Case
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import synthetic
 
-STUDY = discover.study("separation")
+STUDY = replace(discover.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
 TEN_THOUSAND = (
     "task=digits", "beta=logspace(-2,2,20)", "reference=0.01", "lr=logspace(-3,0,10)", "seed=0..9", "tune_seeds=10",
     "objective=cross_entropy,label_smoothing:0.1,label_smoothing:0.2,confidence_penalty:0.1,confidence_penalty:0.2",

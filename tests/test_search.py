@@ -30,8 +30,12 @@ def seeded(trial: Trial) -> list[Trial]:
 
 def run(truth: Truth = bowl, budget: int = 24, betas: tuple[float, float] | None = (1e-2, 10.0)) -> Search:
     known: dict[str, float] = {}
+
+    def scores(trial: Trial) -> float | None:
+        return known.get(trial.key)
+
     while True:
-        found = search(TEMPLATE, (1e-3, 10.0), betas, budget, seeded, lambda trial: known.get(trial.key))
+        found = search(TEMPLATE, (1e-3, 10.0), betas, budget, seeded, scores)
         if not found.wanted:
             return found
         assert not {trial.key for trial in found.wanted} & known.keys()

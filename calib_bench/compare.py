@@ -11,6 +11,7 @@ from calib_bench.evaluate import REPAIRED, Scored, adjust, contrasts, interval_c
 from calib_bench.evaluate_models import Model, check_folds, own_tests
 from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, cell, firm, general, sources
 from calib_bench.inference import Interval, crossed_interval
+from calib_bench.separation.cells import excludes_zero
 from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
@@ -151,6 +152,11 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
 def _sentence(row: Row, metric: str) -> str:
     name, unit = NAMES[metric], UNITS.get(metric, "")
     difference = cell(row, "difference")
+    if math.isinf(row["difference"]):
+        worse = "A" if row["difference"] > 0 else "B"
+        return f"{worse} has infinite {name}: it gives probability zero to a label that occurs."
+    if excludes_zero(row, "difference") and not firm(row, "difference"):
+        return f"In {name} the two may differ, though not after Holm's correction: A minus B is {difference}{unit}."
     if not firm(row, "difference"):
         return f"In {name} the two cannot be told apart: A minus B is {difference}{unit}."
     better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"

@@ -240,11 +240,14 @@ def interval_columns(name: str, interval: Interval) -> Row:
 
 
 def adjust(frame: pd.DataFrame) -> None:
-    """Adds `_holm` beside every `_p`, over the rows of the frame."""
+    """Adds `_holm` beside every `_p`, over the rows of the frame that have one."""
     from calib_bench.inference import holm
 
     for column in [c for c in frame.columns if c.endswith("_p")]:
-        frame[f"{column[:-2]}_holm"] = holm(frame[column])
+        p = frame[column].astype("float64")
+        known = p.notna()
+        p[known] = holm(p[known])
+        frame[f"{column[:-2]}_holm"] = p
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
-MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_null", "kappa", "remark")
+MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_positive", "ece_null", "kappa", "remark")
 UNITS = {"log_loss": " nats"}
 NAMES = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score", "ece": "ECE"}
 FEW = 500
@@ -35,13 +35,19 @@ def sources(models: Sequence[Model], nested: bool) -> str:
     return f"{n} models, {examples}: 95% intervals count models and examples as crossed sources of variance"
 
 
+def _stem(column: str) -> str:
+    for end in ("_low", "_high", "_p"):
+        column = column.removesuffix(end)
+    return column
+
+
 def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Table]:
     """The main table, every metric, each calibrator against raw, and each model's own numbers."""
     frame = frames["evaluation"]
     how = sources(context["models"], context["nested"])
     if context["folds"]:
         how += f"; calibrators are cross-fitted on the test file in {context['folds']} folds"
-    main = [c for c in frame.columns if c in MAIN or c.rpartition("_")[0] in MAIN]
+    main = [c for c in frame.columns if _stem(c) in MAIN]
     found = {
         "evaluation": Table(
             "Accuracy, log loss (nats), Brier and ECE by method",
@@ -53,7 +59,8 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
         "metrics": Table(
             "Every metric by method",
             frame,
-            f"{how}. Squared debiased ECE and, where it would be long, classwise ECE have no interval for one model. "
+            f"{how}; but of smECE, MCE, squared debiased ECE and, where it would be long, classwise ECE: t intervals "
+            f"over models, and none for one model. "
             f"Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated model's.",
         ),
     }

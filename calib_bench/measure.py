@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,13 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
 def state(store: Store, trial: Trial) -> str:
     """ "done", "diverged", "failed" or, of a trial that the store does not hold, "missing"."""
     return store.record(trial).status if store.has(trial) else "missing"
+
+
+def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
+    """Whether seeds have test examples of their own: they differ in their split, and the test set is carved too."""
+    splits = {trial.split: trial for arm in arms for trial in arm.trials.values() if store.has(trial)}
+    tests = {store.labels(trial)["test"].numpy().tobytes() for trial in splits.values()}
+    return len(tests) > 1
 
 
 def _trial(

@@ -9,7 +9,7 @@ from calib_bench.baseline import Objective
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.settings import RATES, Settings
 from calib_bench.task import Task
-from calib_bench.trial import CROSS_ENTROPY, format_objective
+from calib_bench.trial import CROSS_ENTROPY, format_objective, split_terms
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
 """Grid keys whose default comes from the task's recipe, which a model may change."""
@@ -89,7 +89,7 @@ def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
     if text == CROSS_ENTROPY:
         return [CROSS_ENTROPY]
     combinations: list[dict[str, float]] = [{}]
-    for term in text.split("+"):
+    for term in split_terms(text):
         name, colon, strength = term.strip().partition(":")
         if name == CROSS_ENTROPY:
             raise SettingsError(
@@ -121,9 +121,12 @@ def _strength(name: str, text: str, objective: Objective) -> float:
 
 def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, ...]]:
     """The grid of one model: every trial field that may vary but the seed, the rate's unit included."""
+    from calib_bench.models import canonical
+
     if settings.spaces and model in settings.spaces:
         return settings.spaces[model]
-    recipe = {**vars(task.recipe), **task.recipes.get(model, {})}
+    own = {canonical(name): recipe for name, recipe in task.recipes.items()}
+    recipe = {**vars(task.recipe), **own.get(model, {})}
     space: dict[str, tuple[Any, ...]] = {"beta": settings.beta or (), "objective": settings.objective or ()}
     for key in RECIPE:
         space[key] = getattr(settings, key) or (recipe[key],)

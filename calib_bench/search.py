@@ -32,7 +32,7 @@ class Tried:
     """One configuration.
 
     Attributes:
-        trial: its full-length trial with the first tuning seed.
+        trial: its full-length trial, of no particular seed.
         epochs: lengths it was trained for.
         scores: the mean selection score over the tuning seeds at each of them.
     """
@@ -92,10 +92,11 @@ def search(
     """
     study = _study(template)
     tried, wanted = [], []  # type: list[Tried], list[Trial]
+    seen: list[list[float]] = [[] for _ in lengths(template)]
     while len(tried) < budget:
         proposed = [study.ask() for _ in range(min(BATCH, budget - len(tried)))]
         trials = [_configuration(template, trial, rates, betas) for trial in proposed]
-        batch, wanted = _race(study, proposed, trials, seeded, scores)
+        batch, wanted = _race(study, proposed, trials, seeded, scores, seen)
         tried += batch
         if wanted:
             break
@@ -115,6 +116,8 @@ def lengths(trial: Trial) -> tuple[int, ...]:
 
 def shortened(trial: Trial, epochs: int) -> Trial:
     """The same trial for fewer epochs, its warm-up in proportion."""
+    if epochs == trial.epochs:
+        return trial
     return trial.model_copy(update={"epochs": epochs, "warmup": trial.warmup * epochs / max(1, trial.epochs)})
 
 
@@ -125,8 +128,7 @@ def _study(template: Trial) -> optuna.Study:
         raise SettingsError("the search is Optuna's, which is not installed: pip install calib_bench[tune]") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=BATCH)
-    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=CUT)
-    return optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner)
+    return optuna.create_study(direction="minimize", sampler=sampler)
 
 
 def _configuration(
@@ -144,8 +146,12 @@ def _race(
     trials: Sequence[Trial],
     seeded: Seeded,
     scores: Scores,
+    seen: list[list[float]],
 ) -> tuple[list[Tried], list[Trial]]:
-    """Take a batch through its lengths as far as scores are known; what it tried, and what it waits for."""
+    """Take a batch through its lengths as far as scores are known; what it tried, and what it waits for.
+
+    `seen` are the scores at each length, of this batch and those before it.
+    """
     found: list[list[float]] = [[] for _ in trials]
     running = list(range(len(trials)))
     rungs = lengths(trials[0])
@@ -159,13 +165,16 @@ def _race(
                 found[i].append(sum(known) / len(known))  # type: ignore[arg-type]
         if wanted:
             return _tried(trials, rungs, found), wanted
-        running.sort(key=lambda i: (found[i][-1], i))  # the best are judged first: the worse are judged against them
         for i in running:
             proposed[i].report(_finite(found[i][-1]), CUT**rung)
-        last = rung == len(rungs) - 1
-        stopped = [i for i in running if not last and proposed[i].should_prune()]
-        _tell(study, proposed, found, stopped, pruned=True)
-        running = [i for i in running if i not in stopped]
+        seen[rung] += [found[i][-1] for i in running]
+        if not running:
+            break
+        if rung < len(rungs) - 1:
+            line = sorted(seen[rung])[max(1, len(seen[rung]) // CUT) - 1]
+            stopped = [i for i in running if not (math.isfinite(found[i][-1]) and found[i][-1] <= line)]
+            _tell(study, proposed, found, stopped, pruned=True)
+            running = [i for i in running if i not in stopped]
     _tell(study, proposed, found, running, pruned=False)
     return _tried(trials, rungs, found), []
 

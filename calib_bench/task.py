@@ -78,7 +78,7 @@ class Task:
         tune_seeds: how many of the seeds are used to choose a rate; None is all of them.
         interventions: whether the separation study trains its interventions (four arms a beta) unless told otherwise:
             for tasks whose trials take seconds.
-        recipes: fields of the recipe that a model changes, by model name: {"gru": {"lr": (1e-3,)}}.
+        recipes: fields of the recipe that a model changes, by model name: {"gru_64": {"lr": (1e-3,)}}.
         source: where the data comes from on the Hub; None when it ships with a package.
         licence: what the data's licence allows, in a sentence.
         reference: BibTeX key in references.bib.

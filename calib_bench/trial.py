@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal
@@ -29,6 +30,15 @@ def format_objective(terms: dict[str, float]) -> str:
     return "+".join(f"{name}:{terms[name]!r}" for name in sorted(terms)) or CROSS_ENTROPY
 
 
+def split_terms(text: str) -> list[str]:
+    """The terms of an objective, at each plus sign that a name follows: those of exponents stay.
+
+    >>> split_terms("mixup:1e+2+focal_loss:2")
+    ['mixup:1e+2', 'focal_loss:2']
+    """
+    return re.split(r"\+(?=\s*[A-Za-z_]|\s*$)", text)
+
+
 def parse_objective(text: str) -> dict[str, float]:
     """Terms of a canonical objective text; the inverse of `format_objective`.
 
@@ -38,7 +48,7 @@ def parse_objective(text: str) -> dict[str, float]:
     if text == CROSS_ENTROPY:
         return {}
     terms: dict[str, float] = {}
-    for term in text.split("+"):
+    for term in split_terms(text):
         name, colon, strength = term.partition(":")
         if not colon or not name:
             raise ValueError(f"objective term {term!r} is not of the form name:strength")

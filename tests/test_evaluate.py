@@ -269,10 +269,11 @@ def test_seeds_with_tests_of_their_own(folder: Path) -> None:
     found = evaluate(own, {})
     row = found.tables["metrics"].frame.iloc[0]
     values = found.tables["models"].frame
-    for metric in ("log_loss", "brier", "aurc", "debiased_squared_ece"):
+    for metric in ("log_loss", "brier", "smece", "debiased_squared_ece"):
         expected = crossed_interval(values[metric].to_numpy()[:, None], nested=True)
         assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((expected.low, expected.high))
     assert row.ece_low < row.ece < row.ece_high
+    assert 0 < row.aurc_low < row.aurc < row.aurc_high
     assert "of their own" in found.tables["metrics"].note
 
 
@@ -320,8 +321,8 @@ def test_certain_and_wrong_is_an_infinite_loss() -> None:
 def test_every_interval_is_about_its_metric(folder: Path) -> None:
     for seeds in (1, 3):
         row = evaluate(models(folder, "a", seeds, calibration=False), {}).tables["metrics"].frame.iloc[0]
-        for name in [m for m in METRICS if m != "ece_positive"]:
-            if name == "debiased_squared_ece" and seeds == 1:
+        for name in [m for m in METRICS if not m.endswith("_positive")]:
+            if name in ("debiased_squared_ece", "smece", "mce") and seeds == 1:
                 assert f"{name}_low" not in row or np.isnan(row[f"{name}_low"])
             else:
                 assert row[f"{name}_low"] < row[f"{name}_high"], name

@@ -126,7 +126,7 @@ def _work(group: Group, path: Path) -> None:
 
 
 def _throttled(send: Callable[[float], object], least: float = 0.25) -> worker.Progress:
-    """Send at most once every `least` trials' worth or so, and never lose any."""
+    """Send at most once every `least` trials' worth or so; less than that may stay unsent in the end."""
     held = 0.0
 
     def progress(amount: float) -> None:

@@ -50,8 +50,8 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
                 row |= interval(metric, scores[MEANS[metric]], nested)
                 del row[f"{metric}_p"]
-            elif metric == "ece" and method in ("raw", "temperature_scaling") and not nested:
-                found = ece_interval(scores["confidence"], scores["correct"])
+            elif metric == "ece" and method in ("raw", "temperature_scaling"):
+                found = ece_interval(scores["confidence"], scores["correct"], nested=nested)
                 row |= {"ece": found.mean, "ece_low": found.low, "ece_high": found.high}
             else:
                 row |= over_seeds(metric, frame[metric].tolist())

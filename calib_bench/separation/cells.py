@@ -42,6 +42,19 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     return out
 
 
+def without_lone(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """The frame without limits and p-values where one seed of several is left: they would tell of the examples alone.
+
+    A study that was given one seed keeps them, and says so.
+    """
+    if len(settings.seed or ()) < 2 or "seeds" not in frame:
+        return frame
+    ends = [c for c in frame.columns if c.endswith(("_low", "_high", "_p"))]
+    out = frame.copy()
+    out.loc[frame["seeds"] == 1, ends] = math.nan
+    return out
+
+
 def _holm(p: pd.Series) -> pd.Series:
     out = p.copy()
     out[p.notna()] = holm(p[p.notna()])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calib_bench.store import Store
 
 RESCALED = "reference logits times 2"
-UNDERTRAINED = "reference trained for an eighth"
+UNDERTRAINED = "the reference trained too briefly"
 IDENTITY = "both factors of beta, minus training at beta"
 ROUNDING = 1e-6
 AGREES = 1e-3
@@ -92,7 +92,9 @@ def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference
 
 def weaker(measures: Measures, reference: Measures, nested: bool) -> Row:
     """The positive control: an under-trained reference, which the study must tell from the reference."""
-    row: Row = {"control": UNDERTRAINED, "must": "move dyn and accuracy"} | contrast(measures, reference, nested)
+    epochs = f"{measures.arm.trial.epochs} of {reference.arm.trial.epochs} epochs"
+    row: Row = {"control": UNDERTRAINED, "must": "move dyn and accuracy", "trained": epochs}
+    row |= contrast(measures, reference, nested)
     # Both at 95%: a study that sees one of them move sees dynamics.
     seen = any(excludes_zero(row, column) for column in ("log_loss_dyn", "accuracy"))
     return {**row, "passed": seen if "accuracy" in row else None}
@@ -105,7 +107,9 @@ def same(measures: Measures, arm: Measures, nested: bool) -> Row:
         return {**row, "passed": None}
     # Rounding grows while a net learns: two runs that are equal on paper may end as far apart as two seeds.
     columns = ("log_loss_total", *DYNAMICS)
-    return {**row, "passed": _worst(row, columns) < AGREES or not any(excludes_zero(row, c) for c in columns)}
+    if _worst(row, columns) < AGREES:
+        return {**row, "passed": True}
+    return {**row, "passed": False if any(excludes_zero(row, c) for c in columns) else None}
 
 
 DYNAMICS = ("log_loss_dyn", "brier_dyn", "accuracy")
@@ -126,6 +130,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         "tuning",
         "control",
         "must",
+        "trained",
         "passed",
         "seeds",
         "dropped",
@@ -137,10 +142,12 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     return Table(
         "Controls: comparisons whose answer is known",
         frame[columns],
-        "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
-        "must be 0 and total must equal conf. Positive: the reference trained for an eighth of its epochs, which must "
-        "not be 0; else the study has no power. Identity, where interventions are on: training at one beta against "
-        "the same training written as a head rate and an initial head at the reference's beta, equal but for rounding.",
+        (f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else "")
+        + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
+        "must be 0 and total must equal conf. Positive: the reference trained for about an eighth of its epochs, which "
+        "must not be 0; else the study has no power. Identity, where interventions are on: training at one beta "
+        "against the same training written as a head rate and an initial head at the reference's beta, equal but for "
+        "rounding.",
     )
 
 
@@ -148,7 +155,7 @@ def words(frame: pd.DataFrame) -> list[str]:
     """One sentence a control and model."""
     said = []
     for row in frame.to_dict("records"):
-        if row.get("passed") is None or row.get("accuracy") is None or math.isnan(row["accuracy"]):
+        if row.get("accuracy") is None or math.isnan(row["accuracy"]):
             continue
         where = f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
         if row["control"] == RESCALED:
@@ -158,15 +165,25 @@ def words(frame: pd.DataFrame) -> list[str]:
                 f"{_worst(row, DYNAMICS):.1g}, {result}."
             )
         elif row["control"] == UNDERTRAINED:
+            moved = {
+                column: "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")
+            }
             result = (
                 "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
             )
             said.append(
-                f"Positive control {where}: training the reference for an eighth of its epochs moves repaired log loss "
-                f"by {cell(row, 'log_loss_dyn')} nats and accuracy by {cell(row, 'accuracy')}, {result}."
+                f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
+                f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
+                f"{moved['accuracy']}, {result}."
             )
         else:
-            result = "as it must" if row["passed"] else "more than rounding should: the 2x2 rests on their being equal"
+            result = (
+                "which the data cannot tell from 0, as it must be but for rounding"
+                if row["passed"] is None
+                else "as it must"
+                if row["passed"]
+                else "more than rounding should: the 2x2 rests on their being equal"
+            )
             said.append(
                 f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
                 f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."

@@ -279,8 +279,17 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
     )
 
 
+def headlines(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """Of each family, at which beta an effect is left at equal confidence."""
+    return _words(frame, settings, brief=True)
+
+
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """What is left of beta's effect at equal confidence, no more than the intervals allow."""
+    return _words(frame, settings, brief=False)
+
+
+def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
     said = []
     for where, own in families(adjusted(frame, "metric") if len(frame) else frame):
         by_metric = {m: _with_value(over_beta(own[own["metric"] == m], settings)) for m in FIRST}
@@ -290,8 +299,12 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
                 f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
                 f"{census(by_metric['accuracy'], 'equal_confidence')}."
             )
+            if brief:
+                continue
             largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
             said.append(where + _largest(largest, settings))
+        if brief:
+            continue
         unmatched = own[(own["metric"] == "log loss") & (own["unmatched"] > 0)].to_dict("records")
         said += [where + _unmatched(row) for row in unmatched]
     return said

@@ -56,9 +56,10 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
             _marked(settings, frames["baselines"]),
-            f"Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: a basic "
-            "bootstrap of seeds and examples. All else: t intervals over seeds for this test set. ECE null: the mean "
-            "ECE that a perfectly calibrated model with these probabilities would show.",
+            f"{smoke}Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: the "
+            "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
+            "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
+            "with these probabilities would show.",
         ),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
         **(
@@ -73,7 +74,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            "repaired: after temperature scaling.",
+            f"{smoke}repaired: after temperature scaling.",
         ),
     }
 
@@ -103,12 +104,15 @@ def _if_any(
         return {}
     table = make(frames[name], settings)
     said = " ".join(words(frames[name], settings)) if words else ""
-    return {to or name: replace(table, note=" ".join(text for text in (said, table.note) if text))}
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if said and settings.limit is not None else ""
+    note = " ".join(text for text in (said, table.note.removeprefix(smoke)) if text)
+    return {to or name: replace(table, note=smoke + note)}
 
 
 def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
-    return Table(title, frame, f"Mean {score} on the selection split over the tuning seeds; inf: diverged.")
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    return Table(title, frame, f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged.")
 
 
 def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:

@@ -32,11 +32,12 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
             f"(beta={settings.reference:g}, cross-entropy).",
         )
     said = [text for where, own in families(contrasts) for text in _over_beta(where, own, settings)]
-    said += matched.words(frames["matched"], settings)[:1]
+    said += matched.headlines(frames["matched"], settings)
     said += factorial.tests_words(frames["factorial_tests"], settings)
     said += interventions.words(frames, settings)
     said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
-    said += seeds.gain_words(frames["gain"], settings)[:1]
+    gain = frames["gain"]
+    said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
     return (*said, *controls.words(frames["controls"]))
 
 

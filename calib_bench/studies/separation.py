@@ -5,7 +5,7 @@ Every arm is compared with the reference of its family; `calib_bench.separation`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from calib_bench import discover, tuning
 from calib_bench.report import plots, plots_separation
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, factorial, interventions, matched, refinement, seeds
-from calib_bench.separation.cells import Row
+from calib_bench.separation.cells import Row, adjusted, without_lone
 from calib_bench.separation.contrast import contrast, is_reference
 from calib_bench.study import Analysis, Scores, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -82,6 +82,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
+    from calib_bench.measure import own_tests
     from calib_bench.separation.tables import tables
     from calib_bench.separation.verdict import verdict
     from calib_bench.separation.warnings import warnings
@@ -91,15 +92,15 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     arms = [arm for family in families for arm in family.arms]
     grid, extra = ([arm for arm in arms if (arm.trial in known) == own] for own in (True, False))
     calibrators = discover.calibrators(REPAIR) | discover.calibrators(settings.calibrator)
-    study = _Study(settings, store, calibrators, _own_tests(store, arms))
+    study = _Study(settings, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
     study.rows["factorial"] = factorial.rows(study.points)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
-    frames = {name: pd.DataFrame(rows) for name, rows in study.rows.items()}
-    _adjust(frames["separation"])
+    frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
+    frames["separation"] = adjusted(frames["separation"])
     interventions.adjust(frames)
     found = {"reliability": study.reliability, "measurements": study.measurements}
     data: dict[str, Any] = {
@@ -111,13 +112,6 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         warnings=warnings(settings, grid, extra, frames, study.refused, store.provenance()),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
     )
-
-
-def _own_tests(store: Store, arms: Iterable[Arm]) -> bool:
-    """Whether seeds have test examples of their own: they differ in their split, and the test set is carved too."""
-    splits = {trial.split: trial for arm in arms for trial in arm.trials.values() if store.has(trial)}
-    tests = {store.labels(trial)["test"].numpy().tobytes() for trial in splits.values()}
-    return len(tests) > 1
 
 
 def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
@@ -217,14 +211,6 @@ def _control(study: _Study, grid: list[Arm], name: Row, reference: Measures, by_
         rows.append({**name, "beta": beta, **controls.same(measures, by_beta[beta], study.nested)})
         about = {**name, "beta": beta, "intervention": controls.IDENTITY}
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, measures)]
-
-
-def _adjust(frame: pd.DataFrame) -> None:
-    """Adds Holm-adjusted p-values, each quantity over all contrasts of the study."""
-    from calib_bench.inference import holm
-
-    for column in [c for c in frame.columns if c.endswith("_p")]:
-        frame[f"{column[:-2]}_holm"] = holm(frame[column])
 
 
 STUDY = Study(

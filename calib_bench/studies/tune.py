@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
+from calib_bench.errors import SettingsError
 from calib_bench.report import plots
 from calib_bench.search import Search, Tried, search, shortened
+from calib_bench.separation import arms as each
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
@@ -42,7 +44,13 @@ class Pair:
 
 
 def pairs(settings: Settings, scores: Scores) -> list[Pair]:
-    """Every model's, recipe's and objective's searches, as far as `scores` lets them come."""
+    """Every model's, recipe's and objective's searches, as far as `scores` lets them come.
+
+    Raises:
+        SettingsError: there is nothing to train.
+    """
+    if any(0 in space["epochs"] for space in (settings.spaces or {}).values()):
+        raise SettingsError("study=tune trains what it compares: give epochs=1 or more")
     return [_pair(settings, t, scores) for t in tuning.templates(settings) if t.beta == settings.reference]
 
 
@@ -93,34 +101,47 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     import pandas as pd
 
     found = pairs(settings, store.scores(settings.select))
+    variants = each.variants(pair.template.family() for pair in found)
+    winners: list[tuning.Arm] = []
     rows, verdict, warnings = [], [], []  # type: list[dict[str, Any]], list[str], list[str]
     for pair in found:
-        name = {"model": pair.template.model, "objective": pair.template.objective}
+        name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations diverged.")
             continue
-        row = name | _gain(settings, store, pair)
+        gain, arms = _gain(settings, store, pair)
+        row = name | gain
+        winners += arms
         rows.append(row)
         verdict += _words(settings, row, len(found) > 1)
         warnings += _edges(pair, row)
+        if row["dropped"]:
+            warnings.append(f"{_named(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
     if settings.limit is not None:
         warnings.insert(
             0, f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
         )
     if len(settings.seed or ()) == 1:
         warnings.append("One seed: intervals hold for this one initialization and batch order.")
-    tried = [row for pair in found for row in _configurations(pair)]
+    tried = [
+        _name(pair.template, variants[pair.template.family()]) | row for pair in found for row in _configurations(pair)
+    ]
     return Analysis(
         verdict=tuple(verdict) or ("There is nothing to compare yet.",),
         tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried)),
         warnings=tuple(warnings),
-        data={"pairs": found, "reference": settings.reference, "limit": settings.limit},
+        data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
     )
 
 
-def _gain(settings: Settings, store: Store, pair: Pair) -> dict[str, Any]:
-    from calib_bench.measure import measure_arm
-    from calib_bench.studies.separation import contrast
+def _name(template: Trial, variant: str | None) -> dict[str, Any]:
+    name = {"model": template.model, "objective": template.objective}
+    return name | ({"variant": variant} if variant else {})
+
+
+def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[dict[str, Any], list[tuning.Arm]]:
+    from calib_bench.measure import measure_arm, own_tests
+    from calib_bench.separation.contrast import contrast
 
     repair = discover.calibrators(("temperature_scaling",))
     measured, row = [], {}  # type: list[Any], dict[str, Any]
@@ -132,7 +153,9 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> dict[str, Any]:
         arm = tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials)
         measured.append(measure_arm(store, arm, repair))
         row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": rate, f"{label}_epochs_spent": found.cost}
-    return row | contrast(measured[0], measured[1], settings.split == "seed")
+    arms = [one.arm for one in measured]
+    nested = own_tests(store, arms)
+    return row | {"nested": nested} | contrast(measured[0], measured[1], nested), arms
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
@@ -185,25 +208,31 @@ def _edges(pair: Pair, row: Mapping[str, Any]) -> list[str]:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    return f"{row['model']}, {row['objective']}"
+    return ", ".join(str(row[key]) for key in ("model", "objective", "variant") if row.get(key))
 
 
 def _configurations(pair: Pair) -> list[dict[str, Any]]:
     rows = []
     for name, found in (("beta and rate", pair.joint), ("rate", pair.plain)):
         for order, tried in enumerate(found.tried):
-            row = {"model": pair.template.model, "objective": pair.template.objective, "search": name, "order": order}
-            row |= {"beta": tried.trial.beta, "rate": tried.trial.lr, "unit": tried.trial.lr_unit}
-            row |= {"epochs": tried.epochs[-1] if tried.epochs else 0}
+            row = {"search": name, "order": order, "beta": tried.trial.beta, "rate": tried.trial.lr}
+            row |= {"unit": tried.trial.lr_unit, "epochs": tried.epochs[-1] if tried.epochs else 0}
             row |= {"score": tried.scores[-1] if tried.scores else math.nan, "chosen": tried is found.best}
             rows.append(row)
     return rows
 
 
 def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame) -> dict[str, Table]:
-    how = "crossed 95% intervals over seeds and test examples" if len(settings.seed or ()) > 1 else "95% intervals"
+    nested = "nested" in gains and bool(gains["nested"].any())
+    how = (
+        "95% t intervals over seeds, each with its own test examples"
+        if nested
+        else "95% intervals over seeds and test examples together"
+        if len(settings.seed or ()) > 1
+        else "95% intervals over test examples only, since there is one seed"
+    )
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    shown = [c for c in gains if not str(c).startswith("brier")]
+    shown = [c for c in gains if not str(c).startswith("brier") and c != "nested"]
     return {
         "gain": Table(
             "Beta and rate tuned together, minus the rate tuned at the reference",

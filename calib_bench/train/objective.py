@@ -76,12 +76,11 @@ def known(names: Iterable[str], objectives: Mapping[str, Objective] | None = Non
 
 
 def rate_beta(trial: Trial) -> float:
-    """The inverse temperature at which the critical rate is measured: that of the first update.
+    """The inverse temperature at which the critical rate is measured: the largest of the run.
 
-    With a switch it is the larger of the two, at which curvature is larger, so that one relative rate suits both parts.
+    There the curvature is largest, so that one relative rate suits the whole run.
     """
-    first = Course(trial, 2).beta(0)
-    return first * max(1.0, trial.beta / trial.switch_from) if trial.switch_from else first
+    return max(trial.beta, Course(trial, 2).beta(0))
 
 
 class Course:
@@ -106,10 +105,15 @@ class Course:
         self.switch = max(0, min(total - 1, max(1, round(trial.switch_at * total)))) if trial.switch_from else 0
         """The update before which the switch is made; 0 is never."""
 
-    def check(self, spec: InputSpec) -> None:
-        """Raises SettingsError when the trial's inputs, head or optimizer do not allow what it asks for."""
+    def check(self, spec: InputSpec, world: int = 1) -> None:
+        """Raises SettingsError when the inputs, head, optimizer or processes do not allow what the trial asks for."""
         if self.mixer and spec.kind == "tokens":
             raise SettingsError(f"objective {self.trial.objective!r} mixes inputs, and words cannot be mixed")
+        if self.mixer and world > 1:
+            raise SettingsError(
+                f"objective {self.trial.objective!r} mixes examples of the whole batch, which {world} processes share: "
+                "train it in one process"
+            )
         if self.switch and (heads(self.trial.objective) or self.trial.optimizer not in OPTIMIZERS):
             raise SettingsError(
                 f"a switch of beta needs a plain linear head and one of the optimizers {', '.join(OPTIMIZERS)}, not "
@@ -136,12 +140,12 @@ class Course:
         """Factor on the head's weights just before an update; its momentum is divided by it. 1 but for the switch."""
         return (self.trial.switch_from or 1.0) / self.trial.beta if self.switch and step == self.switch else 1.0
 
-    def mixture(self, epoch: int, step: int, batch: int, rank: int = 0) -> tuple[float, np.ndarray]:
+    def mixture(self, epoch: int, step: int, batch: int) -> tuple[float, np.ndarray]:
         """Share of its own that an example keeps, and the partner of each, int64 [B]: a function of the seed."""
         import numpy as np
 
         assert self.mixer is not None, "asked only of a trial that mixes"
         draw, strength = self.mixer
-        rng = np.random.default_rng(seed_of("mix", self.trial.seed, epoch, step, *([rank] if rank else [])))
+        rng = np.random.default_rng(seed_of("mix", self.trial.seed, epoch, step))
         partner_B = rng.permutation(batch)
         return draw(rng, strength), partner_B

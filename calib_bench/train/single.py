@@ -93,7 +93,7 @@ class _Run:
         self.draws = setup.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
         self.course = Course(trial, trial.epochs * self.per_epoch)
-        self.course.check(splits.spec)
+        self.course.check(splits.spec, distributed.world())
         self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
@@ -165,7 +165,7 @@ class _Run:
             switch_head(self.optimizer, models.head(self.model), change)
         numbers: dict[str, float | Tensor] = {"beta": self.course.beta(self.step)}
         if self.course.mixer:
-            share, partner_B = self.course.mixture(epoch, self.step % self.per_epoch, len(y), distributed.rank())
+            share, partner_B = self.course.mixture(epoch, self.step % self.per_epoch, len(y))
             numbers |= {"share": share, "partner": torch.from_numpy(partner_B)}
         self.updater(x, y, self.step, self._factor(self.step), numbers)
         self.step += 1

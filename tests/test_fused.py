@@ -210,3 +210,14 @@ def test_fuse_key_joins_what_differs_in_numbers_alone() -> None:
     assert fuse_key(trial(model="cnn_4"), "cuda") is not None
     with pytest.raises(SettingsError, match="one stack"):
         fuse([trial(), trial(batch=30)])
+
+
+def test_a_member_does_not_depend_on_the_objectives_beside_it() -> None:
+    trials = [
+        trial(beta=beta, objective=objective, momentum=0.0, weight_decay=0.0, head_lr=head_lr)
+        for beta in (0.3, 1.0)
+        for objective in ("cross_entropy", "label_smoothing:0.1", "mixup:0.4")
+        for head_lr in (1.0, 0.1)
+    ]
+    for one, beside in zip(trials, fuse(trials), strict=True):
+        assert same(fuse([one])[0], beside), one

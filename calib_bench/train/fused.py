@@ -196,7 +196,7 @@ class _Stack:
             )
             loss_SB = share_S1 * loss_SB + (1 - share_S1) * other_SB
             dz_SBK = share_S1[..., None] * dz_SBK + (1 - share_S1[..., None]) * d_other_SBK
-        self.run.backward(dz_SBK)
+        self.run.backward(dz_SBK.contiguous())  # one layout, whoever is in the stack: it decides how sums are rounded
         scale = factor(self.trials[0].schedule, self.step, self.total, self.per_epoch, self.trials[0].warmup)
         self.optimizer.step(self.grads, scale)
         self.bad_S = first_bad(self.bad_S, loss_SB.mean(1), self.step)

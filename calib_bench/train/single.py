@@ -83,7 +83,12 @@ class _Run:
     """The state of one training run and what may be done with it."""
 
     def __init__(
-        self, trial: Trial, splits: Splits, device: torch.device, saved: dict[str, Any] | None, compile: Compile
+        self,
+        trial: Trial,
+        splits: Splits,
+        device: torch.device,
+        saved: dict[str, Any] | None,
+        compile: Compile = "auto",
     ) -> None:
         self.trial, self.splits, self.device = trial, splits, device
         self.model = setup.initial_model(trial, splits, device)

@@ -158,8 +158,8 @@ class StackedOptimizer:
             False: column(rate_S * decay_S),
         }  # the head's factors cancel
         self.decays = bool((decay_S > 0).any())
-        apart = any(trial.head_lr != 1 or trial.head_decay != 1 for trial in trials)
-        self.spans = params.spans(head if apart else ())
+        # Always apart, whoever is in the stack: how a buffer is cut decides how its last few sums are rounded.
+        self.spans = params.spans(head)
         self.momentum_S1 = column(numbers("momentum"))
         self.beta1_S = torch.tensor([adam_beta1(trial.momentum) for trial in trials], dtype=torch.float64)
         self.lerp_S1 = column(1 - self.beta1_S)

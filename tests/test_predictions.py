@@ -324,7 +324,7 @@ def test_stored_trials(tmp_path: Path) -> None:
         (calibration,) = read(short, "calibration")
         assert torch.equal(calibration.y_N, store.labels(found.trial)["calibration"])
         assert found.exact
-    assert done == 3
+    assert done == len(folders) - 1 >= 3
     with pytest.raises(StoreError, match="holds no trial"):
         read(f"{store.path}:zzz")
     with pytest.raises(DataError, match="name one of its trials"):

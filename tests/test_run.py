@@ -202,13 +202,15 @@ def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     one, two = (Store(tmp_path / name / "digits-separation", "read") for name in ("one", "two"))
-    (key,) = logits(one.path)
-    assert list(logits(two.path)) == [key]
-    trial = one._read(key)["trial"]
     from calib_bench.trial import Trial
 
-    z_one, z_two = (store.logits(Trial.model_validate(trial))["test"] for store in (one, two))
-    torch.testing.assert_close(z_one, z_two, rtol=1e-8, atol=1e-9)
+    keys = list(logits(one.path))
+    assert len(keys) == 2  # with the positive control
+    assert list(logits(two.path)) == keys
+    for key in keys:
+        trial = Trial.model_validate(one._read(key)["trial"])
+        z_one, z_two = (store.logits(trial)["test"] for store in (one, two))
+        torch.testing.assert_close(z_one, z_two, rtol=1e-8, atol=1e-9)
 
 
 README = (ROOT / "README.md").read_text()

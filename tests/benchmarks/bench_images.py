@@ -219,7 +219,7 @@ def make(model: str, count: int, flops: float | None = None, timm: bool = True) 
             f"{WORKERS} models of {count} updates of {one.batch}, {WORKERS} cores, {OURS} in {one.precision}"
         )
 
-    limit = ("matmul fp32" if one.precision == "fp32" else "matmul bf16", work)
+    limit = ("matmul fp32" if one.precision == "fp32" else "matmul bf16", work / WORKERS)  # the peak is one thread's
     return Bench(ours, peers, pairs=3, check=check, limit=limit, unit=(examples, "images"))
 
 

@@ -72,19 +72,26 @@ def _cpu_name() -> str:
 
 
 def write(rows: Sequence[dict[str, Any]], folder: Path, words: Sequence[str]) -> Path:
-    """`benchmarks.json` and `benchmarks.md` in the folder; the path of the first."""
+    """`benchmarks.json` and `benchmarks.md` in the folder; the path of the first.
+
+    Rows of other cases that are there from the same machine and versions stay, each with the command that made it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = machine()
+    found, path = machine(), folder / "benchmarks.json"
     command = " ".join(["python -m tests.benchmarks", *words])
-    (folder / "benchmarks.json").write_text(
-        json.dumps({"command": command, "machine": found, "rows": list(rows)}, indent=1) + "\n"
-    )
+    rows = [{**row, "command": command} for row in rows]
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if before.get("machine") == found:
+        made = {row["case"] for row in rows}
+        rows = [row for row in before["rows"] if row["case"] not in made] + rows
+    path.write_text(json.dumps({"machine": found, "rows": rows}, indent=1) + "\n")
+    commands = "; ".join(f"`{one}`" for one in dict.fromkeys(row["command"] for row in rows))
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items() if number)
     device = f"{found['gpu']}, " if found["gpu"] else ""
     notes = [f"- {row['title']}: {row['check']}" for row in rows if row["check"]]
     text = [
         show(rows),
-        f"{device}{found['cpu']}, {found['cores']} cores; Python {found['python']}, {versions}. `{command}`",
+        f"{device}{found['cpu']}, {found['cores']} cores; Python {found['python']}, {versions}. {commands}",
         "\n".join(dict.fromkeys(notes)),
     ]
     (folder / "benchmarks.md").write_text("\n\n".join(text) + "\n")

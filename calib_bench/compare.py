@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError
-from calib_bench.evaluate import REPAIRED, Scored, adjust, contrasts, interval_columns, score
+from calib_bench.evaluate import REPAIRED, Scored, contrasts, score
 from calib_bench.evaluate_models import Model, check_folds, own_tests
-from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, cell, firm, general, sources
+from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, general, sources
 from calib_bench.inference import Interval, crossed_interval
-from calib_bench.separation.cells import excludes_zero
+from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-Row = dict[str, Any]
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
 
 
@@ -103,7 +102,7 @@ def _gain(raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored], metric: s
 
 def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, found: Interval) -> Row:
     means = [math.fsum(s.metrics[metric]) / len(s.metrics[metric]) for s in pair] if pair else [None, None]
-    return {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **interval_columns("difference", found)}
+    return {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **fields("difference", found)}
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
@@ -113,8 +112,7 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
     for stage in (RAW, CONFIDENCE, DYNAMICS):
         part = pd.DataFrame([row for row in rows if row["stage"] == stage])
         if len(part):
-            adjust(part)
-            parts.append(part)
+            parts.append(adjusted(part))
     return pd.concat(parts, ignore_index=True)
 
 

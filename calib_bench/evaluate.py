@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, calibrated, check_folds, form, own_tests
+from calib_bench.rows import Row, adjusted, fields
 from calib_bench.study import Analysis
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from calib_bench.baseline import Calibrator
     from calib_bench.inference import Binned, Interval
 
-Row = dict[str, Any]
 RAW = "raw"
 REPAIRED = "temperature_scaling"
 MEANS = {
@@ -204,8 +204,7 @@ def evaluate(
             raw = scored
         else:
             differences.append({"method": method, **contrast(scored, raw, nested)})
-    frames = {"evaluation": _frame(rows), "differences": _frame(differences), "models": _frame(per_model)}
-    adjust(frames["differences"])
+    frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
 
@@ -214,7 +213,7 @@ def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
     row: Row = {}
     for name, interval in contrasts(scored, other, nested).items():
-        row |= interval_columns(name, interval)
+        row |= fields(name, interval)
     return row
 
 
@@ -232,22 +231,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool) -> dict[str, Interval
             found[metric] = crossed_interval([(a - b).numpy() for a, b in pairs], nested=nested)
     found["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
     return found
-
-
-def interval_columns(name: str, interval: Interval) -> Row:
-    """An estimate with its siblings `_low`, `_high`, `_p`."""
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high, f"{name}_p": interval.p}
-
-
-def adjust(frame: pd.DataFrame) -> None:
-    """Adds `_holm` beside every `_p`, over the rows of the frame that have one."""
-    from calib_bench.inference import holm
-
-    for column in [c for c in frame.columns if c.endswith("_p")]:
-        p = frame[column].astype("float64")
-        known = p.notna()
-        p[known] = holm(p[known])
-        frame[f"{column[:-2]}_holm"] = p
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

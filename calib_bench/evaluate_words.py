@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.tables import ALPHA, estimate, number
+from calib_bench.report.tables import ALPHA, number
+from calib_bench.rows import cell, firm
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -146,22 +147,10 @@ def general(models: Sequence[Model]) -> list[str]:
     return said
 
 
-def cell(row: Row, column: str) -> str:
-    """An estimate with its interval, for a sentence."""
-    limits = (row.get(f"{column}{end}", math.nan) for end in ("_low", "_high"))
-    return estimate(row[column], *limits)
-
-
 def known(row: Row, column: str) -> bool:
     """Whether the row has a finite number there."""
     value = row.get(column)
     return value is not None and math.isfinite(value)
-
-
-def firm(row: Row, column: str) -> bool:
-    """Whether the difference's sign is established after Holm's correction."""
-    adjusted = row.get(f"{column}_holm")
-    return adjusted is not None and adjusted < ALPHA and row[f"{column}_low"] * row[f"{column}_high"] > 0
 
 
 def _p(row: Row) -> str:

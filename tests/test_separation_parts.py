@@ -24,8 +24,9 @@ from calib_bench.inference import crossed_interval, selected_gain, variance_shar
 from calib_bench.measure import Measures, measure_arm
 from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
+from calib_bench.rows import Row, adjusted, unsaid
 from calib_bench.separation import factorial, matched, refinement, seeds
-from calib_bench.separation.cells import Row, adjusted, census, unsaid
+from calib_bench.separation.cells import census
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.train.outcome import Outcome

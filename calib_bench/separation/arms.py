@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.separation.cells import Row
+from calib_bench.rows import Row
 from calib_bench.separation.contrast import interval, kappa
 
 if TYPE_CHECKING:

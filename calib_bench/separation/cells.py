@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import Interval, holm
-from calib_bench.report.tables import estimate
+from calib_bench.rows import Row, excludes_zero, firm
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -15,50 +13,10 @@ if TYPE_CHECKING:
 
     from calib_bench.settings import Settings
 
-Row = dict[str, Any]
-ALPHA = 0.05
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""
 HIDDEN = ("nested", "examples")
 """Columns that the note tells and the table need not."""
-
-
-def fields(name: str, found: Interval) -> Row:
-    """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
-    row = {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-    return row if math.isnan(found.p) else {**row, f"{name}_p": found.p}
-
-
-def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
-    """The frame with a column `<name>_holm` for every `<name>_p`: Holm's adjustment over all rows alike in `by`.
-
-    Where a quantity has no p-value it was not tested, and does not count.
-    """
-    out = frame.copy()
-    for column in [c for c in frame.columns if c.endswith("_p")]:
-        p = frame[column].astype("float64")
-        groups = p.groupby([frame[name] for name in by], sort=False) if by else None
-        out[f"{column[:-2]}_holm"] = _holm(p) if groups is None else groups.transform(_holm)
-    return out
-
-
-def without_lone(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """The frame without limits and p-values where one seed of several is left: they would tell of the examples alone.
-
-    A study that was given one seed keeps them, and says so.
-    """
-    if len(settings.seed or ()) < 2 or "seeds" not in frame:
-        return frame
-    ends = [c for c in frame.columns if c.endswith(("_low", "_high", "_p"))]
-    out = frame.copy()
-    out.loc[frame["seeds"] == 1, ends] = math.nan
-    return out
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    out = p.copy()
-    out[p.notna()] = holm(p[p.notna()])
-    return out
 
 
 def shown(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -90,26 +48,6 @@ def sample(frame: pd.DataFrame) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def cell(row: Mapping[str, Any], column: str) -> str:
-    """ "mean [low, high]"."""
-    return estimate(row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan))
-
-
-def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
-    """Whether the 95% interval lies on one side of zero."""
-    return bool(row.get(f"{column}_low", math.nan) > 0 or row.get(f"{column}_high", math.nan) < 0)
-
-
-def firm(row: Mapping[str, Any], column: str) -> bool:
-    """Whether it does, and Holm's correction agrees."""
-    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA
-
-
-def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
-    """Nothing where the sign is established, else the words."""
-    return "" if firm(row, column) else words
 
 
 def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.separation.cells import Row
+from calib_bench.rows import Row
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:

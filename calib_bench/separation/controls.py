@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from calib_bench.rows import Row, cell, excludes_zero
 from calib_bench.search import shortened
-from calib_bench.separation.cells import Row, cell, excludes_zero
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.interventions import why_not
 from calib_bench.study import Table

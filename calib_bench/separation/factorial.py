@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import variance_shares
-from calib_bench.separation.cells import ALPHA, Row, families, fields, noted, shown
+from calib_bench.rows import ALPHA, Row, fields
+from calib_bench.separation.cells import families, noted, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:

@@ -17,21 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calib_bench.separation.cells import (
-    Row,
-    adjusted,
-    betas,
-    cell,
-    census,
-    excludes_zero,
-    families,
-    fields,
-    firm,
-    noted,
-    sample,
-    shown,
-    unsaid,
-)
+from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid
+from calib_bench.separation.cells import betas, census, families, noted, sample, shown
 from calib_bench.separation.contrast import contrast
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY, Trial

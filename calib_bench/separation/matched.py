@@ -19,20 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.inference import Interval, crossed_interval, ece_interval, share
-from calib_bench.separation.cells import (
-    Row,
-    adjusted,
-    cell,
-    census,
-    families,
-    fields,
-    firm,
-    noted,
-    over_beta,
-    sample,
-    shown,
-    unsaid,
-)
+from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.separation.cells import census, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:

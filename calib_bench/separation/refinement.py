@@ -21,21 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench.inference import crossed_interval
-from calib_bench.separation.cells import (
-    Row,
-    adjusted,
-    betas,
-    cell,
-    census,
-    families,
-    fields,
-    firm,
-    noted,
-    over_beta,
-    sample,
-    shown,
-    unsaid,
-)
+from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.separation.cells import betas, census, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:

@@ -13,21 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import rate, selected_gain, spread, spread_ratio
-from calib_bench.separation.cells import (
-    ALPHA,
-    Row,
-    adjusted,
-    betas,
-    cell,
-    excludes_zero,
-    families,
-    fields,
-    firm,
-    noted,
-    over_beta,
-    sample,
-    shown,
-)
+from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm
+from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import EQUAL, Interval, equivalence
+from calib_bench.rows import cell, excludes_zero, firm, unsaid
 from calib_bench.separation import controls, factorial, interventions, matched, seeds
-from calib_bench.separation.cells import betas, cell, excludes_zero, families, firm, unsaid
+from calib_bench.separation.cells import betas, families
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
 from calib_bench.report import plots, plots_separation
+from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, factorial, interventions, matched, refinement, seeds
-from calib_bench.separation.cells import Row, adjusted, without_lone
 from calib_bench.separation.contrast import contrast, is_reference
 from calib_bench.study import Analysis, Scores, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial

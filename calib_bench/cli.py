@@ -84,21 +84,21 @@ def usage() -> str:
 
 
 def _run(words: list[str]) -> int:
-    from calib_bench.run import run
+    from calib_bench.job import run
     from calib_bench.settings import parse
 
     return run(parse(words), ask=sys.stdin.isatty() and sys.stdout.isatty())
 
 
 def _plan(words: list[str]) -> int:
-    from calib_bench.run import show_plan
+    from calib_bench.job import show_plan
     from calib_bench.settings import parse
 
     return show_plan(parse(words))
 
 
 def _report(words: list[str]) -> int:
-    from calib_bench.run import report
+    from calib_bench.job import report
 
     folders = [word for word in words if "=" not in word]
     if len(folders) != 1 or len(words) != 1:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError
-from calib_bench.evaluate import REPAIRED, Scored, contrasts, score
 from calib_bench.evaluate_models import Model, check_folds, own_tests
 from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, general, sources
 from calib_bench.inference import Interval, crossed_interval
+from calib_bench.judge import REPAIRED, Scored, contrasts, score
 from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.study import Analysis, Table
 
@@ -119,7 +119,7 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
     import pandas as pd
 
-    from calib_bench.evaluate import kappa_of
+    from calib_bench.judge import kappa_of
 
     return pd.DataFrame(
         [

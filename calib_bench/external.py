@@ -113,7 +113,7 @@ def evaluate(words: Sequence[str]) -> int:
         example = "evaluate --calibration calibration.npz --test test.npz"
         raise SettingsError(f"evaluate takes predictions, for example {example}{': ' * bool(taken)}{taken}")
     from calib_bench import discover
-    from calib_bench.evaluate import evaluate as judge
+    from calib_bench.judge import evaluate as judge
     from calib_bench.words import expand
 
     if given.plugins:

@@ -5,7 +5,7 @@ A study is one file in `calib_bench/studies/` (or a user's plug-in folder) with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,53 @@ class Table:
         frame: one row an entry, raw numbers in columns; a column may have siblings `<name>_low`, `<name>_high`.
         note: how to read it: n, interval, what is compared with what.
         paper: whether it also goes to LaTeX.
+        names: columns that name a row, the most particular last; the leading columns of text, beta and seed when empty.
+        first: other columns that the page shows at first, a button brings the rest; all of them when empty.
     """
 
     title: str
     frame: pd.DataFrame
     note: str = ""
     paper: bool = False
+    names: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: its heading.
+        items: names of figures and tables in reading order, each name's figure before its table; `DETAILS` stands for
+            what the study tells of each beta, task...
+        text: a sentence under the heading.
+    """
+
+    title: str
+    items: tuple[str, ...]
+    text: str = ""
+
+
+DETAILS = "details"
+"""Item of a `Section`: what `Study.details` gives."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What there is to say of one value of what a study varies, folded on the page.
+
+    Attributes:
+        title: which one: "beta = 0.1".
+        text: plain sentences.
+        table: a small table, for the page alone.
+        figure: its drawing, for the page alone; called when the page is made.
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    table: Table | None = None
+    figure: Callable[[], Figure] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +89,14 @@ class Analysis:
         tables: by file name without suffix, in reading order.
         warnings: what a reader must know before quoting a number: untuned arms, diverged trials, smoke mode...
         data: what the figures draw, by name.
+        summary: the two or three plain sentences to start with; the first of the verdict when empty.
     """
 
     verdict: tuple[str, ...]
     tables: Mapping[str, Table]
     warnings: tuple[str, ...] = ()
     data: Mapping[str, object] = field(default_factory=dict)
+    summary: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +111,9 @@ class Study:
         analyse: (Settings, Store) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure.
         defaults: grid keys of the settings whose default, for this question, is not the task's.
+        sections: the page's order; figures and tables that none of them names follow in sections of their own.
+        details: (Analysis) -> what to say of each beta, task...
+        references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.
     """
 
     question: str
@@ -75,3 +121,6 @@ class Study:
     analyse: Callable[[Settings, Store], Analysis]
     figures: Mapping[str, Callable[[Analysis], Figure]]
     defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+    details: Callable[[Analysis], Sequence[Detail]] | None = None
+    references: tuple[str, ...] = ()

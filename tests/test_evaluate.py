@@ -20,9 +20,9 @@ from calib_bench.baseline import Calibrator
 from calib_bench.cli import main
 from calib_bench.compare import compare
 from calib_bench.errors import DataError, UserError
-from calib_bench.evaluate import evaluate
 from calib_bench.evaluate_models import Model, calibrated, pair_up
 from calib_bench.inference import crossed_interval
+from calib_bench.judge import evaluate
 from calib_bench.measure import METRICS
 from calib_bench.predictions import Predictions, check, read
 

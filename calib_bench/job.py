@@ -129,7 +129,7 @@ def _check_and_estimate(settings: Settings, study: Study, store: Store, device: 
 def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
     from calib_bench import cost
 
-    flops = cost.flops_per_example(trial.model, splits.spec, splits.classes)
+    flops = trial.copies * cost.flops_per_example(trial.model, splits.spec, splits.classes)
     read = sum(len(splits[name]) for name in ("selection", "calibration", "test"))
     examples = len(splits.train) * trial.epochs + read / cost.TRAINING
     return cost.estimate_seconds(flops, 1, examples, device, trial.precision)

@@ -147,4 +147,7 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
         space["lr"], space["lr_unit"] = (1.0,), ("lr",)
     for key in ("head_lr", "head_init", "head_decay"):
         space[key] = getattr(settings, key)
+    space["correlation"] = settings.correlation or (None,)
+    if settings.correlation and 0 in space["epochs"] and settings.pretrained:
+        raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
     return space

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.trial import NonNegative, Positive, Precision, RateUnit
+from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit
 from calib_bench.words import expand, split_word
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -47,6 +47,10 @@ class Settings(BaseModel):
     head_lr: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's rate")
     head_decay: tuple[NonNegative, ...] = Field((1.0,), description="factor on the linear head's weight decay")
     head_init: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's initial weights")
+    correlation: tuple[Correlation, ...] | None = Field(
+        None,
+        description="-1 to 1: two copies of the body under heads so correlated; initial logits grow as sqrt(1 + c)",
+    )
     seed: tuple[Natural, ...] | None = Field(None, description="seeds, for example 0..4")
 
     calibrator: tuple[str, ...] | None = Field(None, description="post-hoc calibrators; default all")

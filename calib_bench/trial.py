@@ -16,6 +16,7 @@ RateUnit = Literal["lr", "lr_eff", "lr_rel"]
 Precision = Literal["fp32", "bf16", "fp64"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
 NUMERICS = 2
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
@@ -101,6 +102,9 @@ class Trial(BaseModel):
     """Factor on the linear head's initial weights and bias."""
     head_decay: NonNegative = 1.0
     """Factor on the linear head's weight decay."""
+    correlation: Correlation | None = None
+    """None: the model itself. Else two copies of its body under one head, W1 h(x; theta1) + W2 h(x; theta2), equal at
+    first, the head's two halves drawn with this correlation: see `calib_bench.models.pair`."""
     switch_from: Positive | None = None
     """Until `switch_at`, train at this inverse temperature; there, the head's weights are multiplied by switch_from /
     beta and its momentum divided by that, so that beta z goes on unchanged and only what is learned next differs."""
@@ -123,6 +127,11 @@ class Trial(BaseModel):
     def terms(self) -> dict[str, float]:
         """The objective's terms by name; empty for plain cross-entropy."""
         return parse_objective(self.objective)
+
+    @property
+    def copies(self) -> int:
+        """How many times the model's body is there."""
+        return 1 if self.correlation is None else 2
 
     def canonical(self) -> dict[str, Any]:
         """The fields that make the key, in declaration order."""

@@ -18,7 +18,7 @@ from calib_bench.settings import Settings
 from calib_bench.study import Scores
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
-HEAD = ("head_lr", "head_init")
+HEAD = ("head_lr", "head_init", "correlation")
 Status = Literal["tuned", "fixed", "edge", "diverged", "pending"]
 
 
@@ -48,7 +48,9 @@ class Arm:
         """Name for tables, within one family."""
         trial = self.trial
         objective = "" if trial.objective == CROSS_ENTROPY else f" {trial.objective}"
-        head = "".join(f" {key}={value:.3g}" for key in HEAD if (value := getattr(trial, key)) != 1)
+        head = "".join(
+            f" {key}={value:.3g}" for key in HEAD if (value := getattr(trial, key)) != Trial.model_fields[key].default
+        )
         switch = f" switched from {trial.switch_from:g}" if trial.switch_from else ""
         return f"beta={trial.beta:g}{objective}{head}{switch}"
 

@@ -50,6 +50,7 @@ def test_neutral_defaults_leave_the_key_alone() -> None:
         {"precision": "bf16"},
         {"objective": "label_smoothing:0.1"},
         {"head_init": 2.0},
+        {"correlation": 0.0},
         {"clip": 1.0},
         {"pretrained": True},
     ],

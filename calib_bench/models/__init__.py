@@ -165,6 +165,17 @@ def replace_head(model: nn.Module, new: nn.Linear) -> None:
     setattr(model.get_submodule(parent), name, new)
 
 
+def paired(model: nn.Module, correlation: float) -> nn.Module:
+    """Two copies of the body of a model at its initialization, under one head: see `calib_bench.models.pair`.
+
+    Raises:
+        UserError: the model does not end in one linear layer, or that starts at zero.
+    """
+    from calib_bench.models.pair import Pair
+
+    return Pair(model, head(model), correlation)
+
+
 def rescale_head(model: nn.Module, factor: float) -> None:
     """Multiply the head's weight and bias in place, and thereby the logits (Agarwala et al., arXiv 2010.07344)."""
     import torch

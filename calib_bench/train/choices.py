@@ -59,8 +59,8 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
     Members share everything but beta, its switch, rate and its unit, objective (but for one that replaces the head),
-    seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization. Convolutions are
-    stacked only off the CPU, where that is faster.
+    seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization, correlation (given or
+    not is shared). Convolutions are stacked only off the CPU, where that is faster.
 
     Args:
         trial: the trial.
@@ -72,4 +72,5 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    return (*(getattr(trial, name) for name in shared), trial.clip, trial.momentum > 0, heads(trial.objective))
+    own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies)
+    return (*(getattr(trial, name) for name in shared), *own)

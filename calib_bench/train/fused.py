@@ -129,7 +129,7 @@ class _Stack:
         found: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, rate_beta(trial))
+            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, trial.correlation, rate_beta(trial))
             if alike not in found:
                 found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
             unit = found[alike]

@@ -77,7 +77,8 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
         )
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
     beta = rate_beta(trial)
-    point = (*start, trial.seed, beta, trial.head_lr, trial.head_init, heads(trial.objective), str(device))
+    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
+    point = (*start, *begins, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)
     value, converged = _curvatures[point]

@@ -32,6 +32,8 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
     if trial.pretrained and trial.epochs == 0:
         _check_pretrained_head(trial, model, splits.classes)
     model = model.to(device, torch.float64 if trial.precision == "fp64" else torch.float32)
+    if trial.correlation is not None:
+        model = models.paired(model, trial.correlation)
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
     _replace_head(trial, model)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from calib_bench.models.mlp import MLP
+from calib_bench.models.pair import Pair, PairHead
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import ADAM_BETA2, ADAM_EPS, adam_beta1
 from calib_bench.trial import Trial
@@ -76,9 +77,13 @@ class StackedModel:
 class StackedMLP:
     """S copies of an MLP, with its backward pass written out: a graph would cost more than the small products do."""
 
-    def __init__(self, model: MLP, params: Packed, grads: Packed) -> None:
-        """As for `StackedModel`."""
-        names = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    def __init__(self, names: Sequence[str], params: Packed, grads: Packed) -> None:
+        """
+        Args:
+            names: of the linear layers, in order, with a ReLU between each and the next.
+            params: parameters by the model's names.
+            grads: where `backward` puts the gradients.
+        """
         self.weights, self.dweights = ([p.by[f"{name}.weight"] for name in names] for p in (params, grads))
         self.biases, self.dbiases = ([p.by.get(f"{name}.bias") for name in names] for p in (params, grads))
         self.inputs: list[Tensor] = []
@@ -111,10 +116,48 @@ class StackedMLP:
                 torch.ops.aten.threshold_backward.grad_input(d_SBD, h_SBD, 0, grad_input=d_SBD)  # of the ReLU
 
 
-def stacked(model: nn.Module, params: Packed, grads: Packed) -> StackedModel | StackedMLP:
+class StackedPair:
+    """S pairs of MLPs under one head each, see `calib_bench.models.pair`, the backward pass written out likewise."""
+
+    def __init__(self, params: Packed, grads: Packed) -> None:
+        """As for `StackedMLP`."""
+        self.bodies = [StackedMLP(_linear(params, f"{copy}."), params, grads) for copy in ("first", "second")]
+        self.weight, self.dweight = (p.by["head.weight"] for p in (params, grads))
+        self.bias, self.dbias = (p.by.get("head.bias") for p in (params, grads))
+        self.features: list[Tensor] = []
+
+    @torch.no_grad()
+    def forward(self, x_SB: Tensor) -> Tensor:
+        """x [S, B, ...] -> raw logits z [S, B, K]."""
+        self.features = [body.forward(x_SB).relu_() for body in self.bodies]
+        h1_SBD, h2_SBD = self.features
+        W1_SKD, W2_SKD = self.weight.chunk(2, 2)
+        z_SBK = torch.bmm((h1_SBD + h2_SBD).div_(2), (W1_SKD + W2_SKD).mT)
+        z_SBK.baddbmm_(h1_SBD - h2_SBD, (W1_SKD - W2_SKD).div_(2).mT)
+        return z_SBK if self.bias is None else z_SBK.add_(self.bias.unsqueeze(1))
+
+    @torch.no_grad()
+    def backward(self, dz_SBK: Tensor) -> None:
+        """As of `StackedModel`."""
+        torch.bmm(dz_SBK.mT, torch.cat(self.features, 2), out=self.dweight)
+        if self.dbias is not None:
+            torch.sum(dz_SBK, 1, out=self.dbias)
+        for body, h_SBD, weight_SKD in zip(self.bodies, self.features, self.weight.chunk(2, 2), strict=True):
+            d_SBD = torch.bmm(dz_SBK, weight_SKD)
+            body.backward(torch.ops.aten.threshold_backward.grad_input(d_SBD, h_SBD, 0, grad_input=d_SBD))
+
+
+def _linear(params: Packed, prefix: str = "") -> list[str]:
+    """Names of an MLP's linear layers, in order."""
+    return [name[: -len(".weight")] for name in params.by if name.startswith(prefix) and name.endswith(".weight")]
+
+
+def stacked(model: nn.Module, params: Packed, grads: Packed) -> StackedModel | StackedMLP | StackedPair:
     """The fastest way to run copies of a model. An MLP whose head was replaced is like any other model."""
     if isinstance(model, MLP) and type(model.head) is nn.Linear:
-        return StackedMLP(model, params, grads)
+        return StackedMLP(_linear(params), params, grads)
+    if isinstance(model, Pair) and isinstance(model.first, MLP) and type(model.head) is PairHead:
+        return StackedPair(params, grads)
     return StackedModel(model, params, grads)
 
 

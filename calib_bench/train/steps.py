@@ -89,7 +89,8 @@ def choose(
         return Mode()
     wanted = word == "yes"
     if not wanted:
-        eager = cost.TRAINING * cost.flops_per_example(trial.model, spec, classes) * trial.batch / SPEED[device.type]
+        flops = trial.copies * cost.flops_per_example(trial.model, spec, classes)
+        eager = cost.TRAINING * flops * trial.batch / SPEED[device.type]
         wanted = steps * eager * SAVED[device.type] > COMPILE_SECONDS[device.type]
     if wanted and device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
         if word == "yes":
@@ -232,7 +233,9 @@ class Updater:
         self.dtype = torch.float64 if trial.precision == "fp64" else torch.float32
         self.forward: Callable[..., Any] = forward
         if self.mode.compiled:
-            self.forward = compiled((trial.model, trial.batch, trial.precision, tuple(sorted(trial.terms))), backend)
+            self.forward = compiled(
+                (trial.model, trial.copies, trial.batch, trial.precision, tuple(sorted(trial.terms))), backend
+            )
         self.recording = Recording(self._recorded, device) if self.mode.recorded else None
         if trial.optimizer in NATIVE:
             settle(optimizer, device, self.mode.recorded)

@@ -12,7 +12,7 @@ from typing import Any
 
 from calib_bench.baseline import Calibrator, Objective
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.study import Study
+from calib_bench.study import Probe, Study
 from calib_bench.task import Task
 
 _CONSTANTS: dict[str, tuple[str, Any]] = {
@@ -67,6 +67,19 @@ def task(name: str) -> Task:
 def study(name: str) -> Study:
     """The study of that name."""
     return load("studies", name)
+
+
+def probe(name: str) -> Probe:
+    """The probe of a trial, "STUDY/NAME".
+
+    Raises:
+        SettingsError: there is no such study, or it has no such probe.
+    """
+    owner, _, own = name.partition("/")
+    known = study(owner).probes
+    if own not in known:
+        raise SettingsError(f"study {owner!r} has no probe {own!r}: {nearest(own, known)}")
+    return known[own]
 
 
 def _baselines(kind: type) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     store.json                      schema version
     study.json                      resolved settings, command and versions of the last run
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
-    trials/<key>/                   trial.json, history.parquet, logits.safetensors
+    trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
     checkpoints/                    of trials under way
     damaged/                        what was found broken, kept for a look
 
@@ -204,9 +204,10 @@ class Store:
             try:
                 columns = {name: pa.array(values, from_pandas=True) for name, values in outcome.history.items()}
                 parquet.write_table(pa.table(columns), temporary / "history.parquet")
-                if outcome.logits:
-                    tensors = {name: z.contiguous() for name, z in outcome.logits.items()}
-                    save_file(tensors, temporary / "logits.safetensors")
+                for kind, tensors in (("logits", outcome.logits), ("arrays", outcome.arrays)):
+                    if tensors:
+                        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                        save_file(whole, temporary / f"{kind}.safetensors")
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
@@ -263,14 +264,21 @@ class Store:
 
     def logits(self, trial: Trial) -> dict[str, Tensor]:
         """Raw logits z [N, K] float32 of the selection, calibration and test splits; empty for a diverged trial."""
+        return self._tensors(trial, "logits")
+
+    def arrays(self, trial: Trial) -> dict[str, Tensor]:
+        """What the trial's probe measured at its end, by name; empty without one, and for a diverged trial."""
+        return self._tensors(trial, "arrays")
+
+    def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         self.has(trial)
-        path = self.folder(trial) / "logits.safetensors"
+        path = self.folder(trial) / f"{kind}.safetensors"
         return load_file(path) if path.exists() else {}
 
     def history(self, trial: Trial) -> pd.DataFrame:
-        """One row an epoch."""
+        """One row a measured epoch; a probe's columns come last."""
         import pandas as pd
 
         self.has(trial)

@@ -13,8 +13,11 @@ from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from matplotlib.figure import Figure
+    from torch import Tensor, nn
 
+    from calib_bench.data.splits import Splits
     from calib_bench.settings import Settings
     from calib_bench.store import Store
 
@@ -100,6 +103,24 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Measurements that a trial makes of its model while it has it, for analyses that logits are not enough for.
+
+    A trial asks for one by its field `probe`, "STUDY/NAME"; what it finds is stored with the trial, so that an analysis
+    reads it from there. A trial of no epochs is measured at its initialization. Change what a probe measures, and it
+    needs another name: trials that are stored keep their key.
+
+    Attributes:
+        columns: (trial, model, splits, device) -> numbers by name: further columns of the history, measured with each
+            of its rows. The model is as it then is, in the trial's precision, in training mode, and is left as it was.
+        arrays: the same -> tensors by name, measured once, at the end of training; not of a trial that diverged.
+    """
+
+    columns: Callable[[Trial, nn.Module, Splits, torch.device], Mapping[str, float]] | None = None
+    arrays: Callable[[Trial, nn.Module, Splits, torch.device], Mapping[str, Tensor]] | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """One question.
 
@@ -114,6 +135,7 @@ class Study:
         sections: the page's order; figures and tables that none of them names follow in sections of their own.
         details: (Analysis) -> what to say of each beta, task...
         references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.
+        probes: what its trials may measure beside their logits, by name.
     """
 
     question: str
@@ -124,3 +146,4 @@ class Study:
     sections: tuple[Section, ...] = ()
     details: Callable[[Analysis], Sequence[Detail]] | None = None
     references: tuple[str, ...] = ()
+    probes: Mapping[str, Probe] = field(default_factory=dict)

@@ -111,6 +111,8 @@ class Trial(BaseModel):
     switch_at: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run's updates made at `switch_from`, rounded to whole updates."""
     pretrained: bool = False
+    probe: str | None = None
+    """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see `calib_bench.study.Probe`."""
 
     @field_validator("objective")
     @classmethod

@@ -65,6 +65,7 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
     )
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
+        progress(0.0 if outcome.trial.epochs else 1.0)
     store.finish(checkpoint)
 
 

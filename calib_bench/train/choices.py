@@ -58,9 +58,9 @@ def heads(objective: str) -> tuple[tuple[str, float], ...]:
 def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
-    Members share everything but beta, its switch, rate and its unit, objective (but for one that replaces the head),
-    seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization, correlation (given or
-    not is shared). Convolutions are stacked only off the CPU, where that is faster.
+    Members share everything, their probe too, but beta, its switch, rate and its unit, objective (but for one that
+    replaces the head), seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization,
+    correlation (given or not is shared). Convolutions are stacked only off the CPU, where that is faster.
 
     Args:
         trial: the trial.
@@ -69,8 +69,10 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     family = models.canonical(trial.model).split("_")[0]
     if not models.fusable(trial.model) or not (family == "mlp" or (family in ("cnn", "wrn") and device != "cpu")):
         return None
+    if trial.probe and not trial.epochs:
+        return None  # nothing is trained: what is measured is best spread over workers
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies)
+    own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies, trial.probe)
     return (*(getattr(trial, name) for name in shared), *own)

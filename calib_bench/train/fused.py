@@ -18,7 +18,7 @@ from torch.func import stack_module_state
 
 from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
-from calib_bench.train import setup
+from calib_bench.train import probes, setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.choices import fuse_key
 from calib_bench.train.courses import Courses
@@ -248,8 +248,23 @@ class _Stack:
             "head_norm": torch.stack([square for name, square in squares.items() if name in self.head]).sum(0).sqrt(),
             "lr": torch.tensor([rate.value * scale for rate in self.rates], dtype=torch.float64),
             "seconds": torch.full_like(loss_S, self.seconds()),
+            **self._columns(),
         }
         self.rows.append({name: value.cpu() for name, value in row.items()})
+
+    def _columns(self) -> dict[str, Tensor]:
+        """Further columns, [S], that the members' probe measures: members of a stack share it."""
+        if not self.trials[0].probe:
+            return {}
+        each = [probes.columns(trial, self._member(i), self.splits, self.device) for i, trial in enumerate(self.trials)]
+        return {name: torch.tensor([one[name] for one in each], dtype=torch.float64) for name in each[0]}
+
+    @torch.no_grad()
+    def _member(self, member: int) -> torch.nn.Module:
+        """A member as a model of its own, until the next one is asked for."""
+        for name, p in self.model.named_parameters():
+            p.copy_(self.params[name][member])
+        return self.model
 
     def state(self) -> dict[str, Any]:
         return {
@@ -296,8 +311,10 @@ class _Stack:
             "parameters": sum(p[member].numel() for p in self.params.values()),
             **environment_facts(self.device),
         }
-        status = "done" if bad is None else "diverged"
-        return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts)
+        status, arrays = "done" if bad is None else "diverged", {}  # type: str, dict[str, Tensor]
+        if bad is None and self.trials[member].probe:
+            arrays = probes.arrays(self.trials[member], self._member(member), self.splits, self.device)
+        return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
 
 
 def _mixed(x_SB: Tensor, share_S1: Tensor, partner_SB: Tensor) -> Tensor:

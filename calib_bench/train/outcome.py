@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,9 +47,11 @@ class Outcome:
         status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
         logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
             labels; float32, or float64 for precision fp64. Empty when diverged.
-        history: `COLUMNS` -> values, one a measured epoch; of a diverged run, until the last update before its end.
+        history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
+            update before its end.
         facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
             or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
+        arrays: what its probe measured at the end, by name, on the CPU.
     """
 
     trial: Trial
@@ -57,6 +59,7 @@ class Outcome:
     logits: dict[str, Tensor]
     history: dict[str, list[float]]
     facts: dict[str, Any]
+    arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
 ROW_STEPS = 20
@@ -108,7 +111,7 @@ def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
 def table(rows: list[dict[str, float]], diverged_step: int | None) -> dict[str, list[float]]:
     """Rows as columns, without those measured after the first bad loss."""
     kept = [row for row in rows if diverged_step is None or row["step"] <= diverged_step]
-    return {name: [row[name] for row in kept] for name in COLUMNS}
+    return {name: [row[name] for row in kept] for name in (kept[0] if kept else COLUMNS)}
 
 
 def environment_facts(device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from calib_bench import models
 from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
 from calib_bench.errors import SettingsError
-from calib_bench.train import distributed, setup
+from calib_bench.train import distributed, probes, setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.objective import Course, Loss
 from calib_bench.train.optim import factor, make_optimizer, switch_head
@@ -207,8 +208,14 @@ class _Run:
                 "head_norm": float(torch.stack(of_head).sum().sqrt()),
                 "lr": self.rate.value * self._factor(max(0, self.step - 1)),
                 "seconds": self.seconds(),
+                **self._probed(probes.columns),
             }
         )
+
+    def _probed(self, measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """What the trial's probe finds, which the main process measures for all."""
+        mine = measure(self.trial, self.model, self.splits, self.device) if distributed.is_main() else {}
+        return distributed.broadcast(mine)
 
     def _eval_batch(self) -> int:
         """A GPU needs more examples at once to be busy."""
@@ -270,4 +277,6 @@ class _Run:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **environment_facts(self.device),
         }
-        return Outcome(self.trial, "done" if bad is None else "diverged", logits, table(self.rows, bad), facts)
+        arrays = self._probed(probes.arrays) if bad is None else {}
+        status = "done" if bad is None else "diverged"
+        return Outcome(self.trial, status, logits, table(self.rows, bad), facts, arrays)

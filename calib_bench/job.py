@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from calib_bench import discover
+from calib_bench import claims, discover
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, worker
@@ -72,7 +72,8 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     if distributed.requested():
         gang.dismiss()
         distributed.stop()
-    analysis = _report(resolved, study, store, console)
+    with claims.of(store.path, claims.OWNER, resolved.lease).turn("report"):
+        analysis = _report(resolved, study, store, console)
     _closing(resolved, analysis, store, console)
     return 0
 
@@ -173,20 +174,30 @@ def _train(
         TimeRemainingColumn(),
     )
     start, rounds = time.perf_counter(), 0
-    total = plan.pending
+    total, known = 0, claims.of(store.path, claims.OWNER, settings.lease)
     with _executor(settings, workers) as executor:
         while plan.pending:
+            _wait_for_others(plan, known, console)
             rounds += 1
             with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
                 task = bar.add_task(f"training, round {rounds}", total=plan.pending)
-                executor.run(plan.groups, store, partial(bar.advance, task))
+                total += executor.run(plan.groups, store, partial(bar.advance, task))
                 bar.update(task, completed=plan.pending)
             plan = planning.make(settings, study, store, workers, device)
-            total += plan.pending
     if rounds:
         console.print(
             f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False
         )
+
+
+def _wait_for_others(plan: planning.Plan, known: claims.Claims, console: Console) -> None:
+    """Return when there is something to do: a trial that no other driver is at work on, be it done meanwhile."""
+    keys, told = {trial.key for group in plan.groups for trial in group}, False
+    while keys <= known.busy():
+        if not told:
+            console.print(f"{len(keys):,} trials are with other drivers on this store: waiting for them", markup=False)
+            told = True
+        time.sleep(min(1.0, known.lease / claims.BEATS))
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:

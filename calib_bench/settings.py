@@ -86,6 +86,9 @@ class Settings(BaseModel):
     )
     stack: Count = Field(128, description="most small models trained as one; 1 trains each alone")
     checkpoint: NonNegative = Field(60.0, description="seconds between checkpoints; 0 writes one every step")
+    lease: Positive = Field(
+        120.0, description="several drivers on one store: seconds without a sign of life until one takes over another's"
+    )
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
     plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines, studies")
     yes: bool = Field(False, description="do not ask before a long run")

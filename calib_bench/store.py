@@ -5,6 +5,7 @@
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
     checkpoints/                    of trials under way
+    claims/                         which driver is at work on what
     damaged/                        what was found broken, kept for a look
 
 A trial's folder is written under a temporary name and renamed when whole. `trial.json` holds the SHA-256 of its
@@ -19,6 +20,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,6 +128,8 @@ class Store:
             if path.with_suffix(".pt").exists():
                 try:
                     groups.append([str(key) for key in json.loads(path.read_text())])
+                except FileNotFoundError:  # another driver has finished it
+                    continue
                 except (ValueError, TypeError):
                     path.unlink(missing_ok=True)
         return groups
@@ -172,6 +176,8 @@ class Store:
                 messages.append(f"{error}. Moved to {self._set_aside(self.path / 'trials' / name)}.")
         splits = self.path / "splits"
         for folder in sorted(splits.iterdir()) if splits.is_dir() else []:
+            if not (folder / "split.json").exists():  # not whole yet: it is written last
+                continue
             try:
                 self._check_labels(folder)
             except StoreError as error:
@@ -182,7 +188,8 @@ class Store:
         target = self.path / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:6]}"
         with files.writing(target):
             target.parent.mkdir(exist_ok=True)
-            folder.rename(target)
+            with suppress(FileNotFoundError):  # another driver was faster
+                folder.rename(target)
         return target
 
     def _check_labels(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib_bench import claims
 from calib_bench.execute import worker
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
@@ -20,11 +21,16 @@ class Leader:
         self.settings = settings
         worker.prepare(settings)
 
-    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> None:
-        """Run every trial of every group, one after another."""
+    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
+        """Run every trial of every group that no other driver is at work on, one after another; returns how many."""
+        count = 0
         for trial in (trial for group in groups for trial in group):
-            distributed.broadcast(("train", trial.model_dump(mode="json"), str(store.begin((trial,)))))
-            worker.run_group((trial,), self.settings, store, progress)
+            with worker.claimed((trial,), self.settings, store, claims.OWNER) as (left, _):
+                for one in left:
+                    distributed.broadcast(("train", one.model_dump(mode="json"), str(store.begin((one,)))))
+                    worker.train_group((one,), self.settings, store, progress)
+                    count += 1
+        return count
 
 
 def dismiss() -> None:

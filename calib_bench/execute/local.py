@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+from calib_bench import claims
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
 from calib_bench.plan import Group
@@ -21,6 +22,7 @@ from calib_bench.store import Store
 
 _settings: Settings
 _queue: Queue[float]
+_owner: str
 
 
 def worker_count(settings: Settings, device: str) -> int:
@@ -56,20 +58,19 @@ class Workers:
             for process in processes:
                 process.terminate()
 
-    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> None:
-        """Run every group; whatever finishes is stored at once, also when another group fails.
+    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
+        """Run every group; whatever finishes is stored at once, also when another group fails. Returns how many trials
+        were trained: those that other drivers are at work on are left to them.
 
         Raises:
             ResourceError: memory ran out, or a worker process died.
         """
         if self.pool is None and (self.count == 1 or len(groups) == 1):
             worker.prepare(self.settings)
-            for group in groups:
-                worker.run_group(group, self.settings, store, progress)
-            return
+            return sum(worker.run_group(group, self.settings, store, progress) for group in groups)
         pool = self._started()
         futures = [pool.submit(_work, group, store.path) for group in sorted(groups, key=len, reverse=True)]
-        _watch(futures, self.updates, progress)
+        return _watch(futures, self.updates, progress)
 
     def _started(self) -> ProcessPoolExecutor:
         if self.pool is None:
@@ -78,24 +79,25 @@ class Workers:
             context = multiprocessing.get_context("spawn")
             self.updates = context.Queue()
             self.pool = ProcessPoolExecutor(
-                self.count, context, initializer=_start, initargs=(self.settings, self.updates)
+                self.count, context, initializer=_start, initargs=(self.settings, self.updates, claims.OWNER)
             )
         return self.pool
 
 
-def _watch(futures: list[Future[None]], updates: Queue[float], progress: worker.Progress) -> None:
-    pending = set(futures)
+def _watch(futures: list[Future[int]], updates: Queue[float], progress: worker.Progress) -> int:
+    pending, count = set(futures), 0
     while pending:
         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
         _drain(updates, progress)
         for future in done:
             try:
-                future.result()
+                count += future.result()
             except BrokenProcessPool:
                 raise ResourceError(
                     "a worker process died, most likely for want of memory: finished trials are stored; run the same "
                     "command again with fewer workers= or a smaller stack= or batch="
                 ) from None
+    return count
 
 
 def _drain(updates: Queue[float], progress: worker.Progress) -> None:
@@ -106,9 +108,9 @@ def _drain(updates: Queue[float], progress: worker.Progress) -> None:
             return
 
 
-def _start(settings: Settings, updates: Queue[float]) -> None:
-    global _settings, _queue
-    _settings, _queue = settings, updates
+def _start(settings: Settings, updates: Queue[float], owner: str) -> None:
+    global _settings, _queue, _owner
+    _settings, _queue, _owner = settings, updates, owner
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     worker.prepare(settings)
@@ -121,8 +123,8 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _work(group: Group, path: Path) -> None:
-    worker.run_group(group, _settings, Store(path), _throttled(_queue.put))
+def _work(group: Group, path: Path) -> int:
+    return worker.run_group(group, _settings, Store(path), _throttled(_queue.put), _owner)
 
 
 def _throttled(send: Callable[[float], object], least: float = 0.25) -> worker.Progress:

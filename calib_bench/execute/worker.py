@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 
-from calib_bench import discover
+from calib_bench import claims, discover
 from calib_bench.device import pick
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
@@ -42,8 +43,45 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str) ->
     return discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
 
 
-def run_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
-    """Train one group and store its outcomes.
+@contextmanager
+def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, claims.Claim | None]]:
+    """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
+    known = claims.of(store.path, owner, settings.lease)
+    busy = known.busy()
+    free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
+    claim = known.take([trial.key for trial in free]) if free else None
+    if claim is None:
+        yield (), None
+        return
+    try:
+        yield tuple(trial for trial in free if not store.has(trial)), claim
+    finally:
+        known.release(claim)
+
+
+def run_group(group: Group, settings: Settings, store: Store, progress: Progress, owner: str = claims.OWNER) -> int:
+    """Train what is left of one group and store its outcomes; returns how many trials that were.
+
+    Raises:
+        ResourceError: a batch does not fit in memory.
+    """
+    with claimed(group, settings, store, owner) as (left, claim):
+        if claim is None or not left:
+            return 0
+
+        def told(amount: float) -> None:
+            claim.check()
+            progress(amount)
+
+        try:
+            train_group(left, settings, store, told)
+        except claims.LostError:
+            return 0
+        return len(left)
+
+
+def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+    """Train a group, whole, and store its outcomes.
 
     Raises:
         ResourceError: a batch does not fit in memory.

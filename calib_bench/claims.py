@@ -1,0 +1,253 @@
+"""Claims: who is at work on which trials, so that several drivers may share a store and train nothing twice.
+
+    claims/<id>.json        the keys of the trials, and who has claimed them; never changed
+    claims/<id>.beat        a number that grows for as long as its owner lives
+
+To claim, a process writes its file, then lists the folder: it holds the claim only if no other there shares a key with
+it. Of two that write at once at least the later reader sees the other, so never do both hold it; this asks of the
+folder nothing but that what is written is then listed, which local disks and S3 promise alike. No two machines' clocks
+are compared: a claim has expired when its beat stayed the same for `lease` seconds of the reader's own monotonic clock,
+or at once when its process is known to be gone. Claims save work only. Should two drivers train one trial after all, as
+when one was paused for long, they store the same bits, and the second finds the first's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from calib_bench import files
+from calib_bench.errors import StoreError
+
+OWNER = uuid.uuid4().hex
+"""This driver: its workers claim in its name, and take over from each other at once."""
+
+BEATS = 6
+"""Beats in a lease: so many must fail before a living process is taken for dead."""
+
+PAUSES = (0.02, 0.05, 0.1, 0.2)
+"""Seconds between looks while a rival of two that claimed at once gives way."""
+
+
+class LostError(Exception):
+    """Another driver took over, since nothing was heard from this process for a whole lease."""
+
+
+@cache
+def machine() -> str:
+    """A digest of this machine and its process numbers' namespace: processes of one can see each other."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        name = f"{platform.node()} {uuid.getnode()}"
+    return files.digest_of(name)[:16]
+
+
+def process_start(pid: int) -> str | None:
+    """What tells a process from a later one of the same number; None when it is gone."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    import psutil
+
+    try:
+        return str(int(psutil.Process(pid).create_time()))
+    except psutil.Error:
+        return None
+
+
+@dataclass
+class Claim:
+    """Trials that this process has claimed.
+
+    Attributes:
+        path: its file.
+        keys: of the trials.
+        count: beats so far.
+        lost: whether another driver took over.
+    """
+
+    path: Path
+    keys: frozenset[str]
+    count: int = 0
+    lost: bool = False
+
+    def check(self) -> None:
+        """Raises LostError when another driver took over."""
+        if self.lost:
+            raise LostError(f"another driver took over {len(self.keys)} trials")
+
+    def beat(self) -> None:
+        """Say that the owner lives; what fails is tried again at the next beat."""
+        with suppress(OSError, StoreError):
+            if not self.path.exists():
+                self.lost = True
+                return
+            self.count += 1
+            self.path.with_suffix(".beat").write_text(str(self.count))
+
+
+@dataclass
+class _Seen:
+    """What this process knows of another's claim: its content, its last beat, and when that was first seen."""
+
+    content: dict[str, Any]
+    beat: str = ""
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def keys(self) -> set[str]:
+        return set(self.content.get("keys", ()))
+
+    def gone(self) -> bool:
+        """Whether its process was on this machine and is no more."""
+        own = self.content.get("machine") == machine()
+        return own and process_start(self.content["pid"]) != self.content["start"]
+
+
+class Claims:
+    """The claims of one store, as one process sees them.
+
+    Args:
+        path: the store's folder.
+        owner: the driver in whose name this process claims.
+        lease: seconds without a beat after which a claim has expired.
+    """
+
+    def __init__(self, path: Path, owner: str, lease: float) -> None:
+        self.folder, self.owner, self.lease = path / "claims", owner, lease
+        self._seen: dict[str, _Seen] = {}
+        self._mine: dict[str, Claim] = {}
+        self._lock = threading.Lock()
+        self._heart: threading.Thread | None = None
+
+    def busy(self) -> set[str]:
+        """Keys of the trials that other drivers are at work on; claims that have expired are removed."""
+        return {key for seen in self._others().values() if seen.content.get("owner") != self.owner for key in seen.keys}
+
+    def take(self, keys: Sequence[str]) -> Claim | None:
+        """Claim trials, all of them or none: None when another process is at work on one.
+
+        A claim on them of this same driver is a leftover of a worker that was lost, and makes way.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        claim = Claim(self.folder / f"{uuid.uuid4().hex}.json", frozenset(keys))
+        with self._lock:
+            self._mine[claim.path.name] = claim
+        pid = os.getpid()
+        content = {"owner": self.owner, "machine": machine(), "pid": pid, "start": process_start(pid)}
+        files.write_bytes(claim.path, files.sealed({**content, "keys": sorted(keys)}))
+        for pause in PAUSES:
+            rivals = self._rivals(claim)
+            if not rivals:
+                self._start_heart()
+                return claim
+            if min(rivals) < claim.path.name:
+                break
+            time.sleep(pause)
+        self.release(claim)
+        return None
+
+    def _rivals(self, claim: Claim) -> list[str]:
+        rivals = []
+        for name, seen in self._others().items():
+            if seen.keys & claim.keys:
+                if seen.content.get("owner") == self.owner:
+                    self._remove(name)
+                else:
+                    rivals.append(name)
+        return rivals
+
+    def release(self, claim: Claim) -> None:
+        """Give a claim up: the work is done, or left to others."""
+        with self._lock:
+            self._mine.pop(claim.path.name, None)
+        self._remove(claim.path.name)
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Wait until no other driver is within such a block of this name, then hold it."""
+        while (claim := self.take([name])) is None:
+            time.sleep(min(1.0, self.lease / BEATS))
+        try:
+            yield
+        finally:
+            self.release(claim)
+
+    def _remove(self, name: str) -> None:
+        path = self.folder / name
+        self._seen.pop(name, None)
+        for file in (path, path.with_suffix(".beat")):
+            with suppress(OSError, StoreError):
+                file.unlink(missing_ok=True)
+
+    def _others(self) -> dict[str, _Seen]:
+        """Claims of other processes that have not expired."""
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except FileNotFoundError:
+            return {}
+        with self._lock:
+            mine = set(self._mine)
+        for name in self._seen.keys() - names:
+            del self._seen[name]
+        for name in names:
+            stem, _, kind = name.rpartition(".")
+            if kind == "beat" and f"{stem}.json" not in names and f"{stem}.json" not in mine:
+                self._remove(f"{stem}.json")
+            elif kind == "json" and not name.startswith(".") and name not in mine:
+                self._look(name)
+        return dict(self._seen)
+
+    def _look(self, name: str) -> None:
+        path = self.folder / name
+        if name not in self._seen:
+            try:
+                self._seen[name] = _Seen(files.read_sealed(path))
+            except StoreError:
+                if not path.exists():
+                    return
+                self._seen[name] = _Seen({})
+        seen = self._seen[name]
+        try:
+            beat = path.with_suffix(".beat").read_text()
+        except (OSError, ValueError):
+            beat = ""
+        if beat != seen.beat:
+            seen.beat, seen.since = beat, time.monotonic()
+        if seen.gone() or time.monotonic() - seen.since > self.lease:
+            self._remove(name)
+
+    def _start_heart(self) -> None:
+        if self._heart is None or not self._heart.is_alive():
+            self._heart = threading.Thread(target=self._pulse, name="claims", daemon=True)
+            self._heart.start()
+
+    def _pulse(self) -> None:
+        while True:
+            with self._lock:
+                mine = list(self._mine.values())
+            for claim in mine:
+                claim.beat()
+            time.sleep(self.lease / BEATS)
+
+
+@lru_cache(maxsize=8)
+def of(path: Path, owner: str, lease: float) -> Claims:
+    """This process's view of a store's claims: one, so that what it has seen of others is kept."""
+    return Claims(path, owner, lease)

@@ -115,7 +115,14 @@ class _Seen:
     def gone(self) -> bool:
         """Whether its process was on this machine and is no more."""
         own = self.content.get("machine") == machine()
-        return own and process_start(self.content["pid"]) != self.content["start"]
+        return own and process_start(self.content["pid"]) != self.content.get("start")
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a claim, or nothing where that is no claim."""
+    keys = content.get("keys")
+    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    return content if known and isinstance(content.get("pid"), int) else {}
 
 
 class Claims:
@@ -218,7 +225,7 @@ class Claims:
         path = self.folder / name
         if name not in self._seen:
             try:
-                self._seen[name] = _Seen(files.read_sealed(path))
+                self._seen[name] = _Seen(_checked(files.read_sealed(path)))
             except StoreError:
                 if not path.exists():
                     return

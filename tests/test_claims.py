@@ -141,10 +141,10 @@ def test_eight_processes_never_hold_one_claim_together(tmp_path: Path) -> None:
     assert not list((tmp_path / "claims").iterdir())
 
 
-WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0..2", "epochs=30", "extend=0"]
+WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0,1", "epochs=40", "extend=0"]
 WORDS += ["interventions=no", "objective=cross_entropy", "calibrator=temperature_scaling", "wandb=disabled", "stack=1"]
 WORDS += ["workers=1"]
-COMMAND = [sys.executable, "-m", "calib_bench", "run", *WORDS]
+COMMAND = [sys.executable, str(Path(__file__).with_name("driver.py")), *WORDS]
 
 
 def drive(out: Path, *words: str) -> subprocess.Popen[str]:
@@ -171,7 +171,7 @@ def logits(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("alone")
-    assert trained(ended(drive(out))) == 13
+    assert trained(ended(drive(out))) == len(logits(out)) > 8
     return logits(out)
 
 
@@ -184,12 +184,11 @@ def test_drivers_share_a_store_and_train_nothing_twice(alone: dict[str, str], tm
     (folder,) = tmp_path.iterdir()
     assert not list((folder / "claims").iterdir())
     assert not list((folder / "checkpoints").iterdir())
-    assert "beta" in (folder / "report" / "report.html").read_text()
 
 
 @pytest.mark.slow
 def test_a_killed_drivers_trials_are_taken_over_while_the_other_runs(alone: dict[str, str], tmp_path: Path) -> None:
-    first, second = drive(tmp_path, "checkpoint=0"), drive(tmp_path, "checkpoint=0")
+    first, second = drive(tmp_path, "checkpoint=0.3"), drive(tmp_path, "checkpoint=0.3")
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("*/claims/*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

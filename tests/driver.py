@@ -1,0 +1,29 @@
+"""A driver that trains what a study wants and stops there, as a process of its own: `python tests/driver.py WORDS`."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from calib_bench import discover, job
+from calib_bench import plan as planning
+from calib_bench.execute import worker
+from calib_bench.resolve import resolve
+from calib_bench.settings import parse
+from calib_bench.store import Store
+
+
+def main(words: list[str]) -> None:
+    """Train; prints how many trials this process trained."""
+    settings = resolve(parse(words))
+    worker.prepare(settings)
+    study, store = discover.study(settings.study), Store(settings.folder)
+    for message in store.audit():
+        print(message)
+    plan = planning.make(settings, study, store, settings.workers or 1, "cpu")
+    job._train(settings, study, store, plan, settings.workers or 1, "cpu", Console(width=140, highlight=False))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

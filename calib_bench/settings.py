@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit
+from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.words import expand, split_word
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -39,7 +39,9 @@ class Settings(BaseModel):
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
     momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
-    schedule: tuple[str, ...] | None = Field(None, description="constant, cosine, step, linear or timm/NAME")
+    schedule: tuple[str, ...] | None = Field(
+        None, description="constant, cosine, step, linear, parts_1_0.1_1 (factors of equal parts) or timm/NAME"
+    )
     warmup: tuple[NonNegative, ...] | None = Field(None, description="epochs of linear warm-up")
     epochs: tuple[Natural, ...] | None = Field(None, description="passes over the training split")
     batch: tuple[Count, ...] | None = Field(None, description="global batch size")
@@ -50,6 +52,12 @@ class Settings(BaseModel):
     correlation: tuple[Correlation, ...] | None = Field(
         None,
         description="-1 to 1: two copies of the body under heads so correlated; initial logits grow as sqrt(1 + c)",
+    )
+    label_noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        None, description="share of the training labels replaced by another class"
+    )
+    sampling: tuple[Sampling, ...] | None = Field(
+        None, description="shuffled: each example once an epoch; independent: batches drawn with replacement"
     )
     seed: tuple[Natural, ...] | None = Field(None, description="seeds, for example 0..4")
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 RateUnit = Literal["lr", "lr_eff", "lr_rel"]
 Precision = Literal["fp32", "bf16", "fp64"]
+Sampling = Literal["shuffled", "independent"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
@@ -113,6 +114,11 @@ class Trial(BaseModel):
     pretrained: bool = False
     probe: str | None = None
     """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see `calib_bench.study.Probe`."""
+    label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training labels that are replaced by another class, drawn once for a split: the same for all seeds."""
+    sampling: Sampling = "shuffled"
+    """shuffled: every epoch meets each training example once, in a new order; independent: every batch is drawn anew
+    from all of them, with replacement, as theories of SGD's noise assume."""
 
     @field_validator("objective")
     @classmethod

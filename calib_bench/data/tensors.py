@@ -76,6 +76,7 @@ class TensorSplit:
         labels: int64 [N].
         augment: maps of whole image batches, applied in training in this order, before normalization.
         normalize: channel means and deviations, or None.
+        independent: whether training batches are drawn with replacement, every one from all examples.
     """
 
     base: Resident
@@ -83,6 +84,7 @@ class TensorSplit:
     labels: Tensor
     augment: tuple[Augment, ...] = ()
     normalize: Normalize | None = None
+    independent: bool = False
     _labels: Resident = field(init=False, repr=False)
     _rows: Resident = field(init=False, repr=False)
 
@@ -104,6 +106,13 @@ class TensorSplit:
     def steps(self, batch: int) -> int:
         return len(self) // min(batch, len(self))
 
+    def _batches(self, seed: int, epoch: int, batch: int) -> Tensor:
+        """int64 [steps, B]: the examples of each step of an epoch."""
+        if not self.independent:
+            return whole_batches(self.order(seed, epoch), batch)
+        shape = self.steps(batch), min(batch, len(self))
+        return torch.randint(len(self), shape, generator=stream("independent", seed, epoch))
+
     def inputs(self, index: Tensor, device: torch.device) -> Tensor:
         """Prepared x, without augmentation, of the examples at `index`, int64 of any shape [...]: [..., *shape]."""
         rows = self._rows.on(device)[index.to(device, non_blocking=True)]
@@ -116,7 +125,7 @@ class TensorSplit:
         labels = self._labels.on(device)
         ready = self._ready.on(device) if self._whole() else None
         base = self.base.on(device)
-        index_SB = whole_batches(self.order(seed, epoch), batch)
+        index_SB = self._batches(seed, epoch, batch)
         mine_SB = index_SB[:, rank::world].to(device)
         rows_SB = self._rows.on(device)[mine_SB]
         chunk = CHUNK if device.type == "cuda" else 1

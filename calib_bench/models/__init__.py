@@ -26,6 +26,8 @@ ALIASES = {
 
 EXAMPLES = {
     "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous)",
+    "linear": "softmax regression: no hidden layer; linear_nobias has no biases",
+    "scalar": "one parameter, the logit of the first half of the classes: an exactly solvable model of SGD's noise",
     "cnn_16_32": "plain CNN, one 3x3 convolution, ReLU and 2x2 max-pool per width",
     "wrn_16_4": "Wide ResNet of depth 16 and width 4, batch norm; depth is 6n + 4",
     "wrn_28_10": "Wide ResNet of depth 28 and width 10, batch norm",
@@ -51,6 +53,8 @@ class _Family:
 _W = r"[1-9]\d{0,4}"
 _FAMILIES = (
     _Family("mlp", rf"mlp((?:_{_W})+)(_nobias)?", ("vector", "image"), True),
+    _Family("mlp", r"linear()(_nobias)?", ("vector", "image"), True),
+    _Family("scalar", r"scalar", ("vector", "image", "tokens"), True),
     _Family("cnn", rf"cnn((?:_{_W})+)", ("image",), True),
     _Family("wrn", rf"wrn_({_W})_({_W})", ("image",), False),
     _Family("wrn", rf"wrn_({_W})_({_W})(_nonorm)", ("image",), True),

@@ -11,6 +11,8 @@ from calib_bench.trial import CROSS_ENTROPY, Trial, parse_objective
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step", "linear")
+SMALL = ("mlp", "linear", "scalar")
+"""Families of models that train faster as a stack on a CPU too."""
 TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
 
 
@@ -20,7 +22,7 @@ def optimizers() -> tuple[str, ...]:
 
 
 def schedules() -> tuple[str, ...]:
-    """Names of the learning-rate schedules, with those of timm that need no metric."""
+    """Names of the learning-rate schedules, with those of timm that need no metric; parts_A_B... are more."""
     return SCHEDULES + tuple(f"timm/{name}" for name in TIMM_SCHEDULES)
 
 
@@ -39,8 +41,31 @@ def check_optimizer(name: str) -> None:
 
 def check_schedule(name: str) -> None:
     """Raises SettingsError unless `name` is a schedule."""
-    if name not in schedules():
+    if name.startswith("parts_"):
+        part_factors(name)
+    elif name not in schedules():
         raise SettingsError(f"unknown schedule {name!r}: {nearest(name, schedules())}")
+
+
+def part_factors(name: str) -> tuple[float, ...]:
+    """Factors on the rate over equal parts of a run.
+
+    >>> part_factors("parts_1_0.1_1")
+    (1.0, 0.1, 1.0)
+
+    Raises:
+        SettingsError: they are not numbers in [0, 1].
+    """
+    try:
+        factors = tuple(float(text) for text in name.split("_")[1:])
+    except ValueError:
+        factors = ()
+    if not factors or not all(0 <= factor <= 1 for factor in factors):
+        raise SettingsError(
+            f"schedule {name!r} is not of the form parts_1_0.1_1: factors from 0 to 1 on the rate, one for each of "
+            "equal parts of the run"
+        )
+    return factors
 
 
 @lru_cache(maxsize=4096)
@@ -67,12 +92,13 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
         device: type of the device that will train it, "cpu", "cuda" or "mps".
     """
     family = models.canonical(trial.model).split("_")[0]
-    if not models.fusable(trial.model) or not (family == "mlp" or (family in ("cnn", "wrn") and device != "cpu")):
+    if not models.fusable(trial.model) or not (family in SMALL or (family in ("cnn", "wrn") and device != "cpu")):
         return None
     if trial.probe and not trial.epochs:
         return None  # nothing is trained: what is measured is best spread over workers
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
+    shared += ("label_noise", "sampling")
     own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies, trial.probe)
     return (*(getattr(trial, name) for name in shared), *own)

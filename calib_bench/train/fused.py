@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import stack_module_state
 
+from calib_bench.data.relabel import training
 from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
 from calib_bench.train import probes, setup
@@ -65,6 +66,7 @@ def train_fused(
     keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
     if len(keys) != 1 or None in keys:
         raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
+    splits = training(splits, trials[0])
     order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see parts_of
     parts = parts_of([trials[i] for i in order], splits, device)
     key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]

@@ -11,7 +11,7 @@ from torch import nn
 
 from calib_bench import models
 from calib_bench.errors import SettingsError
-from calib_bench.train.choices import check_optimizer, check_schedule
+from calib_bench.train.choices import check_optimizer, check_schedule, part_factors
 from calib_bench.trial import Trial
 
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
@@ -31,6 +31,8 @@ def factor(schedule: str, step: int, total_steps: int, steps_per_epoch: int, war
     - constant: 1
     - cosine: (1 + cos(pi t)) / 2
     - linear: 1 - t
+    - parts_A_B_...: A, B, ..., each over an equal part of the run (Smith et al., arXiv 1711.00489, on the rate as a
+      temperature that is lowered and raised)
     - step: 1, then 0.1 from t = 1/2 and 0.01 from t = 3/4
     - timm/NAME: timm's own, stepped once an update, decaying to 0; step and multistep decay by 0.1 every third of
       the epochs, and at 1/2 and 3/4 of them.
@@ -59,6 +61,8 @@ def _schedule(schedule: str, total: int, per_epoch: int, warmup_epochs: float) -
         )
     if schedule.startswith("timm/"):
         return _timm_schedule(schedule[5:], total, per_epoch, warmup)
+    if schedule.startswith("parts_"):
+        return _part_schedule(part_factors(schedule), total, warmup)
     decay = {
         "constant": lambda t: 1.0,
         "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
@@ -70,6 +74,16 @@ def _schedule(schedule: str, total: int, per_epoch: int, warmup_epochs: float) -
         if step < warmup:
             return (step + 1) / warmup
         return decay(min(1.0, (step - warmup) / max(1, total - warmup)))
+
+    return at
+
+
+def _part_schedule(factors: tuple[float, ...], total: int, warmup: int) -> Callable[[int], float]:
+    def at(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup * factors[0]
+        part = (step - warmup) * len(factors) // max(1, total - warmup)
+        return factors[min(part, len(factors) - 1)]
 
     return at
 

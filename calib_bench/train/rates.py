@@ -76,6 +76,7 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
+    start += (trial.label_noise, trial.sampling)
     beta = rate_beta(trial)
     begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
     point = (*start, *begins, str(device))

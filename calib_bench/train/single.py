@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from calib_bench import models
+from calib_bench.data.relabel import training
 from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
 from calib_bench.errors import SettingsError
 from calib_bench.train import distributed, probes, setup
@@ -54,6 +55,7 @@ def train_single(
         StoreError: the checkpoint cannot be written.
     """
     _check_world(trial, splits.train)
+    splits = training(splits, trial)
     saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
     run = _Run(trial, splits, device, distributed.broadcast(saver.load()), compile)
     ticker = Ticker(progress)

@@ -40,7 +40,7 @@ class Settings(BaseModel):
     momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
     schedule: tuple[str, ...] | None = Field(
-        None, description="constant, cosine, step, linear, parts_1_0.1_1 (factors of equal parts) or timm/NAME"
+        None, description="constant, cosine, step, linear, parts_1_0.1_1 (factors over equal parts) or timm/NAME"
     )
     warmup: tuple[NonNegative, ...] | None = Field(None, description="epochs of linear warm-up")
     epochs: tuple[Natural, ...] | None = Field(None, description="passes over the training split")

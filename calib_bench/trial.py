@@ -115,7 +115,7 @@ class Trial(BaseModel):
     probe: str | None = None
     """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see `calib_bench.study.Probe`."""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the training labels that are replaced by another class, drawn once for a split: the same for all seeds."""
+    """Share of the training labels that are another class instead, drawn once for a split: the same for all seeds."""
     sampling: Sampling = "shuffled"
     """shuffled: every epoch meets each training example once, in a new order; independent: every batch is drawn anew
     from all of them, with replacement, as theories of SGD's noise assume."""

@@ -1,7 +1,7 @@
 """The stationary density of SGD in one dimension with constant gradient noise: a Gibbs distribution.
 
-Small steps theta <- theta - eta (L'(theta) + xi), Var xi = s2, are a diffusion whose stationary density is proportional to
-exp(-2 L / (eta s2)) (Mandt, Hoffman, Blei, 2017, arXiv 1704.04289). It is exact as eta -> 0 at fixed eta s2.
+Small steps theta <- theta - eta (L'(theta) + xi), Var xi = s2, are a diffusion whose stationary density is proportional
+to exp(-2 L / (eta s2)) (Mandt, Hoffman, Blei, 2017, arXiv 1704.04289). It is exact as eta -> 0 at fixed eta s2.
 """
 
 from __future__ import annotations

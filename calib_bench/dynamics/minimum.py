@@ -114,7 +114,7 @@ def _noise(model: nn.Module, x: Tensor, y: Tensor, beta: Tensor, loss: Loss, dec
         return loss(functional_call(model, params, (x,)), y, beta).mean() + decay / 2 * penalty
 
     def curved(v: dict[str, Tensor]) -> Tensor:
-        _, product = jvp(grad(whole), (weights,), (v,))
+        product = jvp(grad(whole), (weights,), (v,))[1]
         return sum(((v[name] * product[name]).sum() for name in v), start=torch.zeros((), dtype=torch.float64))
 
     square, curvature = 0.0, 0.0

@@ -1,8 +1,8 @@
 """What constant-rate SGD settles to: whether it has, how hot it is, and what a quadratic loss predicts.
 
 The temperature of SGD on mean gradients of batches of B with heavy-ball momentum mu is eta0 = eta / ((1 - mu) B). At
-small eta0 and with batches drawn independently, the loss stays (eta0 / 4) E||g_b||^2 above a minimum, g_b the gradient of
-one example there (Mandt, Hoffman, Blei, 2017, arXiv 1704.04289; Yaida, 2018, arXiv 1810.00004).
+small eta0 and with batches drawn independently, the loss stays (eta0 / 4) E||g_b||^2 above a minimum, g_b the gradient
+of one example there (Mandt, Hoffman, Blei, 2017, arXiv 1704.04289; Yaida, 2018, arXiv 1810.00004).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def small_rate_slope(eta0_R: ArrayLike, excess_RS: ArrayLike, level: float = 0.9
 
 
 def heat_capacity(mean_square: float) -> float:
-    """E||g_b||^2 at the minimum -> the slope of the stationary excess loss over eta0 at small rates: a quarter of it."""
+    """E||g_b||^2 at the minimum -> slope of the stationary excess loss over eta0 at small rates: a quarter of it."""
     return mean_square / 4
 
 

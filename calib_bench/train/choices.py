@@ -99,6 +99,5 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    shared += ("label_noise", "sampling")
     own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies, trial.probe)
-    return (*(getattr(trial, name) for name in shared), *own)
+    return (*(getattr(trial, name) for name in shared), *own, trial.label_noise, trial.sampling)

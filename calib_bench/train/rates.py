@@ -76,10 +76,9 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
-    start += (trial.label_noise, trial.sampling)
     beta = rate_beta(trial)
     begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
-    point = (*start, *begins, str(device))
+    point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)
     value, converged = _curvatures[point]

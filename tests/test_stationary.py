@@ -217,7 +217,7 @@ def test_the_minimum_is_newtons_and_its_noise_that_of_a_dense_computation() -> N
         return F.cross_entropy(beta * X @ w.view(10, 65).T, y) + decay / 2 * w.square().sum()
 
     w = torch.zeros(650, dtype=torch.float64)
-    for _ in range(4):
+    for _ in range(9):
         H = torch.func.hessian(objective)(w)
         w = w - torch.linalg.solve(H, torch.func.grad(objective)(w))
     p = (beta * X @ w.view(10, 65).T).softmax(1) - F.one_hot(y, 10)

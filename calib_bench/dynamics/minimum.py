@@ -75,7 +75,7 @@ def minimum(model: nn.Module, x: Tensor, y: Tensor, beta: float, loss: Loss, dec
     mean_square, curvature = _noise(model, x, y, inverse, loss, decay)
     with torch.no_grad():
         accuracy = float((model(x).argmax(-1) == y).double().mean())
-    end = float(value)
+    end = float(value.detach())
     size = float(gradient.norm())
     return Minimum(end, end - decay / 2 * norm**2, size, mean_square, curvature, norm, accuracy, size <= tol)
 

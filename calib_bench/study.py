@@ -72,12 +72,14 @@ class Detail:
 
     Attributes:
         title: which one: "beta = 0.1".
+        brief: its numbers in a few words, shown while it is folded.
         text: plain sentences.
         table: a small table, for the page alone.
         figure: its drawing, for the page alone; called when the page is made.
     """
 
     title: str
+    brief: str = ""
     text: tuple[str, ...] = ()
     table: Table | None = None
     figure: Callable[[], Figure] | None = None

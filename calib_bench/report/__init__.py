@@ -27,11 +27,14 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     """
     from calib_bench.files import write_bytes
     from calib_bench.report import figures, html, tables
+    from calib_bench.report.provenance import provenance
 
     analysis = study.analyse(settings, store) if analysis is None else analysis
     folder = store.path / "report"
     drawn = figures.save(study, analysis, folder / "figures")
+    details = figures.details(study, analysis)
     tables.save(analysis.tables, folder / "tables")
+    origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
     path = folder / "report.html"
-    write_bytes(path, html.page(study, settings, analysis, drawn, store.provenance()).encode())
+    write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())
     return path

@@ -13,7 +13,7 @@ from calib_bench.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis, Study
+    from calib_bench.study import Analysis, Detail, Study
 
 STYLE = Path(__file__).with_name("calib_bench.mplstyle")
 _UNDATED: dict[str, dict[str, str | None]] = {
@@ -62,3 +62,17 @@ def save(study: Study, analysis: Analysis, folder: Path) -> dict[str, str]:
                 write_bytes(folder / f"{name}.{suffix}", content)
             drawn[name] = files["svg"].decode()
     return drawn
+
+
+def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
+    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none."""
+    found = []
+    with style():
+        for detail in study.details(analysis) if study.details else ():
+            svg = ""
+            if detail.figure is not None:
+                buffer = io.BytesIO()
+                detail.figure().savefig(buffer, format="svg", metadata=_UNDATED["svg"])
+                svg = buffer.getvalue().decode()
+            found.append((detail, svg))
+    return found

@@ -1,43 +1,80 @@
-"""One self-contained HTML page: verdict, warnings, figures, tables, provenance; no script, nothing fetched."""
+"""One self-contained HTML page: summary, sections, provenance. Its small script sorts tables; nothing is fetched."""
 
 from __future__ import annotations
 
-import json
+import base64
+import hashlib
+import inspect
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.tables import cells, title
+from calib_bench.report.grid import MOST_ROWS, Grid, grid
+from calib_bench.report.tables import number, title
+from calib_bench.study import DETAILS, Section
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
     from calib_bench.settings import Settings
-    from calib_bench.study import Analysis, Study, Table
+    from calib_bench.study import Analysis, Detail, Study
 
-MOST_ROWS = 200
-"""Rows of a table on the page; the CSV has them all."""
-OPEN_ROWS = 25
-"""Tables longer than this start folded."""
+__all__ = ["MOST_ROWS", "document", "inline", "page"]
+OPEN_ROWS = 30
+"""Tables longer than this start folded, but for the first of a section."""
+LEAD = 3
+"""Sentences of a verdict that stand first where a study gives no summary."""
+Drawn = Mapping[str, str]
+"""SVG text of each figure by name."""
 
 
-def inline(svg: str, name: str) -> str:
-    """An SVG file as an element of the page: no prologue or metadata, ids of its own, scaled to the page's width."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r"url\(#", f"url(#{name}-", body)
-    body = re.sub(r'href="#', f'href="#{name}-', body)
-    return re.sub(r'<svg\s([^>]*?)\bwidth="([\d.]+)pt"', r'<svg role="img" style="max-width:\2pt" \1', body, count=1)
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption; `files` names what lies beside the page, nothing when it is the page's own."""
+
+    caption: str
+    svg: str
+    files: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section with what it shows, in order: figures, grids, and pairs of a Detail and its contents."""
+
+    id: str
+    title: str
+    text: str
+    items: list[tuple[str, Any]]
 
 
 def page(
-    study: Study, settings: Settings, analysis: Analysis, figures: Mapping[str, str], provenance: Mapping[str, Any]
+    study: Study,
+    settings: Settings,
+    analysis: Analysis,
+    figures: Drawn,
+    provenance: Mapping[str, Any],
+    details: Sequence[tuple[Detail, str]] = (),
 ) -> str:
-    """The text of a study's page, see `document`; the provenance is what `Store.provenance` gives."""
-    command = shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
-    return document(f"{settings.study} of {settings.task}", study.question, command, analysis, figures, provenance)
+    """The text of a study's page, see `document`.
+
+    Args:
+        provenance: what `report.provenance.provenance` gives.
+        details: what `report.figures.details` gives.
+    """
+    full = shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
+    command = str(provenance.get("command", full))
+    origin = {**provenance, "command in full": full}
+    captions = {name: inspect.getdoc(draw) or "" for name, draw in study.figures.items() if inspect.isfunction(draw)}
+    head = f"{settings.study.replace('_', ' ').capitalize()} on {settings.task}"
+    return document(
+        head, study.question, command, analysis, figures, origin,
+        sections=study.sections, captions=captions, details=details, facts=_facts(settings, provenance),
+    )  # fmt: skip
 
 
 def document(
@@ -45,8 +82,12 @@ def document(
     question: str,
     command: str,
     analysis: Analysis,
-    figures: Mapping[str, str],
+    figures: Drawn,
     provenance: Mapping[str, Any],
+    sections: Sequence[Section] = (),
+    captions: Mapping[str, str] | None = None,
+    details: Sequence[tuple[Detail, str]] = (),
+    facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """A page's text.
 
@@ -55,8 +96,113 @@ def document(
         question: what it answers, one line.
         command: what made it.
         figures: SVG files by name.
-        provenance: nested values are shown as JSON.
+        provenance: mappings and lists, nested as they like.
+        sections: the order; what none of them names comes after them.
+        captions: of figures; their first paragraph is shown.
+        details: what is folded in the section that holds `DETAILS`, each with its SVG text.
+        facts: what stands under the title: label and value.
     """
+    lead = analysis.summary or analysis.verdict[:LEAD]
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = _parts(analysis, figures, sections, captions or {}, details)
+    return _environment().get_template("page.html").render(
+        title=title_,
+        question=question,
+        facts=facts,
+        lead=lead,
+        verdict=analysis.verdict if analysis.summary else analysis.verdict[LEAD:],
+        warnings=analysis.warnings,
+        limit=analysis.data.get("limit"),
+        parts=parts,
+        command=command,
+        provenance={key: value for key, value in provenance.items() if value != command},
+        style=_asset("page.css"),
+        script=script,
+        digest=digest,
+    )  # fmt: skip
+
+
+def _parts(
+    analysis: Analysis,
+    figures: Drawn,
+    sections: Sequence[Section],
+    captions: Mapping[str, str],
+    details: Sequence[tuple[Detail, str]],
+) -> list[Part]:
+    """The sections that have anything to show, then what they do not name."""
+    named = {item for section in sections for item in section.items}
+    more = "More " if named & {*figures, *analysis.tables} else ""
+    rest = (
+        *((Section("Details", (DETAILS,)),) if details and DETAILS not in named else ()),
+        Section("More figures" if more else "Results", tuple(name for name in figures if name not in named)),
+        Section(f"{more}tables".capitalize(), tuple(name for name in analysis.tables if name not in named)),
+    )
+    shown: set[tuple[str, str]] = set()
+    parts = []
+    for i, section in enumerate((*sections, *rest)):
+        items: list[tuple[str, Any]] = []
+        for name in section.items:
+            if name == DETAILS:
+                items += [("detail", _detail(j, detail, svg)) for j, (detail, svg) in enumerate(details)]
+            if name in figures and ("figure", name) not in shown:
+                caption = re.split(r"\n\s*\n", captions.get(name, ""))[0].replace("\n", " ") or title(name)
+                items.append(("figure", Figure(caption, inline(figures[name], name), name)))
+            if name in analysis.tables and ("table", name) not in shown:
+                items.append(("table", grid(name, analysis.tables[name])))
+            shown |= {("figure", name), ("table", name)}
+        if items:
+            parts.append(Part(f"part-{i}", section.title, section.text, items))
+    return parts
+
+
+def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Grid | None]:
+    drawn = Figure("", inline(svg, f"detail-{i}")) if svg else None
+    return detail, drawn, grid(f"detail-{i}", detail.table) if detail.table is not None else None
+
+
+def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader wants to know of a run before anything else, as far as it is known."""
+    training = provenance.get("training") or {}
+    tests = sorted({split.get("sizes", {}).get("test", 0) for split in provenance.get("data", ())} - {0})
+    seeds = settings.seed or ()
+    found = [
+        ("model", ", ".join(settings.model or ())),
+        ("seeds", str(len(seeds)) if seeds else ""),
+        ("test examples", " to ".join(f"{n:,}" for n in dict.fromkeys((tests[0], tests[-1]))) if tests else ""),
+        ("trials", f"{training['trials']:,}" if training else ""),
+        ("device time", str(training.get("device time", ""))),
+    ]
+    return [(label, value) for label, value in found if value]
+
+
+def inline(svg: str, name: str) -> str:
+    """An SVG file as an element of the page: no prologue, style or metadata, ids of its own, scaled to the page.
+
+    Its white paper becomes transparent, so that the page may turn its ink over on dark.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body)
+    body = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*style="fill: )#ffffff"', r'\1none"', body)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r"url\(#", f"url(#{name}-", body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    return re.sub(
+        r'<svg\s([^>]*?)\bwidth="([\d.]+)pt"([^>]*?)\bheight="[\d.]+pt"',
+        r'<svg role="img" style="--wide:\2pt" \1\3',
+        body,
+        count=1,
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -67,30 +213,18 @@ def document(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
-        title=title_,
-        question=question,
-        verdict=analysis.verdict,
-        warnings=analysis.warnings,
-        figures=[(name, title(name), Markup(inline(svg, name))) for name, svg in figures.items()],
-        tables=[_table(name, table) for name, table in analysis.tables.items()],
-        command=command,
-        provenance=[(title(str(key)), _text(value)) for key, value in provenance.items()],
-    )
+    environment.filters |= {"raw": Markup, "title_of": title, "plain": _plain, "soft": _soft}
+    environment.globals |= {"open_rows": OPEN_ROWS}
+    return environment
 
 
-def _table(name: str, table: Table) -> dict[str, Any]:
-    headers, rows = cells(table.frame.head(MOST_ROWS))
-    cut = f" The first {MOST_ROWS} of {len(table.frame)} rows." if len(table.frame) > MOST_ROWS else ""
-    return {
-        "name": name,
-        "title": table.title,
-        "note": table.note + cut,
-        "headers": headers,
-        "rows": rows,
-        "open": len(rows) <= OPEN_ROWS,
-    }
+def _soft(text: str) -> Markup:
+    """A name that may be broken after its underscores."""
+    from markupsafe import Markup
+
+    return Markup("_<wbr>").join(text.split("_"))
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True, default=str)
+def _plain(value: object) -> str:
+    """A leaf of the provenance."""
+    return "yes" if value is True else "no" if value is False else number(value)

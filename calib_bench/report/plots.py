@@ -24,6 +24,10 @@ PARTS = (
     ("log_loss_conf", "confidence", "C1", "s"),
     ("log_loss_dyn", "dynamics", "C0", "D"),
 )
+RELIABILITY_KEYS = [
+    ("raw", {"color": "C1", "marker": "s"}),
+    ("after temperature scaling", {"color": "C0", "marker": "o"}),
+]
 
 
 def over_beta(analysis: Analysis) -> Figure:
@@ -57,7 +61,10 @@ def over_beta(analysis: Analysis) -> Figure:
 
 
 def separation(analysis: Analysis) -> Figure:
-    """delta_total = delta_conf + delta_dyn of log loss over beta, a panel an objective."""
+    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals.
+
+    A panel an objective, a row of panels a model.
+    """
     from pandas import DataFrame, concat
 
     frame = analysis.tables["separation"].frame
@@ -113,26 +120,47 @@ def reliability(analysis: Analysis) -> Figure:
         axis.set_visible(False)
     several = frame.model.nunique() > 1
     for axis, (name, rows, beta) in zip(axes.flat, panels, strict=False):
-        axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
-        for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
-            some = rows[(rows.beta == beta) & (rows.method == method) & (rows["count"] > 0)]
-            share = some["count"] / some["count"].sum()
-            axis.plot(some.confidence[share >= LEAST], some.accuracy[share >= LEAST], color=color, linewidth=1)
-            axis.scatter(
-                some.confidence, some.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
-            )
+        _reliable(axis, rows[rows.beta == beta])
         axis.set_title(f"{name}, beta={beta:.3g}" if several else f"beta={beta:.3g}", loc="left")
-        axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
     for i, axis in enumerate(axes.flat[: len(panels)]):
         if i + across >= len(panels):
             axis.set_xlabel("confidence")
             axis.tick_params(labelbottom=True)
-    _legend(
-        figure, [("raw", {"color": "C1", "marker": "s"}), ("after temperature scaling", {"color": "C0", "marker": "o"})]
-    )
+    _legend(figure, RELIABILITY_KEYS)
     return figure
+
+
+def reliability_row(bins: pd.DataFrame) -> Figure:
+    """Confidence against accuracy of one beta, a panel an objective, as in `reliability`."""
+    from matplotlib.figure import Figure
+
+    objectives = list(dict.fromkeys(bins["objective"]))
+    figure = Figure(figsize=(0.6 + 2.35 * max(len(objectives), 2), 2.95))
+    axes = figure.subplots(1, max(len(objectives), 2), sharey=True)
+    for axis in axes[len(objectives) :]:
+        axis.set_visible(False)
+    for axis, objective in zip(axes, objectives, strict=False):
+        _reliable(axis, bins[bins["objective"] == objective])
+        axis.set_title(objective, loc="left")
+        axis.set_xlabel("confidence")
+    axes[0].set_ylabel("accuracy")
+    _legend(figure, RELIABILITY_KEYS)
+    return figure
+
+
+def _reliable(axis: Axes, rows: pd.DataFrame) -> None:
+    """One arm's bins, raw and repaired, on a square from 0 to 1."""
+    axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
+    for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
+        some = rows[(rows["method"] == method) & (rows["count"] > 0)]
+        share = some["count"] / some["count"].sum()
+        axis.plot(some.confidence[share >= LEAST], some.accuracy[share >= LEAST], color=color, linewidth=1)
+        axis.scatter(
+            some.confidence, some.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
+        )
+    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
 
 
 def learning_rates(analysis: Analysis) -> Figure:

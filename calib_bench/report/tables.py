@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calib_bench.study import Table
 
 ALPHA = 0.05
-_SIBLINGS = ("_low", "_high", "_p", "_holm")
+SIBLINGS = ("_low", "_high", "_p", "_holm")
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -48,14 +48,20 @@ def estimate(mean: float, low: float, high: float) -> str:
     """
     if not (math.isfinite(mean) and math.isfinite(low) and math.isfinite(high)):
         return number(mean)
-    half = (high - low) / 2
-    places = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
-    mean, low, high = (0.0 if abs(v) < 0.5 * 10**-places else v for v in (mean, low, high))
-    text = f"{mean:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+    digits = places(low, high)
+    mean, low, high = (0.0 if abs(v) < 0.5 * 10**-digits else v for v in (mean, low, high))
+    text = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     return text.replace("-", "−")
 
 
+def places(low: float, high: float) -> int:
+    """Decimal places that give an interval's half width two significant digits, at most 6; 4 where it has no width."""
+    half = (high - low) / 2
+    return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+
+
 def title(column: str) -> str:
+    """A column's name for people."""
     return column.replace("_", " ")
 
 
@@ -64,7 +70,7 @@ def cells(
 ) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of text, siblings folded into their mean; columns with no value at all are left out."""
     names = [str(c) for c in frame.columns]
-    folded = {f"{name}{end}" for name in names for end in _SIBLINGS}
+    folded = {f"{name}{end}" for name in names for end in SIBLINGS}
     shown = [name for name in names if name not in folded and bool(frame[name].notna().any())]
     rows = [[_cell(record, name, interval) for name in shown] for record in frame.to_dict("records")]
     return [title(name) for name in shown], rows
@@ -164,8 +170,8 @@ def _narrow(mean: float, low: float, high: float) -> str:
     shown, bracket, _ = text.partition(" [")
     if not bracket or not math.isclose(high - mean, mean - low, rel_tol=1e-3, abs_tol=1e-12):
         return text.replace(" ", "\n", 1)
-    places = len(shown.partition(".")[2])
-    return f"{shown}\n±{(high - low) / 2:.{places}f}"
+    digits = len(shown.partition(".")[2])
+    return f"{shown}\n±{(high - low) / 2:.{digits}f}"
 
 
 def save(tables: Mapping[str, Table], folder: Path) -> None:

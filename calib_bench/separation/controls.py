@@ -148,6 +148,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         "must not be 0; else the study has no power. Identity, where interventions are on: training at one beta "
         "against the same training written as a head rate and an initial head at the reference's beta, equal but for "
         "rounding.",
+        names=("model", "variant", "beta", "objective", "control"),
     )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.inference import crossed_interval
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
-from calib_bench.separation.cells import betas, census, families, noted, over_beta, sample, shown
+from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         shown(own, settings),
         noted(settings, *_how(frame, settings), chosen),
         paper=True,
+        names=(*NAMES, "score"),
     )
 
 
@@ -195,6 +196,7 @@ def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
         "Calibration and refinement, by every family of maps",
         shown(_adjusted(frame), settings),
         noted(settings, *_how(frame, settings), chosen),
+        names=(*NAMES, "score", "family"),
     )
 
 

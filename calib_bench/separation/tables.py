@@ -60,6 +60,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
             "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
             "with these probabilities would show.",
+            first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
         **(

@@ -13,7 +13,7 @@ from calib_bench import discover, tuning
 from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls, factorial, interventions, matched, refinement, seeds
+from calib_bench.separation import controls, factorial, interventions, matched, page, refinement, seeds
 from calib_bench.separation.contrast import contrast, is_reference
 from calib_bench.study import Analysis, Scores, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -83,6 +83,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     import pandas as pd
 
     from calib_bench.measure import own_tests
+    from calib_bench.separation.summary import summary
     from calib_bench.separation.tables import tables
     from calib_bench.separation.verdict import verdict
     from calib_bench.separation.warnings import warnings
@@ -111,6 +112,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         tables=tables(settings, frames, study.nested),
         warnings=warnings(settings, grid, extra, frames, study.refused, store.provenance()),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
+        summary=summary(settings, frames),
     )
 
 
@@ -227,4 +229,7 @@ STUDY = Study(
         "reliability": plots.reliability,
         "learning_rates": plots.learning_rates,
     },
+    sections=page.SECTIONS,
+    details=page.details,
+    references=("agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954"),
 )

@@ -1,0 +1,118 @@
+"""How the separation study's page is arranged, and what it says of each beta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report import plots
+from calib_bench.rows import cell, unsaid
+from calib_bench.study import DETAILS, Detail, Section, Table
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.study import Analysis
+
+SECTIONS = (
+    Section(
+        "Confidence and dynamics",
+        ("separation", "separation_brier"),
+        "Every arm against the reference: the change of log loss is the part that a temperature repairs, confidence, "
+        "plus the part that none can, dynamics.",
+    ),
+    Section("Baselines", ("baselines",), "Every arm under every post-hoc method, on the test split."),
+    Section("Each beta", ("over_beta", "reliability", DETAILS)),
+    Section("Controls", ("controls",), "Comparisons whose answer is known: if one fails, so does what it vouches for."),
+    Section("Interventions on beta", ("interventions", "two_by_two", "intervention_rates")),
+    Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
+    Section("Richer calibrators", ("refinement", "refinement_families")),
+    Section("Seeds, and choosing beta", ("gain", "seeds")),
+    Section("Tuning and trials", ("learning_rates", "rates", "trials")),
+)
+SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
+
+
+def details(analysis: Analysis) -> list[Detail]:
+    """Each family and beta: against the reference, before and after temperature scaling, and how reliable."""
+    frame = analysis.tables["baselines"].frame
+    if "method" not in frame:
+        return []
+    families = list(plots._families(frame))
+    return [
+        _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
+        for family, rows in families
+        for beta in sorted(set(rows["beta"]))
+    ]
+
+
+def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
+    import pandas as pd
+
+    beta = float(rows["beta"].iloc[0])
+    some = rows[rows["method"].isin((plots.RAW, plots.REPAIRED))]
+    columns = ["objective", "tuning", "method"]
+    columns += [
+        c for c in some if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
+    ]
+    bins = pd.DataFrame(analysis.data["reliability"])
+    bins = _same(bins, rows) if len(bins) else bins
+    return Detail(
+        title=f"{family}, beta = {beta:.3g}" if family else f"beta = {beta:.3g}",
+        brief=_brief(rows),
+        text=tuple(_words(analysis, rows)),
+        table=Table("Before and after temperature scaling", some[columns], names=("objective", "method")),
+        figure=partial(plots.reliability_row, bins) if len(bins) else None,
+    )
+
+
+def _brief(rows: pd.DataFrame) -> str:
+    """The cross-entropy arm's main numbers."""
+    own = rows[rows["objective"] == CROSS_ENTROPY].set_index("method")
+    if not {plots.RAW, plots.REPAIRED} <= set(own.index):
+        return ""
+    raw, repaired = own.loc[plots.RAW], own.loc[plots.REPAIRED]
+    kappa = repaired.get("kappa")
+    more = f", kappa {kappa:.2f}" if kappa is not None and kappa == kappa else ""
+    return (
+        f"{CROSS_ENTROPY}: accuracy {raw['accuracy']:.3f}, log loss {raw['log_loss']:.3f}, after temperature scaling "
+        f"{repaired['log_loss']:.3f}{more}"
+    )
+
+
+def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
+    """Its cross-entropy arm against the reference, and the rates that were chosen."""
+    reference = float(str(analysis.data["reference"]))
+    if float(rows["beta"].iloc[0]) == reference:
+        yield "The reference: the other arms are compared with its cross-entropy arm."
+    contrasts = _same(analysis.tables["separation"].frame, rows)
+    own = contrasts[contrasts["objective"] == CROSS_ENTROPY] if len(contrasts) else contrasts
+    for row in own.to_dict("records"):
+        if row.get("log_loss_total") == row.get("log_loss_total") is not None:
+            yield _against(row, reference)
+    rates = _same(analysis.tables["rates"].frame, rows)
+    chosen = rates[rates["chosen"]].to_dict("records") if "chosen" in rates else []
+    if chosen:
+        said = ", ".join(f"{row['rate']:.3g} with {row['objective']}" for row in chosen)
+        yield f"Chosen rates ({chosen[0]['unit']}): {said}."
+
+
+def _against(row: Mapping[str, Any], reference: float) -> str:
+    def part(column: str) -> str:
+        return f"{cell(row, column)}{unsaid(row, column, ' (not established)')}"
+
+    return (
+        f"With cross-entropy, against beta = {reference:g}: test log loss changed by {part('log_loss_total')} nats, of "
+        f"which confidence {part('log_loss_conf')} and dynamics {part('log_loss_dyn')}; accuracy by {part('accuracy')}."
+    )
+
+
+def _same(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The frame's rows of the same model, variant and beta."""
+    for column in ("model", "variant", "beta"):
+        if column in frame and column in rows:
+            value = rows[column].iloc[0]
+            frame = frame[frame[column].isna() if value is None or value != value else frame[column] == value]
+    return frame

@@ -1,0 +1,116 @@
+"""The verdict in three plain sentences: dynamics, confidence, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.rows import cell, excludes_zero, firm
+from calib_bench.separation.cells import betas, families
+from calib_bench.separation.verdict import MARGIN, is_equal
+from calib_bench.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+
+Row = Mapping[str, Any]
+MOST = 3
+"""Families of arms that are told one by one."""
+
+
+def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """What to read first; nothing when there is nothing to compare, or more families than fit."""
+    contrasts = frames["separation"]
+    if "log_loss_total" not in contrasts:
+        return ()
+    own = contrasts[contrasts["log_loss_total"].notna() & (contrasts["objective"] == CROSS_ENTROPY)]
+    told = [(where, rows.to_dict("records")) for where, rows in families(own)]
+    if not told or len(told) > MOST:
+        return ()
+    said = []
+    for where, rows in told:
+        said += [where + _dynamics(rows, settings), where + _confidence(rows)]
+    return (*said, *_controls(frames["controls"]))
+
+
+def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
+    """What no temperature can repair: the repaired log loss, and accuracy."""
+    reference = f"beta={settings.reference:g}"
+    sure = [row for row in rows if _changed(row, "log_loss_dyn") or _changed(row, "accuracy")]
+    if not sure:
+        hints = [row for row in rows if excludes_zero(row, "log_loss_dyn") or excludes_zero(row, "accuracy")]
+        equal = [row for row in rows if is_equal(row, "log_loss_dyn") and is_equal(row, "accuracy")]
+        if len(equal) == len(rows):
+            return (
+                f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
+                f"accuracy are those of {reference} within {MARGIN:g}."
+            )
+        hint = f" There may be one at {betas(hints)}, though not after Holm's correction." if hints else ""
+        return (
+            f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
+            f"cannot be told from those at {reference}.{hint}"
+        )
+    worst = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
+    parts = []
+    if _changed(worst, "log_loss_dyn"):
+        parts.append(
+            f"log loss after temperature scaling is {_way(worst, 'log_loss_dyn')} by "
+            f"{_size(worst, 'log_loss_dyn')} nats"
+        )
+    if _changed(worst, "accuracy"):
+        parts.append(f"accuracy is {_way(worst, 'accuracy')} by {_size(worst, 'accuracy')}")
+    others = [row for row in sure if row is not worst]
+    rest = [row for row in rows if row not in sure]
+    more = f", and there is an effect at {betas(others)} too" if others else ""
+    silent = f" At {betas(rest)} none is established." if rest else ""
+    return (
+        f"Beta changes what is learned, not only how sure the model is: trained at {betas([worst])} instead of "
+        f"{settings.reference:g}, {' and '.join(parts)}, which no temperature could repair{more}.{silent}"
+    )
+
+
+def _confidence(rows: Sequence[Row]) -> str:
+    """What a temperature repairs."""
+    sure = [row for row in rows if _changed(row, "log_loss_conf")]
+    if sure:
+        most = max(sure, key=lambda row: abs(row["log_loss_conf"]))
+        others = [row for row in sure if row is not most]
+        more = f"; likewise at {betas(others)}" if others else ""
+        return (
+            f"Confidence changes too: at {betas([most])} it makes log loss {_way(most, 'log_loss_conf')} by "
+            f"{_size(most, 'log_loss_conf')} nats, which temperature scaling gives back{more}."
+        )
+    if all(is_equal(row, "log_loss_conf") for row in rows):
+        return f"Confidence hardly matters: what temperature scaling could repair differs by less than {MARGIN:g} nats."
+    return "No change of confidence that temperature scaling would repair is established."
+
+
+def _controls(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Whether comparisons with a known answer gave it."""
+    known = [row for row in frame.to_dict("records") if row.get("accuracy") == row.get("accuracy")]
+    if not known:
+        return ()
+    failed = [row["control"] for row in known if row["passed"] is False]
+    if not failed:
+        return (f"All {len(known)} controls came out as they must.",) if len(known) > 1 else ()
+    return (
+        f"{len(failed)} of {len(known)} controls did not come out as they must ({'; '.join(failed)}): see Controls.",
+    )
+
+
+def _changed(row: Row, column: str) -> bool:
+    return firm(row, column) and not is_equal(row, column)
+
+
+def _way(row: Row, column: str) -> str:
+    return "higher" if row[column] > 0 else "lower"
+
+
+def _size(row: Row, column: str) -> str:
+    """The change without its sign, limits in order."""
+    if row[column] > 0:
+        return cell(row, column)
+    flipped = {column: -row[column], f"{column}_low": -row[f"{column}_high"], f"{column}_high": -row[f"{column}_low"]}
+    return cell(flipped, column)

@@ -204,7 +204,7 @@ def _report(settings: Settings, study: Study, store: Store, console: Console) ->
     from calib_bench import report as reporting
 
     with console.status("calibrating and measuring") if console.is_terminal else _Quiet():
-        analysis = study.analyse(settings, store)
+        analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
     if settings.wandb != "disabled":
         from calib_bench.report.wandb import log
@@ -281,7 +281,7 @@ def report(folder: str) -> int:
         )
     from calib_bench import report as reporting
 
-    analysis = study.analyse(settings, store)
+    analysis = reporting.analyse(store, study, settings)
     reporting.build(store, study, settings, analysis)
     _closing(settings, analysis, store, console)
     return 0

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
+from calib_bench import discover
 from calib_bench.errors import UserError
+from calib_bench.execute import pool
 from calib_bench.inference import ece_null
 from calib_bench.metrics import measure, reliability
 
@@ -35,6 +39,11 @@ METRICS = (
 
 STACK_VALUES = 1 << 21
 """Log probabilities that are measured at once: 16 MiB."""
+COPIES = 8
+"""Times the float64 logits that measuring a trial may hold at once."""
+
+_Row = tuple[str, dict[str, Any], dict[str, np.ndarray], pd.DataFrame | None]
+"""Method, table row, per-example scores [N] and, where kept, reliability bins."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Measures:
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
     """Measures an arm's trials with no calibrator ("raw") and after each of `calibrators`.
 
-    Memory is that of one trial's logits and the arm's per-example scores.
+    Memory is that of one trial's logits and the arm's per-example scores; inside `pool.workers`, of one trial a worker.
 
     Args:
         calibrators: by name; each is fitted on the calibration split and applied to the test split.
@@ -83,13 +92,13 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     status = {seed: state(store, trial) for seed, trial in sorted(arm.trials.items())}
     rows: list[dict[str, Any]] = []
     bins: list[pd.DataFrame] = []
-    examples: dict[str, dict[str, list[Tensor]]] = {}
+    examples: dict[str, dict[str, list[np.ndarray]]] = {}
     done = tuple(seed for seed, found in status.items() if found == "done")
-    log_kappa: list[Tensor] = []
+    log_kappa: list[np.ndarray] = []
     refused: dict[str, str] = {}
-    for seed in done:
-        able = {name: calibrator for name, calibrator in calibrators.items() if name not in refused}
-        for method, row, values, curve in _trial(store, arm.trials[seed], able, scale, refused):
+    for found, declined in on_trials(_measured, store, [arm.trials[seed] for seed in done], calibrators, scale):
+        refused |= {name: said for name, said in declined.items() if name not in refused}
+        for method, row, values, curve in found:
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
             rows.append(row)
@@ -103,15 +112,46 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     return Measures(
         arm=arm,
         frame=pd.DataFrame(rows),
-        examples={m: {name: torch.stack(v) for name, v in kept.items()} for m, kept in examples.items()},
+        examples={m: {name: _stack(v) for name, v in kept.items()} for m, kept in examples.items()},
         reliability=_pool(bins),
-        log_kappa=torch.stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
+        log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
         seeds=done,
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
         refused=refused,
     )
+
+
+def on_trials(
+    function: Callable[..., Any],
+    store: Store,
+    trials: Sequence[Trial],
+    calibrators: Mapping[str, Calibrator],
+    *more: Any,
+) -> Iterator[Any]:
+    """function(calibrators, store, *more, trial) of every trial in order, on worker processes where there are any.
+
+    They find calibrators by name; where one is not of the project or a plug-in, all is done here.
+    """
+    known = discover.calibrators()
+    if not trials or any(calibrators[name] is not known.get(name) for name in calibrators):
+        return map(partial(function, calibrators, store, *more), trials)
+    sizes = store.split_info(trials[0])
+    memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
+    return pool.each(partial(_by_name, function, tuple(calibrators), store, *more), trials, memory)
+
+
+def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> Any:
+    return function(discover.calibrators(names), *rest)
+
+
+def _measured(
+    calibrators: Mapping[str, Calibrator], store: Store, scale: float, trial: Trial
+) -> tuple[list[_Row], dict[str, str]]:
+    """What `_trial` gives, and what the calibrators said that it does without."""
+    refused: dict[str, str] = {}
+    return list(_trial(store, trial, calibrators, scale, refused)), refused
 
 
 def state(store: Store, trial: Trial) -> str:
@@ -128,7 +168,7 @@ def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
 
 def _trial(
     store: Store, trial: Trial, calibrators: Mapping[str, Calibrator], scale: float, refused: dict[str, str]
-) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor], pd.DataFrame | None]]:
+) -> Iterator[_Row]:
     """Method, table row, per-example scores [N] and, where kept, reliability bins: raw first, then each calibrator.
 
     Small predictions are measured several methods at a time: the metrics' own pass is shared.
@@ -148,9 +188,9 @@ def _trial(
             if method in (RAW, REPAIRED):
                 row["ece_null"], row["ece_p"] = ece_null(logp, y)
                 curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
-            kept = {name: values[f"{name}_n"] for name in PER_EXAMPLE}
+            kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
             if method == REPAIRED:
-                kept["log_kappa_n"] = log_kappa_n(Z["calibration"], labels["calibration"], row["kappa"])
+                kept["log_kappa_n"] = log_kappa_n(Z["calibration"], labels["calibration"], row["kappa"]).numpy()
             yield method, row, kept, curve
 
 
@@ -190,6 +230,10 @@ def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
     variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()
     influence_N = (a_N - a_N.mean()) * kappa / variance
     return math.log(kappa) + torch.where(influence_N.isfinite(), influence_N, 0.0)
+
+
+def _stack(values: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(values))
 
 
 def _pool(curves: list[pd.DataFrame]) -> pd.DataFrame:

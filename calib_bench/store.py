@@ -103,6 +103,10 @@ class Store:
                 f"{NUMERICS}): give another folder with out=, or go on with that version"
             )
 
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, str]]:
+        """Another process opens the folder anew, to read."""
+        return Store, (self.path, "read")
+
     # trials
 
     def folder(self, trial: Trial) -> Path:

@@ -112,11 +112,12 @@ def _start(settings: Settings, updates: Queue[float], owner: str) -> None:
     global _settings, _queue, _owner
     _settings, _queue, _owner = settings, updates, owner
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     worker.prepare(settings)
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
+    """Ends this worker process when the one that started it has ended; run it in a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from calib_bench.study import Analysis, Study
 
 
+def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
+    """What the study finds in the store; fits and measurements on worker processes where there are many.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+        ResourceError: a worker process died.
+    """
+    from calib_bench.execute import pool
+
+    with pool.workers(settings):
+        return study.analyse(settings, store)
+
+
 def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:
     """Writes report.html, figures/ and tables/ under `<run>/report`, each file whole or not at all.
 
@@ -29,7 +42,7 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     from calib_bench.report import figures, html, tables
     from calib_bench.report.provenance import provenance
 
-    analysis = study.analyse(settings, store) if analysis is None else analysis
+    analysis = analyse(store, study, settings) if analysis is None else analysis
     folder = store.path / "report"
     drawn = figures.save(study, analysis, folder / "figures")
     details = figures.details(study, analysis)

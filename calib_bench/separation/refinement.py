@@ -75,16 +75,14 @@ def refine(store: Store, measures: Measures, calibrators: Mapping[str, Calibrato
     """
     import torch
 
+    from calib_bench.measure import on_trials
+
     scores = tuple(SCORES.values())
     present = [name for name in FAMILIES if name in measures.examples]
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
     choices: dict[str, list[str]] = {score: [] for score in scores}
-    for seed in measures.seeds if choose else ():
-        trial = measures.arm.trials[seed]
-        Z_NK = trial.beta * store.logits(trial)["calibration"].double()
-        y_N = store.labels(trial)["calibration"]
-        candidates = {name: calibrators[name] for name in present if Z_NK.shape[1] <= LARGEST or "matrix" not in name}
-        risks = cross_validated(Z_NK, y_N, candidates)
+    trials = [measures.arm.trials[seed] for seed in measures.seeds] if choose else []
+    for risks in on_trials(_risks, store, trials, {name: calibrators[name] for name in present}):
         for score in scores:
             choices[score].append(min(risks, key=lambda name: risks[name][score]))
     if measures.seeds and choose:
@@ -98,6 +96,13 @@ def refine(store: Store, measures: Measures, calibrators: Mapping[str, Calibrato
         after=after,
         choices={score: tuple(names) for score, names in choices.items()},
     )
+
+
+def _risks(calibrators: Mapping[str, Calibrator], store: Store, trial: Trial) -> dict[str, dict[str, float]]:
+    """Of one trial, see `cross_validated`."""
+    Z_NK = trial.beta * store.logits(trial)["calibration"].double()
+    able = {name: own for name, own in calibrators.items() if Z_NK.shape[1] <= LARGEST or "matrix" not in name}
+    return cross_validated(Z_NK, store.labels(trial)["calibration"], able)
 
 
 def cross_validated(

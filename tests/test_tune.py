@@ -41,6 +41,11 @@ def test_a_search_is_run_reported_and_over(folder: Path) -> None:
     gain = analysis.tables["gain"].frame.iloc[0]
     assert gain["seeds"] == 3
     assert gain["log_loss_total"] == pytest.approx(gain["log_loss_conf"] + gain["log_loss_dyn"])
+    control = analysis.tables["controls"].frame.set_index("control")
+    assert list(control["must"]) == ["leave dyn and accuracy at 0", "move dyn and accuracy"]
+    assert control.iloc[0]["passed"]
+    assert control.iloc[0]["log_loss_total"] != 0 == pytest.approx(control.iloc[0]["log_loss_dyn"], abs=1e-6)
+    assert any(said.startswith("Negative control") for said in analysis.verdict)
     assert len(analysis.tables["configurations"].frame) == 16
     assert (folder / "report" / "report.html").exists()
 

@@ -36,10 +36,11 @@ def undertrained(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
     reference = _reference(settings, arms)
     if reference is None or not reference.trials or reference.trial.epochs == 0:
         return None
-    return _shorter(reference)
+    return shorter(reference)
 
 
-def _shorter(arm: Arm) -> Arm:
+def shorter(arm: Arm) -> Arm:
+    """The arm for an eighth of its epochs."""
     epochs = max(arm.trial.epochs // PART, min(1, arm.trial.epochs - 1))
     trials = {seed: shortened(trial, epochs) for seed, trial in arm.trials.items()}
     return Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
@@ -98,6 +99,19 @@ def weaker(measures: Measures, reference: Measures, nested: bool) -> Row:
     # Both at 95%: a study that sees one of them move sees dynamics.
     seen = any(excludes_zero(row, column) for column in ("log_loss_dyn", "accuracy"))
     return {**row, "passed": seen if "accuracy" in row else None}
+
+
+def both(store: Store, reference: Measures, repair: Mapping[str, Calibrator], nested: bool) -> list[Row]:
+    """The negative control of an arm and, where it was trained at all, the positive one, for a study of few arms.
+
+    The study's plan has the trials of `shorter`.
+    """
+    from calib_bench.measure import measure_arm
+
+    rows = [rescaled(store, reference.arm, repair, reference, nested)]
+    if reference.arm.trial.epochs:
+        rows.append(weaker(measure_arm(store, shorter(reference.arm), repair), reference, nested))
+    return rows
 
 
 def same(measures: Measures, arm: Measures, nested: bool) -> Row:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import discover, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots
+from calib_bench.rows import Row
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
@@ -85,7 +87,17 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
             final = _seeded(settings, found.best.trial, settings.seed or ()) if found.best else []
             for trial in (*tried, *found.wanted, *final):
                 wanted.setdefault(trial.key, trial)
+        if pair.plain.best:
+            control = controls.shorter(_final(settings, pair.plain.best)).trials.values()
+            wanted |= {trial.key: trial for trial in control if trial.key not in wanted}
     return list(wanted.values())
+
+
+def _final(settings: Settings, best: Tried) -> tuning.Arm:
+    """A winner with every seed."""
+    trials = {trial.seed: trial for trial in _seeded(settings, best.trial, settings.seed or ())}
+    rate = best.trial.lr
+    return tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials)
 
 
 def _runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
@@ -103,14 +115,15 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     found = pairs(settings, store.scores(settings.select))
     variants = each.variants(pair.template.family() for pair in found)
     winners: list[tuning.Arm] = []
-    rows, verdict, warnings = [], [], []  # type: list[dict[str, Any]], list[str], list[str]
+    rows, known, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
     for pair in found:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations diverged.")
             continue
-        gain, arms = _gain(settings, store, pair)
+        gain, arms, control = _gain(settings, store, pair)
         row = name | gain
+        known += [name | {"beta": settings.reference} | one for one in control]
         winners += arms
         rows.append(row)
         verdict += _words(settings, row, len(found) > 1)
@@ -126,9 +139,10 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     tried = [
         _name(pair.template, variants[pair.template.family()]) | row for pair in found for row in _configurations(pair)
     ]
+    control = pd.DataFrame(known)
     return Analysis(
-        verdict=tuple(verdict) or ("There is nothing to compare yet.",),
-        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried)),
+        verdict=(*verdict, *controls.words(control)) if verdict else ("There is nothing to compare yet.",),
+        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control),
         warnings=tuple(warnings),
         data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
     )
@@ -139,23 +153,22 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
     return name | ({"variant": variant} if variant else {})
 
 
-def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[dict[str, Any], list[tuning.Arm]]:
+def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row]]:
+    """The winner against the reference's winner, both arms, and the controls of the latter."""
     from calib_bench.measure import measure_arm, own_tests
     from calib_bench.separation.contrast import contrast
 
     repair = discover.calibrators(("temperature_scaling",))
-    measured, row = [], {}  # type: list[Any], dict[str, Any]
+    measured, row = [], {}  # type: list[Any], Row
     for label, found in (("tuned", pair.joint), ("reference", pair.plain)):
         best = found.best
         assert best is not None, "checked by the caller"
-        trials = {t.seed: t for t in _seeded(settings, best.trial, settings.seed or ())}
-        rate = best.trial.lr
-        arm = tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials)
-        measured.append(measure_arm(store, arm, repair))
-        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": rate, f"{label}_epochs_spent": found.cost}
+        measured.append(measure_arm(store, _final(settings, best), repair))
+        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": found.cost}
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
-    return row | {"nested": nested} | contrast(measured[0], measured[1], nested), arms
+    row |= {"nested": nested} | contrast(measured[0], measured[1], nested)
+    return row, arms, controls.both(store, measured[1], repair, nested)
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
@@ -222,7 +235,7 @@ def _configurations(pair: Pair) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame) -> dict[str, Table]:
+def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, control: pd.DataFrame) -> dict[str, Table]:
     nested = "nested" in gains and bool(gains["nested"].any())
     how = (
         "95% t intervals over seeds, each with its own test examples"
@@ -247,6 +260,7 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame) -> dic
             gains[[c for c in gains if str(c).startswith("brier") or c in ("model", "objective", "seeds")]],
             smoke,
         ),
+        "controls": controls.table(control, settings),
         "configurations": Table(
             "Configurations tried",
             tried,

@@ -18,6 +18,7 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
   run     train what a study wants and is not stored yet, then write its report
   plan    print what run would do: trials, groups, what is done, estimated cost
   report  rebuild the report of a run folder from its store alone: report runs/digits-separation
+  publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
   list    tasks, models, baselines, studies: list, or list tasks
 
   evaluate  every calibrator and metric on anyone's predictions: evaluate --calibration cal.npz --test test.npz
@@ -106,6 +107,13 @@ def _report(words: list[str]) -> int:
     return report(folders[0])
 
 
+def _publish(words: list[str]) -> int:
+    from calib_bench.job import published
+    from calib_bench.report import publish
+
+    return published(*publish.words(words))
+
+
 def _list(words: list[str]) -> int:
     from calib_bench.listing import show
 
@@ -132,6 +140,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "plan": _plan,
     "report": _report,
+    "publish": _publish,
     "list": _list,
     **{command: _external(command) for command in EXTERNAL},
 }

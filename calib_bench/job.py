@@ -270,7 +270,25 @@ def _short(value: object) -> str:
 def report(folder: str) -> int:
     """Rebuild the report of a run folder from what it stores."""
     console = _console()
-    store = Store(Path(folder), "read")
+    store, _, settings, analysis = _rebuilt(Path(folder))
+    _closing(settings, analysis, store, console)
+    return 0
+
+
+def published(folder: Path, to: Path, name: str) -> int:
+    """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
+    from calib_bench.report import publish
+
+    store, study, settings, analysis = _rebuilt(folder)
+    where = publish.publish(store, study, settings, analysis, to, name)
+    _console().print(f"published: {where / 'README.md'}", markup=False)
+    return 0
+
+
+def _rebuilt(folder: Path) -> tuple[Store, Study, Settings, Analysis]:
+    from calib_bench import report as reporting
+
+    store = Store(folder, "read")
     settings = store.settings()
     worker.prepare(settings)
     study = discover.study(settings.study)
@@ -279,9 +297,6 @@ def report(folder: str) -> int:
         raise UserError(
             f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
         )
-    from calib_bench import report as reporting
-
     analysis = reporting.analyse(store, study, settings)
     reporting.build(store, study, settings, analysis)
-    _closing(settings, analysis, store, console)
-    return 0
+    return store, study, settings, analysis

@@ -1,0 +1,199 @@
+"""A study made public: what of a run folder belongs in a repository, and a gallery of such folders.
+
+<to>/<name>/README.md          question, findings, figures, the reading, provenance; made anew each time
+<to>/<name>/reading.md         what it shows and does not show; written by hand, kept
+<to>/<name>/report.html        the page
+<to>/<name>/figures/           PNG
+<to>/<name>/tables/            CSV, and LaTeX of those for papers
+<to>/<name>/trials.csv         every metric of every measured trial under every method
+<to>/<name>/fits.safetensors   every fitted calibrator of few numbers, by `<trial key>/<method>/<parameter>`
+<to>/<name>/study.json         settings, command, environment, data; read by the gallery
+<to>/README.md                 its table of studies, between two marks, made anew; the rest is kept
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.errors import SettingsError, UserError
+from calib_bench.files import write_bytes, write_json
+from calib_bench.report.tables import title
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Analysis, Study
+    from calib_bench.trial import Trial
+
+MOST_NUMBERS = 1000
+"""A fit of more numbers than this is left out: it is refitted from the logits in a moment."""
+BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
+READING = "reading.md"
+PLACES = ("data", "out", "plugins")
+"""Settings that say where things were on one machine, and are nobody else's."""
+
+
+def publish(store: Store, study: Study, settings: Settings, analysis: Analysis, to: Path, name: str) -> Path:
+    """Writes the folder of a study whose report is built, and the gallery beside it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the run was a smoke run, whose numbers are not results.
+        StoreError: the store cannot be read or the folder cannot be written.
+    """
+    if settings.limit is not None:
+        raise UserError(f"{store.path} is a smoke run, limit={settings.limit}: its numbers are not for publication")
+    folder, report = to / name, Path(store.path) / "report"
+    for kind, suffixes in (("figures", (".png",)), ("tables", (".csv", ".tex"))):
+        shutil.rmtree(folder / kind, ignore_errors=True)
+        for path in sorted((report / kind).iterdir()):
+            if path.suffix in suffixes:
+                write_bytes(folder / kind / path.name, path.read_bytes())
+    write_bytes(folder / "report.html", (report / "report.html").read_bytes())
+    _write_measurements(folder, analysis)
+    _write_fits(folder, store, analysis)
+    facts = _facts(store, study, settings, analysis)
+    write_json(folder / "study.json", facts)
+    reading = folder / READING
+    said = reading.read_text() if reading.exists() else ""
+    write_bytes(folder / "README.md", _page(name, analysis, facts, said, list(study.figures)).encode())
+    gallery(to)
+    return folder
+
+
+def _write_measurements(folder: Path, analysis: Analysis) -> None:
+    frame: Any = analysis.data.get("measurements")
+    if frame is not None and len(frame):
+        kept = frame.drop(columns="fit_seconds", errors="ignore")
+        write_bytes(folder / "trials.csv", kept.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
+    """The parameters of every calibrator that was measured, fitted again to the stored logits."""
+    from safetensors.torch import save
+
+    arms: Any = analysis.data.get("arms") or ()
+    frame: Any = analysis.data.get("measurements")
+    if frame is None or not len(frame):
+        return
+    methods = {key: list(own) for key, own in frame.groupby("key")["method"]}
+    trials = {trial.key: trial for arm in arms for trial in arm.trials.values() if trial.key in methods}
+    fits = dict(_fits(store, {key: (trial, methods[key]) for key, trial in trials.items()}))
+    if fits:
+        write_bytes(folder / "fits.safetensors", save(fits))
+
+
+def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    from calib_bench import discover
+
+    for key, (trial, methods) in measured.items():
+        Z_NK, y_N = trial.beta * store.logits(trial)["calibration"].double(), store.labels(trial)["calibration"]
+        for method, calibrator in discover.calibrators([m for m in methods if m != "raw"]).items():
+            params = calibrator.fit(Z_NK, y_N)
+            tensors = {name: torch.as_tensor(value).clone().contiguous() for name, value in params.items()}
+            if sum(value.numel() for value in tensors.values()) <= MOST_NUMBERS:
+                yield from ((f"{key}/{method}/{name}", value) for name, value in tensors.items())
+
+
+def _facts(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:
+    trials = [trial for trial in study.plan(settings, store.scores(settings.select)) if store.has(trial)]
+    records = [store.record(trial) for trial in trials]
+    return {
+        **store.provenance(),
+        "task": settings.task,
+        "study": settings.study,
+        "question": study.question,
+        "summary": list(analysis.summary or analysis.verdict[:1]),
+        "settings": settings.model_dump(mode="json", exclude=set(PLACES)),
+        "trials": len(trials),
+        "diverged": sum(record.status == "diverged" for record in records),
+        "training_hours": round(sum(float(record.facts.get("seconds", 0.0)) for record in records) / 3600, 4),
+        "devices": sorted({str(record.facts.get("device", "")) for record in records} - {""}),
+    }
+
+
+def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
+    environment = ", ".join(f"{key} {value}" for key, value in _flat(facts["environment"]))
+    lines = [
+        f"# {name}",
+        "",
+        facts["question"],
+        "",
+        f"Command: `{facts['command']}`. {facts['trials']:,} trials ({facts['diverged']:,} diverged), "
+        f"{facts['training_hours']:.2g} hours of one worker's training in all, on {', '.join(facts['devices'])}. "
+        "[The page](report.html); every number comes from stored results by `python -m calib_bench report`.",
+        "",
+        *(f"![{title(figure)}](figures/{figure}.png)" for figure in figures),
+        "",
+        "## What the report said",
+        *(f"- {sentence}" for sentence in analysis.verdict),
+    ]
+    if analysis.warnings:
+        lines += ["", "Before quoting a number:", *(f"- {warning}" for warning in analysis.warnings)]
+    lines += ["", reading.rstrip()] if reading else []
+    lines += ["", "## Tables", *(_table(name, table.title, table.paper) for name, table in analysis.tables.items())]
+    lines += ["", "## Provenance", environment + ".", *(_data(split) for split in facts["splits"]), ""]
+    return "\n".join(lines)
+
+
+def _table(name: str, said: str, paper: bool) -> str:
+    return f"- {said}: [CSV](tables/{name}.csv)" + (f", [LaTeX](tables/{name}.tex)" if paper else "")
+
+
+def _data(split: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{size:,} {part}" for part, size in split["sizes"].items())
+    return f"Data: {split['source']}, {sizes}; digest {split['digest'][:20]}."
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield key, value
+
+
+def gallery(to: Path) -> None:
+    """Makes the table of studies in `<to>/README.md` anew, of every folder that has a study.json."""
+    path = to / "README.md"
+    text = path.read_text() if path.exists() else f"# Published studies\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in text or END not in text:
+        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
+    head, rest = text.split(BEGIN, 1)
+    rows = ["| study | command | what it says |", "| --- | --- | --- |"]
+    for place in sorted(to.glob("*/study.json")):
+        facts = json.loads(place.read_text())
+        said = " ".join(facts["summary"]).replace("|", "\\|")
+        rows.append(f"| [{place.parent.name}]({place.parent.name}/README.md) | `{facts['command']}` | {said} |")
+    write_bytes(path, f"{head}{BEGIN}\n{chr(10).join(rows)}\n{END}{rest.split(END, 1)[1]}".encode())
+
+
+def words(given: list[str]) -> tuple[Path, Path, str]:
+    """Command-line words -> run folder, where to, name.
+
+    Raises:
+        SettingsError: not one folder, or an unknown key.
+    """
+    folders = [word for word in given if "=" not in word]
+    options = dict(word.split("=", 1) for word in given if "=" in word)
+    unknown = set(options) - {"to", "name"}
+    if len(folders) != 1 or unknown or not all(options.values()):
+        raise SettingsError(
+            "publish takes one run folder, to=FOLDER and name=NAME: "
+            "python -m calib_bench publish runs/digits-separation to=reports"
+        )
+    run = Path(folders[0])
+    name = options.get("name", run.resolve().name)
+    if "/" in name or name.startswith("."):
+        raise SettingsError(f"name={name} is not the name of a folder")
+    return run, Path(options.get("to", "reports")), name

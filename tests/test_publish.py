@@ -1,0 +1,69 @@
+"""Publication: what a folder of a study holds, that readings are kept, that the gallery lists every folder once."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import synthetic
+from safetensors.torch import load_file
+
+from calib_bench import cli
+from calib_bench.report.publish import BEGIN, END
+
+WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits-separation"
+    synthetic.make(folder, *WORDS)
+    return folder
+
+
+def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to = tmp_path / "reports"
+    to.mkdir()
+    (to / "README.md").write_text(f"# Gallery\n\nby hand\n\n{BEGIN}\n{END}\n\nafter\n")
+    assert cli.main(["publish", str(run), f"to={to}", "name=first"]) == 0
+    assert "published:" in capsys.readouterr().out
+    (to / "first" / "reading.md").write_text("## How to read it\nWith care.\n")
+    (to / "first" / "figures" / "stale.png").write_bytes(b"")
+    assert cli.main(["publish", str(run), f"to={to}", "name=first"]) == 0
+    assert cli.main(["publish", str(run), f"to={to}", "name=second"]) == 0
+    page = (to / "first" / "README.md").read_text()
+    for link in ("report.html", "figures/separation.png", "tables/separation.csv", "tables/separation.tex"):
+        assert f"({link})" in page
+        assert (to / "first" / link).stat().st_size > 100
+    assert "With care." in page
+    assert "With care." not in (to / "second" / "README.md").read_text()
+    assert not (to / "first" / "figures" / "stale.png").exists()
+    index = (to / "README.md").read_text()
+    assert index.count("| [first](first/README.md) |") == index.count("| [second](second/README.md) |") == 1
+    assert index.startswith("# Gallery\n\nby hand\n")
+    assert index.endswith("\nafter\n")
+    facts = json.loads((to / "first" / "study.json").read_text())
+    assert facts["summary"]
+    assert {"data", "out", "plugins"}.isdisjoint(facts["settings"])
+    rows = list(csv.DictReader((to / "first" / "trials.csv").open()))
+    fits = load_file(to / "first" / "fits.safetensors")
+    kappa = {(row["key"], row["method"]): row["kappa"] for row in rows}
+    temperatures = {name.split("/")[0]: float(v) for name, v in fits.items() if name.endswith("scaling/temperature")}
+    assert len(temperatures) == len({row["key"] for row in rows if row["method"] == "temperature_scaling"})
+    for key, temperature in temperatures.items():
+        assert float(kappa[key, "temperature_scaling"]) == pytest.approx(temperature)
+
+
+def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthetic.make(tmp_path / "run", *WORDS, "limit=200")
+    assert cli.main(["publish", str(tmp_path / "run"), f"to={tmp_path / 'reports'}"]) == 2
+    assert "smoke run" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "into=b"], ["a", "name=../b"]])
+def test_bad_words_are_told(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["publish", *words]) == 2
+    assert "error:" in capsys.readouterr().err

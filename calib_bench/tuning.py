@@ -117,13 +117,19 @@ def templates(settings: Settings) -> Iterator[Trial]:
             )
 
 
+def trial_at(settings: Settings, template: Trial, rate: float, seed: int) -> Trial:
+    """A template's trial of this rate and seed, on the seed's split."""
+    split = seed if settings.split == "seed" else 0
+    return template.model_copy(update={"lr": rate, "seed": seed, "split": split})
+
+
 class _Tuner:
     """Arms compared with each other, and their trials, each made once: its key is most of what planning costs."""
 
     def __init__(self, settings: Settings, arms: list[Trial]) -> None:
+        self.settings = settings
         self.arms = arms
         self.numbers = range(len(arms))
-        self.own_splits = settings.split == "seed"
         self.tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
         self._made: dict[tuple[int, float, int], Trial] = {}
 
@@ -131,9 +137,7 @@ class _Tuner:
         """A trial of the arm of this number."""
         made = self._made.get((arm, rate, seed))
         if made is None:
-            split = seed if self.own_splits else 0
-            made = self.arms[arm].model_copy(update={"lr": rate, "seed": seed, "split": split})
-            self._made[arm, rate, seed] = made
+            made = self._made[arm, rate, seed] = trial_at(self.settings, self.arms[arm], rate, seed)
         return made
 
     def score(self, arm: int, rate: float, scores: Scores) -> float | None:

@@ -15,6 +15,7 @@ from calib_bench.inference.binned import (
 )
 from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
+from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
 from calib_bench.inference.interval import (
     DIFFERS,
@@ -27,6 +28,7 @@ from calib_bench.inference.interval import (
     simultaneous,
 )
 from calib_bench.inference.ranking import aurc_interval, aurc_n
+from calib_bench.inference.resampled import Resampled, percentile, resampled_means
 from calib_bench.inference.selection import SelectedGain, selected_gain
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
@@ -36,12 +38,14 @@ __all__ = [
     "UNDECIDED",
     "Binned",
     "Interval",
+    "Resampled",
     "SelectedGain",
     "Statistic",
     "TwoByTwo",
     "VarianceShares",
     "aurc_interval",
     "aurc_n",
+    "best_of",
     "binned_interval",
     "classwise_interval",
     "crossed_bootstrap",
@@ -51,7 +55,9 @@ __all__ = [
     "ece_null_of",
     "equivalence",
     "holm",
+    "percentile",
     "rate",
+    "resampled_means",
     "selected_gain",
     "share",
     "simultaneous",

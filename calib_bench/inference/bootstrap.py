@@ -59,7 +59,7 @@ def basic(
     n_boot, S = value_BS.shape
     mean = float(value_S.mean())
     # Seeds are drawn from a stream of their own, so that examples can be drawn once for any number of them.
-    seeds_BS = _resample(np.random.default_rng((seed, S)), n_boot, S) / S
+    seeds_BS = resample(np.random.default_rng((seed, S)), n_boot, S) / S
     deviation_B = _widen(seeds_BS, value_S, level) + (seeds_BS * (value_BS - value_S)).sum(1)
     if not deviation_B.any():
         below = above = 0.0
@@ -83,12 +83,12 @@ def _counts(n_boot: int, N: int, seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     counts_BN = np.empty((n_boot, N), np.uint8)
     for start in range(0, n_boot, step := max(1, BLOCK // N)):
-        counts_BN[start : start + step] = _resample(rng, min(step, n_boot - start), N)
+        counts_BN[start : start + step] = resample(rng, min(step, n_boot - start), N)
     counts_BN.flags.writeable = False
     return counts_BN
 
 
-def _resample(rng: np.random.Generator, n_boot: int, n: int) -> NDArray[np.int64]:
+def resample(rng: np.random.Generator, n_boot: int, n: int) -> NDArray[np.int64]:
     """How often each of n units is drawn in n draws: [n_boot, n]."""
     drawn = rng.integers(0, n, size=(n_boot, n))
     drawn += n * np.arange(n_boot)[:, None]

@@ -17,6 +17,7 @@ from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, 
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY
+from calib_bench.tuning import trial_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,11 +92,7 @@ def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int]
     chosen = {}
     for tried in arm.rates:
         for seed in settings.seed or ():
-            if tried == arm.chosen:
-                trial = arm.trials[seed]
-            else:
-                split = seed if settings.split == "seed" else 0
-                trial = arm.trial.model_copy(update={"lr": tried, "seed": seed, "split": split})
+            trial = arm.trials[seed] if tried == arm.chosen else trial_at(settings, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
             bad = store.record(trial).status == "diverged"

@@ -1,0 +1,187 @@
+"""Planes of two settings: where a score is best along one of them, where training fails, and how both move.
+
+A plane here is a family's arms over beta (columns) and the rates they tried (rows), at every seed. The ridge is the
+best rate at each beta; the frontier the rate above which training fails. Both are powers of beta where theory holds
+(Agarwala et al., 2023, arXiv 2010.07344), so that what is reported are slopes on log-log axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calib_bench import discover, tuning
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from calib_bench.settings import Settings
+    from calib_bench.study import Scores
+
+    Array = NDArray[np.float64]
+
+GUESS = 0.95
+"""A trial that ends above this share of what guessing scores has learnt nothing."""
+FINE = 2**0.25
+"""The frontier is known to within this factor."""
+
+
+def worthless(settings: Settings) -> Callable[[float], bool]:
+    """Whether a selection score is that of a trial that failed: it diverged, or is no better than guessing.
+
+    The score of guessing is log K nats, of K classes, or an error of 1 - 1 / K.
+    """
+    classes = discover.task(settings.task).classes
+    guess = 1 - 1 / classes if settings.select == "error" else math.log(classes)
+    return lambda score: not score < GUESS * guess
+
+
+def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, Array]:
+    """Where curves are lowest: the vertex of the parabola through the lowest point and its neighbours.
+
+    Args:
+        x_R: places [R], ascending.
+        y_R: heights [..., R]; one that is not finite is no point of its curve.
+
+    Returns:
+        The place [...], at most half a step from the lowest point, that point itself where a neighbour is missing; and
+        whether [...] it has no lower neighbour on either side to show that it is not the end of the curve. NaN and True
+        for a curve without a point.
+    """
+    x, y = np.asarray(x_R, np.float64), np.where(np.isfinite(y_R), y_R, np.inf)
+    best = y.argmin(-1)
+    lowest = np.take_along_axis(y, best[..., None], -1)[..., 0]
+    inside = (best > 0) & (best < len(x) - 1)
+    left, right = np.clip(best - 1, 0, len(x) - 1), np.clip(best + 1, 0, len(x) - 1)
+    beside = [np.take_along_axis(y, i[..., None], -1)[..., 0] for i in (left, right)]
+    with np.errstate(invalid="ignore"):  # of a curve without a point
+        rise, fall = (height - lowest for height in beside)
+    whole = inside & np.isfinite(rise) & np.isfinite(fall) & (rise + fall > 0)
+    a, b = x[best] - x[left], x[right] - x[best]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # The vertex of the parabola through (-a, rise), (0, 0), (b, fall).
+        shift = (rise * b * b - fall * a * a) / (2 * (rise * b + fall * a))
+    place = x[best] + np.where(whole, np.clip(np.nan_to_num(shift), -a / 2, b / 2), 0.0)
+    empty = ~np.isfinite(lowest)
+    return np.where(empty, np.nan, place), ~inside | empty
+
+
+def slope(x_B: ArrayLike, y_B: ArrayLike) -> Array:
+    """Least-squares slope of y [..., B] over x [B]."""
+    x, y = np.asarray(x_B, np.float64), np.asarray(y_B, np.float64)
+    centred = x - x.mean()
+    return np.asarray((y * centred).sum(-1) / (centred**2).sum())
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Where training begins to fail, as the rate grows, for one arm and seed.
+
+    Attributes:
+        best: the rate with the lowest score; NaN when every rate fails.
+        stable: the highest rate tried below `failing`; NaN likewise.
+        failing: the lowest rate above `best` at which training failed; NaN when none was found.
+        wanted: rates to try next; none once `failing` / `stable` is at most FINE, or there is no more to try.
+    """
+
+    best: float
+    stable: float
+    failing: float
+    wanted: tuple[float, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """The frontier: the middle of the bracket, on a log scale."""
+        return math.sqrt(self.stable * self.failing)
+
+
+def bracket(
+    rates: Sequence[float], score: Callable[[float], float | None], failed: Callable[[float], bool], extend: int
+) -> Bracket:
+    """The bracket of one arm and seed, as far as it is known.
+
+    From the best rate of the grid upwards: the grid is continued by its own last step until training fails, at most
+    `extend` times, then the bracket is halved, on a log scale. Failing may come and go as the rate grows; what is found
+    is where it begins.
+
+    Args:
+        rates: the grid, ascending; all of them have a score.
+        score: of a rate, or None where it has not run.
+    """
+    known = {rate: value for rate in rates if (value := score(rate)) is not None}
+    if len(known) < len(rates) or all(failed(value) for value in known.values()):
+        return Bracket(math.nan, math.nan, math.nan)
+    best = min(known, key=lambda rate: (known[rate], rate))
+    step = rates[-1] / rates[-2] if len(rates) > 1 else 2.0
+    for _ in range(extend):
+        if any(rate > best and failed(value) for rate, value in known.items()):
+            break
+        further = _round(max(known) * step)
+        value = score(further)
+        if value is None:
+            return Bracket(best, max(known), math.nan, (further,))
+        known[further] = value
+    while True:
+        bad = [rate for rate in known if rate > best and failed(known[rate])]
+        if not bad:
+            return Bracket(best, max(known), math.nan)
+        failing = min(bad)
+        stable = max(rate for rate in known if rate < failing)
+        if failing / stable <= FINE * (1 + 1e-9):
+            return Bracket(best, stable, failing)
+        middle = _round(math.sqrt(stable * failing))
+        value = score(middle)
+        if value is None:
+            return Bracket(best, stable, failing, (middle,))
+        known[middle] = value
+
+
+def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
+    """By seed, where the arm's training begins to fail."""
+    failed = worthless(settings)
+
+    def of(seed: int) -> Bracket:
+        return bracket(
+            arm.rates, lambda rate: scores(tuning.trial_at(settings, arm.trial, rate, seed)), failed, settings.extend
+        )
+
+    return {seed: of(seed) for seed in settings.seed or ()}
+
+
+def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
+    """The arm's trials beyond its grid that its brackets have tried or want next, a pure function of the scores."""
+    found: dict[str, Trial] = {}
+
+    def noted(trial: Trial) -> float | None:
+        value = scores(trial)
+        if value is not None and trial.lr not in arm.rates:
+            found.setdefault(trial.key, trial)
+        return value
+
+    for seed, one in brackets(settings, arm, noted).items():
+        for rate in one.wanted:
+            trial = tuning.trial_at(settings, arm.trial, rate, seed)
+            found.setdefault(trial.key, trial)
+    return list(found.values())
+
+
+def regimes(betas: Sequence[float]) -> Mapping[str, list[int]]:
+    """Ranges of beta in which a power law is looked for, by name: indices of at least two betas.
+
+    The curvature at zero logits is proportional to beta below about 0.1 and to its square above 1.
+    """
+    ranges = {"all": (0.0, math.inf), "beta <= 0.1": (0.0, 0.1), "beta >= 1": (1.0, math.inf)}
+    inside = {
+        name: [i for i, beta in enumerate(betas) if low <= beta * (1 + 1e-9) and beta * (1 - 1e-9) <= high]
+        for name, (low, high) in ranges.items()
+    }
+    return {name: some for name, some in inside.items() if len(some) >= 2 and (name == "all" or len(some) < len(betas))}
+
+
+def _round(rate: float) -> float:
+    return float(f"{rate:.10g}")

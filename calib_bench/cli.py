@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from calib_bench import __version__
 from calib_bench.errors import SettingsError, UserError, nearest
+from calib_bench.files import FULL
+from calib_bench.redaction import redact
 
 USAGE = """\
 calib_bench {version}: post-hoc calibration against training-time softmax temperature
@@ -44,19 +46,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: what is finished is stored; the same command goes on from it", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "interrupted: what is finished is stored; the same command goes on from it"
+        print(f"\n{redact(said)}", file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in FULL:
+            print(f"error: no space is left: {error}. Free some; the same command goes on.", file=sys.stderr)
+            return 2
         print(
-            f"internal error: {type(error).__name__}: {error}. Finished trials are stored. --debug shows where.",
+            f"internal error: {type(error).__name__}: {redact(str(error))}. Finished trials are stored. --debug shows "
+            "where.",
             file=sys.stderr,
         )
         return 1

@@ -26,6 +26,16 @@ class ResourceError(UserError):
     """The machine ran out of something: memory, disk, workers."""
 
 
+class DiskFull(ResourceError):
+    """Nothing more can be written."""
+
+
+class OutOfMemory(ResourceError):
+    """One trial does not fit in memory; others may."""
+
+    memory = True
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A clause naming the choices closest to `word`, or all of them when none is close.
 

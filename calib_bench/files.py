@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calib_bench.errors import ResourceError, StoreError
+from calib_bench.errors import DiskFull, StoreError
 
 SMALL = 1 << 20
 """Bytes up to which a file is checked in one piece, which saves most of the time of thousands of small ones."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a file size that is used up."""
 _canonical = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 
@@ -24,14 +26,14 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the file system says while `path` is written into errors for people.
 
     Raises:
-        ResourceError: the disk is full.
+        DiskFull: no space is left, or no more is allowed.
         StoreError: the folder cannot be written.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
+        if error.errno in FULL:
+            raise DiskFull(
                 f"no space is left on the disk that holds {path}: free some, or give another folder with out=; what is "
                 f"stored stays whole, and the same command goes on from it"
             ) from error

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from calib_bench import claims, discover
+from calib_bench import claims, discover, stopping
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, worker
+from calib_bench.report import failed
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -58,6 +59,8 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
         console.print(f"[yellow]warning:[/] {message}", markup=True)
     device = _device(resolved)
     workers = local.worker_count(resolved, device)
+    for failure in store.failures.retry():
+        console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{_command(settings)}\n{_summary(plan, store)}", markup=False)
     if plan.pending:
@@ -68,14 +71,20 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
                 raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
     _check_data(resolved, plan, store)
     store.write_study(resolved, _command(settings))
-    _train(resolved, study, store, plan, workers, device, console)
+    try:
+        with nullcontext() if distributed.requested() else stopping.orderly():
+            _train(resolved, study, store, plan, workers, device, console)
+    except stopping.Stopped:
+        raise stopping.Stopped(
+            f"stopped, and what was under way is saved; go on with\n  {_command(settings)}"
+        ) from None
     if distributed.requested():
         gang.dismiss()
         distributed.stop()
     with claims.of(store.path, claims.OWNER, resolved.lease).turn("report"):
         analysis = _report(resolved, study, store, console)
     _closing(resolved, analysis, store, console)
-    return 0
+    return 1 if failed.of_study(study, resolved, store) else 0
 
 
 def _console() -> Console:
@@ -188,6 +197,8 @@ def _train(
         console.print(
             f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False
         )
+    if plan.failed:
+        console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
 
 
 def _wait_for_others(plan: planning.Plan, known: claims.Claims, console: Console) -> None:
@@ -292,7 +303,9 @@ def _rebuilt(folder: Path) -> tuple[Store, Study, Settings, Analysis]:
     settings = store.settings()
     worker.prepare(settings)
     study = discover.study(settings.study)
-    missing = [trial for trial in study.plan(settings, store.scores(settings.select)) if not store.has(trial)]
+    failures = store.failures.now()
+    wanted = study.plan(settings, store.scores(settings.select))
+    missing = [trial for trial in wanted if trial.key not in failures and not store.has(trial)]
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"

@@ -156,7 +156,9 @@ def _measured(
 
 def state(store: Store, trial: Trial) -> str:
     """ "done", "diverged", "failed" or, of a trial that the store does not hold, "missing"."""
-    return store.record(trial).status if store.has(trial) else "missing"
+    if store.has(trial):
+        return store.record(trial).status
+    return "failed" if trial.key in store.failures.now() else "missing"
 
 
 def own_tests(store: Store, arms: Iterable[Arm]) -> bool:

@@ -22,28 +22,32 @@ class Plan:
         trials: every trial wanted so far, unique.
         done: how many of them the store already holds.
         groups: the others, grouped.
+        failed: how many were tried and could not be finished.
     """
 
     trials: tuple[Trial, ...]
     done: int
     groups: tuple[Group, ...]
+    failed: int = 0
 
     @property
     def pending(self) -> int:
         """Trials still to run."""
-        return len(self.trials) - self.done
+        return len(self.trials) - self.done - self.failed
 
 
 def make(settings: Settings, study: Study, store: Store, workers: int = 1, device: str = "cpu") -> Plan:
     """The plan for resolved settings, given what the store holds."""
     scores = store.scores(settings.select)
     trials = {trial.key: trial for trial in study.plan(settings, scores)}
-    pending = {key: trial for key, trial in trials.items() if not store.has(trial)}
+    left_over = {key: trial for key, trial in trials.items() if not store.has(trial)}
+    failed = left_over.keys() & store.failures.now().keys()
+    pending = {key: trial for key, trial in left_over.items() if key not in failed}
     left = dict(pending)
     begun = [keys for keys in store.unfinished() if set(keys) <= pending.keys()]
     groups = [tuple(left.pop(key) for key in keys) for keys in begun if set(keys) <= left.keys()]
     groups += group(list(left.values()), settings.stack, workers, device)
-    return Plan(tuple(trials.values()), len(trials) - len(pending), tuple(groups))
+    return Plan(tuple(trials.values()), len(trials) - len(left_over), tuple(groups), len(failed))
 
 
 def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:

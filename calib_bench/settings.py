@@ -97,6 +97,11 @@ class Settings(BaseModel):
     lease: Positive = Field(
         120.0, description="several drivers on one store: seconds without a sign of life until one takes over another's"
     )
+    stall: NonNegative = Field(
+        0.0,
+        description="seconds without progress after which a trial is stopped and counted as failed; 0 waits for ever. "
+        "Trials then run in processes of their own",
+    )
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
     plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines, studies")
     yes: bool = Field(False, description="do not ask before a long run")

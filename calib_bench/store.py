@@ -6,6 +6,7 @@
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
     checkpoints/                    of trials under way
     claims/                         which driver is at work on what
+    failed/<key>.json               why a trial could not be finished, until it is
     damaged/                        what was found broken, kept for a look
 
 A trial's folder is written under a temporary name and renamed when whole. `trial.json` holds the SHA-256 of its
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from calib_bench import environment, files
 from calib_bench.errors import DataError, StoreError
+from calib_bench.failures import Failures
 from calib_bench.settings import Settings
 from calib_bench.study import Scores
 from calib_bench.trial import NUMERICS, Trial
@@ -79,6 +81,7 @@ class Store:
         self._whole: set[str] = set()
         self._contents: dict[str, dict[str, Any]] = {}
         self._alike: dict[str, Any] = {}
+        self.failures = Failures(path / "failed")
         marker = path / "store.json"
         if not marker.exists():
             if mode == "read":
@@ -115,10 +118,14 @@ class Store:
 
     def begin(self, group: Sequence[Trial]) -> Path:
         """Where the checkpoint of a group goes; who is in the group is written down, so that it can be resumed."""
-        name = files.digest_of([trial.key for trial in group])[:20]
-        path = self.path / "checkpoints" / f"{name}.pt"
+        path = self.checkpoint(group)
         files.write_json(path.with_suffix(".json"), [trial.key for trial in group])
         return path
+
+    def checkpoint(self, group: Sequence[Trial]) -> Path:
+        """Where the checkpoint of a group is, or would be."""
+        name = files.digest_of([trial.key for trial in group])[:20]
+        return self.path / "checkpoints" / f"{name}.pt"
 
     def finish(self, checkpoint: Path) -> None:
         """Forget a group's checkpoints, once its outcomes are stored."""
@@ -242,6 +249,7 @@ class Store:
                     raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+        self.failures.forget(outcome.trial.key)
 
     def _read(self, key: str) -> dict[str, Any]:
         path = f"{self._trials}/{key}/trial.json"
@@ -296,11 +304,12 @@ class Store:
         return pd.read_parquet(self.folder(trial) / "history.parquet")
 
     def scores(self, select: str) -> Scores:
-        """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"."""
+        """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"; inf of what diverged or failed."""
+        failed = self.failures.now()
 
         def score(trial: Trial) -> float | None:
             if not self.has(trial):
-                return None
+                return float("inf") if trial.key in failed else None
             record = self.record(trial)
             return float("inf") if record.status != "done" else float(record.facts["selection"][select])
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import Queue
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 
-from calib_bench import claims
-from calib_bench.errors import ResourceError
+from calib_bench import stopping
 from calib_bench.execute import worker
+from calib_bench.execute.slot import Job, Slot
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 
-_settings: Settings
-_queue: Queue[float]
-_owner: str
+POLL = 0.2
+"""Seconds between two looks at the workers."""
+PATIENCE = 60.0
+"""Seconds that workers have to save what they are at when the run is to stop."""
 
 
 def worker_count(settings: Settings, device: str) -> int:
@@ -38,105 +33,64 @@ def worker_count(settings: Settings, device: str) -> int:
 class Workers:
     """Worker processes that live as long as a job: `with Workers(...) as workers: workers.run(...)` round by round.
 
-    They are started when a round first has several groups; one group alone runs in this process.
+    They are started when a round first has several groups; one group alone, or one worker, runs in this process, unless
+    `stall` asks for a watch over it. A worker that dies or stalls costs only the trial that it was at.
     """
 
     def __init__(self, settings: Settings, count: int) -> None:
         self.settings, self.count = settings, count
-        self.pool: ProcessPoolExecutor | None = None
-        self.updates: Queue[float]
+        self.slots: list[Slot] = []
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self.pool is None:
-            return
-        processes = list((self.pool._processes or {}).values())
-        self.pool.shutdown(wait=False, cancel_futures=True)  # they leave while the work goes on
-        if kind is not None:
-            for process in processes:
-                process.terminate()
+        busy = [slot for slot in self.slots if slot.job is not None]
+        if kind is not None and issubclass(kind, Exception):
+            self._stop(busy)
+        for slot in self.slots:
+            slot.leave(at_once=kind is not None)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
         """Run every group; whatever finishes is stored at once, also when another group fails. Returns how many trials
         were trained: those that other drivers are at work on are left to them.
 
         Raises:
-            ResourceError: memory ran out, or a worker process died.
+            Stopped: it was asked to, and what is under way is saved.
+            ResourceError: no worker process can be started, or the disk is full.
         """
-        if self.pool is None and (self.count == 1 or len(groups) == 1):
+        if not self.slots and not self.settings.stall and (self.count == 1 or len(groups) == 1):
             worker.prepare(self.settings)
             return sum(worker.run_group(group, self.settings, store, progress) for group in groups)
-        pool = self._started()
-        futures = [pool.submit(_work, group, store.path) for group in sorted(groups, key=len, reverse=True)]
-        return _watch(futures, self.updates, progress)
+        before = sum(slot.trained for slot in self.slots)
+        waiting = deque(Job(group) for group in sorted(groups, key=len, reverse=True))
+        while waiting or self._busy():
+            self._hand_out(waiting, store)
+            wait([slot.future for slot in self._busy() if slot.future], POLL, FIRST_COMPLETED)
+            for slot in self._busy():
+                slot.tell(progress)
+                waiting.extend(slot.look(store))
+            if stopping.requested():
+                self._stop(self._busy())
+                raise stopping.Stopped
+        return sum(slot.trained for slot in self.slots) - before
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self.pool is None:
-            # A worker that is stopped leaves its loaders' semaphores to the resource tracker, which frees them.
-            os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-            context = multiprocessing.get_context("spawn")
-            self.updates = context.Queue()
-            self.pool = ProcessPoolExecutor(
-                self.count, context, initializer=_start, initargs=(self.settings, self.updates, claims.OWNER)
-            )
-        return self.pool
+    def _busy(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.job is not None]
 
+    def _hand_out(self, waiting: deque[Job], store: Store) -> None:
+        """Give every free worker a job, and start one more while there is work for it."""
+        while waiting:
+            free = next((slot for slot in self.slots if slot.job is None), None)
+            if free is None and len(self.slots) < self.count:
+                free = Slot(self.settings)
+                self.slots.append(free)
+            if free is None:
+                return
+            free.begin(waiting.popleft(), store)
 
-def _watch(futures: list[Future[int]], updates: Queue[float], progress: worker.Progress) -> int:
-    pending, count = set(futures), 0
-    while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        _drain(updates, progress)
-        for future in done:
-            try:
-                count += future.result()
-            except BrokenProcessPool:
-                raise ResourceError(
-                    "a worker process died, most likely for want of memory: finished trials are stored; run the same "
-                    "command again with fewer workers= or a smaller stack= or batch="
-                ) from None
-    return count
-
-
-def _drain(updates: Queue[float], progress: worker.Progress) -> None:
-    while True:
-        try:
-            progress(updates.get_nowait())
-        except queue.Empty:
-            return
-
-
-def _start(settings: Settings, updates: Queue[float], owner: str) -> None:
-    global _settings, _queue, _owner
-    _settings, _queue, _owner = settings, updates, owner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    worker.prepare(settings)
-
-
-def leave_with_parent() -> None:
-    """Ends this worker process when the one that started it has ended; run it in a thread."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(group: Group, path: Path) -> int:
-    return worker.run_group(group, _settings, Store(path), _throttled(_queue.put), _owner)
-
-
-def _throttled(send: Callable[[float], object], least: float = 0.25) -> worker.Progress:
-    """Send at most once every `least` trials' worth or so; less than that may stay unsent in the end."""
-    held = 0.0
-
-    def progress(amount: float) -> None:
-        nonlocal held
-        held += amount
-        if held >= least:
-            send(held)
-            held = 0.0
-
-    return progress
+    def _stop(self, busy: list[Slot]) -> None:
+        """Ask workers to save what they are at, and wait until they have."""
+        for slot in busy:
+            slot.stop()
+        wait([slot.future for slot in busy if slot.future], PATIENCE)

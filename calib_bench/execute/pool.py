@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from calib_bench.errors import ResourceError
-from calib_bench.execute import local, worker
+from calib_bench.execute import local, slot, worker
 from calib_bench.settings import Settings
 
 Item = TypeVar("Item")
@@ -96,5 +96,5 @@ class _Pool:
 
 def _start(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=local.leave_with_parent, daemon=True).start()
+    threading.Thread(target=slot.leave_with_parent, daemon=True).start()
     worker.prepare(settings)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from calib_bench import claims, discover
+from calib_bench import claims, discover, stopping
 from calib_bench.device import pick
+from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
+
+FATAL = (SettingsError, DataError, StoreError, DiskFull)
+"""What concerns every trial and only the user can put right."""
 
 
 def prepare(settings: Settings) -> None:
@@ -63,8 +67,10 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
     """Train what is left of one group and store its outcomes; returns how many trials that were.
 
     Raises:
-        ResourceError: a batch does not fit in memory.
+        Stopped: it was asked to, and what is under way is saved.
+        SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
+    stopping.check()
     with claimed(group, settings, store, owner) as (left, claim):
         if claim is None or not left:
             return 0
@@ -74,17 +80,46 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
             progress(amount)
 
         try:
-            train_group(left, settings, store, told)
+            train_apart(left, settings, store, told)
         except claims.LostError:
             return 0
         return len(left)
+
+
+def train_apart(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+    """Train a group and store its outcomes. A trial that cannot be finished is recorded as failed, with its cause.
+
+    A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
+
+    Raises:
+        Stopped: it was asked to, and what is under way is saved.
+        SettingsError, DataError, StoreError, DiskFull: nothing would do better.
+    """
+    try:
+        train_group(group, settings, store, progress)
+    except (*FATAL, claims.LostError):
+        raise
+    except Exception as error:
+        store.finish(store.checkpoint(group))
+        if len(group) == 1:
+            store.failures.raised(group[0], error)
+        for half in halves(group, store):
+            stopping.check()
+            train_apart(half, settings, store, progress)
+
+
+def halves(group: Group, store: Store) -> list[Group]:
+    """What is left to try of a group that failed, in two; none of a group of one."""
+    left = tuple(trial for trial in group if not store.has(trial))
+    middle = len(left) // 2
+    return [half for half in (left[:middle], left[middle:]) if half and len(group) > 1]
 
 
 def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
     """Train a group, whole, and store its outcomes.
 
     Raises:
-        ResourceError: a batch does not fit in memory.
+        OutOfMemory: a batch does not fit in memory.
     """
     from calib_bench.train import train
 

@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
-    """What the study finds in the store; fits and measurements on worker processes where there are many.
+    """What the study finds in the store, and what failed; fits and measurements on worker processes where there are many.
 
     Raises:
         StoreError: a stored trial cannot be read.
         ResourceError: a worker process died.
     """
     from calib_bench.execute import pool
+    from calib_bench.report import failed
 
     with pool.workers(settings):
-        return study.analyse(settings, store)
+        return failed.including(study.analyse(settings, store), failed.of_study(study, settings, store))
 
 
 def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:

@@ -20,6 +20,12 @@ STATUS = {
     "diverged": "no rate trains every tuning seed",
     "pending": "not trained yet, and missing from every comparison",
 }
+STATES = (
+    ("diverged", "diverged at the chosen rate"),
+    ("failed", "not finished for a fault"),
+    ("missing", "not run yet"),
+)
+"""What becomes of trials that leave their arms."""
 
 
 def warnings(
@@ -75,7 +81,7 @@ def _trials(frame: pd.DataFrame) -> list[str]:
     """Trials that are missing from their arms, and temperatures at a bound."""
     found = []
     rows = frame.to_dict("records")
-    for status, text in (("diverged", "diverged at the chosen rate"), ("missing", "not run yet")):
+    for status, text in STATES:
         some = [row for row in rows if row["status"] == status]
         if some:
             which = ", ".join(_trial(row) for row in some)

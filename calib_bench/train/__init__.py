@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench.errors import ResourceError
+from calib_bench.errors import OutOfMemory
 from calib_bench.train.choices import fuse_key
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def train(
         compile: of trials that train alone: "auto" compiles long ones and records CUDA graphs, "no" and "yes" insist.
 
     Raises:
-        ResourceError: the device has not enough memory.
+        OutOfMemory: the device has not enough memory.
         SettingsError: a trial cannot be trained as it is set.
     """
     import torch
@@ -71,7 +71,7 @@ def train(
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
-        raise ResourceError(
+        raise OutOfMemory(
             f"device {device} ran out of memory training {trials[0].model!r} with batch={trials[0].batch} and "
             f"{len(trials)} model(s) at once; choose a smaller batch, or precision=bf16"
         ) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from calib_bench import stopping
 from calib_bench.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,17 @@ class Checkpoint:
         return None
 
     def due(self) -> bool:
-        """Whether it is time to save."""
-        return self.path is not None and time.monotonic() - self.last >= self.seconds
+        """Whether it is time to save, or to leave."""
+        if self.path is None:
+            return False
+        return stopping.requested() or time.monotonic() - self.last >= self.seconds
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the file by `state`: tensors, numbers and text in dicts and lists.
 
         Raises:
             StoreError: the file cannot be written.
+            Stopped: it is, and the run is to leave.
         """
         assert self.path is not None
         buffer = io.BytesIO()
@@ -84,6 +88,7 @@ class Checkpoint:
                 f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"
             ) from error
         self.last = time.monotonic()
+        stopping.check()
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save the end of a run, so that nothing is trained twice should its outcome not be stored."""

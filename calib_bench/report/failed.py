@@ -1,0 +1,58 @@
+"""What a report says of trials that could not be finished: a warning that names them, and a table with their causes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calib_bench.study import Analysis, Table
+
+if TYPE_CHECKING:
+    from calib_bench.failures import Failure
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Study
+
+NAMED = 5
+"""Trials that the warning names; the table has them all."""
+
+
+def of_study(study: Study, settings: Settings, store: Store) -> list[Failure]:
+    """Failures of trials that the study wants and the store does not hold."""
+    found = store.failures.now()
+    if not found:
+        return []
+    wanted = study.plan(settings, store.scores(settings.select))
+    return [found[trial.key] for trial in wanted if trial.key in found and not store.has(trial)]
+
+
+def including(analysis: Analysis, failures: list[Failure]) -> Analysis:
+    """The analysis with one warning and one table more, if anything failed."""
+    if not failures:
+        return analysis
+    some = "; ".join(failure.describe() for failure in failures[:NAMED])
+    more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+    warning = (
+        f"Failed: {len(failures)} trial{'s' * (len(failures) > 1)}, missing from every comparison; where a rate was to "
+        f"be chosen, a rate with a failed trial was not. The same command tries again. {some}{more}."
+    )
+    return replace(
+        analysis, warnings=(warning, *analysis.warnings), tables={**analysis.tables, "failures": table(failures)}
+    )
+
+
+def table(failures: list[Failure]) -> Table:
+    """One row a failed trial."""
+    import pandas as pd
+
+    names = ("model", "beta", "objective", "lr", "lr_unit", "seed", "epochs")
+    rows = [
+        {**{name: getattr(failure.trial, name) for name in names}, "how": failure.kind, "cause": failure.cause,
+         "key": failure.trial.key}
+        for failure in failures
+    ]  # fmt: skip
+    note = (
+        "How: it raised an exception, ran out of memory, its process was killed, or it stalled, making no progress. "
+        "The traceback is in the run folder, under failed/."
+    )
+    return Table("Trials that could not be finished", pd.DataFrame(rows), note)

@@ -1,0 +1,105 @@
+"""Runs that are to go wrong: commands in processes of their own, and an objective that does what it is told."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0,1", "epochs=4", "extend=0",
+    "interventions=no", "calibrator=temperature_scaling", "wandb=disabled",
+]  # fmt: skip
+OBJECTIVE = '''
+"""Cross-entropy, until a certain strength is met while the file `armed` lies beside this one."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from torch.nn.functional import cross_entropy
+
+from calib_bench.baseline import Objective
+
+
+def faulty(Z, y, strength):
+    if (strength == 0.5).any() and Path(__file__).with_name("armed").exists():
+        fault()
+    loss = cross_entropy(Z.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+    return (1 - strength) * loss
+
+
+def fault():
+    FAULT
+
+
+BASELINE = Objective(faulty, strengths=(0.1,), reference="guo2017", title="Faulty", valid=(0, 0.9))
+'''
+
+
+def plug(folder: Path, fault: str, armed: bool = True) -> Path:
+    """A folder with the objective `faulty`, whose strength 0.5 runs these statements while it is armed."""
+    folder.mkdir(parents=True)
+    (folder / "faulty.py").write_text(OBJECTIVE.replace("    FAULT", "    " + fault.replace("\n", "\n    ")))
+    if armed:
+        (folder / "armed").write_text("")
+    return folder
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "calib_bench", *words]
+
+
+def call(*words: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command to its end."""
+    env = {**os.environ, **environment}
+    return subprocess.run(command(*words), capture_output=True, text=True, check=False, env=env, timeout=timeout)
+
+
+@contextmanager
+def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A command under way; it does not outlive the block."""
+    env = {**os.environ, **environment}
+    run = subprocess.Popen(
+        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
+    try:
+        yield run
+    finally:
+        if run.poll() is None:
+            run.kill()
+        run.communicate()
+
+
+def logits(folder: Path) -> dict[str, str]:
+    """Digest of every stored trial's logits, by key."""
+    found = folder.glob("trials/*/logits.safetensors")
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+@contextmanager
+def small_disk(where: Path, size: str) -> Iterator[Path]:
+    """A file system of its own of this size; the test skips where none may be mounted."""
+    where.mkdir(parents=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
+
+
+def remount(where: Path, options: str) -> None:
+    """Change a mounted small disk: "size=64m", "ro", "rw"."""
+    subprocess.run(["mount", "-o", f"remount,{options}", where], check=True)

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationError
+
 from calib_bench import environment, files
 from calib_bench.errors import DataError, StoreError
 from calib_bench.failures import Failures
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from calib_bench.train import Outcome
 
 SCHEMA = 1
+FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors")
+"""What lies beside trial.json."""
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From schema n of trial.json to n + 1, by n: a trial is brought up to date when it is read."""
 
@@ -92,7 +96,9 @@ class Store:
         try:
             content = json.loads(marker.read_text())
             schema, numerics = content["schema"], content["numerics"]
-        except (ValueError, KeyError, TypeError, OSError):
+            if type(schema) is not int or type(numerics) is not int or schema < 0:
+                raise ValueError("no version")
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
             fresh = json.dumps({"schema": SCHEMA, "numerics": NUMERICS})
             raise StoreError(f"{marker} is damaged: write {fresh} into it, or use another folder") from None
         if schema > SCHEMA:
@@ -139,10 +145,10 @@ class Store:
             if path.with_suffix(".pt").exists():
                 try:
                     groups.append([str(key) for key in json.loads(path.read_text())])
-                except FileNotFoundError:  # another driver has finished it
-                    continue
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, RecursionError):
                     path.unlink(missing_ok=True)
+                except OSError:  # not least because another driver has finished it
+                    continue
         return groups
 
     def has(self, trial: Trial) -> bool:
@@ -157,6 +163,8 @@ class Store:
     def _check(self, key: str) -> None:
         content = self._read(key)
         for name, claim in content["files"].items():
+            if name not in FILES:
+                raise StoreError(f"{self._trials}/{key}/trial.json names {name!r}, which no trial holds: it is foreign")
             path = f"{self._trials}/{key}/{name}"
             if not files.is_whole(path, claim["bytes"], claim["sha256"]):
                 state = (
@@ -205,7 +213,7 @@ class Store:
 
     def _check_labels(self, folder: Path) -> None:
         path = folder / "labels.safetensors"
-        claimed = files.read_sealed(folder / "split.json")["labels_sha256"]
+        claimed = files.read_sealed(folder / "split.json").get("labels_sha256")
         if not path.is_file() or files.sha256(path) != claimed:
             raise StoreError(f"{path} is missing or damaged; running the study's command again writes it anew")
 
@@ -213,7 +221,7 @@ class Store:
         """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
         import pyarrow as pa
         from pyarrow import parquet
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         final = self.folder(outcome.trial)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
@@ -221,11 +229,13 @@ class Store:
             temporary.mkdir(parents=True)
             try:
                 columns = {name: pa.array(values, from_pandas=True) for name, values in outcome.history.items()}
-                parquet.write_table(pa.table(columns), temporary / "history.parquet")
+                buffer = pa.BufferOutputStream()
+                parquet.write_table(pa.table(columns), buffer)
+                (temporary / "history.parquet").write_bytes(buffer.getvalue())
                 for kind, tensors in (("logits", outcome.logits), ("arrays", outcome.arrays)):
                     if tensors:
                         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                        save_file(whole, temporary / f"{kind}.safetensors")
+                        (temporary / f"{kind}.safetensors").write_bytes(save(whole))
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
@@ -273,7 +283,7 @@ class Store:
         if trial.key not in self._records:
             content = self._contents.pop(trial.key, None) or self._read(trial.key)
             known = content["trial"] == trial.model_dump(mode="json")
-            stored = trial if known else Trial.model_validate(content["trial"])
+            stored = trial if known else _validated(content["trial"], self.folder(trial))
             if stored.key != trial.key:
                 raise StoreError(f"{self.folder(trial)} holds a trial whose key is {stored.key}: it is foreign")
             self._records[trial.key] = Record(
@@ -290,11 +300,9 @@ class Store:
         return self._tensors(trial, "arrays")
 
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
         self.has(trial)
         path = self.folder(trial) / f"{kind}.safetensors"
-        return load_file(path) if path.exists() else {}
+        return _tensors(path) if path.exists() else {}
 
     def history(self, trial: Trial) -> pd.DataFrame:
         """One row a measured epoch; a probe's columns come last."""
@@ -361,12 +369,21 @@ class Store:
         return data | own
 
     def labels(self, trial: Trial) -> dict[str, Tensor]:
-        """Labels [N] int64 of the selection, calibration and test splits."""
-        from safetensors.torch import load_file
+        """Labels [N] int64 of the selection, calibration and test splits.
 
+        Raises:
+            StoreError: they are missing, damaged, or not those that the trial, if it is stored, was trained with.
+        """
         folder = self.split_folder(trial)
         self._check_labels(folder)
-        return load_file(folder / "labels.safetensors")
+        if self.has(trial):
+            own, found = self.record(trial).data, self.split_info(trial)
+            if any(own.get(name) != found.get(name) for name in ("digest", "preparation") if name in own):
+                raise StoreError(
+                    f"{self.folder(trial)} was trained on other data than {folder} holds labels of: results on "
+                    f"different data do not mix; give another folder with out="
+                )
+        return _tensors(folder / "labels.safetensors")
 
     def split_info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
@@ -384,14 +401,47 @@ class Store:
         files.write_json(self.path / "study.json", files.seal(content))
 
     def settings(self) -> Settings:
-        """The resolved settings of the last run."""
-        return Settings.model_validate(files.read_sealed(self.path / "study.json")["settings"])
+        """The resolved settings of the last run.
+
+        Raises:
+            StoreError: they are missing or damaged, or of another version of calib_bench.
+        """
+        path = self.path / "study.json"
+        try:
+            return Settings.model_validate(files.read_sealed(path)["settings"])
+        except (ValidationError, KeyError) as error:
+            why = (
+                f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
+            )
+            raise StoreError(
+                f"{path} holds settings that this version of calib_bench does not know ({why or error}): run the "
+                f"study's command again"
+            ) from None
 
     def provenance(self) -> dict[str, Any]:
         """Command, environment, and the data behind the stored splits."""
         study = files.read_sealed(self.path / "study.json")
         splits = [files.read_sealed(path) for path in sorted((self.path / "splits").glob("*/split.json"))]
         return {"command": study["command"], "environment": study["environment"], "splits": splits}
+
+
+def _validated(fields: Any, folder: Path) -> Trial:
+    try:
+        return Trial.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(f"{folder} holds no valid trial ({where}: {first['msg']}): it is foreign") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None
 
 
 def _sha256(content: bytes) -> str:

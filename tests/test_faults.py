@@ -38,7 +38,7 @@ def test_one_trial_that_fails_in_this_process(kind: str, undisturbed: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["killed", "stalled"])
 def test_one_trial_that_takes_its_process_down(kind: str, undisturbed: Path, tmp_path: Path) -> None:
-    stall = ["stall=4"] if kind == "stalled" else []
+    stall = ["stall=4" if kind == "stalled" else "stall=100"]
     _check(kind, undisturbed, tmp_path, ["workers=2", "tune_seeds=1", "lr_rel=0.5", "beta=1", *stall], few=True)
 
 
@@ -84,7 +84,7 @@ def test_stopped_once_it_saves_and_says_how_to_go_on_and_twice_it_stops_at_once(
         assert begun
         time.sleep(2)
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=90)
+        _, err = run.communicate(timeout=90)
         assert run.returncode == 130, err
         assert "go on with" in err
         assert "python -m calib_bench run" in err

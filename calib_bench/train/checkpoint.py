@@ -50,10 +50,15 @@ class Checkpoint:
         if hashlib.sha256(payload).digest() != content[:32]:
             log.warning("checkpoint %s is not whole: starting afresh", self.path)
             return None
-        saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        if saved["key"] == self.key:
-            return saved["state"]
-        log.warning("checkpoint %s belongs to another run (%s): starting afresh", self.path, saved["key"])
+        try:
+            saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            key, state = saved["key"], saved["state"]
+        except Exception as error:  # what torch raises for content that is no checkpoint has no common base
+            log.warning("checkpoint %s holds something else (%s): starting afresh", self.path, type(error).__name__)
+            return None
+        if key == self.key:
+            return state
+        log.warning("checkpoint %s belongs to another run (%s): starting afresh", self.path, key)
         return None
 
     def due(self) -> bool:

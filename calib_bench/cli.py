@@ -107,11 +107,12 @@ def _plan(words: list[str]) -> int:
 
 def _report(words: list[str]) -> int:
     from calib_bench.job import report
+    from calib_bench.settings import parse
 
-    folders = [word for word in words if "=" not in word]
-    if len(folders) != 1 or len(words) != 1:
+    folders, plugins = ([word for word in words if word.startswith("plugins=") == own] for own in (False, True))
+    if len(folders) != 1 or "=" in folders[0] or len(plugins) > 1:
         raise SettingsError("report takes one run folder: python -m calib_bench report runs/digits-separation")
-    return report(folders[0])
+    return report(folders[0], parse(plugins).plugins)
 
 
 def _publish(words: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -195,8 +194,9 @@ def _finish(
     from calib_bench import environment
     from calib_bench.files import write_bytes, write_json
     from calib_bench.report import html, tables
+    from calib_bench.settings import shell_line
 
-    line = shlex.join(["python", "-m", "calib_bench", command, *words])
+    line = shell_line(command, words)
     everything = [(what, p) for m in models for what, p in (("test", m.test), ("calibration", m.calibration)) if p]
     provenance: dict[str, Any] = {
         "command": line,

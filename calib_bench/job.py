@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -94,7 +93,7 @@ def _console() -> Console:
 
 def _command(settings: Settings) -> str:
     """The command as it was given: what to type to get this again."""
-    return shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
+    return settings.command()
 
 
 def _device(settings: Settings) -> str:
@@ -278,8 +277,12 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def report(folder: str) -> int:
-    """Rebuild the report of a run folder from what it stores."""
+def report(folder: str, plugins: tuple[Path, ...] = ()) -> int:
+    """Rebuild the report of a run folder from what it stores.
+
+    Args:
+        plugins: folders of plug-ins. Those that the run folder names are code, and run only when they are given here.
+    """
     console = _console()
     store, _, settings, analysis = _rebuilt(Path(folder))
     _closing(settings, analysis, store, console)
@@ -301,6 +304,11 @@ def _rebuilt(folder: Path) -> tuple[Store, Study, Settings, Analysis]:
 
     store = Store(folder, "read")
     settings = store.settings()
+    if foreign := [path for path in settings.plugins if path.resolve() not in {p.resolve() for p in plugins}]:
+        raise SettingsError(
+            f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
+            f"give plugins={','.join(map(str, settings.plugins))} too"
+        )
     worker.prepare(settings)
     study = discover.study(settings.study)
     failures = store.failures.now()

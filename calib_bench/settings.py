@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib_bench.errors import SettingsError, nearest
+from calib_bench.redaction import redact
 from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.words import expand, split_word
 
@@ -129,11 +130,16 @@ class Settings(BaseModel):
         return words
 
     def command(self, verb: str = "run") -> str:
-        """The same as one shell line."""
-        return shlex.join(["python", "-m", "calib_bench", verb, *self.words()])
+        """The same as one shell line, to be shown and stored: secrets in it are hidden."""
+        return shell_line(verb, self.words())
 
 
 KEYS = tuple(name for name in Settings.model_fields if name != "spaces")
+
+
+def shell_line(verb: str, words: Iterable[str]) -> str:
+    """A command as it may be shown and stored: secrets in it are hidden."""
+    return shlex.join(["python", "-m", "calib_bench", verb, *map(redact, words)])
 
 
 def _text(value: object) -> str:

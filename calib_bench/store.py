@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from calib_bench import environment, files
 from calib_bench.errors import DataError, StoreError
 from calib_bench.failures import Failures
+from calib_bench.redaction import redact, redacted
 from calib_bench.settings import Settings
 from calib_bench.study import Scores
 from calib_bench.trial import NUMERICS, Trial
@@ -394,8 +395,8 @@ class Store:
     def write_study(self, settings: Settings, command: str) -> None:
         """Record what the last run of this folder asked for."""
         content = {
-            "settings": settings.model_dump(mode="json"),
-            "command": command,
+            "settings": redacted(settings.model_dump(mode="json")),
+            "command": redact(command),
             "environment": environment.describe(),
         }
         files.write_json(self.path / "study.json", files.seal(content))

@@ -253,7 +253,10 @@ def test_the_readmes_task_and_baselines_from_a_folder_of_ones_own(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "shrunk:0.1" in (tmp_path / "blobs-separation" / "report" / "report.html").read_text()
     assert "prior" in (tmp_path / "blobs-separation" / "report" / "tables" / "baselines.csv").read_text()
-    assert call("report", str(tmp_path / "blobs-separation")).returncode == 0
+    untrusted = call("report", str(tmp_path / "blobs-separation"))
+    assert untrusted.returncode == 2
+    assert "which is code" in untrusted.stderr
+    assert call("report", str(tmp_path / "blobs-separation"), plugins).returncode == 0
     (folder / "digits.py").write_text(example("blobs.py"))
     clash = call("list", plugins)
     assert clash.returncode == 2

@@ -61,7 +61,9 @@ class Slot:
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
         context = multiprocessing.get_context("spawn")
         self.updates: Queue[float] = context.Queue()  # of its own: who dies while sending leaves it locked
-        self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self.settings, self.updates, claims.OWNER))
+        self.pool = ProcessPoolExecutor(
+            1, context, initializer=_begin, initargs=(self.settings, self.updates, claims.OWNER)
+        )
         self.processes: list[BaseProcess] = []
         self.ready = False
 

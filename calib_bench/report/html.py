@@ -6,7 +6,6 @@ import base64
 import hashlib
 import inspect
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -66,7 +65,7 @@ def page(
         provenance: what `report.provenance.provenance` gives.
         details: what `report.figures.details` gives.
     """
-    full = shlex.join(["python", "-m", "calib_bench", "run", *settings.words()])
+    full = settings.command()
     command = str(provenance.get("command", full))
     origin = {**provenance, "command in full": full}
     captions = {name: inspect.getdoc(draw) or "" for name, draw in study.figures.items() if inspect.isfunction(draw)}

@@ -196,6 +196,10 @@ def _train(
         console.print(
             f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False
         )
+    if plan.failed and not plan.done:
+        first, *others = store.failures.now().values()
+        more = f" (and {len(others):,} more: see {store.failures.folder})" if others else ""
+        raise UserError(f"no trial could be finished: {first.describe()}{more}")
     if plan.failed:
         console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
 

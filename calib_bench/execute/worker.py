@@ -64,7 +64,7 @@ def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Itera
 
 
 def run_group(group: Group, settings: Settings, store: Store, progress: Progress, owner: str = claims.OWNER) -> int:
-    """Train what is left of one group and store its outcomes; returns how many trials that were.
+    """Train what is left of one group and store its outcomes; returns how many are stored now.
 
     Raises:
         Stopped: it was asked to, and what is under way is saved.
@@ -83,7 +83,7 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
             train_apart(left, settings, store, told)
         except claims.LostError:
             return 0
-        return len(left)
+        return sum(store.has(trial) for trial in left)
 
 
 def train_apart(group: Group, settings: Settings, store: Store, progress: Progress) -> None:

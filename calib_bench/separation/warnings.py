@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STATUS = {
     "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
     "fixed": "one rate was given, not tuned: a difference from a tuned arm may be a difference of tuning",
-    "diverged": "no rate trains every tuning seed",
+    "diverged": "no rate trains every tuning seed: some trial of each diverged or failed",
     "pending": "not trained yet, and missing from every comparison",
 }
 STATES = (

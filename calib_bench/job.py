@@ -288,7 +288,7 @@ def report(folder: str, plugins: tuple[Path, ...] = ()) -> int:
         plugins: folders of plug-ins. Those that the run folder names are code, and run only when they are given here.
     """
     console = _console()
-    store, _, settings, analysis = _rebuilt(Path(folder))
+    store, _, settings, analysis = _rebuilt(Path(folder), plugins)
     _closing(settings, analysis, store, console)
     return 0
 
@@ -303,7 +303,7 @@ def published(folder: Path, to: Path, name: str) -> int:
     return 0
 
 
-def _rebuilt(folder: Path) -> tuple[Store, Study, Settings, Analysis]:
+def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study, Settings, Analysis]:
     from calib_bench import report as reporting
 
     store = Store(folder, "read")

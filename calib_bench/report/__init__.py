@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
-    """What the study finds in the store, and what failed; fits and measurements on worker processes where there are many.
+    """What the study finds in the store, and what failed; fits and measurements on worker processes where many.
 
     Raises:
         StoreError: a stored trial cannot be read.

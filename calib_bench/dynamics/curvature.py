@@ -44,6 +44,7 @@ def lambda_max(
     iterations: int = 100,
     tol: float = 1e-3,
     seed: int = 0,
+    shift: Tensor | None = None,
 ) -> Curvature:
     """Largest (algebraic) eigenvalue of D^(1/2) H D^(1/2), H the Hessian of the mean cross-entropy of beta z.
 
@@ -68,13 +69,14 @@ def lambda_max(
         iterations: most Hessian-vector products.
         tol: relative residual at which to stop.
         seed: of the starting vector.
+        shift: [N, K], a constant that is added to beta z; none by default.
 
     Returns:
         The eigenvalue; NaN and not converged when the loss or its derivatives are not finite.
     """
     model = unwrap(model)  # compiled graphs cannot be differentiated twice
-    with _twice_differentiable(model):
-        product, size, like = _hessian(model, x, y, beta, head_lr)
+    with twice_differentiable(model):
+        product, size, like = _hessian(model, x, y, beta, head_lr, shift)
         start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return _lanczos(product, start.to(like), min(iterations, size), tol)
 
@@ -112,7 +114,7 @@ def critical_rate(
 
 
 @contextmanager
-def _twice_differentiable(model: nn.Module) -> Iterator[None]:
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
     """Training mode, and only such kernels as can be differentiated twice; modes are restored after."""
     modes = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
@@ -128,14 +130,17 @@ def _twice_differentiable(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def _hessian(model: nn.Module, x: Any, y: Tensor, beta: float, head_lr: float) -> tuple[Any, int, Tensor]:
+def _hessian(
+    model: nn.Module, x: Any, y: Tensor, beta: float, head_lr: float, shift: Tensor | None
+) -> tuple[Any, int, Tensor]:
     """(v [P] -> D^(1/2) H D^(1/2) v [P], P, a parameter for dtype and device)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     heads = {id(parameter) for parameter in head(model).parameters()} if head_lr != 1 else set()
     roots = [math.sqrt(head_lr) if id(parameter) in heads else 1.0 for parameter in parameters]
     sizes = [parameter.numel() for parameter in parameters]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    loss = F.cross_entropy(beta * torch.func.functional_call(model, buffers, (x,)), y)
+    Z_NK = beta * torch.func.functional_call(model, buffers, (x,))
+    loss = F.cross_entropy(Z_NK if shift is None else Z_NK + shift, y)
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
 
     def product(v_P: Tensor) -> Tensor:

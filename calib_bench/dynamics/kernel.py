@@ -81,8 +81,8 @@ class Tangent:
             return functional_call(self.model, at | fixed, (x,))
 
         with twice_differentiable(self.model):
-            z_MK, pull = vjp(logits, self.at)
-            _, push = vjp(lambda u_MK: pull(u_MK)[0], torch.zeros_like(z_MK))
+            z_MK, pull = vjp(logits, self.at)[:2]
+            push = vjp(lambda u_MK: pull(u_MK)[0], torch.zeros_like(z_MK))[1]
         return _Part(z_MK.detach(), lambda v_MK: pull(v_MK)[0], lambda d: push(d)[0])
 
     @torch.no_grad()

@@ -8,10 +8,11 @@ kernel's own change comes with a factor 1 / beta (Agarwala, Pennington, Dauphin,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from calib_bench.dynamics.curvature import twice_differentiable
 from calib_bench.dynamics.kernel import Tangent
 from calib_bench.models import unwrap
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 STEADY = 300
 """Steps of equal length at the start of a path; from then on each is longer than the one before."""
@@ -33,10 +37,10 @@ def early_time(tangent: Tangent, y_M: Tensor, Z0_MK: Tensor) -> float:
         y_M: labels, int64.
         Z0_MK: initial rescaled logits.
     """
-    return float(Z0_MK.norm() / _speed(tangent, y_M, Z0_MK).norm())
+    return float(Z0_MK.norm() / speed(tangent, y_M, Z0_MK).norm())
 
 
-def _speed(tangent: Tangent, y_M: Tensor, Z_MK: Tensor) -> Tensor:
+def speed(tangent: Tangent, y_M: Tensor, Z_MK: Tensor) -> Tensor:
     """dZ/dtau of the tangent model, [M, K]."""
     residual_MK = F.one_hot(y_M, Z_MK.shape[1]).to(Z_MK) - Z_MK.softmax(-1)
     return tangent.kernel(residual_MK) / len(y_M)
@@ -107,7 +111,7 @@ def follow(
     Z0_MK = beta * tangent.z + shift
     lin_MK, tau, path = Z0_MK, 0.0, Path()
     for step in range(most + 1):
-        Z_MK, loss, gradient = _gradient(model, at, tangent.fixed, x, y_M, beta, shift)
+        Z_MK, loss, by_name = gradient(model, at, tangent.fixed, x, y_M, beta, shift)
         if not math.isfinite(loss):
             break
         path.tau.append(tau)
@@ -118,20 +122,20 @@ def follow(
         if step == most or over(path):
             break
         length = min(first * GROWTH ** max(0, step - STEADY), longest)
-        at = {name: value - length / beta**2 * gradient[name] for name, value in at.items()}
-        lin_MK = lin_MK + length * _speed(tangent, y_M, lin_MK)
+        at = {name: value - length / beta**2 * by_name[name] for name, value in at.items()}
+        lin_MK = lin_MK + length * speed(tangent, y_M, lin_MK)
         tau += length
     return path
 
 
-def _gradient(
+def gradient(
     model: nn.Module,
     at: dict[str, Tensor],
     fixed: dict[str, Tensor],
     x: Any,
     y_M: Tensor,
     beta: float,
-    shift: Tensor | float,
+    shift: Tensor | float = 0.0,
 ) -> tuple[Tensor, float, dict[str, Tensor]]:
     """Z [M, K], the mean loss, and its gradient by parameter."""
     leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
@@ -140,15 +144,16 @@ def _gradient(
         Z_MK = beta * torch.func.functional_call(model, leaves | buffers, (x,)) + shift
         loss = F.cross_entropy(Z_MK, y_M)
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return Z_MK.detach(), float(loss), dict(zip(leaves, found, strict=True))
+    return Z_MK.detach(), float(loss.detach()), dict(zip(leaves, found, strict=True))
 
 
-def crossing(tau: Sequence[float], values: Sequence[float], level: float) -> float:
-    """The first time at which values reach a level, linear between the steps; NaN when they never do."""
-    for i, value in enumerate(values):
-        if value >= level:
-            if i == 0:
-                return float(tau[0])
-            share = (level - values[i - 1]) / (value - values[i - 1])
-            return float(tau[i - 1] + share * (tau[i] - tau[i - 1]))
-    return math.nan
+def crossing(tau: ArrayLike, values: ArrayLike, level: float) -> float:
+    """The first time at which values [T] reach a level, linear between the steps; NaN when they never do."""
+    t, v = np.asarray(tau, np.float64), np.asarray(values, np.float64)
+    reached = np.flatnonzero(v >= level)
+    if not len(reached):
+        return math.nan
+    i = int(reached[0])
+    if i == 0:
+        return float(t[0])
+    return float(t[i - 1] + (level - v[i - 1]) / (v[i] - v[i - 1]) * (t[i] - t[i - 1]))

@@ -1,0 +1,285 @@
+"""The analysis of early learning: the theory's numbers beside the measured ones, each met or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.dynamics import early_rows as read
+from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.rows import Row, fields
+from calib_bench.separation.cells import families
+from calib_bench.study import Analysis, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+
+SMALL, LARGE = 0.1, 1.0
+"""Inverse temperatures up to the first follow the laws of small ones, from the second on those of large ones."""
+SMALLEST = 0.01
+"""Up to here the curvature at zero logits is proportional to beta."""
+NEAR = 1 + 1e-6
+
+
+def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
+    """From the trials of every kind of measurement, as far as the store holds them."""
+    import pandas as pd
+
+    name = read.Names(trials["stability"])
+    times = [name(trial) | read.timescale(store.arrays(trial), trial.beta) for trial in trials["paths"]]
+    curves = [name(trial) | _curve(trial, store) for trial in trials["curvature"]]
+    common = [name(trial) | _common(trial, store) for trial in trials["common"]]
+    runs, edges = [], []  # type: list[Row], list[Row]
+    for trial in trials["stability"]:
+        found = read.stability(store.arrays(trial))
+        runs += [name(trial) | run for run in found]
+        edges.append(name(trial) | read.frontier(found))
+    frames = {
+        name: pd.DataFrame(rows)
+        for name, rows in (("times", times), ("curves", curves), ("runs", runs), ("edges", edges), ("common", common))
+    }
+    slopes = pd.DataFrame(_slopes(frames))
+    accepted = pd.DataFrame(_acceptance(frames))
+    return Analysis(
+        verdict=tuple(_verdict(accepted, slopes, frames)),
+        tables=_tables(settings, frames, slopes, accepted),
+        warnings=tuple(_warnings(settings, frames)),
+        data={**frames, "slopes": slopes, "arms": [], "limit": settings.limit},
+        summary=tuple(_summary(accepted)),
+    )
+
+
+def _curve(trial: Trial, store: Store) -> Row:
+    logits = read.ZERO if read.starts_at_zero(trial) else read.ORDINARY
+    return {"logits": logits, **read.curvature(store.arrays(trial), trial.beta)}
+
+
+def _common(trial: Trial, store: Store) -> Row:
+    arrays = store.arrays(trial)
+    path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss", "loss_linear")}
+    start = "zero" if read.starts_at_zero(trial) else f"those of beta={COMMON:g}"
+    return {"start": start, "tau_nl": read.departed(path), "path": path}
+
+
+def _each(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
+    """The measurements of one model and variant, with their names."""
+    if len(frame):
+        for (model, variant), some in frame.groupby(["model", "variant"], sort=False, dropna=False):
+            yield {"model": model, "variant": variant if isinstance(variant, str) else None}, some
+
+
+def _slopes(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
+    """Exponents of beta, with intervals over seeds."""
+    from calib_bench.inference import crossed_interval
+
+    wanted = (
+        ("times", "tau_nl", "nonlinear time tau_nl", "1 at small beta"),
+        ("curves", read.ORDINARY, "lambda_max, ordinary logits", "1 at small beta, 2 at large beta"),
+        ("curves", read.ZERO, "lambda_max, zero logits", "1 at small beta, 2 at large beta"),
+        ("edges", "critical_rate", "critical rate 2 / lambda_max", "-1 at small beta, -2 at large beta"),
+        ("edges", "frontier", "rate at which descent is lost", "-1 at small beta, -2 at large beta"),
+    )
+    for table, column, title, theory in wanted:
+        for name, some in _each(frames[table]):
+            if table == "curves":
+                some, column_ = some[some["logits"] == column], "lambda_max"
+            else:
+                column_ = column
+            for end, part in (
+                (f"beta up to {SMALL:g}", some[some["beta"] <= SMALL * NEAR]),
+                (f"beta from {LARGE:g}", some[some["beta"] >= LARGE / NEAR]),
+            ):
+                found = [read.slope(own, column_) for _, own in part.groupby("seed")]
+                found = [value for value in found if math.isfinite(value)]
+                if found:
+                    interval = fields("slope", crossed_interval([[value] for value in found], nested=True))
+                    interval.pop("slope_p", None)
+                    yield {"quantity": title, "range": end, **name, **interval, "seeds": len(found), "theory": theory}
+
+
+def _acceptance(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
+    """The theory's claims, each with the worst that was found over beta and seeds."""
+    for name, some in _each(frames["times"]):
+        small = some[some["beta"] <= SMALL * NEAR]
+        yield _within(name, "time to move by ||Z0||/10, over tau_z/10", "every beta", some, "tenth", 0.15)
+        yield _within(name, "time to move by ||Z0||, over tau_z", f"beta up to {SMALL:g}", small, "whole", 0.10)
+        slopes = [read.slope(own, "tau_nl") for _, own in small.groupby("seed")]
+        yield _judged(name, "slope of tau_nl over beta", f"beta up to {SMALL:g}", slopes, 1 - 0.1, 1 + 0.1)
+    for name, some in _each(frames["curves"]):
+        zero = some[some["logits"] == read.ZERO]
+        for column, power, part, where in (
+            ("over_beta", "beta", zero[zero["beta"] <= SMALLEST * NEAR], f"beta up to {SMALLEST:g}"),
+            ("over_beta2", "beta^2", zero[zero["beta"] >= LARGE / NEAR], f"beta from {LARGE:g}"),
+        ):
+            spread = [
+                own[column].max() / own[column].min() if len(own) > 1 else math.nan for _, own in part.groupby("seed")
+            ]
+            what = f"lambda_max/{power} at zero logits, largest over smallest"
+            yield _judged(name, what, where, spread, 1.0, 1.02)
+        yield _judged(
+            name, f"lambda_max known to {TOLERANCE:g}, share", "every beta", [float(some["converged"].mean())], 1.0, 1.0
+        )
+
+
+def _within(name: Row, claim: str, where: str, frame: pd.DataFrame, column: str, by: float) -> Row:
+    return _judged(name, claim, where, list(frame[column]), 1 - by, 1 + by)
+
+
+def _judged(name: Row, claim: str, where: str, values: Sequence[float], low: float, high: float) -> Row:
+    """A claim that every value is met by, or not; None where it was not measured."""
+    unknown = not values or any(math.isnan(value) for value in values)
+    row = {**name, "claim": claim, "where": where, "wanted": f"{low:.3g} to {high:.3g}"}
+    if unknown:
+        return {**row, "smallest": math.nan, "largest": math.nan, "met": "not measured"}
+    met = all(low <= value <= high for value in values)
+    return {**row, "smallest": min(values), "largest": max(values), "met": "met" if met else "not met"}
+
+
+def _summary(accepted: pd.DataFrame) -> Iterator[str]:
+    if not len(accepted):
+        yield "Nothing has been measured yet."
+        return
+    counts = accepted["met"].value_counts()
+    yield (
+        f"Of {len(accepted)} numbers that the theory of early learning gives, {counts.get('met', 0)} are met, "
+        f"{counts.get('not met', 0)} are not, and {counts.get('not measured', 0)} could not be measured here."
+    )
+
+
+def _verdict(accepted: pd.DataFrame, slopes: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    yield from _summary(accepted)
+    for row in accepted.to_dict("records"):
+        found = "" if row["met"] == "not measured" else f": {row['smallest']:.3f} to {row['largest']:.3f}"
+        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, {row['wanted']} wanted{found}."
+    yield from _saturation(frames["curves"])
+    yield from _lost(frames["edges"], slopes)
+    yield from _parted(frames["common"])
+
+
+def _of(row: Mapping[str, Any], frame: pd.DataFrame) -> str:
+    several = len(frame[["model", "variant"]].drop_duplicates()) > 1
+    return f" ({row['model']}{', ' + row['variant'] if row['variant'] else ''})" if several else ""
+
+
+def _saturation(curves: pd.DataFrame) -> Iterator[str]:
+    """How ordinary logits bend the second law."""
+    for where, some in families(curves):
+        large = some[(some["beta"] >= LARGE / NEAR) & (some["logits"] == read.ORDINARY)]
+        mean = large.groupby("beta")["over_beta2"].mean()
+        if len(mean) > 1:
+            yield (
+                f"{where}Saturation bends the second law: with ordinary initial logits lambda_max/beta^2 is "
+                f"{mean.iloc[0]:.3g} at beta={mean.index[0]:.3g}, at most {mean.max():.3g}, at "
+                f"beta={mean.idxmax():.3g}, and {mean.iloc[-1]:.3g} at beta={mean.index[-1]:.3g}, where most examples "
+                "are predicted with certainty and have no curvature."
+            )
+
+
+def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
+    for where, some in families(edges):
+        mean = some.groupby("beta")["relative"].mean().dropna()
+        if not len(mean):
+            continue
+        catapults = some[some["catapults"] > 0].groupby("beta").size()
+        own = slopes[slopes["quantity"].str.startswith(("rate at", "critical"))] if len(slopes) else slopes
+        said = "; ".join(
+            f"{row['quantity']} {row['slope']:.2f} ({row['range']})"
+            for row in own.to_dict("records")
+            if row["model"] == some["model"].iloc[0]
+        )
+        where_to = ", ".join(f"{beta:.3g}" for beta in catapults.index)
+        jumps = f" Above the critical rate the loss rose and came back at beta={where_to}." if where_to else ""
+        yield (
+            f"{where}Descent is lost at {mean.iloc[0]:.2g} times the critical rate at beta={mean.index[0]:.3g}, at "
+            f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps} Slopes over beta: {said}."
+        )
+
+
+def _parted(common: pd.DataFrame) -> Iterator[str]:
+    for where, some in families(common):
+        for start, rows in some.groupby("start", sort=False):
+            left = rows[rows["tau_nl"].notna()]
+            stayed = [f"{beta:.3g}" for beta in rows[rows["tau_nl"].isna()]["beta"]]
+            said = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
+            together = f"; never at beta={', '.join(stayed)} as far as was followed" if stayed else ""
+            yield (
+                f"{where}From equal initial logits ({start}) networks leave the common path of the tangent model, by a "
+                f"tenth of the way, at tau {said or 'none'}{together}."
+            )
+
+
+def _warnings(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    if settings.limit is not None:
+        yield f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
+    curves = frames["curves"]
+    if len(curves) and not curves["converged"].all():
+        betas = sorted(set(curves[~curves["converged"]]["beta"]))
+        yield (
+            f"lambda_max has not converged to {TOLERANCE:g} at beta={', '.join(f'{b:.3g}' for b in betas)}: it is an "
+            "underestimate there."
+        )
+    edges = frames["edges"]
+    if len(edges) and edges["frontier"].isna().any():
+        yield "Of some seeds no rate, or every rate, that was tried was lost: their frontier is missing."
+    if len(settings.seed or ()) == 1:
+        yield "One seed: nothing here says how it would differ at another initialization."
+
+
+def _tables(
+    settings: Settings, frames: Mapping[str, pd.DataFrame], slopes: pd.DataFrame, accepted: pd.DataFrame
+) -> dict[str, Table]:
+    import pandas as pd
+
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    over = "Means over seeds, 95% t intervals. "
+    name = ["model", "variant", "beta"]
+
+    def mean(table: str, by: list[str], columns: list[str]) -> pd.DataFrame:
+        frame = frames[table]
+        return pd.DataFrame(read.over_seeds(frame, by, columns) if len(frame) else [])
+
+    common = frames["common"].drop(columns="path", errors="ignore")
+    return {
+        "acceptance": Table(
+            "The theory's numbers",
+            accepted,
+            f"{smoke}Smallest and largest over inverse temperatures and seeds; met when every one of them is within.",
+            paper=True,
+        ),
+        "slopes": Table("Exponents of beta", slopes, f"{smoke}Log-log slopes, fitted seed by seed. {over}", paper=True),
+        "timescales": Table(
+            "Early learning",
+            mean("times", name, ["tenth", "whole", "tau_z", "tau_nl", "critical_tau", "norm"]),
+            f"{smoke}{over}tenth: time to move by ||Z0||/10, over tau_z/10; whole: by ||Z0||, over tau_z. tau_nl: when "
+            "||Z - Z_lin|| is a tenth of ||Z_lin - Z0||; missing where a seed's path ended before. critical tau: "
+            f"beta^2 times the critical rate. Full-batch gradient descent in steps of at most {LONGEST:g} of that.",
+            paper=True,
+        ),
+        "collapse": Table(
+            "When networks leave the common path",
+            common,
+            f"{smoke}First seed. A constant is added to each logit so that Z0 is that of beta={COMMON:g}; or two "
+            "copies in opposition start from zero, where the leading change of the kernel cancels.",
+        ),
+        "curvature": Table(
+            "Largest curvature at initialization",
+            mean(
+                "curves", [*name, "logits"], ["lambda_max", "over_beta", "over_beta2", "norm", "residual", "products"]
+            ),
+            f"{smoke}{over}Zero logits: two copies of the body under opposite heads. residual: relative residual of "
+            f"Lanczos' iteration, stopped at {TOLERANCE:g}; products: Hessian-vector products used.",
+        ),
+        "frontier": Table(
+            "Where descent is lost",
+            mean("edges", name, ["critical_rate", "frontier", "relative", "catapults", "beyond"]),
+            f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss rose and "
+            "did not come back below that of the best constant prediction. relative: the frontier in critical rates; "
+            "catapults: rates tried above the critical one at which the loss rose and came back; beyond: the largest.",
+        ),
+        "measurements": Table("Every path", frames["times"], smoke),
+    }

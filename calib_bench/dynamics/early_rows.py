@@ -1,0 +1,132 @@
+"""Stored measurements of early learning as rows: one a model, inverse temperature and seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.dynamics.paths import crossing
+from calib_bench.dynamics.stability import fate
+from calib_bench.rows import Row, fields
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.trial import Trial
+
+DEPARTED = 0.1
+"""A model has left its tangent when they are this share of the way apart."""
+ORDINARY, ZERO = "ordinary", "zero"
+KEYS = ("batch", "head_init", "correlation")
+
+
+class Names:
+    """The columns that name a measurement: model, the settings in which it departs from others, beta, seed."""
+
+    def __init__(self, trials: Iterable[Trial]) -> None:
+        """
+        Args:
+            trials: of every model and setting.
+        """
+        found = [(trial.batch, trial.head_init, trial.correlation) for trial in trials]
+        self.varying = [
+            key for key, values in zip(KEYS, zip(*found, strict=True), strict=False) if len(set(values)) > 1
+        ]
+
+    def __call__(self, trial: Trial) -> Row:
+        own = trial.model_copy(update={"correlation": None}) if starts_at_zero(trial) else trial
+        variant = ", ".join(f"{key}={getattr(own, key)}" for key in self.varying) or None
+        return {"model": trial.model, "variant": variant, "beta": trial.beta, "seed": trial.seed}
+
+
+def starts_at_zero(trial: Trial) -> bool:
+    """Whether the logits of its two copies cancel."""
+    return trial.correlation == -1
+
+
+def timescale(arrays: Mapping[str, Any], beta: float) -> Row:
+    """Of a model's own path: times in tau, and times measured over those that the theory gives."""
+    path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss")}
+    norm, tau_z, top = (float(arrays[key]) for key in ("norm", "tau_z", "lambda_max"))
+    return {
+        "norm": norm,
+        "tau_z": tau_z,
+        "tau_nl": departed(path),
+        "critical_tau": 2 * beta**2 / top,
+        "tenth": crossing(path["tau"], path["moved"], norm / 10) / (tau_z / 10),
+        "whole": crossing(path["tau"], path["moved"], norm) / tau_z,
+        "end_loss": float(path["loss"][-1]),
+        "steps": len(path["tau"]) - 1,
+    }
+
+
+def departed(path: Mapping[str, np.ndarray]) -> float:
+    """tau_nl: when model and tangent are a tenth of the way apart; NaN when they never are."""
+    return crossing(path["tau"], departure(path), DEPARTED)
+
+
+def departure(path: Mapping[str, np.ndarray]) -> np.ndarray:
+    """||Z - Z_lin|| / ||Z_lin - Z0|| before every step; 0 at the start."""
+    way = np.asarray(path["moved_linear"])
+    return np.divide(path["apart"], way, out=np.zeros_like(way), where=way > 0)
+
+
+def curvature(arrays: Mapping[str, Any], beta: float) -> Row:
+    """lambda_max, how well it is known, and what it is of beta and of beta^2."""
+    top = float(arrays["lambda_max"])
+    known = {key: float(arrays[key]) for key in ("residual", "products", "norm")}
+    over = {"over_beta": top / beta, "over_beta2": top / beta**2}
+    return {"lambda_max": top, **over, **known, "converged": bool(arrays["converged"])}
+
+
+def stability(arrays: Mapping[str, Any]) -> list[Row]:
+    """What became of each rate."""
+    critical, constant = 2 / float(arrays["lambda_max"]), float(arrays["entropy"])
+    return [
+        {
+            "relative": float(relative),
+            "rate": float(relative) * critical,
+            "fate": fate(losses, constant),
+            "highest": float(losses.max()),
+            "last": float(losses[-1]),
+        }
+        for relative, losses in zip(arrays["relative"], arrays["losses"], strict=True)
+    ]
+
+
+def frontier(runs: Iterable[Row]) -> Row:
+    """The rate at which descent is first lost: between the last rate below it and the first lost one, in the middle of
+    their logarithms. NaN where every rate is lost, or none."""
+    ordered = sorted(runs, key=lambda run: run["relative"])
+    lost = [i for i, run in enumerate(ordered) if run["fate"] == "lost"]
+    catapults = [run["relative"] for run in ordered if run["fate"] == "catapult"]
+    row: Row = {"critical_rate": ordered[0]["rate"] / ordered[0]["relative"]}
+    edge = lost[0] if lost else 0
+    relative = math.sqrt(ordered[edge - 1]["relative"] * ordered[edge]["relative"]) if edge else math.nan
+    row |= {"frontier": relative * row["critical_rate"], "relative": relative}
+    return {**row, "catapults": sum(1 for rate in catapults if rate > 1), "beyond": max([0.0, *catapults])}
+
+
+def slope(rows: pd.DataFrame, column: str) -> float:
+    """Least-squares slope of log column over log beta; NaN with fewer than two finite points."""
+    some = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
+    if some["beta"].nunique() < 2:
+        return math.nan
+    return float(np.polyfit(np.log(some["beta"]), np.log(some[column]), 1)[0])
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], columns: list[str]) -> list[Row]:
+    """Means over seeds with their 95% t intervals; a quantity that some seed lacks is missing."""
+    from calib_bench.inference import crossed_interval
+
+    rows = []
+    for values, some in frame.groupby(by, sort=False, dropna=False):
+        row: Row = {**dict(zip(by, values, strict=True)), "seeds": some["seed"].nunique()}
+        for column in columns:
+            found = crossed_interval(some[column].astype(float).to_numpy()[:, None], nested=True)
+            row |= {k: v for k, v in fields(column, found).items() if not k.endswith("_p")}
+        rows.append(row)
+    return rows

@@ -1,0 +1,191 @@
+"""Drawings of the study of early learning: one row of panels a model, a mark a seed, lines through their means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.report.plots import _beta_axis, _empty, _families, _grid, _legend, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+GUIDE: dict[str, Any] = {"color": "0.55", "linewidth": 0.9}
+FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
+
+
+def timescales(analysis: Analysis) -> Figure:
+    """Measured early-learning times over the theory's, and the times themselves."""
+    frame: Any = analysis.data["times"]
+    if not len(frame):
+        return _empty("no path has been measured yet")
+    figure, axes = _grid(frame, 2, 3.3)
+    ratios = (("tenth", "by ||Z0||/10", "C0", "o", 0.15), ("whole", "by ||Z0||", "C1", "s", 0.10))
+    times = (
+        ("tau_z", "tau_z", "C0", "o"),
+        ("tau_nl", "tau_nl", "C2", "D"),
+        ("critical_tau", "critical step", "C3", "v"),
+    )
+    for (name, rows), (left, right) in zip(_families(frame), axes, strict=False):
+        betas = sorted(set(rows["beta"]))
+        left.fill_between([min(betas), max(betas)], 0.85, 1.15, color="C0", alpha=0.12, linewidth=0)
+        left.fill_between([min(betas), min(0.1, max(betas))], 0.9, 1.1, color="C1", alpha=0.15, linewidth=0)
+        for column, _, color, marker, _ in ratios:
+            _points(left, rows, column, color, marker)
+        left.axhline(1, **GUIDE)
+        left.set(yscale="log", ylabel="measured time over the theory's")
+        plain(left.yaxis)
+        for column, _, color, marker in times:
+            _points(right, rows, column, color, marker)
+        _guide(right, rows, "tau_nl", 1)
+        right.set(yscale="log", ylabel="tau")
+        plain(right.yaxis)
+        for axis in (left, right):
+            _beta_axis(axis, betas)
+        left.set_title(name, loc="left")
+    keys = [(f"time to move {label}", {"color": color, "marker": marker}) for _, label, color, marker, _ in ratios]
+    keys += [(label, {"color": color, "marker": marker}) for _, label, color, marker in times[1:]]
+    _legend(figure, [*keys, ("proportional to beta", {**GUIDE, "linestyle": ":"})])
+    return figure
+
+
+def collapse(analysis: Analysis) -> Figure:
+    """Loss over tau from equal initial logits, a colour a beta, the tangent model dashed; and how they part."""
+    frame: Any = analysis.data["common"]
+    if not len(frame):
+        return _empty("no path from common logits has been measured yet")
+    starts = list(dict.fromkeys(frame["start"]))
+    figure, axes = _grid(frame, 3, 3.3)
+    betas = sorted(set(frame["beta"]))
+    shades = _shades(betas)
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for axis, start in zip(line, starts, strict=False):
+            _losses(axis, rows[rows["start"] == start], shades)
+            axis.set_title(f"{name}, Z0: {start}", loc="left")
+        for style, start in zip(("-", "--"), starts, strict=False):
+            for row in rows[rows["start"] == start].itertuples():
+                way = row.path["moved_linear"]
+                some = way > 0
+                line[2].plot(
+                    row.path["tau"][some],
+                    (row.path["apart"][some] / way[some]),
+                    color=shades[row.beta],
+                    linestyle=style,
+                )
+        line[2].axhline(0.1, **GUIDE)
+        line[2].set(xscale="log", yscale="log", ylim=(1e-4, 2), xlabel="tau", ylabel="||Z - Z_lin|| / ||Z_lin - Z0||")
+        line[2].set_title("how far they have parted", loc="left")
+        for axis in line[len(starts) : 2]:
+            axis.set_visible(False)
+    keys = [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()]
+    keys += [("tangent model", {"color": "k", "linestyle": "--"})]
+    _legend(figure, keys)
+    return figure
+
+
+def _losses(axis: Axes, rows: pd.DataFrame, shades: dict[float, Any]) -> None:
+    for row in rows.itertuples():
+        axis.plot(row.path["tau"][1:], row.path["loss"][1:], color=shades[row.beta])
+    longest = max(rows.itertuples(), key=lambda row: row.path["tau"][-1], default=None)
+    if longest is not None:
+        axis.plot(longest.path["tau"][1:], longest.path["loss_linear"][1:], color="k", linestyle="--", linewidth=1)
+    axis.set(xscale="log", xlabel="tau = beta^2 eta t", ylabel="training loss (nats)")
+    axis.set_ylim(bottom=0)
+
+
+def curvature(analysis: Analysis) -> Figure:
+    """lambda_max over beta with ordinary and with zero initial logits, and its local exponent."""
+    frame: Any = analysis.data["curves"]
+    if not len(frame):
+        return _empty("no curvature has been measured yet")
+    figure, axes = _grid(frame, 3, 3.3)
+    looks = (("zero", "C0", "o"), ("ordinary", "C1", "s"))
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for logits, color, marker in looks:
+            some = rows[rows["logits"] == logits]
+            _points(line[0], some, "lambda_max", color, marker)
+            _points(line[1], some, "over_beta2", color, marker)
+            mean = some.groupby("beta")["lambda_max"].mean()
+            if len(mean) > 1:
+                x, y = np.log(mean.index.to_numpy()), np.log(mean.to_numpy())
+                line[2].plot(np.exp((x[1:] + x[:-1]) / 2), np.diff(y) / np.diff(x), color=color, marker=marker)
+        for height in (1, 2):
+            line[2].axhline(height, **GUIDE)
+        line[0].set(yscale="log", ylabel="lambda_max")
+        line[1].set(yscale="log", ylabel="lambda_max / beta^2")
+        line[2].set_ylabel("exponent of beta between neighbours")
+        for axis in line[:2]:
+            plain(axis.yaxis)
+        for axis in line:
+            _beta_axis(axis, sorted(set(rows["beta"])))
+        line[0].set_title(name, loc="left")
+    _legend(figure, [(f"{logits} initial logits", {"color": c, "marker": m}) for logits, c, m in looks])
+    return figure
+
+
+def frontier(analysis: Analysis) -> Figure:
+    """What became of every rate over beta, the critical rate and the frontier, raw and in critical rates."""
+    runs, edges = analysis.data["runs"], analysis.data["edges"]  # type: Any, Any
+    if not len(runs):
+        return _empty("no rate has been tried yet")
+    figure, axes = _grid(runs, 2, 3.6)
+    for (name, rows), (_, own), line in zip(_families(runs), _families(edges), axes, strict=False):
+        for axis, column, units in zip(line, ("rate", "relative"), ("critical_rate", None), strict=True):
+            for kind, (color, marker) in FATES.items():
+                some = rows[rows["fate"] == kind]
+                axis.plot(
+                    some["beta"] * _aside(some), some[column], color=color, marker=marker, linestyle="none", alpha=0.7
+                )
+            if units:
+                mean = own.groupby("beta")[units].mean()
+                axis.plot(mean.index, mean, color="k", linestyle="--")
+            else:
+                axis.axhline(1, color="k", linestyle="--")
+            edge = own.assign(log=np.log(own["frontier" if units else "relative"])).groupby("beta")["log"].mean()
+            axis.plot(edge.index, np.exp(edge), color="k", marker="o")
+            axis.set(yscale="log", ylabel="rate" if units else "rate / critical rate")
+            plain(axis.yaxis)
+            _beta_axis(axis, sorted(set(rows["beta"])))
+        line[0].set_title(name, loc="left")
+    words = {"steady": "loss never rose", "catapult": "rose and came back", "lost": "lost"}
+    keys: list[tuple[str, dict[str, Any]]] = [
+        (words[kind], {"color": color, "marker": marker, "linestyle": "none"})
+        for kind, (color, marker) in FATES.items()
+    ]
+    keys += [("2 / lambda_max", {"color": "k", "linestyle": "--"}), ("frontier", {"color": "k", "marker": "o"})]
+    _legend(figure, keys)
+    return figure
+
+
+def _aside(rows: pd.DataFrame) -> Any:
+    """A factor on beta that keeps seeds apart."""
+    seeds = sorted(set(rows["seed"]))
+    place = {seed: i - (len(seeds) - 1) / 2 for i, seed in enumerate(seeds)}
+    return 1.12 ** rows["seed"].map(place).astype(float)
+
+
+def _points(axis: Axes, rows: pd.DataFrame, column: str, color: str, marker: str) -> None:
+    """A mark a seed, and a line through the means of logarithms."""
+    some = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
+    axis.plot(some["beta"], some[column], color=color, marker=marker, linestyle="none", alpha=0.45, markersize=3)
+    mean = some.assign(log=np.log(some[column])).groupby("beta")["log"].mean()
+    axis.plot(mean.index, np.exp(mean), color=color)
+
+
+def _guide(axis: Axes, rows: pd.DataFrame, column: str, power: float) -> None:
+    """A line of the given exponent through the value at the smallest beta."""
+    mean = rows.groupby("beta")[column].mean().dropna()
+    if len(mean) > 1:
+        x = np.array([mean.index[0], mean.index[-1]])
+        axis.plot(x, mean.iloc[0] * (x / x[0]) ** power, **GUIDE, linestyle=":")
+
+
+def _shades(betas: list[float]) -> dict[float, Any]:
+    from matplotlib import colormaps
+
+    return {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}

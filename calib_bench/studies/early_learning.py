@@ -1,0 +1,162 @@
+"""How fast are the initial logits forgotten, and how long does a network learn like its tangent, at each beta?
+
+Everything is measured at initialization, on one batch of training examples, by full-batch gradient descent on it: the
+early-learning time, the path of the logits beside that of the tangent model, the largest curvature, and the rates at
+which descent is lost. The theory is that of Agarwala, Pennington, Dauphin, Schoenholz (2023, arXiv 2010.07344).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import tuning
+from calib_bench.errors import SettingsError
+from calib_bench.report import plots_early
+from calib_bench.study import Analysis, Probe, Scores, Section, Study
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from calib_bench.data.splits import Splits
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+
+KINDS = ("paths", "common", "curvature", "stability")
+PLAIN = {
+    "optimizer": "sgd", "lr": 1.0, "lr_unit": "lr", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant",
+    "warmup": 0.0, "epochs": 0, "clip": 0.0,
+}  # fmt: skip
+"""Fields of every trial: nothing is trained but by the probes, whose steps are their own."""
+MEANINGLESS = (
+    "optimizer", "lr", "lr_eff", "lr_rel", "momentum", "weight_decay", "schedule", "warmup", "clip", "label_noise",
+    "sampling",
+)  # fmt: skip
+BEYOND = 10.0
+"""Curvature is measured at inverse temperatures this factor below and above the others too."""
+ZERO = -1.0
+"""Correlation of two copies whose logits cancel at initialization."""
+
+
+def plan(settings: Settings, scores: Scores) -> list[Trial]:
+    """One trial, of no epochs, for every measurement.
+
+    Raises:
+        SettingsError: a setting has no meaning here.
+    """
+    check(settings)
+    return tuning.unique(trial for kind in KINDS for trial in trials(settings, kind))
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError for settings that would change nothing, or the theory."""
+    for key in MEANINGLESS:
+        if getattr(settings, key, None) not in (None, (0.0,), 0.0):
+            raise SettingsError(
+                f"study=early_learning follows plain gradient descent from initialization by steps of its own: "
+                f"leave out {key}="
+            )
+    for key, only in (("epochs", (0,)), ("objective", (CROSS_ENTROPY,)), ("head_lr", (1.0,)), ("head_decay", (1.0,))):
+        if getattr(settings, key) != only:
+            raise SettingsError(f"study=early_learning knows only {key}={only[0]}: leave {key} out")
+    if settings.pretrained or settings.precision == "bf16":
+        word = "pretrained=true" if settings.pretrained else "precision=bf16"
+        raise SettingsError(f"study=early_learning is about initialization, measured to many digits: leave out {word}")
+
+
+def trials(settings: Settings, kind: str) -> list[Trial]:
+    """The trials of a kind of measurement; those with logits that start at zero come last."""
+    seeds = (settings.seed or ())[: 1 if kind == "common" else None]
+    found, zero = [], []
+    for template in tuning.templates(settings):
+        start = template.model_copy(update={**PLAIN, "probe": f"early_learning/{kind}", **_precision(template, kind)})
+        for beta in _betas(settings, template.beta) if kind == "curvature" else (template.beta,):
+            each = [start.model_copy(update={"beta": beta, **_seed(settings, seed)}) for seed in seeds]
+            found += each
+            if kind in ("common", "curvature") and template.correlation is None:
+                zero += [trial.model_copy(update={"correlation": ZERO}) for trial in each]
+    return tuning.unique([*found, *zero])
+
+
+def _seed(settings: Settings, seed: int) -> dict[str, int]:
+    return {"seed": seed, "split": seed if settings.split == "seed" else 0}
+
+
+def _precision(template: Trial, kind: str) -> dict[str, str]:
+    """Small networks are measured in float64; where descent is lost needs no digits."""
+    if kind == "stability" or not template.model.startswith("mlp"):
+        return {}
+    return {"precision": "fp64"}
+
+
+def _betas(settings: Settings, beta: float) -> tuple[float, ...]:
+    """The inverse temperature, and a decade beyond it at the ends."""
+    low, high = min(settings.beta or (beta,)), max(settings.beta or (beta,))
+    down = (beta / BEYOND,) if beta / BEYOND < low else ()
+    up = (beta * BEYOND,) if beta * BEYOND > high else ()
+    return tuple(float(f"{value:.9g}") for value in (*down, beta, *up))
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """The theory's numbers beside the measured ones.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    from calib_bench.dynamics import early_report
+
+    by_kind = {kind: [trial for trial in trials(settings, kind) if store.has(trial)] for kind in KINDS}
+    return early_report.analysis(settings, store, by_kind)
+
+
+def _probe(kind: str) -> Probe:
+    return Probe(arrays=partial(_measure, kind))
+
+
+def _measure(kind: str, trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
+    from calib_bench.dynamics import early
+
+    measure: Callable[..., dict[str, Any]] = getattr(early, kind)
+    return measure(trial, model, splits, device)
+
+
+STUDY = Study(
+    question="How fast are initial logits forgotten, and how long does a network learn like its tangent, over beta?",
+    plan=plan,
+    analyse=analyse,
+    figures={
+        "timescales": plots_early.timescales,
+        "collapse": plots_early.collapse,
+        "curvature": plots_early.curvature,
+        "frontier": plots_early.frontier,
+    },
+    defaults={
+        "objective": (CROSS_ENTROPY,),
+        "epochs": (0,),
+        "batch": (300,),
+        "seed": (0, 1, 2),
+        "beta": (0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+    },
+    sections=(
+        Section("What the theory says, and whether it is so", ("acceptance", "slopes")),
+        Section(
+            "Early learning",
+            ("timescales",),
+            "Time is tau = beta^2 times the sum of the rates; Z = beta z, and Z0 are those at initialization.",
+        ),
+        Section(
+            "One path for every beta",
+            ("collapse",),
+            "From equal initial logits the tangent model takes the same path in tau at every beta; networks leave it "
+            "the earlier, the smaller beta is.",
+        ),
+        Section("Curvature", ("curvature",)),
+        Section("Where descent is lost", ("frontier",)),
+        Section("Every measurement", ("measurements",)),
+    ),
+    references=("agarwala2023temperature", "jacot2018", "lewkowycz2020"),
+    probes={kind: _probe(kind) for kind in KINDS},
+)

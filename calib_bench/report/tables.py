@@ -6,12 +6,14 @@ A column `x` with siblings `x_low` and `x_high` is shown as one cell, "mean [low
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from calib_bench.files import write_bytes
+from calib_bench.errors import StoreError
+from calib_bench.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -175,9 +177,47 @@ def _narrow(mean: float, low: float, high: float) -> str:
 
 
 def save(tables: Mapping[str, Table], folder: Path) -> None:
-    """Writes every table as CSV and Markdown, and those meant for a paper as LaTeX."""
+    """Writes every table as CSV and Markdown, those meant for a paper as LaTeX, and index.json, which has the rest."""
+    index = {
+        name: {"title": t.title, "note": t.note, "paper": t.paper, "names": list(t.names), "first": list(t.first)}
+        for name, t in tables.items()
+    }
+    write_json(folder / "index.json", index)
     for name, table in tables.items():
         write_bytes(folder / f"{name}.csv", csv(table).encode())
         write_bytes(folder / f"{name}.md", markdown(table).encode())
         if table.paper:
             write_bytes(folder / f"{name}.tex", latex(table).encode())
+
+
+def read(run: Path) -> dict[str, Table]:
+    """The tables of a run folder's report as they were saved, by name.
+
+    Raises:
+        StoreError: there is no report, or it is damaged.
+    """
+    import pandas as pd
+
+    from calib_bench.study import Table
+
+    folder = run / "report" / "tables" if (run / "report").is_dir() else run / "tables"
+    if not (folder / "index.json").is_file():
+        raise StoreError(f"{run} has no report with tables: python -m calib_bench report {run} makes it")
+    try:
+        return {
+            name: Table(frame=_frame(pd, folder / f"{name}.csv"), **_told(told))
+            for name, told in json.loads((folder / "index.json").read_text()).items()
+        }
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise StoreError(
+            f"{folder} is damaged ({error}): python -m calib_bench report {run} makes it again"
+        ) from None
+
+
+def _told(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+
+
+def _frame(pd: Any, path: Path) -> pd.DataFrame:
+    empty = path.stat().st_size <= 1
+    return pd.DataFrame() if empty else pd.read_csv(path, float_precision="round_trip")

@@ -22,6 +22,8 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
   report  rebuild the report of a run folder from its store alone: report runs/digits-separation
   publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
   list    tasks, models, baselines, studies: list, or list tasks
+  table   a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen: table --help
+  cite    BibTeX of every task, model, baseline and metric of a run: cite runs/digits-separation
 
   evaluate  every calibrator and metric on anyone's predictions: evaluate --calibration cal.npz --test test.npz
   compare   paired differences of two predictors on the same examples: compare a.npz b.npz
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or {"-h", "--help", "help"} & set(words):
-        own = next((word for word in words if word in EXTERNAL), None)
+        own = next((word for word in words if word in (*EXTERNAL, "table")), None)
         print(_help_of(own) if own else usage())
         return 0
     if words[0] in ("--version", "version"):
@@ -128,7 +130,23 @@ def _list(words: list[str]) -> int:
     return show(words)
 
 
+def _table(words: list[str]) -> int:
+    from calib_bench.report.paper import show
+
+    return show(words)
+
+
+def _cite(words: list[str]) -> int:
+    from calib_bench.report.cite import show
+
+    return show(words)
+
+
 def _help_of(command: str) -> str:
+    if command == "table":
+        from calib_bench.report.paper import HELP
+
+        return HELP
     from calib_bench.external import help_of
 
     return help_of(command)
@@ -150,5 +168,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "publish": _publish,
     "list": _list,
+    "table": _table,
+    "cite": _cite,
     **{command: _external(command) for command in EXTERNAL},
 }

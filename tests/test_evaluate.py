@@ -102,6 +102,7 @@ def test_a_user_evaluates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert provenance["environment"]["versions"]["numpy"] == np.__version__
     assert {p.name for p in (out / "tables").iterdir()} == {
         *(f"{n}.{s}" for n in ("evaluation", "differences") for s in ("csv", "md", "tex")), "metrics.csv", "metrics.md",
+        "index.json",
     }  # fmt: skip
     page = (out / "report.html").read_text()
     assert "python -m calib_bench evaluate --calibration" in page

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench import discover, models
-from calib_bench.baseline import Objective
+from calib_bench import discover
 from calib_bench.errors import SettingsError
 from calib_bench.metrics.references import REFERENCES
+from calib_bench.models.references import references
 from calib_bench.trial import parse_objective
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def used(settings: Settings) -> dict[str, list[str]]:
 
     add(discover.task(settings.task).reference, f"task {settings.task}")
     for model in settings.model or ():
-        for key in models.references(model):
+        for key in references(model):
             add(key, f"model {model}")
     objectives, calibrators = discover.objectives(), discover.calibrators(settings.calibrator)
     for term in dict.fromkeys(t for text in settings.objective or () for t in parse_objective(text)):
-        add(_of(objectives[term]), f"objective {term}")
+        add(objectives[term].reference, f"objective {term}")
     for name, calibrator in calibrators.items():
         add(calibrator.reference, f"calibrator {name}")
     for metric, keys in REFERENCES.items():
@@ -55,10 +55,6 @@ def used(settings: Settings) -> dict[str, list[str]]:
     for key in (OWN, *discover.study(settings.study).references):
         add(key, f"study {settings.study}")
     return {key: list(dict.fromkeys(what)) for key, what in found.items()}
-
-
-def _of(objective: Objective) -> str:
-    return objective.reference
 
 
 def bibtex(wanted: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:

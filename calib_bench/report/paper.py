@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.grid import COUNTS, FLAG, GOOD, fixed, naming
 from calib_bench.report.tables import ALPHA, SIBLINGS, escape_latex, number, places, read, title
+from calib_bench.trial import split_terms
 from calib_bench.words import expand, split_word
 
 if TYPE_CHECKING:
@@ -103,9 +104,6 @@ def parse(words: Sequence[str]) -> Wish:
 
 def show(words: Sequence[str]) -> int:
     """Print a table and, unless one format was asked for, write all three."""
-    if {"-h", "--help"} & set(words):
-        print(HELP)
-        return 0
     from calib_bench.files import write_bytes
 
     wish = parse(words)
@@ -149,11 +147,25 @@ def sheet(wish: Wish) -> tuple[str, Sheet]:
     caption = " ".join(part for part in (f"{table.title}.", told, table.note, f"{same}." if same else "") if part)
     records = frame.to_dict("records")
     rows = [
-        ([number(row[c]) for c in shown], [cell(row, c, wish.digits, wish.interval) for c in metrics])
+        ([_called(c, row[c]) for c in shown], [cell(row, c, wish.digits, wish.interval) for c in metrics])
         for row in records
     ]
     kept = [c for c in frame if c in (*shown, *alike) or _stem(str(c)) in metrics]
     return name, Sheet(shown, metrics, rows, bold, set(starts[1:]), caption, f"tab:{name}", frame[kept])
+
+
+def _called(column: str, value: Any) -> str:
+    """A name as papers print it: a baseline by its title, an objective's strength after it."""
+    if column not in ("method", "objective") or not isinstance(value, str):
+        return number(value)
+    from calib_bench import discover
+
+    def one(term: str) -> str:
+        name, colon, strength = term.partition(":")
+        said = discover.load("baselines", name).title if name in discover.names("baselines") else name.replace("_", " ")
+        return f"{said} {strength}" if colon else said
+
+    return " + ".join(one(term) for term in split_terms(value))
 
 
 def _rows(table: Table, wish: Wish) -> pd.DataFrame:

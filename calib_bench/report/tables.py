@@ -209,9 +209,7 @@ def read(run: Path) -> dict[str, Table]:
             for name, told in json.loads((folder / "index.json").read_text()).items()
         }
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise StoreError(
-            f"{folder} is damaged ({error}): python -m calib_bench report {run} makes it again"
-        ) from None
+        raise StoreError(f"{folder} is damaged ({error}): python -m calib_bench report {run} makes it again") from None
 
 
 def _told(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[S
     """
     families = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
-    arms = {}
+    arms: dict[tuple[Any, ...], tuning.Arm] = {}
     for family in families:
         variant = variants[family.arms[0].trial.family()]
         arms |= {_key(each.named(arm, variant)): arm for arm in family.arms}
@@ -91,11 +91,8 @@ def best(scored: Sequence[Scored], metric: str, nested: bool, groups: Iterable[S
             continue
         top = min(known, key=lambda i: sign * means[i])
         others = [i for i in known if i != top]
-        p = [difference(scored[i], scored[top], metric, nested).p for i in others]
-        tested = [(i, value) for i, value in zip(others, p, strict=True) if not math.isnan(value)]
-        adjusted = holm([value for _, value in tested]) if tested else []
-        worse = {i for (i, _), value in zip(tested, adjusted, strict=True) if value < ALPHA}
-        chosen |= {top, *(i for i in others if i not in worse)}
+        adjusted = holm([difference(scored[i], scored[top], metric, nested).p for i in others])
+        chosen |= {top, *(i for i, p in zip(others, adjusted, strict=True) if not p < ALPHA)}
     return chosen
 
 

@@ -30,7 +30,7 @@ SECTIONS = (
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),
     Section("Seeds, and choosing beta", ("gain", "seeds")),
-    Section("Tuning and trials", ("learning_rates", "rates", "trials")),
+    Section("Tuning and trials", ("learning_rates", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
 

@@ -80,6 +80,18 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
     }
 
 
+def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
+    """What the reliability diagrams are drawn from."""
+    if not len(frame):
+        return {}
+    note = "Bins of equal width of the confidence, seeds pooled: examples, their mean confidence and accuracy."
+    first = [c for c in (*NAMES, "method", "bin") if c in frame]
+    frame = frame[[*first, *(c for c in frame if c not in first)]]
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    names = ("model", "variant", "beta", "objective", "method", "bin")
+    return {"reliability_bins": Table("Reliability, bin by bin", _marked(settings, frame), smoke + note, names=names)}
+
+
 def _intervals(settings: Settings, nested: bool) -> str:
     if nested:
         return "95% t intervals over seeds (each seed has its own test examples, which may overlap)"

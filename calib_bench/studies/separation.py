@@ -84,7 +84,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
 
     from calib_bench.measure import own_tests
     from calib_bench.separation.summary import summary
-    from calib_bench.separation.tables import tables
+    from calib_bench.separation.tables import bins, tables
     from calib_bench.separation.verdict import verdict
     from calib_bench.separation.warnings import warnings
 
@@ -109,7 +109,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     }
     return Analysis(
         verdict=verdict(settings, frames),
-        tables=tables(settings, frames, study.nested),
+        tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
         warnings=warnings(settings, grid, extra, frames, study.refused, store.provenance()),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
         summary=summary(settings, frames),

@@ -1,0 +1,202 @@
+"""The command line as a few functions, for notebooks and scripts.
+
+>>> import calib_bench
+>>> folder = calib_bench.run(
+...     task="digits", model="mlp_16", beta=[0.3, 1], objective="cross_entropy", lr_rel=[0.25, 0.5], seed=range(2),
+...     epochs=4, extend=0, interventions="no", calibrator="temperature_scaling", workers=1, wandb="disabled",
+...     quiet=True,
+... )
+>>> folder.name
+'digits-separation'
+>>> frame = calib_bench.load_results(folder)
+>>> sorted(set(frame["beta"])), sorted(set(frame["method"]))
+([0.3, 1.0], ['raw', 'temperature_scaling'])
+>>> figure = calib_bench.plot_separation(folder)
+>>> figure.savefig("separation.pdf")
+
+Your own predictions, logits [N, K] and labels [N], judged like the harness's:
+
+>>> import numpy as np
+>>> rng = np.random.default_rng(0)
+>>> logits = 3 * rng.normal(size=(2000, 3))
+>>> labels = [rng.choice(3, p=np.exp(z / 2) / np.exp(z / 2).sum()) for z in logits]
+>>> frame = calib_bench.evaluate(
+...     logits[1000:], labels[1000:], calibration=(logits[:1000], labels[:1000]), calibrators=["temperature_scaling"]
+... )
+>>> raw, scaled = frame["log_loss"]
+>>> bool(scaled < raw), bool(1.5 < frame["kappa"][1] < 2.5)
+(True, True)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.errors import SettingsError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from calib_bench.study import Analysis
+
+__all__ = [
+    "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability", "plot_separation", "run",
+]  # fmt: skip
+
+
+def run(quiet: bool = False, **settings: Any) -> Path:
+    """Do a whole study, like `python -m calib_bench run`; the run folder, ready for `load_results` and the plots.
+
+    Args:
+        quiet: print nothing.
+        settings: the command line's keys; a list, tuple, range or array spans the grid.
+
+    Raises:
+        SettingsError: an unknown key, or a value of the wrong kind.
+    """
+    from calib_bench import job
+    from calib_bench.resolve import resolve
+    from calib_bench.settings import parse
+
+    asked = parse(f"{key}={_text(value)}" for key, value in settings.items())
+    with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        job.run(asked)
+    return resolve(asked).folder
+
+
+def _text(value: Any) -> str:
+    """A value as a word of the command line would give it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, Path)):
+        return str(value)
+    if isinstance(value, Iterable):
+        return ",".join(map(_text, value))
+    return repr(value.item() if hasattr(value, "item") else value)
+
+
+def load_results(run: str | Path, table: str = "baselines") -> pd.DataFrame:
+    """A table of a run's report: one row an entry, a metric `x` beside its limits `x_low`, `x_high`.
+
+    Args:
+        run: the run folder, or that of `evaluate` or `compare` on the command line.
+        table: its name; `frame.attrs` has the title and the note.
+
+    Raises:
+        StoreError: there is no report.
+        SettingsError: there is no such table.
+    """
+    from calib_bench.report.tables import read
+
+    known = read(Path(run))
+    if table not in known:
+        raise SettingsError(f"{run} has no table {table!r}: {nearest(table, known)}")
+    frame = known[table].frame
+    frame.attrs = {"title": known[table].title, "note": known[table].note}
+    return frame
+
+
+def evaluate(
+    values: ArrayLike | Sequence[ArrayLike],
+    labels: ArrayLike | Sequence[ArrayLike],
+    calibration: tuple[Any, Any] | None = None,
+    *,
+    kind: str = "logits",
+    calibrators: Sequence[str] | None = None,
+    folds: int = 0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
+
+    Args:
+        values: predictions [N, K] of one model, or [S, N, K] (or a list of S arrays), one a seed.
+        labels: [N] int, or one array a seed.
+        calibration: (values, labels) of a held-out set, alike in form, to fit calibrators on.
+        kind: "logits", "probabilities", "log_probabilities" or "scores".
+        calibrators: their names; all of them when not given.
+        folds: without a calibration set, fit by so many folds of the test examples.
+        seed: of the folds.
+
+    Returns:
+        One row a method; `frame.attrs` has "verdict" and "warnings", sentences.
+
+    Raises:
+        DataError: the numbers cannot be predictions of that kind.
+        SettingsError: no calibrator has that name.
+    """
+    from calib_bench import discover
+    from calib_bench.evaluate_models import pair_up
+    from calib_bench.judge import evaluate as judge
+    from calib_bench.predictions import check_kind
+
+    check_kind(kind)
+    tests = _predictions(values, labels, kind, "test")
+    fits = _predictions(*calibration, kind, "calibration") if calibration is not None else []
+    found = judge(pair_up(tests, fits), discover.calibrators(calibrators), folds, seed, calibrators is not None)
+    frame = found.tables["metrics"].frame
+    frame.attrs = {"verdict": list(found.verdict), "warnings": list(found.warnings)}
+    return frame
+
+
+def _predictions(values: Any, labels: Any, kind: str, name: str) -> list[Any]:
+    """One or several models' predictions, checked."""
+    import numpy as np
+
+    from calib_bench.prediction_checks import check
+
+    several = np.ndim(values[0]) == 2
+    rows = list(values) if several else [values]
+    given = list(labels) if np.ndim(labels[0]) == 1 else [labels] * len(rows)
+    return [
+        check(np.asarray(v), np.asarray(y), kind, f"{name}{i}" if several else name)
+        for i, (v, y) in enumerate(zip(rows, given, strict=True))
+    ]
+
+
+def plot_separation(run: str | Path) -> Figure:
+    """Change of test log loss over beta, split into confidence and dynamics, a panel an objective."""
+    return _draw(run, "separation", "separation")
+
+
+def plot_over_beta(run: str | Path) -> Figure:
+    """Accuracy, log loss, ECE and kappa over beta, before and after temperature scaling."""
+    return _draw(run, "over_beta", "baselines")
+
+
+def plot_reliability(run: str | Path) -> Figure:
+    """Confidence against accuracy, a panel a beta, before and after temperature scaling."""
+    return _draw(run, "reliability", "reliability_bins")
+
+
+def plot_learning_rates(run: str | Path) -> Figure:
+    """Selection score over the learning rate, the chosen rate circled."""
+    return _draw(run, "learning_rates", "rates")
+
+
+def _draw(run: str | Path, name: str, needs: str) -> Figure:
+    from calib_bench.report import figures, plots
+
+    analysis = _saved(Path(run), needs)
+    with figures.style():
+        figure: Figure = getattr(plots, name)(analysis)
+    return figure
+
+
+def _saved(run: Path, needs: str) -> Analysis:
+    """What the drawings need, from the tables of the report."""
+    from calib_bench.report.tables import read
+    from calib_bench.store import Store
+    from calib_bench.study import Analysis
+
+    tables = read(run)
+    if needs not in tables:
+        raise SettingsError(f"{run} has no table {needs!r} to draw from; it has {', '.join(tables)}")
+    settings = Store(run, "read").settings()
+    bins = tables["reliability_bins"].frame if "reliability_bins" in tables else None
+    return Analysis((), tables, data={"reference": settings.reference, "limit": settings.limit, "reliability": bins})

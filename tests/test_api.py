@@ -1,0 +1,99 @@
+"""The functions for notebooks: their documented examples run, and importing them costs nothing."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import make
+
+import calib_bench
+from calib_bench import api, discover
+from calib_bench.errors import DataError, SettingsError
+from calib_bench.report import build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("api") / "run"
+    store, settings = make(path, "beta=0.3,1,3", "seed=0,1", "calibrator=temperature_scaling")
+    build(store, discover.study("separation"), settings)
+    return path
+
+
+@pytest.mark.slow
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(api)
+    assert found.attempted > 8
+    assert found.failed == 0
+    assert (tmp_path / "separation.pdf").stat().st_size > 1000
+
+
+def test_importing_costs_nothing() -> None:
+    code = (
+        "import sys, calib_bench; assert callable(calib_bench.run); "
+        "heavy = {'torch', 'pandas', 'matplotlib', 'scipy', 'wandb'} & set(sys.modules); sys.exit(str(heavy or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_every_function_is_there_documented_and_found_by_completion() -> None:
+    for name in api.__all__:
+        assert getattr(calib_bench, name) is getattr(api, name)
+        assert (getattr(api, name).__doc__ or "").strip()
+        assert name in dir(calib_bench)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = calib_bench.nothing  # type: ignore[attr-defined]
+
+
+def test_results_are_the_reports_tables(folder: Path) -> None:
+    analysis = discover.study("separation").analyse
+    frame = calib_bench.load_results(str(folder), "separation")
+    from calib_bench.store import Store
+
+    store = Store(folder, "read")
+    expected = analysis(store.settings(), store).tables["separation"]
+    assert frame["log_loss_dyn"].tolist() == expected.frame["log_loss_dyn"].tolist()
+    assert frame.attrs["title"] == expected.title
+    with pytest.raises(SettingsError, match="did you mean 'baselines'"):
+        calib_bench.load_results(folder, "baseline")
+
+
+@pytest.mark.parametrize("name", [name for name in api.__all__ if name.startswith("plot_")])
+def test_drawings_from_the_saved_tables_are_those_of_the_report(folder: Path, name: str) -> None:
+    from calib_bench.report import figures
+
+    figure = getattr(calib_bench, name)(folder)
+    assert len(figure.axes) >= 2
+    with figures.style():
+        svg = figures.render(figure)["svg"]
+    assert svg == (folder / "report" / "figures" / f"{name.removeprefix('plot_')}.svg").read_bytes()
+
+
+def test_values_become_words() -> None:
+    values = (True, [0.1, 1], range(3), "a,b", Path("x"), np.array([0.5, 2.0]), np.int64(3), 1e-05)
+    assert [api._text(v) for v in values] == ["true", "0.1,1", "0,1,2", "a,b", "x", "0.5,2.0", "3", "1e-05"]
+    with pytest.raises(SettingsError, match="did you mean 'task'"):
+        calib_bench.run(taks="digits")
+
+
+def test_several_models_and_probabilities_are_judged() -> None:
+    rng = np.random.default_rng(1)
+    Z = rng.normal(size=(2, 600, 3))
+    y = rng.integers(0, 3, 600)
+    frame = calib_bench.evaluate(Z, y, folds=3, calibrators=["temperature_scaling"])
+    assert frame["method"].tolist() == ["raw", "temperature_scaling"]
+    assert (frame["log_loss_low"] < frame["log_loss"]).all()
+    assert "accuracy" in frame.attrs["verdict"][0]
+    p = np.exp(Z[0]) / np.exp(Z[0]).sum(1, keepdims=True)
+    one = calib_bench.evaluate(p, y, kind="probabilities")
+    logits = calib_bench.evaluate(Z[0], y)
+    assert one["log_loss"][0] == pytest.approx(logits["log_loss"][0], rel=1e-9)
+    with pytest.raises(DataError, match="probabilities"):
+        calib_bench.evaluate(Z[0], y, kind="probabilities")

@@ -1,67 +1,172 @@
 """Exact identities of training at an inverse temperature, through the real loops, in float64.
 
-Identities 1 and 2: Agarwala, Pennington, Dauphin, Schoenholz, arXiv 2010.07344.
+Identities 1 to 4: Agarwala, Pennington, Dauphin, Schoenholz, arXiv 2010.07344.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pytest
 import torch
-from test_train import CPU, digits, run, trial
-from torch import Tensor
+from test_train import CPU, digits, trial
+from torch import Tensor, nn
 
-from calib_bench import discover
+from calib_bench import discover, models
+from calib_bench.data.splits import InputSpec, Splits
+from calib_bench.data.tensors import Resident
+from calib_bench.data.text import TextSplit
 from calib_bench.train import setup
 from calib_bench.train.fused import train_fused
+from calib_bench.train.optim import factor
 from calib_bench.train.outcome import Outcome
+from calib_bench.train.single import train_single
 from calib_bench.trial import Trial
 
+OTHERS = ["cnn_4_6", "wrn_10_1_nonorm", "gru_6", "timm/test_resnet"]
+EXACT = {"rtol": 1e-9, "atol": 1e-10}
 
-def train_one(one: Trial, loop: str) -> Outcome:
-    return run(one) if loop == "single" else train_fused([one], digits(one.model), device=CPU)[0]
+
+@cache
+def words() -> Splits:
+    """Made-up reviews of 3 to 9 words of 20, in 3 classes: a text's class shows in which words it has."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (160,), generator=draw)
+    lengths = torch.randint(3, 10, (160,), generator=draw)
+    texts = [2 + (6 * y + torch.randint(8, (int(n),), generator=draw)) for y, n in zip(labels, lengths, strict=True)]
+    tokens, offsets = Resident(torch.cat(texts).int()), torch.cat((torch.zeros(1), lengths.cumsum(0))).long()
+    parts = dict(zip(("train", "selection", "calibration", "test"), torch.arange(160).split(40), strict=True))
+    made = {name: TextSplit(tokens, offsets, rows, labels[rows]) for name, rows in parts.items()}
+    spec, names = InputSpec("tokens", vocabulary=22), ("a", "b", "c")
+    return Splits(**made, spec=spec, classes=3, class_names=names, source="made up", digest="0" * 64, notes={})
 
 
-@pytest.mark.parametrize(("model", "loop"), [("mlp_32_16", "single"), ("mlp_32_16", "fused"), ("cnn_4_6", "single")])
-@pytest.mark.parametrize("beta", [0.2, 3.0])
-@pytest.mark.parametrize("unit", ["lr", "lr_rel"])
+def splits_of(model: str) -> Splits:
+    return words() if model.startswith("gru") else digits(model)
+
+
+def exact(**changes: Any) -> Trial:
+    """A trial in float64, of few epochs; batches of 20 for the few words there are, of residual nets one epoch."""
+    model = changes.get("model", "mlp_16")
+    own = {"batch": 20} if model.startswith("gru") else {} if model.startswith(("mlp", "cnn")) else {"epochs": 1}
+    return trial(**{"precision": "fp64", "epochs": 4, "lr": 0.05, "warmup": 0.5, **changes, **own})
+
+
+def train_one(one: Trial, loop: str = "single") -> Outcome:
+    splits = splits_of(one.model)
+    return train_single(one, splits, device=CPU) if loop == "single" else train_fused([one], splits, device=CPU)[0]
+
+
+def assert_scaled(at_beta: Outcome, beta: float, at_one: Outcome) -> None:
+    """Same beta z everywhere, and somewhere away from where it began."""
+    for name, z in at_beta.logits.items():
+        torch.testing.assert_close(beta * z, at_one.logits[name], **EXACT)
+    before, after = (at_beta.history["selection_log_loss"][row] for row in (0, -1))
+    assert abs(after - before) > 1e-4 * before
+
+
+SMALL = (("mlp_32_16", "single"), ("mlp_32_16", "fused"), ("cnn_4_6", "single"))
+CASES = [
+    *((model, loop, beta, unit) for model, loop in SMALL for beta in (0.2, 3.0) for unit in ("lr", "lr_rel")),
+    *((model, "single", 3.0, "lr") for model in OTHERS[1:]),
+]
+
+
+@pytest.mark.parametrize(("model", "loop", "beta", "unit"), CASES)
 def test_training_at_beta_is_a_reparametrized_head(model: str, loop: str, beta: float, unit: str) -> None:
     """Beta equals the head's initial weights times beta and its rate times beta^2, decay divided by beta^2."""
-    shared = {"model": model, "precision": "fp64", "epochs": 6, "weight_decay": 1e-2, "lr": 0.05, "lr_unit": unit}
-    at_beta = train_one(trial(beta=beta, **shared), loop)
-    at_one = train_one(trial(beta=1.0, head_init=beta, head_lr=beta**2, **shared), loop)
-    for name, z in at_beta.logits.items():
-        torch.testing.assert_close(beta * z, at_one.logits[name], rtol=1e-9, atol=1e-10)
+    shared = {"model": model, "weight_decay": 1e-2, "lr_unit": unit}
+    at_beta = train_one(exact(beta=beta, **shared), loop)
+    at_one = train_one(exact(beta=1.0, head_init=beta, head_lr=beta**2, **shared), loop)
+    assert_scaled(at_beta, beta, at_one)
     assert at_beta.facts["lr"] == pytest.approx(at_one.facts["lr"], rel=1e-6)
     for column in ("train_loss", "selection_log_loss", "logit_norm"):
         assert at_beta.history[column] == pytest.approx(at_one.history[column], rel=1e-9, nan_ok=True)
 
 
+@pytest.mark.parametrize("loop", ["single", "fused"])
+def test_a_pair_has_a_reparametrized_head_too(loop: str) -> None:
+    at_beta = train_one(exact(beta=3.0, correlation=-0.5), loop)
+    at_one = train_one(exact(beta=1.0, correlation=-0.5, head_init=3.0, head_lr=9.0), loop)
+    assert_scaled(at_beta, 3.0, at_one)
+
+
 @pytest.mark.parametrize("half", ["head_lr", "head_init"])
 def test_each_half_of_the_reparametrization_alone_is_not_enough(half: str) -> None:
-    shared = {"precision": "fp64", "epochs": 4, "lr": 0.05}
-    at_beta = run(trial(beta=3.0, **shared)).logits["test"]
-    alone = run(trial(beta=1.0, **{half: 9.0 if half == "head_lr" else 3.0}, **shared)).logits["test"]
+    at_beta = train_one(exact(beta=3.0)).logits["test"]
+    alone = train_one(exact(beta=1.0, **{half: 9.0 if half == "head_lr" else 3.0})).logits["test"]
     assert (3 * at_beta - alone).norm() > 1e-2 * alone.norm()
 
 
-@pytest.mark.parametrize("beta", [0.1, 5.0])
-def test_training_a_homogeneous_net_at_beta_is_rescaling_it(beta: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without biases or decay, L layers: beta equals every initial weight times beta^(1/L), rates times beta^(2/L)."""
-    shared = {"model": "mlp_24_16_nobias", "precision": "fp64", "epochs": 6, "weight_decay": 0.0}
-    at_beta = run(trial(beta=beta, lr=0.02, **shared))
-    plain = setup.initial_model
+def homogeneous(change: float, plain: Any) -> Any:
+    """`setup.initial_model` with every bias taken away and every weight times `change`."""
 
-    def rescaled(*args: object) -> torch.nn.Module:
-        model = plain(*args)  # type: ignore[arg-type]
+    def build(*args: object) -> nn.Module:
+        model = plain(*args)
+        for module in model.modules():
+            if getattr(module, "bias", None) is not None:
+                module.register_parameter("bias", None)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(beta ** (1 / 3))
+                parameter.mul_(change)
         return model
 
-    monkeypatch.setattr(setup, "initial_model", rescaled)
-    at_one = run(trial(beta=1.0, lr=0.02 * beta ** (2 / 3), **shared))
-    for name, z in at_beta.logits.items():
-        torch.testing.assert_close(beta * z, at_one.logits[name], rtol=1e-9, atol=1e-10)
+    return build
+
+
+@pytest.mark.parametrize("loop", ["single", "fused"])
+@pytest.mark.parametrize("model", ["mlp_24_16_nobias", "cnn_4_6"])
+@pytest.mark.parametrize("beta", [0.1, 5.0])
+def test_training_a_homogeneous_net_at_beta_is_rescaling_it(
+    model: str, loop: str, beta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without biases or decay, 3 layers: beta equals every initial weight times beta^(1/3), rates times beta^(2/3)."""
+    shared = {"model": model, "weight_decay": 0.0, "epochs": 6}
+    plain = setup.initial_model
+    monkeypatch.setattr(setup, "initial_model", homogeneous(1.0, plain))
+    at_beta = train_one(exact(beta=beta, lr=0.02, **shared), loop)
+    monkeypatch.setattr(setup, "initial_model", homogeneous(beta ** (1 / 3), plain))
+    at_one = train_one(exact(beta=1.0, lr=0.02 * beta ** (2 / 3), **shared), loop)
+    assert_scaled(at_beta, beta, at_one)
+
+
+def unswitched(one: Trial, change: float) -> Tensor:
+    """Test logits of a plain loop at the first beta, in which the head's rate alone is multiplied half-way."""
+    splits = splits_of(one.model)
+    model = setup.initial_model(one, splits, CPU).train()
+    head = {id(p) for p in models.head(model).parameters()}
+    groups = [{"params": [p for p in model.parameters() if (id(p) in head) == own]} for own in (False, True)]
+    optimizer = torch.optim.SGD(groups, lr=one.lr, momentum=one.momentum)
+    per_epoch = splits.train.steps(one.batch)
+    for step in range(total := one.epochs * per_epoch):
+        batches = splits.train.train_batches(
+            seed=one.seed, epoch=step // per_epoch, batch=one.batch, device=CPU, skip=step % per_epoch
+        )
+        x, y = next(iter(batches))
+        rate = one.lr * factor(one.schedule, step, total, per_epoch, one.warmup)
+        for group, own in zip(optimizer.param_groups, (1.0, change if step >= total // 2 else 1.0), strict=True):
+            group["lr"] = rate * own
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(one.beta * model(setup.prepare(x, "fp64")), y).backward()
+        optimizer.step()
+    z_NK = torch.empty(len(splits.test), splits.classes, dtype=torch.float64)
+    model.eval()
+    for x, index in splits.test.eval_batches(batch=256, device=CPU):
+        z_NK[index] = model(setup.prepare(x, "fp64")).detach()
+    return z_NK
+
+
+@pytest.mark.parametrize("loop_of", [("mlp_16", "single"), ("mlp_16", "fused"), *((m, "single") for m in OTHERS)])
+def test_a_switch_of_beta_is_a_change_of_the_heads_rate(loop_of: tuple[str, str]) -> None:
+    """Momentum and all: nothing shows at the switch, and what follows is as if the head's rate were (b2 / b1)^2."""
+    model, loop = loop_of
+    shared = {"model": model, "weight_decay": 0.0}
+    switched = train_one(exact(beta=2.0, switch_from=0.5, switch_at=0.5, **shared), loop)
+    expected = unswitched(exact(beta=0.5, **shared), 16.0)
+    torch.testing.assert_close(2.0 * switched.logits["test"], 0.5 * expected, **EXACT)
+    steady = train_one(exact(beta=0.5, **shared), loop).logits["test"]
+    assert (expected - steady).norm() > 1e-4 * steady.norm()
 
 
 def calibrated(Z: Tensor, fit_on: Tensor, y: Tensor) -> Tensor:
@@ -69,11 +174,11 @@ def calibrated(Z: Tensor, fit_on: Tensor, y: Tensor) -> Tensor:
     return method.apply(method.fit(fit_on, y), Z)
 
 
-@pytest.mark.parametrize("beta", [0.2, 3.0])
-def test_after_temperature_scaling_the_training_beta_drops_out(beta: float) -> None:
+@pytest.mark.parametrize(("model", "beta"), [("mlp_16", 0.2), ("mlp_16", 3.0), *((model, 3.0) for model in OTHERS)])
+def test_after_temperature_scaling_the_training_beta_drops_out(model: str, beta: float) -> None:
     """softmax(z / T*) depends on z alone, no argmax ever changes, and so a rescaled copy has no effect of its own."""
-    z = run(trial(beta=beta, precision="fp64", epochs=6)).logits
-    y = digits().calibration.labels
+    z = train_one(exact(model=model, beta=beta, epochs=2)).logits
+    y = splits_of(model).calibration.labels
     with_beta = calibrated(beta * z["test"], beta * z["calibration"], y)
     without = calibrated(z["test"], z["calibration"], y)
     torch.testing.assert_close(with_beta, without, rtol=1e-8, atol=1e-10)

@@ -26,6 +26,9 @@ class VarianceShares(NamedTuple):
         p_first: that the first factor has no effect at any level of the second.
         p_first_within: the same at each level of the second [B], for `holm`.
         p_second, p_second_within: the other way round; [A].
+        second_given_first: second + interaction: all that the second factor does at given levels of the first, which
+            `p_second` tests.
+        first_given_second: the other way round.
     """
 
     first: Interval
@@ -36,6 +39,8 @@ class VarianceShares(NamedTuple):
     p_first_within: tuple[float, ...]
     p_second: float
     p_second_within: tuple[float, ...]
+    second_given_first: Interval
+    first_given_second: Interval
 
 
 def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 9999, seed: int = 0) -> VarianceShares:
@@ -59,15 +64,18 @@ def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 999
     if not np.isfinite(values).all() or S < 2:
         why = f"{S} seeds" if S < 2 else f"{int((~np.isfinite(values)).sum())} values are not finite"
         nothing = no_interval(math.nan, S, A * B, why)
-        nan = math.nan
-        return VarianceShares(nothing, nothing, nothing, nothing, nan, (nan,) * B, nan, (nan,) * A)
+        nan, within = math.nan, ((math.nan,) * B, (math.nan,) * A)
+        return VarianceShares(nothing, nothing, nothing, nothing, nan, within[0], nan, within[1], nothing, nothing)
     full, without = _shares(values), np.array([_shares(np.delete(values, s, -1)) for s in range(S)] if S > 2 else [])
-    first, second, both, rest = (
-        _jackknife(full[i], without[:, i] if S > 2 else None, level, S, A * B) for i in range(PARTS)
+    first, second, both, rest, within_first, within_second = (
+        _jackknife(full[of].sum(), without[:, of].sum(1) if S > 2 else None, level, S, A * B)
+        for of in ([0], [1], [2], [3], [1, 2], [0, 2])
     )
     p_first, first_within = _permutation(values, draws, seed)
     p_second, second_within = _permutation(values.swapaxes(0, 1), draws, seed)
-    return VarianceShares(first, second, both, rest, p_first, first_within, p_second, second_within)
+    return VarianceShares(
+        first, second, both, rest, p_first, first_within, p_second, second_within, within_first, within_second
+    )
 
 
 def _shares(y_ABS: Array) -> Array:

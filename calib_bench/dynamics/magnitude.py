@@ -1,0 +1,162 @@
+"""The plane of beta and the initial logit magnitude ||Z0||: its cells, what moves within it, and whose the variance is.
+
+At one beta, ||Z0|| = beta ||z0|| is set by correlated initialization (see `calib_bench.models.pair`), which leaves the
+scale of gradients alone (Agarwala et al., 2023, arXiv 2010.07344). So cells of one column differ in ||Z0|| only, and
+cells whose correlations make up for their betas have the same ||Z0|| and differ in beta only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.rows import Row, fields
+from calib_bench.separation.contrast import contrast, interval
+
+if TYPE_CHECKING:
+    from calib_bench.inference import VarianceShares
+    from calib_bench.measure import Measures
+
+METRICS = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_scaling", "log_loss")}
+"""What generalization is: the method, and the per-example score each is the mean of."""
+ALIKE = 1.1
+"""Initial logits whose magnitudes are within this factor count as equal."""
+ZERO = 1e-6
+"""A magnitude below this share of the plane's largest is zero."""
+MAGNITUDE, BETA = "initial magnitude", "beta"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm in the plane.
+
+    Attributes:
+        correlation: of the two copies' heads; None for the model alone.
+        measures: what its trials score.
+        norms: ||Z0||_F / sqrt(N) on the selection split before the first update, by seed that finished.
+    """
+
+    beta: float
+    correlation: float | None
+    measures: Measures
+    norms: Mapping[int, float]
+
+    @property
+    def norm(self) -> float:
+        """Mean over seeds; NaN without any."""
+        return sum(self.norms.values()) / len(self.norms) if self.norms else math.nan
+
+
+def row(cell: Cell, nested: bool) -> Row:
+    """A cell's initial magnitude, with a t interval over seeds, accuracy and repaired log loss."""
+    from calib_bench.separation.arms import over_seeds
+
+    measures = cell.measures
+    found: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}
+    found |= {"rate": measures.arm.chosen, "seeds": len(measures.seeds)}
+    found |= {"dropped": len(measures.arm.trials) - len(measures.seeds)}
+    if not measures.seeds:
+        return found
+    found |= over_seeds("initial_norm", list(cell.norms.values()))
+    for name, (method, score) in METRICS.items():
+        found |= interval(name, measures.examples[method][score], nested)
+        del found[f"{name}_p"]
+    return found
+
+
+def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator[Row]:
+    """Pairs of cells that differ in one thing, over the seeds that finished in both.
+
+    At every beta, the largest initial logits minus the smallest; and among cells with equal initial logits, every beta
+    minus that nearest the reference.
+    """
+    known = [cell for cell in cells if cell.measures.seeds and cell.correlation is not None]
+    for beta in sorted({cell.beta for cell in known}):
+        column = sorted((cell for cell in known if cell.beta == beta), key=lambda cell: cell.norm)
+        if len(column) > 1:
+            yield _pair(MAGNITUDE, column[-1], column[0], nested)
+    for alike in equal_norms(known):
+        base = min(alike, key=lambda cell: abs(math.log(cell.beta / reference)))
+        for cell in sorted(alike, key=lambda cell: cell.beta):
+            if cell is not base:
+                yield _pair(BETA, cell, base, nested)
+
+
+def equal_norms(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Groups of cells of equal initial magnitude, from the smallest, each of two betas at least."""
+    groups: list[list[Cell]] = []
+    largest = max((cell.norm for cell in cells), default=0.0)
+    for cell in sorted(cells, key=lambda cell: cell.norm):
+        first = groups[-1][0].norm if groups else math.nan
+        if cell.norm <= first * ALIKE or (cell.norm <= ZERO * largest and first <= ZERO * largest):
+            groups[-1].append(cell)
+        else:
+            groups.append([cell])
+    return [group for group in groups if len({cell.beta for cell in group}) > 1]
+
+
+def _pair(moves: str, cell: Cell, base: Cell, nested: bool) -> Row:
+    loose = dict.fromkeys(one.measures.arm.status for one in (cell, base) if one.measures.arm.status != "tuned")
+    found: Row = {"moves": moves, "beta": cell.beta, "tuning": ", ".join(loose) or "tuned", "from_beta": base.beta}
+    found |= {"initial_norm": cell.norm, "from_norm": base.norm}
+    both = contrast(cell.measures, base.measures, nested)
+    found |= {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
+    found["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
+    for name, column in (("accuracy", "accuracy"), ("repaired_log_loss", "log_loss_dyn")):
+        ends = ("", "_low", "_high", "_p")
+        found |= {f"{name}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
+    return found
+
+
+def plane_shares(cells: Sequence[Cell]) -> list[Row]:
+    """Per metric, whose the variance of one trained model's result is, over the betas whose cells are all trained.
+
+    Main effects are of beta and of the correlation; the initial magnitude's share given beta is all that the
+    correlation does within the betas, its interaction with them included.
+    """
+    layout = {(cell.beta, cell.correlation): cell for cell in cells if cell.correlation is not None}
+    correlations = sorted({c for _, c in layout if c is not None})
+    betas = sorted({beta for beta, _ in layout})
+    whole = [b for b in betas if all((b, c) in layout and layout[b, c].measures.seeds for c in correlations)]
+    grid = [[layout[b, c] for c in correlations] for b in whole]
+    return _shares(f"{len(whole)} betas x {len(correlations)} correlations", BETA, grid)
+
+
+def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> list[Row]:
+    """The same for the two factors that beta is, over their 2x2 by (head rate changed, initial magnitude changed)."""
+    measured = [[cells[rate, init] for init in (False, True)] for rate in (False, True)]
+    if not all(cell.seeds for line in measured for cell in line):
+        return []
+    return _shares(
+        f"2x2 of beta={beta:.3g}", "head rate", [[Cell(beta, None, m, {}) for m in line] for line in measured]
+    )
+
+
+def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row]:
+    from calib_bench.inference import variance_shares
+
+    everyone = [cell.measures for line in grid for cell in line]
+    if len(grid) < 2 or len(grid[0]) < 2:
+        return []
+    seeds = [s for s in everyone[0].seeds if all(s in measures.seeds for measures in everyone)]
+    loose = dict.fromkeys(measures.arm.status for measures in everyone if measures.arm.status != "tuned")
+    found = []
+    for metric, (method, score) in METRICS.items():
+        values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
+        head = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
+        head |= {"tuning": ", ".join(loose) or "tuned"}
+        found.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
+    return found
+
+
+def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) -> list[float]:
+    values_S = measures.examples[method][score].mean(1).tolist()
+    return [values_S[measures.seeds.index(seed)] for seed in seeds]
+
+
+def _columns(shares: VarianceShares) -> dict[str, Any]:
+    found = fields("other_share", shares.first) | fields("magnitude_share", shares.second_given_first)
+    found |= fields("interaction_share", shares.interaction) | fields("seed_share", shares.seed)
+    return found | {"other_share_p": shares.p_first, "magnitude_share_p": shares.p_second}

@@ -1,0 +1,158 @@
+"""What the plane of beta and the initial logit magnitude says, in tables and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
+from calib_bench.report.tables import ALPHA
+from calib_bench.rows import Row, cell, firm
+from calib_bench.separation import interventions
+from calib_bench.separation.cells import families, noted, sample, shown
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+
+WEAK = 0.1
+"""A share of variance that is surely smaller than this is called small."""
+NORM = "||Z0||"
+SHARES = ("other_share", "magnitude_share")
+MARK = "* Holm-adjusted p < .05 over the rows of"
+
+
+def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str, ...]:
+    """The answer for each plane, what moves at fixed beta and at fixed magnitude, then the 2x2."""
+    shares = frames["shares"]
+    planes = shares[shares["other"] == BETA] if len(shares) else shares
+    if not len(planes) or "other_share" not in planes:
+        return ("There is nothing to compare yet: no plane has finished seeds in every cell of two betas.",)
+    said = []
+    for where, some in families(planes):
+        said.append(f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? ")
+        said[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
+    for where, some in families(frames["contrasts"]):
+        said += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
+    return (*said, *interventions.words({**frames, "interventions": shares.iloc[:0]}, settings))
+
+
+def _answer(row: Row) -> str:
+    """One metric of one plane."""
+    what = f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds)"
+    values = f"{_share(row, 'other_share')} of the variance is beta's and {_share(row, 'magnitude_share')} the initial "
+    values += "magnitude's at fixed beta"
+    return f"{what}: {answer(row)}; {values}."
+
+
+def answer(row: Row) -> str:
+    """What the intervals of the two shares let one say."""
+    (_, beta_low, beta_high), (_, low, high) = (_limits(row, column) for column in SHARES)
+    if math.isnan(beta_low + low):
+        return "the data cannot say (shares have no intervals)"
+    if beta_low > high:
+        weakly = " and on that only weakly" if high < WEAK else ""
+        return f"{'yes, ' if weakly else ''}it depends more on beta than on the initial magnitude{weakly}"
+    if low > beta_high:
+        return "no, it depends more on the initial magnitude than on beta"
+    sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
+    found = f" (it does depend on {' and on '.join(sure)})" if sure else ""
+    return f"the data cannot say on which of the two it depends more{found}"
+
+
+def _limits(row: Row, column: str) -> tuple[float, float, float]:
+    return row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan)
+
+
+def _moves(row: Row, column: str) -> bool:
+    return bool(row.get(f"{column}_holm", math.nan) < ALPHA)
+
+
+def _share(row: Row, column: str) -> str:
+    value, low, high = _limits(row, column)
+    text = f"{value:.0%}" if math.isnan(low) else f"{value:.0%} [{low:.0%}, {high:.0%}]"
+    return text.replace("-", "−")
+
+
+def _moved(frame: pd.DataFrame, moves: str) -> str:
+    """Where changing one thing alone changed accuracy or repaired log loss."""
+    rows = frame.to_dict("records")
+    if moves == BETA:
+        head = f"Beta moved at equal {NORM} ({len(rows)} pairs)"
+    else:
+        head = f"{NORM} moved at fixed beta ({len(rows)} betas), from the smallest to the largest"
+    said = []
+    for metric in ("accuracy", "repaired_log_loss"):
+        sure = [row for row in rows if firm(row, metric)]
+        if not sure:
+            said.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do")
+            continue
+        most = max(sure, key=lambda row: abs(row[metric]))
+        where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
+        said.append(
+            f"{metric.replace('_', ' ')} changed in {len(sure)}, most at {where} ({NORM} "
+            f"{_norms(most, moves)}), by {cell(most, metric)}"
+        )
+    return f"{head}: {'; '.join(said)}."
+
+
+def _norms(row: Row, moves: str) -> str:
+    return f"{row['initial_norm']:.2g}" if moves == BETA else f"{row['from_norm']:.2g} to {row['initial_norm']:.2g}"
+
+
+def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, Table]:
+    """Every table that has rows."""
+    found = {
+        "plane": Table(
+            "The plane: accuracy and repaired log loss (nats) over beta and correlation",
+            shown(frames["plane"], settings),
+            noted(
+                settings,
+                f"initial norm: {NORM}_F / sqrt(N), Z = beta z, on the selection split before the first update, t "
+                "interval over seeds; correlation: of two copies' heads, none for the model alone; repaired: after "
+                "temperature scaling; 95% intervals over seeds and test examples",
+            ),
+            paper=True,
+        ),
+        "contrasts": Table(
+            f"One thing moved: beta at equal {NORM}, {NORM} at equal beta",
+            shown(frames["contrasts"], settings),
+            noted(
+                settings,
+                "Differences of test accuracy and of repaired log loss (nats), paired by seed and example, against "
+                f"the cell at `from`; magnitudes within a factor of {ALIKE:g} count as equal",
+                sample(frames["contrasts"]),
+                f"{MARK} a kind",
+            ),
+        ),
+        "shares": Table(
+            "Shares of the variance of one trained model's result",
+            shown(frames["shares"], settings),
+            noted(
+                settings,
+                "Of a model with a random cell of the design and a random seed. other: the main effect of beta, or of "
+                "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
+                "interaction is part of it. Shares are of the ranges covered here. Intervals: jackknife over seeds; "
+                f"{MARK} a metric, by permutation",
+            ),
+            paper=True,
+        ),
+        **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
+        "rates": Table(
+            "Learning rates tried",
+            shown(frames["rates"], settings),
+            noted(
+                settings,
+                f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
+            ),
+        ),
+        "trials": Table(
+            "Trials at the chosen rates, test split",
+            shown(frames["trials"], settings),
+            noted(settings, "repaired: after temperature scaling"),
+        ),
+    }
+    return {name: table for name, table in found.items() if len(table.frame)}

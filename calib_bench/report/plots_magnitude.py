@@ -1,0 +1,159 @@
+"""Drawings of the study of initial logit magnitude."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.dynamics.magnitude import BETA, METRICS, ZERO
+from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, _line, _some_untuned, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
+UNTUNED = ("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})
+
+
+def plane(analysis: Analysis) -> Figure:
+    """Accuracy and repaired log loss over the initial logit magnitude, a line a beta: flat where it does not matter."""
+    from matplotlib import colormaps
+
+    table = analysis.tables.get("plane")
+    if table is None or "initial_norm" not in table.frame:
+        return _empty("No trial at a chosen rate has finished.")
+    frame = table.frame[table.frame["initial_norm"].notna()]
+    betas = sorted(set(frame["beta"]))
+    shades = {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    planes = list(_planes(frame))
+    figure, axes = _grid(frame, len(METRICS), 3.4)
+    if len(planes) > len(axes):
+        figure.clear()
+        figure.set_figheight(3.4 * len(planes))
+        axes = figure.subplots(len(planes), len(METRICS), squeeze=False)
+    for (name, rows), line in zip(planes, axes, strict=False):
+        rows = rows.assign(at=_placed(rows, betas))
+        for axis, metric in zip(line, METRICS, strict=True):
+            for beta, some in rows.groupby("beta"):
+                _over_norm(axis, some, metric, shades[float(beta)])
+            axis.set_ylabel(LABELS[metric])
+            _norm_axis(axis, rows)
+        line[0].set_title(name, loc="left")
+    keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in shades.items()]
+    keys.append(("the model alone", {"color": "0.3", "marker": "D", "fillstyle": "none", "linestyle": "none"}))
+    _legend(figure, [*keys, UNTUNED] if _some_untuned(frame) else keys)
+    return figure
+
+
+def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one plane, with its name."""
+    several = frame["objective"].nunique() > 1
+    for name, rows in _families(frame):
+        for objective, some in rows.groupby("objective", sort=False):
+            yield f"{name}, {objective}" if several else name, some
+
+
+def _placed(rows: pd.DataFrame, betas: Sequence[float]) -> list[float]:
+    """Where on a log axis a magnitude goes: zeros at the left end, side by side."""
+    norms = [float(norm) for norm in rows["initial_norm"]]
+    least = min((norm for norm in norms if norm > ZERO * max(norms)), default=1.0)
+    return [
+        norm if norm >= least else least / 8 * _dodge(betas.index(beta), len(betas)) ** 2.5
+        for norm, beta in zip(norms, rows["beta"], strict=True)
+    ]
+
+
+def _over_norm(axis: Axes, rows: pd.DataFrame, metric: str, color: Any) -> None:
+    """One beta: its pairs as a line, the model alone as a hollow mark; a dashed line leads to zero."""
+    alone, pairs = rows[rows["correlation"].isna()], rows[rows["correlation"].notna()].sort_values("at")
+    axis.plot(pairs["at"], pairs[metric], color=color, marker="o")
+    axis.plot(alone["at"], alone[metric], color=color, marker="D", markersize=6, fillstyle="none", linestyle="none")
+    if f"{metric}_low" in rows:
+        axis.vlines(rows["at"], rows[f"{metric}_low"], rows[f"{metric}_high"], color=color, linewidth=0.9, alpha=0.6)
+    untuned = rows[(rows["tuning"] != "tuned") & rows[metric].notna()]
+    if 0 < len(untuned) < len(rows):
+        axis.plot(untuned["at"], untuned[metric], color="k", marker="x", markersize=7, linestyle="none")
+
+
+def _norm_axis(axis: Axes, rows: pd.DataFrame) -> None:
+    axis.set_xscale("log")
+    axis.set_xlabel("||Z0|| per example at initialization")
+    zeros = rows[rows["at"] > rows["initial_norm"] * (1 + ZERO)]
+    plain(axis.xaxis)
+    if not len(zeros):
+        return
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    zero = math.exp(sum(map(math.log, zeros["at"])) / len(zeros))
+    low, high = zero * 8, float(rows["at"].max())
+    decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    axis.xaxis.set_major_locator(FixedLocator([zero, *decades]))
+    axis.xaxis.set_major_formatter(FixedFormatter(["0", *(f"{tick:g}" for tick in decades)]))
+    axis.axvline(zero * 8**0.5, color="0.75", linewidth=0.8, linestyle=":")
+
+
+def shares(analysis: Analysis) -> Figure:
+    """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones."""
+    table = analysis.tables.get("shares")
+    if table is None or "other_share" not in table.frame:
+        return _empty("No design has finished seeds in all of its cells.")
+    frame = table.frame[table.frame["other_share"].notna()]
+    several = frame["model"].nunique() > 1 or frame["objective"].nunique() > 1 or frame["variant"].nunique() > 0
+    lines = list(dict.fromkeys(_line_name(row, several) for row in frame.to_dict("records")))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 1.3 + 0.42 * len(lines)))
+    axes = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
+    looks = (("other_share", "C0", "o", -0.14), ("magnitude_share", "C1", "s", 0.14))
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for row in frame[frame["metric"] == metric.replace("_", " ")].to_dict("records"):
+            for column, color, marker, shift in looks:
+                y = lines.index(_line_name(row, several)) + shift
+                axis.plot([row[column]], [y], color=color, marker=marker, markersize=6)
+                axis.hlines(y, row.get(f"{column}_low"), row.get(f"{column}_high"), color=color, linewidth=1.4)
+        axis.set(xlim=(-0.03, 1.03), xlabel="share of variance")
+        axis.set_title(metric.replace("_", " "), loc="left")
+    axes[0].set_yticks(range(len(lines)), lines)
+    axes[0].set_ylim(len(lines) - 0.5, -0.5)
+    keys = [
+        (f"{BETA}, or the head's rate in a 2x2", {"color": "C0", "marker": "o"}),
+        ("initial magnitude, the other fixed", {"color": "C1", "marker": "s"}),
+    ]
+    _legend(figure, keys)
+    return figure
+
+
+def _line_name(row: Any, several: bool) -> str:
+    variant = f" {row['variant']}" if isinstance(row["variant"], str) else ""
+    return f"{row['model']}{variant} {row['objective']}, {row['design']}" if several else str(row["design"])
+
+
+def factors(analysis: Analysis) -> Figure:
+    """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta."""
+    table = analysis.tables.get("two_by_two")
+    if table is None:
+        return _empty("The 2x2 of head rate and initial head was not trained: see the warnings.")
+    frame = table.frame
+    figure, axes = _grid(frame, len(METRICS), 3.1)
+    looks = {
+        "total": ("k", "o", "training at beta"),
+        "head_rate": ("C0", "D", "head rate"),
+        "initial_magnitude": ("C1", "s", "initial magnitude"),
+    }
+    for (name, rows), line in zip(_families(frame), axes, strict=False):
+        for axis, metric in zip(line, METRICS, strict=True):
+            some = rows[rows["metric"] == metric.replace("_", " ")].sort_values("beta")
+            for i, (column, (color, marker, _)) in enumerate(looks.items()):
+                _line(axis, some, column, _dodge(i, len(looks)), color=color, marker=marker)
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.set_ylabel(f"change of {LABELS[metric]}")
+            _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+        line[0].set_title(name, loc="left")
+    keys = [(label, {"color": color, "marker": marker}) for color, marker, label in looks.values()]
+    _legend(figure, [*keys, UNTUNED] if _some_untuned(frame) else keys)
+    return figure

@@ -56,12 +56,23 @@ def shape(trial: Trial, truth: dict[str, torch.Tensor], labels: dict[str, torch.
     return Z
 
 
+def initial_norm(trial: Trial) -> float:
+    """||Z0|| of a model whose own is 1 at beta = 1, as `calib_bench.models.pair` scales it."""
+    doubled = 1.0 if trial.correlation is None else (2 * (1 + trial.correlation)) ** 0.5
+    return trial.beta * trial.head_init * doubled * (1 + 0.1 * trial.seed)
+
+
 def outcome(trial: Trial, Z: dict[str, torch.Tensor], diverged: bool) -> Outcome:
     """A finished or diverged trial with these logits."""
     logits = {split: (values / trial.beta).float() for split, values in Z.items()}
     found = facts(trial)
     loss = found["selection"]["log_loss"]
-    history = {"epoch": [0.0, 1.0, 2.0], "train_loss": [2.3, 1.0, loss], "lr": [trial.lr] * 3}
+    history = {
+        "epoch": [0.0, 1.0, 2.0],
+        "train_loss": [2.3, 1.0, loss],
+        "lr": [trial.lr] * 3,
+        "logit_norm": [initial_norm(trial)] * 3,
+    }
     if diverged:
         return Outcome(trial, "diverged", {}, history, {"diverged_step": 7})
     return Outcome(trial, "done", logits, history, found)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.rows import Row, fields
-from calib_bench.separation.contrast import contrast, interval
+from calib_bench.separation.contrast import contrast
 
 if TYPE_CHECKING:
     from calib_bench.inference import VarianceShares
@@ -49,8 +49,13 @@ class Cell:
         return sum(self.norms.values()) / len(self.norms) if self.norms else math.nan
 
 
-def row(cell: Cell, nested: bool) -> Row:
-    """A cell's initial magnitude, with a t interval over seeds, accuracy and repaired log loss."""
+def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
+    """A cell's initial magnitude, with a t interval over seeds, accuracy and repaired log loss.
+
+    Args:
+        base: the cell from which their `_change` is, over the seeds that finished in both.
+    """
+    from calib_bench.inference import crossed_interval
     from calib_bench.separation.arms import over_seeds
 
     measures = cell.measures
@@ -61,9 +66,10 @@ def row(cell: Cell, nested: bool) -> Row:
         return found
     found |= over_seeds("initial_norm", list(cell.norms.values()))
     for name, (method, score) in METRICS.items():
-        found |= interval(name, measures.examples[method][score], nested)
-        del found[f"{name}_p"]
-    return found
+        scale = "logit" if name == "accuracy" else "log"
+        interval = crossed_interval(measures.examples[method][score], nested=nested, scale=scale)
+        found |= fields(name, replace(interval, p=math.nan))
+    return found | (_change(cell, base, nested, "_change") if base and base is not cell and base.measures.seeds else {})
 
 
 def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator[Row]:
@@ -101,12 +107,17 @@ def _pair(moves: str, cell: Cell, base: Cell, nested: bool) -> Row:
     loose = dict.fromkeys(one.measures.arm.status for one in (cell, base) if one.measures.arm.status != "tuned")
     found: Row = {"moves": moves, "beta": cell.beta, "tuning": ", ".join(loose) or "tuned", "from_beta": base.beta}
     found |= {"initial_norm": cell.norm, "from_norm": base.norm}
+    return found | _change(cell, base, nested)
+
+
+def _change(cell: Cell, base: Cell, nested: bool, suffix: str = "") -> Row:
+    """The cell minus the base."""
     both = contrast(cell.measures, base.measures, nested)
-    found |= {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
+    found = {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
     found["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
     for name, column in (("accuracy", "accuracy"), ("repaired_log_loss", "log_loss_dyn")):
         ends = ("", "_low", "_high", "_p")
-        found |= {f"{name}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
+        found |= {f"{name}{suffix}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
     return found
 
 
@@ -145,7 +156,7 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
     found = []
     for metric, (method, score) in METRICS.items():
         values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
-        head = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
+        head: Row = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
         head |= {"tuning": ", ".join(loose) or "tuned"}
         found.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
     return found

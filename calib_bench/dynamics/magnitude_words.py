@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WEAK = 0.1
 """A share of variance that is surely smaller than this is called small."""
 NORM = "||Z0||"
+FAMILY = ("model", "variant", "objective")
 SHARES = ("other_share", "magnitude_share")
 MARK = "* Holm-adjusted p < .05 over the rows of"
 
@@ -54,8 +55,10 @@ def answer(row: Row) -> str:
     if math.isnan(beta_low + low):
         return "the data cannot say (shares have no intervals)"
     if beta_low > high:
-        weakly = " and on that only weakly" if high < WEAK else ""
-        return f"{'yes, ' if weakly else ''}it depends more on beta than on the initial magnitude{weakly}"
+        if high < WEAK:
+            return f"yes, on beta, and on the initial magnitude weakly if at all (below {WEAK:.0%} of the variance)"
+        how = ", on which it depends too" if _moves(row, SHARES[1]) else ", on which the data show no dependence"
+        return f"it depends more on beta than on the initial magnitude{how}"
     if low > beta_high:
         return "no, it depends more on the initial magnitude than on beta"
     sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
@@ -113,9 +116,12 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 settings,
                 f"initial norm: {NORM}_F / sqrt(N), Z = beta z, on the selection split before the first update, t "
                 "interval over seeds; correlation: of two copies' heads, none for the model alone; repaired: after "
-                "temperature scaling; 95% intervals over seeds and test examples",
+                f"temperature scaling; change: minus the model alone at beta={settings.reference:g}, paired by seed "
+                f"and example, {MARK} the table",
+                sample(frames["plane"]),
             ),
             paper=True,
+            names=(*FAMILY, "beta", "correlation"),
         ),
         "contrasts": Table(
             f"One thing moved: beta at equal {NORM}, {NORM} at equal beta",
@@ -127,6 +133,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 sample(frames["contrasts"]),
                 f"{MARK} a kind",
             ),
+            names=(*FAMILY, "moves", "beta"),
         ),
         "shares": Table(
             "Shares of the variance of one trained model's result",
@@ -136,9 +143,10 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 "Of a model with a random cell of the design and a random seed. other: the main effect of beta, or of "
                 "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
                 "interaction is part of it. Shares are of the ranges covered here. Intervals: jackknife over seeds; "
-                f"{MARK} a metric, by permutation",
+                f"{MARK} a metric, planes and 2x2 apart, by permutation within seeds",
             ),
             paper=True,
+            names=(*FAMILY, "design", "metric"),
         ),
         **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
         "rates": Table(

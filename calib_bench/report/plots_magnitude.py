@@ -17,17 +17,23 @@ if TYPE_CHECKING:
     from calib_bench.study import Analysis
 
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
+SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}
 UNTUNED = ("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})
 
 
 def plane(analysis: Analysis) -> Figure:
-    """Accuracy and repaired log loss over the initial logit magnitude, a line a beta: flat where it does not matter."""
+    """Accuracy and repaired log loss over the initial logit magnitude, a line a beta: flat where it does not matter.
+
+    Both less those of the model alone at the reference, whose line is zero: paired, so that the bars can be compared.
+    """
     from matplotlib import colormaps
 
     table = analysis.tables.get("plane")
-    if table is None or "initial_norm" not in table.frame:
-        return _empty("No trial at a chosen rate has finished.")
+    if table is None or "accuracy_change" not in table.frame:
+        return _empty("No arm shares a finished seed with the model alone at the reference yet.")
     frame = table.frame[table.frame["initial_norm"].notna()]
+    reference = float(str(analysis.data["reference"]))
+    frame = frame.fillna({f"{metric}_change": 0.0 for metric in METRICS})
     betas = sorted(set(frame["beta"]))
     shades = {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
     planes = list(_planes(frame))
@@ -40,8 +46,11 @@ def plane(analysis: Analysis) -> Figure:
         rows = rows.assign(at=_placed(rows, betas))
         for axis, metric in zip(line, METRICS, strict=True):
             for beta, some in rows.groupby("beta"):
-                _over_norm(axis, some, metric, shades[float(beta)])
-            axis.set_ylabel(LABELS[metric])
+                _over_norm(axis, some, f"{metric}_change", shades[float(beta)])
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            own = rows[rows["correlation"].isna() & (rows["beta"] == reference)]
+            level = f" ({float(own[metric].iloc[0]):.3g})" if len(own) else ""
+            axis.set_ylabel(f"{LABELS[metric]}\nminus that of beta={reference:g} alone{level}")
             _norm_axis(axis, rows)
         line[0].set_title(name, loc="left")
     keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in shades.items()]
@@ -116,7 +125,8 @@ def shares(analysis: Analysis) -> Figure:
                 y = lines.index(_line_name(row, several)) + shift
                 axis.plot([row[column]], [y], color=color, marker=marker, markersize=6)
                 axis.hlines(y, row.get(f"{column}_low"), row.get(f"{column}_high"), color=color, linewidth=1.4)
-        axis.set(xlim=(-0.03, 1.03), xlabel="share of variance")
+        least = min(0.0, *(float(frame[column].min()) for column, *_ in looks))
+        axis.set(xlim=(least - 0.03, 1.03), xlabel="share of variance")
         axis.set_title(metric.replace("_", " "), loc="left")
     axes[0].set_yticks(range(len(lines)), lines)
     axes[0].set_ylim(len(lines) - 0.5, -0.5)

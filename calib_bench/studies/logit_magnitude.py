@@ -119,9 +119,14 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     for family in families:
         _family(reader, family.arms, variants[family.arms[0].trial.family()])
     frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in reader.rows.items()}
-    for name, by in (("contrasts", "moves"), ("shares", "metric"), ("two_by_two", "metric")):
+    for name, by in (
+        ("plane", ()),
+        ("contrasts", ("moves",)),
+        ("shares", ("other", "metric")),
+        ("two_by_two", ("metric",)),
+    ):
         if len(frames[name]):
-            frames[name] = adjusted(frames[name], by)
+            frames[name] = adjusted(frames[name], *by)
     grid = [arm for family in families for arm in family.arms if _of_grid(arm.trial, family.arms[0].trial)]
     extra = [arm for arm in arms if arm not in grid]
     verdict = magnitude_words.verdict(frames, settings)
@@ -150,7 +155,8 @@ def _family(reader: _Reader, arms: list[Arm], variant: str | None) -> None:
         cells = [reader.cell(arm, name) for arm, name in zip(mine, names, strict=True)]
         about = {key: names[0][key] for key in ("model", "variant", "objective")}
         rows = reader.rows
-        rows["plane"] += [{**n, **magnitude.row(c, reader.nested)} for n, c in zip(names, cells, strict=True)]
+        base = next((c for c in cells if c.correlation is None and c.beta == reader.settings.reference), None)
+        rows["plane"] += [{**n, **magnitude.row(c, base, reader.nested)} for n, c in zip(names, cells, strict=True)]
         found = magnitude.contrasts(cells, reader.settings.reference, reader.nested)
         rows["contrasts"] += [{**about, **row} for row in found]
         rows["shares"] += [{**about, **row} for row in magnitude.plane_shares(cells)]

@@ -1,4 +1,4 @@
-"""The command line: run | plan | report | list, and on predictions made elsewhere evaluate | compare | export."""
+"""The command line: run | plan | report | list | sync, and on predictions made elsewhere evaluate | compare | export."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
   list    tasks, models, baselines, studies: list, or list tasks
   table   a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen: table --help
   cite    BibTeX of every task, model, baseline and metric of a run: cite runs/digits-separation
+  sync    replay a run folder into Weights & Biases: sync runs/digits-separation
 
   evaluate  every calibrator and metric on anyone's predictions: evaluate --calibration cal.npz --test test.npz
   compare   paired differences of two predictors on the same examples: compare a.npz b.npz
@@ -142,6 +143,12 @@ def _cite(words: list[str]) -> int:
     return show(words)
 
 
+def _sync(words: list[str]) -> int:
+    from calib_bench.tracking.sync import sync
+
+    return sync(words)
+
+
 def _help_of(command: str) -> str:
     if command == "table":
         from calib_bench.report.paper import HELP
@@ -170,5 +177,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "table": _table,
     "cite": _cite,
+    "sync": _sync,
     **{command: _external(command) for command in EXTERNAL},
 }

@@ -19,6 +19,7 @@ from calib_bench.report import failed
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
 
 if TYPE_CHECKING:
@@ -70,18 +71,22 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
                 raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
     _check_data(resolved, plan, store)
     store.write_study(resolved, _command(settings))
-    try:
-        with nullcontext() if distributed.requested() else stopping.orderly():
-            _train(resolved, study, store, plan, workers, device, console)
-    except stopping.Stopped:
-        raise stopping.Stopped(
-            f"stopped, and what was under way is saved; go on with\n  {_command(settings)}"
-        ) from None
-    if distributed.requested():
-        gang.dismiss()
-        distributed.stop()
-    with claims.of(store.path, claims.OWNER, resolved.lease).turn("report"):
-        analysis = _report(resolved, study, store, console)
+    with Tracker(store, resolved, partial(_warn, console)) as tracker:
+        try:
+            with nullcontext() if distributed.requested() else stopping.orderly():
+                _train(resolved, study, store, plan, workers, device, console)
+        except stopping.Stopped:
+            raise stopping.Stopped(
+                f"stopped, and what was under way is saved; go on with\n  {_command(settings)}"
+            ) from None
+        tracker.trained()
+        if distributed.requested():
+            gang.dismiss()
+            distributed.stop()
+        with claims.of(store.path, claims.OWNER, resolved.lease).turn("report"):
+            analysis = _report(resolved, study, store, console)
+            with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
+                tracker.finish(analysis)
     _closing(resolved, analysis, store, console)
     return 1 if failed.of_study(study, resolved, store) else 0
 
@@ -220,12 +225,11 @@ def _report(settings: Settings, study: Study, store: Store, console: Console) ->
     with console.status("calibrating and measuring") if console.is_terminal else _Quiet():
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
-    if settings.wandb != "disabled":
-        from calib_bench.report.wandb import log
-
-        with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
-            log(store, settings, analysis, settings.wandb)
     return analysis
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"[yellow]warning:[/] {_plain(text)}")
 
 
 class _Quiet:

@@ -104,6 +104,10 @@ class Settings(BaseModel):
         "Trials then run in processes of their own",
     )
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
+    wandb_runs: Literal["selected", "all"] = Field(
+        "selected", description="which trials are runs of their own: those at chosen rates, or all; all are in tables"
+    )
+    wandb_wait: Positive = Field(60.0, description="seconds that a Weights & Biases server may stay silent")
     plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines, studies")
     yes: bool = Field(False, description="do not ask before a long run")
 

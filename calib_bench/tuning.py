@@ -46,13 +46,17 @@ class Arm:
     @property
     def label(self) -> str:
         """Name for tables, within one family."""
-        trial = self.trial
-        objective = "" if trial.objective == CROSS_ENTROPY else f" {trial.objective}"
-        head = "".join(
-            f" {key}={value:.3g}" for key in HEAD if (value := getattr(trial, key)) != Trial.model_fields[key].default
-        )
-        switch = f" switched from {trial.switch_from:g}" if trial.switch_from else ""
-        return f"beta={trial.beta:g}{objective}{head}{switch}"
+        return label(self.trial)
+
+
+def label(trial: Trial) -> str:
+    """What tells a trial's arm from others of its family."""
+    objective = "" if trial.objective == CROSS_ENTROPY else f" {trial.objective}"
+    head = "".join(
+        f" {key}={value:.3g}" for key in HEAD if (value := getattr(trial, key)) != Trial.model_fields[key].default
+    )
+    switch = f" switched from {trial.switch_from:g}" if trial.switch_from else ""
+    return f"beta={trial.beta:g}{objective}{head}{switch}"
 
 
 More = Callable[[list[Trial]], list[Trial]]

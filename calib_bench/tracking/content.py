@@ -1,0 +1,130 @@
+"""What is logged of a trial, as plain values read from the store."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import discover, tuning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Study
+    from calib_bench.trial import Trial
+
+
+def config(store: Store, settings: Settings, trial: Trial) -> dict[str, Any]:
+    """Everything that names a trial, its data, and what it was made with."""
+    record = store.record(trial)
+    return {
+        **trial.model_dump(mode="json"),
+        "key": trial.key,
+        "arm": tuning.label(trial),
+        "study": settings.study,
+        "data": dict(record.data),
+        "environment": record.environment,
+    }
+
+
+def history(store: Store, trial: Trial) -> list[dict[str, Any]]:
+    """One row a measured epoch; what was not measured is left out, since a missing number is no number."""
+    rows = store.history(trial).to_dict("records")
+    return [{str(k): v for k, v in row.items() if not _missing(v)} for row in rows]
+
+
+def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | None]:
+    """Status, facts, and `<method>/<metric>` on the test split before and after temperature scaling; the reliability
+    bins of both, None of a trial that did not finish."""
+    import pandas as pd
+
+    from calib_bench.measure import REPAIRED, measure_arm
+
+    record = store.record(trial)
+    found = {"status": record.status, **flat(record.facts)}
+    if record.status != "done":
+        return found, None
+    arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
+    measures = measure_arm(store, arm, discover.calibrators((REPAIRED,)))
+    for row in measures.frame.to_dict("records"):
+        numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v)}
+        found |= {f"{row['method']}/{k}": v for k, v in numbers.items()}
+    bins = measures.reliability
+    return found, bins if isinstance(bins, pd.DataFrame) and len(bins) else None
+
+
+def files(store: Store, trial: Trial) -> dict[str, Path]:
+    """The files of a trial's artifact, by name: logits and the labels that they are to be held against."""
+    found = {
+        "logits.safetensors": store.folder(trial) / "logits.safetensors",
+        "trial.json": store.folder(trial) / "trial.json",
+        "labels.safetensors": store.split_folder(trial) / "labels.safetensors",
+    }
+    return {name: path for name, path in found.items() if path.exists()}
+
+
+def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:
+    """A trial as a row of the tuning table: its settings, how it ended, and the score that chooses a rate."""
+    record = store.record(trial)
+    score = store.scores(select)(trial)
+    return {
+        "key": trial.key,
+        "arm": tuning.label(trial),
+        **trial.model_dump(mode="json"),
+        "status": record.status,
+        "selection_score": score if score is not None and math.isfinite(score) else None,
+        **{k: v for k, v in flat(record.facts).items() if isinstance(v, int | float | str | bool) or v is None},
+    }
+
+
+def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
+    """Stored trials that are known to be at their arm's chosen rate, while others may still run.
+
+    With one rate a model, every trial; else, of models of which nothing is left to train, each arm's best rate over the
+    tuning seeds. What a study chooses otherwise comes with its analysis.
+    """
+    scores = store.scores(settings.select)
+    plan = study.plan(settings, scores)
+    single = all(len(space["lr"]) == 1 for space in (settings.spaces or {}).values())
+    if single:
+        return [trial for trial in plan if store.has(trial)]
+    open_models = {trial.model for trial in plan if not store.has(trial)}
+    arms: dict[Trial, dict[float, dict[int, Trial]]] = {}
+    for trial in plan:
+        if trial.model not in open_models:
+            arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
+    tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+    chosen: list[Trial] = []
+    for rates in arms.values():
+        if len(rates) > 1:
+            tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
+            best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
+            chosen += rates[best].values()
+    return chosen
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known and len(known) == len(scores) else math.inf
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts with keys joined by `/`."""
+    out: dict[str, Any] = {}
+    for key, value in facts.items():
+        out |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
+
+
+def plain(value: Any) -> Any:
+    """A JSON-able copy."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,168 @@
+"""The process that logs: reads a store while others write it, and says what it did, one JSON object a line.
+
+    python -m calib_bench.tracking.follow RUN MODE RUNS WAIT
+
+On its standard input the tracker tells it how far the job is: "trained" (nothing is left to train), "analysed" (the
+analysis is handed over, log the rest and leave), "stop" (leave). The end of the input is "stop".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import discover
+from calib_bench.errors import StoreError
+from calib_bench.store import Store
+from calib_bench.tracking import content, handover
+from calib_bench.tracking.ledger import Ledger, turn
+from calib_bench.tracking.runs import Logger
+from calib_bench.tracking.session import Session
+
+if TYPE_CHECKING:
+    from calib_bench.trial import Trial
+
+PAUSE = 2.0
+"""Seconds between looks at the store."""
+FAILED = 3
+"""Exit code when the server, or wandb itself, fails."""
+
+
+class Follower:
+    """Logs one store in one mode, until told to stop."""
+
+    def __init__(
+        self, folder: Path, mode: str, every: bool, wait: float, words: queue.Queue[str], say: Callable[..., None]
+    ) -> None:
+        self.folder, self.every, self.words, self.say = folder, every, words, say
+        self.store = Store(folder, "read")
+        self.settings = self.store.settings()
+        discover.use_plugins(self.settings.plugins)
+        self.study = discover.study(self.settings.study)
+        self.ledger = Ledger(folder / "wandb", mode)
+        session = Session(folder, mode, wait)
+        self.logger = Logger(self.store, self.settings, session, self.ledger, self._told)
+        self.stage = "training"
+        self.seen: set[str] = set()
+        self.looked: tuple[str, int] | None = None
+        self.count = 0
+
+    def follow(self) -> None:
+        """Log until the analysis is logged too, or until told to stop."""
+        while True:
+            with turn(self.folder / "wandb") as mine:
+                if mine:
+                    self.ledger.load()
+                    if self.stage == "analysed":
+                        self._everything()
+                        return
+                    self._stored()
+            self._listen(PAUSE if self.stage != "analysed" else 0.1)
+            if self.stage == "stop":
+                return
+
+    def _listen(self, pause: float) -> None:
+        """Take what the tracker says; returns at once when it has said something."""
+        try:
+            self.stage = self.words.get(timeout=pause)
+            while True:
+                self.stage = self.words.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _told(self, run_id: str) -> None:
+        """A step of work is done: a run, when it has an id. Leaves the work when told to stop."""
+        if run_id:
+            self.count += 1
+        self.say(logged=run_id or None)
+
+    def _interrupted(self) -> bool:
+        """Whether something was said: look at it before the next run."""
+        return not self.words.empty()
+
+    def _stored(self) -> None:
+        """Trials of which it is known that they are runs; once nothing is left to train, the table of all."""
+        trials_folder = self.folder / "trials"
+        now = (self.stage, trials_folder.stat().st_mtime_ns if trials_folder.is_dir() else 0)
+        if now == self.looked:
+            return
+        plan = self._wanted()
+        trials = [t for t in plan if self._has(t)] if self.every else self._selected()
+        for trial in trials:
+            if trial.key not in self.seen:
+                if self._interrupted():
+                    return
+                self.logger.trial(trial)
+                self.seen.add(trial.key)
+        if self.stage == "trained":
+            self.logger.tuning(plan)
+        self.looked = now
+
+    def _everything(self) -> None:
+        """What the analysis rests on, and the analysis."""
+        found = handover.read(self.store)
+        plan = self._wanted()
+        by_key = {trial.key: trial for trial in plan}
+        chosen = [by_key[key] for key in dict.fromkeys(found.selected if found else ()) if key in by_key]
+        for trial in [t for t in plan if self._has(t)] if self.every else [t for t in chosen if self._has(t)]:
+            self.logger.trial(trial)
+        self.logger.tuning(plan)
+        if found is not None:
+            self.logger.calibration(found, chosen)
+            self.logger.analysis(found)
+
+    def _wanted(self) -> list[Trial]:
+        return self.study.plan(self.settings, self.store.scores(self.settings.select))
+
+    def _selected(self) -> list[Trial]:
+        return content.selected(self.study, self.settings, self.store)
+
+    def _has(self, trial: Trial) -> bool:
+        try:
+            return self.store.has(trial)
+        except StoreError:
+            return False
+
+
+def main(arguments: list[str]) -> int:
+    """Follow a store; the exit code is 0, or `FAILED` after a line that says why."""
+    folder, mode, runs, wait = arguments
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no message
+
+    def say(**fields: Any) -> None:
+        out.write(json.dumps(fields) + "\n")
+
+    os.nice(10)  # training goes first
+    words: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_hear, args=(words,), daemon=True).start()
+    try:
+        say(started=True)
+        follower = Follower(Path(folder), mode, runs == "all", float(wait), words, say)
+        follower.follow()
+        say(done=follower.count)
+        return 0
+    # wandb fails in ways beyond its own exceptions (servers, sockets, files): whatever it is, the tracker decides.
+    except Exception as error:
+        say(failed=f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+        return FAILED
+
+
+def _hear(words: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        words.put(line.strip())
+    words.put("stop")
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    time.sleep(0.05)
+    os._exit(code)  # not by way of wandb's own farewell, which waits for a server that is gone

@@ -1,0 +1,116 @@
+"""What the analysis hands over to the process that logs, as files: `<run>/wandb/analysis/`.
+
+    analysis.json    verdict, warnings, tables' titles and notes, which trials stand at the chosen rates, and a digest
+    tables/          every table with every column, CSV
+    measurements.csv, reliability.csv     of every trial and calibrator, where the study has them
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import files, tuning
+from calib_bench.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Analysis
+
+FRAMES = ("measurements", "reliability")
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """An analysis, read back.
+
+    Attributes:
+        words: "verdict", "summary", "warnings": lists of sentences; "tables": title and note by name.
+        tables: by name, in reading order.
+        frames: those of `FRAMES` that the study has.
+        selected: keys of the trials at chosen rates.
+        figures: PNG files of the report, by name.
+    """
+
+    words: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    frames: dict[str, pd.DataFrame]
+    selected: tuple[str, ...]
+    figures: dict[str, Path]
+
+
+def write(store: Store, settings: Settings, analysis: Analysis) -> None:
+    """Hand an analysis over; the report's figures are where the report put them.
+
+    Raises:
+        StoreError, ResourceError: it cannot be written.
+    """
+    folder = store.path / "wandb" / "analysis"
+    (folder / "analysis.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "tables", ignore_errors=True)
+    for name, table in analysis.tables.items():
+        _csv(folder / "tables" / f"{name}.csv", table.frame)
+    for name in FRAMES:
+        frame: Any = analysis.data.get(name)
+        if frame is not None and len(frame):
+            _csv(folder / f"{name}.csv", frame)
+        else:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+    content = {
+        "state": state(store),
+        "words": {name: list(getattr(analysis, name)) for name in ("verdict", "summary", "warnings")}
+        | {"tables": {name: {"title": t.title, "note": t.note} for name, t in analysis.tables.items()}},
+        "selected": [trial.key for arm in _arms(store, settings, analysis) for trial in arm.trials.values()],
+    }
+    files.write_json(folder / "analysis.json", files.seal(content))
+
+
+def read(store: Store) -> HandedOver | None:
+    """What was handed over last; None when there is nothing whole."""
+    import pandas as pd
+
+    folder = store.path / "wandb" / "analysis"
+    try:
+        content = files.read_sealed(folder / "analysis.json")
+        tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in content["words"]["tables"]}
+        frames = {name: pd.read_csv(path) for name in FRAMES if (path := folder / f"{name}.csv").exists()}
+    except (StoreError, OSError, ValueError):
+        return None
+    figures = {path.stem: path for path in sorted((store.path / "report" / "figures").glob("*.png"))}
+    return HandedOver(content["words"], tables, frames, tuple(content["selected"]), figures)
+
+
+def is_current(store: Store) -> bool:
+    """Whether the last hand-over is of the trials that are stored now, asked as now."""
+    path = store.path / "wandb" / "analysis" / "analysis.json"
+    try:
+        return bool(files.read_sealed(path)["state"] == state(store)) and read(store) is not None
+    except StoreError:
+        return False
+
+
+def state(store: Store) -> str:
+    """A digest of the stored trials and the settings."""
+    trials = store.path / "trials"
+    keys = sorted(path.name for path in trials.iterdir()) if trials.is_dir() else []
+    return files.digest_of([store.settings().model_dump(mode="json"), [key for key in keys if not key.startswith(".")]])
+
+
+def _arms(store: Store, settings: Settings, analysis: Analysis) -> list[tuning.Arm]:
+    arms: Any = analysis.data.get("arms")
+    return tuning.arms(settings, store.scores(settings.select)) if arms is None else list(arms)
+
+
+def _csv(path: Path, frame: pd.DataFrame) -> None:
+    files.write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+
+
+def as_words(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The sentences, for a run's summary."""
+    return {name: words[name] for name in ("verdict", "summary", "warnings")}

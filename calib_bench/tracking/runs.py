@@ -1,0 +1,255 @@
+"""The runs: one a trial, one of all trials, one of every calibrator, one of the analysis; artifacts tie them together.
+
+    train: trials ── logits ──> calibrate ── calibration ──> analyse ── report
+    train: all trials and their histories as tables
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import files
+from calib_bench.tracking import content, names
+from calib_bench.tracking.handover import HandedOver, as_words
+from calib_bench.tracking.ledger import Ledger, digest
+from calib_bench.tracking.session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import wandb
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+
+ROWS = 10_000
+"""wandb shows no more rows of a table: longer ones are logged in parts."""
+TYPED = 200
+"""Rows from which wandb finds out a table's types: to look at every cell would take seconds."""
+
+
+class Logger:
+    """Logs what the ledger does not have.
+
+    Args:
+        told: called with each run's id once it is logged.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, session: Session, ledger: Ledger, told: Callable[[str], None]
+    ) -> None:
+        self.store, self.settings, self.session, self.ledger, self.told = store, settings, session, ledger, told
+        self._digests: dict[str, str] = {}
+
+    def trial(self, trial: Trial) -> None:
+        """A trial's run: config, history over its epochs, final metrics, reliability bins, logits."""
+        record = self.store.record(trial)
+        run_id = names.trial_id(self.settings, record)
+        known = self._digests.setdefault(run_id, digest(content.config(self.store, self.settings, trial)))
+        if self.ledger.has(run_id, known):
+            return
+        history = content.history(self.store, trial)
+        summary, bins = content.summary(self.store, trial)
+
+        def body(run: wandb.Run) -> None:
+            columns = {name for row in history for name in row}
+            run.define_metric("epoch")
+            for name in sorted(columns - {"epoch"}):
+                run.define_metric(name, step_metric="epoch")
+            last = run.summary.get("epoch") if run.resumed else None
+            for row in history:
+                if last is None or row["epoch"] > last:
+                    run.log(row)
+            if bins is not None and "reliability" not in (run.summary.keys() if run.resumed else ()):
+                run.log({"reliability": table(bins)})
+            if artifact := self._logits(trial):
+                run.log_artifact(artifact)
+            run.summary.update(content.plain(summary))
+
+        config = content.plain(content.config(self.store, self.settings, trial))
+        fields = self._fields(run_id, names.title(trial), names.TRAIN, config)
+        self._write(fields, known, body, brief=True)
+
+    def tuning(self, trials: Iterable[Trial]) -> None:
+        """All trials, those of rates that were not chosen too, as rows, and their histories, in one run."""
+        import pandas as pd
+
+        stored = [trial for trial in trials if self.store.has(trial)]
+        run_id = self._page("tuning")
+        known = digest([trial.key for trial in stored])
+        if not stored or self.ledger.has(run_id, known):
+            return
+        rows = pd.DataFrame([content.row(self.store, trial, self.settings.select) for trial in stored])
+        histories = []
+        for trial in stored:
+            frame = self.store.history(trial)
+            about = {"key": trial.key, "arm": rows["arm"].iloc[len(histories)], "lr": trial.lr, "seed": trial.seed}
+            frame = frame.rename(columns={"lr": "rate"})
+            histories.append(pd.concat([pd.DataFrame([about] * len(frame)), frame.reset_index(drop=True)], axis=1))
+        tables = {**parts("trials", rows), **parts("histories", pd.concat(histories, ignore_index=True))}
+
+        def body(run: wandb.Run) -> None:
+            for name, frame in tables.items():
+                run.log({name: table(frame)})
+                self.told("")
+            run.summary.update({"trials": len(stored), "diverged": int((rows["status"] == "diverged").sum())})
+
+        self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
+
+    def calibration(self, found: HandedOver, trials: Iterable[Trial]) -> None:
+        """Every calibrator on every trial at its chosen rate: uses their logits, makes the calibration artifact."""
+        run_id = self._page("calibration")
+        used = [trial for trial in trials if self.store.has(trial)]
+        known = digest([trial.key for trial in used], {k: f.to_csv() for k, f in found.frames.items()})
+        if self.ledger.has(run_id, known):
+            return
+
+        def body(run: wandb.Run) -> None:
+            for trial in used:
+                if artifact := self._logits(trial):
+                    use(run, artifact)
+                    self.told("")
+            for name, frame in found.frames.items():
+                run.log({key: table(part) for key, part in parts(name, frame).items()})
+            run.log_artifact(self._calibration(found))
+            methods = sorted(set(found.frames["measurements"]["method"])) if "measurements" in found.frames else []
+            run.summary.update({"trials": len(used), "methods": methods})
+
+        self._write(self._fields(run_id, "calibration", names.CALIBRATE, self._about()), known, body)
+
+    def analysis(self, found: HandedOver) -> None:
+        """Every table and figure of the study, its verdict and warnings: uses the calibration, makes the report."""
+        import wandb
+
+        run_id = self._page("analysis")
+        images = {name: files.sha256(path) for name, path in found.figures.items()}
+        known = digest(found.words, {name: frame.to_csv() for name, frame in found.tables.items()}, images)
+        if self.ledger.has(run_id, known):
+            return
+
+        def body(run: wandb.Run) -> None:
+            use(run, self._calibration(found))
+            logged: dict[str, Any] = {}
+            for name, frame in found.tables.items():
+                logged |= {f"tables/{key}": table(part) for key, part in parts(name, frame).items()}
+                self.told("")
+            logged |= {
+                f"figures/{name}": wandb.Image(str(path), caption=name.replace("_", " "))
+                for name, path in found.figures.items()
+            }
+            run.log(logged)
+            run.log_artifact(self._report())
+            run.summary.update(as_words(found.words))
+
+        config = {**self._about(), "tables": found.words["tables"]}
+        self._write(self._fields(run_id, "analysis", names.ANALYSE, config), known, body)
+
+    # artifacts: the same content gives the same digest, so that a server keeps one version of each
+
+    def _logits(self, trial: Trial) -> wandb.Artifact | None:
+        found = content.files(self.store, trial)
+        if "logits.safetensors" not in found:
+            return None
+        run_id = names.trial_id(self.settings, self.store.record(trial))
+        about = {"key": trial.key, "task": trial.task, "model": trial.model, "beta": trial.beta, "seed": trial.seed}
+        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, found)
+
+    def _calibration(self, found: HandedOver) -> wandb.Artifact:
+        folder = self.store.path / "wandb" / "analysis"
+        some = {f"{name}.csv": folder / f"{name}.csv" for name in found.frames}
+        some = some or {"analysis.json": folder / "analysis.json"}
+        return _artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, some)
+
+    def _report(self) -> wandb.Artifact:
+        folder = self.store.path / "report"
+        whole = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        found = {str(path.relative_to(folder)): path for path in whole}
+        return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, found)
+
+    # plumbing
+
+    def _page(self, kind: str) -> str:
+        digests = [split["digest"] for split in self.store.provenance()["splits"]]
+        return names.page_id(self.settings, digests, kind)
+
+    def _about(self) -> dict[str, Any]:
+        study = self.store.provenance()
+        return content.plain(
+            {
+                "study": self.settings.study,
+                "task": self.settings.task,
+                "command": study["command"],
+                "settings": self.settings.model_dump(mode="json"),
+                "environment": study["environment"],
+                "data": study["splits"],
+            }
+        )
+
+    def _fields(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "project": names.project(),
+            "group": names.group(self.settings),
+            "job_type": job_type,
+            "id": run_id,
+            "name": name,
+            "config": config,
+        }
+
+    def _write(
+        self, fields: dict[str, Any], known: str, body: Callable[[wandb.Run], None], *, brief: bool = False
+    ) -> None:
+        self.session.write(fields, body, brief=brief)
+        self.ledger.add(fields["id"], known)
+        self.told(fields["id"])
+
+
+def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
+    """The run's use of an artifact, recorded offline as online.
+
+    `run.use_artifact` refuses to work offline and waits for the server online, for each artifact; what it records for
+    an artifact of known content is this, and the server finds its version by the digest.
+    """
+    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
+def _artifact(
+    name: str, kind: str, description: str, about: Mapping[str, Any], found: Mapping[str, Path]
+) -> wandb.Artifact:
+    import wandb
+
+    artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
+    for inside, path in found.items():
+        artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
+    return artifact
+
+
+def parts(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The frame by name; a long one as `<name>`, `<name>-2`..."""
+    starts = range(0, max(len(frame), 1), ROWS)
+    return {name if n == 0 else f"{name}-{n + 1}": frame.iloc[at : at + ROWS] for n, at in enumerate(starts)}
+
+
+def table(frame: pd.DataFrame) -> wandb.Table:
+    """A wandb table: numbers as numbers, infinite and missing ones as wandb writes them, all else as text."""
+    import pandas as pd
+    import wandb
+
+    columns: dict[str, list[Any]] = {}
+    for name in frame.columns:
+        values = frame[name]
+        if pd.api.types.is_bool_dtype(values):
+            columns[str(name)] = [bool(v) for v in values]
+        elif pd.api.types.is_numeric_dtype(values):
+            columns[str(name)] = [float(v) for v in values] if values.dtype.kind == "f" else [int(v) for v in values]
+        else:
+            columns[str(name)] = ["" if _missing(v) else str(v) for v in values]
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    made = wandb.Table(columns=list(columns), data=rows[:TYPED])
+    made.data.extend(rows[TYPED:])
+    return made
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value

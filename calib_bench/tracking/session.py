@@ -1,0 +1,102 @@
+"""One connection to wandb: how runs are opened and closed, and how what a server refuses is noticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import wandb
+
+TRIES = 3
+"""How often wandb sends a request again."""
+
+
+class UploadError(Exception):
+    """The server did not take what was sent."""
+
+
+class Session:
+    """Opens runs in one mode.
+
+    Args:
+        folder: under which wandb makes its own folder `wandb`.
+        mode: "offline" or "online".
+        wait: seconds that a server may stay silent.
+    """
+
+    def __init__(self, folder: Path, mode: str, wait: float) -> None:
+        self.folder, self.mode, self.wait = folder, mode, wait
+
+    def write(self, fields: dict[str, Any], body: Callable[[wandb.Run], None], *, brief: bool = False) -> None:
+        """One run, opened, filled and closed.
+
+        Args:
+            fields: project, group, job_type, id, name, config.
+            body: logs its content; a resumed run's `summary` tells what the server already has.
+            brief: leave out what wandb finds out of the machine, which slows a short run more than all of its values.
+
+        Raises:
+            UploadError: the server took a part at most.
+            wandb.Error: it could not be reached, or wants a login.
+        """
+        import wandb
+
+        online = self.mode == "online"
+        with wandb.init(
+            **fields,
+            dir=str(self.folder),
+            mode="online" if online else "offline",
+            resume="allow" if online else None,
+            reinit="finish_previous",
+            settings=self._settings(brief),
+        ) as run:
+            body(run)
+            log = Path(run.settings.log_internal)
+        if online:
+            _check(log)
+
+    def _settings(self, brief: bool) -> wandb.Settings:
+        import wandb
+
+        request = max(1.0, min(20.0, self.wait / 3))
+        kinds = ("graphql", "file_stream", "file_transfer")
+        patience: dict[str, Any] = {}
+        for kind in kinds:
+            patience |= {
+                f"x_{kind}_retry_max": TRIES,
+                f"x_{kind}_retry_wait_min_seconds": min(0.5, request / 4),
+                f"x_{kind}_retry_wait_max_seconds": request / 2,
+            }
+        patience |= {"x_graphql_timeout_seconds": request, "x_file_stream_timeout_seconds": request}
+        return wandb.Settings(
+            console="off",
+            silent=True,
+            init_timeout=self.wait,
+            login_timeout=self.wait,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            disable_git=brief,
+            x_disable_machine_info=brief,
+            x_disable_meta=brief,
+            **(patience if self.mode == "online" else {}),
+        )
+
+
+def _check(log: Path) -> None:
+    """wandb writes what it could not upload to its log alone.
+
+    Raises:
+        UploadError: something in the log was not uploaded.
+    """
+    if not log.exists():
+        return
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if str(entry.get("level", "")).startswith("ERROR") and "analytics" not in str(entry.get("msg", "")):
+            raise UploadError(" ".join(f"{entry.get('msg', '')} {entry.get('error', '')}".split()))

@@ -1,0 +1,170 @@
+"""The job's side of logging: starts the process that logs, tells it how far the job is, and waits for it no longer than
+it goes on. Whatever goes wrong is one warning, and the rest is logged offline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from calib_bench.tracking import handover
+
+if TYPE_CHECKING:
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Analysis
+
+LEAVE = 20.0
+"""Seconds that the process has to finish the run that it is at when the job stops early."""
+
+
+class Tracker:
+    """Logs a store while it is written: `with Tracker(...) as tracker: ...; tracker.finish(analysis)`.
+
+    It costs the job nothing but starting a process; with `wandb=disabled` not even that.
+
+    Args:
+        store: with its study written.
+        settings: wandb (mode), wandb_runs, wandb_wait.
+        warn: called with what went wrong, once.
+    """
+
+    def __init__(self, store: Store, settings: Settings, warn: Callable[[str], None]) -> None:
+        self.store, self.settings, self.warn = store, settings, warn
+        self.mode: str = settings.wandb
+        self.process: subprocess.Popen[str] | None = None
+        self.stage = ""
+        self.count = 0
+        self.trouble = ""
+        self.heard = time.monotonic()
+        self.over = threading.Event()
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> Tracker:
+        if self.mode != "disabled":
+            self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is None:
+            return
+        self._say("stop")
+        with contextlib.suppress(OSError):
+            if self.process.stdin:
+                self.process.stdin.close()
+        try:
+            self.process.wait(LEAVE)
+        except subprocess.TimeoutExpired:
+            self._kill()
+
+    def trained(self) -> None:
+        """Nothing is left to train."""
+        self._say("trained")
+
+    def finish(self, analysis: Analysis | None) -> int:
+        """Log what is left and wait for it, for `wandb_wait` seconds without a sign of progress at most.
+
+        Args:
+            analysis: None when what was handed over last still stands.
+
+        Returns:
+            How many runs were logged.
+        """
+        if self.process is None:
+            return 0
+        try:
+            if analysis is not None:
+                handover.write(self.store, self.settings, analysis)
+        except Exception as error:  # a full disk, a folder that is no folder: none may cost the user a result
+            self._give_up(f"{type(error).__name__}: {error}")
+            return self.count
+        self.heard = time.monotonic()
+        self._say("analysed")
+        while not self.over.wait(0.1):
+            if time.monotonic() - self.heard > self.settings.wandb_wait:
+                self._failed(f"no sign of progress for {self.settings.wandb_wait:g} seconds")
+        return self.count
+
+    def _hear(self, process: subprocess.Popen[str]) -> None:
+        """Take what a process says until it ends."""
+        assert process.stdout is not None
+        why = "the process that logs ended early"
+        for line in process.stdout:
+            message = json.loads(line)
+            self.heard = time.monotonic()
+            self.count += bool(message.get("logged"))
+            why = message.get("failed", why)
+            if "done" in message:
+                self.over.set()
+        with self.lock:
+            if process is self.process and not self.over.is_set() and self.stage != "stop":
+                self._failed(why)
+
+    def _failed(self, why: str) -> None:
+        """Turn offline when online; else leave it."""
+        with self.lock:
+            self._kill()
+            if self.mode != "online":
+                self._give_up(why)
+                return
+            self.mode, self.trouble = "offline", why
+            self.warn(
+                f"Weights & Biases cannot be reached ({why}). Logging goes on offline, in {self.store.path / 'wandb'}; "
+                f"later:\n  python -m calib_bench sync {self.store.path}"
+            )
+            self._start()
+
+    def _give_up(self, why: str) -> None:
+        with self.lock:
+            self._kill()
+            self.process, self.trouble = None, why
+            self.over.set()
+        self.warn(
+            f"logging to Weights & Biases stopped ({why}). The results in {self.store.path} are whole; this logs what "
+            f"is missing:\n  python -m calib_bench sync {self.store.path}"
+        )
+
+    def _start(self) -> None:
+        """Start the process, and tell it what the one before was told."""
+        command = [sys.executable, "-m", "calib_bench.tracking.follow", str(self.store.path.absolute()), self.mode]
+        command += [self.settings.wandb_runs, str(self.settings.wandb_wait)]
+        folder = self.store.path / "wandb"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "follow.log", "a") as log:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"},
+                    start_new_session=True,  # Ctrl-C is for the job, which then tells this process to leave
+                )
+        except OSError as error:
+            self._give_up(f"{type(error).__name__}: {error}")
+            return
+        self.heard = time.monotonic()
+        threading.Thread(target=self._hear, args=(self.process,), daemon=True).start()
+        if self.stage:
+            self._say(self.stage)
+
+    def _say(self, word: str) -> None:
+        self.stage = word
+        if self.process is not None and self.process.stdin:
+            with contextlib.suppress(OSError):  # it is gone: whoever waits for it hears so
+                self.process.stdin.write(word + "\n")
+                self.process.stdin.flush()
+
+    def _kill(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            self.process.wait()
+

@@ -1,4 +1,4 @@
-"""The command line: run | plan | report | list | sync, and on predictions made elsewhere evaluate | compare | export."""
+"""The command line: run | plan | report | list | sync, and on others' predictions evaluate | compare | export."""
 
 from __future__ import annotations
 

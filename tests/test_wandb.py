@@ -2,84 +2,50 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from synthetic import make
+from wandb_reader import read, table
 
 from calib_bench import discover, tuning
 from calib_bench.report import build
-from calib_bench.report.wandb import log
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.study import Analysis
+from calib_bench.tracking import content, handover, names
+from calib_bench.tracking.runs import ROWS, parts
+from calib_bench.tracking.tracker import Tracker
 
-BLOCK, HEADER = 32768, struct.Struct("<IHB")
-
-
-def records(path: Path) -> list[Any]:
-    """Every record of a .wandb file: LevelDB-style blocks, (checksum, length, type) before each part of a record."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, found, pending, at = path.read_bytes(), [], b"", 7
-    assert data[:4] == b":W&B"
-    while at + HEADER.size <= len(data):
-        if BLOCK - at % BLOCK < HEADER.size:
-            at += BLOCK - at % BLOCK
-            continue
-        _, length, kind = HEADER.unpack_from(data, at)
-        at += HEADER.size
-        pending += data[at : at + length]
-        at += length
-        if kind in (1, 4):
-            record = Record()
-            record.ParseFromString(pending)
-            found.append(record)
-            pending = b""
-    return found
-
-
-def values(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Config, history, summary and naming of every offline run in a run folder, by run id."""
-    runs: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        run: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "metrics": {}}
-        for record in records(path):
-            kind = record.WhichOneof("record_type")
-            if kind == "run":
-                run |= {"id": record.run.run_id, "project": record.run.project, "group": record.run.run_group}
-                run["config"] |= values(record.run.config.update)
-            elif kind == "history":
-                run["history"].append(values(record.history.item))
-            elif kind == "summary":
-                run["summary"] |= values(record.summary.update)
-            elif kind == "metric":
-                run["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric
-        runs[run["id"]] = run
-    return runs
-
-
+WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0,1", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
 Run = tuple[Store, Settings, Analysis]
+
+
+def analysed(store: Store, settings: Settings) -> Analysis:
+    study = discover.study("separation")
+    analysis = study.analyse(settings, store)
+    build(store, replace(study, figures={"over_beta": study.figures["over_beta"]}), settings, analysis)
+    return analysis
+
+
+def log(store: Store, settings: Settings, analysis: Analysis | None, **update: Any) -> tuple[int, list[str]]:
+    """How many runs a job's tracker logs, and its warnings."""
+    warnings: list[str] = []
+    with Tracker(store, settings.model_copy(update=update), warnings.append) as tracker:
+        tracker.trained()
+        return tracker.finish(analysis), warnings
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    words = ("beta=0.1,1", "objective=cross_entropy", "seed=0", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
-    store, settings = make(tmp_path_factory.mktemp("wandb") / "run", *words)
-    study = discover.study("separation")
-    analysis = study.analyse(settings, store)
-    build(store, replace(study, figures={"over_beta": study.figures["over_beta"]}), settings, analysis)
-    assert log(store, settings, analysis, "offline") == 5
+    store, settings = make(tmp_path_factory.mktemp("wandb") / "run", *WORDS)
+    analysis = analysed(store, settings)
+    assert log(store, settings, analysis) == (len(chosen(store, settings, analysis)) + 3, [])
     return store, settings, analysis
 
 
@@ -88,57 +54,209 @@ def runs(logged: Run) -> dict[str, dict[str, Any]]:
     return read(logged[0].path)
 
 
+def chosen(store: Store, settings: Settings, analysis: Analysis) -> dict[str, Any]:
+    """Trials at chosen rates, controls included, by run id."""
+    arms: Any = analysis.data["arms"]
+    trials = {trial.key: trial for arm in arms for trial in arm.trials.values()}
+    return {names.trial_id(settings, store.record(trial)): trial for trial in trials.values()}
+
+
 def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
     logged: Run, runs: dict[str, dict[str, Any]]
 ) -> None:
     store, settings, analysis = logged
-    arms = tuning.arms(settings, store.scores(settings.select))
-    measured = analysis.data["measurements"]
-    for arm in arms:
-        (trial,) = arm.trials.values()
-        run = runs[trial.key]
-        assert (run["project"], run["group"]) == ("calib_bench", "separation-digits")
-        assert {k: run["config"][k] for k in trial.canonical()} == trial.canonical()
-        rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in run["history"]]
+    measured: Any = analysis.data["measurements"]
+    found = chosen(store, settings, analysis)
+    assert {run_id for run_id, run in runs.items() if "key" in run["config"]} == set(found)
+    for run_id, trial in found.items():
+        run, record = runs[run_id], store.record(trial)
+        naming = (run["project"], run["group"], run["job_type"])
+        assert naming == ("calib_bench", "separation-digits", "train")
+        assert f"beta={trial.beta:g}" in run["name"]
+        assert f"seed={trial.seed}" in run["name"]
+        config = {k: v for k, v in run["config"].items() if k != "_wandb"}
+        assert config == content.plain(content.config(store, settings, trial))
+        assert {k: config[k] for k in trial.canonical()} == trial.canonical()
+        assert (config["data"], config["environment"]) == (record.data, content.plain(record.environment))
+        rows = run["history"][:-1]
         assert rows == store.history(trial).to_dict("records")
-        assert run["metrics"]["*"] == "epoch"
-        row = measured[(measured.key == trial.key) & (measured.method == "temperature_scaling")].iloc[0]
-        assert run["summary"]["temperature_scaling/log_loss"] == pytest.approx(row["log_loss"])
-        assert run["summary"]["temperature_scaling/kappa"] == pytest.approx(row["kappa"])
+        assert run["metrics"] == {"epoch": "", **{name: "epoch" for name in rows[0] if name != "epoch"}}
         assert run["summary"]["status"] == "done"
+        assert run["summary"]["selection/log_loss"] == record.facts["selection"]["log_loss"]
+        for row in measured[measured.key == trial.key].to_dict("records"):
+            for metric in ("log_loss", "accuracy", "ece", "brier", "aurc"):
+                assert run["summary"][f"{row['method']}/{metric}"] == pytest.approx(row[metric], abs=1e-12)
 
 
-def test_all_rates_are_one_table_and_the_analysis_one_run(logged: Run, runs: dict[str, dict[str, Any]]) -> None:
-    assert len(runs) == 5
-    tuned, analysed = runs["digits-separation-tuning"], runs["digits-separation-analysis"]
-    assert tuned["history"][-1]["rates/nrows"] == len(logged[2].tables["rates"].frame)
-    last = {key.removesuffix("/_type") for key in analysed["history"][-1]}
-    assert {"separation", "baselines", "trials"} <= last
-    assert "figures/over_beta" in last
-    assert analysed["summary"]["verdict"] == list(logged[2].verdict)
-
-
-def test_logging_again_logs_nothing(logged: Run) -> None:
+def test_a_trials_reliability_bins_are_a_table(logged: Run, runs: dict[str, dict[str, Any]]) -> None:
     store, settings, analysis = logged
-    before = len(read(store.path))
-    assert log(store, settings, analysis, "offline") == 0
-    assert len(read(store.path)) == before
+    for run_id, trial in chosen(store, settings, analysis).items():
+        found = table(runs[run_id], "reliability")
+        assert found["columns"] == ["method", "bin", "count", "confidence", "accuracy"]
+        n = len(store.labels(trial)["test"])
+        for method in ("raw", "temperature_scaling"):
+            rows = [row for row in found["data"] if row[0] == method]
+            assert sum(row[2] for row in rows) == n
+            hit = sum(row[2] * row[4] for row in rows) / n
+            assert hit == pytest.approx(runs[run_id]["summary"][f"{method}/accuracy"])
+
+
+def test_artifacts_tie_trials_to_the_calibration_and_that_to_the_analysis(
+    logged: Run, runs: dict[str, dict[str, Any]]
+) -> None:
+    store, settings, analysis = logged
+    found = chosen(store, settings, analysis)
+    made = {item["digest"]: item for run_id in found for item in runs[run_id]["made"] if item["type"] == "logits"}
+    assert len(made) == len(found)
+    assert all({"logits.safetensors", "labels.safetensors", "trial.json"} == set(m["files"]) for m in made.values())
+    (calibration,) = [run for run in runs.values() if run["job_type"] == "calibrate"]
+    (analysis_run,) = [run for run in runs.values() if run["job_type"] == "analyse"]
+    assert {item["digest"] for item in calibration["used"]} == set(made)
+    (output,) = [item for item in calibration["made"] if item["type"] == "calibration"]
+    assert [(item["name"], item["digest"]) for item in analysis_run["used"]] == [(output["name"], output["digest"])]
+    (report,) = [item for item in analysis_run["made"] if item["type"] == "report"]
+    assert {"report.html", "figures/over_beta.png", "tables/separation.csv"} <= set(report["files"])
+
+
+def test_all_rates_are_rows_and_histories_of_one_run(logged: Run, runs: dict[str, dict[str, Any]]) -> None:
+    store, settings, _ = logged
+    (run,) = [run for run in runs.values() if run["name"] == "all rates"]
+    plan = discover.study("separation").plan(settings, store.scores(settings.select))
+    rows = table(run, "trials")
+    by_key = {row[0]: dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]}
+    assert set(by_key) == {trial.key for trial in plan}
+    assert len({row["lr"] for row in by_key.values()}) >= 3
+    for trial in plan:
+        assert by_key[trial.key]["selection_score"] == pytest.approx(store.scores("log_loss")(trial))
+    histories = table(run, "histories")
+    assert len(histories["data"]) == sum(len(store.history(trial)) for trial in plan)
+
+
+def test_the_calibration_has_every_method_and_the_analysis_every_table_and_figure(
+    logged: Run, runs: dict[str, dict[str, Any]]
+) -> None:
+    _, _, analysis = logged
+    (calibration,) = [run for run in runs.values() if run["job_type"] == "calibrate"]
+    assert len(table(calibration, "measurements")["data"]) == len(analysis.data["measurements"])  # type: ignore[arg-type]
+    (run,) = [run for run in runs.values() if run["job_type"] == "analyse"]
+    for name, own in analysis.tables.items():
+        found = table(run, f"tables/{name}")
+        assert found["columns"] == [str(c) for c in own.frame.columns]
+        assert len(found["data"]) == len(own.frame)
+        assert run["config"]["tables"][name] == {"title": own.title, "note": own.note}
+    assert "figures/over_beta/path" in run["history"][-1]
+    assert run["summary"]["verdict"] == list(analysis.verdict)
+    assert run["summary"]["warnings"] == list(analysis.warnings)
+
+
+def test_logging_again_logs_nothing_and_what_is_new_only(logged: Run) -> None:
+    store, settings, analysis = logged
+    before = read(store.path)
+    assert log(store, settings, analysis) == (0, [])
+    assert read(store.path).keys() == before.keys()
+    tried = {t.key for t in discover.study("separation").plan(settings, store.scores(settings.select))}
+    count, warnings = log(store, settings, None, wandb_runs="all")
+    assert (count, warnings) == (len(tried) - len(chosen(store, settings, analysis)), [])
+    keys = {run["config"].get("key") for run in read(store.path).values()} - {None}
+    assert keys == tried
+
+
+def test_ids_tell_data_studies_and_questions_apart(logged: Run) -> None:
+    store, settings, analysis = logged
+    (run_id, trial), *_ = chosen(store, settings, analysis).items()
+    record = store.record(trial)
+    other = replace(record, data={**record.data, "digest": "another"})
+    ids = {run_id, names.trial_id(settings, other), names.trial_id(settings.model_copy(update={"study": "x"}), record)}
+    assert len(ids) == 3
+    moved = settings.model_copy(update={"out": Path("elsewhere"), "workers": 7, "wandb": "online"})
+    asked = settings.model_copy(update={"seed": (5,)})
+    page = names.page_id(settings, ["d"], "analysis")
+    assert names.page_id(moved, ["d"], "analysis") == page
+    assert page not in (names.page_id(asked, ["d"], "analysis"), names.page_id(settings, ["e"], "analysis"))
+    assert all(len(i) <= 64 and not set(i) & set("/\\#?%:") for i in (*ids, page))
+
+
+def test_only_what_is_known_to_be_chosen_is_logged_during_training(tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *WORDS)
+    study = discover.study("separation")
+    found = content.selected(study, settings, store)
+    arms = tuning.arms(settings, store.scores(settings.select))
+    assert {t.key for t in found} == {t.key for arm in arms for t in arm.trials.values()}
+    (victim,) = [t for t in found if t.seed == 1 and t.beta == 1]
+    store.folder(victim).rename(tmp_path / "gone")
+    assert content.selected(study, settings, Store(store.path, "read")) == []
+    fixed = settings.model_copy(
+        update={"spaces": {m: {**space, "lr": (0.1,)} for m, space in (settings.spaces or {}).items()}}
+    )
+    alone = content.selected(study, fixed, Store(store.path, "read"))
+    assert {(t.beta, t.seed) for t in alone if t.epochs == found[0].epochs} == {(0.1, 0), (0.1, 1), (1.0, 0)}
+
+
+def test_long_tables_are_logged_in_parts() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame({"x": range(2 * ROWS + 1)})
+    found = parts("trials", frame)
+    assert [len(part) for part in found.values()] == [ROWS, ROWS, 1]
+    assert list(found) == ["trials", "trials-2", "trials-3"]
+    assert pd.concat(found.values()).equals(frame)
 
 
 def test_what_goes_wrong_is_one_warning(tmp_path: Path) -> None:
-    words = ("beta=1", "objective=cross_entropy", "seed=0", "lr=0.1", "calibrator=temperature_scaling")
-    store, settings = make(tmp_path / "run", *words)
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
     analysis = discover.study("separation").analyse(settings, store)
     (store.path / "wandb").write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="are whole") as caught:
-        assert log(store, settings, analysis, "offline") == 0
-    assert len(caught) == 1
+    count, warnings = log(store, settings, analysis)
+    assert count == 0
+    assert len(warnings) == 1
+    assert "are whole" in warnings[0]
+    assert "sync" in warnings[0]
 
 
-def test_disabled_does_not_import_wandb() -> None:
+def test_a_logger_that_dies_costs_no_result_and_is_one_warning(tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+    warnings: list[str] = []
+    with Tracker(store, settings, warnings.append) as tracker:
+        assert tracker.process is not None
+        tracker.process.kill()
+        deadline = time.monotonic() + 30
+        while not tracker.over.is_set() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert tracker.finish(None) == 0
+    assert len(warnings) == 1
+    assert "ended early" in warnings[0]
+
+
+def test_a_job_that_stops_early_takes_its_logger_along(tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+    warnings: list[str] = []
+
+    def job() -> None:
+        raise KeyboardInterrupt
+
+    tracker = Tracker(store, settings, warnings.append)
+    with pytest.raises(KeyboardInterrupt), tracker:
+        job()
+    process = tracker.process
+    assert process is not None
+    assert process.poll() is not None
+    assert warnings == []
+
+
+def test_what_is_handed_over_is_of_the_trials_that_are_stored(tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+    assert not handover.is_current(store)
+    handover.write(store, settings, discover.study("separation").analyse(settings, store))
+    assert handover.is_current(store)
+    next((store.path / "trials").iterdir()).rename(tmp_path / "gone")
+    assert not handover.is_current(store)
+
+
+def test_disabled_starts_nothing_and_imports_nothing() -> None:
     program = (
-        "import sys, types; from calib_bench.report.wandb import log; "
-        "assert log(None, None, None, 'disabled') == 0; assert 'wandb' not in sys.modules"
+        "import sys; from calib_bench.settings import Settings; from calib_bench.tracking.tracker import Tracker\n"
+        "with Tracker(None, Settings(wandb='disabled'), None) as t: t.trained(); assert t.finish(None) == 0\n"
+        "assert t.process is None and 'wandb' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

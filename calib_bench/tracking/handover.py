@@ -1,8 +1,8 @@
 """What the analysis hands over to the process that logs, as files: `<run>/wandb/analysis/`.
 
-    analysis.json    verdict, warnings, tables' titles and notes, which trials stand at the chosen rates, and a digest
-    tables/          every table with every column, CSV
-    measurements.csv, reliability.csv     of every trial and calibrator, where the study has them
+analysis.json    verdict, warnings, tables' titles and notes, which trials stand at the chosen rates, and a digest
+tables/          every table with every column, CSV
+measurements.csv, reliability.csv     of every trial and calibrator, where the study has them
 """
 
 from __future__ import annotations

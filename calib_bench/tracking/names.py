@@ -18,9 +18,11 @@ PROJECT = "calib_bench"
 TRAIN, CALIBRATE, ANALYSE = "train", "calibrate", "analyse"
 """Job types: a trial, or the table of all trials; every calibrator on every trial; the study's tables and figures."""
 PLACES = frozenset(
-    "data out device executor workers threads compile stack checkpoint wandb wandb_runs wandb_wait log_format plugins "
-    "yes lease stall".split()
-)
+    {
+        "data", "out", "device", "executor", "workers", "threads", "compile", "stack", "checkpoint", "lease", "stall",
+        "wandb", "wandb_runs", "wandb_wait", "log_format", "plugins", "yes",
+    }
+)  # fmt: skip
 """Settings that say where and how a study runs, and not what it asks."""
 
 
@@ -47,7 +49,7 @@ def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
         digests: of the data of the store's splits.
         kind: "tuning", "calibration" or "analysis".
     """
-    asked = {name: value for name, value in settings.model_dump(mode="json").items() if name not in PLACES}
+    asked = settings.model_dump(mode="json", exclude=set(PLACES))
     return f"{group(settings)}-{kind}-{digest_of([asked, sorted(digests)])[:12]}"
 
 

@@ -1,7 +1,7 @@
 """The runs: one a trial, one of all trials, one of every calibrator, one of the analysis; artifacts tie them together.
 
-    train: trials ── logits ──> calibrate ── calibration ──> analyse ── report
-    train: all trials and their histories as tables
+train: trials ── logits ──> calibrate ── calibration ──> analyse ── report
+train: all trials and their histories as tables
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Logger:
         if not stored or self.ledger.has(run_id, known):
             return
         rows = pd.DataFrame([content.row(self.store, trial, self.settings.select) for trial in stored])
-        histories = []
+        histories: list[pd.DataFrame] = []
         for trial in stored:
             frame = self.store.history(trial)
             about = {"key": trial.key, "arm": rows["arm"].iloc[len(histories)], "lr": trial.lr, "seed": trial.seed}
@@ -140,7 +140,8 @@ class Logger:
                 for name, path in found.figures.items()
             }
             run.log(logged)
-            run.log_artifact(self._report())
+            if report := self._report():
+                run.log_artifact(report)
             run.summary.update(as_words(found.words))
 
         config = {**self._about(), "tables": found.words["tables"]}
@@ -162,10 +163,12 @@ class Logger:
         some = some or {"analysis.json": folder / "analysis.json"}
         return _artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, some)
 
-    def _report(self) -> wandb.Artifact:
+    def _report(self) -> wandb.Artifact | None:
         folder = self.store.path / "report"
         whole = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         found = {str(path.relative_to(folder)): path for path in whole}
+        if not found:
+            return None
         return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, found)
 
     # plumbing
@@ -181,7 +184,7 @@ class Logger:
                 "study": self.settings.study,
                 "task": self.settings.task,
                 "command": study["command"],
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.model_dump(mode="json", exclude=set(names.PLACES)),
                 "environment": study["environment"],
                 "data": study["splits"],
             }

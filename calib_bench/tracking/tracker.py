@@ -167,4 +167,3 @@ class Tracker:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             self.process.wait()
-

@@ -85,8 +85,8 @@ def find_10000() -> Bench:
 
 def store_and_log() -> Bench:
     """All of a study on digits but the training: rounds of planning, stacks of 65, every file, W&B offline."""
-    from calib_bench.report.wandb import log
     from calib_bench.study import Analysis
+    from calib_bench.tracking.tracker import Tracker
 
     os.environ["WANDB_SILENT"] = "true"
     words = ("task=digits", "beta=logspace(-2,2,13)", "reference=0.01", "objective=cross_entropy", "seed=0..5",
@@ -114,14 +114,18 @@ def store_and_log() -> Bench:
                     store.write(trained(trial), data, {})
                 store.finish(checkpoint)
         store.write_study(settings, settings.command())
-        return store, settings, log(store, settings, Analysis((), {}), "offline")
+        warnings: list[str] = []
+        with Tracker(store, settings, warnings.append) as tracker:
+            logged = tracker.finish(Analysis((), {}))
+        assert not warnings
+        return store, settings, logged
 
     def check(results: Mapping[str, Any]) -> str:
         store, settings, runs = results[OURS]
         chosen = sum(len(arm.trials) for arm in tuning.arms(settings, store.scores(settings.select)))
         assert len(os.listdir(store.path / "trials")) == TRIALS
         assert chosen == 78
-        assert runs == chosen + 2
+        assert runs == chosen + 3
         return f"{TRIALS} trials written and synced, {runs} offline runs, {EPOCHS + 1} history rows each"
 
     return Bench(job, check=check, unit=(TRIALS, "trials"))

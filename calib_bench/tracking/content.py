@@ -93,7 +93,8 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     single = all(len(space["lr"]) == 1 for space in (settings.spaces or {}).values())
     if single:
         return [trial for trial in plan if store.has(trial)]
-    open_models = {trial.model for trial in plan if not store.has(trial)}
+    failed = store.failures.now()
+    open_models = {trial.model for trial in plan if trial.key not in failed and not store.has(trial)}
     arms: dict[Trial, dict[float, dict[int, Trial]]] = {}
     for trial in plan:
         if trial.model not in open_models:
@@ -104,7 +105,7 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
         if len(rates) > 1:
             tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
             best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
-            chosen += rates[best].values()
+            chosen += [trial for trial in rates[best].values() if store.has(trial)]
     return chosen
 
 

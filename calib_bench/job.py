@@ -135,7 +135,9 @@ def _check_and_estimate(settings: Settings, study: Study, store: Store, device: 
         console.print(f"{len(coming):,} trials; how long they take on {device} is not known")
         return None
     console.print(
-        f"{len(coming):,} trials still to come, about {_duration(known)} of device time (rough)", markup=False
+        f"{len(coming):,} trials still to come, about {_duration(known)} of device time (rough)"
+        + (", and what their probes take" if any(trial.probe for trial in coming) else ""),
+        markup=False,
     )
     return known / 3600
 

@@ -138,9 +138,7 @@ def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.devi
         UserError: as in `common`.
     """
     start = _start(trial, model, splits, device)
-    with torch.no_grad():
-        norm = float(trial.beta * start.model(start.x).norm())
-    return {**_numbers(norm=norm), **_known(start.curvature())}
+    return {**_numbers(norm=float(trial.beta * start.tangent.z.norm())), **_known(start.curvature())}
 
 
 def stability(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:

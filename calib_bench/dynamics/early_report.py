@@ -196,7 +196,8 @@ def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
         jumps = f" Above the critical rate the loss rose and came back at beta={where_to}." if where_to else ""
         yield (
             f"{where}Descent is lost at {mean.iloc[0]:.2g} times the critical rate at beta={mean.index[0]:.3g}, at "
-            f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps} Slopes over beta: {said}."
+            f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps}"
+            + (f" Slopes over beta: {said}." if said else "")
         )
 
 

@@ -29,7 +29,7 @@ def timescales(analysis: Analysis) -> Figure:
     times = (
         ("tau_z", "tau_z", "C0", "o"),
         ("tau_nl", "tau_nl", "C2", "D"),
-        ("critical_tau", "critical step", "C3", "v"),
+        ("critical_tau", "beta^2 times the critical rate", "C3", "v"),
     )
     for (name, rows), (left, right) in zip(_families(frame), axes, strict=False):
         betas = sorted(set(rows["beta"]))
@@ -39,18 +39,18 @@ def timescales(analysis: Analysis) -> Figure:
             _points(left, rows, column, color, marker)
         left.axhline(1, **GUIDE)
         left.set(yscale="log", ylabel="measured time over the theory's")
-        plain(left.yaxis)
         for column, _, color, marker in times:
             _points(right, rows, column, color, marker)
         _guide(right, rows, "tau_nl", 1)
         right.set(yscale="log", ylabel="tau")
-        plain(right.yaxis)
         for axis in (left, right):
+            plain(axis.yaxis)
             _beta_axis(axis, betas)
-        left.set_title(name, loc="left")
-    keys = [(f"time to move {label}", {"color": color, "marker": marker}) for _, label, color, marker, _ in ratios]
-    keys += [(label, {"color": color, "marker": marker}) for _, label, color, marker in times[1:]]
-    _legend(figure, [*keys, ("proportional to beta", {**GUIDE, "linestyle": ":"})])
+        left.set_title(f"{name}: time to move, bands as wanted", loc="left")
+        right.set_title("times", loc="left")
+        _key(left, [(label, {"color": color, "marker": marker}) for _, label, color, marker, _ in ratios])
+        keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in times]
+        _key(right, [*keys, ("proportional to beta", {**GUIDE, "linestyle": ":"})])
     return figure
 
 
@@ -79,7 +79,10 @@ def collapse(analysis: Analysis) -> Figure:
                 )
         line[2].axhline(0.1, **GUIDE)
         line[2].set(xscale="log", yscale="log", ylim=(1e-4, 2), xlabel="tau", ylabel="||Z - Z_lin|| / ||Z_lin - Z0||")
-        line[2].set_title("how far they have parted", loc="left")
+        line[2].set_title("parting (dashed: Z0 zero)", loc="left")
+        for axis in line:
+            plain(axis.xaxis)
+        plain(line[2].yaxis)
         for axis in line[len(starts) : 2]:
             axis.set_visible(False)
     keys = [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()]
@@ -118,7 +121,7 @@ def curvature(analysis: Analysis) -> Figure:
             line[2].axhline(height, **GUIDE)
         line[0].set(yscale="log", ylabel="lambda_max")
         line[1].set(yscale="log", ylabel="lambda_max / beta^2")
-        line[2].set_ylabel("exponent of beta between neighbours")
+        line[2].set_ylabel("local exponent of beta")
         for axis in line[:2]:
             plain(axis.yaxis)
         for axis in line:
@@ -160,6 +163,12 @@ def frontier(analysis: Analysis) -> Figure:
     keys += [("2 / lambda_max", {"color": "k", "linestyle": "--"}), ("frontier", {"color": "k", "marker": "o"})]
     _legend(figure, keys)
     return figure
+
+
+def _key(axis: Axes, keys: list[tuple[str, dict[str, Any]]]) -> None:
+    from matplotlib.lines import Line2D
+
+    axis.legend(handles=[Line2D([], [], label=label, **look) for label, look in keys])
 
 
 def _aside(rows: pd.DataFrame) -> Any:

@@ -87,7 +87,7 @@ def _seed(settings: Settings, seed: int) -> dict[str, int]:
 
 def _precision(template: Trial, kind: str) -> dict[str, str]:
     """Small networks are measured in float64; where descent is lost needs no digits."""
-    if kind == "stability" or not template.model.startswith("mlp"):
+    if kind == "stability" or not template.model.startswith(("mlp", "cnn")):
         return {}
     return {"precision": "fp64"}
 
@@ -151,7 +151,8 @@ STUDY = Study(
             "One path for every beta",
             ("collapse",),
             "From equal initial logits the tangent model takes the same path in tau at every beta; networks leave it "
-            "the earlier, the smaller beta is.",
+            "the earlier, the smaller beta is. A curve ends where a network is as far from the tangent model as that "
+            "has gone, or has learned.",
         ),
         Section("Curvature", ("curvature",)),
         Section("Where descent is lost", ("frontier",)),

@@ -19,7 +19,7 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
 
   run     train what a study wants and is not stored yet, then write its report
   plan    print what run would do: trials, groups, what is done, estimated cost
-  report  rebuild the report of a run folder from its store alone: report runs/digits-separation
+  report  rebuild the report of a run folder from its store alone: report runs/digits-separation; --serve shows it
   publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
   list    tasks, models, baselines, studies: list, or list tasks
   table   a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen: table --help
@@ -112,10 +112,26 @@ def _report(words: list[str]) -> int:
     from calib_bench.job import report
     from calib_bench.settings import parse
 
+    serving = "--serve" in words
+    ports = [word for word in words if word.startswith("port=")] if serving else []
+    words = [word for word in words if word not in ("--serve", *ports)]
     folders, plugins = ([word for word in words if word.startswith("plugins=") == own] for own in (False, True))
-    if len(folders) != 1 or "=" in folders[0] or len(plugins) > 1:
-        raise SettingsError("report takes one run folder: python -m calib_bench report runs/digits-separation")
-    return report(folders[0], parse(plugins).plugins)
+    if len(folders) != 1 or "=" in folders[0] or len(plugins) > 1 or len(ports) > 1:
+        raise SettingsError(
+            "report takes one run folder: python -m calib_bench report runs/digits-separation; with --serve it is "
+            "shown in the browser and kept fresh, at port=8000 unless told otherwise"
+        )
+    trusted = parse(plugins).plugins
+    if not serving:
+        return report(folders[0], trusted)
+    from pathlib import Path
+
+    from calib_bench.report.serve import serve
+
+    port = ports[0].removeprefix("port=") if ports else "8000"
+    if not (port.isdecimal() and int(port) < 65536):
+        raise SettingsError(f"port={port} is not a port: give a number from 0 (any free one) to 65535")
+    return serve(Path(folders[0]), trusted, int(port))
 
 
 def _publish(words: list[str]) -> int:

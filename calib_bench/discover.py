@@ -124,6 +124,21 @@ def use_plugins(folders: Iterable[Path]) -> None:
                 _plug(path.resolve())
 
 
+def use_stored(folder: Path, named: Iterable[Path], given: Iterable[Path]) -> None:
+    """Import the plug-ins that a run folder names, if the user gave them too: they are code.
+
+    Raises:
+        SettingsError: the user did not.
+    """
+    named, trusted = list(named), {path.resolve() for path in given}
+    if foreign := [path for path in named if path.resolve() not in trusted]:
+        raise SettingsError(
+            f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
+            f"give plugins={','.join(map(str, named))} too"
+        )
+    use_plugins(named)
+
+
 def _plug(path: Path) -> None:
     module_name = f"calib_bench_plugins.{path.stem}"
     if getattr(sys.modules.get(module_name), "__file__", None) == str(path):

@@ -314,11 +314,7 @@ def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study
 
     store = Store(folder, "read")
     settings = store.settings()
-    if foreign := [path for path in settings.plugins if path.resolve() not in {p.resolve() for p in plugins}]:
-        raise SettingsError(
-            f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
-            f"give plugins={','.join(map(str, settings.plugins))} too"
-        )
+    discover.use_stored(folder, settings.plugins, plugins)
     worker.prepare(settings)
     study = discover.study(settings.study)
     failures = store.failures.now()

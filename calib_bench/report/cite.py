@@ -23,12 +23,15 @@ OWN = "agarwala2023temperature"
 
 def show(words: Sequence[str]) -> int:
     """Print the entries of a run, each under what it is cited for."""
-    if len(words) != 1 or "=" in words[0] or words[0].startswith("-"):
+    runs, plugins = ([word for word in words if word.startswith("plugins=") == own] for own in (False, True))
+    if len(runs) != 1 or "=" in runs[0] or runs[0].startswith("-") or len(plugins) > 1:
         raise SettingsError("cite takes one run folder: python -m calib_bench cite runs/digits-separation")
+    from calib_bench.settings import parse
     from calib_bench.store import Store
 
-    settings = Store(Path(words[0]), "read").settings()
-    discover.use_plugins(settings.plugins)
+    run = Path(runs[0])
+    settings = Store(run, "read").settings()
+    discover.use_stored(run, settings.plugins, parse(plugins).plugins)
     print(bibtex(used(settings)), end="")
     return 0
 

@@ -87,6 +87,7 @@ def document(
     captions: Mapping[str, str] | None = None,
     details: Sequence[tuple[Detail, str]] = (),
     facts: Sequence[tuple[str, str]] = (),
+    progress: float | None = None,
 ) -> str:
     """A page's text.
 
@@ -100,6 +101,7 @@ def document(
         captions: of figures; their first paragraph is shown.
         details: what is folded in the section that holds `DETAILS`, each with its SVG text.
         facts: what stands under the title: label and value.
+        progress: share done, of a page that tells how far a run is.
     """
     lead = analysis.summary or analysis.verdict[:LEAD]
     script = _asset("page.js")
@@ -109,6 +111,7 @@ def document(
         title=title_,
         question=question,
         facts=facts,
+        progress=progress,
         lead=lead,
         verdict=analysis.verdict if analysis.summary else analysis.verdict[LEAD:],
         warnings=analysis.warnings,

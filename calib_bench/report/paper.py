@@ -33,9 +33,10 @@ usage: python -m calib_bench table RUN [key=value ...]
   best=yes|no           bold the best of each column and what the data cannot tell from it (baselines only)
   format=latex|markdown|csv    print that alone and write nothing
   out=FOLDER            where the three files go; default RUN/paper
+  plugins=FOLDER        the plug-ins that the run was made with, which are code
 """
 MAIN = "baselines"
-OPTIONS = ("table", "columns", "by", "sort", "digits", "interval", "best", "format", "out")
+OPTIONS = ("table", "columns", "by", "sort", "digits", "interval", "best", "format", "out", "plugins")
 CHOICES = {"interval": ("yes", "half", "no"), "best": ("yes", "no"), "format": ("latex", "markdown", "csv")}
 
 
@@ -53,6 +54,7 @@ class Wish:
     best: str = "yes"
     format: str = ""
     out: Path | None = None
+    plugins: tuple[Path, ...] = ()
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -89,8 +91,8 @@ def parse(words: Sequence[str]) -> Wish:
             raise SettingsError(f"{key} is given twice: give one list, for example {key}=a,b")
         if key not in OPTIONS:
             rows[key] = tuple(expand(key, text))
-        elif key in ("columns", "by"):
-            given[key] = tuple(expand(key, text))
+        elif key in ("columns", "by", "plugins"):
+            given[key] = tuple(map(Path if key == "plugins" else str, expand(key, text)))
         elif key == "digits":
             if not (text.isdecimal() and int(text) <= 12):
                 raise SettingsError(f"digits={text} is not a number of decimal places from 0 to 12")
@@ -232,7 +234,7 @@ def _bold(
 
     store = Store(wish.run, "read")
     settings = store.settings()
-    discover.use_plugins(settings.plugins)
+    discover.use_stored(wish.run, settings.plugins, wish.plugins)
     scored, nested = ties.scores(store, settings, frame)
     judged = [m for m in metrics if m in ("accuracy", *ties.LOW) and all(m in s.metrics for s in scored)]
     bold = {(i, metrics.index(m)) for m in judged for i in ties.best(scored, m, nested, spans)}

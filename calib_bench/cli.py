@@ -98,7 +98,20 @@ def _run(words: list[str]) -> int:
     from calib_bench.job import run
     from calib_bench.settings import parse
 
-    return run(parse(words), ask=sys.stdin.isatty() and sys.stdout.isatty())
+    return run(parse(_flags(words)), ask=sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _flags(words: list[str]) -> list[str]:
+    """`--log-format json` and `--log-format=json` as the word `log_format=json`."""
+    joined, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--log-format":
+            if not left:
+                raise SettingsError("--log-format takes a format: text or json")
+            word = f"--log-format={left.pop(0)}"
+        joined.append(f"log_format={word.partition('=')[2]}" if word.startswith("--log-format=") else word)
+    return joined
 
 
 def _plan(words: list[str]) -> int:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from calib_bench import claims, discover, stopping
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, worker
+from calib_bench.live import Display
 from calib_bench.report import failed
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
@@ -51,10 +51,11 @@ def run(settings: Settings, ask: bool = False) -> int:
 
 
 def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
-    console = _console()
+    console = _console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = discover.study(resolved.study)
     store = Store(resolved.folder)
+    display = Display(console, store.path, settings.log_format == "json")
     for message in store.audit():
         console.print(f"[yellow]warning:[/] {message}", markup=True)
     device = _device(resolved)
@@ -71,10 +72,11 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
                 raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
     _check_data(resolved, plan, store)
     store.write_study(resolved, _command(settings))
-    with Tracker(store, resolved, partial(_warn, console)) as tracker:
+    display.say("start", folder=store.path, command=_command(settings))
+    with Tracker(store, resolved, partial(_warn, display)) as tracker:
         try:
             with nullcontext() if distributed.requested() else stopping.orderly():
-                _train(resolved, study, store, plan, workers, device, console)
+                _train(resolved, study, store, plan, workers, device, display)
         except stopping.Stopped:
             raise stopping.Stopped(
                 f"stopped, and what was under way is saved; go on with\n  {_command(settings)}"
@@ -87,13 +89,15 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
             analysis = _report(resolved, study, store, console)
             with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
                 tracker.finish(analysis)
+    page = store.path / "report" / "report.html"
+    display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     _closing(resolved, analysis, store, console)
     return 1 if failed.of_study(study, resolved, store) else 0
 
 
-def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
+def _console(stderr: bool = False) -> Console:
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140, stderr=stderr)
 
 
 def _command(settings: Settings) -> str:
@@ -178,27 +182,19 @@ def _executor(settings: Settings, workers: int) -> AbstractContextManager[gang.L
 
 
 def _train(
-    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, console: Console
+    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, display: Display
 ) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("trials"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    console = display.console
     start, rounds = time.perf_counter(), 0
     total, known = 0, claims.of(store.path, claims.OWNER, settings.lease)
     with _executor(settings, workers) as executor:
         while plan.pending:
             _wait_for_others(plan, known, console)
             rounds += 1
-            with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-                task = bar.add_task(f"training, round {rounds}", total=plan.pending)
-                total += executor.run(plan.groups, store, partial(bar.advance, task))
-                bar.update(task, completed=plan.pending)
+            with display.training(rounds, plan.done, plan.pending, plan.failed):
+                total += executor.run(plan.groups, store, display.advance)
             plan = planning.make(settings, study, store, workers, device)
+    display.say("trained", done=plan.done, trained=total, failed=plan.failed)
     if rounds:
         console.print(
             f"trained {total:,} trials in {time.perf_counter() - start:.1f} s, {workers} workers", markup=False
@@ -230,8 +226,9 @@ def _report(settings: Settings, study: Study, store: Store, console: Console) ->
     return analysis
 
 
-def _warn(console: Console, text: str) -> None:
-    console.print(f"[yellow]warning:[/] {_plain(text)}")
+def _warn(display: Display, text: str) -> None:
+    display.say("warning", message=text)
+    display.console.print(f"[yellow]warning:[/] {_plain(text)}")
 
 
 class _Quiet:

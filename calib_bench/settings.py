@@ -108,6 +108,10 @@ class Settings(BaseModel):
         "selected", description="which trials are runs of their own: those at chosen rates, or all; all are in tables"
     )
     wandb_wait: Positive = Field(60.0, description="seconds that a Weights & Biases server may stay silent")
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="--log-format json writes progress as JSON lines to standard output, all else to standard error",
+    )
     plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines, studies")
     yes: bool = Field(False, description="do not ask before a long run")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from calib_bench import claims, discover, stopping
+from calib_bench import claims, discover, signs, stopping
 from calib_bench.device import pick
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.plan import Group
@@ -127,15 +127,16 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.begin(group)
-    outcomes = train(
-        group,
-        splits,
-        device=pick(settings.device),
-        checkpoint=checkpoint,
-        checkpoint_seconds=settings.checkpoint,
-        progress=lambda done: progress(done / steps),
-        compile=settings.compile,
-    )
+    with signs.given(store.path, checkpoint.stem, group):
+        outcomes = train(
+            group,
+            splits,
+            device=pick(settings.device),
+            checkpoint=checkpoint,
+            checkpoint_seconds=settings.checkpoint,
+            progress=lambda done: progress(done / steps),
+            compile=settings.compile,
+        )
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
         progress(0.0 if outcome.trial.epochs else 1.0)

@@ -19,7 +19,7 @@ from torch.func import stack_module_state
 from calib_bench.data.relabel import training
 from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
-from calib_bench.train import probes, setup
+from calib_bench.train import measured, probes, setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.choices import fuse_key
 from calib_bench.train.courses import Courses
@@ -253,6 +253,7 @@ class _Stack:
             **self._columns(),
         }
         self.rows.append({name: value.cpu() for name, value in row.items()})
+        measured.tell(self.trials, self.rows[-1])
 
     def _columns(self) -> dict[str, Tensor]:
         """Further columns, [S], that the members' probe measures: members of a stack share it."""

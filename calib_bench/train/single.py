@@ -15,7 +15,7 @@ from calib_bench import models
 from calib_bench.data.relabel import training
 from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
 from calib_bench.errors import SettingsError
-from calib_bench.train import distributed, probes, setup
+from calib_bench.train import distributed, measured, probes, setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.objective import Course, Loss
 from calib_bench.train.optim import factor, make_optimizer, switch_head
@@ -213,6 +213,7 @@ class _Run:
                 **self._probed(probes.columns),
             }
         )
+        measured.tell((self.trial,), self.rows[-1])
 
     def _probed(self, measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """What the trial's probe finds, which the main process measures for all."""

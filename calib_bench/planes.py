@@ -31,17 +31,19 @@ FINE = 2**0.25
 """The frontier is known to within this factor."""
 
 
-def worthless(settings: Settings) -> Callable[[float], bool]:
-    """Whether a selection score is that of a trial that failed: it diverged, or is no better than guessing.
-
-    The score of guessing is log K nats, of K classes, or an error of 1 - 1 / K.
-    """
+def guess(settings: Settings) -> float:
+    """The selection score of guessing: log K nats, of K classes, or an error of 1 - 1 / K."""
     classes = discover.task(settings.task).classes
-    guess = 1 - 1 / classes if settings.select == "error" else math.log(classes)
-    return lambda score: not score < GUESS * guess
+    return 1 - 1 / classes if settings.select == "error" else math.log(classes)
 
 
-def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, Array]:
+def worthless(settings: Settings) -> Callable[[float], bool]:
+    """Whether a selection score is that of a trial that failed: it diverged, or is no better than guessing."""
+    bound = GUESS * guess(settings)
+    return lambda score: not score < bound
+
+
+def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     """Where curves are lowest: the vertex of the parabola through the lowest point and its neighbours.
 
     Args:

@@ -83,12 +83,14 @@ def percentile(value: float, drawn_B: ArrayLike, of: Resampled, level: float = 0
 
     Args:
         value: of the function, in the data.
-        drawn_B: in each resample; one that is not finite leaves no interval.
+        drawn_B: in each resample; one that is not finite leaves no interval, nor do resamples that are all the same.
         of: the means that it is a function of.
     """
     drawn = np.asarray(drawn_B, np.float64)
     if not (math.isfinite(value) and np.isfinite(drawn).all()):
         return no_interval(value, of.n_seeds, of.n_examples, "not every resample has a value")
+    if np.ptp(drawn) == 0:
+        return no_interval(value, of.n_seeds, of.n_examples, "the same in every resample")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     tail = min((drawn >= null).sum(), (drawn <= null).sum())
     p = min(1.0, 2 * (1 + float(tail)) / (1 + len(drawn)))

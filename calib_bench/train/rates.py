@@ -75,19 +75,24 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
             f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
+    value, converged = curvature(trial, model, splits, device)
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(
+            f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
+            f"beta={rate_beta(trial):g} is {value:g}; give lr instead"
+        )
+    return Rate(2 * trial.lr / value, value, converged)
+
+
+def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
+    """lambda_max(H0) of a trial whatever its rate's unit, and whether it converged; arguments as of `resolve`."""
     start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
     beta = rate_beta(trial)
     begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)
-    value, converged = _curvatures[point]
-    if not (math.isfinite(value) and value > 0):
-        raise SettingsError(
-            f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
-            f"beta={beta:g} is {value:g}; give lr instead"
-        )
-    return Rate(2 * trial.lr / value, value, converged)
+    return _curvatures[point]
 
 
 def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:

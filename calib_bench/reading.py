@@ -1,0 +1,115 @@
+"""What studies of tuned arms share: arms measured before and after temperature scaling, and what every report needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import discover
+from calib_bench.rows import Row
+from calib_bench.separation import arms as each
+from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.warnings import warnings
+from calib_bench.study import Analysis, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.tuning import Arm
+
+REPAIR = ("temperature_scaling",)
+
+
+@dataclass
+class Reader:
+    """Arms read so far.
+
+    Attributes:
+        settings: resolved.
+        store: what is read.
+        nested: seeds have test examples of their own.
+        arms: those measured.
+        measurements: their metrics, a row a trial and method.
+        trials, rates: rows of the tables that every study of tuned arms has.
+    """
+
+    settings: Settings
+    store: Store
+    nested: bool
+    arms: list[Arm] = field(default_factory=list)
+    measurements: list[pd.DataFrame] = field(default_factory=list)
+    trials: list[Row] = field(default_factory=list)
+    rates: list[Row] = field(default_factory=list)
+
+    def measure(self, arm: Arm, name: Row) -> Measures:
+        """The arm before and after temperature scaling; `name` are the columns that name it."""
+        from calib_bench.measure import measure_arm
+
+        measures = measure_arm(self.store, arm, discover.calibrators(REPAIR))
+        self.measurements.append(measures.frame)
+        self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
+        self.rates += [{**name, **row} for row in each.rates(arm)]
+        self.arms.append(arm)
+        return measures
+
+    def tables(self) -> dict[str, Table]:
+        """The rates that were tried, and the trials at the chosen ones."""
+        import pandas as pd
+
+        settings = self.settings
+        score = settings.select.replace("_", " ")
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged"
+        return {
+            "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),
+            "trials": Table(
+                "Trials at the chosen rates, test split",
+                shown(pd.DataFrame(self.trials), settings),
+                noted(settings, "repaired: after temperature scaling"),
+            ),
+        }
+
+    def warnings(self, more: Sequence[str] = ()) -> tuple[str, ...]:
+        """What a reader must know before quoting a number."""
+        import pandas as pd
+
+        settings = self.settings.model_copy(update={"interventions": "no"})
+        frames = {"trials": pd.DataFrame(self.trials)}
+        own = warnings(settings, self.arms, (), frames, {}, self.store.provenance())
+        return tuple(dict.fromkeys([*own, *more]))
+
+    def analysis(
+        self,
+        verdict: Sequence[str],
+        tables: Mapping[str, Table],
+        more: Sequence[str] = (),
+        **data: Any,
+    ) -> Analysis:
+        """The analysis, its own tables first.
+
+        Args:
+            more: further warnings.
+            data: what the figures draw, beside what every study's data have.
+        """
+        import pandas as pd
+
+        found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
+        shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
+        return Analysis(
+            verdict=tuple(verdict),
+            tables={**tables, **self.tables()},
+            warnings=self.warnings(more),
+            data={**shared, "limit": self.settings.limit, **data},
+        )
+
+
+def intervals(settings: Settings, nested: bool) -> str:
+    """What kind of interval crossed differences have, for notes."""
+    if nested:
+        return "95% t intervals over seeds, each with its own test examples"
+    if len(settings.seed or ()) > 1:
+        return "95% intervals over seeds and test examples together"
+    return "95% intervals over test examples only, since there is one seed"

@@ -1,0 +1,120 @@
+"""Drawings of the learning-rate study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.dynamics.phase import CRITICAL, FRONTIER, RIDGE, UNITS, column
+from calib_bench.report.plots import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+from calib_bench.report.plots_plane import colorbar, path, plane, power_lines, scale
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.dynamics.phase import Phase
+    from calib_bench.study import Analysis
+
+LABELS = {
+    "lr": "learning rate eta",
+    "lr_eff": "effective rate beta^2 eta",
+    "lr_rel": "relative rate eta lambda_max / 2",
+}
+LOOKS: dict[str, dict[str, Any]] = {
+    RIDGE: {"color": "k", "marker": "o"},
+    FRONTIER: {"color": "C1", "marker": "s"},
+    CRITICAL: {"color": "C3", "linestyle": "--"},
+}
+KEYS = {RIDGE: "best rate", FRONTIER: "training fails above", CRITICAL: "critical rate 2 / lambda_max"}
+
+
+def phase_plane(analysis: Analysis) -> Figure:
+    """The selection score over beta and rate in three units, with the ridge, the frontier and the critical rate."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    phases: Any = analysis.data["phases"]
+    if not phases:
+        return _empty("no plane is complete yet")
+    frames = [pd.DataFrame(one.cells()) for one in phases]
+    cap = float(str(analysis.data["cap"]))
+    norm = scale(pd.concat(frames)["score"], cap)
+    figure = Figure(figsize=(WIDTH, 3.5 * len(phases)))
+    axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
+    for one, frame, line in zip(phases, frames, axes, strict=True):
+        for axis, unit in zip(line, UNITS, strict=True):
+            if not frame[unit].notna().any():
+                axis.set_visible(False)
+                continue
+            drawn = plane(axis, frame, "beta", unit, "score", norm)
+            ylim = axis.get_ylim()
+            for what, look in LOOKS.items():
+                rates = np.exp(one.log_rates(what, unit, one.found.means_A))
+                known = np.isfinite(rates)
+                path(axis, np.array(one.betas)[known], rates[known], **look)
+            axis.set_ylim(ylim)
+            axis.set(xlabel="beta", ylabel=LABELS[unit])
+        line[0].set_title(_title(one, phases), loc="left")
+        colorbar(drawn, list(line), "selection score")
+    keys = [(KEYS[what], look) for what, look in LOOKS.items()]
+    crosses = {"color": "0.25", "marker": "x", "linestyle": "none"}
+    _legend(figure, [*keys, ("no better than guessing (larger: more seeds)", crosses)])
+    return figure
+
+
+def ridge(analysis: Analysis) -> Figure:
+    """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2."""
+    from matplotlib.figure import Figure
+
+    phases: Any = analysis.data["phases"]
+    if not phases:
+        return _empty("no plane is complete yet")
+    figure = Figure(figsize=(WIDTH, 3.2 * len(phases)))
+    axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
+    for one, line in zip(phases, axes, strict=True):
+        rows = one.rows()
+        for axis, unit in zip(line, UNITS, strict=True):
+            for i, (what, look) in enumerate(LOOKS.items()):
+                _bars(axis, rows, column(what, unit), _dodge(i, 3), look)
+            _beta_axis(axis, one.betas)
+            axis.set_yscale("log")
+            axis.set_ylabel(LABELS[unit])
+            if axis.lines:
+                plain(axis.yaxis)
+            else:
+                axis.set_visible(False)
+            if unit == "lr":
+                _guides(axis, one)
+        line[0].set_title(_title(one, phases), loc="left")
+    grey = {"color": "0.35", "linewidth": 0.7}
+    _legend(figure, [*((KEYS[what], look) for what, look in LOOKS.items()), ("powers -1 and -2 of beta", grey)])
+    return figure
+
+
+def _bars(axis: Axes, rows: list[dict[str, Any]], name: str, dodge: float, look: dict[str, Any]) -> None:
+    known = [row for row in rows if name in row]
+    x = [row["beta"] * dodge for row in known]
+    if known:
+        axis.plot(x, [row[name] for row in known], **look)
+    some = [(at, row[f"{name}_low"], row[f"{name}_high"]) for at, row in zip(x, known, strict=True)]
+    bars = [bar for bar in some if bar[1] < bar[2]]
+    if bars:
+        axis.vlines(*zip(*bars, strict=True), color=look["color"], linewidth=0.9, alpha=0.6)
+
+
+def _guides(axis: Axes, one: Phase) -> None:
+    """Powers -1 and -2 through the critical rate, or the best one, at the middle beta."""
+    middle = len(one.betas) // 2
+    for what in (CRITICAL, RIDGE):
+        rate = float(np.exp(one.log_rates(what, "lr", one.found.means_A))[middle])
+        if np.isfinite(rate):
+            for power in (-1.0, -2.0):
+                power_lines(axis, power, [(one.betas[middle], rate)], linestyle=":")
+            return
+
+
+def _title(one: Phase, phases: list[Phase]) -> str:
+    name = f"{one.name['model']} {one.name['variant'] or ''}".strip()
+    return f"{name}, {one.name['objective']}" if len({p.name["objective"] for p in phases}) > 1 else name

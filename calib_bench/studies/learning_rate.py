@@ -1,0 +1,259 @@
+"""Which learning rate does each inverse temperature beta want, and which does it stand?
+
+The plane of beta and rate in three units, every seed in every cell: its ridge, where the selection score is best, and
+its frontier, above which training fails; `calib_bench.dynamics.phase` has the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import planes, tuning
+from calib_bench.dynamics import phase
+from calib_bench.errors import SettingsError
+from calib_bench.report import plots_phase
+from calib_bench.rows import adjusted, cell, firm
+from calib_bench.separation import arms as each
+from calib_bench.separation.cells import families, noted, shown
+from calib_bench.study import Analysis, Probe, Scores, Study, Table
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+
+NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
+
+
+def plan(settings: Settings, scores: Scores) -> list[Trial]:
+    """Every cell at every seed; what brackets the frontier; the curvature at each start, where rates leave it out.
+
+    Raises:
+        SettingsError: nothing is trained, or there is one beta or one rate.
+    """
+    _check(settings)
+    settings = phase.all_seeds(settings)
+    wanted: list[Trial] = []
+    for family in tuning.tuned(settings, scores):
+        wanted += family.trials()
+        for arm in family.arms:
+            starts = [phase.start_of(settings, arm.trial, seed) for seed in settings.seed or ()]
+            wanted += [start for start in starts if start is not None]
+            wanted += planes.wanted(settings, arm, scores)
+    return tuning.unique(wanted)
+
+
+def _check(settings: Settings) -> None:
+    for model, space in (settings.spaces or {}).items():
+        if 0 in space["epochs"]:
+            raise SettingsError("study=learning_rate trains at every rate: give epochs=1 or more")
+        for key in ("beta", "lr"):
+            if len(space[key]) < 2:
+                raise SettingsError(
+                    f"study=learning_rate needs several values of {key} to make a plane of, and model {model} has "
+                    f"{key}={space[key][0]:g}: give for example {key}=logspace(-2,1,4)"
+                )
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """The plane of every model, recipe and objective.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import pandas as pd
+
+    settings = phase.all_seeds(settings)
+    found = tuning.tuned(settings, store.scores(settings.select))
+    variants = each.variants(family.arms[0].trial.family() for family in found)
+    phases = []
+    for family in found:
+        variant = variants[family.arms[0].trial.family()]
+        for objective in dict.fromkeys(arm.trial.objective for arm in family.arms):
+            own = [arm for arm in family.arms if arm.trial.objective == objective]
+            name = {"model": own[0].trial.model, "variant": variant, "objective": objective}
+            if all(arm.status != "pending" for arm in own):
+                phases.append(phase.read(settings, store, own, name, settings.split == "seed"))
+    frames = {
+        "phase": pd.DataFrame([row for one in phases for row in one.rows()]),
+        "slopes": pd.DataFrame([row for one in phases for row in one.slopes()]),
+        "cells": pd.DataFrame([row for one in phases for row in one.cells()]),
+    }
+    if len(frames["slopes"]):
+        frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
+    return Analysis(
+        verdict=_verdict(settings, frames),
+        tables=_tables(settings, frames, phases),
+        warnings=_warnings(settings, phases, frames, store),
+        data={
+            "arms": [arm for family in found for arm in family.arms],
+            "phases": phases,
+            "cap": planes.guess(settings),
+            "limit": settings.limit,
+        },
+    )
+
+
+def _verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    if not len(frames["slopes"]):
+        return ("The data cannot say how the best rate moves with beta: fewer than two betas have one.",)
+    said = []
+    for where, own in _groups(frames["slopes"]):
+        points = next(rows for name, rows in _groups(frames["phase"]) if name == where)
+        said += [where + text for text in (*_ridge(own), *_frontier(own, points))]
+    return tuple(said)
+
+
+def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of one model, variant and objective, with the words that begin a sentence on them."""
+    out = []
+    for where, own in families(frame):
+        several = frame["objective"].nunique() > 1
+        for objective, rows in own.groupby("objective", sort=False):
+            out.append((f"{where}{objective}: " if several else where, rows))
+    return out
+
+
+def _row(frame: pd.DataFrame, rate: str, unit: str, where: str = "all") -> dict[str, Any] | None:
+    rows = frame[(frame["rate"] == rate) & (frame["unit"] == unit) & (frame["range"] == where)].to_dict("records")
+    return {str(key): value for key, value in rows[0].items()} if rows else None
+
+
+def _ridge(slopes: pd.DataFrame) -> list[str]:
+    """How the best rate moves, in each unit, and in which it stays."""
+    rows = {unit: _row(slopes, phase.RIDGE, unit) for unit in phase.UNITS}
+    known = {unit: row for unit, row in rows.items() if row is not None}
+    if not known:
+        return ["The data cannot say how the best rate moves with beta: fewer than two betas have one inside the grid."]
+    parts = [f"{NAMED[unit]} as beta^s with s = {cell(row, 'slope')}" for unit, row in known.items()]
+    text = f"From {int(next(iter(known.values()))['betas'])} betas, the best rate moves: {'; '.join(parts)}"
+    fine = [
+        f"{cell(row, 'slope')} for {where}" for where in phase.THEORY if (row := _row(slopes, phase.RIDGE, "lr", where))
+    ]
+    if fine:
+        text += f"; the rate itself with s = {' and '.join(fine)}"
+    still = [NAMED[unit] for unit, row in known.items() if not firm(row, "slope")]
+    moves = [NAMED[unit] for unit, row in known.items() if firm(row, "slope")]
+    flattest = min(known, key=lambda unit: abs(known[unit]["slope"]))
+    said = [f"{text}."]
+    if still:
+        said.append(f"Whether the best rate moves with beta at all in {' or '.join(still)}, the data cannot say.")
+    if moves:
+        said.append(
+            f"It surely moves in {' and in '.join(moves)}; it is nearest to constant in {NAMED[flattest]}, so a grid "
+            "of rates for several betas is shortest there."
+        )
+    return said
+
+
+def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """Where training fails, against the critical rate and its theory."""
+    whole = _row(slopes, phase.FRONTIER, "lr")
+    if whole is None:
+        return [
+            "Where training fails was not found at two betas or more: the data cannot say how that moves with beta."
+        ]
+    text = f"Training fails above a rate that moves as beta^s with s = {cell(whole, 'slope')} over all betas"
+    for where, theory in phase.THEORY.items():
+        mine, critical = (_row(slopes, what, "lr", where) for what in (phase.FRONTIER, phase.CRITICAL))
+        if mine is None:
+            continue
+        low, high = mine["slope_low"], mine["slope_high"]
+        agrees = "which is within the interval" if low <= theory <= high else "which the interval leaves out"
+        agrees = agrees if low < high else "and there is no interval to hold it against"
+        beside = f", that of the critical rate measured {cell(critical, 'slope')}" if critical else ""
+        text += f"; {cell(mine, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
+    said = [f"{text}."]
+    column = phase.column(phase.FRONTIER, "lr_rel")
+    rows = points.to_dict("records")
+    above = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_low", math.nan) > 1]
+    below = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_high", math.nan) < 1]
+    parts = [f"above it at beta={', '.join(above)}"] * bool(above) + [f"below it at beta={', '.join(below)}"] * bool(
+        below
+    )
+    if parts:
+        said.append(
+            "Against the critical rate 2 / lambda_max at initialization, training begins to fail "
+            f"{' and '.join(parts)}; elsewhere the data cannot say on which side."
+        )
+    return said
+
+
+def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequence[phase.Phase]) -> dict[str, Table]:
+    n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
+    how = "95% percentile intervals, seeds and selection examples resampled together"
+    fails = f"fails: diverges, or ends above {planes.GUESS:.0%} of what guessing scores"
+    return {
+        "phase": Table(
+            "The best rate, the rate where training begins to fail, and the critical rate",
+            shown(frames["phase"], settings),
+            noted(
+                settings,
+                f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
+                "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
+                f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
+                f"{planes.FINE:.2f}; critical rate: 2 / lambda_max of the Hessian at initialization, on a batch of "
+                "training examples; headroom: where training fails over the best rate",
+            ),
+            paper=True,
+        ),
+        "slopes": Table(
+            "Slopes over beta on log-log axes",
+            shown(frames["slopes"], settings),
+            noted(
+                settings,
+                f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
+                f"grid; {n}; {how}; theory: of 2 / lambda_max at zero initial logits",
+                "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
+            ),
+            paper=True,
+        ),
+        "cells": Table(
+            "Every cell of the plane",
+            shown(frames["cells"], settings),
+            noted(
+                settings, f"{settings.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"
+            ),
+        ),
+    }
+
+
+def _warnings(
+    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Store
+) -> tuple[str, ...]:
+    said, frontier = [], phase.column(phase.FRONTIER, "lr")  # type: list[str], str
+    if settings.limit is not None:
+        said.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    if len(settings.seed or ()) == 1:
+        said.append("One seed: intervals hold for this one initialization and batch order, and the frontier has none.")
+    for row in frames["phase"].to_dict("records"):
+        if not row["inside"]:
+            said.append(f"{row['model']} beta={row['beta']:.3g}: the best rate stands at the edge of its grid.")
+        if not row.get(frontier, math.nan) > 0:
+            said.append(
+                f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "
+                "at none, so no frontier is given; extend= lets the grid go on."
+            )
+    loose = sum(one.unconverged for one in phases)
+    if loose:
+        said.append(f"lambda_max had not converged at {loose} starts: there it is an underestimate.")
+    if any(not one.relative for one in phases):
+        said.append("No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer.")
+    for split in store.provenance().get("splits", ()):
+        said += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    return tuple(dict.fromkeys(said))
+
+
+STUDY = Study(
+    question="Which learning rate does each inverse temperature beta want, at which does training fail, and in which "
+    "unit of the rate do they stand still?",
+    plan=plan,
+    analyse=analyse,
+    figures={"phase_plane": plots_phase.phase_plane, "ridge": plots_phase.ridge},
+    defaults={"objective": (CROSS_ENTROPY,), "seed": (0, 1, 2, 3, 4)},
+    probes={"curvature": Probe(arrays=phase.measure_curvature)},
+)

@@ -28,7 +28,8 @@ def resolve(settings: Settings) -> Settings:
     discover.use_plugins(settings.plugins)
     task = discover.task(settings.task)
     own = discover.study(settings.study).defaults
-    settings = settings.model_copy(update={key: value for key, value in own.items() if getattr(settings, key) is None})
+    unset = {key: value for key, value in own.items() if getattr(settings, key) is None}
+    settings = settings.model_copy(update={k: value(task) if callable(value) else value for k, value in unset.items()})
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
     for model in chosen:
         models.check_exists(model)

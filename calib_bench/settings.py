@@ -78,6 +78,9 @@ class Settings(BaseModel):
     switch_at: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="study=separation: share of the updates before an intervention switches beta"
     )
+    switch_times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.01, 0.03, 0.1, 0.3, 0.6), description="study=beta_switch: shares of the updates before beta switches"
+    )
     budget: Count = Field(40, description="study=tune: configurations that each search may try")
     split: Literal["shared", "seed"] = Field("shared", description="one split for all seeds, or one a seed")
     limit: Count | None = Field(None, description="smoke mode: at most so many examples of each split")

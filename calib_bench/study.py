@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from calib_bench.data.splits import Splits
     from calib_bench.settings import Settings
     from calib_bench.store import Store
+    from calib_bench.task import Task
 
 Scores = Callable[[Trial], float | None]
 """Selection score of a trial, lower is better: inf when it diverged or failed, None when it has not run."""
@@ -133,7 +134,8 @@ class Study:
             grid of rates); it must be a pure function of its arguments.
         analyse: (Settings, Store) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure.
-        defaults: grid keys of the settings whose default, for this question, is not the task's.
+        defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function of
+            the task.
         sections: the page's order; figures and tables that none of them names follow in sections of their own.
         details: (Analysis) -> what to say of each beta, task...
         references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.
@@ -144,7 +146,7 @@ class Study:
     plan: Callable[[Settings, Scores], list[Trial]]
     analyse: Callable[[Settings, Store], Analysis]
     figures: Mapping[str, Callable[[Analysis], Figure]]
-    defaults: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, tuple[Any, ...] | Callable[[Task], tuple[Any, ...]]] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
     details: Callable[[Analysis], Sequence[Detail]] | None = None
     references: tuple[str, ...] = ()

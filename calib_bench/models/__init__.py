@@ -25,7 +25,8 @@ ALIASES = {
 """Short names and the full names that they stand for."""
 
 EXAMPLES = {
-    "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous)",
+    "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous), "
+    "mlp_128_128_layernorm normalizes them",
     "linear": "softmax regression: no hidden layer; linear_nobias has no biases",
     "scalar": "one parameter, the logit of the first half of the classes: an exactly solvable model of SGD's noise",
     "cnn_16_32": "plain CNN, one 3x3 convolution, ReLU and 2x2 max-pool per width",
@@ -52,7 +53,7 @@ class _Family:
 
 _W = r"[1-9]\d{0,4}"
 _FAMILIES = (
-    _Family("mlp", rf"mlp((?:_{_W})+)(_nobias)?", ("vector", "image"), True),
+    _Family("mlp", rf"mlp((?:_{_W})+)(_nobias|_layernorm)?", ("vector", "image"), True),
     _Family("mlp", r"linear()(_nobias)?", ("vector", "image"), True),
     _Family("scalar", r"scalar", ("vector", "image", "tokens"), True),
     _Family("cnn", rf"cnn((?:_{_W})+)", ("image",), True),

@@ -35,6 +35,25 @@ class MLP(nn.Module):
         return self.head(self.body(x.flatten(1)))
 
 
-def build(widths: str, nobias: str | None, *, spec: InputSpec, classes: int) -> MLP:
-    """From the parts of a name such as ("_128_128", None)."""
-    return MLP(math.prod(spec.shape), tuple(int(w) for w in widths.split("_")[1:]), classes, bias=not nobias)
+class LayerNormMLP(nn.Module):
+    """The same with layer normalization (Ba et al., 2016, arXiv 1607.06450) of every hidden layer before its ReLU."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        plain = MLP(inputs, widths, classes)
+        self.body = nn.Sequential()
+        for layer in plain.body:
+            self.body.append(layer)
+            if isinstance(layer, nn.Linear):
+                self.body.append(nn.LayerNorm(layer.out_features))
+        self.head = plain.head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, *shape] -> logits [B, K]."""
+        return self.head(self.body(x.flatten(1)))
+
+
+def build(widths: str, option: str | None, *, spec: InputSpec, classes: int) -> nn.Module:
+    """From the parts of a name such as ("_128_128", None); the option is "_nobias" or "_layernorm"."""
+    inputs, hidden = math.prod(spec.shape), tuple(int(w) for w in widths.split("_")[1:])
+    return LayerNormMLP(inputs, hidden, classes) if option == "_layernorm" else MLP(inputs, hidden, classes, not option)

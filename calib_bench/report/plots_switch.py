@@ -1,0 +1,75 @@
+"""Drawing of the study of switches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report.plots import WIDTH, _dodge, _empty, _legend
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss (nats)"))
+LOOKS: dict[str, dict[str, Any]] = {
+    "beta to reference": {"color": "C0", "marker": "o"},
+    "reference to beta": {"color": "C1", "marker": "s"},
+}
+
+
+def switches(analysis: Analysis) -> Figure:
+    """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    frame = pd.DataFrame(analysis.data["switches"])
+    frame = frame[frame["accuracy"].notna()] if "accuracy" in frame else frame.head(0)
+    if not len(frame):
+        return _empty("no switched arm has finished yet")
+    keys = ["model", "variant", "objective", "beta"]
+    groups = list(frame.groupby([frame[key].fillna("") for key in keys], sort=False))
+    across = min(len(groups), 4)
+    down = -(-len(groups) // across)
+    figure = Figure(figsize=(WIDTH, 4.9 * down))
+    axes = figure.subplots(2 * down, across, squeeze=False, sharey="row")
+    for axis in axes.flat:
+        axis.set_visible(False)
+    several = frame[["model", "variant", "objective"]].drop_duplicates().shape[0] > 1
+    for i, (name, rows) in enumerate(groups):
+        for k, (column, label) in enumerate(PANELS):
+            axis = axes[2 * (i // across) + k, i % across]
+            axis.set_visible(True)
+            _panel(axis, rows, column)
+            if i % across == 0:
+                axis.set_ylabel(label)
+            if k == 0:
+                head = f"{' '.join(str(part) for part in name[:3] if part)}, " if several else ""
+                axis.set_title(f"{head}beta={float(str(name[3])):.3g}", loc="left")
+            else:
+                axis.set_xlabel("switch after this share of updates")
+    lines = list(LOOKS.items())
+    band = {"color": "0.75", "linewidth": 6, "alpha": 0.7}
+    _legend(figure, [*lines, ("beta all along", band), ("reference all along", {"color": "0.4", "linewidth": 0.8})])
+    return figure
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
+    for row in rows[rows["against"] == "reference"].to_dict("records"):
+        low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+        if low == low and low is not None:
+            axis.axhspan(low, high, color="0.75", alpha=0.5, linewidth=0)
+        axis.axhline(row[column], color="0.55", linewidth=0.8, linestyle="--")
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    against = {"beta to reference": "that beta all along", "reference to beta": "never switching"}
+    for i, (way, look) in enumerate(LOOKS.items()):
+        some = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")
+        x = some["at"] * _dodge(i, 2)
+        axis.plot(x, some[column], **look)
+        axis.vlines(x, some[f"{column}_low"], some[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+    times = sorted(set(rows["at"].dropna()))
+    axis.set_xscale("log")
+    axis.set_xticks(times, [f"{100 * time:.3g}%" for time in times])
+    axis.minorticks_off()

@@ -1,0 +1,290 @@
+"""When in training does beta matter?
+
+Training at one inverse temperature goes over to another after a share of its updates, the head's weights rescaled so
+that beta z, and with it every prediction and its confidence, goes on unchanged there (Agarwala et al., 2023, arXiv
+2010.07344): what differs at the end was learnt at another beta before, or after. Both ways: from the reference to beta,
+and from beta to the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import tuning
+from calib_bench.errors import SettingsError
+from calib_bench.reading import Reader, intervals
+from calib_bench.report import plots_switch
+from calib_bench.rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.separation import arms as each
+from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.contrast import contrast
+from calib_bench.study import Analysis, Scores, Study, Table
+from calib_bench.train.choices import OPTIMIZERS, heads
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.tuning import Arm, More
+
+TO, FROM = "reference to beta", "beta to reference"
+NEVER, ALL_ALONG = "never switching", "that beta all along"
+MOVES = ("accuracy", "log_loss_dyn")
+"""What only learning moves: no temperature after training does."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One switched arm: which way, at which share of the updates, and its template (rate and seed of no meaning)."""
+
+    beta: float
+    way: str
+    at: float
+    template: Trial
+
+
+def switches(settings: Settings, grid: Iterable[Trial]) -> list[Switch]:
+    """Those of a family's templates of the grid; none of an objective or recipe that does not allow it."""
+    found = []
+    for objective, at_beta in _by_objective(grid).items():
+        reference = at_beta.get(settings.reference)
+        if reference is None or why_not(reference):
+            continue
+        for beta in sorted(set(at_beta) - {settings.reference}):
+            for at in sorted(settings.switch_times):
+                to = {"beta": beta, "objective": objective, "switch_from": settings.reference, "switch_at": at}
+                back = {"switch_from": beta, "switch_at": at}
+                found.append(Switch(beta, TO, at, reference.model_copy(update=to)))
+                found.append(Switch(beta, FROM, at, reference.model_copy(update=back)))
+    return found
+
+
+def _by_objective(grid: Iterable[Trial]) -> dict[str, dict[float, Trial]]:
+    found: dict[str, dict[float, Trial]] = {}
+    for template in grid:
+        found.setdefault(template.objective, {})[template.beta] = template
+    return found
+
+
+def why_not(template: Trial) -> str:
+    """Why beta cannot switch in such a trial; empty when it can."""
+    if heads(template.objective):
+        return f"objective {template.objective} replaces the linear head, whose weights a switch rescales"
+    if template.optimizer not in OPTIMIZERS:
+        return f"how {template.optimizer}'s state is to be rescaled at a switch is not known"
+    if template.clip:
+        return "a bound on the gradient's norm depends on the scale of the head"
+    return "" if template.epochs else "it does not train"
+
+
+def more(settings: Settings) -> More:
+    """What is tuned beside the grid."""
+    return lambda grid: [switch.template for switch in switches(settings, grid)]
+
+
+def plan(settings: Settings, scores: Scores) -> list[Trial]:
+    """The grid and every switch between its betas and the reference, each with a rate of its own.
+
+    Raises:
+        SettingsError: no arm can switch, or there is nothing to switch to.
+    """
+    grid = list(tuning.templates(settings))
+    if not switches(settings, grid):
+        why = next((why for template in grid if (why := why_not(template))), "there is one beta, give beta=0.1,1")
+        raise SettingsError(f"study=beta_switch has no arm whose beta can switch: {why}")
+    return tuning.plan(settings, scores, more(settings))
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """Every switched arm against never switching, and against the beta it ends at all along.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import pandas as pd
+
+    from calib_bench.measure import own_tests
+
+    found = tuning.tuned(settings, store.scores(settings.select), more(settings))
+    variants = each.variants(family.arms[0].trial.family() for family in found)
+    reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
+    rows, left_out = [], []  # type: list[Row], list[str]
+    for family in found:
+        rows += _family(reader, family.arms, variants[family.arms[0].trial.family()])
+        templates = {arm.trial.objective: arm.trial for arm in family.arms}
+        left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
+    frame = without_lone(pd.DataFrame(rows), settings)
+    frame = adjusted(frame, "against") if len(frame) else frame
+    data: dict[str, Any] = {"switches": frame}
+    return reader.analysis(verdict(frame, settings), _tables(frame, settings, reader.nested), left_out, **data)
+
+
+def _family(reader: Reader, arms: Sequence[Arm], variant: str | None) -> list[Row]:
+    """Rows of one family: of each beta, training at it, then its switches."""
+    settings = reader.settings
+    switched = switches(settings, [arm.trial for arm in arms if not arm.trial.switch_from])
+    own = {switch.template: switch for switch in switched}
+    at: dict[tuple[str, float], Arm] = {(a.trial.objective, a.trial.beta): a for a in arms if a.trial not in own}
+    rows = []
+    for objective in dict.fromkeys(trial_objective for trial_objective, _ in at):
+        if (objective, settings.reference) not in at:
+            continue
+        name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
+        reference = _light(_read(reader, at[objective, settings.reference], name))
+        for beta in sorted(beta for kind, beta in at if kind == objective and beta != settings.reference):
+            trained = _light(_read(reader, at[objective, beta], name))
+            about = {**name, "beta": beta}
+            whole = {"way": "", "at": None, "against": "reference", "tuning": trained.arm.status}
+            rows.append({**about, **whole, **_difference(trained, reference, reader.nested)})
+            mine = [arm for arm in arms if arm.trial in own and own[arm.trial].beta == beta]
+            for arm in (arm for arm in mine if arm.trial.objective == objective):
+                switch = own[arm.trial]
+                measures = _read(reader, arm, name | {"switch": f"{switch.way} at {switch.at:g}"})
+                begun, ended = (reference, trained) if switch.way == TO else (trained, reference)
+                row = {**about, "way": switch.way, "at": switch.at, "tuning": arm.status}
+                rows.append({**row, "against": NEVER, **_difference(measures, begun, reader.nested)})
+                last = {"against": ALL_ALONG, **_difference(measures, ended, reader.nested)}
+                rows.append({**row, **last, **_decided(measures, begun, ended, reader.nested)})
+    return rows
+
+
+def _read(reader: Reader, arm: Arm, name: Row) -> Measures:
+    return reader.measure(arm, {**name, "beta": arm.trial.beta, "tuning": arm.status})
+
+
+def _light(measures: Measures) -> Measures:
+    """Only what differences need, of an arm that is kept."""
+    return replace(
+        measures, examples={m: measures.examples[m] for m in ("raw", "temperature_scaling") if measures.seeds}
+    )
+
+
+def _difference(arm: Measures, other: Measures, nested: bool) -> Row:
+    found = contrast(arm, other, nested)
+    keep = ("seeds", "dropped", "accuracy", "log_loss_total", "log_loss_dyn")
+    return {key: value for key, value in found.items() if key.startswith(keep)}
+
+
+def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> Row:
+    """What share of the difference between both betas the updates before the switch had decided (Fieller's limits)."""
+    import math
+
+    from calib_bench.inference import share
+
+    seeds = [seed for seed in arm.seeds if seed in begun.seeds and seed in ended.seeds]
+    row: Row = {}
+    for name, (method, score) in {"accuracy": ("raw", "correct"), "dyn": ("temperature_scaling", "log_loss")}.items():
+        if not seeds:
+            continue
+        y, first, last = (
+            m.examples[method][score][[m.seeds.index(seed) for seed in seeds]] for m in (arm, begun, ended)
+        )
+        found = share(y - last, first - last, nested=nested)
+        if math.isfinite(found.low) and math.isfinite(found.high):
+            row |= {f"decided_{name}": found.mean, f"decided_{name}_low": found.low, f"decided_{name}_high": found.high}
+    return row
+
+
+def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """When beta matters, no more than the intervals allow.
+
+    Args:
+        frame: rows of `analyse`, Holm-adjusted.
+    """
+    if not len(frame) or "accuracy" not in frame:
+        return ["There is nothing to compare: no switched arm shares a finished seed with one that never switches."]
+    said = []
+    keys = [frame[key].fillna("") for key in ("model", "variant", "objective")]
+    several = frame.groupby(keys, sort=False).ngroups > 1
+    for (*name, beta), own in frame.groupby([*keys, "beta"], sort=False):
+        where = f"{' '.join(part for part in name if part)}: " if several else ""
+        rows = [row for row in own.to_dict("records") if row["accuracy"] == row["accuracy"]]
+        said.append(where + _whole(rows, float(beta), settings))
+        said += [where + text for way in (FROM, TO) if (text := _way(rows, way, float(beta), settings))]
+    return said
+
+
+def _whole(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> str:
+    whole = next((row for row in rows if row["against"] == "reference"), None)
+    begin = f"All along at beta={beta:.3g} instead of {settings.reference:g}"
+    if whole is None:
+        return f"{begin}: no seed has finished at both."
+    loose = "" if moved(whole) else "; whether that is an effect the data cannot say"
+    return (
+        f"{begin}, accuracy changes by {cell(whole, 'accuracy')} and repaired log loss by {cell(whole, 'log_loss_dyn')}"
+        f"{loose}."
+    )
+
+
+def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Settings) -> str:
+    """From when on the beginning counts, and until when the rest does."""
+    first, last = (f"{beta:.3g}", f"{settings.reference:g}")
+    first, last = (first, last) if way == FROM else (last, first)
+    begun = [row for row in rows if row["way"] == way and row["against"] == ALL_ALONG]
+    rest = [row for row in rows if row["way"] == way and row["against"] == NEVER]
+    if not begun or not rest:
+        return ""
+    return (
+        f"From beta={first} to {last}. Having begun at {first} {_times(begun, f'{last} all along')}. "
+        f"Going over to {last} {_times(rest, 'never switching')}."
+    )
+
+
+def _times(rows: Sequence[Mapping[str, Any]], than: str) -> str:
+    """At which times of the switch there is a difference, with the largest."""
+    sure = [row for row in rows if moved(row)]
+    if not sure:
+        return f"makes no difference to {than} that the data show, at any time of the switch"
+    silent = [row for row in rows if not moved(row)]
+    most = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
+    rest = f"; at {_shares(silent)} the data cannot say" if silent else ""
+    return (
+        f"makes a difference to {than} with the switch at {_shares(sure)} of the updates (at {most['at']:.3g}: "
+        f"accuracy {cell(most, 'accuracy')}, repaired log loss {cell(most, 'log_loss_dyn')}){rest}"
+    )
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{row['at']:.3g}" for row in sorted(rows, key=lambda row: float(row["at"])))
+
+
+def moved(row: Mapping[str, Any]) -> bool:
+    """Whether accuracy or repaired log loss surely differs."""
+    return any(firm(row, column) for column in MOVES)
+
+
+def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, Table]:
+    ref = f"beta={settings.reference:g}"
+    return {
+        "switches": Table(
+            "Switching beta in the course of training",
+            shown(frame, settings),
+            noted(
+                settings,
+                f"beta switches between {ref} and beta after the share `at` of the updates, and no prediction changes "
+                f"there; {intervals(settings, nested)}, up to {len(settings.seed or ())} seeds",
+                f"against {NEVER}: minus the arm that stays where it began, what the rest of training changes; against "
+                f"{ALL_ALONG}: minus the arm that was from the start where this one ends, what the beginning changes; "
+                f"against reference: beta minus {ref}, both all along",
+                "decided: the share of the difference between both betas that was settled before the switch, where the "
+                "data bound it (Fieller's interval)",
+                "one rate throughout a run, tuned for each arm with the same budget; dyn: after temperature scaling; * "
+                "Holm-adjusted p < .05 over the rows with the same `against`",
+            ),
+            paper=True,
+        )
+    }
+
+
+STUDY = Study(
+    question="When in training does the inverse temperature beta matter?",
+    plan=plan,
+    analyse=analyse,
+    figures={"switches": plots_switch.switches},
+    defaults={"objective": (CROSS_ENTROPY,), "beta": (0.01, 0.1, 1.0, 10.0)},
+)

@@ -134,8 +134,8 @@ class Study:
             grid of rates); it must be a pure function of its arguments.
         analyse: (Settings, Store) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure.
-        defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function of
-            the task.
+        defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function
+            of the task.
         sections: the page's order; figures and tables that none of them names follow in sections of their own.
         details: (Analysis) -> what to say of each beta, task...
         references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.

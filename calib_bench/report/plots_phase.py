@@ -49,12 +49,14 @@ def phase_plane(analysis: Analysis) -> Figure:
                 axis.set_visible(False)
                 continue
             drawn = plane(axis, frame, "beta", unit, "score", norm)
-            ylim = axis.get_ylim()
+            low, high = axis.get_ylim()
             for what, look in LOOKS.items():
                 rates = np.exp(one.log_rates(what, unit, one.found.means_A))
                 known = np.isfinite(rates)
                 path(axis, np.array(one.betas)[known], rates[known], **look)
-            axis.set_ylim(ylim)
+                if what != CRITICAL and known.any():
+                    low, high = min(low, rates[known].min() / 1.3), max(high, rates[known].max() * 1.3)
+            axis.set_ylim(low, high)
             axis.set(xlabel="beta", ylabel=LABELS[unit])
         line[0].set_title(_title(one, phases), loc="left")
         colorbar(drawn, list(line), "selection score")
@@ -88,7 +90,7 @@ def ridge(analysis: Analysis) -> Figure:
             if unit == "lr":
                 _guides(axis, one)
         line[0].set_title(_title(one, phases), loc="left")
-    grey = {"color": "0.35", "linewidth": 0.7}
+    grey = {"color": "0.35", "linewidth": 0.7, "linestyle": ":"}
     _legend(figure, [*((KEYS[what], look) for what, look in LOOKS.items()), ("powers -1 and -2 of beta", grey)])
     return figure
 

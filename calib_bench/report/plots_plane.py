@@ -47,6 +47,7 @@ def plane(
         What `colorbar` takes.
     """
     import numpy as np
+    from matplotlib import patheffects
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, to_rgba
     from matplotlib.pyplot import get_cmap
@@ -63,7 +64,8 @@ def plane(
     if "failed" in known:
         some = known[known["failed"] > 0]
         sizes = 6 + 16 * some["failed"]
-        axis.scatter(some[x], some[y], sizes, color="0.25", marker="x", linewidths=0.8, zorder=3)
+        crosses = axis.scatter(some[x], some[y], sizes, color="white", marker="x", linewidths=0.9, zorder=3)
+        crosses.set_path_effects([patheffects.withStroke(linewidth=1.9, foreground="0.25")])
     axis.set(xscale="log", yscale="log")
     axis.grid(False)
     for one in (axis.xaxis, axis.yaxis):

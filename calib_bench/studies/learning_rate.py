@@ -129,25 +129,19 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
     known = {unit: row for unit, row in rows.items() if row is not None}
     if not known:
         return ["The data cannot say how the best rate moves with beta: fewer than two betas have one inside the grid."]
-    parts = [f"{NAMED[unit]} as beta^s with s = {cell(row, 'slope')}" for unit, row in known.items()]
-    text = f"From {int(next(iter(known.values()))['betas'])} betas, the best rate moves: {'; '.join(parts)}"
-    fine = [
-        f"{cell(row, 'slope')} for {where}" for where in phase.THEORY if (row := _row(slopes, phase.RIDGE, "lr", where))
-    ]
+    parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in known.items()]
+    text = f"Over {next(iter(known.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
+    fine = {where: row for where in phase.THEORY if (row := _row(slopes, phase.RIDGE, "lr", where))}
     if fine:
-        text += f"; the rate itself with s = {' and '.join(fine)}"
+        ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in fine.items())
+        text += f"; for the rate itself {ranges}"
     still = [NAMED[unit] for unit, row in known.items() if not firm(row, "slope")]
-    moves = [NAMED[unit] for unit, row in known.items() if firm(row, "slope")]
-    flattest = min(known, key=lambda unit: abs(known[unit]["slope"]))
-    said = [f"{text}."]
     if still:
-        said.append(f"Whether the best rate moves with beta at all in {' or '.join(still)}, the data cannot say.")
-    if moves:
-        said.append(
-            f"It surely moves in {' and in '.join(moves)}; it is nearest to constant in {NAMED[flattest]}, so a grid "
-            "of rates for several betas is shortest there."
-        )
-    return said
+        return [
+            f"{text}.",
+            f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say.",
+        ]
+    return [f"{text}.", f"So one value for every beta is best in none of the {len(known)} units."]
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
@@ -188,6 +182,17 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
     how = "95% percentile intervals, seeds and selection examples resampled together"
     fails = f"fails: diverges, or ends above {planes.GUESS:.0%} of what guessing scores"
     return {
+        "slopes": Table(
+            "Slopes over beta on log-log axes",
+            shown(frames["slopes"], settings),
+            noted(
+                settings,
+                f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
+                f"grid; {n}; {how}; theory: of 2 / lambda_max at zero initial logits",
+                "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
+            ),
+            paper=True,
+        ),
         "phase": Table(
             "The best rate, the rate where training begins to fail, and the critical rate",
             shown(frames["phase"], settings),
@@ -198,17 +203,6 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
                 f"{planes.FINE:.2f}; critical rate: 2 / lambda_max of the Hessian at initialization, on a batch of "
                 "training examples; headroom: where training fails over the best rate",
-            ),
-            paper=True,
-        ),
-        "slopes": Table(
-            "Slopes over beta on log-log axes",
-            shown(frames["slopes"], settings),
-            noted(
-                settings,
-                f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
-                f"grid; {n}; {how}; theory: of 2 / lambda_max at zero initial logits",
-                "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
             ),
             paper=True,
         ),

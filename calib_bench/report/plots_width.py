@@ -1,0 +1,83 @@
+"""Drawings of the study of architectures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.report.plots import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+PANELS = (("repaired_log_loss", "repaired log loss (nats)"), ("error", "error"))
+MARKERS = "osD^v<>P"
+
+
+def over_beta(analysis: Analysis) -> Figure:
+    """Repaired log loss and error over beta, a line an architecture."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    points = pd.DataFrame(analysis.data["points"])
+    if not len(points) or PANELS[0][0] not in points:
+        return _empty("no trial at a chosen rate has finished yet")
+    figure = Figure(figsize=(WIDTH, 3.8))
+    axes = figure.subplots(1, len(PANELS))
+    groups = [(name, rows.sort_values("beta")) for name, rows in points.groupby(_names(points), sort=False)]
+    looks = {name: _look(i) for i, (name, _) in enumerate(groups)}
+    for axis, (column, label) in zip(axes, PANELS, strict=True):
+        for i, (name, rows) in enumerate(groups):
+            x = rows["beta"] * _dodge(i, len(groups))
+            axis.plot(x, rows[column], **looks[name])
+            if f"{column}_low" in rows:
+                low = rows[f"{column}_low"].clip(lower=rows[column].min() / 10)
+                axis.vlines(x, low, rows[f"{column}_high"], color=looks[name]["color"], linewidth=0.9, alpha=0.5)
+        _beta_axis(axis, points["beta"])
+        axis.set(yscale="log", ylabel=label)
+        plain(axis.yaxis)
+    _legend(figure, [(str(name), look) for name, look in looks.items()])
+    return figure
+
+
+def best_beta(analysis: Analysis) -> Figure:
+    """The best beta of each architecture with its interval, by repaired log loss and by error."""
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    best = pd.DataFrame(analysis.data["best"])
+    if not len(best):
+        return _empty("no architecture has three betas at which every seed finished yet")
+    names = list(dict.fromkeys(_names(best)))
+    figure = Figure(figsize=(WIDTH * 0.7, 1.2 + 0.36 * len(names)))
+    axis = figure.subplots()
+    results = list(dict.fromkeys(best["result"]))
+    for i, result in enumerate(results):
+        rows = best[best["result"] == result]
+        y = [names.index(name) + 0.22 * (i - (len(results) - 1) / 2) for name in _names(rows)]
+        look: dict[str, Any] = {"color": f"C{i}", "marker": MARKERS[i], "linestyle": "none"}
+        axis.plot(rows["best_beta"], y, label=result, **look)
+        axis.hlines(y, rows["best_beta_low"], rows["best_beta_high"], color=look["color"], linewidth=1.2)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xscale="log", xlabel="best beta", ylim=(len(names) - 0.4, -0.6))
+    points = pd.DataFrame(analysis.data["points"])
+    _beta_axis(axis, points["beta"])
+    axis.set(xlabel="best beta", xlim=(points["beta"].min() / 1.5, points["beta"].max() * 1.5))
+    keys = [(f"by {r}", {"color": f"C{i}", "marker": MARKERS[i]}) for i, r in enumerate(results)]
+    _legend(figure, keys)
+    return figure
+
+
+def _names(frame: pd.DataFrame) -> pd.Series:
+    """A name for each row's architecture, with its variant and objective where there are several."""
+    names = frame["model"].astype(str)
+    for key in ("variant", "objective"):
+        if frame[key].nunique() > 1:
+            names = names + " " + frame[key].fillna("").astype(str)
+    return names
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {"color": f"C{i % 7}", "marker": MARKERS[i % len(MARKERS)], "linestyle": "-" if i < 7 else "--"}

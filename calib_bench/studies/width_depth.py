@@ -1,0 +1,292 @@
+"""How does the best inverse temperature beta move with the architecture, within one task?
+
+The same grid of beta for models that differ in width, depth or normalization, every arm with a rate of its own. That
+the best beta depends on the architecture is a finding of Agarwala et al. (2023, arXiv 2010.07344).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench import planes, tuning
+from calib_bench.errors import SettingsError
+from calib_bench.models.variations import Form, form, variations
+from calib_bench.reading import Reader
+from calib_bench.report import plots_width
+from calib_bench.rows import Row, adjusted, cell, fields, firm
+from calib_bench.separation import arms as each
+from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.contrast import interval
+from calib_bench.study import Analysis, Scores, Study, Table
+from calib_bench.task import Task
+from calib_bench.trial import CROSS_ENTROPY, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from calib_bench.inference import Resampled
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.tuning import Arm
+
+    Array = NDArray[np.float64]
+
+RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
+"""What the best beta is the best for: the method, and the per-example score; of the score "correct" the complement."""
+
+
+def models(task: Task) -> tuple[str, ...]:
+    """The task's own model and its variations.
+
+    Raises:
+        SettingsError: there are none that are known.
+    """
+    return variations(task.models[0])
+
+
+def plan(settings: Settings, scores: Scores) -> list[Trial]:
+    """Every model over beta, tuned, and all seeds at the chosen rates.
+
+    Raises:
+        SettingsError: there is one model, or one with fewer than three betas, or nothing is trained.
+    """
+    spaces = settings.spaces or {}
+    if len(spaces) < 2:
+        raise SettingsError(
+            f"study=width_depth compares architectures, and there is one, {', '.join(spaces)}: give two"
+        )
+    for model, space in spaces.items():
+        if len(space["beta"]) < 3:
+            raise SettingsError(f"study=width_depth looks for the best of at least three betas, and {model} has fewer")
+        if 0 in space["epochs"]:
+            raise SettingsError("study=width_depth trains what it compares: give epochs=1 or more")
+    return tuning.plan(settings, scores)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One architecture's result over beta, resampled.
+
+    Attributes:
+        name: columns that name it.
+        result: of RESULTS.
+        betas: of arms in which every seed finished, ascending.
+        found: the means at each of them.
+    """
+
+    name: Row
+    result: str
+    betas: tuple[float, ...]
+    found: Resampled
+
+    def best(self) -> tuple[float, Array, bool]:
+        """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
+        x_B = np.log(self.betas)
+        place, edge = planes.valley(x_B, self.found.means_A)
+        return float(place), planes.valley(x_B, self.found.drawn_BA)[0], bool(edge)
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """Every architecture over beta, and its best beta beside that of the first.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import pandas as pd
+
+    from calib_bench.measure import own_tests
+
+    found = tuning.tuned(settings, store.scores(settings.select))
+    variants = each.variants(family.arms[0].trial.family() for family in found)
+    reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
+    curves, points, said = [], [], []  # type: list[Curve], list[Row], list[str]
+    for family in found:
+        variant = variants[family.arms[0].trial.family()]
+        for objective in dict.fromkeys(arm.trial.objective for arm in family.arms):
+            own = [arm for arm in family.arms if arm.trial.objective == objective]
+            some, rows, warned = _curves(reader, own, variant)
+            curves, points, said = curves + some, points + rows, said + warned
+    best = pd.DataFrame(_best(curves))
+    trends = pd.DataFrame(_trends(curves))
+    best, trends = (adjusted(f, "result") if "result" in f else f for f in (best, trends))
+    data: dict[str, Any] = {"best": best, "points": pd.DataFrame(points)}
+    return reader.analysis(verdict(best, trends), _tables(settings, best, trends, data["points"]), said, **data)
+
+
+def _curves(reader: Reader, arms: Sequence[Arm], variant: str | None) -> tuple[list[Curve], list[Row], list[str]]:
+    """An architecture's curves, a row an arm, and which arms are left out."""
+    from calib_bench.inference import resampled_means
+
+    seeds = list(reader.settings.seed or ())
+    name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
+    values: dict[str, dict[float, Array]] = {result: {} for result in RESULTS}
+    rows, said = [], []
+    for arm in sorted(arms, key=lambda arm: arm.trial.beta):
+        measures = reader.measure(arm, each.named(arm, variant))
+        row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.status, "seeds": len(measures.seeds)}
+        whole = list(measures.seeds) == seeds
+        if not whole:
+            said.append(
+                f"Not among the betas to be best, {name['model']} beta={arm.trial.beta:.3g}: not every seed finished."
+            )
+        for result, (method, score) in RESULTS.items() if measures.seeds else ():
+            scores = measures.examples[method][score]
+            own = 1 - scores if result == "error" else scores
+            row |= {k: v for k, v in interval(result.replace(" ", "_"), own, reader.nested).items() if k[-2:] != "_p"}
+            if whole:
+                values[result][arm.trial.beta] = own.mean(1, keepdim=True).numpy() if reader.nested else own.numpy()
+        rows.append(row)
+    curves = [
+        Curve(name, result, tuple(at), resampled_means(np.stack(list(at.values()), -1)))
+        for result, at in values.items()
+        if len(at) >= 3
+    ]
+    return curves, rows, said
+
+
+def _best(curves: Sequence[Curve]) -> list[Row]:
+    """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
+    from calib_bench.inference import percentile
+
+    rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
+    for curve in curves:
+        base = first.setdefault((curve.result, curve.name["objective"]), curve)
+        place, drawn, edge = curve.best()
+        row: Row = {**curve.name, "result": curve.result, "seeds": curve.found.n_seeds, "inside": not edge}
+        row |= _exp("best_beta", percentile(place, drawn, curve.found))
+        row["lowest"] = float(curve.found.means_A.min())
+        if curve is not base:
+            other, others, _ = base.best()
+            row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
+        rows.append(row)
+    return rows
+
+
+def _exp(name: str, found: Any) -> Row:
+    """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
+    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
+
+
+def _trends(curves: Sequence[Curve]) -> list[Row]:
+    """Among architectures that differ in one of width, depth and normalization: the log-log slope of the best beta over
+    the first two, and the ratio with and without the third."""
+    from calib_bench.inference import percentile
+
+    rows = []
+    forms = [(one, curve) for curve in curves if (one := form(str(curve.name["model"])))]
+    for over in ("width", "depth", "norm"):
+        groups: dict[Any, list[tuple[Form, Curve]]] = {}
+        for one, curve in forms:
+            rest = tuple(getattr(one, key) for key in ("kind", "width", "depth", "norm") if key != over)
+            own = (curve.result, curve.name["objective"], curve.name["variant"])
+            groups.setdefault((own, rest), []).append((one, curve))
+        for members in groups.values():
+            values = [getattr(one, over) for one, _ in members]
+            if len(set(values)) < 2:
+                continue
+            x = [float(value != "none") if over == "norm" else math.log(value) for value in values]
+            bests = [curve.best() for _, curve in members]
+            slope = planes.slope(x, [place for place, _, _ in bests])
+            slopes = planes.slope(x, np.stack([drawn for _, drawn, _ in bests], -1))
+            curve = members[0][1]
+            row = {"over": over, "models": ", ".join(str(one.name["model"]) for _, one in members)}
+            row |= {"objective": curve.name["objective"], "result": curve.result}
+            rows.append(row | fields("slope", percentile(float(slope), slopes, curve.found)))
+    return rows
+
+
+def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """Where the best beta is and how it moves, no more than the intervals allow.
+
+    Args:
+        best, trends: rows of `analyse`, Holm-adjusted within each result.
+    """
+    if not len(best):
+        return ["There is nothing to compare: no architecture has three betas at which every seed finished."]
+    said = []
+    for (result, objective), own in best.groupby(["result", "objective"], sort=False):
+        rows = own.to_dict("records")
+        where = f"{objective}: " if best["objective"].nunique() > 1 else ""
+        listed = ", ".join(
+            f"{_named(row)} {cell(row, 'best_beta')}{'' if row['inside'] else ' (edge)'}" for row in rows
+        )
+        said.append(f"{where}The best beta by {result} is {listed}.")
+        others = [row for row in rows if "ratio" in row and row["ratio"] == row["ratio"]]
+        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
+        silent = [row for row in others if row not in sure]
+        parts = [f"{cell(row, 'ratio')} times as large for {_named(row)}" for row in sure]
+        if silent:
+            parts.append(f"for {', '.join(map(_named, silent))} the data cannot say that it is another")
+        if parts:
+            said.append(f"{where}Beside {_named(rows[0])}, the best beta by {result} is {'; '.join(parts)}.")
+        if len(trends):
+            mine = trends[(trends["result"] == result) & (trends["objective"] == objective)].to_dict("records")
+            said += [f"{where}{_trend(row)}" for row in mine]
+    return said
+
+
+def _named(row: Mapping[Any, Any]) -> str:
+    variant = row.get("variant")
+    return f"{row['model']} {variant}" if isinstance(variant, str) else str(row["model"])
+
+
+def _trend(row: Mapping[Any, Any]) -> str:
+    among = f"Among {row['models']}, the best beta by {row['result']}"
+    if row["over"] == "norm":
+        moved = firm(row, "slope")
+        ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
+        tail = "" if moved else ": whether normalization moves it the data cannot say"
+        return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
+    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say"
+    return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."
+
+
+def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points: pd.DataFrame) -> dict[str, Table]:
+    n = f"{len(settings.seed or ())} seeds, test split"
+    how = "95% percentile intervals, seeds and examples resampled together, the same resamples for every architecture"
+    found = {
+        "best_beta": Table(
+            "The best beta of each architecture",
+            shown(best, settings),
+            noted(
+                settings,
+                "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned "
+                "rate; inside: there is a worse beta on either side; lowest: the mean at the best beta tried; ratio: "
+                f"to the first architecture's; {n}; {how}",
+                "* Holm-adjusted p < .05 that the ratio is 1, for each result",
+            ),
+            paper=True,
+        )
+    }
+    if len(trends):
+        found["trends"] = Table(
+            "How the best beta moves with width, depth and normalization",
+            shown(trends, settings),
+            noted(
+                settings,
+                "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
+                f"norm the log of the ratio with normalization to without; {n}; {how}",
+                "* Holm-adjusted p < .05 that it is 0, for each result",
+            ),
+            paper=True,
+        )
+    found["curves"] = Table(
+        "Every architecture over beta", shown(points, settings), noted(settings, f"{n}; error: 1 - accuracy")
+    )
+    return found
+
+
+STUDY = Study(
+    question="How does the best inverse temperature beta move with the architecture: its width, its depth, "
+    "its normalization?",
+    plan=plan,
+    analyse=analyse,
+    figures={"over_beta": plots_width.over_beta, "best_beta": plots_width.best_beta},
+    defaults={"objective": (CROSS_ENTROPY,), "model": models},
+)

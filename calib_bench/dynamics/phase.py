@@ -116,7 +116,8 @@ class Phase:
         else:
             own = frontier if what == FRONTIER else planes.valley(np.log(self.rates), cells)[0]
             raw = own - self._shift(self.unit, log_critical)
-        return raw + self._shift(unit, log_critical)
+        with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
+            return raw + self._shift(unit, log_critical)
 
     def _shift(self, unit: str, log_critical: Array) -> Array:
         """Log of a unit's rate over the raw one."""

@@ -1,0 +1,336 @@
+"""Learning rate, switches, stability, width and depth: planted effects are found, absent ones are not, and all run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from synthetic import labels_and_truth, splits_of
+
+from calib_bench import cli, discover
+from calib_bench.data.splits import stream
+from calib_bench.dynamics import phase
+from calib_bench.errors import SettingsError
+from calib_bench.execute.worker import selection_scores
+from calib_bench.models.variations import form, variations
+from calib_bench.plan import make
+from calib_bench.report import figures
+from calib_bench.resolve import resolve
+from calib_bench.settings import Settings, parse
+from calib_bench.store import Store
+from calib_bench.studies import beta_switch, width_depth
+from calib_bench.study import Analysis
+from calib_bench.train.outcome import Outcome
+from calib_bench.trial import Trial
+from calib_bench.tuning import templates
+
+Number = Callable[[Trial], float]
+CLASSES, TEST = 4, 300
+
+
+def planted(
+    path: Path, *words: str, noise: Number, frontier: Number = lambda trial: math.inf, curvature: Number = lambda _: 1.0
+) -> tuple[Store, Settings]:
+    """A whole store whose trials predict the truth plus this much noise, and diverge above these rates."""
+    settings = resolve(parse(["task=digits", "epochs=2", *words]))
+    store, plan = Store(path), discover.study(settings.study).plan
+    scores = store.scores(settings.select)
+    labels, truth = labels_and_truth(TEST, CLASSES)
+    splits = splits_of(labels, CLASSES)
+    while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
+        for trial in new:
+            data = store.write_splits(trial, splits)
+            history = {"epoch": [0.0]}
+            if trial.probe:
+                arrays = {"lambda_max": torch.tensor([curvature(trial), 1.0], dtype=torch.float64)}
+                outcome = Outcome(trial, "done", {}, history, {}, arrays)
+                store.write(outcome, data, {"selection": {settings.select: 1.0}})
+            elif trial.epochs and trial.lr > frontier(trial):
+                store.write(Outcome(trial, "diverged", {}, history, {"diverged_step": 3}), data, {})
+            else:
+                z = {split: _logits(trial, split, u, noise(trial)) for split, u in truth.items()}
+                outcome = Outcome(trial, "done", z, history, {})
+                store.write(outcome, data, {"selection": selection_scores(outcome, splits)})
+    store.write_study(settings, settings.command())
+    return store, settings
+
+
+def _logits(trial: Trial, split: str, u: torch.Tensor, noise: float) -> torch.Tensor:
+    shared = torch.randn(u.shape, generator=stream("noise", split, trial.seed))
+    own = torch.randn(u.shape, generator=stream("own", split, trial.key))
+    return ((u + noise * shared + 0.1 * own) / trial.beta).float()
+
+
+def analysed(store: Store, settings: Settings) -> Analysis:
+    """The study's analysis, every figure of it drawn."""
+    study = discover.study(settings.study)
+    analysis = study.analyse(settings, store)
+    with figures.style():
+        for draw in study.figures.values():
+            assert len(figures.render(draw(analysis))["png"]) > 10_000
+    return analysis
+
+
+def off(value: float, best: float) -> float:
+    """Noise that grows with the distance from the best value, on a log scale."""
+    return 0.3 + 0.35 * abs(math.log(value / best))
+
+
+# the plane of beta and rate
+
+PLANE = ("study=learning_rate", "beta=0.01,0.1,1,10", "lr=0.01,0.03,0.1,0.3,1,3,10,30", "seed=0..3", "extend=3")
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings, Analysis]:
+    jitter = [0.9, 1.0, 1.1, 1.2]
+    store, settings = planted(
+        tmp_path_factory.mktemp("plane"),
+        *PLANE,
+        noise=lambda trial: off(trial.lr, 0.2 * trial.beta**-0.5),
+        frontier=lambda trial: 4.5 * jitter[trial.seed] * trial.beta**-0.5,
+        curvature=lambda trial: 2 * trial.beta,
+    )
+    return store, settings, analysed(store, settings)
+
+
+def slopes(analysis: Analysis, rate: str, where: str = "all") -> dict[str, Any]:
+    frame = analysis.tables["slopes"].frame
+    some = frame[(frame["rate"] == rate) & (frame["range"] == where)]
+    return {row["unit"]: row for row in some.to_dict("records")}
+
+
+def test_a_planted_ridge_and_frontier_have_their_slopes(plane: tuple[Store, Settings, Analysis]) -> None:
+    analysis = plane[2]
+    ridge = slopes(analysis, phase.RIDGE)
+    for unit, truth in {"lr": -0.5, "lr_eff": 1.5, "lr_rel": 0.5}.items():
+        assert ridge[unit]["slope"] == pytest.approx(truth, abs=0.06)
+        assert ridge[unit]["slope_low"] - 0.06 < truth < ridge[unit]["slope_high"] + 0.06
+    assert slopes(analysis, phase.FRONTIER)["lr"]["slope"] == pytest.approx(-0.5, abs=0.05)
+    critical = slopes(analysis, phase.CRITICAL, "beta <= 0.1")["lr"]
+    assert (critical["slope"], critical["theory"]) == (pytest.approx(-1), -1)
+    rows = analysis.tables["phase"].frame
+    geometric = 4.5 * math.prod([0.9, 1.0, 1.1, 1.2]) ** 0.25
+    for row in rows.to_dict("records"):
+        assert row["failure_lr"] == pytest.approx(geometric * row["beta"] ** -0.5, rel=0.1)
+        assert row["critical_rate_lr"] == pytest.approx(1 / row["beta"])
+        assert row["failure_lr_rel"] == pytest.approx(row["failure_lr"] * row["beta"])
+        assert row["failure_lr_eff"] == pytest.approx(row["failure_lr"] * row["beta"] ** 2)
+        assert row["headroom"] == pytest.approx(row["failure_lr"] / row["best_rate_lr"])
+    text = " ".join(analysis.verdict)
+    assert "best in none of the 3 units" in text
+    assert "above it at beta=0.1, 1, 10 and below it at beta=0.01;" in text
+
+
+def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Store, Settings, Analysis]) -> None:
+    store, settings, analysis = plane
+    cells = analysis.tables["cells"].frame
+    assert len(cells) == 4 * len(analysis.data["arms"][0].rates)
+    assert (cells["lr_rel"] / cells["lr"]).tolist() == pytest.approx(cells["beta"].tolist())
+    assert set(cells.loc[cells["score"] == math.inf, "failed"]) <= {0.25, 0.5, 0.75, 1.0}
+    assert make(settings, discover.study("learning_rate"), store).pending == 0
+
+
+def test_a_ridge_that_stands_still_is_said_to_be_unknown(tmp_path: Path) -> None:
+    store, settings = planted(
+        tmp_path / "still",
+        *PLANE,
+        noise=lambda trial: off(trial.lr, 0.2 * 1.3 ** ((trial.seed * 7 + round(math.log10(trial.beta))) % 3 - 1)),
+        frontier=lambda trial: 5.0,
+        curvature=lambda trial: math.nan,
+    )
+    analysis = analysed(store, settings)
+    assert slopes(analysis, phase.RIDGE)["lr"]["slope"] == pytest.approx(0, abs=0.08)
+    text = " ".join(analysis.verdict)
+    assert "Whether beta moves the best value of the rate at all, the data cannot say" in text
+    assert "lr_rel" not in slopes(analysis, phase.RIDGE)
+    assert any("No relative unit" in warning for warning in analysis.warnings)
+
+
+def test_a_plane_needs_two_sides() -> None:
+    for words, said in {"beta=1": "several values of beta", "lr=0.1": "several values of lr"}.items():
+        settings = resolve(parse(["study=learning_rate", words]))
+        with pytest.raises(SettingsError, match=said):
+            discover.study("learning_rate").plan(settings, lambda trial: None)
+
+
+# switches
+
+SWITCH = ("study=beta_switch", "lr=0.1", "beta=0.1,1", "seed=0..4", "switch_times=0.02,0.1,0.5")
+
+
+def switched(path: Path, noise: Number) -> tuple[Analysis, dict[tuple[str, str, float], dict[str, Any]]]:
+    analysis = analysed(*planted(path, *SWITCH, noise=noise))
+    rows = analysis.tables["switches"].frame.to_dict("records")
+    return analysis, {(row["way"], row["against"], row["at"]): row for row in rows if row["way"]}
+
+
+def test_a_critical_period_is_found(tmp_path: Path) -> None:
+    """Only the beta of the updates between 2% and 10% matters: at 0.1, what is learnt is worse."""
+
+    def noise(trial: Trial) -> float:
+        during = trial.beta if trial.switch_from is None or trial.switch_at < 0.05 else trial.switch_from
+        return 1.5 if during == 0.1 else 0.5
+
+    analysis, rows = switched(tmp_path / "critical", noise)
+    begun = {at: rows[beta_switch.FROM, beta_switch.ALL_ALONG, at] for at in (0.02, 0.1, 0.5)}
+    assert [beta_switch.moved(row) for row in begun.values()] == [False, True, True]
+    assert [round(row["decided_dyn"], 1) + 0 for row in begun.values()] == [0, 1, 1]
+    never = {at: rows[beta_switch.FROM, beta_switch.NEVER, at] for at in (0.02, 0.1, 0.5)}
+    assert [beta_switch.moved(row) for row in never.values()] == [True, False, False]
+    assert never[0.02]["log_loss_dyn"] < 0 < begun[0.5]["log_loss_dyn"]
+    text = " ".join(analysis.verdict)
+    assert (
+        "From beta=0.1 to 1. Having begun at 0.1 makes a difference to 1 all along with the switch at 0.1, 0.5" in text
+    )
+    assert "at 0.02 the data cannot say" in text
+
+
+def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
+    analysis, rows = switched(tmp_path / "none", lambda trial: 0.5)
+    assert not any(beta_switch.moved(row) for row in rows.values())
+    assert not any(row["decided_dyn"] == row["decided_dyn"] for row in rows.values() if "decided_dyn" in row)
+    text = " ".join(analysis.verdict)
+    assert "whether that is an effect the data cannot say" in text
+    assert text.count("makes no difference to") == 4
+
+
+def test_what_cannot_switch_says_why() -> None:
+    settings = resolve(parse(["study=beta_switch", "clip=1"]))
+    with pytest.raises(SettingsError, match="norm depends on the scale of the head"):
+        discover.study("beta_switch").plan(settings, lambda trial: None)
+    settings = resolve(parse(["study=beta_switch", "beta=1"]))
+    with pytest.raises(SettingsError, match="there is one beta"):
+        discover.study("beta_switch").plan(settings, lambda trial: None)
+    grid = list(templates(resolve(parse(["study=beta_switch", "beta=0.1,1,3", "switch_times=0.5"]))))
+    found = beta_switch.switches(resolve(parse(["study=beta_switch", "switch_times=0.5"])), grid)
+    assert [(s.beta, s.way, s.template.beta, s.template.switch_from) for s in found] == [
+        (0.1, "reference to beta", 0.1, 1.0),
+        (0.1, "beta to reference", 1.0, 0.1),
+        (3.0, "reference to beta", 3.0, 1.0),
+        (3.0, "beta to reference", 1.0, 3.0),
+    ]
+
+
+# stability
+
+STABLE = ("study=stability", "lr=0.1", "beta=0.1,0.3,1", "seed=0..11", "tune_seeds=3")
+LUCK = torch.randn(12, generator=stream("luck")).tolist()
+
+
+def test_a_beta_of_wide_spread_peaks_higher_at_a_cost(tmp_path: Path) -> None:
+    def noise(trial: Trial) -> float:
+        wide = 6 if trial.beta == 0.1 else 1
+        return max(0.02, (0.75 if trial.beta == 0.1 else 1.0) + 0.08 * wide * LUCK[trial.seed])
+
+    analysis = analysed(*planted(tmp_path / "wide", *STABLE, noise=noise, frontier=lambda t: 0 if bad(t) else 9))
+    peaks = analysis.tables["peaks"].frame
+    row = peaks[(peaks["beta"] == 0.1) & (peaks["result"] == "repaired log loss")].iloc[0]
+    assert row["best"] < row["mean"] < row["worst"]
+    assert (row["of"], row["best_change_holm"] < 0.05, row["best_change"] < 0) == (3, True, True)
+    assert row["best_change"] == pytest.approx(row["best"] - peaks[peaks["result"] == row["result"]].iloc[2]["best"])
+    spread = analysis.tables["seeds"].frame
+    wide = spread[(spread["beta"] == 0.1) & (spread["result"] == "repaired log loss")].iloc[0]
+    assert wide["spread_ratio_low"] > 1
+    text = " ".join(analysis.verdict)
+    assert "at the cost of reliability hold together at beta=0.1" in text
+    shares = peaks.drop_duplicates("beta").set_index("beta")["failed_trials"]
+    assert shares.to_dict() == {0.1: "0 of 9", 0.3: "2 of 9", 1.0: "0 of 9"}
+
+
+def bad(trial: Trial) -> bool:
+    return trial.beta == 0.3 and trial.seed in (10, 11)
+
+
+def test_seeds_alike_at_every_beta_say_nothing(tmp_path: Path) -> None:
+    noise = lambda trial: 1.0 + 0.1 * LUCK[(trial.seed + round(10 * trial.beta)) % 12]  # noqa: E731
+    analysis = analysed(*planted(tmp_path / "same", *STABLE, noise=noise))
+    assert "is nothing that these data can say: no smaller beta surely peaks higher" in " ".join(analysis.verdict)
+    with pytest.raises(SettingsError, match="three or more"):
+        discover.study("stability").plan(resolve(parse(["study=stability", "seed=0,1"])), lambda trial: None)
+
+
+# architectures
+
+WIDTH = ("study=width_depth", "lr=0.1", "beta=0.01,0.1,1,10,100", "seed=0..3")
+
+
+def width_study(path: Path, power: float) -> Analysis:
+    models = "model=mlp_16,mlp_64,mlp_256,mlp_64_layernorm"
+    wide = lambda trial: form(trial.model).width  # type: ignore[union-attr]  # noqa: E731
+    shift = lambda trial: 1.1 ** ((trial.seed + round(wide(trial))) % 3 - 1)  # noqa: E731
+    return analysed(
+        *planted(path, *WIDTH, models, noise=lambda t: off(t.beta, shift(t) * 0.8 * (wide(t) / 64) ** power) / 2)
+    )
+
+
+def test_a_best_beta_that_grows_with_the_width_is_found(tmp_path: Path) -> None:
+    analysis = width_study(tmp_path / "grows", 1.0)
+    best = analysis.tables["best_beta"].frame
+    loss = best[best["result"] == "repaired log loss"].set_index("model")
+    assert loss["best_beta"].is_monotonic_increasing or loss["best_beta"].iloc[:3].is_monotonic_increasing
+    assert loss.loc["mlp_256", "ratio_low"] > 4
+    assert loss.loc["mlp_256", "ratio_holm"] < 0.05
+    trends = analysis.tables["trends"].frame
+    width = trends[(trends["over"] == "width") & (trends["result"] == "repaired log loss")].iloc[0]
+    assert width["models"] == "mlp_16, mlp_64, mlp_256"
+    assert width["slope"] == pytest.approx(1.0, abs=0.2)
+    norm = trends[(trends["over"] == "norm") & (trends["result"] == "repaired log loss")].iloc[0]
+    assert (norm["models"], abs(norm["slope"]) < 0.3) == ("mlp_64, mlp_64_layernorm", True)
+    assert any("goes as width^s with s = " in text and "cannot say" not in text for text in analysis.verdict)
+
+
+def test_one_best_beta_for_all_is_not_said_to_move(tmp_path: Path) -> None:
+    analysis = width_study(tmp_path / "same", 0.0)
+    text = " ".join(analysis.verdict)
+    assert "whether width moves it the data cannot say" in text
+    assert "the data cannot say that it is another" in text
+
+
+def test_names_tell_widths_depths_and_variations() -> None:
+    assert form("mlp") == width_depth.Form("mlp", 128, 2, "none")
+    assert form("timm/resnet18") is None
+    for model in ("mlp_128_128", "cnn_8_16", "wrn_16_4", "wrn_16_4_nonorm", "gru_64", "bag_64"):
+        names = variations(model)
+        assert len(set(names)) == len(names) >= 3
+        assert all(form(name) for name in names)
+    assert set(variations("mlp_128_128")) >= {"mlp_128", "mlp_128_128_128_128", "mlp_32_32", "mlp_128_128_layernorm"}
+    assert len(resolve(parse(["study=width_depth"])).model or ()) == 6
+    with pytest.raises(SettingsError, match="knows no variations"):
+        variations("timm/resnet18")
+    with pytest.raises(SettingsError, match="there is one, mlp_8"):
+        discover.study("width_depth").plan(resolve(parse(["study=width_depth", "model=mlp_8"])), lambda trial: None)
+
+
+# all of it, small
+
+SMALL = ("epochs=3", "seed=0..2", "tune_seeds=1", "wandb=disabled", "workers=1", "extend=1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("study=learning_rate", "model=mlp_8", "lr=0.1,0.5,2", "beta=0.3,1"),
+        ("study=beta_switch", "model=mlp_8", "lr=0.3,1", "beta=1,3", "switch_times=0.2,0.5"),
+        ("study=stability", "model=mlp_8", "lr=0.3,1", "beta=0.3,1"),
+        ("study=width_depth", "model=mlp_8,mlp_16,mlp_8_layernorm", "lr=0.3,1", "beta=0.3,1,3"),
+    ],
+    ids=lambda words: words[0].partition("=")[2],
+)
+def test_runs_from_command_to_report(words: tuple[str, ...], tmp_path: Path) -> None:
+    assert cli.main(["run", *words, *SMALL, f"out={tmp_path}"]) == 0
+    settings = resolve(parse([*words, *SMALL, f"out={tmp_path}"]))
+    store, study = Store(settings.folder), discover.study(settings.study)
+    assert make(settings, study, store).pending == 0
+    page = (settings.folder / "report" / "report.html").read_text()
+    assert all(f'id="{name}-' in page for name in study.figures)
+    analysis = study.analyse(settings, store)
+    assert analysis.verdict
+    if settings.study == "learning_rate":  # lambda_max was stored apart, at each start
+        rows = analysis.tables["phase"].frame
+        assert (rows["critical_rate_lr"] > 0).all()
+        assert rows["critical_rate_lr_rel"].tolist() == pytest.approx([1.0, 1.0])

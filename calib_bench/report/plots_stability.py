@@ -19,6 +19,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "mean": {"color": "k", "marker": "o"},
     "worst": {"color": "C1", "marker": "v"},
 }
+SPREADS: dict[str, dict[str, Any]] = {
+    "accuracy": {"color": "C0", "marker": "D"},
+    "repaired log loss": {"color": "C3", "marker": "s"},
+}
 RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats)"}
 
 
@@ -37,19 +41,17 @@ def stability(analysis: Analysis) -> Figure:
         own = dict(_families(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
         for axis, (result, label) in zip(line, RESULTS.items(), strict=False):
             if mine is not None:
-                axis.plot(mine["beta"], mine[result], ".", color="0.7", markersize=3, zorder=1)
+                axis.plot(mine["beta"], mine[result], ".", color="0.6", markersize=4, zorder=1)
             for i, (kind, look) in enumerate(KINDS.items()):
                 _bars(axis, rows[rows["result"] == result], kind, _dodge(i, 3), look)
             axis.set_ylabel(label)
         if own is not None and "spread_ratio" in own:
             for i, result in enumerate(RESULTS):
                 some = own[(own["result"] == result) & own["spread_ratio"].notna()]
-                look = {"color": f"C{3 * i}", "marker": "Ds"[i], "label": result}
-                _bars(line[2], some, "spread_ratio", _dodge(i, 2), look)
+                _bars(line[2], some, "spread_ratio", _dodge(i, 2), SPREADS[result])
             line[2].axhline(1, color="0.4", linewidth=0.8)
             line[2].set_yscale("log")
             plain(line[2].yaxis)
-            line[2].legend(loc="best", fontsize=7)
         line[2].set_ylabel("spread over that of the reference")
         failed = rows.drop_duplicates("beta")
         if "failed" in failed:
@@ -60,8 +62,9 @@ def stability(analysis: Analysis) -> Figure:
         line[0].set_title(name, loc="left")
     of = int(frame["of"].max())
     keys = {"best": f"best of {of} seeds", "mean": "mean seed", "worst": f"worst of {of} seeds"}
-    seeds = ("one seed", {"color": "0.7", "marker": ".", "linestyle": "none"})
-    _legend(figure, [*((keys[kind], look) for kind, look in KINDS.items()), seeds])
+    seeds = ("one seed", {"color": "0.6", "marker": ".", "linestyle": "none"})
+    spread = [(f"spread of {result}", look) for result, look in SPREADS.items()]
+    _legend(figure, [*((keys[kind], look) for kind, look in KINDS.items()), seeds, *spread])
     return figure
 
 

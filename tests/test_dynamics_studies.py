@@ -73,7 +73,7 @@ def analysed(store: Store, settings: Settings) -> Analysis:
     with figures.style():
         for draw in study.figures.values():
             draw(analysis).savefig(picture := io.BytesIO(), dpi=40)
-            assert picture.getbuffer().nbytes > 5_000
+            assert picture.getbuffer().nbytes > 3_000
     return analysis
 
 

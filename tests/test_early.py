@@ -99,6 +99,17 @@ def test_curvature_of_shifted_logits_is_that_of_the_dense_hessian() -> None:
     model.forward = before  # type: ignore[method-assign]
 
 
+def test_a_path_with_batch_norm_leaves_the_model_as_it_was() -> None:
+    model, x, y = problem("wrn_10_1", InputSpec("image", (1, 4, 4)), n=8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = follow(model, x, y, 1.0, Tangent(model, x), 1e-4, 1e-4, 4)
+    assert len(path.tau) == 5
+    assert path.loss[-1] < path.loss[0]
+    assert path.apart[-1] < 0.1 * path.moved[-1]
+    assert bool(descend(model, x, y, 1.0, [0.01, 0.02], 2).isfinite().all())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_crossings() -> None:
     assert crossing([0, 1, 2, 3], [0, 1, 3, 2], 2.0) == pytest.approx(1.5)
     assert crossing([0, 1], [5, 6], 2.0) == 0.0

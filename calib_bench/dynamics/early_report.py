@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from calib_bench.dynamics import early_rows as read
 from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
 from calib_bench.rows import Row, fields
@@ -182,7 +184,8 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
 
 def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
     for where, some in families(edges):
-        mean = some.groupby("beta")["relative"].mean().dropna()
+        finite = some[some["relative"].notna()]
+        mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
         if not len(mean):
             continue
         catapults = some[some["catapults"] > 0].groupby("beta").size()
@@ -190,7 +193,7 @@ def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
         said = "; ".join(
             f"{row['quantity']} {row['slope']:.2f} ({row['range']})"
             for row in own.to_dict("records")
-            if row["model"] == some["model"].iloc[0]
+            if (row["model"], row["variant"]) == (some["model"].iloc[0], some["variant"].iloc[0])
         )
         where_to = ", ".join(f"{beta:.3g}" for beta in catapults.index)
         jumps = f" Above the critical rate the loss rose and came back at beta={where_to}." if where_to else ""

@@ -177,8 +177,8 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"{where}Saturation bends the second law: with ordinary initial logits lambda_max/beta^2 is "
                 f"{mean.iloc[0]:.3g} at beta={mean.index[0]:.3g}, at most {mean.max():.3g}, at "
-                f"beta={mean.idxmax():.3g}, and {mean.iloc[-1]:.3g} at beta={mean.index[-1]:.3g}, where most examples "
-                "are predicted with certainty and have no curvature."
+                f"beta={mean.idxmax():.3g}, and {mean.iloc[-1]:.3g} at beta={mean.index[-1]:.3g}, as confident "
+                "predictions have no curvature."
             )
 
 
@@ -201,6 +201,7 @@ def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
             f"{where}Descent is lost at {mean.iloc[0]:.2g} times the critical rate at beta={mean.index[0]:.3g}, at "
             f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps}"
             + (f" Slopes over beta: {said}." if said else "")
+            + (" The curvature of the start does not set it." if np.abs(np.log(mean)).max() > math.log(2) else "")
         )
 
 
@@ -240,7 +241,7 @@ def _tables(
     import pandas as pd
 
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    over = "Means over seeds, 95% t intervals. "
+    over = "Geometric means over seeds, 95% t intervals of the logarithms. "
     name = ["model", "variant", "beta"]
 
     def mean(table: str, by: list[str], columns: list[str]) -> pd.DataFrame:
@@ -255,7 +256,9 @@ def _tables(
             f"{smoke}Smallest and largest over inverse temperatures and seeds; met when every one of them is within.",
             paper=True,
         ),
-        "slopes": Table("Exponents of beta", slopes, f"{smoke}Log-log slopes, fitted seed by seed. {over}", paper=True),
+        "slopes": Table(
+            "Exponents of beta", slopes, f"{smoke}Log-log slopes, fitted seed by seed; 95% t intervals.", paper=True
+        ),
         "timescales": Table(
             "Early learning",
             mean("times", name, ["tenth", "whole", "tau_z", "tau_nl", "critical_tau", "norm"]),
@@ -276,14 +279,16 @@ def _tables(
                 "curves", [*name, "logits"], ["lambda_max", "over_beta", "over_beta2", "norm", "residual", "products"]
             ),
             f"{smoke}{over}Zero logits: two copies of the body under opposite heads. residual: relative residual of "
-            f"Lanczos' iteration, stopped at {TOLERANCE:g}; products: Hessian-vector products used.",
+            f"Lanczos' iteration, stopped at {TOLERANCE:g}; products: Hessian-vector products used; the "
+            "largest over seeds.",
         ),
         "frontier": Table(
             "Where descent is lost",
             mean("edges", name, ["critical_rate", "frontier", "relative", "catapults", "beyond"]),
             f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss rose and "
             "did not come back below that of the best constant prediction. relative: the frontier in critical rates; "
-            "catapults: rates tried above the critical one at which the loss rose and came back; beyond: the largest.",
+            "catapults: rates tried above the critical one at which the loss rose and came back, beyond: the largest "
+            "rate at which it did, both the most over seeds.",
         ),
         "measurements": Table("Every path", frames["times"], smoke),
     }

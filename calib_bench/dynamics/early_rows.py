@@ -118,15 +118,27 @@ def slope(rows: pd.DataFrame, column: str) -> float:
     return float(np.polyfit(np.log(some["beta"]), np.log(some[column]), 1)[0])
 
 
+WORST = ("catapults", "beyond", "products", "residual")
+"""Columns of which the largest over seeds is told, not a mean."""
+
+
 def over_seeds(frame: pd.DataFrame, by: list[str], columns: list[str]) -> list[Row]:
-    """Means over seeds with their 95% t intervals; a quantity that some seed lacks is missing."""
+    """Geometric means over seeds with 95% t intervals of the logarithms; of `WORST` the largest. In order of beta.
+
+    A quantity that some seed lacks is missing.
+    """
     from calib_bench.inference import crossed_interval
 
     rows = []
-    for values, some in frame.groupby(by, sort=False, dropna=False):
+    for values, some in frame.sort_values("beta", kind="stable").groupby(by, sort=False, dropna=False):
         row: Row = {**dict(zip(by, values, strict=True)), "seeds": some["seed"].nunique()}
         for column in columns:
-            found = crossed_interval(some[column].astype(float).to_numpy()[:, None], nested=True)
-            row |= {k: v for k, v in fields(column, found).items() if not k.endswith("_p")}
+            value_S = some[column].astype(float).to_numpy()
+            if column in WORST:
+                row[column] = value_S.max()
+                continue
+            with np.errstate(divide="ignore"):  # logits that are zero have a norm of zero, and no interval
+                found = crossed_interval(np.log(value_S)[:, None], nested=True)
+            row |= {key: math.exp(v) for key, v in fields(column, found).items() if not key.endswith("_p")}
         rows.append(row)
     return rows

@@ -18,7 +18,7 @@ calib_bench {version}: post-hoc calibration against training-time softmax temper
 usage: python -m calib_bench COMMAND [key=value ...] [--debug]
 
   run     train what a study wants and is not stored yet, then write its report
-  plan    print what run would do: trials, groups, what is done, estimated cost
+  plan    print what run would do: trials, groups, what is done, estimated cost; gpus=N price=P tell of a cluster
   report  rebuild the report of a run folder from its store alone: report runs/digits-separation; --serve shows it
   publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
   list    tasks, models, baselines, studies: list, or list tasks
@@ -118,7 +118,27 @@ def _plan(words: list[str]) -> int:
     from calib_bench.job import show_plan
     from calib_bench.settings import parse
 
-    return show_plan(parse(words))
+    own = [word for word in words if word.partition("=")[0] in ("gpus", "price")]
+    told = {word.partition("=")[0]: _number(word) for word in own}
+    if len(told) < len(own):
+        raise SettingsError("gpus= and price= are given once each")
+    gpus = told.get("gpus", 64.0)
+    if gpus != int(gpus):
+        raise SettingsError(f"gpus={gpus:g} is no whole number")
+    return show_plan(parse(word for word in words if word not in own), int(gpus), told.get("price"))
+
+
+def _number(word: str) -> float:
+    import math
+
+    key, _, text = word.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise SettingsError(f"{key}={text} is no number: give for example gpus=64 price=2.5, the price of a GPU hour")
+    return value
 
 
 def _report(words: list[str]) -> int:

@@ -256,8 +256,15 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
-def show_plan(settings: Settings) -> int:
-    """Print what `run` would do, and change nothing."""
+def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) -> int:
+    """Print what `run` would do, and change nothing.
+
+    Args:
+        gpus: for which the time on a cluster is told.
+        price: of one GPU for an hour, to tell a cost.
+    """
+    from calib_bench import scale
+
     console = _console()
     resolved = resolve(settings)
     study = discover.study(resolved.study)
@@ -272,6 +279,8 @@ def show_plan(settings: Settings) -> int:
     sizes = sorted((len(group) for group in plan.groups), reverse=True)
     if sizes:
         console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
+    if plan.pending and (found := scale.estimate(resolved, study, store, gpus)):
+        console.print(found.text(price), markup=False)
     if plan.pending:
         try:
             _check_and_estimate(resolved, study, store, device, console)

@@ -80,6 +80,8 @@ class Task:
             for tasks whose trials take seconds.
         recipes: fields of the recipe that a model changes, by model name: {"gru_64": {"lr": (1e-3,)}}.
         source: where the data comes from on the Hub; None when it ships with a package.
+        example: (kind, shape, vocabulary) of an input, as in `data.splits.InputSpec`, where it is known before the data
+            is there: so that what a study takes can be told without it.
         licence: what the data's licence allows, in a sentence.
         reference: BibTeX key in references.bib.
     """
@@ -99,3 +101,4 @@ class Task:
     interventions: bool = False
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     source: Hub | None = None
+    example: tuple[str, tuple[int, ...], int] | None = None

@@ -39,6 +39,7 @@ TASK = Task(
     tune_seeds=1,
     objectives=("cross_entropy",),
     source=SOURCE,
+    example=("image", (3, 224, 224), 0),
     licence="Non-commercial research and education only, under terms that the Hub asks each user to accept.",
     reference="russakovsky2015",
 )

@@ -22,6 +22,7 @@ TASK = Task(
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     tune_seeds=2,
     source=SOURCE,
+    example=("tokens", (200,), 20_000),
     licence="No licence is stated; its authors ask that the paper be cited.",
     reference="maas2011",
 )

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from calib_bench import stopping
-from calib_bench.errors import StoreError
+from calib_bench.errors import DiskFull, StoreError
+from calib_bench.files import FULL
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Checkpoint:
         """Replace the file by `state`: tensors, numbers and text in dicts and lists.
 
         Raises:
-            StoreError: the file cannot be written.
+            StoreError, DiskFull: the file cannot be written.
             Stopped: it is, and the run is to leave.
         """
         assert self.path is not None
@@ -89,6 +90,11 @@ class Checkpoint:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            if error.errno in FULL:
+                raise DiskFull(
+                    f"no space is left on the disk that holds {self.path}: free some, or give another folder with out=; "
+                    f"what is stored stays whole, and the same command goes on from it"
+                ) from error
             raise StoreError(
                 f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"
             ) from error

@@ -1,0 +1,187 @@
+"""What a study would take on GPUs that are not here: counted where it can be, assumed where it says so."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from calib_bench import cost, discover
+from calib_bench.errors import SettingsError
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+    from calib_bench.study import Study
+    from calib_bench.task import Task
+
+DEVICE = "H200"
+PEAK = {"bf16": 989e12, "fp32": 67e12, "fp64": 67e12}
+"""Dense operations a second that the maker states for the H200 SXM. Not measured here."""
+UTILISATION = 0.15
+"""Assumed share of the peak. The literature has 6% (ResNet-50, memory-bound) to 45% (hand-tuned CIFAR-10 on an A100)."""
+SPREAD = 3.0
+"""Hours may be so many times more or fewer: the assumed share's uncertainty."""
+STEP_SECONDS = 0.005
+"""Least seconds of an update: launching a small model's kernels one by one. Of others' GPUs, not measured here."""
+START_SECONDS = 60.0
+"""Assumed seconds of a trial before its first update: imports, data, compilation."""
+RECORD_BYTES, HISTORY_BYTES, ROW_BYTES = 2_000, 3_400, 100
+"""Bytes of trial.json, of an empty history.parquet, and of each of its rows: measured on stored trials of digits."""
+STATES = 2
+"""Copies of the weights in a checkpoint: themselves and the momentum."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A whole study's needs.
+
+    Attributes:
+        trials: to train, later rounds included, were the best rates in the middle of their grids.
+        flops: floating-point operations, counted layer by layer; a multiply-add is two.
+        gpu_hours: of one GPU.
+        hours: on `gpus` of them, trials whole, the rounds after one another.
+        gpus: how many.
+        stored: bytes of the finished run folder.
+        checkpoints: bytes of the checkpoints that lie there at once.
+        wandb_rows: history rows that are logged.
+    """
+
+    trials: int
+    flops: float
+    gpu_hours: float
+    hours: float
+    gpus: int
+    stored: int
+    checkpoints: int
+    wandb_rows: int
+
+    def text(self, price: float | None = None) -> str:
+        """One line for people; `price` is of one GPU for an hour, in any currency."""
+        low, high = self.gpu_hours / SPREAD, self.gpu_hours * SPREAD
+        money = "" if price is None else f", at {price:g} each {low * price:,.0f} to {high * price:,.0f}"
+        return (
+            f"scale: {self.trials:,} trials, {self.flops:.2g} operations; on {DEVICE}s, which were not measured here, "
+            f"about {number(self.gpu_hours)} GPU hours ({number(low)} to {number(high)}{money}), or "
+            f"{number(self.hours)} hours on {self.gpus} of them; {size(self.stored)} stored, "
+            f"{size(self.checkpoints)} of checkpoints on the way, {self.wandb_rows:,} W&B rows"
+        )
+
+
+def number(hours: float) -> str:
+    """Two significant digits."""
+    return f"{hours:,.0f}" if hours >= 9.95 else f"{hours:.2g}"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> Scale | None:
+    """What is still to run of resolved settings; None where the task does not say what its examples are.
+
+    Raises:
+        SettingsError: `gpus` is below 1.
+    """
+    from calib_bench import plan as planning
+
+    if gpus < 1:
+        raise SettingsError(f"gpus={gpus} is no number of GPUs: give 1 or more")
+    task = discover.task(settings.task)
+    if task.example is None or task.source is None:
+        return None
+    first = {trial.key for trial in study.plan(settings, store.scores(settings.select))}
+    coming = planning.foresee(settings, study, store)
+    rounds = [[trial for trial in coming if (trial.key in first) == own] for own in (True, False)]
+    seconds = [[_seconds(trial, task) for trial in some] for some in rounds]
+    return Scale(
+        trials=len(coming),
+        flops=sum(_flops(trial, task) for trial in coming),
+        gpu_hours=sum(map(sum, seconds)) / 3600,
+        hours=sum(makespan(some, gpus) for some in seconds) / 3600,
+        gpus=gpus,
+        stored=sum(_stored(trial, task) for trial in coming),
+        checkpoints=sum(sorted((_checkpoint(trial, task) for trial in coming), reverse=True)[:gpus]),
+        wandb_rows=sum(len(_rows(trial, task)) for trial in coming),
+    )
+
+
+def makespan(seconds: Iterable[float], machines: int) -> float:
+    """When the last of these jobs ends, the longest given out first, each whole on the machine that is free first.
+
+    >>> makespan([5, 4, 3, 3], 2)
+    8
+    """
+    free: list[float] = [0] * machines
+    for job in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + job)
+    return max(free)
+
+
+def _sizes(task: Task, trial: Trial) -> dict[str, int]:
+    """Examples of each split, as the whole data set has them."""
+    rows: Sequence[int] = tuple(task.source.rows.values()) if task.source else (0, 0)
+    carve = task.carve
+    train = carve.train or rows[0] - carve.selection - carve.calibration
+    found = {"train": train, "selection": carve.selection, "calibration": carve.calibration, "test": rows[-1]}
+    return {name: min(n, trial.limit or n) for name, n in found.items()}
+
+
+def _rows(trial: Trial, task: Task) -> frozenset[int]:
+    from calib_bench.train.outcome import row_epochs
+
+    return row_epochs(trial.epochs, _per_epoch(trial, task))
+
+
+def _per_epoch(trial: Trial, task: Task) -> int:
+    return max(1, _sizes(task, trial)["train"] // trial.batch)
+
+
+def _flops(trial: Trial, task: Task) -> float:
+    """Training, the selection split at every history row, and the three splits at the end."""
+    n = _sizes(task, trial)
+    forward = n["train"] * trial.epochs * cost.TRAINING + n["selection"] * len(_rows(trial, task))
+    forward += n["selection"] + n["calibration"] + n["test"]
+    return forward * _model(trial.model, task)[0]
+
+
+def _seconds(trial: Trial, task: Task) -> float:
+    steps = trial.epochs * _per_epoch(trial, task)
+    return START_SECONDS + max(_flops(trial, task) / (PEAK[trial.precision] * UTILISATION), steps * STEP_SECONDS)
+
+
+def _stored(trial: Trial, task: Task) -> int:
+    n = _sizes(task, trial)
+    logits = 4 * task.classes * (n["selection"] + n["calibration"] + n["test"])
+    return logits + RECORD_BYTES + HISTORY_BYTES + ROW_BYTES * len(_rows(trial, task))
+
+
+def _checkpoint(trial: Trial, task: Task) -> int:
+    return 4 * STATES * _model(trial.model, task)[1]
+
+
+def _model(name: str, task: Task) -> tuple[float, int]:
+    """Operations of one example's forward pass, and parameters."""
+    assert task.example is not None
+    return _counted(name, *task.example, task.classes)
+
+
+@cache
+def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, classes: int) -> tuple[float, int]:
+    import torch
+
+    from calib_bench import models
+    from calib_bench.data.splits import InputSpec
+
+    spec = InputSpec(kind, shape, vocabulary)
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in models.build(name, spec, classes).parameters())
+    return cost.flops_per_example(name, spec, classes), parameters

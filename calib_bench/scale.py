@@ -22,7 +22,8 @@ DEVICE = "H200"
 PEAK = {"bf16": 989e12, "fp32": 67e12, "fp64": 67e12}
 """Dense operations a second that the maker states for the H200 SXM. Not measured here."""
 UTILISATION = 0.15
-"""Assumed share of the peak. The literature has 6% (ResNet-50, memory-bound) to 45% (hand-tuned CIFAR-10 on an A100)."""
+"""Assumed share of the peak. Hand-tuned training on CIFAR-10 reaches 36 to 45% of an A100's (Jordan, 2024, arXiv
+2404.00498); what memory or launches bind reaches far less."""
 SPREAD = 3.0
 """Hours may be so many times more or fewer: the assumed share's uncertainty."""
 STEP_SECONDS = 0.005

@@ -92,8 +92,8 @@ class Checkpoint:
                 temporary.unlink()
             if error.errno in FULL:
                 raise DiskFull(
-                    f"no space is left on the disk that holds {self.path}: free some, or give another folder with out=; "
-                    f"what is stored stays whole, and the same command goes on from it"
+                    f"no space is left on the disk that holds {self.path}: free some, or give another folder with "
+                    f"out=; what is stored stays whole, and the same command goes on from it"
                 ) from error
             raise StoreError(
                 f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from calib_bench.failures import Failures
 from calib_bench.redaction import redact, redacted
 from calib_bench.settings import Settings
 from calib_bench.study import Scores
-from calib_bench.trial import NUMERICS, Trial
+from calib_bench.trial import NUMERICS, Trial, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors")
 """What lies beside trial.json."""
+RECENT = 4096
+"""Records kept in memory; others are read again."""
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From schema n of trial.json to n + 1, by n: a trial is brought up to date when it is read."""
 
@@ -83,8 +86,7 @@ class Store:
         self.path = path
         self._trials = str(path / "trials")
         self._records: dict[str, Record] = {}
-        self._whole: set[str] = set()
-        self._contents: dict[str, dict[str, Any]] = {}
+        self._whole: dict[str, tuple[str, dict[str, float]]] = {}  # status and selection scores: all that a plan needs
         self._alike: dict[str, Any] = {}
         self.failures = Failures(path / "failed")
         marker = path / "store.json"
@@ -172,9 +174,8 @@ class Store:
                     "is damaged: its bytes are not those that were written" if os.path.isfile(path) else "is missing"
                 )
                 raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
-        self._whole.add(key)
-        if key not in self._records:
-            self._contents[key] = content
+        selection = content["facts"].get("selection") or {}
+        self._whole[key] = sys.intern(content["status"]), {sys.intern(name): v for name, v in selection.items()}
 
     def _shared(self, name: str, value: Any) -> Any:
         """The value, or the equal one that the last trial had: most trials of a store share data and environment."""
@@ -191,7 +192,7 @@ class Store:
             try:
                 self._check(name)
             except StoreError as error:
-                self._whole.discard(name)
+                self._whole.pop(name, None)
                 self._records.pop(name, None)
                 messages.append(f"{error}. Moved to {self._set_aside(self.path / 'trials' / name)}.")
         splits = self.path / "splits"
@@ -271,6 +272,8 @@ class Store:
             content = UPGRADES[version](content)
         if content.get("key") != key:
             raise StoreError(f"{path} belongs to trial {content.get('key')}: the folder was renamed or copied")
+        if key_of(content["trial"]) != key:
+            raise StoreError(f"{path} holds a trial of another key: it is foreign")
         for name in ("environment", "data"):
             content[name] = self._shared(name, content[name])
         return content
@@ -282,13 +285,11 @@ class Store:
             StoreError: it is not there or not whole.
         """
         if trial.key not in self._records:
-            content = self._contents.pop(trial.key, None) or self._read(trial.key)
-            known = content["trial"] == trial.model_dump(mode="json")
-            stored = trial if known else _validated(content["trial"], self.folder(trial))
-            if stored.key != trial.key:
-                raise StoreError(f"{self.folder(trial)} holds a trial whose key is {stored.key}: it is foreign")
+            content = self._read(trial.key)
+            while len(self._records) >= RECENT:
+                del self._records[next(iter(self._records))]
             self._records[trial.key] = Record(
-                stored, content["status"], content["facts"], content["environment"], content["data"]
+                trial, content["status"], content["facts"], content["environment"], content["data"]
             )
         return self._records[trial.key]
 
@@ -319,8 +320,8 @@ class Store:
         def score(trial: Trial) -> float | None:
             if not self.has(trial):
                 return float("inf") if trial.key in failed else None
-            record = self.record(trial)
-            return float("inf") if record.status != "done" else float(record.facts["selection"][select])
+            status, selection = self._whole[trial.key]
+            return float("inf") if status != "done" else float(selection[select])
 
         return score
 
@@ -424,15 +425,6 @@ class Store:
         study = files.read_sealed(self.path / "study.json")
         splits = [files.read_sealed(path) for path in sorted((self.path / "splits").glob("*/split.json"))]
         return {"command": study["command"], "environment": study["environment"], "splits": splits}
-
-
-def _validated(fields: Any, folder: Path) -> Trial:
-    try:
-        return Trial.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StoreError(f"{folder} holds no valid trial ({where}: {first['msg']}): it is foreign") from None
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -143,20 +143,29 @@ class Trial(BaseModel):
 
     def canonical(self) -> dict[str, Any]:
         """The fields that make the key, in declaration order."""
-        defaults = _defaults(type(self))
-        dump = self.model_dump(mode="json")
-        return {name: value for name, value in dump.items() if name not in defaults or value != defaults[name]}
+        return _canonical(self.model_dump(mode="json"))
 
     @cached_property
     def key(self) -> str:
         """20 hexadecimal digits of SHA-256 over the canonical JSON."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        return key_of(self.model_dump(mode="json"))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Trial:
         """A copy with other fields, and so with a key of its own."""
-        copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("key", None)
+        if deep:
+            copy = super().model_copy(update=update, deep=True)
+            copy.__dict__.pop("key", None)
+            return copy
+        fields = {**self.__dict__, **(update or {})}
+        fields.pop("key", None)
+        copy = type(self).__new__(type(self))  # a grid has many: they share what pydantic keeps beside the values
+        for name, value in (
+            ("__dict__", fields),
+            ("__pydantic_fields_set__", self.__pydantic_fields_set__),
+            ("__pydantic_extra__", None),
+            ("__pydantic_private__", None),
+        ):
+            object.__setattr__(copy, name, value)
         return copy
 
     def arm(self) -> Trial:
@@ -166,6 +175,17 @@ class Trial(BaseModel):
     def family(self) -> Trial:
         """The arm with beta and objective set aside too: arms of one family are compared with each other."""
         return self.arm().model_copy(update={"beta": 1.0, "objective": CROSS_ENTROPY})
+
+
+def key_of(fields: Mapping[str, Any]) -> str:
+    """The key of the trial that was dumped to these JSON values."""
+    text = json.dumps(_canonical(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = _defaults(Trial)
+    return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
 
 @cache

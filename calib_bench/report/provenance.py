@@ -32,16 +32,22 @@ def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dic
 
 def training(store: Store, trials: Iterable[Trial]) -> dict[str, Any]:
     """How many trials were trained, where, and the device time that it took, members of a stack sharing theirs."""
-    records = [store.record(trial) for trial in trials if store.has(trial)]
-    facts = [record.facts for record in records]
-    seconds = math.fsum(f["seconds"] * f.get("world", 1) / f.get("stack", 1) for f in facts)
+    status, devices, modes, precisions = (Counter[str]() for _ in range(4))
+    seconds = []
+    for record in (store.record(trial) for trial in trials if store.has(trial)):  # one in memory at a time
+        f = record.facts
+        seconds.append(f["seconds"] * f.get("world", 1) / f.get("stack", 1))
+        status[record.status] += 1
+        devices[str(f.get("device_name", f.get("device", "unknown")))] += 1
+        modes[str(f.get("mode", "unknown"))] += 1
+        precisions[str(f.get("precision", "fp32"))] += 1
     return {
-        "trials": len(records),
-        "diverged": sum(record.status == "diverged" for record in records),
-        "device time": duration(seconds),
-        "device": _count(str(f.get("device_name", f.get("device", "unknown"))) for f in facts),
-        "mode": _count(str(f.get("mode", "unknown")) for f in facts),
-        "precision": _count(str(f.get("precision", "fp32")) for f in facts),
+        "trials": len(seconds),
+        "diverged": status["diverged"],
+        "device time": duration(math.fsum(seconds)),
+        "device": _count(devices),
+        "mode": _count(modes),
+        "precision": _count(precisions),
     }
 
 
@@ -56,7 +62,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-def _count(values: Iterable[str]) -> str:
+def _count(counted: Counter[str]) -> str:
     """What there is; how often, where there are several."""
-    counted = Counter(values)
     return next(iter(counted)) if len(counted) == 1 else ", ".join(f"{v} ({n:,})" for v, n in sorted(counted.items()))

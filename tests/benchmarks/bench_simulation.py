@@ -1,7 +1,7 @@
 """A study of 100,000 trials but for the training: planner, store and report must be linear in time and flat in memory.
 
 The same study with 5, 10 and 20 seeds, in one run folder that grows: every trial is planned, grouped, written with its
-checksums, found again, chosen among 50 rates, calibrated and reported by the engine itself; only logits are made up.
+checksums, found again, chosen among 250 rates, calibrated and reported by the engine itself; only logits are made up.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import synthetic
 
 STUDY = replace(discover.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
-LARGE = (
-    "beta=logspace(-2,2,20)",
-    "lr=logspace(-3,0,50)",
-    "objective=cross_entropy,label_smoothing:0.1,label_smoothing:0.2,confidence_penalty:0.1,confidence_penalty:0.2",
-)
-SMALL = ("beta=logspace(-1,1,5)", "lr=logspace(-3,0,20)", "objective=cross_entropy,label_smoothing:0.1")
+OBJECTIVES = "cross_entropy,label_smoothing:0.1,label_smoothing:0.2,confidence_penalty:0.1"
+LARGE = ("beta=logspace(-1,1,5)", "lr=logspace(-3,0,250)", f"objective={OBJECTIVES}")  # 5,000 trials a seed
+SMALL = ("beta=0.5,1", "lr=logspace(-3,0,50)", "objective=cross_entropy,label_smoothing:0.1")  # 200 trials a seed
 FIXED = ("task=digits", "reference=1", "extend=0", "epochs=2", "wandb=disabled", "stack=100",
          "calibrator=temperature_scaling", "workers=1")  # fmt: skip
 

@@ -148,7 +148,7 @@ class Trial(BaseModel):
     @cached_property
     def key(self) -> str:
         """20 hexadecimal digits of SHA-256 over the canonical JSON."""
-        return key_of(self.model_dump(mode="json"))
+        return _digest(self.canonical())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Trial:
         """A copy with other fields, and so with a key of its own."""
@@ -179,7 +179,11 @@ class Trial(BaseModel):
 
 def key_of(fields: Mapping[str, Any]) -> str:
     """The key of the trial that was dumped to these JSON values."""
-    text = json.dumps(_canonical(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _digest(_canonical(fields))
+
+
+def _digest(canonical: Mapping[str, Any]) -> str:
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

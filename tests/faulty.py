@@ -18,7 +18,7 @@ TINY = [
     "interventions=no", "calibrator=temperature_scaling", "wandb=disabled",
 ]  # fmt: skip
 OBJECTIVE = '''
-"""Cross-entropy, until a certain strength is met while the file `armed` lies beside this one."""
+"""Cross-entropy, until a certain strength is met while the file `armed` lies beside this one and says what to do."""
 
 import os
 import signal
@@ -31,26 +31,31 @@ from calib_bench.baseline import Objective
 
 
 def faulty(Z, y, strength):
-    if (strength == 0.5).any() and Path(__file__).with_name("armed").exists():
-        fault()
+    armed = Path(__file__).with_name("armed")
+    if (strength == 0.5).any() and armed.exists():
+        FAULTS[armed.read_text()]()
     loss = cross_entropy(Z.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
     return (1 - strength) * loss
 
 
-def fault():
-    FAULT
+def raised():
+    raise ValueError("a <b>bad</b> strength")
 
 
+FAULTS = {
+    "raised": raised,
+    "memory": lambda: bytearray(1 << 46),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stalled": lambda: time.sleep(600),
+}
 BASELINE = Objective(faulty, strengths=(0.1,), reference="guo2017", title="Faulty", valid=(0, 0.9))
 '''
 
 
-def plug(folder: Path, fault: str, armed: bool = True) -> Path:
-    """A folder with the objective `faulty`, whose strength 0.5 runs these statements while it is armed."""
+def plug(folder: Path) -> Path:
+    """A folder with the objective `faulty`, whose strength 0.5 does what the file `armed` says, where there is one."""
     folder.mkdir(parents=True)
-    (folder / "faulty.py").write_text(OBJECTIVE.replace("    FAULT", "    " + fault.replace("\n", "\n    ")))
-    if armed:
-        (folder / "armed").write_text("")
+    (folder / "faulty.py").write_text(OBJECTIVE)
     return folder
 
 

@@ -88,6 +88,7 @@ time.time_ns = lambda: int(time.time() * 1e9)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_clock_that_jumps_changes_nothing(undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     words = ["run", *FEW, f"out={tmp_path}", "checkpoint=0", "stall=60"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,8 @@ ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test"
 """Names under which a local folder may hold a split."""
 LARGE = 2 << 30
 """Bytes beyond which a digest reads the ends of files only."""
+PATIENCE, LEAST = 300.0, 100_000
+"""A download that brings fewer than so many bytes in so many seconds is given up."""
 END = 1 << 20
 """Bytes read at either end of a file then."""
 
@@ -114,13 +120,21 @@ def find(request: Request, hub: Hub) -> tuple[Path, str]:
 def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
     """The Hub's files at the pinned revision, downloaded once into its own cache."""
     import huggingface_hub as hf
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
     patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
     try:
-        return Path(hf.snapshot_download(hub.name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        folder = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}"
+        return Path(
+            patiently(
+                lambda: hf.snapshot_download(
+                    hub.name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns
+                ),
+                folder,
+            )
+        )
+    except Exception as error:  # of the Hub, of its transport, of the disk: they have no common base
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
         gate = (
@@ -134,6 +148,52 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
             f"{hub.revision[:12]} ({type(error).__name__}: {why}).{gate} "
             "Name a folder with data=PATH, or connect to the Hub."
         ) from error
+
+
+def patiently(download: Callable[[], str], folder: Path) -> str:
+    """What a download returns, unless it hangs: the Hub's client waits without end for a server that is mute.
+
+    Args:
+        download: run in a thread, which is left behind when it is given up.
+        folder: that it fills.
+
+    Raises:
+        TimeoutError: `folder` grew by less than `LEAST` bytes in `PATIENCE` seconds.
+        Exception: what the download raised.
+    """
+    ended: queue.Queue[str | BaseException] = queue.Queue()
+
+    def work() -> None:
+        try:
+            ended.put(download())
+        except BaseException as error:
+            ended.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    size, since = _size(folder), time.monotonic()
+    while True:
+        try:
+            result = ended.get(timeout=min(1.0, PATIENCE / 4))
+        except queue.Empty:
+            now = _size(folder)
+            if now - size >= LEAST:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
+                raise TimeoutError(f"fewer than {LEAST:,} bytes came in {PATIENCE:g} seconds") from None
+            continue
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder that changes meanwhile."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(where, name)).st_size
+    return total
 
 
 def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:

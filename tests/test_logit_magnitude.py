@@ -203,4 +203,5 @@ def test_the_study_runs_from_words_to_report(tmp_path: Path) -> None:
         assert norms[10, 1] == pytest.approx(10 * norms[1, 1], rel=1e-4)
         assert norms[1, 1] > 0.1
     assert plane["objective"].nunique() == 2
-    assert "Does generalization depend" in (report / "report.html").read_text()
+    page = (report / "report.html").read_text()
+    assert "label_smoothing:0.1: Does generalization depend" in page

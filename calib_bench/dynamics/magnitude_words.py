@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
@@ -33,17 +33,27 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str
     if not len(planes) or "other_share" not in planes:
         return ("There is nothing to compare yet: no plane has finished seeds in every cell of two betas.",)
     said = []
-    for where, some in families(planes):
+    for where, some in _planes(planes):
         said.append(f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? ")
         said[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
-    for where, some in families(frames["contrasts"]):
+    for where, some in _planes(frames["contrasts"]):
         said += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
     return (*said, *interventions.words({**frames, "interventions": shares.iloc[:0]}, settings))
 
 
+def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one plane, with the words that begin a sentence on them: none when there is one."""
+    several = len(frame) > 0 and frame["objective"].nunique() > 1
+    for where, some in families(frame):
+        for objective, rows in some.groupby("objective", sort=False):
+            begin = ", ".join(text for text in (where.removesuffix(": "), str(objective)) if text)
+            yield (f"{begin}: " if several else where), rows
+
+
 def _answer(row: Row) -> str:
     """One metric of one plane."""
-    what = f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds)"
+    loose = "" if row["tuning"] == "tuned" else f", rates not all tuned: {row['tuning']}"
+    what = f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds{loose})"
     values = f"{_share(row, 'other_share')} of the variance is beta's and {_share(row, 'magnitude_share')} the initial "
     values += "magnitude's at fixed beta"
     return f"{what}: {answer(row)}; {values}."

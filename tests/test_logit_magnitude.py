@@ -93,7 +93,7 @@ def test_an_effect_of_beta_is_found_to_be_one(beta_matters: Analysis) -> None:
     assert (moved["initial_norm"] / moved["from_norm"]).dropna().between(0.9, 1.1).all()
     far = moved[(moved["beta"] / moved["from_beta"]).apply(lambda ratio: abs(math.log10(ratio))) > 0.9]
     assert (far["repaired_log_loss_low"] > 0).all()
-    assert len(far) >= 3
+    assert len(far) >= 2
     own = contrasts[contrasts["moves"] == MAGNITUDE]
     assert list(own["beta"]) == pytest.approx([0.1, 10**-0.5, 1, 10**0.5, 10])
     assert (own["repaired_log_loss"].abs() < far["repaired_log_loss"].min() / 2).all()
@@ -143,7 +143,7 @@ def test_what_diverged_is_left_out_and_said(tmp_path: Path) -> None:
     )
     analysis = STUDY.analyse(settings, store)
     design = set(analysis.tables["shares"].frame["design"])
-    assert "2 betas x 4 correlations" in design
+    assert "2 betas x 3 correlations" in design
     assert "2x2 of beta=10" not in design
     assert any("beta=10" in said for said in analysis.warnings)
     with figures.style():

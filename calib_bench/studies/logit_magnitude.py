@@ -200,7 +200,7 @@ STUDY = Study(
     defaults={
         "objective": (CROSS_ENTROPY,),
         "beta": (0.1, 0.316227766, 1.0, 3.16227766, 10.0),
-        "correlation": (-1.0, -0.98, -0.8, 1.0),
+        "correlation": (-1.0, -0.8, 1.0),
     },
     sections=(
         Section("The plane of beta and initial logit magnitude", ("plane", "contrasts")),

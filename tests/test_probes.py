@@ -114,7 +114,7 @@ def test_what_is_measured_is_stored_and_an_analysis_reads_it(
     words += [f"out={tmp_path}", "wandb=disabled", "workers=1"]
     assert cli.main(["run", *words, "seed=0"]) == 0
     assert "shapes [(300, 10), (300, 10)]" in capsys.readouterr().out
-    assert cli.main(["report", str(tmp_path / "digits-watched")]) == 0
+    assert cli.main(["report", str(tmp_path / "digits-watched"), f"plugins={folder}"]) == 0
     store = Store(tmp_path / "digits-watched", "read")
     assert len(list(store.path.glob("trials/*/arrays.safetensors"))) == 2
     next(store.path.glob("trials/*/arrays.safetensors")).write_bytes(b"harm")

@@ -61,7 +61,8 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     tables = {"comparison": Table("A minus B", frame, note, paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
-    return Analysis(_verdict(frame, len(a), names), tables, _warnings(a, b))
+    said = _verdict(frame, len(a), names)
+    return Analysis(said, tables, _warnings(a, b), summary=(said[-1], said[1], *said[len(NAMES) : -1]))
 
 
 def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:

@@ -204,7 +204,7 @@ def _finish(
         "environment": environment.describe(),
     }
     tables.save(analysis.tables, out / "tables")
-    title = f"{command} {out.name.removeprefix(f'{command}-')}"
+    title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"
     write_bytes(out / "report.html", html.document(title, question, line, analysis, {}, provenance).encode())
     write_json(out / "provenance.json", provenance)
     console = Console(highlight=False, soft_wrap=True)

@@ -144,7 +144,7 @@ def test_the_browser_follows_by_itself(run: Path, port: int) -> None:
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.goto(f"http://127.0.0.1:{port}/")
-        assert page.get_by_text("Under way").is_visible()
+        assert page.get_by_role("heading", name="Under way").is_visible()
         shutil.move(aside[0], run / "trials" / aside[0].name)
         os.utime(run / "report" / "report.html", (time.time() + 60, time.time() + 60))
         page.get_by_role("heading", name="Start here").wait_for(timeout=20_000)

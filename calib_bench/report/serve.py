@@ -5,6 +5,7 @@ Only this machine is listened to, only GET is answered, and only with files belo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mimetypes
 import os
@@ -245,6 +246,6 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
     if site.whole() and site.version().startswith("status"):
         job.report(str(folder), tuple(plugins))
     print(f"http://{HOST}:{answering.server_address[1]}/ shows {folder}; Ctrl-C ends it", flush=True)
-    with answering:
+    with answering, contextlib.suppress(KeyboardInterrupt):
         answering.serve_forever(poll_interval=0.2)
     return 0

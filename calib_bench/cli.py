@@ -19,12 +19,14 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
 
   run     train what a study wants and is not stored yet, then write its report
   plan    print what run would do: trials, groups, what is done, estimated cost; gpus=N price=P tell of a cluster
-  report  rebuild the report of a run folder from its store alone: report runs/digits-separation; --serve shows it
+  report  rebuild the report of a run folder from its store alone: report runs/digits-separation; --serve shows it,
+          --wandb makes a W&B Report of it too, and publishes it when wandb=online
   publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
   list    tasks, models, baselines, studies: list, or list tasks
   table   a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen: table --help
   cite    BibTeX of every task, model, baseline and metric of a run: cite runs/digits-separation
   sync    replay a run folder into Weights & Biases: sync runs/digits-separation
+  sweep   write a W&B sweep over the same keys as run, for agents that share the grid: sweep task=imdb beta=0.1,1
 
   evaluate  every calibrator and metric on anyone's predictions: evaluate --calibration cal.npz --test test.npz
   compare   paired differences of two predictors on the same examples: compare a.npz b.npz
@@ -145,6 +147,11 @@ def _report(words: list[str]) -> int:
     from calib_bench.job import report
     from calib_bench.settings import parse
 
+    wandb = next((word.partition("=")[2] for word in words if word.startswith("wandb=")), None)
+    if wandb is not None:
+        parse([f"wandb={wandb}"])
+    wandb = wandb or ("" if "--wandb" in words else None)
+    words = [word for word in words if word != "--wandb" and not word.startswith("wandb=")]
     serving = "--serve" in words
     ports = [word for word in words if word.startswith("port=")] if serving else []
     words = [word for word in words if word not in ("--serve", *ports)]
@@ -156,7 +163,7 @@ def _report(words: list[str]) -> int:
         )
     trusted = parse(plugins).plugins
     if not serving:
-        return report(folders[0], trusted)
+        return report(folders[0], trusted, wandb)
     from pathlib import Path
 
     from calib_bench.report.serve import serve
@@ -198,6 +205,12 @@ def _sync(words: list[str]) -> int:
     return sync(words)
 
 
+def _sweep(words: list[str]) -> int:
+    from calib_bench.tracking.sweep import sweep
+
+    return sweep(words)
+
+
 def _help_of(command: str) -> str:
     if command == "table":
         from calib_bench.report.paper import HELP
@@ -227,5 +240,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "table": _table,
     "cite": _cite,
     "sync": _sync,
+    "sweep": _sweep,
     **{command: _external(command) for command in EXTERNAL},
 }

@@ -293,15 +293,24 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def report(folder: str, plugins: tuple[Path, ...] = ()) -> int:
+def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None) -> int:
     """Rebuild the report of a run folder from what it stores.
 
     Args:
         plugins: folders of plug-ins. Those that the run folder names are code, and run only when they are given here.
+        wandb: build a W&B Report too: "online" publishes it, else its specification is kept beside the page; "" does
+            as the run did.
     """
     console = _console()
-    store, _, settings, analysis = _rebuilt(Path(folder), plugins)
+    store, study, settings, analysis = _rebuilt(Path(folder), plugins)
     _closing(settings, analysis, store, console)
+    if wandb is not None:
+        from calib_bench.report import wandb_report
+
+        path = wandb_report.save(store.path, study, settings, analysis)
+        console.print(f"W&B Report: {path}", markup=False)
+        if (wandb or settings.wandb) == "online":
+            console.print(f"published: {wandb_report.publish(study, settings, analysis)}", markup=False)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The process that logs: reads a store while others write it, and says what it did, one JSON object a line.
 
-    python -m calib_bench.tracking.follow RUN MODE RUNS WAIT
+    python -m calib_bench.tracking.follow RUN MODE RUNS WAIT [PLUGINS...]
 
 On its standard input the tracker tells it how far the job is: "trained" (nothing is left to train), "analysed" (the
 analysis is handed over, log the rest and leave), "stop" (leave). The end of the input is "stop".
@@ -24,7 +24,7 @@ from calib_bench.store import Store
 from calib_bench.tracking import content, handover
 from calib_bench.tracking.ledger import Ledger, turn
 from calib_bench.tracking.runs import Logger
-from calib_bench.tracking.session import Session
+from calib_bench.tracking.session import Session, agent
 
 if TYPE_CHECKING:
     from calib_bench.trial import Trial
@@ -44,11 +44,10 @@ class Follower:
         self.folder, self.every, self.words, self.say = folder, every, words, say
         self.store = Store(folder, "read")
         self.settings = self.store.settings()
-        discover.use_plugins(self.settings.plugins)
         self.study = discover.study(self.settings.study)
         self.ledger = Ledger(folder / "wandb", mode)
         session = Session(folder, mode, wait)
-        self.logger = Logger(self.store, self.settings, session, self.ledger, self._told)
+        self.logger = Logger(self.store, self.settings, session, self.ledger, self._told, agent())
         self.stage = "training"
         self.seen: set[str] = set()
         self.looked: tuple[str, int] | None = None
@@ -133,7 +132,8 @@ class Follower:
 
 def main(arguments: list[str]) -> int:
     """Follow a store; the exit code is 0, or `FAILED` after a line that says why."""
-    folder, mode, runs, wait = arguments
+    folder, mode, runs, wait, *plugins = arguments
+    discover.use_plugins(tuple(map(Path, plugins)))  # those that the user gave, whatever the store names
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no message
 
@@ -144,8 +144,10 @@ def main(arguments: list[str]) -> int:
     words: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words,), daemon=True).start()
     try:
-        say(started=True)
         follower = Follower(Path(folder), mode, runs == "all", float(wait), words, say)
+        import wandb  # noqa: F401 - takes seconds, for which no server is to blame
+
+        say(started=True)
         follower.follow()
         say(done=follower.count)
         return 0

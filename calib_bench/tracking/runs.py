@@ -35,11 +35,19 @@ class Logger:
 
     Args:
         told: called with each run's id once it is logged.
+        agent: the run that a sweep's agent waits for, see `session.agent`.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, session: Session, ledger: Ledger, told: Callable[[str], None]
+        self,
+        store: Store,
+        settings: Settings,
+        session: Session,
+        ledger: Ledger,
+        told: Callable[[str], None],
+        agent: Mapping[str, str] | None = None,
     ) -> None:
+        self.agent = dict(agent or {})
         self.store, self.settings, self.session, self.ledger, self.told = store, settings, session, ledger, told
         self._digests: dict[str, str] = {}
 
@@ -123,7 +131,7 @@ class Logger:
         """Every table and figure of the study, its verdict and warnings: uses the calibration, makes the report."""
         import wandb
 
-        run_id = self._page("analysis")
+        run_id = self.agent.get("id") or self._page("analysis")
         images = {name: files.sha256(path) for name, path in found.figures.items()}
         known = digest(found.words, {name: frame.to_csv() for name, frame in found.tables.items()}, images)
         if self.ledger.has(run_id, known):
@@ -145,7 +153,8 @@ class Logger:
             run.summary.update(as_words(found.words))
 
         config = {**self._about(), "tables": found.words["tables"]}
-        self._write(self._fields(run_id, "analysis", names.ANALYSE, config), known, body)
+        sweep = {name: value for name, value in self.agent.items() if name != "id"}
+        self._write(self._fields(run_id, "analysis", names.ANALYSE, config), known, body, sweep=sweep)
 
     # artifacts: the same content gives the same digest, so that a server keeps one version of each
 
@@ -200,10 +209,8 @@ class Logger:
             "config": config,
         }
 
-    def _write(
-        self, fields: dict[str, Any], known: str, body: Callable[[wandb.Run], None], *, brief: bool = False
-    ) -> None:
-        self.session.write(fields, body, brief=brief)
+    def _write(self, fields: dict[str, Any], known: str, body: Callable[[wandb.Run], None], **how: Any) -> None:
+        self.session.write(fields, body, **how)
         self.ledger.add(fields["id"], known)
         self.told(fields["id"])
 

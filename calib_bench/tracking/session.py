@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """How often wandb sends a request again."""
+
+
+AGENT = {"id": "WANDB_RUN_ID", "sweep_id": "WANDB_SWEEP_ID", "sweep_param_path": "WANDB_SWEEP_PARAM_PATH"}
+
+
+def agent() -> dict[str, str]:
+    """What a sweep's agent tells of the run that it waits for, taken out of the environment: one run is meant, the
+    analysis, and wandb would take every run of this process for it."""
+    found = {name: os.environ.pop(variable, "") for name, variable in AGENT.items()}
+    return {name: value for name, value in found.items() if value} if found["id"] and found["sweep_id"] else {}
 
 
 class UploadError(Exception):
@@ -30,12 +41,20 @@ class Session:
     def __init__(self, folder: Path, mode: str, wait: float) -> None:
         self.folder, self.mode, self.wait = folder, mode, wait
 
-    def write(self, fields: dict[str, Any], body: Callable[[wandb.Run], None], *, brief: bool = False) -> None:
+    def write(
+        self,
+        fields: dict[str, Any],
+        body: Callable[[wandb.Run], None],
+        *,
+        brief: bool = False,
+        sweep: Mapping[str, str] | None = None,
+    ) -> None:
         """One run, opened, filled and closed.
 
         Args:
             fields: project, group, job_type, id, name, config.
             body: logs its content; a resumed run's `summary` tells what the server already has.
+            sweep: what ties this run to a sweep, see `agent`.
             brief: leave out what wandb finds out of the machine, which slows a short run more than all of its values.
 
         Raises:
@@ -51,14 +70,14 @@ class Session:
             mode="online" if online else "offline",
             resume="allow" if online else None,
             reinit="finish_previous",
-            settings=self._settings(brief),
+            settings=self._settings(brief, sweep or {}),
         ) as run:
             body(run)
             log = Path(run.settings.log_internal)
         if online:
             _check(log)
 
-    def _settings(self, brief: bool) -> wandb.Settings:
+    def _settings(self, brief: bool, sweep: Mapping[str, str]) -> wandb.Settings:
         import wandb
 
         request = max(1.0, min(20.0, self.wait / 3))
@@ -82,6 +101,7 @@ class Session:
             x_disable_machine_info=brief,
             x_disable_meta=brief,
             **(patience if self.mode == "online" else {}),
+            **sweep,
         )
 
 

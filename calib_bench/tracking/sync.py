@@ -11,7 +11,7 @@ from calib_bench.store import Store
 from calib_bench.tracking import handover
 from calib_bench.tracking.tracker import Tracker
 
-KEYS = ("wandb", "wandb_runs", "wandb_wait")
+KEYS = ("wandb", "wandb_runs", "wandb_wait", "plugins")
 
 
 def sync(words: list[str]) -> int:
@@ -30,12 +30,11 @@ def sync(words: list[str]) -> int:
             raise SettingsError(f"sync does not take {key}: {nearest(key, KEYS)}")
     asked = parse(given)
     store = Store(Path(folders[0]), "read")
-    update: dict[str, object] = {"wandb": "online"} | {key: getattr(asked, key) for key in _named(given)}
-    return _replay(store, store.settings().model_copy(update=update))
-
-
-def _named(words: list[str]) -> list[str]:
-    return [word.partition("=")[0] for word in words]
+    settings = store.settings()
+    discover.use_stored(store.path, settings.plugins, asked.plugins)
+    named = {word.partition("=")[0] for word in given}
+    update = {"wandb": "online"} | {key: getattr(asked, key) for key in named} | {"plugins": asked.plugins}
+    return _replay(store, settings.model_copy(update=update))
 
 
 def _replay(store: Store, settings: Settings) -> int:

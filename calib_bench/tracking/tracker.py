@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from calib_bench.store import Store
     from calib_bench.study import Analysis
 
+BUSY = 120.0
+"""Seconds that the process may be silent where no server is to blame: it starts on a busy machine, or works offline."""
 LEAVE = 20.0
 """Seconds that the process has to finish the run that it is at when the job stops early."""
 
@@ -42,7 +44,7 @@ class Tracker:
         self.stage = ""
         self.count = 0
         self.trouble = ""
-        self.heard = time.monotonic()
+        self.heard, self.started = time.monotonic(), False
         self.over = threading.Event()
         self.lock = threading.RLock()
 
@@ -87,8 +89,11 @@ class Tracker:
         self.heard = time.monotonic()
         self._say("analysed")
         while not self.over.wait(0.1):
-            if time.monotonic() - self.heard > self.settings.wandb_wait:
-                self._failed(f"no sign of progress for {self.settings.wandb_wait:g} seconds")
+            wait = self.settings.wandb_wait
+            if self.mode != "online" or not self.started:
+                wait = max(wait, BUSY)
+            if time.monotonic() - self.heard > wait:
+                self._failed(f"no sign of progress for {wait:g} seconds")
         return self.count
 
     def _hear(self, process: subprocess.Popen[str]) -> None:
@@ -97,7 +102,7 @@ class Tracker:
         why = "the process that logs ended early"
         for line in process.stdout:
             message = json.loads(line)
-            self.heard = time.monotonic()
+            self.heard, self.started = time.monotonic(), True
             self.count += bool(message.get("logged"))
             why = message.get("failed", why)
             if "done" in message:
@@ -133,7 +138,7 @@ class Tracker:
     def _start(self) -> None:
         """Start the process, and tell it what the one before was told."""
         command = [sys.executable, "-m", "calib_bench.tracking.follow", str(self.store.path.absolute()), self.mode]
-        command += [self.settings.wandb_runs, str(self.settings.wandb_wait)]
+        command += [self.settings.wandb_runs, str(self.settings.wandb_wait), *map(str, self.settings.plugins)]
         folder = self.store.path / "wandb"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,7 @@ class Tracker:
         except OSError as error:
             self._give_up(f"{type(error).__name__}: {error}")
             return
-        self.heard = time.monotonic()
+        self.heard, self.started = time.monotonic(), False
         threading.Thread(target=self._hear, args=(self.process,), daemon=True).start()
         if self.stage:
             self._say(self.stage)

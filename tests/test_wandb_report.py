@@ -83,6 +83,7 @@ def test_what_it_draws_is_what_is_logged(run: Run) -> None:
     assert "temperature_scaling/kappa" in summary
 
 
+@pytest.mark.slow
 def test_the_command_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -159,7 +159,7 @@ def _best(curves: Sequence[Curve]) -> list[Row]:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "seeds": curve.found.n_seeds, "inside": not edge}
-        row |= _exp("best_beta", percentile(place, drawn, curve.found))
+        row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
             other, others, _ = base.best()

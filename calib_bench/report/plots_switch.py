@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calib_bench.study import Analysis
 
-PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss (nats)"))
+PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
 LOOKS: dict[str, dict[str, Any]] = {
     "beta to reference": {"color": "C0", "marker": "o"},
     "reference to beta": {"color": "C1", "marker": "s"},

@@ -43,13 +43,17 @@ def number(value: object) -> str:
 
 
 def estimate(mean: float, low: float, high: float) -> str:
-    """A mean with its interval, to two significant digits of the interval's half width.
+    """A mean with its interval, to two significant digits of the interval's half width; of positive numbers far apart,
+    each to two of its own.
 
-    >>> estimate(0.14412, 0.1302, 0.158)
-    '0.144 [0.130, 0.158]'
+    >>> estimate(0.14412, 0.1302, 0.158), estimate(0.31, 0.0123, 104.0)
+    ('0.144 [0.130, 0.158]', '0.31 [0.012, 100]')
     """
     if not (math.isfinite(mean) and math.isfinite(low) and math.isfinite(high)):
         return number(mean)
+    if 0 < 30 * low < high:
+        mean, low, high = (float(f"{v:.2g}") for v in (mean, low, high))
+        return f"{mean:g} [{low:g}, {high:g}]".replace("-", "−")
     digits = places(low, high)
     mean, low, high = (0.0 if abs(v) < 0.5 * 10**-digits else v for v in (mean, low, high))
     text = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

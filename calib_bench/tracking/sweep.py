@@ -16,6 +16,7 @@ from calib_bench.files import write_bytes
 from calib_bench.resolve import resolve
 from calib_bench.settings import RATES, Settings, parse
 from calib_bench.tracking import names
+from calib_bench.trial import Trial
 
 SHARED = ("beta", "objective", "model", "seed")
 """Keys that are shared out even where the task's default gives their values; any other when several are given."""
@@ -79,11 +80,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _candidates(settings: Settings, whole: Settings) -> dict[str, tuple[Any, ...]]:
-    """Grid keys with several values, in the order of the settings."""
+    """Keys that a trial has, with several values, in the order of the settings."""
     found: dict[str, tuple[Any, ...]] = {}
     for key in Settings.model_fields:
         given = getattr(settings, key)
-        if key in RATES or key in names.PLACES or key == "calibrator":
+        if key in RATES or key not in Trial.model_fields:
             continue
         if isinstance(given, tuple):
             found[key] = given

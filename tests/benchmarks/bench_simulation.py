@@ -46,7 +46,7 @@ class Stage:
     Attributes:
         trials: in the run folder by then.
         new: of them, trained in this stage.
-        train, plan, analyse: CPU seconds of writing the new trials, of planning and auditing, of the report.
+        train, plan, analyse: CPU seconds of writing the new trials, of finding and planning all that is stored, of the report.
         memory: MB that the process held at its end, the driver's store and plan included.
     """
 
@@ -70,11 +70,9 @@ def simulate(where: Path, words: Sequence[str], seeds: Sequence[int]) -> list[St
 
 def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: Any) -> Stage:
     settings = resolve(parse(words))
-    start = time.process_time()
     store = Store(where)
-    assert store.audit() == []
     plan = planning.make(settings, STUDY, store)
-    planned, new = time.process_time() - start, plan.pending
+    new = plan.pending
     start = time.process_time()
     while plan.pending:
         for group in plan.groups:
@@ -85,6 +83,11 @@ def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: A
             store.finish(checkpoint)
         plan = planning.make(settings, STUDY, store)
     trained = time.process_time() - start
+    start = time.process_time()
+    store = Store(where)
+    assert store.audit() == []
+    plan = planning.make(settings, STUDY, store)
+    planned = time.process_time() - start
     start = time.process_time()
     store.write_study(settings, settings.command())
     report.build(store, STUDY, settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -58,8 +59,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     display = Display(console, store.path, settings.log_format == "json")
     for message in store.audit():
         console.print(f"[yellow]warning:[/] {message}", markup=True)
-    device = _device(resolved)
-    workers = local.worker_count(resolved, device)
+    workers, device = _capacity(resolved)
     for failure in store.failures.retry():
         console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
@@ -109,6 +109,24 @@ def _device(settings: Settings) -> str:
     from calib_bench.device import pick
 
     return pick(settings.device).type
+
+
+def _capacity(settings: Settings) -> tuple[int, str]:
+    """Groups at once, and the type of the device they train on; joins the Ray cluster where there is to be one."""
+    if settings.executor == "ray" and not distributed.requested():
+        return _ray().capacity(settings)
+    device = _device(settings)
+    return local.worker_count(settings, device), device
+
+
+def _ray() -> ModuleType:
+    try:
+        from calib_bench.execute import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise SettingsError('executor=ray needs Ray: pip install "calib_bench[ray]"') from None
+    return ray
 
 
 def _summary(plan: planning.Plan, store: Store) -> str:
@@ -176,9 +194,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
-def _executor(settings: Settings, workers: int) -> AbstractContextManager[gang.Leader | local.Workers]:
-    """Where trials run: on all processes of a `torchrun`, or on workers of this machine."""
-    return nullcontext(gang.Leader(settings)) if distributed.requested() else local.Workers(settings, workers)
+def _executor(settings: Settings, workers: int) -> Any:
+    """Where trials run: on all processes of a `torchrun`, as tasks of a Ray cluster, or on workers of this machine."""
+    if distributed.requested():
+        return nullcontext(gang.Leader(settings))
+    return _ray().Cluster(settings) if settings.executor == "ray" else local.Workers(settings, workers)
 
 
 def _train(

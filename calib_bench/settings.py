@@ -90,7 +90,16 @@ class Settings(BaseModel):
     out: Path = Field(Path("runs"), description="where run folders go")
     precision: Precision = Field("fp32", description="fp32, bf16 or fp64")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    executor: Literal["local"] = Field("local", description="where trials run")
+    executor: Literal["local", "ray"] = Field("local", description="where trials run: this machine, or a Ray cluster")
+    ray_address: str = Field(
+        "auto",
+        description="executor=ray: HOST[:PORT] of a cluster; local starts one; auto joins one here, or starts",
+    )
+    ray_gpus: NonNegative | None = Field(
+        None, description="executor=ray: share of a GPU a task takes; default 1 where the cluster has any"
+    )
+    ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory a task asks for; 0 asks for none")
+    retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker starts again")
     workers: Count | None = Field(None, description="worker processes; default one a core, or one on a GPU")
     threads: Count = Field(1, description="threads a worker; part of what makes results repeat to the bit")
     compile: Literal["auto", "yes", "no"] = Field(

@@ -21,8 +21,9 @@ def main(words: list[str]) -> None:
     study, store = discover.study(settings.study), Store(settings.folder)
     for message in store.audit():
         print(message)
-    plan = planning.make(settings, study, store, settings.workers or 1, "cpu")
-    job._train(settings, study, store, plan, settings.workers or 1, "cpu", Console(width=140, highlight=False))
+    workers, device = job._capacity(settings)
+    plan = planning.make(settings, study, store, workers, device)
+    job._train(settings, study, store, plan, workers, device, Console(width=140, highlight=False))
 
 
 if __name__ == "__main__":

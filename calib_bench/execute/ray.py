@@ -1,0 +1,274 @@
+"""Trials as tasks of a Ray cluster (Moritz et al., 2018, arXiv 1712.05889): Ray carries the work, the store keeps it.
+
+A group is one task, which trains on whatever node has room and writes to the store itself, so that a driver holds
+nothing that could be lost. A task whose worker, node or memory is lost starts again elsewhere, from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from calib_bench import claims, stopping
+from calib_bench.errors import ResourceError, StoreError, UserError
+from calib_bench.execute import local, worker
+from calib_bench.plan import Group
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+
+PORT = 6379
+"""Of a cluster's head, where an address names none: Ray's default."""
+
+PASSED_ON = ("CALIB_BENCH_DATA", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS")
+"""Variables of the driver's environment that tasks get. No keys and tokens: Ray shows these to whoever may look."""
+
+LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ActorDiedError,
+    exceptions.ActorUnavailableError,
+    exceptions.LocalRayletDiedError,
+)
+"""What befalls a task from outside: it is worth another try."""
+
+TICK = 0.5
+"""Seconds between looks at the cluster."""
+
+
+def connect(settings: Settings) -> None:
+    """Join the cluster at `ray_address`, or start one in this process; done once.
+
+    Raises:
+        ResourceError: no cluster answers at that address.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    options = {"runtime_env": {"env_vars": passed}, "logging_level": "warning", "log_to_driver": True}
+    address = settings.ray_address
+    if address not in ("local", "auto"):
+        _join(address if ":" in address else f"{address}:{PORT}", options)
+        return
+    if address == "auto":
+        try:
+            ray.init(address="auto", **options)
+            return
+        except ConnectionError:
+            pass  # none runs here
+    cores = local.worker_count(settings, "cpu") * settings.threads
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
+        raise ResourceError(
+            f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start one with `ray start --head` "
+            f"there, or give ray_address=local"
+        ) from None
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that this process started ends."""
+    ray.shutdown()
+
+
+def demand(settings: Settings) -> dict[str, float]:
+    """What one process of a task asks of its node: "CPU", "GPU" (a share of one), "memory" (bytes)."""
+    share = settings.ray_gpus
+    if share is None:
+        share = float(settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+    return {"CPU": float(settings.threads), "GPU": share, "memory": settings.ray_memory * 2**30}
+
+
+def room(wanted: dict[str, float]) -> int:
+    """How many tasks of such a demand the cluster's nodes have room for at once.
+
+    Raises:
+        ResourceError: not a single one, on any node.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    count = sum(_fits(node, wanted) for node in nodes)
+    if not count:
+        have = "; ".join(_words(node) for node in nodes)
+        raise ResourceError(
+            f"no node of the Ray cluster has {_words(wanted)}: it has {have}; ask for less with threads=, ray_gpus= or "
+            f"ray_memory="
+        )
+    return count
+
+
+def _fits(node: dict[str, float], wanted: dict[str, float]) -> int:
+    return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items() if amount > 0)
+
+
+def _words(resources: dict[str, float]) -> str:
+    cpu, gpu, memory = (resources.get(name, 0) for name in ("CPU", "GPU", "memory"))
+    return f"{cpu:g} CPU, {gpu:g} GPU, {memory / 2**30:.1f} GiB"
+
+
+def capacity(settings: Settings) -> tuple[int, str]:
+    """Connect; tasks at once, and the type of their device, "cpu" or "cuda"."""
+    connect(settings)
+    wanted = demand(settings)
+    return room(wanted), "cuda" if wanted["GPU"] else "cpu"
+
+
+def options_of(wanted: dict[str, float]) -> dict[str, Any]:
+    """A demand as Ray's options. Ray's own retries are off: it would not bound those for want of memory."""
+    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "max_retries": 0}
+    return options | ({"memory": int(wanted["memory"])} if wanted["memory"] else {})
+
+
+def anywhere(settings: Settings, device: str) -> Settings:
+    """Settings that mean the same on every node: whole paths, and the type of the device."""
+    found = {
+        "out": settings.out.absolute(),
+        "data": settings.data and settings.data.absolute(),
+        "plugins": tuple(folder.absolute() for folder in settings.plugins),
+        "device": device,
+    }
+    return settings.model_copy(update=found)
+
+
+class Reports:
+    """Adds up what tasks report; an actor, beside the driver."""
+
+    def __init__(self) -> None:
+        self.amount = 0.0
+
+    def add(self, amount: float) -> None:
+        """So much more is done, in trials."""
+        self.amount += amount
+
+    def take(self) -> float:
+        """What was reported since the last call."""
+        amount, self.amount = self.amount, 0.0
+        return amount
+
+
+def open_store(path: Path) -> Store:
+    """The driver's store, as a node sees it.
+
+    Raises:
+        StoreError: it does not see it.
+    """
+    try:
+        return Store(path, "read")
+    except StoreError as error:
+        raise StoreError(
+            f"a node of the Ray cluster does not see the store ({error}): out= must be a folder that every node "
+            f"shares, or an object store, as out=s3://bucket/folder"
+        ) from None
+
+
+def work(group: Group, settings: Settings, path: Path, owner: str, reports: Any) -> int:
+    """What a task does: train a group and store its outcomes; returns how many trials it trained."""
+    worker.prepare(settings)
+    return worker.run_group(group, settings, open_store(path), reporter(reports), owner)
+
+
+def reporter(reports: Any) -> worker.Progress:
+    """Progress that goes to the driver, a few times a second at most."""
+    held, last = 0.0, 0.0
+
+    def progress(amount: float) -> None:
+        nonlocal held, last
+        held += amount
+        if time.monotonic() - last > TICK:
+            reports.add.remote(held)
+            held, last = 0.0, time.monotonic()
+
+    return progress
+
+
+class Cluster:
+    """A driver's tasks: `with Cluster(settings) as cluster: cluster.run(...)` round by round."""
+
+    def __init__(self, settings: Settings) -> None:
+        _, device = capacity(settings)
+        self.settings, self.wanted = anywhere(settings, device), demand(settings)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.reports = ray.remote(Reports).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.task, self.options = ray.remote(work), options_of(self.wanted)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        disconnect()
+
+    def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
+        """Run every group; whatever finishes is stored at once, also when another group fails. Returns how many trials
+        were trained.
+
+        Raises:
+            Stopped: it was asked to; tasks go on from their last checkpoint.
+            UserError: what concerns every trial, as the first group that met it raised it; the others have run.
+        """
+        waiting = [(group, 0) for group in sorted(groups, key=len)]
+        flying: dict[Any, tuple[Group, int]] = {}
+        count, failures = 0, []  # type: int, list[BaseException]
+        while waiting or flying:
+            window = 2 * room(self.wanted)
+            while waiting and len(flying) < window:
+                group, tries = waiting.pop()
+                flying[self._submit(group, store)] = group, tries
+            ready, _ = ray.wait(list(flying), timeout=TICK)
+            self._tell(progress)
+            for future in ready:
+                group, tries = flying.pop(future)
+                try:
+                    count += ray.get(future)
+                except LOST as error:
+                    waiting += self._lost(group, tries, error, store)
+                except exceptions.RayTaskError as error:
+                    failures.append(_named(group, error.cause))
+            stopping.check()
+        self._tell(progress)
+        if failures:
+            raise failures[0]
+        return count
+
+    def _submit(self, group: Group, store: Store) -> Any:
+        name = f"{group[0].model} {group[0].key[:8]}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
+        path = self.settings.folder
+        return self.task.options(name=name, **self.options).remote(
+            group, self.settings, path, claims.OWNER, self.reports
+        )
+
+    def _tell(self, progress: worker.Progress) -> None:
+        try:
+            if (amount := ray.get(self.reports.take.remote(), timeout=10 * TICK)) > 0:
+                progress(amount)
+        except (exceptions.RayError, TimeoutError):
+            pass  # the bar stands still, and nothing else
+
+    def _lost(self, group: Group, tries: int, error: Exception, store: Store) -> list[tuple[Group, int]]:
+        """What to try again of a group; one that lost worker upon worker is halved, until the culprit is alone."""
+        what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        if tries < self.settings.retries:
+            print(f"warning: trial {group[0].key} lost its worker ({what}): it goes on from its checkpoint", flush=True)
+            return [(group, tries + 1)]
+        store = Store(store.path)  # it has read what was there before
+        if len(group) == 1 and not store.has(group[0]):
+            cause = f"its worker was lost {tries + 1} times, the last time to {what}: most likely for want of memory"
+            store.failures.record(group[0], "killed", cause)
+        store.finish(store.checkpoint(group))
+        return [(half, tries) for half in worker.halves(group, store)]
+
+
+def _named(group: Group, cause: Exception) -> Exception:
+    """A task's exception with the trial that it is of; what the user can put right stays that."""
+    text = f"trial {group[0].key} ({group[0].model}): {cause}"
+    return type(cause)(text) if isinstance(cause, UserError) else RuntimeError(f"{type(cause).__name__} in {text}")

@@ -23,10 +23,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from calib_bench import files
 from calib_bench.errors import StoreError
+from calib_bench.remote import Bucket, url_of
 
 OWNER = uuid.uuid4().hex
 """This driver: its workers claim in its name, and take over from each other at once."""
@@ -69,18 +70,68 @@ def process_start(pid: int) -> str | None:
         return None
 
 
+class Box(Protocol):
+    """A flat folder of small files: on a disk, or in an object store."""
+
+    def put(self, name: str, content: bytes) -> None: ...
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def names(self) -> set[str]: ...
+
+    def delete(self, name: str) -> None: ...
+
+
+class Directory:
+    """Such a folder on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file; a beat need not outlive the machine, so only claims are synced and renamed."""
+        if name.endswith(".beat"):
+            (self.path / name).write_bytes(content)
+        else:
+            files.write_bytes(self.path / name, content)
+
+    def get(self, name: str) -> bytes | None:
+        """A file's content, or None where there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> set[str]:
+        """What is there."""
+        try:
+            return {name for name in os.listdir(self.path) if not name.startswith(".")}
+        except FileNotFoundError:
+            return set()
+
+    def delete(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+
+def _beat_of(name: str) -> str:
+    return f"{name.removesuffix('.json')}.beat"
+
+
 @dataclass
 class Claim:
     """Trials that this process has claimed.
 
     Attributes:
-        path: its file.
+        box: where its file is.
+        name: of its file.
         keys: of the trials.
         count: beats so far.
         lost: whether another driver took over.
     """
 
-    path: Path
+    box: Box
+    name: str
     keys: frozenset[str]
     count: int = 0
     lost: bool = False
@@ -93,11 +144,11 @@ class Claim:
     def beat(self) -> None:
         """Say that the owner lives; what fails is tried again at the next beat."""
         with suppress(OSError, StoreError):
-            if not self.path.exists():
+            if self.box.get(self.name) is None:
                 self.lost = True
                 return
             self.count += 1
-            self.path.with_suffix(".beat").write_text(str(self.count))
+            self.box.put(_beat_of(self.name), str(self.count).encode())
 
 
 @dataclass
@@ -105,7 +156,7 @@ class _Seen:
     """What this process knows of another's claim: its content, its last beat, and when that was first seen."""
 
     content: dict[str, Any]
-    beat: str = ""
+    beat: bytes | None = None
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -135,7 +186,9 @@ class Claims:
     """
 
     def __init__(self, path: Path, owner: str, lease: float) -> None:
-        self.folder, self.owner, self.lease = path / "claims", owner, lease
+        url = url_of(path)
+        self.box: Box = Bucket(f"{url}/claims") if url else Directory(path / "claims")
+        self.owner, self.lease = owner, lease
         self._seen: dict[str, _Seen] = {}
         self._mine: dict[str, Claim] = {}
         self._lock = threading.Lock()
@@ -153,18 +206,18 @@ class Claims:
         Raises:
             StoreError: the folder cannot be written.
         """
-        claim = Claim(self.folder / f"{uuid.uuid4().hex}.json", frozenset(keys))
+        claim = Claim(self.box, f"{uuid.uuid4().hex}.json", frozenset(keys))
         with self._lock:
-            self._mine[claim.path.name] = claim
+            self._mine[claim.name] = claim
         pid = os.getpid()
         content = {"owner": self.owner, "machine": machine(), "pid": pid, "start": process_start(pid)}
-        files.write_bytes(claim.path, files.sealed({**content, "keys": sorted(keys)}))
+        self.box.put(claim.name, files.sealed({**content, "keys": sorted(keys)}))
         for pause in PAUSES:
             rivals = self._rivals(claim)
             if not rivals:
                 self._start_heart()
                 return claim
-            if min(rivals) < claim.path.name:
+            if min(rivals) < claim.name:
                 break
             time.sleep(pause)
         self.release(claim)
@@ -183,8 +236,8 @@ class Claims:
     def release(self, claim: Claim) -> None:
         """Give a claim up: the work is done, or left to others."""
         with self._lock:
-            self._mine.pop(claim.path.name, None)
-        self._remove(claim.path.name)
+            self._mine.pop(claim.name, None)
+        self._remove(claim.name)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[None]:
@@ -197,18 +250,14 @@ class Claims:
             self.release(claim)
 
     def _remove(self, name: str) -> None:
-        path = self.folder / name
         self._seen.pop(name, None)
-        for file in (path, path.with_suffix(".beat")):
+        for file in (name, _beat_of(name)):
             with suppress(OSError, StoreError):
-                file.unlink(missing_ok=True)
+                self.box.delete(file)
 
     def _others(self) -> dict[str, _Seen]:
         """Claims of other processes that have not expired."""
-        try:
-            names = {path.name for path in self.folder.iterdir()}
-        except FileNotFoundError:
-            return {}
+        names = self.box.names()
         with self._lock:
             mine = set(self._mine)
         for name in self._seen.keys() - names:
@@ -217,24 +266,21 @@ class Claims:
             stem, _, kind = name.rpartition(".")
             if kind == "beat" and f"{stem}.json" not in names and f"{stem}.json" not in mine:
                 self._remove(f"{stem}.json")
-            elif kind == "json" and not name.startswith(".") and name not in mine:
+            elif kind == "json" and name not in mine:
                 self._look(name)
         return dict(self._seen)
 
     def _look(self, name: str) -> None:
-        path = self.folder / name
         if name not in self._seen:
+            raw = self.box.get(name)
+            if raw is None:  # given up just now
+                return
             try:
-                self._seen[name] = _Seen(_checked(files.read_sealed(path)))
+                self._seen[name] = _Seen(_checked(files.unsealed(raw, name)))
             except StoreError:
-                if not path.exists():
-                    return
                 self._seen[name] = _Seen({})
         seen = self._seen[name]
-        try:
-            beat = path.with_suffix(".beat").read_text()
-        except (OSError, ValueError):
-            beat = ""
+        beat = self.box.get(_beat_of(name))
         if beat != seen.beat:
             seen.beat, seen.since = beat, time.monotonic()
         if seen.gone() or time.monotonic() - seen.since > self.lease:

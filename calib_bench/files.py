@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,21 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically: to a temporary name beside it, synced, then renamed."""
+Sender = Callable[[Path, bytes], None]
+_senders: dict[Path, Sender] = {}
+
+
+def on_write(folder: Path, send: Sender) -> None:
+    """From now on, whatever `write_bytes` writes within a folder is also given to `send`."""
+    _senders[folder] = send
+
+
+def write_bytes(path: Path, content: bytes, sent: bool = False) -> None:
+    """Write a whole file atomically: to a temporary name beside it, synced, then renamed.
+
+    Args:
+        sent: whether it came from where `on_write` would send it.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -64,6 +77,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    for folder, send in [] if sent else list(_senders.items()):
+        if folder in path.parents and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            send(path, content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,10 +146,22 @@ def read_sealed(path: Path | str) -> dict[str, Any]:
     try:
         with open(path, "rb", buffering=0) as handle:
             content = handle.readall()
-        value = json.loads(content.decode())
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read as JSON ({error}): it is truncated or foreign") from None
+    return unsealed(content, path)
+
+
+def unsealed(content: bytes, path: Path | str) -> dict[str, Any]:
+    """The object in the bytes of a sealed one, which came from `path`.
+
+    Raises:
+        StoreError: they are not JSON, or not what was written.
+    """
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as JSON ({error}): it is truncated or foreign") from None
     if not isinstance(value, dict) or "sha256" not in value:
         raise StoreError(f"{path} was not written by calib_bench: it has no digest")

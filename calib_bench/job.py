@@ -85,7 +85,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
         if distributed.requested():
             gang.dismiss()
             distributed.stop()
-        with claims.of(store.path, claims.OWNER, resolved.lease).turn("report"):
+        with claims.of(store.address, claims.OWNER, resolved.lease).turn("report"):
             analysis = _report(resolved, study, store, console)
             with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
                 tracker.finish(analysis)
@@ -131,7 +131,7 @@ def _ray() -> ModuleType:
 
 def _summary(plan: planning.Plan, store: Store) -> str:
     return (
-        f"{len(plan.trials):,} trials in {store.path}: {plan.done:,} done, {plan.pending:,} to run "
+        f"{len(plan.trials):,} trials in {store.label}: {plan.done:,} done, {plan.pending:,} to run "
         f"in {len(plan.groups):,} group{'s' * (len(plan.groups) != 1)}"
     )
 
@@ -206,7 +206,7 @@ def _train(
 ) -> None:
     console = display.console
     start, rounds = time.perf_counter(), 0
-    total, known = 0, claims.of(store.path, claims.OWNER, settings.lease)
+    total, known = 0, claims.of(store.address, claims.OWNER, settings.lease)
     with _executor(settings, workers) as executor:
         while plan.pending:
             _wait_for_others(plan, known, console)

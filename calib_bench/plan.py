@@ -38,6 +38,7 @@ class Plan:
 
 def make(settings: Settings, study: Study, store: Store, workers: int = 1, device: str = "cpu") -> Plan:
     """The plan for resolved settings, given what the store holds."""
+    store.refresh()
     scores = store.scores(settings.select)
     trials = {trial.key: trial for trial in study.plan(settings, scores)}
     left_over = {key: trial for key, trial in trials.items() if not store.has(trial)}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.redaction import redact
+from calib_bench.remote import url_of
 from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.words import expand, split_word
 
@@ -87,7 +88,9 @@ class Settings(BaseModel):
     pretrained: bool = Field(False, description="start from timm's weights; epochs=0 only calibrates them")
 
     data: Path | None = Field(None, description="folder of the data; else $CALIB_BENCH_DATA/<task>, else the Hub")
-    out: Path = Field(Path("runs"), description="where run folders go")
+    out: Path = Field(
+        Path("runs"), description="where run folders go: a folder, or an object store as s3://bucket/folder"
+    )
     precision: Precision = Field("fp32", description="fp32, bf16 or fp64")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     executor: Literal["local", "ray"] = Field("local", description="where trials run: this machine, or a Ray cluster")
@@ -165,6 +168,8 @@ def shell_line(verb: str, words: Iterable[str]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Path):
+        return url_of(value) or str(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from calib_bench import environment, files
+from calib_bench import environment, files, mirror, remote
 from calib_bench.errors import DataError, StoreError
 from calib_bench.failures import Failures
 from calib_bench.redaction import redact, redacted
@@ -75,14 +75,25 @@ class Store:
     """One run folder.
 
     Args:
-        path: the folder.
+        path: the folder, or an address as s3://bucket/folder, of which there is then a copy on this machine.
         mode: "write" makes it where it is missing, "read" wants it to be there, "peek" takes a missing one as empty.
+
+    Attributes:
+        address: the folder as it was given: what another process opens.
+        path: the folder on this machine.
+        label: the address, for people.
 
     Raises:
         StoreError: the folder is missing, cannot be made or written, or was written by a newer version.
     """
 
     def __init__(self, path: Path, mode: Literal["write", "read", "peek"] = "write") -> None:
+        url = remote.url_of(path)
+        self.address, self.label = path, url or str(path)
+        self.mirror = mirror.Mirror(url) if url else None
+        if self.mirror:
+            self.mirror.open(write=mode == "write")
+            path = self.mirror.folder
         self.path = path
         self._trials = str(path / "trials")
         self._records: dict[str, Record] = {}
@@ -92,7 +103,7 @@ class Store:
         marker = path / "store.json"
         if not marker.exists():
             if mode == "read":
-                raise StoreError(f"{path} is not a run folder: it has no store.json; `run` makes one")
+                raise StoreError(f"{self.label} is not a run folder: it has no store.json; `run` makes one")
             if mode == "peek":
                 return
             files.write_json(marker, {"schema": SCHEMA, "numerics": NUMERICS})
@@ -117,7 +128,12 @@ class Store:
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path, str]]:
         """Another process opens the folder anew, to read."""
-        return Store, (self.path, "read")
+        return Store, (self.address, "read")
+
+    def refresh(self) -> None:
+        """Learn what others have stored since: where the store is a plain folder, that shows by itself."""
+        if self.mirror:
+            self.mirror.refresh()
 
     # trials
 
@@ -128,6 +144,8 @@ class Store:
     def begin(self, group: Sequence[Trial]) -> Path:
         """Where the checkpoint of a group goes; who is in the group is written down, so that it can be resumed."""
         path = self.checkpoint(group)
+        if self.mirror:
+            self.mirror.take_up(path)
         files.write_json(path.with_suffix(".json"), [trial.key for trial in group])
         return path
 
@@ -136,8 +154,15 @@ class Store:
         name = files.digest_of([trial.key for trial in group])[:20]
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def keep(self, checkpoint: Path) -> None:
+        """Let other machines have a group's checkpoint, where it is new."""
+        if self.mirror:
+            self.mirror.save(checkpoint)
+
     def finish(self, checkpoint: Path) -> None:
         """Forget a group's checkpoints, once its outcomes are stored."""
+        if self.mirror:
+            self.mirror.drop(checkpoint)
         for path in checkpoint.parent.glob(f"{checkpoint.stem}*"):
             path.unlink(missing_ok=True)
 
@@ -145,7 +170,7 @@ class Store:
         """Keys of the trials of every group that has a checkpoint."""
         groups = []
         for path in sorted((self.path / "checkpoints").glob("*.json")):
-            if path.with_suffix(".pt").exists():
+            if path.with_suffix(".pt").exists() or (self.mirror and self.mirror.begun(path)):
                 try:
                     groups.append([str(key) for key in json.loads(path.read_text())])
                 except (ValueError, TypeError, RecursionError):
@@ -158,7 +183,9 @@ class Store:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
         if trial.key in self._whole:
             return True
-        if not os.path.exists(f"{self._trials}/{trial.key}/trial.json"):
+        if not os.path.exists(f"{self._trials}/{trial.key}/trial.json") and not (
+            self.mirror and self.mirror.has(trial.key)
+        ):
             return False
         self._check(trial.key)
         return True
@@ -186,6 +213,8 @@ class Store:
     def audit(self) -> list[str]:
         """Move every broken trial to `damaged/` and say which and why; only those will be redone."""
         messages = []
+        if self.mirror:
+            self.mirror.complete()
         for name in sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []:
             if name.startswith("."):
                 continue
@@ -211,6 +240,8 @@ class Store:
             target.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):  # another driver was faster
                 folder.rename(target)
+        if self.mirror:
+            self.mirror.forget(folder.relative_to(self.path).as_posix())
         return target
 
     def _check_labels(self, folder: Path) -> None:
@@ -261,6 +292,9 @@ class Store:
                     raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+        if self.mirror:
+            self.mirror.commit(outcome.trial.key)
+            self.mirror.forget(f"failed/{outcome.trial.key}.json")
         self.failures.forget(outcome.trial.key)
 
     def _read(self, key: str) -> dict[str, Any]:

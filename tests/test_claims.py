@@ -144,7 +144,8 @@ def test_eight_processes_never_hold_one_claim_together(tmp_path: Path) -> None:
 WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0,1", "epochs=40", "extend=0"]
 WORDS += ["interventions=no", "objective=cross_entropy", "calibrator=temperature_scaling", "wandb=disabled", "stack=1"]
 WORDS += ["workers=1"]
-COMMAND = [sys.executable, str(Path(__file__).with_name("driver.py")), *WORDS]
+DRIVER = str(Path(__file__).with_name("driver.py"))
+COMMAND = [sys.executable, DRIVER, *WORDS]
 
 
 def drive(out: Path, *words: str) -> subprocess.Popen[str]:
@@ -164,7 +165,7 @@ def trained(text: str) -> int:
 
 
 def logits(folder: Path) -> dict[str, str]:
-    found = folder.glob("*/trials/*/logits.safetensors")
+    found = folder.glob("*/trials/[!.]*/logits.safetensors")
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -202,6 +203,7 @@ def test_a_killed_drivers_trials_are_taken_over_while_the_other_runs(alone: dict
 def test_a_claim_names_no_machine_user_or_path(tmp_path: Path) -> None:
     held = make(tmp_path).take(["x"])
     assert held is not None
-    content = json.loads(held.path.read_text())
+    path = tmp_path / "claims" / held.name
+    content = json.loads(path.read_text())
     assert content.keys() == {"owner", "machine", "pid", "start", "keys", "sha256"}
-    assert os.uname().nodename not in held.path.read_text()
+    assert os.uname().nodename not in path.read_text()

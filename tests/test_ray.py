@@ -52,7 +52,8 @@ def cluster() -> Iterator[Any]:
 
 
 def settings(out: Path, *words: str) -> Settings:
-    return resolve(parse([*WORDS, f"out={out}", *words]))
+    own = {word.split("=")[0] for word in words}
+    return resolve(parse([*(word for word in WORDS if word.split("=")[0] not in own), f"out={out}", *words]))
 
 
 def groups(of: Settings, store: Store) -> list[planning.Group]:
@@ -121,10 +122,10 @@ def test_a_restarted_driver_loses_no_finished_trial(cluster: Any, alone: dict[st
     cluster.add_node(num_cpus=1)
     command = [sys.executable, DRIVER, *WORDS, f"out={tmp_path}", f"ray_address={cluster.address}"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: logits(tmp_path) and at_work(tmp_path))
+    wait_for(lambda: list(tmp_path.glob("*/trials/[!.]*/trial.json")) and at_work(tmp_path))
     first.send_signal(signal.SIGKILL)
     first.wait()
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/trials/*/trial.json")}
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/trials/[!.]*/trial.json")}
     assert finished
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

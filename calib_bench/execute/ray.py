@@ -20,6 +20,7 @@ from calib_bench import claims, stopping
 from calib_bench.errors import ResourceError, StoreError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.plan import Group
+from calib_bench.remote import url_of
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 
@@ -133,7 +134,7 @@ def options_of(wanted: dict[str, float]) -> dict[str, Any]:
 def anywhere(settings: Settings, device: str) -> Settings:
     """Settings that mean the same on every node: whole paths, and the type of the device."""
     found = {
-        "out": settings.out.absolute(),
+        "out": settings.out if url_of(settings.out) else settings.out.absolute(),
         "data": settings.data and settings.data.absolute(),
         "plugins": tuple(folder.absolute() for folder in settings.plugins),
         "device": device,
@@ -260,7 +261,7 @@ class Cluster:
         if tries < self.settings.retries:
             print(f"warning: trial {group[0].key} lost its worker ({what}): it goes on from its checkpoint", flush=True)
             return [(group, tries + 1)]
-        store = Store(store.path)  # it has read what was there before
+        store = Store(store.address)  # it has read what was there before
         if len(group) == 1 and not store.has(group[0]):
             cause = f"its worker was lost {tries + 1} times, the last time to {what}: most likely for want of memory"
             store.failures.record(group[0], "killed", cause)

@@ -70,7 +70,7 @@ class Slot:
     def begin(self, job: Job, store: Store) -> None:
         """Let the worker run a job."""
         self.job, self.stalled, self.heard = job, False, time.monotonic()
-        self.future = self.pool.submit(_work, job.group, store.path)
+        self.future = self.pool.submit(_work, job.group, store.address)
         self.processes = list((self.pool._processes or {}).values())
 
     def tell(self, progress: worker.Progress) -> None:
@@ -120,7 +120,7 @@ class Slot:
         born = self.ready
         self.pool.shutdown(wait=False, cancel_futures=True)
         self._start()
-        store = Store(store.path)  # it has read what was there before
+        store = Store(store.address)  # it has read what was there before
         halves = worker.halves(job.group, store)
         if not born and not self.stalled:
             return [job]

@@ -50,7 +50,7 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str) ->
 @contextmanager
 def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, claims.Claim | None]]:
     """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = claims.of(store.path, owner, settings.lease)
+    known = claims.of(store.address, owner, settings.lease)
     busy = known.busy()
     free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
     claim = known.take([trial.key for trial in free]) if free else None
@@ -58,6 +58,7 @@ def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Itera
         yield (), None
         return
     try:
+        store.refresh()
         yield tuple(trial for trial in free if not store.has(trial)), claim
     finally:
         known.release(claim)
@@ -127,6 +128,11 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.begin(group)
+
+    def told(done: int) -> None:
+        store.keep(checkpoint)
+        progress(done / steps)
+
     with signs.given(store.path, checkpoint.stem, group):
         outcomes = train(
             group,
@@ -134,7 +140,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             device=pick(settings.device),
             checkpoint=checkpoint,
             checkpoint_seconds=settings.checkpoint,
-            progress=lambda done: progress(done / steps),
+            progress=told,
             compile=settings.compile,
         )
     for outcome in outcomes:

@@ -22,6 +22,7 @@ usage: python -m calib_bench COMMAND [key=value ...] [--debug]
   report  rebuild the report of a run folder from its store alone: report runs/digits-separation; --serve shows it,
           --wandb makes a W&B Report of it too, and publishes it when wandb=online
   publish what of a run folder belongs in a repository, and a gallery: publish runs/digits-separation to=reports
+  launch  a batch script for a cluster: launch slurm nodes=2 gpus=8 task=imagenet
   list    tasks, models, baselines, studies: list, or list tasks
   table   a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen: table --help
   cite    BibTeX of every task, model, baseline and metric of a run: cite runs/digits-separation
@@ -211,6 +212,12 @@ def _sweep(words: list[str]) -> int:
     return sweep(words)
 
 
+def _launch(words: list[str]) -> int:
+    from calib_bench.launch import launch
+
+    return launch(words)
+
+
 def _help_of(command: str) -> str:
     if command == "table":
         from calib_bench.report.paper import HELP
@@ -241,5 +248,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cite": _cite,
     "sync": _sync,
     "sweep": _sweep,
+    "launch": _launch,
     **{command: _external(command) for command in EXTERNAL},
 }

@@ -1,4 +1,4 @@
-"""`launch slurm`: a batch script for a cluster that SLURM runs, by torchrun (one model over all GPUs) or Ray (a grid)."""
+"""`launch slurm`: a batch script for SLURM, by torchrun (one model over all GPUs) or by Ray (a grid)."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
   set -euo pipefail
   if [ "$SLURM_PROCID" = 0 ]; then
-    {python} -m ray.scripts.scripts start --head --node-ip-address="$1" --port={port} --num-cpus={cpus} --num-gpus={gpus} \\
-      --include-dashboard=false --block &
+    {python} -m ray.scripts.scripts start --head --node-ip-address="$1" --port={port} \\
+      --num-cpus={cpus} --num-gpus={gpus} --include-dashboard=false --block &
     cluster=$!
     trap "kill $cluster; wait $cluster || true" EXIT
   fi
@@ -67,7 +67,8 @@ for _ in range(150):
   if [ "$SLURM_PROCID" = 0 ]; then
     {python} -m calib_bench {words} ray_address="$1:{port}"
   else
-    {python} -m ray.scripts.scripts start --address="$1:{port}" --num-cpus={cpus} --num-gpus={gpus} --block || true  # it leaves with the head
+    # it leaves with the head
+    {python} -m ray.scripts.scripts start --address="$1:{port}" --num-cpus={cpus} --num-gpus={gpus} --block || true
   fi
 ' worker "$head"
 """
@@ -79,7 +80,7 @@ def launch(words: Sequence[str]) -> int:
     Raises:
         SettingsError: no such system, an unknown key, or a value that cannot be.
     """
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or {"-h", "--help", "help"} & set(words):
         print(HELP)
         return 0
     if words[0] != "slurm":

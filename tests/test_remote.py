@@ -242,7 +242,7 @@ def test_s3_holds_a_store_and_its_claims(server: str, tmp_path: Path, monkeypatc
     assert two.take(["x"]) is not None
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_drivers_on_s3_train_nothing_twice_and_a_third_finds_all_done(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,122 @@
+"""Batch scripts for SLURM: checked by bash, and run with a stub of srun that starts the processes of all nodes here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calib_bench.cli import main
+from calib_bench.errors import SettingsError
+from calib_bench.launch import launch
+
+STUBS = {
+    "srun": """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+pids=()
+for ((i = 0; i < SLURM_NNODES; i++)); do SLURM_PROCID=$i "$@" & pids+=($!); done
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+exit $code
+""",
+    "scontrol": """#!/bin/bash
+[[ "$1 $2 $3" == "show hostnames nodes-of-job" ]] || exit 1
+for ((i = 0; i < SLURM_NNODES; i++)); do echo 127.0.0.1; done
+""",
+}
+WORDS = ["task=digits", "beta=1", "seed=0", "lr=0.1", "epochs=2", "objective=cross_entropy", "interventions=no"]
+WORDS += ["calibrator=temperature_scaling", "wandb=disabled"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def written(tmp_path: Path, *words: str) -> str:
+    path = tmp_path / "job.sbatch"
+    assert launch(["slurm", f"script={path}", *words]) == 0
+    subprocess.run(["bash", "-n", path], check=True)
+    return path.read_text()
+
+
+def submitted(tmp_path: Path, nodes: int) -> subprocess.CompletedProcess[str]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in STUBS.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    own = {"SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": "nodes-of-job", "SLURM_JOB_ID": "77"}
+    environment = {**os.environ, **own, "PATH": f"{folder}:{os.environ['PATH']}"}
+    script = str(tmp_path / "job.sbatch")
+    return subprocess.run(
+        ["bash", script], env=environment, capture_output=True, text=True, timeout=400, cwd=tmp_path, check=False
+    )
+
+
+def test_the_script_asks_for_what_was_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = written(tmp_path, "nodes=2", "gpus=8", "task=imagenet", "time=1-0", "partition=long", "precision=bf16")
+    for line in ("nodes=2", "gpus-per-node=8", "time=1-0", "partition=long", "requeue", "job-name=imagenet-separation"):
+        assert f"\n#SBATCH --{line}\n" in text
+    assert "account" not in text
+    assert re.search(r"torch\.distributed\.run .*--nproc-per-node=8 --max-restarts=3 ", text.replace("\\\n", ""))
+    assert "-m calib_bench run task=imagenet precision=bf16 yes=true\n" in text
+    assert f"sbatch {tmp_path / 'job.sbatch'}" in capsys.readouterr().out
+
+
+def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
+    text = written(tmp_path, "nodes=2", "gpus=4", "cpus=16", "task=cifar10", "ray_gpus=0.5")
+    assert text.count("--num-cpus=16 --num-gpus=4") == 2
+    assert 'executor=ray ray_gpus=0.5 yes=true ray_address="$1:29500"' in text.replace("'", "")
+    assert not re.search(r"[0-9a-f]{32}", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pbs"], "valid choices: slurm"),
+        (["slurm", "nodes=0"], "nodes=0 is not a whole number from 1 on"),
+        (["slurm", "gpus=many"], "gpus=many is not a whole number from 0 on"),
+        (["slurm", "taks=imagenet"], "did you mean 'task'"),
+        (["slurm", "with=rey"], "did you mean 'ray'"),
+        (["slurm", "partition=a;rm"], "must not hold"),
+        (["slurm", "with=ray", "out=my runs"], "may not need quotes"),
+        (["slurm", "script=/nowhere/x"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        launch(words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch"]) == 0
+    assert "nodes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_nodes_trains_one_model(tmp_path: Path) -> None:
+    own = [f"port={free_port()}", "nodes=2", "gpus=0", "with=torchrun", "model=cnn_4", f"out={tmp_path}"]
+    written(tmp_path, *own, *WORDS)
+    done = submitted(tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    assert '"world": 2' in next(tmp_path.glob("*/trials/[!.]*/trial.json")).read_text()
+    assert (tmp_path / "digits-separation" / "report" / "report.html").is_file()
+
+
+@pytest.mark.soak
+def test_ray_on_two_nodes_runs_the_grid(tmp_path: Path) -> None:
+    own = [f"port={free_port()}", "nodes=2", "gpus=0", "cpus=1", "with=ray", "model=mlp_16", f"out={tmp_path}"]
+    written(tmp_path, *own, *WORDS)
+    done = submitted(tmp_path, 2)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "digits-separation" / "report" / "report.html").is_file()
+    assert sys.executable in (tmp_path / "job.sbatch").read_text()

@@ -9,6 +9,7 @@ from rich.console import Console
 from calib_bench import discover, job
 from calib_bench import plan as planning
 from calib_bench.execute import worker
+from calib_bench.live import Display
 from calib_bench.resolve import resolve
 from calib_bench.settings import parse
 from calib_bench.store import Store
@@ -21,9 +22,10 @@ def main(words: list[str]) -> None:
     study, store = discover.study(settings.study), Store(settings.folder)
     for message in store.audit():
         print(message)
+    console = Console(width=140, highlight=False)
     workers, device = job._capacity(settings)
     plan = planning.make(settings, study, store, workers, device)
-    job._train(settings, study, store, plan, workers, device, Console(width=140, highlight=False))
+    job._train(settings, study, store, plan, workers, device, Display(console, store.path, False))
 
 
 if __name__ == "__main__":

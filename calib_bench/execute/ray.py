@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,7 @@ class Cluster:
         self.settings, self.wanted = anywhere(settings, device), demand(settings)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.reports = ray.remote(Reports).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.news: Any = None
         self.task, self.options = ray.remote(work), options_of(self.wanted)
 
     def __enter__(self) -> Cluster:
@@ -236,7 +238,8 @@ class Cluster:
                 except exceptions.RayTaskError as error:
                     failures.append(_named(group, error.cause))
             stopping.check()
-        self._tell(progress)
+        for _ in range(2):  # the last call may have been on its way before the last report
+            self._tell(progress, wait=10 * TICK)
         if failures:
             raise failures[0]
         return count
@@ -248,12 +251,15 @@ class Cluster:
             group, self.settings, path, claims.OWNER, self.reports
         )
 
-    def _tell(self, progress: worker.Progress) -> None:
-        try:
-            if (amount := ray.get(self.reports.take.remote(), timeout=10 * TICK)) > 0:
+    def _tell(self, progress: worker.Progress, wait: float = 0.0) -> None:
+        """Pass on what tasks reported; where that is late or lost, a bar stands still and nothing else."""
+        self.news = self.news or self.reports.take.remote()
+        if not ray.wait([self.news], timeout=wait)[0]:
+            return
+        with suppress(exceptions.RayError):
+            if (amount := ray.get(self.news)) > 0:
                 progress(amount)
-        except (exceptions.RayError, TimeoutError):
-            pass  # the bar stands still, and nothing else
+        self.news = None
 
     def _lost(self, group: Group, tries: int, error: Exception, store: Store) -> list[tuple[Group, int]]:
         """What to try again of a group; one that lost worker upon worker is halved, until the culprit is alone."""

@@ -152,5 +152,6 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
     if settings.correlation and 0 in space["epochs"] and settings.pretrained:
         raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
     space["label_noise"] = settings.label_noise or (0.0,)
+    space["norm_batch"] = settings.norm_batch or (None,)
     space["sampling"] = settings.sampling or ("shuffled",)
     return space

@@ -61,6 +61,9 @@ class Settings(BaseModel):
     sampling: tuple[Sampling, ...] | None = Field(
         None, description="shuffled: each example once an epoch; independent: batches drawn with replacement"
     )
+    norm_batch: tuple[Annotated[int, Field(ge=2)], ...] | None = Field(
+        None, description="examples of a batch whose moments batch norm takes together; default all, over all processes"
+    )
     seed: tuple[Natural, ...] | None = Field(None, description="seeds, for example 0..4")
 
     calibrator: tuple[str, ...] | None = Field(None, description="post-hoc calibrators; default all")
@@ -103,6 +106,9 @@ class Settings(BaseModel):
     )
     ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory a task asks for; 0 asks for none")
     retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker starts again")
+    micro_batch: Count | None = Field(
+        None, description="most examples that a process takes at once: gradients add up to those of the whole batch"
+    )
     workers: Count | None = Field(None, description="worker processes; default one a core, or one on a GPU")
     threads: Count = Field(1, description="threads a worker; part of what makes results repeat to the bit")
     compile: Literal["auto", "yes", "no"] = Field(

@@ -120,6 +120,10 @@ class Trial(BaseModel):
     """shuffled: every epoch meets each training example once, in a new order; independent: every batch is drawn anew
     from all of them, with replacement, as theories of SGD's noise assume."""
 
+    norm_batch: Annotated[int, Field(ge=2)] | None = None
+    """Examples of a batch whose moments batch norm takes together, rows i, i + n, i + 2n, ... of n such parts; None for
+    all, on however many processes they are."""
+
     @field_validator("objective")
     @classmethod
     def _canonical_objective(cls, text: str) -> str:

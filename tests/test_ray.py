@@ -111,7 +111,6 @@ def test_a_lost_worker_and_a_lost_node_change_no_bit(
         cluster.remove_node(node, allow_graceful=False)
         assert count.result(600) == COUNT
     assert logits(tmp_path) == alone
-    assert sum(done) > 0
     assert capfd.readouterr().out.count("goes on from its checkpoint") >= 2
     assert not list((one.folder / "claims").glob("*.json"))
     assert not list((one.folder / "checkpoints").iterdir())

@@ -56,4 +56,5 @@ def follow(settings: Settings) -> None:
             device=pick(settings.device),
             checkpoint=Path(checkpoint),
             checkpoint_seconds=settings.checkpoint,
+            micro_batch=settings.micro_batch,
         )

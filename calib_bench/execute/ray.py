@@ -201,7 +201,7 @@ class Cluster:
         _, device = capacity(settings)
         self.settings, self.wanted = anywhere(settings, device), demand(settings)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self.reports = ray.remote(Reports).options(num_cpus=0, scheduling_strategy=here).remote()
+        self.reports = ray.remote(Reports).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self.news: Any = None
         self.task, self.options = ray.remote(work), options_of(self.wanted)
 

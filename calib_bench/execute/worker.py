@@ -142,6 +142,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             checkpoint_seconds=settings.checkpoint,
             progress=told,
             compile=settings.compile,
+            micro_batch=settings.micro_batch,
         )
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})

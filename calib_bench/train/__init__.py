@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from calib_bench.errors import OutOfMemory
+from calib_bench.errors import OutOfMemory, SettingsError
 from calib_bench.train.choices import fuse_key
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train"]
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -29,6 +31,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int], None] = lambda steps: None,
     compile: Compile = "auto",
+    micro_batch: int | None = None,
 ) -> list[Outcome]:
     """Train trials that share their data: as one stack when they share a `fuse_key`, else one after another.
 
@@ -46,6 +49,9 @@ def train(
             counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
         compile: of trials that train alone: "auto" compiles long ones and records CUDA graphs, "no" and "yes" insist.
 
+        micro_batch: of trials that train alone: most examples that a process takes at once. One that does not fit in
+            memory in a single process is halved until it does, where that changes no more than rounding.
+
     Raises:
         OutOfMemory: the device has not enough memory.
         SettingsError: a trial cannot be trained as it is set.
@@ -55,7 +61,6 @@ def train(
     from calib_bench.data.tensors import TensorSplit
     from calib_bench.train import distributed
     from calib_bench.train.fused import train_fused
-    from calib_bench.train.single import train_single
 
     options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "progress": progress}
     keys = {fuse_key(trial, device.type) for trial in trials}
@@ -66,7 +71,7 @@ def train(
         outcomes = []
         for trial in trials:
             path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
-            outcomes.append(train_single(trial, splits, checkpoint=path, compile=compile, **options))  # type: ignore[arg-type]
+            outcomes.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
         return outcomes
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
@@ -75,6 +80,27 @@ def train(
             f"device {device} ran out of memory training {trials[0].model!r} with batch={trials[0].batch} and "
             f"{len(trials)} model(s) at once; choose a smaller batch, or precision=bf16"
         ) from error
+
+
+def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> Outcome:
+    """Train one trial, its batches in ever smaller parts while they do not fit, from the last checkpoint each time."""
+    from calib_bench.train import distributed
+    from calib_bench.train.single import train_single
+
+    failed: Exception | None = None
+    while True:
+        try:
+            return train_single(trial, splits, micro_batch=micro_batch, **options)
+        except SettingsError:
+            if failed is None:
+                raise
+            raise failed from None  # in parts it would be another trial
+        except (RuntimeError, MemoryError) as error:
+            most = min(micro_batch or trial.batch, trial.batch, len(splits.train))
+            if distributed.world() > 1 or most < 2 or not (isinstance(error, MemoryError) or _out_of_memory(error)):
+                raise
+            failed, micro_batch = error.with_traceback(None), most // 2  # frames would hold on to the memory
+            log.warning("%s: batches do not fit in memory; taken %d examples at a time", trial.key, micro_batch)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -131,10 +131,12 @@ def synchronise(model: nn.Module) -> None:
             module.__class__ = type(f"Synchronised{kind.__name__}", (_Synchronised, kind), {})
 
 
-def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over processes and batch norm synchronised; itself in a single process."""
+def parallel(model: nn.Module, device: torch.device, synchronised: bool = True) -> nn.Module:
+    """The model with gradients averaged over processes, and batch norm synchronised unless its trial says otherwise;
+    itself in a single process."""
     if world() == 1:
         return model
-    synchronise(model)
+    if synchronised:
+        synchronise(model)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

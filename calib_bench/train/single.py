@@ -30,6 +30,7 @@ from calib_bench.train.outcome import (
     score,
     table,
 )
+from calib_bench.train.parts_of_batch import count_parts, ghost, track
 from calib_bench.train.rates import Rate, resolve
 from calib_bench.train.steps import Compile, Updater, choose
 from calib_bench.trial import Trial
@@ -44,6 +45,7 @@ def train_single(
     checkpoint_seconds: float = 60.0,
     progress: setup.Progress = setup.silent,
     compile: Compile = "auto",
+    micro_batch: int | None = None,
 ) -> Outcome:
     """Train one model; arguments as in `calib_bench.train.train`.
 
@@ -57,7 +59,7 @@ def train_single(
     _check_world(trial, splits.train)
     splits = training(splits, trial)
     saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
-    run = _Run(trial, splits, device, distributed.broadcast(saver.load()), compile)
+    run = _Run(trial, splits, device, distributed.broadcast(saver.load()), compile, micro_batch)
     ticker = Ticker(progress)
     ticker.tell(run.step)
     start = run.step
@@ -92,16 +94,20 @@ class _Run:
         device: torch.device,
         saved: dict[str, Any] | None,
         compile: Compile = "auto",
+        micro_batch: int | None = None,
     ) -> None:
         self.trial, self.splits, self.device = trial, splits, device
         self.model = setup.initial_model(trial, splits, device)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
         self.optimizer = make_optimizer(trial, self.model, self.rate.value)
-        self.parallel = distributed.parallel(self.model, device)
+        self.share = min(trial.batch, len(splits.train)) // distributed.world()
+        self.parts = count_parts(trial, self.model, self.share, micro_batch)
+        self.norms = ghost(self.model) if trial.norm_batch else []
+        self.parallel = distributed.parallel(self.model, device, synchronised=not self.norms)
         self.draws = setup.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
         self.course = Course(trial, trial.epochs * self.per_epoch)
-        self.course.check(splits.spec, distributed.world())
+        self.course.check(splits.spec, distributed.world() * self.parts)
         self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
@@ -115,10 +121,10 @@ class _Run:
             self._measure()
 
     def _updater(self, compile: Compile) -> Updater:
-        steps, alone = self.trial.epochs * self.per_epoch, not self.draws and distributed.world() == 1
+        steps, alone = self.trial.epochs * self.per_epoch, not self.draws and distributed.world() * self.parts == 1
         mode = choose(self.trial, compile, self.device, self.splits.spec, self.splits.classes, steps, alone)
         loss = Loss({name: self._number(strength) for name, strength in self.trial.terms.items()})
-        return Updater(self.trial, self.parallel, self.optimizer, loss, self.device, mode)
+        return Updater(self.trial, self.parallel, self.optimizer, loss, self.device, mode, parts=self.parts)
 
     def _number(self, value: float) -> Tensor:
         dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
@@ -176,6 +182,7 @@ class _Run:
             share, partner_B = self.course.mixture(epoch, self.step % self.per_epoch, len(y))
             numbers |= {"share": share, "partner": torch.from_numpy(partner_B)}
         self.updater(x, y, self.step, self._factor(self.step), numbers)
+        track(self.norms)
         self.step += 1
 
     def _factor(self, step: int) -> float:
@@ -276,6 +283,7 @@ class _Run:
             "mode": str(self.updater.mode),
             "stack": 1,
             "world": distributed.world(),
+            "micro_batch": self.share // self.parts,
             "precision": self.trial.precision,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **environment_facts(self.device),

@@ -10,6 +10,7 @@ import shutil
 import types
 import warnings
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -215,6 +216,7 @@ class Updater:
         device: torch.device,
         mode: Mode | None = None,
         backend: str = "inductor",
+        parts: int = 1,
     ) -> None:
         """
         Args:
@@ -225,9 +227,10 @@ class Updater:
             device: the device.
             mode: how updates are made; eager without.
             backend: of torch.compile.
+            parts: in how many equal parts each batch is taken, part i rows i, i + parts, ...; gradients add up.
         """
         self.trial, self.model, self.optimizer, self.loss, self.device = trial, model, optimizer, loss, device
-        self.mode = mode or Mode()
+        self.mode, self.parts = mode or Mode(), parts
         self.bad = torch.full((), -1, dtype=torch.int64, device=device)
         self.tally = torch.zeros(3, dtype=tally_dtype(device), device=device)
         self.dtype = torch.float64 if trial.precision == "fp64" else torch.float32
@@ -259,6 +262,20 @@ class Updater:
         else:
             self._update(x, y, step, placed)
 
+    def _in_parts(self, x: Any, y: Tensor, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the whole batch's mean loss, part by part; processes meet once, at the last part."""
+        losses, logits, labels = [], [], []
+        for part in range(self.parts):
+            waits = part < self.parts - 1 and isinstance(self.model, nn.parallel.DistributedDataParallel)
+            with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                own = _rows(x, part, self.parts), y[part :: self.parts]
+                loss_B, z_BK = self.forward(self.model, self.loss, *own, numbers, self.trial.precision == "bf16")
+                (loss_B.sum() / len(y)).backward()
+            losses.append(loss_B.detach())
+            logits.append(z_BK.detach())
+            labels.append(own[1])
+        return torch.cat(losses), torch.cat(logits), torch.cat(labels)
+
     def _number(self, name: str, value: float | Tensor) -> Tensor:
         """A number on the device; one that stays as it was is not sent again."""
         if isinstance(value, Tensor):
@@ -274,10 +291,14 @@ class Updater:
         self._update(inputs["x"], inputs["y"], inputs["step"], numbers)
 
     def _update(self, x: Any, y: Tensor, step: int | Tensor, numbers: Mapping[str, Tensor]) -> None:
-        loss_B, z_BK = self.forward(self.model, self.loss, x, y, numbers, self.trial.precision == "bf16")
-        loss = loss_B.mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.parts == 1:
+            loss_B, z_BK = self.forward(self.model, self.loss, x, y, numbers, self.trial.precision == "bf16")
+            loss = loss_B.mean()
+            loss.backward()
+        else:
+            loss_B, z_BK, y = self._in_parts(x, y, numbers)
+            loss = loss_B.mean()
         if self.trial.clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.clip)
         self.optimizer.step()
@@ -286,6 +307,11 @@ class Updater:
             correct = (z_BK.argmax(-1) == y).sum()
             sums = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
             self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
+
+
+def _rows(x: Any, start: int, parts: int) -> Any:
+    """Rows start, start + parts, ... of a batch: of a tensor, or of each in a tuple."""
+    return x[start::parts] if isinstance(x, Tensor) else type(x)(_rows(one, start, parts) for one in x)
 
 
 def settle(optimizer: torch.optim.Optimizer, device: torch.device, recorded: bool) -> None:

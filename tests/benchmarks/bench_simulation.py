@@ -46,7 +46,7 @@ class Stage:
     Attributes:
         trials: in the run folder by then.
         new: of them, trained in this stage.
-        train, plan, analyse: CPU seconds of writing the new trials, of finding and planning all that is stored, of the report.
+        train, plan, analyse: CPU seconds of writing the new trials, of finding and planning all, of the report.
         memory: MB that the process held at its end, the driver's store and plan included.
     """
 

@@ -115,6 +115,10 @@ def _capacity(settings: Settings) -> tuple[int, str]:
     """Groups at once, and the type of the device they train on; joins the Ray cluster where there is to be one."""
     if settings.executor == "ray" and not distributed.requested():
         return _ray().capacity(settings)
+    if settings.gang > 1 and not distributed.requested():
+        raise SettingsError(
+            f"gang={settings.gang} needs executor=ray; without Ray: torchrun --nproc-per-node={settings.gang} -m ..."
+        )
     device = _device(settings)
     return local.worker_count(settings, device), device
 

@@ -106,6 +106,10 @@ class Settings(BaseModel):
     )
     ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory a task asks for; 0 asks for none")
     retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker starts again")
+    gang: Count = Field(
+        1,
+        description="executor=ray: processes, one a GPU, that train together each trial that is not stacked",
+    )
     micro_batch: Count | None = Field(
         None, description="most examples that a process takes at once: gradients add up to those of the whole batch"
     )

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_claims import logits, trained
 
-from calib_bench import discover
+from calib_bench import discover, job
 from calib_bench import plan as planning
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
 from calib_bench.execute import local
@@ -27,6 +28,7 @@ from calib_bench.store import Store
 
 ray = pytest.importorskip("ray")
 from calib_bench.execute import ray as executor  # noqa: E402
+from calib_bench.execute import ray_gang, ray_task  # noqa: E402
 
 DRIVER = str(Path(__file__).with_name("driver.py"))
 WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0", "epochs=100", "extend=0", "stack=1"]
@@ -149,6 +151,79 @@ def test_what_goes_wrong_names_its_trial_and_stops_no_other(cluster: Any, tmp_pa
     executor.disconnect()
 
 
+TOGETHER = [
+    "model=wrn_10_1",
+    "precision=fp64",
+    "beta=1",
+    "epochs=4",
+    "batch=40",
+    "limit=200",
+    "lr_rel=0.25",
+    "threads=1",
+]
+
+
+def children(word: str) -> list[Any]:
+    """Processes of the cluster's nodes on this machine that are named so."""
+    import psutil
+
+    return [one for one in psutil.process_iter(["cmdline"]) if word in " ".join(one.info["cmdline"] or ())]
+
+
+def test_what_a_gang_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = settings(tmp_path, *TOGETHER, "gang=2", "device=cpu")
+    (group, *_) = groups(one, Store(one.folder))
+    assert ray_gang.together(group, one)
+    assert not ray_gang.together(group, one.model_copy(update={"gang": 1}))
+    assert not ray_gang.together((group[0], group[0]), one)
+    assert not ray_gang.together((group[0].model_copy(update={"model": "mlp_16"}),), one)
+    assert not ray_gang.together((group[0].model_copy(update={"epochs": 0}),), one)
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    with pytest.raises(ResourceError, match=r"gang=2 needs 2 times 1 CPU, 1 GPU, 0\.0 GiB, .* have room for 1: "):
+        executor.check_gang(one, {"CPU": 1.0, "GPU": 0.5, "memory": 0.0})
+    executor.check_gang(one, {"CPU": 1.0, "GPU": 0.0, "memory": 0.0})
+    with pytest.raises(SettingsError, match="gang=2 needs executor=ray"):
+        job._capacity(one.model_copy(update={"executor": "local"}))
+
+
+@pytest.mark.slow
+def test_a_gang_of_two_nodes_gives_the_result_of_one_process_also_when_one_is_lost(
+    cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, one = settings(tmp_path / "whole", *TOGETHER, "workers=1"), settings(tmp_path / "gang", *TOGETHER, "gang=2")
+    one = one.model_copy(update={"ray_address": cluster.address})
+    first, store = Store(whole.folder), Store(one.folder)
+    (group, *_) = groups(whole, first)
+    with local.Workers(whole, 1) as workers:
+        assert workers.run([group], first, lambda done: None) == 1
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    done: list[float] = []
+    with executor.Cluster(one) as made, ThreadPoolExecutor(1) as thread:
+        count = thread.submit(made.run, [group], store, done.append)
+        leader = wait_for(lambda: at_work(one.out), 120)[0]
+        (follower,) = [process for process in children("ray::Rank") if process.pid != leader]
+        follower.kill()
+        assert count.result(300) == 1
+        assert {place["state"] for place in ray.util.placement_group_table().values()} == {"REMOVED"}
+    for node in nodes:
+        cluster.remove_node(node)
+    assert sum(done) > 0
+    assert "goes on from its checkpoint" in capfd.readouterr().out
+    assert not list((one.folder / "checkpoints").iterdir())
+    (trial,) = group
+    store.refresh()
+    assert (first.record(trial).facts["world"], store.record(trial).facts["world"]) == (1, 2)
+    for split, z in first.logits(trial).items():
+        torch.testing.assert_close(
+            store.logits(trial)[split], z, rtol=1e-9 if z.dtype == torch.float64 else 1e-6, atol=1e-9
+        )
+    for column in ("train_loss", "selection_log_loss", "weight_norm"):
+        expected = first.history(trial)[column].to_list()
+        assert store.history(trial)[column].to_list() == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
 def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(**options: object) -> None:
         raise ConnectionError("nobody is there\nat all")
@@ -161,7 +236,7 @@ def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_a_node_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=re.escape("must be a folder that every node shares")):
-        executor.open_store(tmp_path / "nothing")
+        ray_task.open_store(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 

@@ -1,4 +1,4 @@
-"""Trials on all processes of a `torchrun`, one trial at a time: the main process leads, the others follow."""
+"""Trials on all processes of a `torchrun` or of a gang of Ray's, one at a time: the main one leads, others follow."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from calib_bench.trial import Trial
 class Leader:
     """The main process: it announces each trial, trains it together with the others, and stores it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, owner: str = claims.OWNER) -> None:
+        self.settings, self.owner = settings, owner
         worker.prepare(settings)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
         """Run every trial of every group that no other driver is at work on, one after another; returns how many."""
         count = 0
         for trial in (trial for group in groups for trial in group):
-            with worker.claimed((trial,), self.settings, store, claims.OWNER) as (left, _):
+            with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.begin((one,)))))
                     worker.train_group((one,), self.settings, store, progress)

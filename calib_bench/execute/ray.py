@@ -2,15 +2,14 @@
 
 A group is one task, which trains on whatever node has room and writes to the store itself, so that a driver holds
 nothing that could be lost. A task whose worker, node or memory is lost starts again elsewhere, from its checkpoint.
+With gang=N a trial that trains alone is a gang of N processes instead, which are placed and restarted together.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,8 +17,10 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from calib_bench import claims, stopping
-from calib_bench.errors import ResourceError, StoreError, UserError
+from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
+from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
+from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.plan import Group
 from calib_bench.remote import url_of
 from calib_bench.settings import Settings
@@ -40,9 +41,6 @@ LOST = (
     exceptions.LocalRayletDiedError,
 )
 """What befalls a task from outside: it is worth another try."""
-
-TICK = 0.5
-"""Seconds between looks at the cluster."""
 
 
 def connect(settings: Settings) -> None:
@@ -123,12 +121,23 @@ def capacity(settings: Settings) -> tuple[int, str]:
     """Connect; tasks at once, and the type of their device, "cpu" or "cuda"."""
     connect(settings)
     wanted = demand(settings)
+    if settings.gang > 1:
+        check_gang(settings, wanted)
     return room(wanted), "cuda" if wanted["GPU"] else "cpu"
 
 
+def check_gang(settings: Settings, wanted: dict[str, float]) -> None:
+    """Raises ResourceError when the cluster is too small for a gang: it would wait for ever."""
+    if (count := room(whole(wanted))) < settings.gang:
+        raise ResourceError(
+            f"gang={settings.gang} needs {settings.gang} times {_words(whole(wanted))}, and the nodes of the Ray "
+            f"cluster have room for {count}: start more nodes, or give gang={count}"
+        )
+
+
 def options_of(wanted: dict[str, float]) -> dict[str, Any]:
-    """A demand as Ray's options. Ray's own retries are off: it would not bound those for want of memory."""
-    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "max_retries": 0}
+    """A demand as Ray's options."""
+    options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"]}
     return options | ({"memory": int(wanted["memory"])} if wanted["memory"] else {})
 
 
@@ -143,57 +152,6 @@ def anywhere(settings: Settings, device: str) -> Settings:
     return settings.model_copy(update=found)
 
 
-class Reports:
-    """Adds up what tasks report; an actor, beside the driver."""
-
-    def __init__(self) -> None:
-        self.amount = 0.0
-
-    def add(self, amount: float) -> None:
-        """So much more is done, in trials."""
-        self.amount += amount
-
-    def take(self) -> float:
-        """What was reported since the last call."""
-        amount, self.amount = self.amount, 0.0
-        return amount
-
-
-def open_store(path: Path) -> Store:
-    """The driver's store, as a node sees it.
-
-    Raises:
-        StoreError: it does not see it.
-    """
-    try:
-        return Store(path, "read")
-    except StoreError as error:
-        raise StoreError(
-            f"a node of the Ray cluster does not see the store ({error}): out= must be a folder that every node "
-            f"shares, or an object store, as out=s3://bucket/folder"
-        ) from None
-
-
-def work(group: Group, settings: Settings, path: Path, owner: str, reports: Any) -> int:
-    """What a task does: train a group and store its outcomes; returns how many trials it trained."""
-    worker.prepare(settings)
-    return worker.run_group(group, settings, open_store(path), reporter(reports), owner)
-
-
-def reporter(reports: Any) -> worker.Progress:
-    """Progress that goes to the driver, a few times a second at most."""
-    held, last = 0.0, 0.0
-
-    def progress(amount: float) -> None:
-        nonlocal held, last
-        held += amount
-        if time.monotonic() - last > TICK:
-            reports.add.remote(held)
-            held, last = 0.0, time.monotonic()
-
-    return progress
-
-
 class Cluster:
     """A driver's tasks: `with Cluster(settings) as cluster: cluster.run(...)` round by round."""
 
@@ -203,7 +161,7 @@ class Cluster:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.reports = ray.remote(Reports).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self.news: Any = None
-        self.task, self.options = ray.remote(work), options_of(self.wanted)
+        self.task = ray.remote(work)
 
     def __enter__(self) -> Cluster:
         return self
@@ -219,24 +177,33 @@ class Cluster:
             Stopped: it was asked to; tasks go on from their last checkpoint.
             UserError: what concerns every trial, as the first group that met it raised it; the others have run.
         """
-        waiting = [(group, 0) for group in sorted(groups, key=len)]
-        flying: dict[Any, tuple[Group, int]] = {}
+        waiting = [(group, 0) for group in sorted(groups, key=lambda group: (self._together(group), len(group)))]
+        flying: dict[Any, Flight] = {}
         count, failures = 0, []  # type: int, list[BaseException]
         while waiting or flying:
             window = 2 * room(self.wanted)
             while waiting and len(flying) < window:
-                group, tries = waiting.pop()
-                flying[self._submit(group, store)] = group, tries
+                flight = self._submit(*waiting.pop())
+                flying |= dict.fromkeys(flight.futures, flight)
             ready, _ = ray.wait(list(flying), timeout=TICK)
             self._tell(progress)
             for future in ready:
-                group, tries = flying.pop(future)
+                if (found := flying.pop(future, None)) is None:
+                    continue  # of a gang that failed
                 try:
                     count += ray.get(future)
-                except LOST as error:
-                    waiting += self._lost(group, tries, error, store)
-                except exceptions.RayTaskError as error:
-                    failures.append(_named(group, error.cause))
+                    found.left.discard(future)
+                except (*LOST, exceptions.RayTaskError) as first:
+                    error = found.cause(first)
+                    for other in found.left:
+                        flying.pop(other, None)
+                    found.left.clear()
+                    if isinstance(error, LOST) or blames(error):
+                        waiting += self._lost(found.group, found.tries, error, store)
+                    else:
+                        failures += self._failed(found, error, store)
+                if not found.left:
+                    found.end()
             stopping.check()
         for _ in range(2):  # the last call may have been on its way before the last report
             self._tell(progress, wait=10 * TICK)
@@ -244,12 +211,28 @@ class Cluster:
             raise failures[0]
         return count
 
-    def _submit(self, group: Group, store: Store) -> Any:
+    def _together(self, group: Group) -> bool:
+        return together(group, self.settings)
+
+    def _submit(self, group: Group, tries: int) -> Flight:
+        rest = (self.settings, self.settings.folder, claims.OWNER, self.reports)
+        if self._together(group):
+            check_gang(self.settings, self.wanted)
+            wanted = whole(self.wanted)
+            return Gang(group, tries, options_of(wanted), wanted, rest)
         name = f"{group[0].model} {group[0].key[:8]}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
-        path = self.settings.folder
-        return self.task.options(name=name, **self.options).remote(
-            group, self.settings, path, claims.OWNER, self.reports
-        )
+        options = options_of(self.wanted) | {"max_retries": 0}  # Ray would not bound its own for want of memory
+        return Flight(group, tries, [self.task.options(name=name, **options).remote(group, *rest)])
+
+    def _failed(self, flight: Flight, error: Exception, store: Store) -> list[Exception]:
+        """What stops the run once the others have run; a trial that its gang could not finish is only recorded."""
+        cause = getattr(error, "cause", error)
+        if isinstance(flight, Gang) and not isinstance(cause, worker.FATAL):
+            store = Store(store.address)
+            store.failures.raised(flight.group[0], cause)
+            store.finish(store.checkpoint(flight.group))
+            return []
+        return [_named(flight.group, cause)]
 
     def _tell(self, progress: worker.Progress, wait: float = 0.0) -> None:
         """Pass on what tasks reported; where that is late or lost, a bar stands still and nothing else."""

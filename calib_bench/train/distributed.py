@@ -1,4 +1,4 @@
-"""Distributed data parallel training with torch's own launcher: `torchrun -m calib_bench run ...`.
+"""Distributed data parallel training, with torch's own launcher (`torchrun -m calib_bench run ...`) or as a Ray gang.
 
 Every process runs the same program; each takes rows rank::world of every global batch. Results equal those of one
 process at the same global batch, to rounding: gradients are averaged, and batch norm uses the global batch's moments.
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others: the main one plans and stores alone."""
+JOINING = timedelta(minutes=10)
+"""How long it waits for them to join: some machines import torch slowly."""
 
 
 def requested() -> bool:
@@ -33,6 +35,51 @@ def start(kind: str) -> torch.device:
         return device
     dist.init_process_group("gloo", timeout=PATIENCE)
     return torch.device(kind)
+
+
+def meeting(address: str, port: int = 0) -> dist.TCPStore:
+    """Where the processes of a group find each other: one opens it, with port 0 at any free one; the others join it.
+
+    Args:
+        address: of the node of the process that opens it.
+        port: where it listens, as that process's `meeting(address).port` says.
+    """
+    return dist.TCPStore(address, port, is_master=not port, wait_for_workers=False, timeout=JOINING)
+
+
+def join(kind: str, rank: int, world: int, store: dist.TCPStore, address: str) -> torch.device:
+    """Join a process group by what is said here, whatever the environment says: gloo on "cpu", nccl on "cuda".
+
+    Args:
+        kind: type of the device; a process sees the GPU that it is to take as the first one.
+        rank: number of this process.
+        world: how many there are.
+        store: where they meet.
+        address: of this node, as the others reach it.
+    """
+    if name := _interface(address):
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
+    device = torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
+    own: dict[str, Any] = {"store": store, "rank": rank, "world_size": world, "timeout": PATIENCE}
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device, **own)
+    else:
+        dist.init_process_group("gloo", **own)
+    return device
+
+
+def _interface(address: str) -> str | None:
+    """The network interface of this machine that has an address: gloo would ask what the host's name resolves to."""
+    import psutil
+
+    found = psutil.net_if_addrs().items()
+    return next((name for name, held in found if any(one.address == address for one in held)), None)
+
+
+def of_others(error: BaseException) -> bool:
+    """Whether an exception says no more than that another process, or the way to it, is gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def stop() -> None:

@@ -1,0 +1,127 @@
+"""What runs on the nodes of a Ray cluster: a task for a group, or actors that train one large model together."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from calib_bench.errors import StoreError
+from calib_bench.execute import gang, worker
+from calib_bench.plan import Group
+from calib_bench.settings import Settings
+from calib_bench.store import Store
+
+TICK = 0.5
+"""Seconds between two reports of progress."""
+
+
+class Reports:
+    """Adds up what tasks report; an actor, beside the driver."""
+
+    def __init__(self) -> None:
+        self.amount = 0.0
+
+    def add(self, amount: float) -> None:
+        """So much more is done, in trials."""
+        self.amount += amount
+
+    def take(self) -> float:
+        """What was reported since the last call."""
+        amount, self.amount = self.amount, 0.0
+        return amount
+
+
+def reporter(reports: Any) -> worker.Progress:
+    """Progress that goes to the driver, a few times a second at most; an amount of 0 sends what was held back."""
+    held, last = 0.0, 0.0
+
+    def progress(amount: float) -> None:
+        nonlocal held, last
+        held += amount
+        if held and (not amount or time.monotonic() - last > TICK):
+            reports.add.remote(held)
+            held, last = 0.0, time.monotonic()
+
+    return progress
+
+
+def open_store(path: Path) -> Store:
+    """The driver's store, as a node sees it.
+
+    Raises:
+        StoreError: it does not see it.
+    """
+    try:
+        return Store(path, "read")
+    except StoreError as error:
+        raise StoreError(
+            f"a node of the Ray cluster does not see the store ({error}): out= must be a folder that every node "
+            f"shares, or an object store, as out=s3://bucket/folder"
+        ) from None
+
+
+def work(group: Group, settings: Settings, path: Path, owner: str, reports: Any) -> int:
+    """What a task does: train a group and store its outcomes; returns how many trials it trained."""
+    worker.prepare(settings)
+    told = reporter(reports)
+    count = worker.run_group(group, settings, open_store(path), told, owner)
+    told(0.0)
+    return count
+
+
+class PeerLost(Exception):
+    """A process of a gang cannot go on, since another is gone."""
+
+
+class Rank:
+    """One process of a gang: an actor in a bundle of its placement group."""
+
+    def __init__(self) -> None:
+        self.meeting: Any = None
+
+    def listen(self) -> tuple[str, int]:
+        """Let the others join here; returns the address of this node and a free port of it."""
+        import ray
+
+        from calib_bench.train import distributed
+
+        address = ray.util.get_node_ip_address()
+        self.meeting = distributed.meeting(address)
+        return address, self.meeting.port
+
+    def train(
+        self, where: tuple[str, int], rank: int, world: int, group: Group, settings: Settings, path: Path, owner: str,
+        reports: Any,
+    ) -> int:  # fmt: skip
+        """Train the group's trials together with the others; returns how many, in the main process.
+
+        Args:
+            where: what the main process's `listen` returned.
+            rank: number of this process, 0 for the main one.
+            world: how many there are.
+            group, settings, path, owner, reports: as those of `work`.
+
+        Raises:
+            PeerLost: the cause is with another process.
+        """
+        import ray
+
+        from calib_bench.train import distributed
+
+        try:
+            store = self.meeting or distributed.meeting(*where)
+            device = distributed.join(settings.device, rank, world, store, ray.util.get_node_ip_address())
+            own = settings.model_copy(update={"device": str(device)})
+            if rank:
+                gang.follow(own)
+                return 0
+            told = reporter(reports)
+            count = gang.Leader(own, owner).run([group], open_store(path), told)
+            told(0.0)
+            gang.dismiss()
+            return count
+        except Exception as error:
+            if distributed.of_others(error):
+                raise PeerLost(" ".join(str(error).split())) from None
+            raise

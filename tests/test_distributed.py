@@ -43,13 +43,23 @@ def worker(folder: Path) -> None:
 
 
 def _interrupt(one: object, path: Path) -> None:
-    """Leave a checkpoint of the first steps."""
+    """Leave a checkpoint from within the second epoch."""
     from calib_bench.train import single
     from calib_bench.train.checkpoint import Checkpoint
     from calib_bench.train.outcome import Ticker
 
+    class Enough(Exception):
+        pass
+
+    class Short(Ticker):
+        def tell(self, steps: int) -> None:
+            if state.step == state.per_epoch + 2:
+                raise Enough
+
     state = single._Run(one, digits(one.model), CPU, None)  # type: ignore[arg-type, attr-defined]
     state.epoch(Checkpoint(None, "", 0), Ticker(lambda steps: None))
+    with pytest.raises(Enough):
+        state.epoch(Checkpoint(None, "", 0), Short(lambda steps: None))
     if distributed.is_main():
         Checkpoint(path, one.key, 0).save(state.state())  # type: ignore[attr-defined]
 

@@ -93,7 +93,7 @@ def at_work(out: Path) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_lost_worker_and_a_lost_node_change_no_bit(
     cluster: Any, alone: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +113,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_bit(
         cluster.remove_node(node, allow_graceful=False)
         assert count.result(600) == COUNT
     assert logits(tmp_path) == alone
+    assert sum(done) > 0
     assert capfd.readouterr().out.count("goes on from its checkpoint") >= 2
     assert not list((one.folder / "claims").glob("*.json"))
     assert not list((one.folder / "checkpoints").iterdir())

@@ -158,7 +158,7 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         _, device = capacity(settings)
         self.settings, self.wanted = anywhere(settings, device), demand(settings)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.reports = ray.remote(Reports).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
         self.news: Any = None
         self.task = ray.remote(work)

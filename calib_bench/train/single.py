@@ -190,19 +190,14 @@ class _Run:
         return factor(self.trial.schedule, step, total, self.per_epoch, self.trial.warmup) if total else 1.0
 
     def _diverged(self) -> bool:
-        bad = self.updater.bad
-        if distributed.world() > 1:  # the first over processes
-            whole = distributed.gather_rows(bad.view(1), torch.tensor([distributed.rank()]), distributed.world())
-            bad = torch.where(whole < 0, torch.iinfo(torch.int64).max, whole).min()
-            bad = self.updater.bad.copy_(torch.where(bad == torch.iinfo(torch.int64).max, -1, bad))
-        self.ended = int(bad) >= 0
+        self.ended = int(self.updater.bad) >= 0
         return self.ended
 
     def _measure(self) -> None:
         y_N = self.splits.selection.labels.to(self.device)
         beta = self._number(self.course.base(max(0, self.step - 1)))
         scores = score(self.predict("selection"), y_N, beta)
-        loss, correct, count = distributed.total(self.updater.tally).tolist()
+        loss, correct, count = self.updater.tally.tolist()
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         head = {id(p) for p in models.head(self.model).parameters()}
         of_head = [squares[name] for name, p in self.model.named_parameters() if id(p) in head]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from calib_bench import cost
 from calib_bench.data.splits import InputSpec
 from calib_bench.errors import SettingsError
-from calib_bench.train import setup
+from calib_bench.train import distributed, setup
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import set_rate
 from calib_bench.train.outcome import first_bad, tally_dtype
@@ -205,6 +205,8 @@ class Updater:
         mode: how.
         bad: int64 scalar: the step of the first loss that was not finite, or -1.
         tally: [3] sums since it was zeroed: of losses, of correct predictions, of examples.
+
+    Both are of all processes, at every step: the main one's checkpoint is what all go on from.
     """
 
     def __init__(
@@ -303,10 +305,11 @@ class Updater:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.clip)
         self.optimizer.step()
         with torch.no_grad():
-            self.bad.copy_(first_bad(self.bad, loss, step))
             correct = (z_BK.argmax(-1) == y).sum()
-            sums = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
-            self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
+            own = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
+            sums = distributed.total(torch.stack([value.to(self.tally.dtype) for value in own]))
+            self.bad.copy_(first_bad(self.bad, loss if distributed.world() == 1 else sums[0], step))
+            self.tally += sums
 
 
 def _rows(x: Any, start: int, parts: int) -> Any:

@@ -338,11 +338,11 @@ def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None
     return 0
 
 
-def published(folder: Path, to: Path, name: str) -> int:
+def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = ()) -> int:
     """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
     from calib_bench.report import publish
 
-    store, study, settings, analysis = _rebuilt(folder)
+    store, study, settings, analysis = _rebuilt(folder, plugins)
     where = publish.publish(store, study, settings, analysis, to, name)
     _console().print(f"published: {where / 'README.md'}", markup=False)
     return 0

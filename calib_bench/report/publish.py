@@ -178,22 +178,24 @@ def gallery(to: Path) -> None:
     write_bytes(path, f"{head}{BEGIN}\n{chr(10).join(rows)}\n{END}{rest.split(END, 1)[1]}".encode())
 
 
-def words(given: list[str]) -> tuple[Path, Path, str]:
-    """Command-line words -> run folder, where to, name.
+def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...]]:
+    """Command-line words -> run folder, where to, name, folders of plug-ins.
 
     Raises:
         SettingsError: not one folder, or an unknown key.
     """
+    from calib_bench.settings import parse
+
+    plugins = [word for word in given if word.startswith("plugins=")]
     folders = [word for word in given if "=" not in word]
-    options = dict(word.split("=", 1) for word in given if "=" in word)
-    unknown = set(options) - {"to", "name"}
-    if len(folders) != 1 or unknown or not all(options.values()):
+    options = dict(word.split("=", 1) for word in given if "=" in word and word not in plugins)
+    if len(folders) != 1 or set(options) - {"to", "name"} or not all(options.values()):
         raise SettingsError(
-            "publish takes one run folder, to=FOLDER and name=NAME: "
+            "publish takes one run folder, and to=FOLDER, name=NAME, plugins=FOLDERS where they are needed: "
             "python -m calib_bench publish runs/digits-separation to=reports"
         )
     run = Path(folders[0])
     name = options.get("name", run.resolve().name)
     if "/" in name or name.startswith("."):
         raise SettingsError(f"name={name} is not the name of a folder")
-    return run, Path(options.get("to", "reports")), name
+    return run, Path(options.get("to", "reports")), name, parse(plugins).plugins

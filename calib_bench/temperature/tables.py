@@ -1,0 +1,248 @@
+"""Rows of the study's tables, and its acceptance numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.dynamics import stationary
+from calib_bench.inference import Interval, crossed_interval
+from calib_bench.inference.interval import no_interval
+from calib_bench.rows import Row, fields
+from calib_bench.temperature.arms import ADAM, BATCHES, COLD, COOLED, HEAT, MOMENTA, SHUFFLED, Family
+from calib_bench.temperature.read import Density, Minimum, Phases, Reading, phases, predicted
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+MET, NOT_MET, OPEN = "met", "not met", "undecided"
+SLOPE, COLLAPSE, REHEATED, DISTANCE, SMALL = 0.10, 0.10, 0.10, 0.05, 0.25
+"""Tolerances: of the slope, of the collapse, of the reheated loss, of the Gibbs density up to the temperature SMALL."""
+LAW = 1.1
+"""The collapse is claimed where the rate is small enough for theory to change the excess by less than this factor."""
+
+
+@dataclass
+class Found:
+    """All that was read of one family."""
+
+    family: Family
+    minimum: Minimum
+    readings: list[Reading] = field(default_factory=list)
+
+    def part(self, *names: str) -> list[Reading]:
+        """The readings of these parts."""
+        return [reading for reading in self.readings if reading.arm.part in names]
+
+    @property
+    def name(self) -> Row:
+        """What names its rows."""
+        trial = self.family.minimum
+        name: Row = {"model": trial.model, "beta": trial.beta, "label_noise": trial.label_noise}
+        return name | ({"objective": trial.objective} if trial.terms else {})
+
+
+def over_seeds(values_S: Array) -> Interval:
+    """Mean and Student's interval over seeds."""
+    if not np.isfinite(values_S).all():
+        return no_interval(math.nan, len(values_S), 1, "a seed has no value")
+    return crossed_interval(values_S[:, None])
+
+
+def stationary_rows(found: Found, *parts: str) -> list[Row]:
+    """One row an arm: its excess loss and what theory says."""
+    rows = []
+    for reading in found.part(*parts):
+        trial, theory = reading.arm.trial, found.minimum.capacity * reading.eta0
+        row = found.name | {"part": reading.arm.part, "eta0": reading.eta0, "batch": reading.batch}
+        row |= {"momentum": trial.momentum, "sampling": trial.sampling, "rate": reading.eta0 * reading.batch}
+        row["rate"] *= 1 - trial.momentum
+        row |= fields("excess", over_seeds(reading.excess)) | {"theory": theory}
+        row |= {"theory_finite_rate": predicted(reading, found.minimum)}
+        ratio = over_seeds(reading.excess / theory) if theory > 0 else no_interval(math.nan, 0, 0, "theory gives 0")
+        row |= fields("ratio", ratio) | {"plateau": reading.state}
+        if reading.plateau is not None:
+            gap = float(np.diff(reading.epochs).mean())
+            row |= {"drift": reading.plateau.drift, "correlation_epochs": reading.plateau.tau * gap}
+        rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+    return rows
+
+
+def minimum_row(found: Found) -> Row:
+    """The constants of a family's minimum."""
+    names = ("objective", "loss", "gradient", "accuracy", "mean_square", "noise_curvature", "norm")
+    row = found.name | {name: getattr(found.minimum, name) for name in names}
+    row |= {"weight_decay": found.family.minimum.weight_decay, "capacity": found.minimum.capacity}
+    state = (
+        "every label fitted" if found.minimum.interpolates else "found" if found.minimum.converged else "not reached"
+    )
+    return row | {"state": state}
+
+
+def cooling_rows(found: Found) -> list[Row]:
+    """Excess loss hot, cold and reheated."""
+    rows = []
+    for reading in found.part(COOLED):
+        got = phases(reading, found.minimum)
+        if got is None:
+            continue
+        row = found.name | {"eta0": reading.eta0, "factor": COLD}
+        for name, values in (("hot", got.hot), ("cold", got.cold), ("reheated", got.again)):
+            row |= fields(name, over_seeds(values))
+        row |= fields("cold_over_hot", over_seeds(got.cold / got.hot))
+        row |= fields("reheated_over_hot", over_seeds(got.again / got.hot))
+        rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+    return rows
+
+
+def adam_rows(found: Found) -> list[Row]:
+    """Excess loss of Adam over batch sizes under both rules, relative to the first batch."""
+    rows = []
+    readings = found.part(ADAM)
+    for base in (one for one in readings if not one.arm.rule):
+        for reading in readings:
+            if reading.arm.temperature == base.arm.temperature:
+                row = found.name | {"rate_at_first": base.arm.temperature, "rule": reading.arm.rule or "both"}
+                row |= {"batch": reading.batch, "rate": reading.arm.trial.lr}
+                row |= fields("excess", over_seeds(reading.excess))
+                row |= fields("relative", over_seeds(reading.excess / base.excess)) | {"plateau": reading.state}
+                rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+    return rows
+
+
+def gibbs_rows(densities: Sequence[Density]) -> list[Row]:
+    """Distances of histograms from the Gibbs density and from its normal approximation."""
+    return [
+        {
+            "eta0": one.eta0, "samples": one.samples.size, "distance": one.fit.distance, "chance": one.fit.noise,
+            "distance_of_normal": one.gaussian_distance, "deviation": float(one.samples.std()),
+            "deviation_of_gibbs": _deviation(one),
+        }
+        for one in densities
+    ]  # fmt: skip
+
+
+def _deviation(one: Density) -> float:
+    mean = float(np.trapezoid(one.x * one.density, one.x))
+    return math.sqrt(float(np.trapezoid((one.x - mean) ** 2 * one.density, one.x)))
+
+
+def acceptance(found: Sequence[Found], densities: Sequence[Density]) -> list[Row]:
+    """What theory claims, what was measured, and whether that is within the tolerance."""
+    rows: list[Row] = []
+    for one in found:
+        rows += [one.name | row for row in _heat(one) + _collapse(one) + _cooled(one) + _rules(one)]
+    small = [one for one in densities if one.eta0 <= SMALL]
+    for one in small:
+        claim = f"Gibbs density at eta0 = {one.eta0:g}: total variation distance of the histogram"
+        rows.append({"model": "scalar"} | _row(claim, 0.0, one.fit.distance, DISTANCE, one.fit.distance <= DISTANCE))
+    return rows
+
+
+def _row(claim: str, theory: float, measured: float | Interval, tolerance: float, met: bool | None) -> Row:
+    shown = fields("measured", measured) if isinstance(measured, Interval) else {"measured": measured}
+    shown.pop("measured_p", None)
+    said = OPEN if met is None else MET if met else NOT_MET
+    return {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": said}
+
+
+def slope(found: Found) -> Interval | None:
+    """The small-rate slope of the excess loss over eta0, of the rates that have reached a plateau."""
+    settled = [one for one in found.part(HEAT) if one.state in (stationary.FLAT, stationary.UNDECIDED)]
+    if not settled:
+        return None
+    return stationary.small_rate_slope([one.eta0 for one in settled], np.stack([one.excess for one in settled]))
+
+
+def _heat(found: Found) -> list[Row]:
+    heats = found.part(HEAT)
+    flat = sum(one.state == stationary.FLAT for one in heats)
+    rows = [_row("plateaus: share of rates whose loss is flat within 10% of its excess", 1.0, flat / len(heats), 0.0,
+                 flat == len(heats))]  # fmt: skip
+    if found.minimum.interpolates:
+        return rows
+    measured = slope(found)
+    claim = "slope of the excess loss over eta0, in units of the heat capacity E||g||^2 / 4"
+    if measured is None or not found.minimum.converged:
+        return [*rows, _row(claim, 1.0, math.nan, SLOPE, None)]
+    ratio = _scaled(measured, 1 / found.minimum.capacity)
+    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE)]
+
+
+def _scaled(found: Interval, by: float) -> Interval:
+    return Interval(
+        found.mean * by, found.low * by, found.high * by, found.n_seeds, found.n_examples, found.df, found.p,
+        found.method,
+    )  # fmt: skip
+
+
+def _collapse(found: Found) -> list[Row]:
+    """The worst departure from equal excess at equal eta0, where finite rates should not show."""
+    rows = []
+    base = {one.arm.temperature: one for one in found.part(HEAT)}
+    for part, what in ((BATCHES, "batch sizes"), (MOMENTA, "momenta")):
+        gaps = [
+            one.mean / base[one.arm.temperature].mean
+            for one in found.part(part)
+            if _law(one, found.minimum) and _law(base[one.arm.temperature], found.minimum)
+        ]
+        if found.part(part):
+            claim = f"collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
+            worst = max(gaps, key=lambda ratio: abs(math.log(ratio))) if gaps else math.nan
+            rows.append(_row(claim, 1.0, worst, COLLAPSE, abs(worst - 1) <= COLLAPSE if gaps else None))
+    return rows
+
+
+def _law(reading: Reading, minimum: Minimum) -> bool:
+    """Whether theory's small-rate law should hold, and a plateau lets one see it."""
+    factor = predicted(reading, minimum) / (minimum.capacity * reading.eta0)
+    return factor <= LAW and reading.state in (stationary.FLAT, stationary.UNDECIDED) and reading.mean > 0
+
+
+def _cooled(found: Found) -> list[Row]:
+    rows = []
+    for reading in found.part(COOLED):
+        got: Phases | None = phases(reading, found.minimum)
+        if got is None or found.minimum.interpolates:
+            continue
+        cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.hot)
+        rows.append(_row(f"cooling: excess loss at {COLD:g} of the rate over that before", COLD, cold, REHEATED,
+                         abs(cold.mean / COLD - 1) <= REHEATED))  # fmt: skip
+        rows.append(_row("reheating: excess loss after the rate is restored over that before", 1.0, again, REHEATED,
+                         abs(again.mean - 1) <= REHEATED))  # fmt: skip
+    return rows
+
+
+def _rules(found: Found) -> list[Row]:
+    rows = []
+    spread = rule_spread(found)
+    if len(spread) == 2 and all(math.isfinite(value) for value in spread.values()):
+        ratio = spread["square root"] / spread["linear"]
+        claim = (
+            "Adam: departure of log excess loss from the first batch's under the square-root rule over the linear one's"
+        )
+        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1))
+    return rows
+
+
+def rule_spread(found: Found) -> Mapping[str, float]:
+    """Root mean square of log excess over that at the first batch size, by Adam's rule."""
+    readings = found.part(ADAM)
+    base = {one.arm.temperature: one.mean for one in readings if not one.arm.rule}
+    spread = {}
+    for rule in ("linear", "square root"):
+        ratios = [one.mean / base[one.arm.temperature] for one in readings if one.arm.rule == rule]
+        if ratios:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                spread[rule] = float(np.sqrt(np.mean(np.log(ratios) ** 2)))
+    return spread
+
+
+def suppression(found: Found) -> list[float]:
+    """Excess loss of shuffled epochs over that of independent batches, rate by rate."""
+    base = {one.arm.temperature: one.mean for one in found.part(HEAT)}
+    return [one.mean / base[one.arm.temperature] for one in found.part(SHUFFLED)]

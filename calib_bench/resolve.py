@@ -27,9 +27,7 @@ def resolve(settings: Settings) -> Settings:
 
     discover.use_plugins(settings.plugins)
     task = discover.task(settings.task)
-    own = discover.study(settings.study).defaults
-    unset = {key: value for key, value in own.items() if getattr(settings, key) is None}
-    settings = settings.model_copy(update={k: value(task) if callable(value) else value for k, value in unset.items()})
+    settings = settings.model_copy(update=_own(settings, task))
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
     for model in chosen:
         models.check_exists(model)
@@ -64,6 +62,14 @@ def resolve(settings: Settings) -> Settings:
         for schedule in space["schedule"]:
             check_schedule(schedule)
     return filled.model_copy(update={"spaces": spaces})
+
+
+def _own(settings: Settings, task: Task) -> dict[str, Any]:
+    """The study's own defaults of what was not given; the rate is given in any of its units."""
+    rated = any(getattr(settings, unit) for unit in RATES)
+    own = discover.study(settings.study).defaults
+    unset = {key: v for key, v in own.items() if getattr(settings, key) is None and not (rated and key in RATES)}
+    return {key: value(task) if callable(value) else value for key, value in unset.items()}
 
 
 def _seeds(settings: Settings, task: Task) -> tuple[tuple[int, ...], int]:

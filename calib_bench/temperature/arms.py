@@ -28,7 +28,8 @@ GIBBS_EXAMPLES = 30
 GIBBS_SEEDS = 4
 """Its runs for each seed."""
 GIBBS_EPOCHS = 400
-HEAT, BATCHES, MOMENTA, SHUFFLED, COOLED, ADAM = "heat", "batch", "momentum", "shuffled", "cooling", "adam"
+HEAT, BATCHES, MOMENTA, SHUFFLED, ADAM = "heat", "batch", "momentum", "shuffled", "adam"
+COOLED, UNCOOLED = "cooling", "not cooled"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _family(
     add(HEAT, heats)
     hot = [heats[-2] if len(heats) > 2 else heats[-1]]
     add(COOLED, hot, schedule=COOLING, epochs=2 * base.epochs)
+    add(UNCOOLED, hot, epochs=2 * base.epochs)
     if not family.convex:
         return family
     for batch in batches[1:]:

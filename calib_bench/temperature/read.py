@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_bench.dynamics import gibbs as densities
 from calib_bench.dynamics import stationary
-from calib_bench.temperature.arms import COOLED, Arm, Family
+from calib_bench.temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
     from calib_bench.store import Store
@@ -119,23 +119,26 @@ class Phases:
 
     Attributes:
         hot, cold, again: excess loss in the second half of each part, [S].
+        control: in that of the last one, of runs with the same batches whose rate was never changed.
     """
 
     hot: Array
     cold: Array
     again: Array
+    control: Array
 
 
-def phases(reading: Reading, minimum: Minimum) -> Phases | None:
-    """Of an arm of the part "cooling"; None when it diverged."""
-    if reading.arm.part != COOLED or not len(reading.loss):
+def phases(cooled: Reading, control: Reading, minimum: Minimum) -> Phases | None:
+    """Of arms of the parts "cooling" and "not cooled"; None when one diverged."""
+    if not (len(cooled.loss) and len(control.loss)):
         return None
-    last = reading.epochs[-1]
-    means = []
-    for part in range(3):
+
+    def mean(reading: Reading, part: int) -> Array:
+        last = reading.epochs[-1]
         inside = (reading.epochs > (part + 0.5) * last / 3) & (reading.epochs <= (part + 1) * last / 3)
-        means.append((reading.loss[:, inside] - minimum.objective).mean(1))
-    return Phases(*means)
+        return (reading.loss[:, inside] - minimum.objective).mean(1)
+
+    return Phases(mean(cooled, 0), mean(cooled, 1), mean(cooled, 2), mean(control, 2))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.inference.interval import no_interval
 from calib_bench.rows import Row, fields
-from calib_bench.temperature.arms import ADAM, BATCHES, COLD, COOLED, HEAT, MOMENTA, SHUFFLED, Family
+from calib_bench.temperature.arms import ADAM, BATCHES, COLD, COOLED, HEAT, MOMENTA, SHUFFLED, UNCOOLED, Family
 from calib_bench.temperature.read import Density, Minimum, Phases, Reading, phases, predicted
 
 if TYPE_CHECKING:
@@ -84,19 +84,29 @@ def minimum_row(found: Found) -> Row:
 
 
 def cooling_rows(found: Found) -> list[Row]:
-    """Excess loss hot, cold and reheated."""
+    """Excess loss hot, cold and reheated, and of runs that were not cooled."""
     rows = []
-    for reading in found.part(COOLED):
-        got = phases(reading, found.minimum)
-        if got is None:
-            continue
+    for reading, got in cooled(found):
         row = found.name | {"eta0": reading.eta0, "factor": COLD}
-        for name, values in (("hot", got.hot), ("cold", got.cold), ("reheated", got.again)):
+        for name, values in (("hot", got.hot), ("cold", got.cold), ("reheated", got.again), ("control", got.control)):
             row |= fields(name, over_seeds(values))
         row |= fields("cold_over_hot", over_seeds(got.cold / got.hot))
-        row |= fields("reheated_over_hot", over_seeds(got.again / got.hot))
+        row |= fields("reheated_over_control", over_seeds(got.again / got.control))
+        row["stationary"] = settled(got)
         rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
+
+
+def cooled(found: Found) -> list[tuple[Reading, Phases]]:
+    """The runs whose rate is lowered and restored, with what became of them."""
+    pairs = zip(found.part(COOLED), found.part(UNCOOLED), strict=True)
+    got = [(reading, phases(reading, control, found.minimum)) for reading, control in pairs]
+    return [(reading, one) for reading, one in got if one is not None]
+
+
+def settled(got: Phases) -> bool:
+    """Whether the runs that were not cooled ended where they were before, so that cold and hot can be compared."""
+    return abs(float(got.control.mean()) / float(got.hot.mean()) - 1) <= REHEATED
 
 
 def adam_rows(found: Found) -> list[Row]:
@@ -136,10 +146,11 @@ def acceptance(found: Sequence[Found], densities: Sequence[Density]) -> list[Row
     rows: list[Row] = []
     for one in found:
         rows += [one.name | row for row in _heat(one) + _collapse(one) + _cooled(one) + _rules(one)]
-    small = [one for one in densities if one.eta0 <= SMALL]
-    for one in small:
-        claim = f"Gibbs density at eta0 = {one.eta0:g}: total variation distance of the histogram"
-        rows.append({"model": "scalar"} | _row(claim, 0.0, one.fit.distance, DISTANCE, one.fit.distance <= DISTANCE))
+    for density in densities:
+        claim = f"Gibbs density at eta0 = {density.eta0:g}: total variation distance of the histogram"
+        distance = density.fit.distance
+        if density.eta0 <= SMALL:
+            rows.append({"model": "scalar"} | _row(claim, 0.0, distance, DISTANCE, distance <= DISTANCE))
     return rows
 
 
@@ -205,15 +216,15 @@ def _law(reading: Reading, minimum: Minimum) -> bool:
 
 def _cooled(found: Found) -> list[Row]:
     rows = []
-    for reading in found.part(COOLED):
-        got: Phases | None = phases(reading, found.minimum)
-        if got is None or found.minimum.interpolates:
+    for _, got in cooled(found):
+        if found.minimum.interpolates:
             continue
-        cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.hot)
-        rows.append(_row(f"cooling: excess loss at {COLD:g} of the rate over that before", COLD, cold, REHEATED,
-                         abs(cold.mean / COLD - 1) <= REHEATED))  # fmt: skip
-        rows.append(_row("reheating: excess loss after the rate is restored over that before", 1.0, again, REHEATED,
-                         abs(again.mean - 1) <= REHEATED))  # fmt: skip
+        cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.control)
+        stays = settled(got)
+        claim = f"cooling: excess loss at {COLD:g} of the rate over that before"
+        rows.append(_row(claim, COLD, cold, REHEATED, abs(cold.mean / COLD - 1) <= REHEATED if stays else None))
+        claim = "reheating: excess loss once the rate is restored over that of runs never cooled"
+        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED))
     return rows
 
 
@@ -222,9 +233,7 @@ def _rules(found: Found) -> list[Row]:
     spread = rule_spread(found)
     if len(spread) == 2 and all(math.isfinite(value) for value in spread.values()):
         ratio = spread["square root"] / spread["linear"]
-        claim = (
-            "Adam: departure of log excess loss from the first batch's under the square-root rule over the linear one's"
-        )
+        claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
         rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1))
     return rows
 

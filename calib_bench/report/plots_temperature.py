@@ -1,0 +1,224 @@
+"""Drawings of the study of SGD's temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.dynamics import stationary
+from calib_bench.report.plots import WIDTH, _empty, _legend, plain
+from calib_bench.temperature import tables
+from calib_bench.temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
+from calib_bench.temperature.read import Reading
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+UNIT = "eta0 = rate / ((1 - momentum) B)"
+
+
+def heat(analysis: Analysis) -> Figure:
+    """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line."""
+    found = [one for one in _found(analysis) if any(math.isfinite(r.mean) for r in one.part(HEAT))]
+    if not found:
+        return _empty("No run has lasted long enough to be judged.")
+    figure, axes = _panels(len(found), 3.4)
+    for one, axis in zip(found, axes, strict=False):
+        heats = np.array([r.eta0 for r in one.part(HEAT)])
+        fine = np.geomspace(heats.min() / 1.3, heats.max() * 1.3, 50)
+        line = one.minimum.capacity * fine
+        if not one.minimum.interpolates and one.minimum.converged:
+            axis.plot(fine, line, color="k", linewidth=1)
+            axis.fill_between(fine, line * (1 - tables.SLOPE), line * (1 + tables.SLOPE), color="0.5", alpha=0.25, lw=0)
+        for part, look in ((HEAT, _look(0, "o")), (SHUFFLED, _look(1, "s"))):
+            _excess(
+                axis, [r for r in one.part(part) if r.mean > 0], [r.eta0 for r in one.part(part) if r.mean > 0], look
+            )
+        axis.set(xscale="log", yscale="log", xlabel=UNIT, ylabel="excess loss (nats)")
+        note = ", fits every label: capacity 0" if one.minimum.interpolates else ""
+        axis.set_title(f"{_title(one)}{note}", loc="left")
+        _plain(axis)
+    keys = [("independent batches", _look(0, "o")), ("shuffled epochs", _look(1, "s"))]
+    keys.append((f"capacity x eta0, within {tables.SLOPE:.0%}", {"color": "k", "linewidth": 1}))
+    keys.append(("no plateau", {"color": "0.3", "marker": "o", "fillstyle": "none", "linestyle": "none"}))
+    _legend(figure, keys)
+    return figure
+
+
+def collapse(analysis: Analysis) -> Figure:
+    """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature."""
+    found = [one for one in _found(analysis) if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0]
+    if not found:
+        return _empty("No batch size or momentum was varied: give several of batch= or momentum=.")
+    figure, axes = _panels(2 * len(found), 3.4)
+    for one, pair in zip(found, axes.reshape(-1, 2), strict=False):
+        base, curvature = one.part(HEAT), one.minimum.noise_curvature
+        momentum = one.family.arms[0].trial.momentum
+        shades = _shades([r.arm.temperature for r in base])
+        batches = [r.batch for r in base + one.part(BATCHES)]
+        fine = np.geomspace(min(batches) / 1.3, max(batches) * 1.5, 60)
+        for axis, part in zip(pair, (BATCHES, MOMENTA), strict=True):
+            for first in base:
+                heat, color = first.arm.temperature, shades[first.arm.temperature]
+                mine = [first, *(r for r in one.part(part) if r.arm.temperature == heat)]
+                mine = sorted((r for r in mine if r.mean > 0), key=lambda r: (r.batch, r.arm.trial.momentum))
+                at = [float(r.batch) if part == BATCHES else r.arm.trial.momentum for r in mine]
+                scale = [1 / (one.minimum.capacity * r.eta0) for r in mine]
+                _excess(axis, mine, at, {"color": color, "marker": "o", "linestyle": "none"}, scale)
+                if part == BATCHES:
+                    theory = [stationary.finite_rate(first.eta0, b, momentum, curvature) for b in fine]
+                else:
+                    theory = []
+                if theory:
+                    axis.plot(fine, theory, color=color, linewidth=1, linestyle="--")
+            axis.axhspan(1 - tables.COLLAPSE, 1 + tables.COLLAPSE, color="0.5", alpha=0.2, lw=0)
+            axis.axhline(1, color="k", linewidth=0.8)
+            axis.set(ylabel="excess loss / (capacity x eta0)", yscale="log", ylim=(0.5, 4))
+        pair[0].set(xscale="log", xlabel="batch size B at fixed eta0")
+        plain(pair[0].xaxis)
+        pair[1].set_xlabel("momentum at fixed eta0")
+        pair[0].set_title(_title(one), loc="left")
+        for axis in pair:
+            plain(axis.yaxis)
+    keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in shades.items()]
+    keys.append(("theory at finite rates", {"color": "0.3", "linewidth": 1, "linestyle": "--"}))
+    keys.append((f"within {tables.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))
+    _legend(figure, keys)
+    return figure
+
+
+def cooling(analysis: Analysis) -> Figure:
+    """Excess loss over epochs while the rate is lowered and restored, seeds and their mean."""
+    found = [(one, r) for one in _found(analysis) for r in one.part(COOLED) if len(r.loss)]
+    if not found:
+        return _empty("No run in which the rate is lowered has finished.")
+    figure, axes = _panels(len(found), 3.1)
+    for (one, reading), axis in zip(found, axes, strict=False):
+        for control in one.part(UNCOOLED):
+            if len(control.loss):
+                mean = (control.loss - one.minimum.objective).mean(0)
+                axis.plot(control.epochs[1:], mean[1:], color="C1", linewidth=1)
+        excess = reading.loss - one.minimum.objective
+        shown = reading.epochs > 0
+        axis.plot(reading.epochs[shown], excess[:, shown].T, color="C0", linewidth=0.5, alpha=0.35)
+        axis.plot(reading.epochs[shown], excess[:, shown].mean(0), color="C0")
+        last = reading.epochs[-1]
+        axis.axvspan(last / 3, 2 * last / 3, color="C5", alpha=0.2, lw=0)
+        factors = [float(text) for text in COOLING.split("_")[1:]]
+        if not one.minimum.interpolates:
+            for part, factor in enumerate(factors):
+                level = one.minimum.capacity * reading.eta0 * factor
+                axis.plot([part * last / 3, (part + 1) * last / 3], [level, level], color="k", linewidth=1)
+        axis.set(yscale="log", xlabel="epoch", ylabel="excess loss (nats)")
+        axis.set_title(f"{_title(one)}, eta0 = {reading.eta0:.3g}", loc="left")
+        plain(axis.yaxis)
+    keys: list[tuple[str, dict[str, Any]]] = [("seeds and their mean", {"color": "C0"})]
+    keys.append(("never cooled, mean", {"color": "C1", "linewidth": 1}))
+    keys.append((f"rate x {factors[1]:g}", {"color": "C5", "alpha": 0.4, "linewidth": 6}))
+    keys.append(("capacity x eta0", {"color": "k", "linewidth": 1}))
+    _legend(figure, keys)
+    return figure
+
+
+def adam(analysis: Analysis) -> Figure:
+    """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
+    found = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
+    if not found:
+        return _empty("Adam was not trained: give optimizer=sgd,adam.")
+    figure, axes = _panels(max(2, len(found)), 3.1)
+    for axis in axes[len(found) :]:
+        axis.set_visible(False)
+    looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
+    for one, axis in zip(found, axes, strict=False):
+        readings = one.part(ADAM)
+        shades = _shades([r.arm.temperature for r in readings])
+        for rate, color in shades.items():
+            for rule, look in looks.items():
+                mine = [r for r in readings if r.arm.temperature == rate and r.arm.rule in ("", rule) and r.mean > 0]
+                _excess(axis, mine, [float(r.batch) for r in mine], look | {"color": color})
+        axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
+        axis.set_title(_title(one), loc="left")
+        _plain(axis)
+    keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in shades.items()]
+    keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in looks.items()]
+    _legend(figure, keys)
+    return figure
+
+
+def gibbs(analysis: Analysis) -> Figure:
+    """Histograms of the one-parameter model beside their Gibbs densities and the normal ones."""
+    found: Any = analysis.data["densities"]
+    if not found:
+        return _empty("The one-parameter model has not finished.")
+    figure, axes = _panels(len(found), 2.7)
+    for one, axis in zip(found, axes, strict=False):
+        low, high = np.quantile(one.samples, [0.0005, 0.9995])
+        low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+        axis.hist(one.samples.ravel(), bins=40, range=(low, high), density=True, color="C0", alpha=0.35, linewidth=0)
+        inside = (one.x >= low) & (one.x <= high)
+        axis.plot(one.x[inside], one.density[inside], color="C1")
+        axis.plot(one.x[inside], one.gaussian[inside], color="k", linewidth=1, linestyle=":")
+        axis.set_xlabel("parameter s")
+        axis.set_title(f"eta0 = {one.eta0:g}, distance {one.fit.distance:.3f}", loc="left")
+    axes[0].set_ylabel("density")
+    keys: list[tuple[str, dict[str, Any]]] = [("SGD", {"color": "C0", "alpha": 0.4, "linewidth": 6})]
+    keys.append(("exp(-2L / (eta0 s2))", {"color": "C1"}))
+    keys.append(("normal, of the minimum's curvature", {"color": "k", "linewidth": 1, "linestyle": ":"}))
+    _legend(figure, keys)
+    return figure
+
+
+def _found(analysis: Analysis) -> list[tables.Found]:
+    found: Any = analysis.data["found"]
+    return list(found)
+
+
+def _title(one: tables.Found) -> str:
+    trial = one.family.minimum
+    return f"{trial.model}" + (f", beta={trial.beta:g}" if trial.beta != 1 else "")
+
+
+def _panels(count: int, height: float) -> tuple[Figure, Any]:
+    """Panels in rows of at most four, two at least to a row's width."""
+    from matplotlib.figure import Figure
+
+    across = min(count, 4)
+    down = math.ceil(count / across)
+    figure = Figure(figsize=(WIDTH if across > 1 else WIDTH / 2 + 1, height * down))
+    return figure, figure.subplots(down, across, squeeze=False).ravel()
+
+
+def _look(number: int, marker: str) -> dict[str, Any]:
+    return {"color": f"C{number}", "marker": marker, "linestyle": "none"}
+
+
+def _shades(values: list[float]) -> dict[float, Any]:
+    from matplotlib import colormaps
+
+    levels = sorted(set(values))
+    return {value: colormaps["viridis"](0.85 * i / max(1, len(levels) - 1)) for i, value in enumerate(levels)}
+
+
+def _excess(
+    axis: Axes, readings: list[Reading], at: list[float], look: dict[str, Any], scale: list[float] | None = None
+) -> None:
+    """Means with their intervals; hollow where there is no plateau."""
+    by = scale or [1.0] * len(readings)
+    found = [tables.over_seeds(r.excess * f) for r, f in zip(readings, by, strict=True)]
+    means = [one.mean for one in found]
+    axis.plot(at, means, **look | {"marker": ""})
+    for reading, x, one in zip(readings, at, found, strict=True):
+        fill = "none" if reading.state == stationary.DRIFTS else "full"
+        axis.plot([x], [one.mean], **look | {"linestyle": "none", "fillstyle": fill})
+        if math.isfinite(one.low):
+            axis.plot([x, x], [max(one.low, one.mean / 20), one.high], color=look["color"], linewidth=0.9, alpha=0.6)
+
+
+def _plain(axis: Axes) -> None:
+    plain(axis.xaxis)
+    plain(axis.yaxis)

@@ -1,0 +1,95 @@
+"""Drawings of the study of the two temperatures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.report import plots_plane
+from calib_bench.report.plots import WIDTH, _empty, _legend, plain
+from calib_bench.temperature.plane import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from calib_bench.study import Analysis
+
+PANELS = (
+    ("error", "error rate"),
+    ("log_loss", "log loss (nats)"),
+    ("repaired_log_loss", "repaired log loss (nats)"),
+    ("kappa", "kappa = beta T*"),
+)
+PLANES = ("error", "repaired_log_loss")
+
+
+def plane(analysis: Analysis) -> Figure:
+    """Error and repaired log loss over beta and eta0, with lines of equal beta^2 eta0."""
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    found = _found(analysis)
+    figure = Figure(figsize=(WIDTH, 3.9 * len(found)))
+    axes = figure.subplots(len(found), len(PLANES), squeeze=False)
+    for cells, line in zip(found, axes, strict=True):
+        columns = {
+            "beta": [c.beta for c in cells],
+            "eta0": [c.eta0 for c in cells],
+            "failed": [c.failed for c in cells],
+        }
+        frame = DataFrame(columns | {name: [c.values[name].mean() for c in cells] for name in PLANES})
+        through = {cell.level("effective"): (cell.beta, cell.eta0) for cell in cells}
+        for axis, name in zip(line, PLANES, strict=True):
+            if not np.isfinite(frame[name]).any():
+                axis.set_axis_off()
+                continue
+            drawn = plots_plane.plane(axis, frame, "beta", "eta0", name, plots_plane.scale(frame[name]))
+            plots_plane.power_lines(axis, -2, list(through.values())[::2], color="0.15", linewidth=0.8)
+            axis.set(xlabel="beta", ylabel="eta0 = rate / ((1 - momentum) B)")
+            plots_plane.colorbar(drawn, axis, dict(PANELS)[name])
+        line[0].set_title(_title(cells), loc="left")
+    keys: list[tuple[str, dict[str, Any]]] = [("equal beta^2 eta0", {"color": "0.15", "linewidth": 0.8})]
+    keys.append(("some seed diverged", {"color": "0.25", "marker": "x", "linestyle": "none"}))
+    _legend(figure, keys)
+    return figure
+
+
+def collapse(analysis: Analysis) -> Figure:
+    """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    found = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
+    if not found:
+        return _empty("No cell has finished with every seed.")
+    figure = Figure(figsize=(WIDTH, 5.0 * len(found)))
+    axes = figure.subplots(2 * len(found), len(PANELS), squeeze=False, sharey="col")
+    betas = sorted({cell.beta for cells in found for cell in cells})
+    shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    for number, cells in enumerate(found):
+        for row, (attribute, label) in enumerate((("eta0", "eta0"), ("effective", "beta^2 eta0"))):
+            for axis, (name, what) in zip(axes[2 * number + row], PANELS, strict=True):
+                for beta, shade in shades.items():
+                    mine = sorted((c for c in cells if c.beta == beta and c.whole), key=lambda c: c.eta0)
+                    x = [getattr(cell, attribute) for cell in mine]
+                    axis.plot(x, [cell.values[name].mean() for cell in mine], color=shade, marker=".")
+                axis.set(xscale="log", yscale="log", xlabel=label)
+                plain(axis.xaxis)
+                plain(axis.yaxis)
+                if row == 0:
+                    axis.set_title(what, loc="left")
+        axes[2 * number][0].set_ylabel(_title(cells))
+    _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    return figure
+
+
+def _found(analysis: Analysis) -> list[list[Cell]]:
+    found: Any = analysis.data["found"]
+    return [cells for cells in found if cells]
+
+
+def _title(cells: list[Cell]) -> str:
+    trial = cells[0].trials[0]
+    return f"{trial.model}, B={trial.batch}" + ("" if math.isclose(trial.momentum, 0) else f", mu={trial.momentum:g}")

@@ -1,0 +1,237 @@
+"""What do the two temperatures of training, the softmax's 1 / beta and SGD's eta0, have in common?
+
+In the lazy regime beta and the rate enter through beta^2 eta0 alone, eta0 = rate / ((1 - momentum) B) (Agarwala et al.,
+arXiv 2010.07344): what is equal along lines of equal beta^2 eta0 is shared, and what changes along them is beta's own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.inference import crossed_interval, variance_shares
+from calib_bench.inference.grouped import explained
+from calib_bench.report import plots_two_temperatures as plots
+from calib_bench.rows import Row, adjusted, cell, fields
+from calib_bench.study import Analysis, Scores, Section, Study, Table
+from calib_bench.temperature import plane
+from calib_bench.temperature.plane import METRICS, Cell
+from calib_bench.trial import CROSS_ENTROPY, Trial
+from calib_bench.tuning import unique
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+
+GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
+NAMES = {
+    "error": "error rate", "log_loss": "log loss", "repaired_log_loss": "log loss after temperature scaling",
+    "kappa": "kappa",
+}  # fmt: skip
+SETS = ("all that finished", "all that learned")
+
+
+def plan(settings: Settings, scores: Scores) -> list[Trial]:
+    """Every beta at every rate with every seed."""
+    return unique(trial for family in plane.families(settings) for trials in family for trial in trials)
+
+
+def analyse(settings: Settings, store: Store) -> Analysis:
+    """Shares of variance, and what beta adds at equal beta^2 eta0.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    import pandas as pd
+
+    families = plane.families(settings)
+    found = [[plane.read(store, trials) for trials in family] for family in families]
+    rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "cells": []}
+    for cells in found:
+        name = _name(cells, found)
+        classes = int(store.split_info(cells[0].trials[0])["classes"])
+        rows["shares"] += [name | row for row in _shares(cells, classes)]
+        rows["block"] += [name | row for row in _block(cells)]
+        rows["at_equal"] += [name | row for row in _at_equal(cells, settings)]
+        rows["cells"] += [name | row for row in _cells(cells)]
+    frames = {key: pd.DataFrame(some) for key, some in rows.items()}
+    frames["at_equal"] = adjusted(frames["at_equal"]) if len(frames["at_equal"]) else frames["at_equal"]
+    verdict = tuple(said for cells in found for said in _verdict(_name(cells, found), frames))
+    return Analysis(
+        verdict=verdict or ("No two cells have finished: nothing can be compared.",),
+        tables=_tables(settings, frames),
+        warnings=_warnings(settings, found),
+        data={"found": found, "limit": settings.limit, "reference": settings.reference},
+        summary=verdict[:2],
+    )
+
+
+def _name(cells: list[Cell], found: list[list[Cell]]) -> Row:
+    """What tells a family from the others."""
+    mine = cells[0].trials[0]
+    others = [one[0].trials[0] for one in found]
+    differs = [key for key in ("objective", "batch", "momentum", "epochs", "schedule", "label_noise", "sampling")
+               if len({getattr(trial, key) for trial in others}) > 1]  # fmt: skip
+    return {"model": mine.model} | {key: getattr(mine, key) for key in differs}
+
+
+def _shares(cells: list[Cell], classes: int) -> list[Row]:
+    rows = []
+    whole = [one for one in cells if one.whole]
+    for label, some in zip(SETS, (whole, plane.learned(cells, classes)), strict=True):
+        for metric in METRICS if len(some) > 2 else ():
+            row: Row = {"metric": metric, "cells": len(some), "of": label}
+            for grouping in GROUPINGS:
+                share = explained(plane.measured(some, metric), [one.level(grouping) for one in some])
+                row |= fields(grouping, share)
+            rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+    return rows
+
+
+def _block(cells: list[Cell]) -> list[Row]:
+    """The complete layout of beta^2 eta0 by beta, every cell of which finished."""
+    import numpy as np
+
+    layout = plane.block(cells)
+    if not layout:
+        return []
+    rows = []
+    for metric in METRICS:
+        shares = variance_shares(np.stack([plane.measured(line, metric) for line in layout]))
+        row: Row = {"metric": metric, "temperatures": len(layout), "betas": len(layout[0])}
+        parts = zip(("effective", "beta", "interaction", "seed"),
+                    (shares.first, shares.second, shares.interaction, shares.seed), strict=True)  # fmt: skip
+        for part, share in parts:
+            row |= {key: value for key, value in fields(part, share).items() if not key.endswith("_p")}
+        rows.append(row | {"p_effective": shares.p_first, "p_beta": shares.p_second})
+    return rows
+
+
+def _at_equal(cells: list[Cell], settings: Settings) -> list[Row]:
+    """Each beta against the reference at the same beta^2 eta0, paired by seed and example."""
+    base = {one.level("effective"): one for one in cells if one.beta == settings.reference and one.examples}
+    rows = []
+    for one in cells:
+        against = base.get(one.level("effective"))
+        if against is None or one.beta == settings.reference or not one.examples:
+            continue
+        row: Row = {"beta": one.beta, "effective": one.effective}
+        nested = settings.split == "seed"
+        for metric, values in one.examples.items():
+            row |= fields(metric, crossed_interval(values - against.examples[metric], nested=nested))
+        rows.append(row)
+    return rows
+
+
+def _cells(cells: list[Cell]) -> list[Row]:
+    rows = []
+    for one in sorted(cells, key=lambda c: (c.beta, c.eta0)):
+        row: Row = {"beta": one.beta, "eta0": one.eta0, "effective": one.effective, "failed": one.failed}
+        for metric in METRICS:
+            row |= {metric: float(one.values[metric].mean())}
+        rows.append(row)
+    return rows
+
+
+def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
+    """What the two share, and what not."""
+    said: list[str] = []
+    shares = _own(frames["shares"], name)
+    for label in SETS:
+        some = [row for row in shares if row["of"] == label]
+        if some:
+            cells = some[0]["cells"]
+            told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'effective')}" for row in some)
+            said.append(
+                f"{name['model']}, {cells} cells, {label}: beta^2 eta0 alone accounts for these shares of the variance "
+                f"between cells: {told}."
+            )
+            told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'eta0')}" for row in some)
+            said.append(f"The rate alone, eta0, accounts for: {told}.")
+    block = _own(frames["block"], name)
+    if block:
+        told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'beta')} and {cell(row, 'interaction')}" for row in block)
+        said.append(
+            f"At equal beta^2 eta0, in the {block[0]['temperatures']} x {block[0]['betas']} cells that all finished, "
+            f"beta adds a share of its own and one that depends on the temperature: {told}."
+        )
+    equal = _own(frames["at_equal"], name)
+    if equal:
+        firm = [row for row in equal if row.get("error_holm", math.nan) < 0.05]
+        said.append(
+            f"Of {len(equal)} pairs of a beta and the reference at equal beta^2 eta0, {len(firm)} differ in error rate "
+            "after Holm's correction."
+        )
+    return said
+
+
+def _own(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
+    rows: Any = frame.to_dict("records")
+    return [row for row in rows if all(row[key] == value for key, value in name.items())]
+
+
+def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
+    said = []
+    if settings.limit is not None:
+        said.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    if len(settings.seed or ()) < 3:
+        said.append("Fewer than three seeds: shares of variance have no intervals.")
+    for cells in found:
+        lost = sum(not one.whole for one in cells)
+        if lost:
+            said.append(
+                f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged; they count in no share."
+            )
+        if not plane.block(cells):
+            said.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
+    return tuple(said)
+
+
+def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    seeds = f"{len(settings.seed or ())} seeds, test split. "
+    every = {
+        "shares": Table(
+            "What one number accounts for, of the variance between cells", frames["shares"],
+            f"{smoke}{seeds}Adjusted share of the variance between cells (means over seeds, seed noise taken out) that "
+            "lies between cells of different beta^2 eta0 (effective), of different eta0, of different beta; log losses and "
+            "kappa by their logarithm. 95% jackknife intervals over seeds. Learned: repaired log loss below "
+            f"{plane.LEARNED:g} log K.", paper=True, names=("model", "metric", "of"),
+        ),
+        "block": Table(
+            "Shares of variance of beta^2 eta0 and beta in the complete block", frames["block"],
+            f"{smoke}{seeds}Of one run's result: main effects, interaction, seed; 95% jackknife intervals over seeds; "
+            "permutation p-values within seeds.", names=("model", "metric"),
+        ),
+        "at_equal": Table(
+            f"Each beta less beta={settings.reference:g} at equal beta^2 eta0", frames["at_equal"],
+            f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
+            "correction over the table.",
+        ),
+        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share that diverged."),
+    }  # fmt: skip
+    return {name: table for name, table in every.items() if len(table.frame)}
+
+
+STUDY = Study(
+    question="Are the softmax's temperature 1/beta and SGD's temperature eta0 one, through beta^2 eta0?",
+    plan=plan,
+    analyse=analyse,
+    figures={"plane": plots.plane, "collapse": plots.collapse},
+    defaults={
+        "objective": (CROSS_ENTROPY,),
+        "beta": (0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
+        "lr_eff": tuple(float(f"{10 ** (k / 2):.9g}") for k in range(-6, 5)),
+        "schedule": ("constant",),
+        "warmup": (0.0,),
+        "seed": (0, 1, 2, 3),
+    },
+    sections=(
+        Section("Shared and not", ("collapse", "shares", "block")),
+        Section("At equal beta^2 eta0", ("at_equal",)),
+        Section("The plane", ("plane", "cells")),
+    ),
+    references=("agarwala2023temperature", "olejnik2003"),
+)

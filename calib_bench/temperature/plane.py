@@ -1,0 +1,157 @@
+"""The plane of the two temperatures: trials over beta and the rate, read as cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench import discover, tuning
+from calib_bench.dynamics import stationary
+from calib_bench.errors import SettingsError
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    from calib_bench.settings import Settings
+    from calib_bench.store import Store
+
+    Array = np.ndarray[Any, np.dtype[np.float64]]
+
+METRICS = ("error", "log_loss", "repaired_log_loss", "kappa")
+LOGS = ("log_loss", "repaired_log_loss", "kappa")
+"""Their variance is that of the logarithm: they range over orders of magnitude."""
+LEARNED = 0.5
+"""Cells whose repaired log loss is below this share of that of guessing have learned."""
+PLACES = 6
+"""Decimals to which log10 of a temperature is told apart."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One beta at one rate.
+
+    Attributes:
+        trials: one a seed.
+        eta0: rate / ((1 - momentum) batch).
+        values: of `METRICS` on the test split [S]; NaN where a seed diverged.
+        examples: "error" and "repaired_log_loss" by example [S, N]; empty when a seed diverged.
+        failed: share of the seeds that diverged.
+    """
+
+    trials: tuple[Trial, ...]
+    eta0: float
+    values: dict[str, Array]
+    examples: dict[str, Array]
+    failed: float
+
+    @property
+    def beta(self) -> float:
+        """The inverse temperature."""
+        return self.trials[0].beta
+
+    @property
+    def effective(self) -> float:
+        """beta^2 eta0: what both set together in the lazy regime (Agarwala et al., arXiv 2010.07344)."""
+        return float(f"{self.beta**2 * self.eta0:.10g}")
+
+    def level(self, name: str) -> float:
+        """What groups it: "effective", "eta0" or "beta", as a rounded log10."""
+        return round(math.log10({"effective": self.effective, "eta0": self.eta0, "beta": self.beta}[name]), PLACES)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every seed finished."""
+        return self.failed == 0
+
+
+def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
+    """Trials, one a seed, of every cell, by family: what is compared with each other.
+
+    Raises:
+        SettingsError: rates are relative to the critical one, or nothing is trained.
+    """
+    found: dict[Trial, list[tuple[Trial, ...]]] = {}
+    for template in tuning.templates(settings):
+        space = (settings.spaces or {})[template.model]
+        if template.lr_unit == "lr_rel":
+            raise SettingsError("a temperature is an absolute rate over a batch size: give lr_eff= or lr=, not lr_rel=")
+        if template.epochs == 0:
+            raise SettingsError("study=two_temperatures trains what it compares: give epochs=1 or more")
+        kind = template.model_copy(update={"beta": 1.0, "lr": 1.0})
+        for rate in space["lr"]:
+            made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in settings.seed or ())
+            split = settings.split == "seed"
+            seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
+            found.setdefault(kind, []).append(seeded)
+    return list(found.values())
+
+
+def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
+    """A cell as stored.
+
+    Raises:
+        StoreError: a trial cannot be read.
+    """
+    records = [store.record(trial) for trial in trials]
+    trial = trials[0]
+    rate = trial.lr if trial.lr_unit == "lr" else trial.lr / trial.beta**2
+    train = int(store.split_info(trial)["sizes"]["train"])
+    heat = stationary.eta0(rate, min(trial.batch, train), trial.momentum)
+    found = [_values(store, one) if r.status == "done" else None for one, r in zip(trials, records, strict=True)]
+    values = {name: np.array([one[0][name] if one else math.nan for one in found]) for name in METRICS}
+    whole = [one[1] for one in found if one]
+    examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}
+    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found))
+
+
+def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array]]:
+    from calib_bench.metrics import log_loss_n
+
+    temperature = discover.load("baselines", "temperature_scaling")
+    logits, labels = store.logits(trial), store.labels(trial)
+    Z = {split: trial.beta * logits[split].double() for split in ("calibration", "test")}
+    y = labels["test"]
+    params = temperature.fit(Z["calibration"], labels["calibration"])
+    repaired = log_loss_n(temperature.apply(params, Z["test"]), y)
+    wrong = (Z["test"].argmax(-1) != y).double()
+    values = {
+        "error": float(wrong.mean()),
+        "log_loss": float(log_loss_n(Z["test"].log_softmax(-1), y).mean()),
+        "repaired_log_loss": float(repaired.mean()),
+        "kappa": float(params["temperature"]),
+    }
+    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}
+
+
+def learned(cells: list[Cell], classes: int) -> list[Cell]:
+    """The cells that have learned something, see `LEARNED`."""
+    return [c for c in cells if c.whole and c.values["repaired_log_loss"].mean() < LEARNED * math.log(classes)]
+
+
+def measured(cells: list[Cell], metric: str) -> Array:
+    """[C, S], of the logarithm where the metric ranges over orders of magnitude."""
+    values = np.stack([cell.values[metric] for cell in cells])
+    return np.log(values) if metric in LOGS else values
+
+
+def block(cells: list[Cell]) -> list[list[Cell]]:
+    """The largest complete block of neighbouring levels of effective temperature and neighbouring betas, every cell of
+    which finished with every seed: rows are temperatures. Empty when there is none of two by two."""
+    where = {(cell.level("effective"), cell.level("beta")): cell for cell in cells if cell.whole}
+    heats, betas = (sorted({place[i] for place in where}) for i in (0, 1))
+    best: list[list[Cell]] = []
+    for rows in _ranges(heats):
+        for columns in _ranges(betas):
+            if len(rows) * len(columns) > sum(map(len, best)) and all((r, c) in where for r in rows for c in columns):
+                best = [[where[r, c] for c in columns] for r in rows]
+    return best
+
+
+def _ranges(levels: list[float]) -> Iterator[list[float]]:
+    """Neighbouring levels, two at least."""
+    for start in range(len(levels)):
+        for stop in range(start + 2, len(levels) + 1):
+            yield levels[start:stop]

@@ -1,0 +1,119 @@
+"""The study of SGD's temperature: planned, trained, measured and reported, at a tiny size through the real loops."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib_bench import cli, discover
+from calib_bench.errors import SettingsError
+from calib_bench.plan import make
+from calib_bench.resolve import resolve
+from calib_bench.settings import Settings, parse
+from calib_bench.store import Store
+from calib_bench.temperature import arms, tables
+
+WORDS = (
+    "study=sgd_temperature", "model=linear,mlp_8", "epochs=60", "batch=10,30", "lr=0.1,0.3", "momentum=0,0.5",
+    "weight_decay=0.1", "seed=0,1", "limit=60", "workers=1", "wandb=disabled",
+)  # fmt: skip
+
+
+def settings(*words: str) -> Settings:
+    own = {word.partition("=")[0] for word in words}
+    return resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in own), *words]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("temperature")
+    assert cli.main(["run", *WORDS, f"out={out}"]) == 0
+    return out / "digits-sgd_temperature"
+
+
+def test_equal_temperatures_whatever_the_batch_and_momentum() -> None:
+    linear, mlp = arms.families(settings())
+    heats = {arm.temperature for arm in linear.part(arms.HEAT)}
+    assert heats == {0.01, 0.03}
+    for arm in linear.part(arms.HEAT, arms.BATCHES, arms.MOMENTA, arms.SHUFFLED):
+        trial = arm.trial
+        assert trial.lr / ((1 - trial.momentum) * trial.batch) == pytest.approx(arm.temperature)
+        assert arm.temperature in heats
+        assert {t.seed for t in arm.trials} == {0, 1}
+    assert {arm.trial.batch for arm in linear.part(arms.BATCHES)} == {30}
+    assert {arm.trial.sampling for arm in linear.part(arms.SHUFFLED)} == {"shuffled"}
+    assert linear.minimum.epochs == 0
+    assert {arm.part for arm in mlp.arms} == {arms.HEAT, arms.COOLED, arms.UNCOOLED}
+    roots = {(a.trial.batch, a.trial.lr) for a in linear.part(arms.ADAM) if a.rule == "square root"}
+    assert (40, 0.002) in roots
+    plain = arms.families(settings("weight_decay=0"))
+    assert [family.minimum.weight_decay for family in plain] == [arms.DECAY, 0.0]
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    for words, said in (
+        (("lr_rel=0.1",), "not lr_rel"),
+        (("split=seed",), "leave split at shared"),
+        (("epochs=5",), "epochs=16 or more"),
+        (("optimizer=adam",), "optimizer=sgd"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            arms.families(settings(*(("model=linear", *words) if "lr_rel=0.1" not in words else words)))
+
+
+@pytest.mark.slow
+def test_the_study_is_run_reported_and_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = settings(f"out={folder.parent}")
+    store, study = Store(folder), discover.study("sgd_temperature")
+    assert make(own, study, store).pending == 0
+    analysis = study.analyse(own, store)
+    rows = analysis.tables["acceptance"].frame.set_index(["model", "claim"])
+    assert set(rows["verdict"]) <= {tables.MET, tables.NOT_MET, tables.OPEN}
+    heat = analysis.tables["heat"].frame
+    independent = heat[(heat["model"] == "linear") & (heat["part"] == arms.HEAT)]
+    assert (independent["ratio"] - 1).abs().max() < 0.4  # two seeds, 300 samples each: a sanity check, not the result
+    shuffled = heat[heat["sampling"] == "shuffled"]
+    assert (shuffled["excess"].to_numpy() < independent["excess"].to_numpy()).all()
+    cooled = analysis.tables["cooling"].frame.set_index("model").loc["linear"]
+    assert cooled["cold"] < cooled["hot"]
+    assert len(analysis.tables["gibbs"].frame) == len(arms.GIBBS)
+    minima = analysis.tables["minima"].frame.set_index("model")
+    assert minima.loc["linear", "state"] == "found"
+    assert minima.loc["linear", "capacity"] == pytest.approx(minima.loc["linear", "mean_square"] / 4)
+    before = {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")}
+    assert {f"{name}.csv" for name in analysis.tables} == set(before)
+    capsys.readouterr()
+    assert cli.main(["report", str(folder)]) == 0
+    assert "What theory claims" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")} == before
+    for name in study.figures:
+        assert (folder / "report" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
+    from calib_bench.dynamics import stationary
+    from calib_bench.temperature.read import Minimum, Reading
+
+    linear, _ = arms.families(settings("lr=0.1,0.2,0.4"))
+    minimum = Minimum({"mean_square": 8.0, "loss": 1.0, "accuracy": 0.5, "noise_curvature": 1.0, "converged": 1.0})
+    found = tables.Found(linear, minimum)
+    for arm in linear.arms:
+        scale = arm.temperature
+        if arm.part == arms.ADAM:
+            scale *= (arm.trial.batch / 10) ** (0.5 if arm.rule == "linear" else 0.1)
+        state = stationary.DRIFTS if arm.part == arms.HEAT and scale == 0.01 else stationary.FLAT
+        excess = (9.0 if state == stationary.DRIFTS else 2.0) * scale * np.array([0.9, 1.1])
+        heat = stationary.eta0(arm.trial.lr, arm.trial.batch, arm.trial.momentum)
+        found.readings.append(Reading(arm, heat, arm.trial.batch, np.zeros(0), np.zeros((0, 0)), excess, None, state))
+    slope = tables.slope(found)
+    assert slope is not None
+    assert slope.mean == pytest.approx(2.0)
+    spread = tables.rule_spread(found)
+    assert spread["square root"] < spread["linear"]
+    assert spread["linear"] == pytest.approx(math.sqrt(np.mean(np.square(0.5 * np.log([4, 16])))))
+    claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in tables.acceptance([found], [])}
+    assert claims["collapse over momenta"] == tables.MET
+    assert claims["Adam"] == tables.MET

@@ -196,8 +196,8 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
         "shares": Table(
             "What one number accounts for, of the variance between cells", frames["shares"],
             f"{smoke}{seeds}Adjusted share of the variance between cells (means over seeds, seed noise taken out) that "
-            "lies between cells of different beta^2 eta0 (effective), of different eta0, of different beta; log losses and "
-            "kappa by their logarithm. 95% jackknife intervals over seeds. Learned: repaired log loss below "
+            "lies between cells of different beta^2 eta0 (effective), of different eta0, of different beta; log losses "
+            "and kappa by their logarithm. 95% jackknife intervals over seeds. Learned: repaired log loss below "
             f"{plane.LEARNED:g} log K.", paper=True, names=("model", "metric", "of"),
         ),
         "block": Table(

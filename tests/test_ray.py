@@ -225,6 +225,19 @@ def test_a_gang_of_two_nodes_gives_the_result_of_one_process_also_when_one_is_lo
         assert store.history(trial)[column].to_list() == pytest.approx(expected, rel=1e-9, nan_ok=True)
 
 
+@pytest.mark.slow
+def test_a_gang_that_cannot_train_says_why_and_gives_its_place_up(cluster: Any, tmp_path: Path) -> None:
+    one = settings(tmp_path, *TOGETHER[:4], "batch=41", "gang=2", f"ray_address={cluster.address}")
+    node, store = cluster.add_node(num_cpus=2), Store(one.folder)
+    with executor.Cluster(one) as made:
+        (group, *_) = groups(one, store)
+        with pytest.raises(SettingsError, match=rf"{group[0].key} \(wrn_10_1\): batch=41 .* of the 2 processes"):
+            made.run([group], store, lambda done: None)
+        assert {place["state"] for place in ray.util.placement_group_table().values()} == {"REMOVED"}
+    cluster.remove_node(node)
+    assert not logits(tmp_path)
+
+
 def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(**options: object) -> None:
         raise ConnectionError("nobody is there\nat all")

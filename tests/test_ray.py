@@ -119,7 +119,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_bit(
     assert not list((one.folder / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_restarted_driver_loses_no_finished_trial(cluster: Any, alone: dict[str, str], tmp_path: Path) -> None:
     cluster.add_node(num_cpus=1)
     command = [sys.executable, DRIVER, *WORDS, f"out={tmp_path}", f"ray_address={cluster.address}"]

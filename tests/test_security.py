@@ -23,6 +23,8 @@ CALLS = {
     "pd.eval": ("never", None), "tarfile.open": ("never", None), "shutil.unpack_archive": ("never", None),
 }  # fmt: skip
 """Calls that need an argument of this value, or may not be at all."""
+SAFE = {"yaml.safe_dump", "yaml.safe_load"}
+"""All of yaml that may be used."""
 IMPORTERS = {"calib_bench/discover.py"}
 """The only module that imports by file name or computed name, besides imports of the package's own."""
 
@@ -38,10 +40,15 @@ def findings(source: str, where: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"{where} imports {name}" for name in names if name.split(".")[0] in MODULES)
+            whole = isinstance(node, ast.Import)
+            yield from (
+                f"{where} imports {n}" for n in names if n.split(".")[0] in MODULES and not (whole and n == "yaml")
+            )
         if not isinstance(node, ast.Call):
             continue
         name, keywords = dotted(node.func), {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+        if name.startswith("yaml.") and name not in SAFE:
+            yield f"{where}:{node.lineno} calls {name}"
         if name in NAMES:
             yield f"{where}:{node.lineno} calls {name}"
         if name in CALLS:

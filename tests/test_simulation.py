@@ -9,7 +9,7 @@ import pytest
 from tests.benchmarks.bench_simulation import SMALL, described, simulate
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_twice_the_trials_take_twice_the_time_and_little_more_memory(tmp_path: Path) -> None:
     small, large = simulate(tmp_path / "run", SMALL, (10, 20))
     said = f"{described(small)}; {described(large)}"

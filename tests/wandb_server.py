@@ -47,7 +47,11 @@ class Server(ThreadingHTTPServer):
     def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "upsertBucket" in query:
             run = {"id": f"B{variables['name']}", "name": variables["name"], "displayName": variables["name"]}
-            project = {"id": "P", "name": variables.get("project"), "entity": {"id": "E", "name": "me"}}
+            project = {
+                "id": "P",
+                "name": variables.get("project"),
+                "entity": {"id": "E", "name": variables.get("entity") or "me"},
+            }
             self.runs.setdefault(variables["name"], {}).update({k: v for k, v in variables.items() if v is not None})
             bucket = {**run, "description": "", "sweepName": None, "config": "{}", "historyLineCount": 0}
             return {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib_bench.inference.factorial import _jackknife
 from calib_bench.inference.interval import Interval, no_interval
 
 if TYPE_CHECKING:
@@ -22,7 +21,8 @@ def explained(values_CS: ArrayLike, groups: Sequence[Hashable], level: float = 0
 
     1 - (within / (C - G) - noise) / (total / (C - 1) - noise), sums of squares over cell means, and noise the variance
     between seeds over S: an adjusted R squared (Olejnik & Algina, 2003), which groups of one cell or more groups do not
-    raise. Limits by the jackknife over seeds, as in `variance_shares`; they hold for these cells.
+    raise, and which is below 0 where groups are more alike than chance makes them. Limits by the jackknife over seeds,
+    with t_{S-1} and standard errors times S / (S - 1); they hold for these cells.
 
     Args:
         values_CS: results [C, S] of C cells, each trained with the same S seeds.
@@ -35,8 +35,14 @@ def explained(values_CS: ArrayLike, groups: Sequence[Hashable], level: float = 0
     if C - len(labels) < 1 or len(labels) < 2:
         return no_interval(math.nan, S, C, f"{C} cells in {len(labels)} groups")
     value = _share(y, index_C)
-    without = np.array([_share(np.delete(y, s, 1), index_C) for s in range(S)]) if S > 2 else None
-    return _jackknife(value, without, level, S, C)
+    if S < 3 or not math.isfinite(value):
+        return no_interval(value, S, C, "three seeds are needed" if S < 3 else "nothing varies")
+    from scipy.special import stdtrit
+
+    without_S = np.array([_share(np.delete(y, s, 1), index_C) for s in range(S)])
+    error = S / (S - 1) * math.sqrt((S - 1) / S * np.square(without_S - without_S.mean()).sum())
+    half = float(stdtrit(S - 1, (1 + level) / 2)) * error
+    return Interval(value, value - half, min(value + half, 1.0), S, C, S - 1, math.nan, "jackknife over seeds")
 
 
 def _share(y_CS: Array, index_C: NDArray[np.int64]) -> float:

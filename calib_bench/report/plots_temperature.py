@@ -61,6 +61,8 @@ def collapse(analysis: Analysis) -> Figure:
         momentum = one.family.arms[0].trial.momentum
         shades = _shades([r.arm.temperature for r in base])
         batches = [r.batch for r in base + one.part(BATCHES)]
+        seen = [r.mean / (one.minimum.capacity * r.eta0) for r in one.part(HEAT, BATCHES, MOMENTA) if r.mean > 0]
+        top = max(2.0, 1.3 * max(seen, default=0.0))
         fine = np.geomspace(min(batches) / 1.3, max(batches) * 1.5, 60)
         for axis, part in zip(pair, (BATCHES, MOMENTA), strict=True):
             for first in base:
@@ -78,7 +80,7 @@ def collapse(analysis: Analysis) -> Figure:
                     axis.plot(fine, theory, color=color, linewidth=1, linestyle="--")
             axis.axhspan(1 - tables.COLLAPSE, 1 + tables.COLLAPSE, color="0.5", alpha=0.2, lw=0)
             axis.axhline(1, color="k", linewidth=0.8)
-            axis.set(ylabel="excess loss / (capacity x eta0)", yscale="log", ylim=(0.5, 4))
+            axis.set(ylabel="excess loss / (capacity x eta0)", yscale="log", ylim=(0.5, top))
         pair[0].set(xscale="log", xlabel="batch size B at fixed eta0")
         plain(pair[0].xaxis)
         pair[1].set_xlabel("momentum at fixed eta0")
@@ -130,9 +132,7 @@ def adam(analysis: Analysis) -> Figure:
     found = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
     if not found:
         return _empty("Adam was not trained: give optimizer=sgd,adam.")
-    figure, axes = _panels(max(2, len(found)), 3.1)
-    for axis in axes[len(found) :]:
-        axis.set_visible(False)
+    figure, axes = _panels(len(found), 3.4)
     looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
     for one, axis in zip(found, axes, strict=False):
         readings = one.part(ADAM)

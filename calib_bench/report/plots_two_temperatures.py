@@ -60,6 +60,7 @@ def collapse(analysis: Analysis) -> Figure:
     """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     found = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
     if not found:
@@ -77,6 +78,7 @@ def collapse(analysis: Analysis) -> Figure:
                     axis.plot(x, [cell.values[name].mean() for cell in mine], color=shade, marker=".")
                 axis.set(xscale="log", yscale="log", xlabel=label)
                 plain(axis.xaxis)
+                axis.xaxis.set_major_locator(LogLocator(numticks=5))  # labels are as wide as decades are here
                 plain(axis.yaxis)
                 if row == 0:
                     axis.set_title(what, loc="left")

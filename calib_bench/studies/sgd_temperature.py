@@ -128,6 +128,8 @@ def _cooling(one: tables.Found) -> list[str]:
         cold, again = cell(row, "cold_over_hot"), cell(row, "reheated_over_control")
         low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
         back = "hysteresis" if low > 1 + tables.REHEATED or high < 1 - tables.REHEATED else "no hysteresis to speak of"
+        if not row["stationary"]:
+            back = "the time lost in the cold: nothing can be said of hysteresis"
         moves = "" if row["stationary"] else ", while runs never cooled go on falling all along"
         said.append(
             f"{arms.COLD:g} of the rate at eta0={row['eta0']:.3g} takes the excess loss to {cold} of what it was"

@@ -172,8 +172,9 @@ def slope(found: Found) -> Interval | None:
 def _heat(found: Found) -> list[Row]:
     heats = found.part(HEAT)
     flat = sum(one.state == stationary.FLAT for one in heats)
-    rows = [_row("plateaus: share of rates whose loss is flat within 10% of its excess", 1.0, flat / len(heats), 0.0,
-                 flat == len(heats))]  # fmt: skip
+    moving = any(one.state not in (stationary.FLAT, stationary.UNDECIDED) for one in heats)
+    claim = "plateaus: share of rates whose loss is flat within 10% of its excess"
+    rows = [_row(claim, 1.0, flat / len(heats), 0.0, True if flat == len(heats) else False if moving else None)]
     if found.minimum.interpolates:
         return rows
     measured = slope(found)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.files import write_bytes, write_json
+from calib_bench.report import provenance
 from calib_bench.report.tables import title
 
 if TYPE_CHECKING:
@@ -106,8 +107,6 @@ def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iter
 
 
 def _facts(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:
-    trials = [trial for trial in study.plan(settings, store.scores(settings.select)) if store.has(trial)]
-    records = [store.record(trial) for trial in trials]
     return {
         **store.provenance(),
         "task": settings.task,
@@ -115,22 +114,20 @@ def _facts(store: Store, study: Study, settings: Settings, analysis: Analysis) -
         "question": study.question,
         "summary": list(analysis.summary or analysis.verdict[:1]),
         "settings": settings.model_dump(mode="json", exclude=set(PLACES)),
-        "trials": len(trials),
-        "diverged": sum(record.status == "diverged" for record in records),
-        "training_hours": round(sum(float(record.facts.get("seconds", 0.0)) for record in records) / 3600, 4),
-        "devices": sorted({str(record.facts.get("device", "")) for record in records} - {""}),
+        "training": provenance.training(store, study.plan(settings, store.scores(settings.select))),
     }
 
 
 def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
+    trained = facts["training"]
     environment = ", ".join(f"{key} {value}" for key, value in _flat(facts["environment"]))
     lines = [
         f"# {name}",
         "",
         facts["question"],
         "",
-        f"Command: `{facts['command']}`. {facts['trials']:,} trials ({facts['diverged']:,} diverged), "
-        f"{facts['training_hours']:.2g} hours of one worker's training in all, on {', '.join(facts['devices'])}. "
+        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['diverged']:,} diverged), "
+        f"{trained['device time']} of training in all, on {trained['device']}. "
         "[The page](report.html); every number comes from stored results by `python -m calib_bench report`.",
         "",
         *(f"![{title(figure)}](figures/{figure}.png)" for figure in figures),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from calib_bench.study import Analysis, Study
     from calib_bench.trial import Trial
 
-MOST_NUMBERS = 1000
+MOST_NUMBERS = 64
 """A fit of more numbers than this is left out: it is refitted from the logits in a moment."""
 BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
 READING = "reading.md"

@@ -101,6 +101,8 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
 def find(request: Request, hub: Hub) -> tuple[Path, str]:
     """The folder that holds the data and how it was found: "data=", "$CALIB_BENCH_DATA" or "hub".
 
+    A named folder is kept as it was written, so that where it lies on this machine gets into no record.
+
     Raises:
         DataError: the named folder does not exist, or none of the three places has the data.
     """
@@ -110,10 +112,10 @@ def find(request: Request, hub: Hub) -> tuple[Path, str]:
             what = "is a file" if folder.exists() else "does not exist"
             raise DataError(f"data={request.data} {what}; expected a folder with the data of task '{request.task}'.")
         inner = folder / request.task
-        return (inner if inner.is_dir() else folder).resolve(), "data="
+        return inner if inner.is_dir() else folder, "data="
     variable = os.environ.get("CALIB_BENCH_DATA")
     if variable and (folder := Path(variable).expanduser() / request.task).is_dir():
-        return folder.resolve(), "$CALIB_BENCH_DATA"
+        return folder, "$CALIB_BENCH_DATA"
     return _fetch(request, hub, variable), "hub"
 
 

@@ -74,7 +74,7 @@ def _write_measurements(folder: Path, analysis: Analysis) -> None:
     frame: Any = analysis.data.get("measurements")
     if frame is not None and len(frame):
         kept = frame.drop(columns="fit_seconds", errors="ignore")
-        write_bytes(folder / "trials.csv", kept.to_csv(index=False, lineterminator="\n").encode())
+        write_bytes(folder / "trials.csv", kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode())
 
 
 def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:

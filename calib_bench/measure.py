@@ -89,7 +89,7 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    status = {seed: state(store, trial) for seed, trial in sorted(arm.trials.items())}
+    status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
     rows: list[dict[str, Any]] = []
     bins: list[pd.DataFrame] = []
     examples: dict[str, dict[str, list[np.ndarray]]] = {}
@@ -152,13 +152,6 @@ def _measured(
     """What `_trial` gives, and what the calibrators said that it does without."""
     refused: dict[str, str] = {}
     return list(_trial(store, trial, calibrators, scale, refused)), refused
-
-
-def state(store: Store, trial: Trial) -> str:
-    """ "done", "diverged", "failed" or, of a trial that the store does not hold, "missing"."""
-    if store.has(trial):
-        return store.record(trial).status
-    return "failed" if trial.key in store.failures.now() else "missing"
 
 
 def own_tests(store: Store, arms: Iterable[Arm]) -> bool:

@@ -327,6 +327,12 @@ class Store:
             )
         return self._records[trial.key]
 
+    def state(self, trial: Trial) -> str:
+        """ "done", "diverged", "failed" or, of a trial that is not here, "missing"."""
+        if self.has(trial):
+            return self.record(trial).status
+        return "failed" if trial.key in self.failures.now() else "missing"
+
     def logits(self, trial: Trial) -> dict[str, Tensor]:
         """Raw logits z [N, K] float32 of the selection, calibration and test splits; empty for a diverged trial."""
         return self._tensors(trial, "logits")

@@ -33,6 +33,7 @@ def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Tri
     import pandas as pd
 
     name = read.Names(trials["stability"])
+    trials = {kind: [trial for trial in some if store.state(trial) == "done"] for kind, some in trials.items()}
     times = [name(trial) | read.timescale(store.arrays(trial), trial.beta) for trial in trials["paths"]]
     curves = [name(trial) | _curve(trial, store) for trial in trials["curvature"]]
     common = [name(trial) | _common(trial, store) for trial in trials["common"]]

@@ -96,6 +96,8 @@ def _descend(parameters: list[nn.Parameter], objective: Any, tol: float) -> None
         optimizer.zero_grad()
         value = objective()
         value.backward()
+        for p in parameters:  # convolutions may give theirs in another memory order, which LBFGS cannot flatten
+            p.grad = None if p.grad is None else p.grad.contiguous()
         return value
 
     optimizer.step(closure)

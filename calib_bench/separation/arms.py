@@ -65,12 +65,10 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
 
 def trials(store: Store, measures: Measures) -> list[Row]:
     """One row per trial of the chosen rate, finished or not."""
-    from calib_bench.measure import state
-
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
     for seed, trial in sorted(measures.arm.trials.items()):
-        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": state(store, trial)}
+        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": store.state(trial)}
         if seed in measures.seeds:
             mine = measures.frame[measures.frame["seed"] == seed].set_index("method")
             raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]

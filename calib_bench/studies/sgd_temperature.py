@@ -41,22 +41,30 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    found = []
+    found, lost = [], []
     for family in arms.families(settings):
         minimum = read_minimum(store, family)
+        if minimum is None:
+            lost.append(
+                f"{family.minimum.model}, beta={family.minimum.beta:g}: its minimum could not be found, so that "
+                "there is nothing to measure its runs from; failures tell why."
+            )
+            continue
         found.append(tables.Found(family, minimum, [read(store, arm, minimum) for arm in family.arms]))
     densities = [density for arm in arms.gibbs(settings) if (density := read_gibbs(store, arm)) is not None]
     accepted = pd.DataFrame(tables.acceptance(found, densities))
     return Analysis(
         verdict=tuple(sentence for one in found for sentence in _verdict(one, len(found) > 1)) + _gibbs(densities),
         tables=_tables(settings, found, densities, accepted),
-        warnings=_warnings(settings, found),
+        warnings=(*lost, *_warnings(settings, found)),
         data={"found": found, "densities": densities, "limit": settings.limit},
         summary=_summary(found, accepted),
     )
 
 
 def _summary(found: list[tables.Found], accepted: pd.DataFrame) -> tuple[str, ...]:
+    if not len(accepted):
+        return ("Nothing that theory gives could be measured.",)
     met = int((accepted["verdict"] == tables.MET).sum())
     said = [f"Of {len(accepted)} numbers that theory gives, {met} are met within their tolerance."]
     for one in found:
@@ -168,7 +176,9 @@ def _warnings(settings: Settings, found: list[tables.Found]) -> tuple[str, ...]:
         unsettled = [r for r in settling if r.state == stationary.DRIFTS]
         lost = [r for r in settling if r.state == "diverged"]
         short = [r for r in settling if r.state == "too short"]
-        for some, what in ((unsettled, "still drift"), (lost, "diverged"), (short, "are too short to judge")):
+        failed = [r for r in settling if r.state == "failed"]
+        kinds = (unsettled, "still drift"), (lost, "diverged"), (failed, "failed"), (short, "are too short to judge")
+        for some, what in kinds:
             if some:
                 named = ", ".join(f"{r.arm.part} B={r.batch} eta0={r.eta0:.3g}" for r in some[:4])
                 more = ", ..." if len(some) > 4 else ""

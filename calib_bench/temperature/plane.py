@@ -36,9 +36,9 @@ class Cell:
     Attributes:
         trials: one a seed.
         eta0: rate / ((1 - momentum) batch).
-        values: of `METRICS` on the test split [S]; NaN where a seed diverged.
-        examples: "error" and "repaired_log_loss" by example [S, N]; empty when a seed diverged.
-        failed: share of the seeds that diverged.
+        values: of `METRICS` on the test split [S]; NaN where a seed diverged or failed.
+        examples: "error" and "repaired_log_loss" by example [S, N]; empty when one did.
+        failed: share of the seeds that diverged or failed.
     """
 
     trials: tuple[Trial, ...]
@@ -95,12 +95,11 @@ def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
     Raises:
         StoreError: a trial cannot be read.
     """
-    records = [store.record(trial) for trial in trials]
     trial = trials[0]
     rate = trial.lr if trial.lr_unit == "lr" else trial.lr / trial.beta**2
     train = int(store.split_info(trial)["sizes"]["train"])
     heat = stationary.eta0(rate, min(trial.batch, train), trial.momentum)
-    found = [_values(store, one) if r.status == "done" else None for one, r in zip(trials, records, strict=True)]
+    found = [_values(store, one) if store.state(one) == "done" else None for one in trials]
     values = {name: np.array([one[0][name] if one else math.nan for one in found]) for name in METRICS}
     whole = [one[1] for one in found if one]
     examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}

@@ -23,7 +23,7 @@ INTERPOLATES = 0.01
 """A minimum whose loss (nats) is below this fits every label."""
 LEAST = 8
 """Samples that a plateau needs."""
-DIVERGED, SHORT = "diverged", "too short"
+DIVERGED, FAILED, SHORT = "diverged", "failed", "too short"
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Reading:
         eta0: rate / ((1 - momentum) batch), the rate itself whatever its unit; of Adam it has no meaning.
         batch: examples of a batch, no more than there are.
         epochs: of the samples [T].
-        loss: objective over all training examples [S, T]; empty when a trial diverged.
+        loss: objective over all training examples [S, T]; empty when a trial diverged or failed.
         excess: mean over the second half of the run, less the minimum's, [S]; NaN without a plateau to speak of.
-        plateau: of the second half; None when a trial diverged or the run is too short.
-        state: "flat", "drifts", "undecided", "diverged" or "too short".
+        plateau: of the second half; None when a trial did not end or the run is too short.
+        state: "flat", "drifts", "undecided", "diverged", "failed" or "too short".
     """
 
     arm: Arm
@@ -76,8 +76,10 @@ class Reading:
         return float(self.excess.mean())
 
 
-def read_minimum(store: Store, family: Family) -> Minimum:
-    """The minimum of a family, as stored."""
+def read_minimum(store: Store, family: Family) -> Minimum | None:
+    """The minimum of a family, as stored; None when its trial failed."""
+    if store.state(family.minimum) != "done":
+        return None
     return Minimum({name: float(value) for name, value in store.arrays(family.minimum).items()})
 
 
@@ -87,12 +89,14 @@ def read(store: Store, arm: Arm, minimum: Minimum) -> Reading:
     Raises:
         StoreError: a trial cannot be read.
     """
-    records = [store.record(trial) for trial in arm.trials]
+    states = {store.state(trial) for trial in arm.trials}
     batch = min(arm.trial.batch, round(minimum.examples))
-    heat = stationary.eta0(float(records[0].facts["lr"] or math.nan), batch, arm.trial.momentum)
+    rates = [store.record(trial).facts["lr"] for trial in arm.trials if store.has(trial)]
+    heat = stationary.eta0(float(next(iter(rates), None) or math.nan), batch, arm.trial.momentum)
     nan = np.full(len(arm.trials), math.nan)
-    if any(record.status != "done" for record in records):
-        return Reading(arm, heat, batch, np.zeros(0), np.zeros((0, 0)), nan, None, DIVERGED)
+    if states != {"done"}:
+        ended = DIVERGED if states <= {"done", "diverged"} else FAILED
+        return Reading(arm, heat, batch, np.zeros(0), np.zeros((0, 0)), nan, None, ended)
     frames = [store.history(trial) for trial in arm.trials]
     epochs = frames[0]["epoch"].to_numpy(float)
     loss = np.stack([frame["whole_objective"].to_numpy(float) for frame in frames])
@@ -129,7 +133,7 @@ class Phases:
 
 
 def phases(cooled: Reading, control: Reading, minimum: Minimum) -> Phases | None:
-    """Of arms of the parts "cooling" and "not cooled"; None when one diverged."""
+    """Of arms of the parts "cooling" and "not cooled"; None when one did not end."""
     if not (len(cooled.loss) and len(control.loss)):
         return None
 
@@ -155,8 +159,8 @@ class Density:
 
 
 def read_gibbs(store: Store, arm: Arm) -> Density | None:
-    """The samples of an arm of `arms.gibbs` and the density that theory gives them; None when a trial diverged."""
-    if any(store.record(trial).status != "done" for trial in arm.trials):
+    """The samples of an arm of `arms.gibbs` and the density that theory gives them; None when a trial did not end."""
+    if any(store.state(trial) != "done" for trial in arm.trials):
         return None
     found = store.arrays(arm.trial)
     share, classes = float(found["share"]), int(found["classes"])

@@ -1,0 +1,46 @@
+"""Every study says what it can when trials failed: which, and why, beside what the others give."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from calib_bench import cli, discover
+from calib_bench.store import Store
+
+COMMON = ("limit=60", "workers=1", "wandb=disabled")
+FIXED = {
+    "sgd_temperature": ("model=linear", "epochs=20", "batch=10,30", "lr=0.1,0.3", "weight_decay=0.1", "seed=0,1"),
+    "two_temperatures": ("model=mlp_8", "beta=0.1,1", "lr_eff=0.1,1,10", "epochs=2", "seed=0..2"),
+    "early_learning": ("model=mlp_8", "beta=0.1,1", "seed=0"),
+}
+"""Studies whose plan does not depend on what was trained."""
+TUNED = {
+    "stability": ("beta=0.1,1", "seed=0..3"),
+    "beta_switch": ("beta=0.1,1", "seed=0..2"),
+    "learning_rate": ("beta=0.1,1", "seed=0..2"),
+    "logit_magnitude": ("beta=0.1,1", "correlation=-1,1", "seed=0..2"),
+    "width_depth": ("model=mlp_8,mlp_16", "beta=0.1,1,3", "seed=0..2"),
+    "separation": ("beta=0.1,1", "seed=0..2", "calibrator=temperature_scaling"),
+}
+OF_TUNED = ("model=mlp_8", "lr=0.1,1", "epochs=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [*FIXED, *TUNED])
+def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Path) -> None:
+    words = FIXED.get(study) or (*TUNED[study], *OF_TUNED[any("model=" in word for word in TUNED[study]) :])
+    assert cli.main(["run", f"study={study}", *words, *COMMON, f"out={tmp_path}"]) == 0
+    path = tmp_path / f"digits-{study}"
+    store = Store(path, "read")
+    settings = store.settings()
+    planned = discover.study(study).plan(settings, store.scores(settings.select))
+    for some in (planned[:1], planned[1::2]) if study in FIXED else (planned[-1:],):
+        for trial in some:
+            shutil.rmtree(store.folder(trial))
+            store.failures.record(trial, "raised", "ZeroDivisionError: a cause for this test")
+        assert cli.main(["report", str(path)]) == 0
+        assert "a cause for this test" in (path / "report" / "report.html").read_text()
+        store = Store(path, "read")

@@ -338,12 +338,12 @@ def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None
     return 0
 
 
-def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = ()) -> int:
+def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = (), check: bool = False) -> int:
     """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
     from calib_bench.report import publish
 
     store, study, settings, analysis = _rebuilt(folder, plugins)
-    where = publish.publish(store, study, settings, analysis, to, name)
+    where = publish.publish(store, study, settings, analysis, to, name, check)
     _console().print(f"published: {where / 'README.md'}", markup=False)
     return 0
 

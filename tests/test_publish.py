@@ -63,7 +63,18 @@ def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "into=b"], ["a", "name=../b"]])
+def test_a_smoke_run_may_be_shown_as_a_check_of_the_path(tmp_path: Path) -> None:
+    synthetic.make(tmp_path / "run", *WORDS, "limit=200")
+    to = tmp_path / "reports"
+    assert cli.main(["publish", str(tmp_path / "run"), f"to={to}", "name=checked", "check=yes"]) == 0
+    assert {path.name for path in (to / "checked").iterdir()} == {"README.md", "report.html", "study.json"}
+    for page in (to / "README.md", to / "checked" / "README.md"):
+        assert "A path check and nothing else" in page.read_text()
+        assert "at most 200 examples" in page.read_text()
+    assert "log loss" not in (to / "checked" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "into=b"], ["a", "name=../b"], ["a", "check=maybe"]])
 def test_bad_words_are_told(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["publish", *words]) == 2
     assert "error:" in capsys.readouterr().err

@@ -40,19 +40,34 @@ PLACES = ("data", "out", "plugins")
 """Settings that say where things were on one machine, and are nobody else's."""
 
 
-def publish(store: Store, study: Study, settings: Settings, analysis: Analysis, to: Path, name: str) -> Path:
+def publish(
+    store: Store, study: Study, settings: Settings, analysis: Analysis, to: Path, name: str, check: bool = False
+) -> Path:
     """Writes the folder of a study whose report is built, and the gallery beside it.
+
+    Args:
+        check: it is published as a check that the command runs on these data: page and provenance, and no numbers.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the run was a smoke run, whose numbers are not results.
+        UserError: the run was a smoke run, whose numbers are not results, and is no check.
         StoreError: the store cannot be read or the folder cannot be written.
     """
-    if settings.limit is not None:
-        raise UserError(f"{store.path} is a smoke run, limit={settings.limit}: its numbers are not for publication")
+    if settings.limit is not None and not check:
+        raise UserError(
+            f"{store.path} is a smoke run, limit={settings.limit}: its numbers are not for publication; check=yes "
+            "publishes it as a check that the command runs, and nothing else"
+        )
     folder, report = to / name, Path(store.path) / "report"
+    if check:
+        facts = _facts(store, study, settings, analysis) | {"summary": [_check(settings)]}
+        write_bytes(folder / "report.html", (report / "report.html").read_bytes())
+        write_json(folder / "study.json", facts)
+        write_bytes(folder / "README.md", _check_page(name, analysis, facts).encode())
+        gallery(to)
+        return folder
     for kind, suffixes in (("figures", (".png",)), ("tables", (".csv", ".tex"))):
         shutil.rmtree(folder / kind, ignore_errors=True)
         for path in sorted((report / kind).iterdir()):
@@ -118,17 +133,37 @@ def _facts(store: Store, study: Study, settings: Settings, analysis: Analysis) -
     }
 
 
-def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
+def _check(settings: Settings) -> str:
+    size = "" if settings.limit is None else f" on at most {settings.limit} examples of each split"
+    return f"A path check and nothing else: it shows that the command runs{size}, and none of its numbers is a result."
+
+
+def _check_page(name: str, analysis: Analysis, facts: Mapping[str, Any]) -> str:
+    lines = [f"# {name}", "", *facts["summary"], "", _made(facts)]
+    lines += ["", "What the run warned of:", *(f"- {warning}" for warning in analysis.warnings)]
+    return "\n".join([*lines, *_provenance(facts)])
+
+
+def _made(facts: Mapping[str, Any]) -> str:
     trained = facts["training"]
+    return (
+        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['diverged']:,} diverged), "
+        f"{trained['device time']} of training in all, on {trained['device']}. [The page](report.html)"
+    )
+
+
+def _provenance(facts: Mapping[str, Any]) -> list[str]:
     environment = ", ".join(f"{key} {value}" for key, value in _flat(facts["environment"]))
+    return ["", "## Provenance", environment + ".", *(_data(split) for split in facts["splits"]), ""]
+
+
+def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
     lines = [
         f"# {name}",
         "",
         facts["question"],
         "",
-        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['diverged']:,} diverged), "
-        f"{trained['device time']} of training in all, on {trained['device']}. "
-        "[The page](report.html); every number comes from stored results by `python -m calib_bench report`.",
+        f"{_made(facts)}; every number comes from stored results by `python -m calib_bench report`.",
         "",
         *(f"![{title(figure)}](figures/{figure}.png)" for figure in figures),
         "",
@@ -139,8 +174,7 @@ def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str,
         lines += ["", "Before quoting a number:", *(f"- {warning}" for warning in analysis.warnings)]
     lines += ["", reading.rstrip()] if reading else []
     lines += ["", "## Tables", *(_table(name, table.title, table.paper) for name, table in analysis.tables.items())]
-    lines += ["", "## Provenance", environment + ".", *(_data(split) for split in facts["splits"]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_provenance(facts)])
 
 
 def _table(name: str, said: str, paper: bool) -> str:
@@ -175,8 +209,8 @@ def gallery(to: Path) -> None:
     write_bytes(path, f"{head}{BEGIN}\n{chr(10).join(rows)}\n{END}{rest.split(END, 1)[1]}".encode())
 
 
-def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...]]:
-    """Command-line words -> run folder, where to, name, folders of plug-ins.
+def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...], bool]:
+    """Command-line words -> run folder, where to, name, folders of plug-ins, whether as a check.
 
     Raises:
         SettingsError: not one folder, or an unknown key.
@@ -186,13 +220,15 @@ def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...]]:
     plugins = [word for word in given if word.startswith("plugins=")]
     folders = [word for word in given if "=" not in word]
     options = dict(word.split("=", 1) for word in given if "=" in word and word not in plugins)
-    if len(folders) != 1 or set(options) - {"to", "name"} or not all(options.values()):
+    if len(folders) != 1 or set(options) - {"to", "name", "check"} or not all(options.values()):
         raise SettingsError(
-            "publish takes one run folder, and to=FOLDER, name=NAME, plugins=FOLDERS where they are needed: "
+            "publish takes one run folder, and to=FOLDER, name=NAME, plugins=FOLDERS, check=yes where they are needed: "
             "python -m calib_bench publish runs/digits-separation to=reports"
         )
     run = Path(folders[0])
     name = options.get("name", run.resolve().name)
     if "/" in name or name.startswith("."):
         raise SettingsError(f"name={name} is not the name of a folder")
-    return run, Path(options.get("to", "reports")), name, parse(plugins).plugins
+    if (check := options.get("check", "no")) not in ("yes", "no"):
+        raise SettingsError(f"check={check} is neither yes nor no")
+    return run, Path(options.get("to", "reports")), name, parse(plugins).plugins, check == "yes"

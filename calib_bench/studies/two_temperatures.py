@@ -182,7 +182,8 @@ def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
         lost = sum(not one.whole for one in cells)
         if lost:
             said.append(
-                f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged or failed; they count in no share."
+                f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged or failed; "
+                "they count in no share."
             )
         if not plane.block(cells):
             said.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
@@ -210,7 +211,7 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
             f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
             "correction over the table.",
         ),
-        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share that diverged or could not be trained."),
+        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share that diverged or failed."),
     }  # fmt: skip
     return {name: table for name, table in every.items() if len(table.frame)}
 

@@ -211,7 +211,7 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
             f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
             "correction over the table.",
         ),
-        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share that diverged or failed."),
+        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share not finished."),
     }  # fmt: skip
     return {name: table for name, table in every.items() if len(table.frame)}
 

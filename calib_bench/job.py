@@ -334,7 +334,7 @@ def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None
         path = wandb_report.save(store.path, study, settings, analysis)
         console.print(f"W&B Report: {path}", markup=False)
         if (wandb or settings.wandb) == "online":
-            console.print(f"published: {wandb_report.publish(study, settings, analysis)}", markup=False)
+            console.print(f"published: {wandb_report.publish(store.path, study, settings, analysis)}", markup=False)
     return 0
 
 

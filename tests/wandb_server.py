@@ -15,6 +15,7 @@ class Server(ThreadingHTTPServer):
     """Answers wandb's requests until `good` of them are answered; then hangs, or fails with code 500."""
 
     daemon_threads = True
+    request_queue_size = 128  # wandb opens many connections at once
 
     def __init__(self, good: float, then: str = "fail") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -39,6 +40,10 @@ class Server(ThreadingHTTPServer):
         if self.count > self.good:
             self.release.wait(120)
             return None
+        return self.reply(path, body)
+
+    def reply(self, path: str, body: bytes) -> dict[str, Any] | None:
+        """The answer of a server that is well."""
         if path == "/graphql":
             query = json.loads(body)
             return {"data": self.graphql(query["query"], query.get("variables") or {})}
@@ -66,6 +71,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: object) -> None: ...
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that is killed leaves without a word
+            super().handle()
 
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -6,6 +6,7 @@ network; publishing it does. Its specification is kept beside the HTML page: `<r
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,8 +73,6 @@ def build(study: Study, settings: Settings, analysis: Analysis, entity: str = ""
 
 def specification(report: Any) -> dict[str, Any]:
     """What publishing would send, validated: W&B's own names of fields."""
-    import json
-
     model = report._to_model()
     found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
     return found
@@ -86,8 +85,10 @@ def save(folder: Path, study: Study, settings: Settings, analysis: Analysis) -> 
     return path
 
 
-def publish(study: Study, settings: Settings, analysis: Analysis) -> str:
-    """Publish the report; returns its address.
+def publish(folder: Path, study: Study, settings: Settings, analysis: Analysis) -> str:
+    """Publish the report of a run folder; returns its address.
+
+    What was published from this folder before, into the same project, is updated, unless it was deleted there.
 
     Raises:
         ResourceError: the server cannot be reached, or takes no report.
@@ -95,11 +96,19 @@ def publish(study: Study, settings: Settings, analysis: Analysis) -> str:
     import wandb
 
     try:
-        entity = os.environ.get("WANDB_ENTITY") or wandb.Api(timeout=int(max(1, settings.wandb_wait))).default_entity
+        api = wandb.Api(timeout=int(max(1, settings.wandb_wait)))
+        entity = os.environ.get("WANDB_ENTITY") or api.default_entity
         if not entity:
             raise ResourceError("no entity is known: set WANDB_ENTITY, or log in with `wandb login`")
         report = build(study, settings, analysis, entity)
-        return str(report.save().url)
+        kept = folder / "wandb" / "published.json"
+        ids = _ids(kept)
+        place = f"{api.settings['base_url']} {entity}/{names.project()}"
+        if place in ids and any(found.id == ids[place] for found in api.reports(f"{entity}/{names.project()}")):
+            report.id = ids[place]
+        report.save()
+        files.write_json(kept, {**ids, place: report.id})
+        return str(report.url)
     except ResourceError:
         raise
     # wandb fails in ways beyond its own exceptions; the specification is written all the same.
@@ -108,6 +117,14 @@ def publish(study: Study, settings: Settings, analysis: Analysis) -> str:
             f"the W&B report was not published ({type(error).__name__}: {' '.join(str(error).split())[:300]}); its "
             f"specification is saved"
         ) from error
+
+
+def _ids(path: Path) -> dict[str, str]:
+    """Published reports' ids, by server, entity and project."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def _workspaces() -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import files
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
+from calib_bench.tracking.history import once, page
 from calib_bench.tracking.ledger import Ledger, digest
 from calib_bench.tracking.session import Session
 
@@ -66,12 +67,8 @@ class Logger:
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            last = run.summary.get("epoch") if run.resumed else None
-            for row in history:
-                if last is None or row["epoch"] > last:
-                    run.log(row)
-            if bins is not None and "reliability" not in (run.summary.keys() if run.resumed else ()):
-                run.log({"reliability": table(bins)})
+            rows: list[dict[str, Any]] = [*history, *([{"reliability": table(bins)}] if bins is not None else [])]
+            once(run, rows)
             if artifact := self._logits(trial):
                 run.log_artifact(artifact)
             run.summary.update(content.plain(summary))
@@ -99,9 +96,7 @@ class Logger:
         tables = {**parts("trials", rows), **parts("histories", pd.concat(histories, ignore_index=True))}
 
         def body(run: wandb.Run) -> None:
-            for name, frame in tables.items():
-                run.log({name: table(frame)})
-                self.told("")
+            page(run, self._tables(tables), known)
             run.summary.update({"trials": len(stored), "diverged": int((rows["status"] == "diverged").sum())})
 
         self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
@@ -119,8 +114,8 @@ class Logger:
                 if artifact := self._logits(trial):
                     use(run, artifact)
                     self.told("")
-            for name, frame in found.frames.items():
-                run.log({key: table(part) for key, part in parts(name, frame).items()})
+            if found.frames:
+                page(run, self._tables({k: v for n, f in found.frames.items() for k, v in parts(n, f).items()}), known)
             run.log_artifact(self._calibration(found))
             methods = sorted(set(found.frames["measurements"]["method"])) if "measurements" in found.frames else []
             run.summary.update({"trials": len(used), "methods": methods})
@@ -139,15 +134,12 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             use(run, self._calibration(found))
-            logged: dict[str, Any] = {}
-            for name, frame in found.tables.items():
-                logged |= {f"tables/{key}": table(part) for key, part in parts(name, frame).items()}
-                self.told("")
-            logged |= {
+            whole = {f"tables/{k}": v for n, f in found.tables.items() for k, v in parts(n, f).items()}
+            logged = self._tables(whole) | {
                 f"figures/{name}": wandb.Image(str(path), caption=name.replace("_", " "))
                 for name, path in found.figures.items()
             }
-            run.log(logged)
+            page(run, logged, known)
             if report := self._report():
                 run.log_artifact(report)
             run.summary.update(as_words(found.words))
@@ -181,6 +173,14 @@ class Logger:
         return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, found)
 
     # plumbing
+
+    def _tables(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+        """wandb's tables, with a sign of life after each."""
+        made: dict[str, Any] = {}
+        for name, frame in frames.items():
+            made[name] = table(frame)
+            self.told("")
+        return made
 
     def _page(self, kind: str) -> str:
         digests = [split["digest"] for split in self.store.provenance()["splits"]]

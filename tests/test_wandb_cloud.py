@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,11 +120,15 @@ def whole(runs: dict[str, Any]) -> None:
 
 
 def online(store: Store) -> list[str]:
+    return logged(store, "online")
+
+
+def logged(store: Store, mode: str) -> list[str]:
     """Log a store as the process that logs does, in this process; returns the runs that were logged."""
     said: list[dict[str, Any]] = []
     words: queue.Queue[str] = queue.Queue()
     words.put("analysed")
-    Follower(store.path, "online", False, 30.0, words, lambda **fields: said.append(fields)).follow()
+    Follower(store.path, mode, False, 30.0, words, lambda **fields: said.append(fields)).follow()
     return [fields["logged"] for fields in said if fields.get("logged")]
 
 
@@ -150,19 +155,20 @@ def digits(server: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def offline(digits: Path) -> dict[str, dict[str, Any]]:
-    """The same study, logged offline into the project `replayed`."""
+def copy(server: Cloud, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the study's folder that was never online, logged offline for the project `replayed`."""
+    folder = tmp_path_factory.mktemp("copy") / digits.name
+    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns("run-*", "logged-online.json", "latest-run"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_PROJECT", "replayed")
-        assert main(["sync", str(digits), "wandb=offline"]) == 0
-    return read(digits)
+        assert main(["sync", str(folder), "wandb=offline"]) == 0
+    return folder
 
 
 @pytest.mark.slow
-def test_what_arrives_online_is_what_offline_writes(
-    server: Cloud, digits: Path, offline: dict[str, dict[str, Any]]
-) -> None:
+def test_what_arrives_online_is_what_offline_writes(server: Cloud, digits: Path, copy: Path) -> None:
     runs, artifacts = left(server, "calib_bench")
+    offline = read(copy)
     whole(runs)
     assert set(runs) == set(offline)
     assert {run["about"][0] for run in runs.values()} == {"train", "calibrate", "analyse"}
@@ -205,11 +211,27 @@ def test_sync_again_after_a_run_online_changes_nothing(
 
 
 @pytest.mark.slow
-def test_an_offline_folder_syncs_as_a_complete_project(
-    server: Cloud, digits: Path, offline: dict[str, dict[str, Any]]
-) -> None:
-    folders = sorted(map(str, (digits / "wandb").glob("offline-run-*")))
-    assert len(folders) == len(offline)
+def test_offline_copies_of_what_is_online_are_left_out_of_wandb_sync(made: Made, server: Cloud, tmp_path: Path) -> None:
+    """It appends: what the server has would be there twice."""
+    store, expected = made
+    folder = tmp_path / "run"
+    shutil.copytree(store.path, folder, ignore=shutil.ignore_patterns("run-*", "latest-run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_PROJECT", "both")
+        again = Store(folder, "read")
+        logged(again, "offline")
+        copies = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+        assert len(copies) == len(expected[0])
+        assert not list((folder / "wandb").glob("offline-run-*/*.synced"))
+        logged(again, "online")
+    assert all(path.with_name(path.name + ".synced").exists() for path in copies)
+    assert left(server, "both") == expected
+
+
+@pytest.mark.slow
+def test_an_offline_folder_syncs_as_a_complete_project(server: Cloud, digits: Path, copy: Path) -> None:
+    folders = sorted(map(str, (copy / "wandb").glob("offline-run-*")))
+    assert len(folders) == len(read(copy))
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", "--yes", *folders], capture_output=True, text=True, check=False
     )

@@ -18,13 +18,14 @@ CONTENT = "content_digest"
 
 
 def once(run: wandb.Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Log the n-th row as step n, unless the server has it."""
+    """Log the n-th row as step n, unless the server has it; the summary ends as if all had been logged now."""
     there = run.starting_step if run.resumed else 0
-    for step, row in enumerate(rows):
-        if step < there:
-            _files(run, row, step)
-        else:
-            run.log(dict(row), step=step)
+    had: dict[str, Any] = {}
+    for step, row in enumerate(rows[:there]):
+        had |= {**row, **_files(run, row, step)}
+    run.summary.update(had)
+    for row in rows[there:]:
+        run.log(dict(row))
 
 
 def page(run: wandb.Run, row: Mapping[str, Any], content: str) -> None:
@@ -35,11 +36,10 @@ def page(run: wandb.Run, row: Mapping[str, Any], content: str) -> None:
         run.log({**row, CONTENT: content})
 
 
-def _files(run: wandb.Run, row: Mapping[str, Any], step: int) -> None:
-    """Send the tables and pictures of a row whose numbers are there."""
+def _files(run: wandb.Run, row: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Send the tables and pictures of a row whose numbers are there; returns what a history says of them, by name."""
     from wandb.sdk.data_types.base_types.media import Media
     from wandb.sdk.data_types.utils import val_to_json
 
-    for name, value in row.items():
-        if isinstance(value, Media):
-            val_to_json(run, name, value, namespace=step)
+    media = {name: value for name, value in row.items() if isinstance(value, Media)}
+    return {name: val_to_json(run, name, value, namespace=step) for name, value in media.items()}

@@ -15,7 +15,7 @@ from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
 from calib_bench.tracking.history import once, page
 from calib_bench.tracking.ledger import Ledger, digest
-from calib_bench.tracking.session import Session
+from calib_bench.tracking.session import Session, mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,6 +212,8 @@ class Logger:
     def _write(self, fields: dict[str, Any], known: str, body: Callable[[wandb.Run], None], **how: Any) -> None:
         self.session.write(fields, body, **how)
         self.ledger.add(fields["id"], known)
+        if Ledger(self.ledger.path.parent, "online").has(fields["id"], known):
+            mark(self.session.folder, fields["id"])
         self.told(fields["id"])
 
 

@@ -105,6 +105,13 @@ class Session:
         )
 
 
+def mark(folder: Path, run_id: str) -> None:
+    """Mark a run's offline copies as `wandb sync` does when it has sent them: it appends to what the server has, which
+    would then have the run's history twice."""
+    for path in folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"):
+        path.with_name(path.name + ".synced").touch()
+
+
 def _check(log: Path) -> None:
     """wandb writes what it could not upload to its log alone.
 

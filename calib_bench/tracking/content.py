@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from calib_bench.trial import Trial
 
 
+TIMES = frozenset({"fit_seconds"})
+"""Measured anew whenever a trial is: logging it twice would not give the same."""
+
+
 def config(store: Store, settings: Settings, trial: Trial) -> dict[str, Any]:
     """Everything that names a trial, its data, and what it was made with."""
     record = store.record(trial)
@@ -52,7 +56,7 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
     measures = measure_arm(store, arm, discover.calibrators((REPAIRED,)))
     for row in measures.frame.to_dict("records"):
-        numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v)}
+        numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v) and k not in TIMES}
         found |= {f"{row['method']}/{k}": v for k, v in numbers.items()}
     bins = measures.reliability
     return found, bins if isinstance(bins, pd.DataFrame) and len(bins) else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import files
+from calib_bench import files, tuning
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
 from calib_bench.tracking.history import once, page
@@ -114,8 +114,9 @@ class Logger:
                 if artifact := self._logits(trial):
                     use(run, artifact)
                     self.told("")
-            if found.frames:
-                page(run, self._tables({k: v for n, f in found.frames.items() for k, v in parts(n, f).items()}), known)
+            frames = {name: _arms_first(frame, used) for name, frame in found.frames.items()}
+            if frames:
+                page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), known)
             run.log_artifact(self._calibration(found))
             methods = sorted(set(found.frames["measurements"]["method"])) if "measurements" in found.frames else []
             run.summary.update({"trials": len(used), "methods": methods})
@@ -237,6 +238,15 @@ def _artifact(
     return artifact
 
 
+def _arms_first(frame: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
+    """With the columns in front that say what a row is of; of rows that name their trial by its key alone, its arm."""
+    if "key" in frame.columns and "arm" not in frame.columns:
+        named = {trial.key: tuning.label(trial) for trial in trials}
+        frame = frame.assign(arm=[named.get(key, "") for key in frame["key"]])
+    first = [name for name in ("model", "variant", "arm", "beta", "objective", "tuning") if name in frame.columns]
+    return frame[[*first, *(name for name in frame.columns if name not in first)]]
+
+
 def parts(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The frame by name; a long one as `<name>`, `<name>-2`..."""
     starts = range(0, max(len(frame), 1), ROWS)
@@ -251,7 +261,9 @@ def table(frame: pd.DataFrame) -> wandb.Table:
     columns: dict[str, list[Any]] = {}
     for name in frame.columns:
         values = frame[name]
-        if pd.api.types.is_bool_dtype(values):
+        if values.isna().all():
+            columns[str(name)] = [""] * len(values)  # empty to the eye, not a column of NaN
+        elif pd.api.types.is_bool_dtype(values):
             columns[str(name)] = [bool(v) for v in values]
         elif pd.api.types.is_numeric_dtype(values):
             columns[str(name)] = [float(v) for v in values] if values.dtype.kind == "f" else [int(v) for v in values]

@@ -194,7 +194,8 @@ def test_what_arrives_online_is_what_offline_writes(server: Cloud, digits: Path,
                 artifacts[f"logits-{name}:v0"][5]["logits.safetensors"] == (folder / "logits.safetensors").read_bytes()
             )
             epochs = pd.read_parquet(folder / "history.parquet")
-            assert [row["train_loss"] for row in run["history"][:-1]] == list(epochs["train_loss"])
+            sent = [row["train_loss"] for row in run["history"] if "train_loss" in row]
+            assert sent == list(epochs["train_loss"].dropna())
 
 
 @pytest.mark.slow
@@ -234,14 +235,19 @@ def test_an_offline_folder_syncs_as_a_complete_project(server: Cloud, digits: Pa
     folders = sorted(map(str, (copy / "wandb").glob("offline-run-*")))
     assert len(folders) == len(read(copy))
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--yes", *folders], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "wandb", "sync", "--yes", "-n", "1", *folders],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     runs, artifacts = left(server, "replayed")
     expected_runs, expected_artifacts = left(server, "calib_bench")
     whole(runs)
     assert runs == expected_runs
-    assert artifacts == expected_artifacts
+    for name, artifact in expected_artifacts.items():
+        assert artifacts[name] == artifact, name
+    assert set(artifacts) == set(expected_artifacts)
 
 
 @pytest.mark.slow
@@ -265,6 +271,7 @@ def test_a_report_that_was_deleted_there_is_published_anew(server: Cloud, tmp_pa
     pytest.importorskip("wandb_workspaces")
     store, settings = make(tmp_path / "run", *MADE)
     study = discover.study(settings.study)
+    server.on_upsertModel({"entityName": ENTITY, "name": "calib_bench"})
     analysis = Analysis(tables={}, verdict=("None.",), warnings=())
     server.views.clear()
     for _ in range(2):
@@ -347,7 +354,8 @@ def test_a_page_whose_content_changes_has_another_row_and_version(
     whole(runs)
     page = next(name for name, run in runs.items() if run["about"][2] == "all rates")
     rows = [json.loads(runs[page]["media"][row["trials/path"]])["data"] for row in runs[page]["history"]]
-    assert [len(data) for data in rows] == [len(rows[1]) - 1, len(rows[1])]
+    assert [len(data) for data in rows] == sorted({len(data) for data in rows})
+    assert len(rows) == 2
     assert {f"run-{page}-trials:v0", f"run-{page}-trials:v1"} <= set(artifacts)
     trials = {name: run for name, run in runs.items() if "key" in run["config"]}
     assert trials == {name: run for name, run in expected[0].items() if "key" in run["config"]}

@@ -97,7 +97,7 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), known)
-            run.summary.update({"trials": len(stored), "diverged": int((rows["status"] == "diverged").sum())})
+            run.summary.update({"n_trials": len(stored), "n_diverged": int((rows["status"] == "diverged").sum())})
 
         self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import shutil
 import subprocess
@@ -326,18 +325,6 @@ def test_a_run_that_is_cut_in_its_history_is_completed(
     settled(server, made, project)
 
 
-@pytest.mark.soak
-def test_a_server_that_fails_at_any_request_and_comes_back_is_left_with_the_whole(
-    server: Cloud, made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for good in range(0, 120, 7):
-        monkeypatch.setenv("WANDB_PROJECT", f"failing-{good}")
-        server.count, server.good = 0, good
-        with pytest.raises(Exception, match=r"."):
-            online(made[0])
-        settled(server, made, f"failing-{good}")
-
-
 @pytest.mark.slow
 def test_a_page_whose_content_changes_has_another_row_and_version(
     server: Cloud, made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -359,32 +346,3 @@ def test_a_page_whose_content_changes_has_another_row_and_version(
     assert {f"run-{page}-trials:v0", f"run-{page}-trials:v1"} <= set(artifacts)
     trials = {name: run for name, run in runs.items() if "key" in run["config"]}
     assert trials == {name: run for name, run in expected[0].items() if "key" in run["config"]}
-
-
-# sweeps
-
-
-@pytest.mark.soak
-def test_a_sweep_is_registered_and_its_agents_run_is_tied_to_it(server: Cloud, tmp_path: Path) -> None:
-    words = [word for word in DIGITS if not word.startswith("wandb")]
-    assert main(["sweep", *words, f"out={tmp_path}", "wandb=online", "wandb_wait=120"]) == 0
-    (file,) = tmp_path.glob("*-sweep.yaml")
-    env = {**os.environ, "WANDB_PROJECT": "swept", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-    def wandb(*words: str) -> str:
-        line = [sys.executable, "-m", "wandb", *words]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
-
-    assert f"wandb agent {ENTITY}/swept/sweep0" in wandb("sweep", str(file))
-    wandb("agent", "--count", "1", f"{ENTITY}/swept/sweep0")
-    (told,) = server.sweeps["sweep0"]["told"]
-    runs, _ = left(server, "swept")
-    whole({name: run for name, run in runs.items() if run["config"]})
-    assert runs[told["run"]]["about"][0] == "analyse"
-    assert runs[told["run"]]["about"][3] == "sweep0"
-    assert runs[told["run"]]["exit"] == 0
-    trials = [run for run in runs.values() if "key" in run["config"]]
-    assert {run["about"][3] for run in trials} == {None}
-    assert told["point"]["beta"] in {run["config"]["beta"] for run in trials}

@@ -201,6 +201,7 @@ class Cloud(Server):
             return {"artifactCollection": lambda name: self.collection(entity, project, name), "name": name}
 
         return {
+            "__typename": "Project",
             "id": node_id("Project", f"{entity}/{project}"),
             "internalId": node_id("ProjectInternalId", f"{entity}/{project}"),
             "name": project,
@@ -227,7 +228,7 @@ class Cloud(Server):
     def on_models(self, entityName: str, **_: Any) -> Json:
         owned = [self.project(*key) for key in self.projects if key[0] == entityName]
         edges = [{"node": node, "cursor": str(n)} for n, node in enumerate(owned)]
-        return {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"edges": edges, "pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}}
 
     def on_upsertModel(self, input: Json) -> Json:
         key = (input.get("entityName") or "me", input["name"])
@@ -401,7 +402,7 @@ class Cloud(Server):
     def all_views(self, entity: str, project: str) -> Json:
         owned = [v for v in self.views.values() if (v["entityName"], v["projectName"]) == (entity, project)]
         edges = [{"node": {**view, "user": None}, "cursor": view["id"]} for view in owned]
-        return {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"edges": edges, "pageInfo": {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}}
 
     # sweeps
 

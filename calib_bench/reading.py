@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
-from calib_bench.rows import Row
+from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.warnings import warnings
 from calib_bench.study import Analysis, Table
@@ -34,7 +35,7 @@ class Reader:
         nested: seeds have test examples of their own.
         arms: those measured.
         measurements: their metrics, a row a trial and method.
-        trials, rates: rows of the tables that every study of tuned arms has.
+        trials, rates, controls: rows of the tables that every study of tuned arms has.
     """
 
     settings: Settings
@@ -44,6 +45,7 @@ class Reader:
     measurements: list[pd.DataFrame] = field(default_factory=list)
     trials: list[Row] = field(default_factory=list)
     rates: list[Row] = field(default_factory=list)
+    controls: list[Row] = field(default_factory=list)
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; `name` are the columns that name it."""
@@ -56,14 +58,25 @@ class Reader:
         self.arms.append(arm)
         return measures
 
+    def control(self, arms: Sequence[Arm], variant: str | None) -> None:
+        """The controls of a family, whose trials `controls.plan` has; they are no arms of the study."""
+        self.controls += controls.read(self.settings, self.store, arms, variant, self.nested)
+
+    def controlled(self) -> pd.DataFrame:
+        """The controls' rows."""
+        import pandas as pd
+
+        return without_lone(pd.DataFrame(self.controls), self.settings)
+
     def tables(self) -> dict[str, Table]:
-        """The rates that were tried, and the trials at the chosen ones."""
+        """The controls, the rates that were tried, and the trials at the chosen ones."""
         import pandas as pd
 
         settings = self.settings
         score = settings.select.replace("_", " ")
         rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged"
-        return {
+        known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
+        return known | {
             "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),
             "trials": Table(
                 "Trials at the chosen rates, test split",
@@ -86,9 +99,10 @@ class Reader:
         verdict: Sequence[str],
         tables: Mapping[str, Table],
         more: Sequence[str] = (),
+        summary: Sequence[str] = (),
         **data: Any,
     ) -> Analysis:
-        """The analysis, its own tables first.
+        """The analysis, its own tables first, the controls' words last in the verdict and in a summary.
 
         Args:
             more: further warnings.
@@ -97,12 +111,14 @@ class Reader:
         import pandas as pd
 
         found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
+        known = self.controlled()
         shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
         return Analysis(
-            verdict=tuple(verdict),
+            verdict=(*verdict, *controls.told(known)),
             tables={**tables, **self.tables()},
             warnings=self.warnings(more),
             data={**shared, "limit": self.settings.limit, **data},
+            summary=(*summary, *controls.outcome(known)) if summary else (),
         )
 
 

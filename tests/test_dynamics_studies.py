@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,11 @@ from calib_bench.models.variations import form, variations
 from calib_bench.plan import make
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
+from calib_bench.separation import controls
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.studies import beta_switch, width_depth
-from calib_bench.study import Analysis
+from calib_bench.study import DETAILS, Analysis
 from calib_bench.train.outcome import Outcome
 from calib_bench.trial import Trial
 from calib_bench.tuning import templates
@@ -36,7 +38,10 @@ CLASSES, TEST = 4, 300
 def planted(
     path: Path, *words: str, noise: Number, frontier: Number = lambda trial: math.inf, curvature: Number = lambda _: 1.0
 ) -> tuple[Store, Settings]:
-    """A whole store whose trials predict the truth plus this much noise, and diverge above these rates."""
+    """A whole store whose trials predict the truth plus this much noise, and diverge above these rates.
+
+    Those of a positive control, trained for one epoch instead of two, have as much again and more.
+    """
     settings = resolve(parse(["task=digits", "epochs=2", *words]))
     store, plan = Store(path), discover.study(settings.study).plan
     scores = store.scores(settings.select)
@@ -53,7 +58,8 @@ def planted(
             elif trial.epochs and trial.lr > frontier(trial):
                 store.write(Outcome(trial, "diverged", {}, history, {"diverged_step": 3}), data, {})
             else:
-                z = {split: _logits(trial, split, u, noise(trial)) for split, u in truth.items()}
+                much = noise(trial) + (1.5 if trial.epochs == 1 else 0.0)
+                z = {split: _logits(trial, split, u, much) for split, u in truth.items()}
                 outcome = Outcome(trial, "done", z, history, {})
                 store.write(outcome, data, {"selection": selection_scores(outcome, splits)})
     store.write_study(settings, settings.command())
@@ -75,6 +81,40 @@ def analysed(store: Store, settings: Settings) -> Analysis:
             draw(analysis).savefig(picture := io.BytesIO(), dpi=40)
             assert picture.getbuffer().nbytes > 3_000
     return analysis
+
+
+def controlled(store: Store, settings: Settings, analysis: Analysis) -> None:
+    """Every model has both controls, they came out as they must, and nothing else in the analysis knows of them."""
+    frame = analysis.tables["controls"].frame
+    models = list(settings.model or ())
+    assert frame["model"].tolist() == [model for model in models for _ in range(2)]
+    assert frame["control"].tolist() == [controls.RESCALED, controls.UNDERTRAINED] * len(models)
+    assert frame["passed"].tolist() == [True] * len(frame)
+    assert (frame["beta"] == settings.reference).all()
+    negative = frame[frame["control"] == controls.RESCALED]
+    assert negative["log_loss_total"].tolist() == pytest.approx(negative["log_loss_conf"].tolist(), abs=1e-9)
+    assert (negative["log_loss_total"].abs() > 1e-6).all()
+    text = " ".join(analysis.verdict)
+    assert "Negative control" in text
+    assert "Positive control" in text
+    plan = discover.study(settings.study).plan(settings, store.scores(settings.select))
+    (epochs,) = settings.epochs or ()
+    short = {trial.key: trial for trial in plan if 0 < trial.epochs < epochs}
+    assert len(short) == len(models) * len(settings.seed or ())
+    assert {(trial.model, trial.seed) for trial in short.values()} == set(
+        itertools.product(models, settings.seed or ())
+    )
+    seen = {trial.key for arm in analysis.data["arms"] for trial in arm.trials.values()}  # type: ignore[attr-defined]
+    for frame in (*(table.frame for table in analysis.tables.values()), analysis.data.get("measurements")):
+        seen |= set(frame["key"]) if frame is not None and "key" in frame else set()  # type: ignore[index]
+    assert seen
+    assert not seen & set(short)
+    # A store of the study as it was without them stays valid.
+    before = {t.key for t in plan} - set(short)
+    wanted = discover.study(settings.study).plan(
+        settings, lambda trial: store.scores(settings.select)(trial) if trial.key in before else None
+    )
+    assert {t.key for t in wanted} == {t.key for t in plan}
 
 
 def off(value: float, best: float) -> float:
@@ -135,6 +175,7 @@ def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Stor
     assert (cells["lr_rel"] / cells["lr"]).tolist() == pytest.approx(cells["beta"].tolist())
     assert set(cells.loc[cells["score"] == math.inf, "failed"]) <= {0.25, 0.5, 0.75, 1.0}
     assert make(settings, discover.study("learning_rate"), store).pending == 0
+    controlled(store, settings, analysis)
 
 
 def test_a_ridge_that_stands_still_is_said_to_be_unknown(tmp_path: Path) -> None:
@@ -166,7 +207,9 @@ SWITCH = ("study=beta_switch", "lr=0.1", "beta=0.1,1", "seed=0..4", "switch_time
 
 
 def switched(path: Path, noise: Number) -> tuple[Analysis, dict[tuple[str, str, float], dict[str, Any]]]:
-    analysis = analysed(*planted(path, *SWITCH, noise=noise))
+    store, settings = planted(path, *SWITCH, noise=noise)
+    analysis = analysed(store, settings)
+    controlled(store, settings, analysis)
     rows = analysis.tables["switches"].frame.to_dict("records")
     return analysis, {(row["way"], row["against"], row["at"]): row for row in rows if row["way"]}
 
@@ -229,7 +272,9 @@ def test_a_beta_of_wide_spread_peaks_higher_at_a_cost(tmp_path: Path) -> None:
         wide = 6 if trial.beta == 0.1 else 1
         return max(0.02, (0.75 if trial.beta == 0.1 else 1.0) + 0.08 * wide * LUCK[trial.seed])
 
-    analysis = analysed(*planted(tmp_path / "wide", *STABLE, noise=noise, frontier=lambda t: 0 if bad(t) else 9))
+    store, settings = planted(tmp_path / "wide", *STABLE, noise=noise, frontier=lambda t: 0 if bad(t) else 9)
+    analysis = analysed(store, settings)
+    controlled(store, settings, analysis)
     peaks = analysis.tables["peaks"].frame
     row = peaks[(peaks["beta"] == 0.1) & (peaks["result"] == "repaired log loss")].iloc[0]
     assert row["best"] < row["mean"] < row["worst"]
@@ -265,9 +310,11 @@ def width_study(path: Path, power: float) -> Analysis:
     models = "model=mlp_16,mlp_64,mlp_256,mlp_64_layernorm"
     wide = lambda trial: form(trial.model).width  # type: ignore[union-attr]  # noqa: E731
     shift = lambda trial: 1.1 ** ((trial.seed + round(wide(trial))) % 3 - 1)  # noqa: E731
-    return analysed(
-        *planted(path, *WIDTH, models, noise=lambda t: off(t.beta, shift(t) * 0.8 * (wide(t) / 64) ** power) / 2)
-    )
+    noise = lambda t: off(t.beta, shift(t) * 0.8 * (wide(t) / 64) ** power) / 2  # noqa: E731
+    store, settings = planted(path, *WIDTH, models, noise=noise)
+    analysis = analysed(store, settings)
+    controlled(store, settings, analysis)
+    return analysis
 
 
 def test_a_best_beta_that_grows_with_the_width_is_found(tmp_path: Path) -> None:
@@ -310,7 +357,7 @@ def test_names_tell_widths_depths_and_variations() -> None:
 
 # all of it, small
 
-SMALL = ("epochs=3", "seed=0..2", "tune_seeds=1", "wandb=disabled", "workers=1", "extend=1")
+SMALL = ("epochs=8", "seed=0..2", "tune_seeds=1", "wandb=disabled", "workers=1", "extend=1")
 
 
 @pytest.mark.parametrize(
@@ -331,7 +378,11 @@ def test_runs_from_command_to_report(words: tuple[str, ...], tmp_path: Path) -> 
     page = (settings.folder / "report" / "report.html").read_text()
     assert all(f'id="{name}-' in page for name in study.figures)
     analysis = study.analyse(settings, store)
-    assert analysis.verdict
+    controlled(store, settings, analysis)
+    assert analysis.summary[-1] == f"All {2 * len(settings.model or ())} controls came out as they must."
+    named = [item for section in study.sections for item in section.items if item != DETAILS]
+    assert {*analysis.tables, *study.figures} <= set(named)
+    assert ">Controls</" in page
     if settings.study == "learning_rate":  # lambda_max was stored apart, at each start
         rows = analysis.tables["phase"].frame
         assert (rows["critical_rate_lr"] > 0).all()

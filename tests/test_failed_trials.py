@@ -37,7 +37,9 @@ def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Pat
     store = Store(path, "read")
     settings = store.settings()
     planned = discover.study(study).plan(settings, store.scores(settings.select))
-    for some in (planned[:1], planned[1::2]) if study in FIXED else (planned[-1:],):
+    longest = max(trial.epochs for trial in planned)  # a tuned study's plan ends with its controls, which are shorter
+    whole = [trial for trial in planned if trial.epochs == longest]
+    for some in (planned[:1], planned[1::2]) if study in FIXED else (whole[-1:],):
         for trial in some:
             shutil.rmtree(store.folder(trial))
             store.failures.record(trial, "raised", "ZeroDivisionError: a cause for this test")

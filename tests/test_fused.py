@@ -59,7 +59,7 @@ def test_agrees_with_the_single_loop_without_momentum_and_in_relative_rates() ->
         assert_close(got, run(one))
 
 
-@pytest.mark.parametrize("model", ["cnn_4_6", "wrn_10_1_nonorm", "mlp_8_8_nobias"])
+@pytest.mark.parametrize("model", ["cnn_4_6", "wrn_10_1_nonorm", "mlp_8_8_nobias", "mlp_8_8_layernorm"])
 def test_agrees_with_the_single_loop_for_other_models(model: str) -> None:
     shared = {"model": model, "precision": "fp64", "epochs": 2, "lr": 0.02}
     trials = [trial(beta=1.0, **shared), trial(beta=2.0, seed=1, **shared)]

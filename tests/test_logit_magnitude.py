@@ -20,6 +20,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.inference import variance_shares
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
+from calib_bench.separation import controls
 from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.study import Analysis
@@ -37,7 +38,7 @@ def made(path: Path, driver: Any, *words: str) -> tuple[Analysis, Store]:
         for split, u in truth.items():
             shared, own = (stream("noise", split, *who) for who in ((), (trial.seed, trial.beta, trial.correlation)))
             noise = torch.randn(u.shape, generator=shared) + 0.05 * torch.randn(u.shape, generator=own)
-            Z[split] = 1.4 * (u + driver(trial) * noise)
+            Z[split] = 1.4 * (u + (driver(trial) + (trial.epochs < synthetic.EPOCHS)) * noise)
         return Z
 
     given = ("study=logit_magnitude", "seed=0..4", "lr=0.1", *words)
@@ -70,8 +71,13 @@ def test_the_plane_and_the_factors_are_one_family_on_the_same_rates() -> None:
     assert len(trials) == 8 * 2
     chosen = STUDY.plan(settings, lambda trial: abs(math.log(trial.lr / 0.4)) + 0.1 * (trial.beta < 1))
     by_arm: dict[Any, set[float]] = {}
+    short = [t for t in chosen if t.epochs < 80]
+    assert [(t.beta, t.correlation, t.head_lr, t.head_init, t.lr, t.epochs) for t in short] == [
+        (1, None, 1, 1, 0.4, 10)
+    ]
     for t in chosen:
-        by_arm.setdefault(t.arm(), set()).add(t.lr)
+        if t not in short:
+            by_arm.setdefault(t.arm(), set()).add(t.lr)
     assert len(by_arm) == 8
     assert {frozenset(rates) for rates in by_arm.values()} == {frozenset({0.1, 0.2, 0.4, 0.8})}
 
@@ -119,6 +125,21 @@ def test_the_initial_magnitude_is_read_from_the_trials(beta_matters: Analysis) -
     some = plane[(plane["correlation"] == -1) & (plane["beta"] == 10)].iloc[0]
     assert some["accuracy_change"] == pytest.approx(some["accuracy"] - own["accuracy"])
     assert plane["accuracy_high"].max() <= 1
+
+
+def test_controls_are_no_cells_of_the_plane(beta_matters: Analysis) -> None:
+    frame = beta_matters.tables["controls"].frame
+    assert frame["control"].tolist() == [controls.RESCALED, controls.UNDERTRAINED]
+    assert frame["passed"].tolist() == [True, True]
+    assert (frame["beta"] == 1).all()
+    assert len(beta_matters.tables["plane"].frame) == 5 * 4
+    assert set(beta_matters.tables["trials"].frame["key"]) == {
+        trial.key
+        for arm in beta_matters.data["arms"]
+        for trial in arm.trials.values()  # type: ignore[attr-defined]
+    }
+    assert {trial.epochs for arm in beta_matters.data["arms"] for trial in arm.trials.values()} == {synthetic.EPOCHS}  # type: ignore[attr-defined]
+    assert beta_matters.summary[-1] == "All 2 controls came out as they must."
 
 
 def test_an_effect_of_the_magnitude_is_not_taken_for_one_of_beta(tmp_path: Path) -> None:
@@ -191,7 +212,7 @@ def test_shares_given_the_other_factor_are_main_effect_and_interaction() -> None
 
 @pytest.mark.slow
 def test_the_study_runs_from_words_to_report(tmp_path: Path) -> None:
-    tiny = ("model=mlp_16", "beta=1,10", "correlation=-1,1", "seed=0..2", "epochs=2", "lr_rel=0.25,1", "tune_seeds=1")
+    tiny = ("model=mlp_16", "beta=1,10", "correlation=-1,1", "seed=0..2", "epochs=6", "lr_rel=0.25,1", "tune_seeds=1")
     more = ("objective=cross_entropy,label_smoothing:0.1", "extend=0", "wandb=disabled", "workers=1")
     assert main(["run", "study=logit_magnitude", *tiny, *more, f"out={tmp_path}"]) == 0
     report = tmp_path / "digits-logit_magnitude" / "report"
@@ -203,5 +224,7 @@ def test_the_study_runs_from_words_to_report(tmp_path: Path) -> None:
         assert norms[10, 1] == pytest.approx(10 * norms[1, 1], rel=1e-4)
         assert norms[1, 1] > 0.1
     assert plane["objective"].nunique() == 2
+    known = pd.read_csv(report / "tables" / "controls.csv")
+    assert known["passed"].tolist() == [True, True]
     page = (report / "report.html").read_text()
     assert "label_smoothing:0.1: Does generalization depend" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from calib_bench import discover, tuning
 from calib_bench.data.splits import stream
 from calib_bench.inference import crossed_interval
 from calib_bench.measure import measure_arm
+from calib_bench.report.tables import number
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls, interventions
 from calib_bench.separation.contrast import contrast, kappa
@@ -357,3 +359,33 @@ def test_digits_end_to_end(tmp_path: Path) -> None:
     design = pd.read_csv(tables / "two_by_two.csv")
     assert len(design) == 3
     assert "Positive control" in (tables.parent / "report.html").read_text()
+
+
+def known(control: str, models: dict[str, bool]) -> list[dict[str, Any]]:
+    """Rows of a control whose changes are 0.1 (log loss) and -0.01 (accuracy) times the length of a model's name."""
+    rows = []
+    for model, passed in models.items():
+        dyn = len(model) * (0.1 if control == controls.UNDERTRAINED else 1e-17)
+        row = {"model": model, "control": control, "passed": passed, "trained": "1 of 8 epochs", "brier_dyn": 0.0}
+        rows.append(row | {"log_loss_dyn": dyn, "log_loss_dyn_low": dyn / 2, "log_loss_dyn_high": 2 * dyn})
+        rows[-1] |= {"accuracy": -dyn / 10, "accuracy_low": -dyn / 5, "accuracy_high": -dyn / 20}
+    return rows
+
+
+def test_controls_of_many_references_are_told_together() -> None:
+    good = {"a": True, "bb": True, "ccc": True}
+    kinds = (controls.RESCALED, controls.UNDERTRAINED)
+    frame = pd.DataFrame([row for kind in kinds for row in known(kind, good)])
+    negative, positive = controls.told(frame)
+    assert negative.startswith("Negative control, 3 references: rescaling their logits moves dynamics and accuracy by")
+    assert negative.endswith("at most 3e-17, as it must.")
+    span = f"{number(0.1)} to {number(0.3)} nats and accuracy by {number(-0.03)} to {number(-0.01)}, as it must."
+    assert positive.endswith(f"training them for 1 of 8 epochs moves repaired log loss by {span}")
+    assert controls.outcome(frame) == ("All 6 controls came out as they must.",)
+    frame = pd.DataFrame([*known(kinds[0], good), *known(kinds[1], {**good, "bb": False})])
+    said = "of bb which may be 0: there the study has no power to see a change of this size."
+    assert controls.told(frame)[1].endswith(said)
+    assert controls.outcome(frame)[0].startswith("1 of 6 controls did not come out as they must (the reference trained")
+    few = frame[frame["model"] != "a"]
+    assert controls.told(few) == controls.words(few)
+    assert controls.told(few.iloc[:0]) == []

@@ -18,7 +18,7 @@ from calib_bench.store import Store
 from calib_bench.temperature import plane
 
 WORDS = (
-    "study=two_temperatures", "model=mlp_8", "beta=0.1,1,10", "lr_eff=0.1,1,10,100,1e6", "epochs=4", "seed=0..2",
+    "study=two_temperatures", "model=mlp_8", "beta=0.1,1,10", "lr_eff=0.1,1,10,100,1e6", "epochs=16", "seed=0..2",
     "limit=100", "workers=1", "wandb=disabled",
 )  # fmt: skip
 
@@ -79,10 +79,18 @@ def test_the_study_is_run_reported_and_over(tmp_path: Path, capsys: pytest.Captu
     store, study = Store(folder), discover.study("two_temperatures")
     plan = make(own, study, store)
     assert plan.pending == 0
-    assert len(plan.trials) == 3 * 5 * 3
+    short = [trial for trial in plan.trials if trial.epochs < 16]
+    assert len(plan.trials) == 3 * 5 * 3 + len(short)
+    assert [(trial.beta, trial.epochs, trial.seed) for trial in short] == [(1, 2, seed) for seed in range(3)]
+    assert {trial.lr for trial in short} <= {0.1, 1.0, 10.0, 100.0}
     analysis = study.analyse(own, store)
     cells = analysis.tables["cells"].frame
     assert len(cells) == 15
+    known = analysis.tables["controls"].frame
+    assert known["passed"].tolist() == [True, True]
+    assert any(
+        said.startswith("Positive control (mlp_8): training the reference for 2 of 16") for said in analysis.verdict
+    )
     assert (cells["effective"] / cells["beta"] ** 2).to_numpy() == pytest.approx(cells["eta0"].to_numpy())
     shares = analysis.tables["shares"].frame
     assert set(shares["metric"]) == set(plane.METRICS)

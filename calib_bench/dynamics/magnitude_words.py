@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
 from calib_bench.rows import Row, cell, firm
-from calib_bench.separation import interventions
+from calib_bench.separation import controls, interventions
 from calib_bench.separation.cells import families, noted, sample, shown
 from calib_bench.study import Table
 
@@ -159,6 +159,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             names=(*FAMILY, "design", "metric"),
         ),
         **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
+        "controls": controls.table(frames["controls"], settings),
         "rates": Table(
             "Learning rates tried",
             shown(frames["rates"], settings),

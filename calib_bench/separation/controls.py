@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from calib_bench import discover
+from calib_bench.report.tables import number
 from calib_bench.rows import Row, cell, excludes_zero
 from calib_bench.search import shortened
+from calib_bench.separation import arms as each
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.interventions import why_not
-from calib_bench.study import Table
+from calib_bench.study import Scores, Section, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
-from calib_bench.tuning import Arm
+from calib_bench.tuning import Arm, More, tuned, unique
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +32,13 @@ ROUNDING = 1e-6
 AGREES = 1e-3
 """Largest difference, in nats and in accuracy, between two runs that are equal but for rounding while they learn."""
 PART = 8
+MOST = 2
+"""Families whose controls are told one by one."""
+REPAIR = ("temperature_scaling",)
+SECTION = Section(
+    "Controls", ("controls",), "Comparisons whose answer is known: if one fails, so does what it vouches for."
+)
+"""Where a study's page shows them."""
 
 
 def undertrained(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
@@ -80,6 +90,51 @@ def trials(settings: Settings, arms: Sequence[Arm]) -> Iterator[Trial]:
     short, same = undertrained(settings, arms), identity(settings, arms)
     for arm in (short, same[1] if same else None):
         yield from arm.trials.values() if arm else ()
+
+
+def base(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+    """The arm at the reference's beta whose controls a study runs that rests on no one reference.
+
+    Args:
+        arms: of one family, those of the grid first.
+    """
+    own = [arm for arm in arms if arm.trial.beta == settings.reference]
+    return _reference(settings, own) or next(iter(own), None)
+
+
+def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[Trial]:
+    """As `tuning.plan`, and the trials of each family's positive control: see `read`."""
+    return unique(
+        trial
+        for family in tuned(settings, scores, more)
+        for trial in (*family.trials(), *positive(base(settings, family.arms)))
+    )
+
+
+def positive(arm: Arm | None) -> Iterator[Trial]:
+    """The trials of an arm's positive control, once its rate is chosen."""
+    if arm is not None and arm.trials and arm.trial.epochs:
+        yield from shorter(arm).trials.values()
+
+
+def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
+    """The rows of a family's controls, which `plan` has trained; none before its reference's rate is chosen.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    reference = base(settings, arms)
+    if reference is None or not reference.trials:
+        return []
+    return of_arm(store, reference, each.named(reference, variant), nested)
+
+
+def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
+    """The same of one arm; `name` are the columns that name it."""
+    from calib_bench.measure import measure_arm
+
+    repair = discover.calibrators(REPAIR)
+    return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 
 def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
@@ -152,6 +207,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     )
     if settings.limit is not None:
         frame = frame.assign(limit=settings.limit)
+    equal = "control" in frame and (frame["control"] == IDENTITY).any()
     columns = [c for c in frame if c in names or (c.startswith(stems) and "share" not in c)]
     return Table(
         "Controls: comparisons whose answer is known",
@@ -159,19 +215,74 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         (f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else "")
         + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
         "must be 0 and total must equal conf. Positive: the reference trained for about an eighth of its epochs, which "
-        "must not be 0; else the study has no power. Identity, where interventions are on: training at one beta "
-        "against the same training written as a head rate and an initial head at the reference's beta, equal but for "
-        "rounding.",
+        "must not be 0; else the study has no power."
+        + (
+            " Identity: training at one beta against the same training written as a head rate and an initial head at "
+            "the reference's beta, equal but for rounding."
+            if equal
+            else ""
+        ),
         names=("model", "variant", "beta", "objective", "control"),
     )
+
+
+def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Whether comparisons with a known answer gave it, in a sentence; nothing where there are not two of them yet."""
+    known = _known(frame)
+    failed = [row["control"] for row in known if row["passed"] is False]
+    if failed:
+        named = "; ".join(dict.fromkeys(failed))
+        return (f"{len(failed)} of {len(known)} controls did not come out as they must ({named}): see Controls.",)
+    return (f"All {len(known)} controls came out as they must.",) if len(known) > 1 else ()
+
+
+def _known(frame: pd.DataFrame) -> list[Row]:
+    """The rows of controls that have run."""
+    rows: list[Row] = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    return [row for row in rows if not math.isnan(row.get("accuracy", math.nan))]
+
+
+def told(frame: pd.DataFrame) -> list[str]:
+    """`words`, but of more than `MOST` references one sentence a control."""
+    known = _known(frame)
+    found = {control: [row for row in known if row["control"] == control] for control in (RESCALED, UNDERTRAINED)}
+    if max(map(len, found.values())) <= MOST:
+        return words(frame)
+    said = []
+    if rows := found[RESCALED]:
+        worst = max(_worst(row, DYNAMICS) for row in rows)
+        said.append(
+            f"Negative control, {len(rows)} references: rescaling their logits moves dynamics and accuracy by at most "
+            f"{worst:.1g}, {_all(rows, 'which it must not: the separation is not to be trusted')}."
+        )
+    if rows := found[UNDERTRAINED]:
+        loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
+        said.append(
+            f"Positive control, {len(rows)} references: training them for {_listed(rows, 'trained')} moves repaired "
+            f"log loss by {loss} nats and accuracy by {accuracy}, "
+            f"{_all(rows, 'which may be 0: there the study has no power to see a change of this size')}."
+        )
+    return said
+
+
+def _all(rows: Sequence[Row], otherwise: str) -> str:
+    failed = [row for row in rows if not row["passed"]]
+    return f"of {_listed(failed, 'model')} {otherwise}" if failed else "as it must"
+
+
+def _listed(rows: Sequence[Row], column: str) -> str:
+    return ", ".join(dict.fromkeys(str(row[column]) for row in rows))
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = (number(value) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def words(frame: pd.DataFrame) -> list[str]:
     """One sentence a control and model."""
     said = []
-    for row in frame.to_dict("records"):
-        if row.get("accuracy") is None or math.isnan(row["accuracy"]):
-            continue
+    for row in _known(frame):
         where = f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
         if row["control"] == RESCALED:
             result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"

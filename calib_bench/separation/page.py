@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.report import plots
 from calib_bench.rows import cell, unsaid
+from calib_bench.separation.controls import SECTION
 from calib_bench.study import DETAILS, Detail, Section, Table
 from calib_bench.trial import CROSS_ENTROPY
 
@@ -25,7 +26,7 @@ SECTIONS = (
     ),
     Section("Baselines", ("baselines",), "Every arm under every post-hoc method, on the test split."),
     Section("Each beta", ("over_beta", "reliability", DETAILS)),
-    Section("Controls", ("controls",), "Comparisons whose answer is known: if one fails, so does what it vouches for."),
+    SECTION,
     Section("Interventions on beta", ("interventions", "two_by_two", "intervention_rates")),
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.rows import cell, excludes_zero, firm
+from calib_bench.separation import controls
 from calib_bench.separation.cells import betas, families
 from calib_bench.separation.verdict import MARGIN, is_equal
 from calib_bench.trial import CROSS_ENTROPY
@@ -32,7 +33,7 @@ def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said = []
     for where, rows in told:
         said += [where + _dynamics(rows, settings), where + _confidence(rows)]
-    return (*said, *_controls(frames["controls"]))
+    return (*said, *controls.outcome(frames["controls"]))
 
 
 def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
@@ -85,19 +86,6 @@ def _confidence(rows: Sequence[Row]) -> str:
     if all(is_equal(row, "log_loss_conf") for row in rows):
         return f"Confidence hardly matters: what temperature scaling could repair differs by less than {MARGIN:g} nats."
     return "No change of confidence that temperature scaling would repair is established."
-
-
-def _controls(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Whether comparisons with a known answer gave it."""
-    known = [row for row in frame.to_dict("records") if row.get("accuracy") == row.get("accuracy")]
-    if not known:
-        return ()
-    failed = [row["control"] for row in known if row["passed"] is False]
-    if not failed:
-        return (f"All {len(known)} controls came out as they must.",) if len(known) > 1 else ()
-    return (
-        f"{len(failed)} of {len(known)} controls did not come out as they must ({'; '.join(failed)}): see Controls.",
-    )
 
 
 def _changed(row: Row, column: str) -> bool:

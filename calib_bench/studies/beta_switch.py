@@ -18,9 +18,10 @@ from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_switch
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.contrast import contrast
-from calib_bench.study import Analysis, Scores, Study, Table
+from calib_bench.study import Analysis, Scores, Section, Study, Table
 from calib_bench.train.choices import OPTIMIZERS, heads
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
@@ -88,7 +89,7 @@ def more(settings: Settings) -> More:
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
-    """The grid and every switch between its betas and the reference, each with a rate of its own.
+    """The grid and every switch between its betas and the reference, each with a rate of its own, and controls.
 
     Raises:
         SettingsError: no arm can switch, or there is nothing to switch to.
@@ -97,7 +98,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     if not switches(settings, grid):
         why = next((why for template in grid if (why := why_not(template))), "there is one beta, give beta=0.1,1")
         raise SettingsError(f"study=beta_switch has no arm whose beta can switch: {why}")
-    return tuning.plan(settings, scores, more(settings))
+    return controls.plan(settings, scores, more(settings))
 
 
 def analyse(settings: Settings, store: Store) -> Analysis:
@@ -116,12 +117,14 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     rows, left_out = [], []  # type: list[Row], list[str]
     for family in found:
         rows += _family(reader, family.arms, variants[family.arms[0].trial.family()])
+        reader.control(family.arms, variants[family.arms[0].trial.family()])
         templates = {arm.trial.objective: arm.trial for arm in family.arms}
         left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
     frame = without_lone(pd.DataFrame(rows), settings)
     frame = adjusted(frame, "against") if len(frame) else frame
     data: dict[str, Any] = {"switches": frame}
-    return reader.analysis(verdict(frame, settings), _tables(frame, settings, reader.nested), left_out, **data)
+    tables = _tables(frame, settings, reader.nested)
+    return reader.analysis(verdict(frame, settings), tables, left_out, _summary(frame, settings), **data)
 
 
 def _family(reader: Reader, arms: Sequence[Arm], variant: str | None) -> list[Row]:
@@ -209,6 +212,29 @@ def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
     return said
 
 
+def _summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """What to read first: in how many switches either part of training surely made a difference, and where."""
+    if not len(frame) or "accuracy" not in frame or frame.groupby(["model", "objective"]).ngroups > 1:
+        return []
+    rows = frame[frame["accuracy"].notna()].to_dict("records")
+    said = []
+    for against, part in ((ALL_ALONG, "before"), (NEVER, "after")):
+        own = [row for row in rows if row["against"] == against]
+        sure = [row for row in own if moved(row)]
+        where = [
+            f"{_shares(some)} from {first} to {last}"
+            for beta in sorted({row["beta"] for row in sure})
+            for way, first, last in (
+                (FROM, f"beta={beta:.3g}", f"{settings.reference:g}"),
+                (TO, f"beta={settings.reference:g}", f"{beta:.3g}"),
+            )
+            if (some := [row for row in sure if (row["beta"], row["way"]) == (beta, way)])
+        ]
+        found = f", at the shares {'; '.join(where)}" if where else ""
+        said.append(f"What was learnt {part} the switch surely made a difference in {len(sure)} of {len(own)}{found}.")
+    return said
+
+
 def _whole(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> str:
     whole = next((row for row in rows if row["against"] == "reference"), None)
     begin = f"All along at beta={beta:.3g} instead of {settings.reference:g}"
@@ -287,4 +313,14 @@ STUDY = Study(
     analyse=analyse,
     figures={"switches": plots_switch.switches},
     defaults={"objective": (CROSS_ENTROPY,), "beta": (0.01, 0.1, 1.0, 10.0)},
+    sections=(
+        Section(
+            "What each part of training decides",
+            ("switches",),
+            "No prediction changes at the switch: what differs afterwards was learnt at another beta.",
+        ),
+        controls.SECTION,
+        Section("Tuning and trials", ("rates", "trials")),
+    ),
+    references=("agarwala2023temperature", "guo2017", "holm1979", "fieller1954"),
 )

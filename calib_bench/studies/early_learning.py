@@ -141,7 +141,13 @@ STUDY = Study(
         "beta": (0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     },
     sections=(
-        Section("What the theory says, and whether it is so", ("acceptance", "slopes")),
+        Section(
+            "What the theory says, and whether it is so",
+            ("acceptance", "slopes"),
+            "Known answers play the part of controls. What must not move with beta: lambda_max/beta and "
+            "lambda_max/beta^2 at zero logits, the early-learning time in its own unit. What must move: the time at "
+            "which networks leave their tangent model, in proportion to beta.",
+        ),
         Section(
             "Early learning",
             ("timescales",),

@@ -14,10 +14,11 @@ from calib_bench import planes, tuning
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots_phase
-from calib_bench.rows import adjusted, cell, firm
+from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.separation.cells import families, noted, shown
-from calib_bench.study import Analysis, Probe, Scores, Study, Table
+from calib_bench.study import DETAILS, Analysis, Detail, Probe, Scores, Section, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from calib_bench.store import Store
 
 NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
+
+SAID = {
+    phase.RIDGE: "the best rate goes", phase.FRONTIER: "the rate where training begins to fail goes",
+    phase.CRITICAL: "the critical rate 2 / lambda_max goes",
+}  # fmt: skip
+ENDS = ("", "_low", "_high")
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
@@ -39,7 +46,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     settings = phase.all_seeds(settings)
     wanted: list[Trial] = []
     for family in tuning.tuned(settings, scores):
-        wanted += family.trials()
+        wanted += (*family.trials(), *controls.positive(controls.base(settings, family.arms)))
         for arm in family.arms:
             starts = [phase.start_of(settings, arm.trial, seed) for seed in settings.seed or ()]
             wanted += [start for start in starts if start is not None]
@@ -67,12 +74,16 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
+    from calib_bench.measure import own_tests
+
     settings = phase.all_seeds(settings)
     found = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in found)
-    phases = []
+    nested = own_tests(store, [arm for family in found for arm in family.arms])
+    phases, known = [], []  # type: list[phase.Phase], list[Row]
     for family in found:
         variant = variants[family.arms[0].trial.family()]
+        known += controls.read(settings, store, family.arms, variant, nested)
         for objective in dict.fromkeys(arm.trial.objective for arm in family.arms):
             own = [arm for arm in family.arms if arm.trial.objective == objective]
             name = {"model": own[0].trial.model, "variant": variant, "objective": objective}
@@ -82,13 +93,15 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         "phase": pd.DataFrame([row for one in phases for row in one.rows()]),
         "slopes": pd.DataFrame([row for one in phases for row in one.slopes()]),
         "cells": pd.DataFrame([row for one in phases for row in one.cells()]),
+        "controls": without_lone(pd.DataFrame(known), settings),
     }
     if len(frames["slopes"]):
         frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
     return Analysis(
-        verdict=_verdict(settings, frames),
+        verdict=(*_verdict(settings, frames), *controls.told(frames["controls"])),
         tables=_tables(settings, frames, phases),
         warnings=_warnings(settings, phases, frames, store),
+        summary=_summary(frames),
         data={
             "arms": [arm for family in found for arm in family.arms],
             "phases": phases,
@@ -106,6 +119,41 @@ def _verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[st
         points = next(rows for name, rows in _groups(frames["phase"]) if name == where)
         said += [where + text for text in (*_ridge(own), *_frontier(own, points))]
     return tuple(said)
+
+
+def _summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """What to read first, of one plane."""
+    slopes = frames["slopes"]
+    if not len(slopes) or len(_groups(slopes)) > 1:
+        return ()
+    rows = {what: _row(slopes, what, "lr") for what in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
+    parts = [f"{SAID[what]} as beta^s with s = {cell(row, 'slope')}" for what, row in rows.items() if row]
+    said = [f"{'; '.join(parts).capitalize()}."] if parts else []
+    return (*said, *_ridge(slopes)[1:], *controls.outcome(frames["controls"])) if said else ()
+
+
+def details(analysis: Analysis) -> list[Detail]:
+    """Each beta: its best rate, the rate where training begins to fail and the critical one, in three units."""
+    import pandas as pd
+
+    frame = analysis.tables["phase"].frame
+    groups = _groups(frame) if len(frame) else []
+    found = []
+    for where, rows in groups:
+        for row in rows.to_dict("records"):
+            known = [what for what in SAID if phase.column(what, "lr") in row]
+            table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in known]
+            parts = [f"{one['rate']} {cell(one, 'lr')}" for one in table if one["lr"] == one["lr"]]
+            edge = () if row["inside"] else ("The best rate stands at the edge of the grid.",)
+            shown = Table("In three units", pd.DataFrame(table), names=("rate",))
+            found.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, shown))
+    return found
+
+
+def _units(row: Mapping[str, Any], what: str) -> Row:
+    """A rate's columns, the rate's own name left out of theirs."""
+    own = {unit: phase.column(what, unit) for unit in phase.UNITS}
+    return {f"{unit}{end}": row.get(f"{name}{end}", math.nan) for unit, name in own.items() for end in ENDS}
 
 
 def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -181,7 +229,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
     n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
     how = "95% percentile intervals, seeds and selection examples resampled together"
     fails = f"fails: diverges, or ends above {planes.GUESS:.0%} of what guessing scores"
-    return {
+    known = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
+    found = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
             shown(frames["slopes"], settings),
@@ -205,6 +254,13 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 "training examples; headroom: where training fails over the best rate",
             ),
             paper=True,
+            first=(
+                "seeds",
+                "inside",
+                *(phase.column(w, "lr") for w in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)),
+                "headroom",
+                "limit",
+            ),
         ),
         "cells": Table(
             "Every cell of the plane",
@@ -214,6 +270,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
             ),
         ),
     }
+    return found | known
 
 
 def _warnings(
@@ -249,5 +306,13 @@ STUDY = Study(
     analyse=analyse,
     figures={"phase_plane": plots_phase.phase_plane, "ridge": plots_phase.ridge},
     defaults={"objective": (CROSS_ENTROPY,), "seed": (0, 1, 2, 3, 4)},
+    sections=(
+        Section("How the best rate and the failing one move with beta", ("ridge", "slopes")),
+        Section("Each beta", ("phase", DETAILS)),
+        Section("The plane of beta and rate", ("phase_plane", "cells")),
+        controls.SECTION,
+    ),
+    details=details,
+    references=("agarwala2023temperature", "holm1979"),
     probes={"curvature": Probe(arrays=phase.measure_curvature)},
 )

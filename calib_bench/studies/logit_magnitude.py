@@ -15,7 +15,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.report import plots_magnitude
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
-from calib_bench.separation import interventions
+from calib_bench.separation import controls, interventions
 from calib_bench.study import Analysis, Scores, Section, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from calib_bench.tuning import Arm, More
 
 FACTORS = (interventions.RATE, interventions.MAGNITUDE)
-FRAMES = ("plane", "contrasts", "shares", "two_by_two", "rates", "trials")
+FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "trials")
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
-    """The model alone and its pairs over beta, and either factor alone: one family, tuned on the same rates.
+    """The model alone and its pairs over beta, and either factor alone: one family, tuned on the same rates; controls.
 
     Raises:
         SettingsError: nothing would be trained, or there is one correlation only.
     """
     _check(settings)
-    return tuning.plan(_alone(settings), scores, _more(settings))
+    return controls.plan(_alone(settings), scores, _more(settings))
 
 
 def _check(settings: Settings) -> None:
@@ -117,7 +117,9 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     reader = _Reader(settings, store, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
-        _family(reader, family.arms, variants[family.arms[0].trial.family()])
+        variant = variants[family.arms[0].trial.family()]
+        _family(reader, family.arms, variant)
+        reader.rows["controls"] += controls.read(settings, store, family.arms, variant, reader.nested)
     frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in reader.rows.items()}
     for name, by in (
         ("plane", ()),
@@ -131,7 +133,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     extra = [arm for arm in arms if arm not in grid]
     verdict = magnitude_words.verdict(frames, settings)
     return Analysis(
-        verdict=verdict,
+        verdict=(*verdict, *controls.told(frames["controls"])),
         tables=magnitude_words.tables(frames, settings),
         warnings=warnings(_alone(settings), grid, extra, frames, {}, store.provenance()),
         data={
@@ -140,7 +142,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             "reference": settings.reference,
             "limit": settings.limit,
         },
-        summary=verdict[:2],
+        summary=(*verdict[:2], *controls.outcome(frames["controls"])),
     )
 
 
@@ -206,6 +208,7 @@ STUDY = Study(
         Section("The plane of beta and initial logit magnitude", ("plane", "contrasts")),
         Section("Whose the variance is", ("shares",)),
         Section("Beta as head rate and initial head", ("two_by_two",)),
+        controls.SECTION,
         Section("Trials", ("rates", "trials")),
     ),
     references=("agarwala2023temperature", "guo2017"),

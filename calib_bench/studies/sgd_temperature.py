@@ -264,7 +264,13 @@ STUDY = Study(
         "seed": (0, 1, 2, 3),
     },
     sections=(
-        Section("Against theory", ("acceptance", "minima")),
+        Section(
+            "Against theory",
+            ("acceptance", "minima"),
+            "Known answers play the part of controls. What must change nothing: another batch size or momentum at "
+            "equal eta0, a rate lowered and restored. What must move, and by how much: the loss with eta0, by the heat "
+            "capacity of the minimum; the loss of a cooled run; the density of the one-parameter model.",
+        ),
         Section("Heat capacity", ("heat",), "The loss at which SGD settles, over eta0."),
         Section("One temperature", ("collapse", "adam"), "The same eta0 by other batch sizes, momenta, and in Adam."),
         Section("Cooling and reheating", ("cooling",)),

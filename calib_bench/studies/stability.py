@@ -17,10 +17,11 @@ from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
 from calib_bench.rows import ALPHA, Row, adjusted, cell, fields, firm, without_lone
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.separation import seeds as sown
 from calib_bench.separation.cells import betas, families, noted, shown
 from calib_bench.separation.contrast import is_reference
-from calib_bench.study import Analysis, Scores, Study, Table
+from calib_bench.study import Analysis, Scores, Section, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ MOST = 3
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
-    """The grid, tuned, and all seeds at the chosen rates.
+    """The grid, tuned, all seeds at the chosen rates, and the positive control of each family.
 
     Raises:
         SettingsError: there are too few seeds to speak of their spread, or nothing is trained.
@@ -46,7 +47,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
         raise SettingsError("study=stability compares seeds and needs three or more: give for example seed=0..11")
     if any(0 in space["epochs"] for space in (settings.spaces or {}).values()):
         raise SettingsError("study=stability trains what it compares: give epochs=1 or more")
-    return tuning.plan(settings, scores)
+    return controls.plan(settings, scores)
 
 
 def analyse(settings: Settings, store: Store) -> Analysis:
@@ -76,6 +77,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             spreads += sown.rows(base[1] if base else None, own)
             failed = _failed(settings, store, arm)
             peaks += [{**name, **row, **failed} for row in _peaks(measures, base[0] if base else None, reader.nested)]
+        reader.control(family.arms, variants[family.arms[0].trial.family()])
     frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads)}
     frames["gain"] = pd.DataFrame(sown.gain(members, settings.reference, reader.nested))
     frames = {name: without_lone(frame, settings) for name, frame in frames.items()}
@@ -88,7 +90,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         for i, seed in enumerate(one.seeds)
     ]
     data: dict[str, Any] = {**frames, "dots": pd.DataFrame(dots)}
-    return reader.analysis(verdict(frames, settings), _tables(frames, settings, reader.nested), **data)
+    tables = _tables(frames, settings, reader.nested)
+    return reader.analysis(verdict(frames, settings), tables, summary=_summary(frames, settings), **data)
 
 
 def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -166,6 +169,14 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]
     return said + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
 
 
+def _summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+    """What to read first, of one family."""
+    said = verdict(frames, settings)
+    if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
+        return []
+    return [text for text in said if text.startswith(("Peak:", "That small beta"))]
+
+
 def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> list[str]:
     """Whether betas below the reference peak higher, and whether they depend more on the seed."""
     small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
@@ -238,4 +249,11 @@ STUDY = Study(
     analyse=analyse,
     figures={"stability": plots_stability.stability},
     defaults={"objective": (CROSS_ENTROPY,), "seed": tuple(range(12))},
+    sections=(
+        Section("Peak and reliability", ("stability", "peaks"), "What the best, the mean and the worst seed reach."),
+        Section("Seeds, and choosing beta", ("seeds", "gain")),
+        controls.SECTION,
+        Section("Tuning and trials", ("rates", "trials")),
+    ),
+    references=("agarwala2023temperature", "guo2017", "holm1979"),
 )

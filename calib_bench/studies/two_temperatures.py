@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.inference import crossed_interval, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.report import plots_two_temperatures as plots
-from calib_bench.rows import Row, adjusted, cell, fields
+from calib_bench.rows import Row, adjusted, cell, fields, without_lone
+from calib_bench.separation import controls
+from calib_bench.separation.arms import named
 from calib_bench.study import Analysis, Scores, Section, Study, Table
 from calib_bench.temperature import plane
 from calib_bench.temperature.plane import METRICS, Cell
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from calib_bench.settings import Settings
     from calib_bench.store import Store
+    from calib_bench.tuning import Arm
 
 GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
 NAMES = {
@@ -34,8 +37,11 @@ SETS = ("all that finished", "all that learned")
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
-    """Every beta at every rate with every seed."""
-    return unique(trial for family in plane.families(settings) for trials in family for trial in trials)
+    """Every beta at every rate with every seed, and the positive control of each family."""
+    families = plane.families(settings)
+    cells = [trial for family in families for trials in family for trial in trials]
+    bases = (plane.base(settings, family, scores) for family in families)
+    return unique([*cells, *(trial for base in bases for trial in controls.positive(base))])
 
 
 def analyse(settings: Settings, store: Store) -> Analysis:
@@ -46,11 +52,12 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    families = plane.families(settings)
+    families, scores = plane.families(settings), store.scores(settings.select)
     found = [[plane.read(store, trials) for trials in family] for family in families]
-    rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "cells": []}
-    for cells in found:
+    rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "controls": [], "cells": []}
+    for cells, family in zip(found, families, strict=True):
         name = _name(cells, found)
+        rows["controls"] += _controls(settings, store, plane.base(settings, family, scores), name)
         classes = int(store.split_info(cells[0].trials[0])["classes"])
         rows["shares"] += [name | row for row in _shares(cells, classes)]
         rows["block"] += [name | row for row in _block(cells)]
@@ -58,14 +65,25 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         rows["cells"] += [name | row for row in _cells(cells)]
     frames = {key: pd.DataFrame(some) for key, some in rows.items()}
     frames["at_equal"] = adjusted(frames["at_equal"]) if len(frames["at_equal"]) else frames["at_equal"]
+    known = frames["controls"] = without_lone(frames["controls"], settings)
     verdict = tuple(said for cells in found for said in _verdict(_name(cells, found), frames))
     return Analysis(
-        verdict=verdict or ("No two cells have finished: nothing can be compared.",),
+        verdict=(*(verdict or ("No two cells have finished: nothing can be compared.",)), *controls.told(known)),
         tables=_tables(settings, frames),
         warnings=_warnings(settings, found),
         data={"found": found, "limit": settings.limit, "reference": settings.reference},
-        summary=verdict[:2],
+        summary=(*verdict[:2], *controls.outcome(known)) if verdict else (),
     )
+
+
+def _controls(settings: Settings, store: Store, base: Arm | None, name: Row) -> list[Row]:
+    """The controls of a family's cell that does best at the reference's beta."""
+    if base is None:
+        return []
+    from calib_bench.measure import own_tests
+
+    differs = ", ".join(f"{key}={value}" for key, value in name.items() if key not in ("model", "objective"))
+    return controls.of_arm(store, base, named(base, differs or None), own_tests(store, [base]))
 
 
 def _name(cells: list[Cell], found: list[list[Cell]]) -> Row:
@@ -211,6 +229,7 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
             f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
             "correction over the table.",
         ),
+        "controls": controls.table(frames["controls"], settings),
         "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share not finished."),
     }  # fmt: skip
     return {name: table for name, table in every.items() if len(table.frame)}
@@ -233,6 +252,7 @@ STUDY = Study(
         Section("Shared and not", ("collapse", "shares", "block")),
         Section("At equal beta^2 eta0", ("at_equal",)),
         Section("The plane", ("plane", "cells")),
+        controls.SECTION,
     ),
     references=("agarwala2023temperature", "olejnik2003"),
 )

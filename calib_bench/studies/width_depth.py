@@ -20,9 +20,10 @@ from calib_bench.reading import Reader
 from calib_bench.report import plots_width
 from calib_bench.rows import Row, adjusted, cell, fields, firm
 from calib_bench.separation import arms as each
+from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.contrast import interval
-from calib_bench.study import Analysis, Scores, Study, Table
+from calib_bench.study import DETAILS, Analysis, Detail, Scores, Section, Study, Table
 from calib_bench.task import Task
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
@@ -51,7 +52,7 @@ def models(task: Task) -> tuple[str, ...]:
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
-    """Every model over beta, tuned, and all seeds at the chosen rates.
+    """Every model over beta, tuned, all seeds at the chosen rates, and the positive control of each model.
 
     Raises:
         SettingsError: there is one model, or one with fewer than three betas, or nothing is trained.
@@ -66,7 +67,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
             raise SettingsError(f"study=width_depth looks for the best of at least three betas, and {model} has fewer")
         if 0 in space["epochs"]:
             raise SettingsError("study=width_depth trains what it compares: give epochs=1 or more")
-    return tuning.plan(settings, scores)
+    return controls.plan(settings, scores)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     curves, points, said = [], [], []  # type: list[Curve], list[Row], list[str]
     for family in found:
         variant = variants[family.arms[0].trial.family()]
+        reader.control(family.arms, variant)
         for objective in dict.fromkeys(arm.trial.objective for arm in family.arms):
             own = [arm for arm in family.arms if arm.trial.objective == objective]
             some, rows, warned = _curves(reader, own, variant)
@@ -116,7 +118,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     trends = pd.DataFrame(_trends(curves))
     best, trends = (adjusted(f, "result") if "result" in f else f for f in (best, trends))
     data: dict[str, Any] = {"best": best, "points": pd.DataFrame(points)}
-    return reader.analysis(verdict(best, trends), _tables(settings, best, trends, data["points"]), said, **data)
+    tables = _tables(settings, best, trends, data["points"])
+    return reader.analysis(verdict(best, trends), tables, said, _summary(best, trends), **data)
 
 
 def _curves(reader: Reader, arms: Sequence[Arm], variant: str | None) -> tuple[list[Curve], list[Row], list[str]]:
@@ -231,6 +234,46 @@ def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     return said
 
 
+def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """What to read first, of one objective: the range of best betas, and what surely moves them."""
+    if not len(best) or best["objective"].nunique() > 1:
+        return []
+    said = []
+    for result, own in best.groupby("result", sort=False):
+        rows = own.sort_values("best_beta").to_dict("records")
+        low, high = rows[0], rows[-1]
+        first = _named(next(iter(own.to_dict("records"))))
+        sure = [_named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05]
+        said.append(
+            f"By {result}, the best beta of {len(rows)} architectures lies between {cell(low, 'best_beta')} "
+            f"({_named(low)}) and {cell(high, 'best_beta')} ({_named(high)}); that it is another than {first}'s is "
+            f"established for {', '.join(sure) or 'none'}."
+        )
+    firmly = [row for row in trends.to_dict("records") if firm(row, "slope")]
+    moves = [f"{row['over']} (by {row['result']})" for row in firmly]
+    said.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} is shown to move it.")
+    return said if len(trends) else said[:-1]
+
+
+def details(analysis: Analysis) -> list[Detail]:
+    """Each architecture: its best betas, and its results over beta."""
+    import pandas as pd
+
+    points, best = (pd.DataFrame(analysis.data[name]) for name in ("points", "best"))
+    found = []
+    for keys, rows in points.fillna({"variant": ""}).groupby(["model", "variant", "objective"], sort=False):
+        own = best.fillna({"variant": ""}) if len(best) else best
+        for key, value in zip(("model", "variant", "objective"), keys, strict=True):
+            own = own[own[key] == value] if len(own) else own
+        known = own.to_dict("records")
+        parts = [f"{cell(row, 'best_beta')} by {row['result']}{'' if row['inside'] else ' (edge)'}" for row in known]
+        title = " ".join(str(key) for key in keys[: 3 if points["objective"].nunique() > 1 else 2] if key)
+        kept = [c for c in rows if c not in ("model", "variant", "objective")]
+        table = Table("Over beta, test split", rows[kept], names=("beta",))
+        found.append(Detail(title, f"best beta {', '.join(parts)}" if parts else "", table=table))
+    return found
+
+
 def _named(row: Mapping[Any, Any]) -> str:
     variant = row.get("variant")
     return f"{row['model']} {variant}" if isinstance(variant, str) else str(row["model"])
@@ -289,4 +332,13 @@ STUDY = Study(
     analyse=analyse,
     figures={"over_beta": plots_width.over_beta, "best_beta": plots_width.best_beta},
     defaults={"objective": (CROSS_ENTROPY,), "model": models},
+    sections=(
+        Section("The best beta of each architecture", ("best_beta",)),
+        Section("Width, depth, normalization", ("trends",)),
+        Section("Each architecture over beta", ("over_beta", DETAILS, "curves")),
+        controls.SECTION,
+        Section("Tuning and trials", ("rates", "trials")),
+    ),
+    details=details,
+    references=("agarwala2023temperature", "guo2017", "holm1979"),
 )

@@ -13,10 +13,12 @@ from calib_bench import discover, tuning
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
 from calib_bench.trial import Trial
+from calib_bench.tuning import Arm
 
 if TYPE_CHECKING:
     from calib_bench.settings import Settings
     from calib_bench.store import Store
+    from calib_bench.study import Scores
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -87,6 +89,22 @@ def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
             seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
             found.setdefault(kind, []).append(seeded)
     return list(found.values())
+
+
+def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) -> Arm | None:
+    """The cell at the reference's beta with the lowest mean selection score; None while one is missing, or if every one
+    of them diverged."""
+    cells = {trials[0].lr: trials for trials in family if trials[0].beta == settings.reference}
+    means = {}
+    for rate, trials in cells.items():
+        known = [score for trial in trials if (score := scores(trial)) is not None]
+        if not known or len(known) < len(trials):
+            return None
+        means[rate] = sum(known) / len(known)
+    rate = min(means, key=lambda rate: (means[rate], rate))
+    if math.isinf(means[rate]):
+        return None
+    return Arm(cells[rate][0], tuple(cells), means, rate, "tuned", {trial.seed: trial for trial in cells[rate]})
 
 
 def read(store: Store, trials: tuple[Trial, ...]) -> Cell:

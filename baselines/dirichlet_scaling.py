@@ -15,8 +15,10 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, blocks, checked
-from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set
+from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 OFF_DIAGONAL = 10.0
 """Per class."""
@@ -60,6 +62,25 @@ def fit_dirichlet(
     return {"weight": D, "bias": b}
 
 
+def fit_dirichlets(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_dirichlet` of S sets: weight [S, K, K] and bias [S, K].
+
+    Raises:
+        UserError: as `fit_dirichlet`.
+    """
+    if not stackable(Z_SNK):
+        return one_by_one(fit_dirichlet, Z_SNK, y_SN)
+    Z_SNK = checked_stack(Z_SNK, y_SN)
+    slope_S = 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
+    logp_SNK = Z_SNK.double().log_softmax(2)
+    unit_S = logp_SNK.square().mean((1, 2)).sqrt()
+    prior = Precision(DIAGONAL, INTERCEPT, Z_SNK.shape[2] * OFF_DIAGONAL)
+    D_SKK, b_SK = fit_fulls(per_set(slope_S) * logp_SNK, logp_SNK / per_set(unit_S), y_SN, prior)
+    D_SKK /= per_set(unit_S)
+    D_SKK.diagonal(dim1=1, dim2=2).add_(slope_S[:, None])
+    return {"weight": D_SKK, "bias": b_SK}
+
+
 def apply_dirichlet(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(W log p + b), float64 [N, K]."""
     logp = torch.log_softmax(checked(Z_NK).double(), 1)
@@ -67,5 +88,10 @@ def apply_dirichlet(params: Params, Z_NK: Tensor) -> Tensor:
 
 
 BASELINE = Calibrator(
-    fit_dirichlet, apply_dirichlet, keeps_argmax=False, reference="kull2019", title="Dirichlet calibration"
+    fit_dirichlet,
+    apply_dirichlet,
+    keeps_argmax=False,
+    reference="kull2019",
+    title="Dirichlet calibration",
+    fit_stack=fit_dirichlets,
 )

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked, spread
-from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
+from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 OFF_DIAGONAL = 10.0
 """Per class."""
@@ -57,6 +59,23 @@ def fit_matrix(
     return {"weight": D, "bias": b}
 
 
+def fit_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_matrix` of S sets: weight [S, K, K] and bias [S, K].
+
+    Raises:
+        UserError: as `fit_matrix`.
+    """
+    if not stackable(Z_SNK):
+        return one_by_one(fit_matrix, Z_SNK, y_SN)
+    Z_SNK = checked_stack(Z_SNK, y_SN).double()
+    unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
+    prior = Precision(DIAGONAL, INTERCEPT, Z_SNK.shape[2] * OFF_DIAGONAL)
+    D_SKK, b_SK = fit_fulls(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, prior)
+    D_SKK /= per_set(unit_S)
+    D_SKK.diagonal(dim1=1, dim2=2).add_(slope_S[:, None])
+    return {"weight": D_SKK, "bias": b_SK}
+
+
 def apply_matrix(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(W Z + b), float64 [N, K]."""
     return torch.log_softmax(checked(Z_NK).double() @ params["weight"].T + params["bias"], 1)
@@ -69,4 +88,5 @@ BASELINE = Calibrator(
     reference="kull2019",
     title="Matrix scaling",
     shift_invariant=False,
+    fit_stack=fit_matrices,
 )

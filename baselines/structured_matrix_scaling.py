@@ -12,8 +12,10 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked
-from calib_bench.baselines.structured_vector_scaling import fit_tempered, tempered
+from calib_bench.baselines._stacks import one_by_one
+from calib_bench.baselines.structured_vector_scaling import fit_tempered, fit_tempered_stack, tempered
 
 STRENGTH = 1.0
 """lambda of the diagonal, the intercept and the off-diagonal weights."""
@@ -51,6 +53,21 @@ def fit_structured_matrix(
     return {**params, "weight": D, "bias": b}
 
 
+def fit_structured_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_structured_matrix` of S sets, every tensor with a leading axis S.
+
+    Raises:
+        UserError: as `fit_structured_matrix`.
+    """
+    if not stackable(Z_SNK):
+        return one_by_one(fit_structured_matrix, Z_SNK, y_SN)
+    params, x_SNK = fit_tempered_stack(Z_SNK, y_SN)
+    own = 2 * Z_SNK.shape[2] * STRENGTH
+    D_SKK, b_SK = fit_fulls(x_SNK, x_SNK, y_SN, Precision(own, own, own * (Z_SNK.shape[2] - 1)))
+    D_SKK.diagonal(dim1=1, dim2=2).add_(1.0)
+    return {**params, "weight": D_SKK, "bias": b_SK}
+
+
 def apply_structured_matrix(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax((I + D) x + b), float64 [N, K]."""
     return torch.log_softmax(tempered(params, checked(Z_NK)) @ params["weight"].T + params["bias"], 1)
@@ -62,4 +79,5 @@ BASELINE = Calibrator(
     keeps_argmax=False,
     reference="berta2025structured",
     title="Structured matrix scaling",
+    fit_stack=fit_structured_matrices,
 )

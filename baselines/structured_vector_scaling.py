@@ -13,8 +13,10 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal
+from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
 from calib_bench.baselines._solvers import Params, checked, mix_uniform
-from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.baselines._stacks import checked_stack, one_by_one
+from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 STRENGTH = 1.0
 """lambda of the diagonal and of the intercept."""
@@ -41,6 +43,20 @@ def fit_structured_vector(Z_NK: Tensor, y_N: Tensor, strength: float = STRENGTH)
     return {**params, "weight": 1 + v, "bias": b}
 
 
+def fit_structured_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_structured_vector` of S sets, every tensor with a leading axis S.
+
+    Raises:
+        UserError: as `fit_structured_vector`.
+    """
+    if not stackable(Z_SNK):
+        return one_by_one(fit_structured_vector, Z_SNK, y_SN)
+    params, x_SNK = fit_tempered_stack(Z_SNK, y_SN)
+    precision = 2 * Z_SNK.shape[2] * STRENGTH
+    v_SK, b_SK = fit_diagonals(x_SNK, x_SNK, y_SN, Precision(precision, precision))
+    return {**params, "weight": 1 + v_SK, "bias": b_SK}
+
+
 def apply_structured_vector(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax((1 + v) * x + b), float64 [N, K]."""
     return torch.log_softmax(params["weight"] * tempered(params, checked(Z_NK)) + params["bias"], 1)
@@ -54,6 +70,18 @@ def fit_tempered(Z_NK: Tensor, y_N: Tensor) -> Params:
     }
 
 
+def fit_tempered_stack(Z_SNK: Tensor, y_SN: Tensor) -> tuple[Params, Tensor]:
+    """`fit_tempered` of S sets, [S] each, and their tempered log probabilities [S, N, K]."""
+    Z_SNK = checked_stack(Z_SNK, y_SN)
+    S, N, K = Z_SNK.shape
+    params = {
+        "temperature": fit_temperatures(Z_SNK, y_SN)["temperature"],
+        "uniform": torch.full((S,), 1 / (N + 1), dtype=torch.float64),
+    }
+    rows = {name: values.repeat_interleave(N)[:, None] for name, values in params.items()}
+    return params, tempered(rows, Z_SNK.reshape(S * N, K)).view(S, N, K)
+
+
 def tempered(params: Params, Z_NK: Tensor) -> Tensor:
     """x: log of softmax(Z / T) mixed with the uniform, float64 [N, K], at least log(uniform / K)."""
     return mix_uniform(torch.softmax(Z_NK.double() / params["temperature"], 1), params["uniform"])
@@ -65,4 +93,5 @@ BASELINE = Calibrator(
     keeps_argmax=False,
     reference="berta2025structured",
     title="Structured vector scaling",
+    fit_stack=fit_structured_vectors,
 )

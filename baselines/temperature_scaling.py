@@ -14,7 +14,7 @@ Two kinds of data have no optimum, and end at a bound with `at_bound` set:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, spread
+from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, spreads, together
 
 BLOCK = 1 << 16
 """Entries of a block of rows: two float64 temporaries of it stay in the cache."""
@@ -84,16 +85,6 @@ class Logits:
         return (total / self.n).tolist()
 
 
-def cumulants(moments: Sequence[Tensor]) -> list[Tensor]:
-    """Cumulants 1, 2, ... from the moments about zero 1, 2, ..., by their recursion."""
-    out: list[Tensor] = []
-    for n, moment in enumerate(moments):
-        for j in range(n):
-            moment = torch.addcmul(moment, out[j], moments[n - 1 - j], value=-math.comb(n, j))
-        out.append(moment)
-    return out
-
-
 def loss(Z_NK: Tensor, y_N: Tensor, s: float) -> Loss:
     """f, f' and f'' at s, one pass over the rows."""
     f, d1, d2, *_ = Logits(Z_NK, y_N).derivatives(s)
@@ -146,19 +137,26 @@ def series_step(d: Sequence[float]) -> Step:
     return Step(math.log1p(r), error, left_out)
 
 
-def solve(
-    Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
-) -> tuple[float, float, int]:
-    """log s, df/ds there and the passes it took: the root in [low, high] of a function that increases with u = log s.
+class Root(NamedTuple):
+    """log s, |df/ds| there at most, and the passes it took."""
+
+    u: float
+    gradient: float
+    passes: int
+
+
+def steps(
+    N: int, K: int, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
+) -> Generator[float, list[float], Root]:
+    """The root in [low, high] of a function that increases with u = log s; yields s, to be sent the derivatives there.
 
     The function is f'; on separable data, the bound on f - floor stands in for it, on a log scale, where it is nearly
     linear in s.
     """
-    logits, bound = Logits(Z_NK, y_N), low
-    N, K = Z_NK.shape
+    bound = low
     target = math.log(min(1 / (N + 2), (math.log(K) - (floor or 0.0)) / 2))
     for passes in range(1, 101):
-        f, *d = logits.derivatives(math.exp(u))
+        f, *d = yield math.exp(u)
         if floor is None:
             value, step = d[0], series_step(d)
         else:
@@ -167,15 +165,28 @@ def solve(
             step = Step(-value / slope if slope > 0 else math.nan)
             step = step._replace(error=abs(step.du), gradient=abs(d[0]))
         if value > 0 and u == bound:
-            return u, d[0] / math.exp(u), passes
+            return Root(u, d[0] / math.exp(u), passes)
         low, high = (low, u) if value > 0 else (u, high)
         new = u + step.du
         if step.error <= tolerance and low <= new <= high:
-            return new, step.gradient / math.exp(new), passes
+            return Root(new, step.gradient / math.exp(new), passes)
         if not low < new < high:
             new = bound if new <= low == bound else (low + high) / 2
         u = new
-    return u, d[0] / math.exp(u), passes
+    return Root(u, d[0] / math.exp(u), passes)
+
+
+def solve(
+    Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
+) -> Root:
+    """`steps` on these rows."""
+    logits, search = Logits(Z_NK, y_N), steps(*Z_NK.shape, u, low, high, floor, tolerance)
+    s = next(search)
+    while True:
+        try:
+            s = search.send(logits.derivatives(s))
+        except StopIteration as end:
+            return end.value
 
 
 def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
@@ -191,24 +202,76 @@ def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     Z_NK = checked(Z_NK, y_N)
     floor = floor_of(Z_NK, y_N)
     if floor is not None and math.log(Z_NK.shape[1]) - floor < 1e-12:  # constant logits: every T is the same
-        return _params(0.0, 0.0, 0, True)
-    scale = spread(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])])
-    low, high = math.log(1e-3 / scale), math.log(1e12 / scale)
+        return _params(Root(0.0, 0.0, 0), True)
+    low, high = within(spread(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])]))
     u = min(max(0.0, low), high)
     for size in SAMPLES:
         if floor is None and len(Z_NK) >= 4 * size:
             part = Z_NK[:: len(Z_NK) // size], y_N[:: len(Z_NK) // size]
             if floor_of(*part) is None:
-                u, _, _ = solve(*part, u, low, high, None, tolerance=1e-3)
-    u, gradient, passes = solve(Z_NK, y_N, u, low, high, floor)
-    return _params(u, gradient, passes, floor is not None or u == low)
+                u = solve(*part, u, low, high, None, tolerance=1e-3).u
+    root = solve(Z_NK, y_N, u, low, high, floor)
+    return _params(root, floor is not None or root.u == low)
 
 
-def _params(u: float, gradient: float, passes: int, at_bound: bool) -> Params:
+def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_temperature` of S sets of logits [S, N, K] and labels [S, N]: its results, [S] each.
+
+    Raises:
+        UserError: as `fit_temperature`.
+    """
+    if not small(Z_SNK):
+        return one_by_one(fit_temperature, Z_SNK, y_SN)
+    Z_SNK = checked_stack(Z_SNK, y_SN)
+    S, N, K = Z_SNK.shape
+    limits = [within(scale) for scale in spreads(Z_SNK[:, :: max(1, N // SAMPLES[0])]).tolist()]
+    logits = LogitStack(Z_SNK, y_SN)
+    floors = logits.floors()
+    u = [min(max(0.0, low), high) for low, high in limits]
+    for size in SAMPLES:
+        if size * 4 <= N:
+            part = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
+            own = [i for i, floor in enumerate(part.floors()) if floor is None and floors[i] is None]
+            searches = [steps(part.shape[1], K, u[i], *limits[i], None, tolerance=1e-3) for i in own]
+            for i, root in zip(own, _roots(part, searches, own), strict=True):
+                u[i] = root.u
+    constant = [floor is not None and math.log(K) - floor < 1e-12 for floor in floors]
+    own = [i for i in range(S) if not constant[i]]
+    roots = dict(zip(own, _roots(logits, [steps(N, K, u[i], *limits[i], floors[i]) for i in own], own), strict=True))
+    parts = [
+        _params(roots[i], floors[i] is not None or roots[i].u == limits[i][0])
+        if i in roots
+        else _params(Root(0.0, 0.0, 0), True)
+        for i in range(S)
+    ]
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _roots(
+    logits: LogitStack, searches: list[Generator[float, list[float], Root]], own: Sequence[int]
+) -> list[Root]:
+    """Of the searches, which are of the sets `own`."""
+
+    def evaluate(asked: list[float]) -> list[list[float]]:
+        s = [1.0] * logits.shape[0]
+        for i, value in zip(own, asked, strict=True):
+            s[i] = value
+        found = logits.derivatives(s, ORDER)
+        return [found[i] for i in own]
+
+    return together(searches, evaluate)
+
+
+def within(scale: float) -> tuple[float, float]:
+    """Bounds of log s, given the logits' spread."""
+    return math.log(1e-3 / scale), math.log(1e12 / scale)
+
+
+def _params(root: Root, at_bound: bool) -> Params:
     return {
-        "temperature": torch.tensor(math.exp(-u), dtype=torch.float64),
-        "gradient": torch.tensor(gradient, dtype=torch.float64),
-        "iterations": torch.tensor(passes),
+        "temperature": torch.tensor(math.exp(-root.u), dtype=torch.float64),
+        "gradient": torch.tensor(root.gradient, dtype=torch.float64),
+        "iterations": torch.tensor(root.passes),
         "at_bound": torch.tensor(at_bound),
     }
 
@@ -219,5 +282,10 @@ def apply_temperature(params: Params, Z_NK: Tensor) -> Tensor:
 
 
 BASELINE = Calibrator(
-    fit_temperature, apply_temperature, keeps_argmax=True, reference="guo2017", title="Temperature scaling"
+    fit_temperature,
+    apply_temperature,
+    keeps_argmax=True,
+    reference="guo2017",
+    title="Temperature scaling",
+    fit_stack=fit_temperatures,
 )

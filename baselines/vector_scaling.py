@@ -12,8 +12,10 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal
+from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
 from calib_bench.baselines._solvers import Params, checked, spread
-from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
+from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 PRECISION = 0.1
 
@@ -35,6 +37,22 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
     return {"weight": slope + v / unit, "bias": b}
 
 
+def fit_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_vector` of S sets: weight and bias, [S, K] each.
+
+    Raises:
+        UserError: as `fit_vector`.
+    """
+    if not stackable(Z_SNK):
+        return one_by_one(fit_vector, Z_SNK, y_SN)
+    Z_SNK = checked_stack(Z_SNK, y_SN).double()
+    unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
+    v_SK, b_SK = fit_diagonals(
+        per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, Precision(PRECISION, PRECISION)
+    )
+    return {"weight": slope_S[:, None] + v_SK / unit_S[:, None], "bias": b_SK}
+
+
 def apply_vector(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(w * Z + b), float64 [N, K]."""
     return torch.log_softmax(params["weight"] * checked(Z_NK).double() + params["bias"], 1)
@@ -47,4 +65,5 @@ BASELINE = Calibrator(
     reference="guo2017",
     title="Vector scaling",
     shift_invariant=False,
+    fit_stack=fit_vectors,
 )

@@ -10,7 +10,7 @@ C is the number of fits: K, but 1 for K = 2, where class 1 against class 0 says 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from calib_bench.baselines._solvers import Params, checked, log_odds
+from calib_bench.baselines._stacks import one_by_one
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +109,33 @@ def class_blocks(C: int, entries: int) -> Iterator[slice]:
     step = max(1, ENTRIES // max(entries, 1))
     for start in range(0, C, step):
         yield slice(start, min(start + step, C))
+
+
+def fit_in_stacks(
+    fit: Callable[[Tensor, Tensor], Params],
+    of_classes: Callable[[Tensor, Tensor, int], Params],
+    features: int,
+    Z_SNK: Tensor,
+    y_SN: Tensor,
+) -> Params:
+    """The fits of S sets, every tensor with a leading axis S: all classes of several sets at once where they are small.
+
+    Args:
+        fit: of one set.
+        of_classes: (scores [S C, N], targets [S C, N], S) -> parameters, every tensor with a leading axis S C.
+        features: unknowns of a class.
+    """
+    S, N, K = Z_SNK.shape
+    C = 1 if K == 2 else K
+    some = ENTRIES // (C * N * features)
+    if some < 2:
+        return one_by_one(fit, Z_SNK, y_SN)
+    parts = []
+    for Z, y in zip(Z_SNK.split(some), y_SN.split(some), strict=True):
+        x_CN = torch.cat([scores(*one) for one in zip(Z, y, strict=True)])
+        t_CN = torch.cat([targets(y_N, C) for y_N in y])
+        parts.append(of_classes(x_CN, t_CN, len(Z)))
+    return {name: torch.cat([part[name] for part in parts]).unflatten(0, (S, C)) for name in parts[0]}
 
 
 def targets(y_N: Tensor, C: int) -> Tensor:

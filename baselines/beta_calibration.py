@@ -20,6 +20,7 @@ from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     Logistic,
     class_blocks,
+    fit_in_stacks,
     joined_logits,
     logistic,
     scores,
@@ -38,11 +39,20 @@ def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:
     x_CN = scores(Z_NK, y_N)
     t_CN = targets(y_N, len(x_CN))
     parts = [_fit(x_CN[part], t_CN[part]) for part in class_blocks(len(x_CN), 3 * x_CN.shape[1])]
-    return dict(zip("abc", torch.cat(parts).T.contiguous(), strict=True))
+    return {name: torch.cat([part[name] for part in parts]) for name in "abc"}
 
 
-def _fit(x_CN: Tensor, t_CN: Tensor) -> Tensor:
-    """a, b, c [C, 3]."""
+def fit_betas(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_beta` of S sets: a, b and c, [S, C] each.
+
+    Raises:
+        UserError: as `fit_beta`.
+    """
+    return fit_in_stacks(fit_beta, _fit, 3, Z_SNK, y_SN)
+
+
+def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """a, b and c, [C] each; classes know nothing of each other, nor of sets."""
     log_s, centre_a, unit_a = standardized(-softplus(-x_CN))
     minus_log_rest, centre_b, unit_b = standardized(softplus(x_CN))
     X_CPN = torch.stack([log_s, minus_log_rest, torch.ones_like(x_CN)], 1)
@@ -55,7 +65,7 @@ def _fit(x_CN: Tensor, t_CN: Tensor) -> Tensor:
     if len(low):
         theta_CP[low] = _on_a_face(X_CPN[low], t_CN[low], penalty_CP[low], start_CP[low]).theta
     a, b = theta_CP[:, 0] / unit_a, theta_CP[:, 1] / unit_b
-    return torch.stack([a, b, theta_CP[:, 2] - a * centre_a - b * centre_b], 1)
+    return {"a": a, "b": b, "c": theta_CP[:, 2] - a * centre_a - b * centre_b}
 
 
 def _on_a_face(X_CPN: Tensor, t_CN: Tensor, penalty_CP: Tensor, start_CP: Tensor) -> Logistic:
@@ -80,4 +90,6 @@ def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN))
 
 
-BASELINE = Calibrator(fit_beta, apply_beta, keeps_argmax=False, reference="kull2017", title="Beta calibration")
+BASELINE = Calibrator(
+    fit_beta, apply_beta, keeps_argmax=False, reference="kull2017", title="Beta calibration", fit_stack=fit_betas
+)

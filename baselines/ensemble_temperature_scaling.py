@@ -14,7 +14,8 @@ from torch import Tensor
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, checked
-from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.baselines._stacks import checked_stack
+from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 
 def fit_ensemble(Z_NK: Tensor, y_N: Tensor) -> Params:
@@ -26,6 +27,18 @@ def fit_ensemble(Z_NK: Tensor, y_N: Tensor) -> Params:
     Z_NK = checked(Z_NK, y_N)
     temperature = fit_temperature(Z_NK, y_N)["temperature"]
     return {"temperature": temperature, "weight": simplex_weights(_own(Z_NK, y_N, temperature))}
+
+
+def fit_ensembles(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_ensemble` of S sets: temperature [S] and weight [S, 3].
+
+    Raises:
+        UserError: as `fit_ensemble`.
+    """
+    Z_SNK = checked_stack(Z_SNK, y_SN)
+    temperature_S = fit_temperatures(Z_SNK, y_SN)["temperature"]
+    weights = [simplex_weights(_own(*each)) for each in zip(Z_SNK, y_SN, temperature_S, strict=True)]
+    return {"temperature": temperature_S, "weight": torch.stack(weights)}
 
 
 def _own(Z_NK: Tensor, y_N: Tensor, temperature: Tensor) -> Tensor:
@@ -75,5 +88,10 @@ def apply_ensemble(params: Params, Z_NK: Tensor) -> Tensor:
 
 
 BASELINE = Calibrator(
-    fit_ensemble, apply_ensemble, keeps_argmax=True, reference="zhang2020", title="Ensemble temperature scaling"
+    fit_ensemble,
+    apply_ensemble,
+    keeps_argmax=True,
+    reference="zhang2020",
+    title="Ensemble temperature scaling",
+    fit_stack=fit_ensembles,
 )

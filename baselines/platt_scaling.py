@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, log_odds
+from calib_bench.baselines._stacks import checked_stack, one_by_one, small
 
 RIDGE = 1e-6
 SAMPLE = 4096
@@ -63,19 +64,48 @@ def fit_platt(Z_NK: Tensor, y_N: Tensor) -> Params:
     Z_NK = checked(Z_NK, y_N)
     K = Z_NK.shape[1]
     stride = -(-len(y_N) // max(SAMPLE, 16 * K))
-    some = log_odds(Z_NK[:: -(-len(y_N) // SAMPLE)])
-    centre_K, unit_K = some.mean(0), some.std(0, correction=0)
+    odds = log_odds(Z_NK[:: -(-len(y_N) // SAMPLE)])
+    centre_K, unit_K = odds.mean(0), odds.std(0, correction=0)
     unit_K = torch.where(unit_K > 1e-12 * (1 + centre_K.abs()), unit_K, 1.0)  # else constant but for rounding
     theta = torch.stack([unit_K, centre_K])  # the logits as they are
     for step in (stride, 1) if stride >= 4 else (1,):
-        theta = newton(Scores(Z_NK[::step], y_N[::step], centre_K, unit_K), theta, TOLERANCE if step == 1 else 1e-5)
+        some = Scores(Z_NK[::step], y_N[::step], centre_K, unit_K)
+        theta = newton(some, theta, TOLERANCE if step == 1 else 1e-5, targets(some, K))
     slope_K = theta[0] / unit_K
     return {"slope": slope_K, "intercept": theta[1] - slope_K * centre_K}
 
 
-def newton(scores: Scores, theta: Tensor, tolerance: float, steps: int = 50) -> Tensor:
-    """The optimal a and b [2, K] of K problems of two unknowns at once, each with its own step halving."""
-    pull = targets(scores, theta.shape[1])
+def fit_platts(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_platt` of S sets: slope and intercept, [S, K] each.
+
+    Raises:
+        UserError: as `fit_platt`.
+    """
+    S, N, K = Z_SNK.shape
+    if not small(Z_SNK) or max(SAMPLE, 16 * K) < N or Z_SNK.numel() > CACHE:
+        return one_by_one(fit_platt, Z_SNK, y_SN)
+    odds_SNK = log_odds(checked_stack(Z_SNK, y_SN).reshape(S * N, K)).view(S, N, K)
+    centre_SK, unit_SK = odds_SNK.mean(1), odds_SNK.std(1, correction=0)
+    unit_SK = torch.where(unit_SK > 1e-12 * (1 + centre_SK.abs()), unit_SK, 1.0)
+    x_SNK = (odds_SNK - centre_SK[:, None]) / unit_SK[:, None]
+
+    def kept(x: Tensor, y_N: Tensor) -> Scores:
+        return Scores(x, y_N, torch.zeros(1), torch.ones(1), [(x, y_N[:, None])])
+
+    pull = torch.cat([targets(kept(x, y), K) for x, y in zip(x_SNK, y_SN, strict=True)], 1)
+    side_by_side = kept(x_SNK.transpose(0, 1).reshape(N, S * K), y_SN[0])
+    start = torch.stack([unit_SK.flatten(), centre_SK.flatten()])
+    a, b = newton(side_by_side, start, TOLERANCE, pull).view(2, S, K)
+    slope_SK = a / unit_SK
+    return {"slope": slope_SK, "intercept": b - slope_SK * centre_SK}
+
+
+def newton(scores: Scores, theta: Tensor, tolerance: float, pull: Tensor, steps: int = 50) -> Tensor:
+    """The optimal a and b [2, K] of K problems of two unknowns at once, each with its own step halving.
+
+    Args:
+        pull: what `targets` gives.
+    """
     N = len(scores.y_N)
     value, gradient, (aa, ab, bb) = derivatives(scores, theta, pull)
     lost = value > N * math.log(2)  # worse than a = b = 0
@@ -141,4 +171,6 @@ def apply_platt(params: Params, Z_NK: Tensor) -> Tensor:
     return torch.log_softmax(logsigmoid(params["slope"] * log_odds(checked(Z_NK)) + params["intercept"]), 1)
 
 
-BASELINE = Calibrator(fit_platt, apply_platt, keeps_argmax=False, reference="platt1999", title="Platt scaling")
+BASELINE = Calibrator(
+    fit_platt, apply_platt, keeps_argmax=False, reference="platt1999", title="Platt scaling", fit_stack=fit_platts
+)

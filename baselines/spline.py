@@ -19,6 +19,7 @@ from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     class_blocks,
+    fit_in_stacks,
     joined_logits,
     logistic,
     scores,
@@ -50,7 +51,17 @@ def fit_spline(Z_NK: Tensor, y_N: Tensor) -> Params:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _fit(x_CN: Tensor, t_CN: Tensor) -> Params:
+def fit_splines(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_spline` of S sets, every tensor with a leading axis S.
+
+    Raises:
+        UserError: as `fit_spline`.
+    """
+    return fit_in_stacks(fit_spline, _fit, KNOTS, Z_SNK, y_SN)
+
+
+def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """Of the classes of one set after another's; a set's lambdas are settled together."""
     u_CN, centre_C, unit_C = standardized(x_CN)
     knot_Cm = knots(u_CN)
     root_Crr = torch.linalg.cholesky(gram(knot_Cm))
@@ -62,12 +73,16 @@ def _fit(x_CN: Tensor, t_CN: Tensor) -> Params:
     smoothness_C = torch.ones(C, dtype=torch.float64)
     penalty_CP = torch.tensor([0.0, RIDGE, *[1.0] * (P - 2)], dtype=torch.float64).repeat(C, 1)
     theta_CP[:, :2] = logistic(X_CPN[:, :2].contiguous(), t_CN, penalty_CP[:, :2], theta_CP[:, :2]).theta
+    open_C = torch.ones(C, dtype=torch.bool)
     for _ in range(UPDATES):
         found = logistic(X_CPN, t_CN, penalty_CP, theta_CP, steps=1)
-        theta_CP, before_C = found.theta, smoothness_C
-        smoothness_C, spent_C = smoother(found.hessian, theta_CP, before_C)
+        theta_CP = torch.where(open_C[:, None], found.theta, theta_CP)
+        new_C, spent_C = smoother(found.hessian, theta_CP, smoothness_C)
+        settled_C = ((new_C / smoothness_C).log().abs() < 0.05) | (spent_C < 0.05)
+        smoothness_C = torch.where(open_C, new_C, smoothness_C)
         penalty_CP[:, 2:] = smoothness_C[:, None]
-        if (((smoothness_C / before_C).log().abs() < 0.05) | (spent_C < 0.05)).all():
+        open_C = open_C & ~settled_C.view(sets, -1).all(1).repeat_interleave(C // sets)
+        if not open_C.any():
             break
     theta_CP = logistic(X_CPN, t_CN, penalty_CP, theta_CP).theta
     curvature_Cr = torch.linalg.solve_triangular(root_Crr.mT, theta_CP[:, 2:, None], upper=True)[:, :, 0]
@@ -134,4 +149,11 @@ def apply_spline(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(f_CN)
 
 
-BASELINE = Calibrator(fit_spline, apply_spline, keeps_argmax=False, reference="lucena2018", title="Spline calibration")
+BASELINE = Calibrator(
+    fit_spline,
+    apply_spline,
+    keeps_argmax=False,
+    reference="lucena2018",
+    title="Spline calibration",
+    fit_stack=fit_splines,
+)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from calib_bench.metrics import measure, reliability
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.baseline import Calibrator, Params
     from calib_bench.store import Store
     from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
@@ -41,6 +42,8 @@ STACK_VALUES = 1 << 21
 """Log probabilities that are measured at once: 16 MiB."""
 COPIES = 8
 """Times the float64 logits that measuring a trial may hold at once."""
+TRIALS, TRIALS_BYTES = 5, 1 << 26
+"""Trials that are measured together at most, and what they may hold: small ones cost less so, large ones do not."""
 
 _Row = tuple[str, dict[str, Any], dict[str, np.ndarray], pd.DataFrame | None]
 """Method, table row, per-example scores [N] and, where kept, reliability bins."""
@@ -130,16 +133,23 @@ def on_trials(
     calibrators: Mapping[str, Calibrator],
     *more: Any,
 ) -> Iterator[Any]:
-    """function(calibrators, store, *more, trial) of every trial in order, on worker processes where there are any.
+    """What function(calibrators, store, *more, some trials) gives of every trial in order, a few small ones at a time,
+    on worker processes where there are any.
 
     They find calibrators by name; where one is not of the project or a plug-in, all is done here.
     """
-    known = discover.calibrators()
-    if not trials or any(calibrators[name] is not known.get(name) for name in calibrators):
-        return map(partial(function, calibrators, store, *more), trials)
+    if not trials:
+        return iter(())
     sizes = store.split_info(trials[0])
     memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
-    return pool.each(partial(_by_name, function, tuple(calibrators), store, *more), trials, memory)
+    some = min(TRIALS, max(1, TRIALS_BYTES // memory))
+    parts = [trials[i : i + some] for i in range(0, len(trials), some)]
+    known = discover.calibrators()
+    if any(calibrators[name] is not known.get(name) for name in calibrators):
+        return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
+    return chain.from_iterable(
+        pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, some * memory)
+    )
 
 
 def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> Any:
@@ -147,11 +157,20 @@ def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> 
 
 
 def _measured(
-    calibrators: Mapping[str, Calibrator], store: Store, scale: float, trial: Trial
-) -> tuple[list[_Row], dict[str, str]]:
-    """What `_trial` gives, and what the calibrators said that it does without."""
-    refused: dict[str, str] = {}
-    return list(_trial(store, trial, calibrators, scale, refused)), refused
+    calibrators: Mapping[str, Calibrator], store: Store, scale: float, trials: Sequence[Trial]
+) -> list[tuple[list[_Row], dict[str, str]]]:
+    """Of each trial its rows, raw first, then each calibrator's; and what the calibrators said that it does without.
+
+    Small predictions are measured several methods at a time: the metrics' own pass is shared.
+    """
+    read = [_Read.of(store, trial, scale) for trial in trials]
+    rows: list[list[_Row]] = [[] for _ in trials]
+    together = max(1, STACK_VALUES // sum(one.test.numel() for one in read))
+    found = _predictions(read, calibrators)
+    while some := list(islice(found, together)):
+        for i, one in enumerate(read):
+            rows[i] += _scored(one, [(method, *told[i]) for method, told in some if i in told])
+    return [(mine, one.refused) for mine, one in zip(rows, read, strict=True)]
 
 
 def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
@@ -161,56 +180,77 @@ def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
     return len(tests) > 1
 
 
-def _trial(
-    store: Store, trial: Trial, calibrators: Mapping[str, Calibrator], scale: float, refused: dict[str, str]
-) -> Iterator[_Row]:
-    """Method, table row, per-example scores [N] and, where kept, reliability bins: raw first, then each calibrator.
+@dataclass
+class _Read:
+    """A trial's logits Z = beta z, in float64, its labels, and by calibrator that refused them what it said."""
 
-    Small predictions are measured several methods at a time: the metrics' own pass is shared.
-    """
-    logits, labels = store.logits(trial), store.labels(trial)
-    Z = {split: scale * trial.beta * logits[split].double() for split in ("calibration", "test")}
-    y = labels["test"]
-    together = max(1, STACK_VALUES // Z["test"].numel())
-    found = _predictions(Z, labels["calibration"], calibrators, refused)
-    while some := list(islice(found, together)):
-        every = measure(torch.stack([logp for _, _, logp in some]), y)
-        for i, (method, fitted, logp) in enumerate(some):
-            values = {name: value[i] for name, value in every.items()}
-            row = {"key": trial.key, "seed": trial.seed, "method": method, **fitted}
-            row |= {name: float(values[name]) for name in METRICS if name in values}
-            curve = None
-            if method in (RAW, REPAIRED):
-                row["ece_null"], row["ece_p"] = ece_null(logp, y)
-                curve = pd.DataFrame(reliability(logp, y)._asdict()).assign(method=method)
-            kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
-            if method == REPAIRED:
-                kept["log_kappa_n"] = log_kappa_n(Z["calibration"], labels["calibration"], row["kappa"]).numpy()
-            yield method, row, kept, curve
+    trial: Trial
+    calibration: Tensor
+    test: Tensor
+    y_calibration: Tensor
+    y_test: Tensor
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store, trial: Trial, scale: float) -> _Read:
+        logits, labels = store.logits(trial), store.labels(trial)
+        Z = [scale * trial.beta * logits[split].double() for split in ("calibration", "test")]
+        return cls(trial, *Z, labels["calibration"], labels["test"])
+
+
+def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:
+    """Rows of predictions: method, what its fit tells, log probabilities of the test split."""
+    if not predictions:
+        return
+    every = measure(torch.stack([logp for _, _, logp in predictions]), one.y_test)
+    for i, (method, fitted, logp) in enumerate(predictions):
+        values = {name: value[i] for name, value in every.items()}
+        row = {"key": one.trial.key, "seed": one.trial.seed, "method": method, **fitted}
+        row |= {name: float(values[name]) for name in METRICS if name in values}
+        curve = None
+        if method in (RAW, REPAIRED):
+            row["ece_null"], row["ece_p"] = ece_null(logp, one.y_test)
+            curve = pd.DataFrame(reliability(logp, one.y_test)._asdict()).assign(method=method)
+        kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
+        if method == REPAIRED:
+            kept["log_kappa_n"] = log_kappa_n(one.calibration, one.y_calibration, row["kappa"]).numpy()
+        yield method, row, kept, curve
 
 
 def _predictions(
-    Z: Mapping[str, Tensor], y_N: Tensor, calibrators: Mapping[str, Calibrator], refused: dict[str, str]
-) -> Iterator[tuple[str, dict[str, Any], Tensor]]:
-    """Method, what its fit tells, and log probabilities of the test split.
+    read: Sequence[_Read], calibrators: Mapping[str, Calibrator]
+) -> Iterator[tuple[str, dict[int, tuple[dict[str, Any], Tensor]]]]:
+    """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
 
-    A calibrator that cannot take these logits is entered in `refused`, but for the one that everything rests on.
+    A calibrator that cannot take a trial's logits is entered in its `refused`, but for the one that everything rests
+    on. The seconds of a fit are its share of what fitting them all took.
     """
-    yield RAW, {}, Z["test"].log_softmax(-1)
+    yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
+    alike = len({one.calibration.shape for one in read}) == 1
+    Z_SNK, y_SN = (torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])) if alike else (None, None)
     for method, calibrator in calibrators.items():
         start = time.perf_counter()
-        try:
-            params = calibrator.fit(Z["calibration"], y_N)
-            told: dict[str, Any] = {"fit_seconds": time.perf_counter() - start}
-            logp = calibrator.apply(params, Z["test"])
-        except UserError as error:
+        fits: Sequence[Params | None] = [None] * len(read)
+        if alike:
+            with suppress(UserError):  # of one or more: they are found out below
+                fits = calibrator.fits(Z_SNK, y_SN)
+        seconds = (time.perf_counter() - start) / len(read)
+        out: dict[int, tuple[dict[str, Any], Tensor]] = {}
+        for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
+            start = time.perf_counter()
+            try:
+                params = calibrator.fit(one.calibration, one.y_calibration) if fit is None else fit
+                told = {"fit_seconds": seconds + time.perf_counter() - start}
+                logp = calibrator.apply(params, one.test)
+            except UserError as error:
+                if method == REPAIRED:
+                    raise
+                one.refused[method] = str(error)
+                continue
             if method == REPAIRED:
-                raise
-            refused[method] = str(error)
-            continue
-        if method == REPAIRED:
-            told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
-        yield method, told, logp
+                told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
+            out[i] = told, logp
+        yield method, out
 
 
 def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:

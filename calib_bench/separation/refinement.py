@@ -41,6 +41,8 @@ FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotoni
 CHOSEN = "cross-validated"
 SCORES = {"log loss": "log_loss", "Brier": "brier"}
 FOLDS = 5
+TOGETHER = 1 << 19
+"""Logits at most of the sets whose folds are fitted together: 4 MiB, and as much again a fold."""
 LARGEST = 200
 """Most classes at which the matrix family, of K^2 parameters, is cross-validated too."""
 
@@ -98,41 +100,70 @@ def refine(store: Store, measures: Measures, calibrators: Mapping[str, Calibrato
     )
 
 
-def _risks(calibrators: Mapping[str, Calibrator], store: Store, trial: Trial) -> dict[str, dict[str, float]]:
-    """Of one trial, see `cross_validated`."""
-    Z_NK = trial.beta * store.logits(trial)["calibration"].double()
-    able = {name: own for name, own in calibrators.items() if Z_NK.shape[1] <= LARGEST or "matrix" not in name}
-    return cross_validated(Z_NK, store.labels(trial)["calibration"], able)
+Risks = dict[str, dict[str, float]]
+"""By calibrator, then score."""
+
+
+def _risks(calibrators: Mapping[str, Calibrator], store: Store, trials: Sequence[Trial]) -> list[Risks]:
+    """Of each trial, see `cross_validated`."""
+    import torch
+
+    Z = [trial.beta * store.logits(trial)["calibration"].double() for trial in trials]
+    y = [store.labels(trial)["calibration"] for trial in trials]
+    able = {name: own for name, own in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
+    if len({z.shape for z in Z}) > 1:
+        return [cross_validated(z, labels, able) for z, labels in zip(Z, y, strict=True)]
+    return cross_validated_stack(torch.stack(Z), torch.stack(y), able)
 
 
 def cross_validated(
     Z_NK: Tensor, y_N: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
-) -> dict[str, dict[str, float]]:
+) -> Risks:
     """Mean log loss and Brier score of each calibrator on examples that it was not fitted on.
 
     Folds are random, the same for every calibrator. With fewer examples than folds, each is a fold of its own. One
     calibrator alone is not fitted: there is nothing to choose.
-
-    Returns:
-        By calibrator, then score.
     """
+    return cross_validated_stack(Z_NK[None], y_N[None], calibrators, folds, seed)[0]
+
+
+def cross_validated_stack(
+    Z_SNK: Tensor, y_SN: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
+) -> list[Risks]:
+    """`cross_validated` of S calibration sets of one shape, which share their folds; small folds are fitted together."""
     import numpy as np
     import torch
 
     from calib_bench.metrics.scores import scores_n
 
-    names = tuple(SCORES.values())
+    names, (S, N, _) = tuple(SCORES.values()), Z_SNK.shape
     if len(calibrators) == 1:
-        return {name: dict.fromkeys(names, math.nan) for name in calibrators}
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y_N)))
-    total = {name: dict.fromkeys(names, 0.0) for name in calibrators}
-    for part in (part for part in torch.tensor_split(order, folds) if len(part)):
-        rest = torch.ones(len(y_N), dtype=torch.bool).index_fill_(0, part, False)
+        return [{name: dict.fromkeys(names, math.nan) for name in calibrators} for _ in range(S)]
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
+    total = {name: {score: torch.zeros(S, dtype=torch.float64) for score in names} for name in calibrators}
+    for parts in _alike([part for part in torch.tensor_split(order, folds) if len(part)], Z_SNK.numel()):
+        kept = torch.ones(len(parts), N, dtype=torch.bool).scatter_(1, parts, False)
+        rest = kept.nonzero()[:, 1].view(len(parts), -1)
+        # In each, the folds of a set follow one another.
+        Z, y, Z_out, y_out = (a[:, i].flatten(0, 1) for i in (rest, parts) for a in (Z_SNK, y_SN))
         for name, calibrator in calibrators.items():
-            logp = calibrator.apply(calibrator.fit(Z_NK[rest], y_N[rest]), Z_NK[part])
-            for score, values in zip(names, scores_n(logp, y_N[part], *names), strict=True):
-                total[name][score] += float(values.sum())
-    return {name: {score: value / len(y_N) for score, value in sums.items()} for name, sums in total.items()}
+            fits = calibrator.fits(Z, y)
+            logp = torch.stack([calibrator.apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
+            for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):
+                total[name][score] += values.view(S, -1).sum(1)
+    return [
+        {name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} for name, sums in total.items()}
+        for i in range(S)
+    ]
+
+
+def _alike(parts: Sequence[Tensor], entries: int) -> list[Tensor]:
+    """Folds [F, R] of one size together, as far as all their logits are few; else one by one."""
+    import torch
+
+    if entries > TOGETHER:
+        return [part[None] for part in parts]
+    return [torch.stack([p for p in parts if len(p) == size]) for size in sorted({len(p) for p in parts})]
 
 
 def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> list[Row]:

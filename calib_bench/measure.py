@@ -83,7 +83,8 @@ class Measures:
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
     """Measures an arm's trials with no calibrator ("raw") and after each of `calibrators`.
 
-    Memory is that of one trial's logits and the arm's per-example scores; inside `pool.workers`, of one trial a worker.
+    Memory is that of one large trial's logits, or of a few small ones', and the arm's per-example scores; inside
+    `pool.workers`, of as many a worker.
 
     Args:
         calibrators: by name; each is fitted on the calibration split and applied to the test split.
@@ -92,14 +93,26 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     Raises:
         StoreError: a stored trial cannot be read.
     """
+    return begun(store, arm, calibrators, scale)()
+
+
+def begun(
+    store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
+) -> Callable[[], Measures]:
+    """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
     status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
+    done = [arm.trials[seed] for seed, found in status.items() if found == "done"]
+    return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale))
+
+
+def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_Row], dict[str, str]]]) -> Measures:
+    """One arm's measures from those of its trials that are done."""
     rows: list[dict[str, Any]] = []
     bins: list[pd.DataFrame] = []
     examples: dict[str, dict[str, list[np.ndarray]]] = {}
-    done = tuple(seed for seed, found in status.items() if found == "done")
     log_kappa: list[np.ndarray] = []
     refused: dict[str, str] = {}
-    for found, declined in on_trials(_measured, store, [arm.trials[seed] for seed in done], calibrators, scale):
+    for found, declined in measured:
         refused |= {name: said for name, said in declined.items() if name not in refused}
         for method, row, values, curve in found:
             if method == REPAIRED:
@@ -119,7 +132,7 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
         reliability=_pool(bins),
         log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=done,
+        seeds=tuple(seed for seed, found in status.items() if found == "done"),
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
         refused=refused,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.trial import Trial
+    from calib_bench.tuning import Arm
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -66,28 +67,35 @@ class Refined:
     choices: Mapping[str, tuple[str, ...]]
 
 
-def refine(store: Store, measures: Measures, calibrators: Mapping[str, Calibrator], choose: bool = True) -> Refined:
-    """An arm's risks after each family that was measured, and after the one chosen for every seed and score.
-
-    Args:
-        choose: cross-validate; CHOSEN is left out otherwise, to save the fits.
+def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
+    """The cross-validation of an arm's finished trials: inside `pool.workers` others may go on with it.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import torch
-
     from calib_bench.measure import on_trials
+
+    done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
+    return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
+
+
+def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
+    """An arm's risks after each family that was measured, and after the one chosen for every seed and score.
+
+    Args:
+        risks: of each of the measured seeds, in order, what `begun` gives; CHOSEN is left out without them.
+    """
+    import torch
 
     scores = tuple(SCORES.values())
     present = [name for name in FAMILIES if name in measures.examples]
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
     choices: dict[str, list[str]] = {score: [] for score in scores}
-    trials = [measures.arm.trials[seed] for seed in measures.seeds] if choose else []
-    for risks in on_trials(_risks, store, trials, {name: calibrators[name] for name in present}):
+    for own in risks or ():
+        able = [name for name in present if name in own]
         for score in scores:
-            choices[score].append(min(risks, key=lambda name: risks[name][score]))
-    if measures.seeds and choose:
+            choices[score].append(min(able, key=lambda name: own[name][score]))
+    if measures.seeds and risks is not None:
         after[CHOSEN] = {
             score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
         }

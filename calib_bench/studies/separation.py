@@ -5,7 +5,7 @@ Every arm is compared with the reference of its family; `calib_bench.separation`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +58,26 @@ class _Study:
     measurements: list[pd.DataFrame] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     arms: list[Arm] = field(default_factory=list)
+    begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
+    risks: dict[int, Iterator[refinement.Risks]] = field(default_factory=dict)
+
+    def begin(self, arm: Arm, everything: bool = True) -> None:
+        """Has the arm ready for others to go on with: under every calibrator, or temperature scaling alone.
+
+        Arms under every calibrator are cross-validated too, where a choice among families is asked for.
+        """
+        from calib_bench import measure
+
+        chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
+        self.begun[id(arm)] = measure.begun(self.store, arm, chosen)
+        if everything and (arm.trial.objective == CROSS_ENTROPY or arm.trial.beta == self.settings.reference):
+            self.risks[id(arm)] = refinement.begun(self.store, arm, self.calibrators)
 
     def measure(self, arm: Arm, everything: bool = True) -> Measures:
         """The arm under every calibrator, or after temperature scaling alone."""
-        from calib_bench.measure import measure_arm
-
-        chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
-        measures = measure_arm(self.store, arm, chosen)
+        if id(arm) not in self.begun:
+            self.begin(arm, everything)
+        measures = self.begun.pop(id(arm))()
         self.measurements.append(measures.frame)
         self.refused |= {name: said for name, said in measures.refused.items() if name not in self.refused}
         self.arms.append(arm)
@@ -122,6 +135,8 @@ def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
     grid, parted = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
     names = [each.named(arm, variant) for arm in grid]
     own = [arm for name, arm in zip(names, grid, strict=True) if is_reference(name, study.settings)]
+    for arm in [*own[:1], *(arm for arm in grid if arm not in own)]:
+        study.begin(arm)
     reference = study.measure(own[0]) if own else None
     base = _read(study, each.named(own[0], variant), reference, reference) if own and reference else None
     by_beta = {}
@@ -151,8 +166,7 @@ def _read(
 ) -> tuple[refinement.Refined, seeds.Seeds]:
     """The rows of one arm in every table; what others of its family are compared with, if it is the reference."""
     store, settings, nested = study.store, study.settings, study.nested
-    choose = name["objective"] == CROSS_ENTROPY or name["beta"] == settings.reference
-    refined = refinement.refine(store, measures, study.calibrators, choose)
+    refined = refinement.refine(measures, study.risks.pop(id(measures.arm), None))
     sown = seeds.read(measures, store, settings, name)
     rows: dict[str, list[Row]] = {
         "baselines": each.methods(measures, nested),

@@ -185,7 +185,12 @@ def search(loss: Loss, x: Tensor, value: Tensor, gradient: Tensor, d: Tensor, go
     """`_linear.search` along every row of d that is `going`."""
     blur = 4 * torch.finfo(x.dtype).eps * value.abs()
     slope = dot(gradient, d)
-    low, high, slope_high, t = torch.zeros_like(slope), torch.zeros_like(slope), torch.zeros_like(slope), torch.ones_like(slope)
+    low, high, slope_high, t = (
+        torch.zeros_like(slope),
+        torch.zeros_like(slope),
+        torch.zeros_like(slope),
+        torch.ones_like(slope),
+    )
     slope_low = slope
     found = Found(x, value, gradient, torch.zeros_like(going))
     for _ in range(40):

@@ -35,6 +35,13 @@ def scores(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     return (x_NK[:, 1:] if x_NK.shape[1] == 2 else x_NK).T.contiguous()
 
 
+def scores_stack(Z_SNK: Tensor, y_SN: Tensor) -> Tensor:
+    """`scores` of each of S sets, one after another: float64 [S C, N]."""
+    S, N, K = Z_SNK.shape
+    x_RK = log_odds(checked(Z_SNK.reshape(S * N, K), y_SN.reshape(S * N)))
+    return x_RK.view(S, N, K)[:, :, K == 2 :].mT.reshape(-1, N)
+
+
 def joined(q_CN: Tensor) -> Tensor:
     """Probabilities [N, K] of fits [C, N], rows not normalized for K > 2."""
     return torch.cat([1 - q_CN, q_CN]).T if len(q_CN) == 1 else q_CN.T
@@ -72,6 +79,21 @@ def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
         own = row[order[ends[k - 1] if k else 0 : ends[k]]]
         hits = np.bincount(np.searchsorted(score, own), minlength=len(score))
         yield Tally(score, np.diff(np.append(first, len(row))), hits)
+
+
+def tallied(x_RN: Tensor, hit_RN: Tensor) -> tuple[Tally, NDArray]:
+    """The tallies of every row of scores in turn, and first [R + 1], where each row's begin. For short rows."""
+    import numpy as np
+
+    x, hit = x_RN.numpy(force=True), hit_RN.numpy(force=True)
+    order = np.argsort(x, 1)
+    x, hit = np.take_along_axis(x, order, 1), np.take_along_axis(hit, order, 1)
+    new = np.ones(x.shape, bool)
+    new[:, 1:] = x[:, 1:] != x[:, :-1]
+    start = np.flatnonzero(new)
+    number = np.diff(np.append(start, x.size))
+    hits = np.add.reduceat(hit.ravel().astype(np.int64), start)
+    return Tally(x.ravel()[start], number, hits), np.append(0, new.sum(1).cumsum())
 
 
 def packed(parts: Sequence[dict[str, NDArray]]) -> Params:
@@ -132,7 +154,7 @@ def fit_in_stacks(
         return one_by_one(fit, Z_SNK, y_SN)
     parts = []
     for Z, y in zip(Z_SNK.split(some), y_SN.split(some), strict=True):
-        x_CN = torch.cat([scores(*one) for one in zip(Z, y, strict=True)])
+        x_CN = scores_stack(Z, y).contiguous()
         t_CN = torch.cat([targets(y_N, C) for y_N in y])
         parts.append(of_classes(x_CN, t_CN, len(Z)))
     return {name: torch.cat([part[name] for part in parts]).unflatten(0, (S, C)) for name in parts[0]}

@@ -76,7 +76,7 @@ class LogitStack:
         self.own_SN = w_RK.gather(1, y_SN.reshape(-1, 1)).view(-1, N)
 
     def floors(self) -> list[float | None]:
-        """The limit of each mean log loss of softmax(s Z) as s grows if no label is beaten by another class, else None."""
+        """The limit of each mean log loss of softmax(s Z) as s grows if no label is beaten by another, else None."""
         N = self.shape[1]
         beaten = (self.own_SN < 0).any(1).tolist()
         ties = (self.w_RK == 0).sum(1).double().log().view(-1, N).mean(1).tolist()
@@ -110,4 +110,3 @@ def together(
                 except StopIteration as end:
                     found[i] = end.value
     return [found[i] for i in range(len(searches))]
-

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, tallies, unpacked
+from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, scores_stack, tallied, tallies, unpacked
 from calib_bench.baselines._solvers import Params, mix_uniform
+from calib_bench.baselines._stacks import small
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+TOGETHER = 1 << 20
+"""Logits at most of the sets that are fitted together."""
 
 
 def steps(tally: Tally) -> dict[str, NDArray]:
@@ -46,6 +51,44 @@ def fit_isotonic(Z_NK: Tensor, y_N: Tensor) -> Params:
     return {**params, "uniform": torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)}
 
 
+def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
+    """`fit_isotonic` of each of S sets: all their fits as one, each far above those before it.
+
+    Raises:
+        UserError: as `fit_isotonic`.
+    """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    S, N, K = Z_SNK.shape
+    if not small(Z_SNK) or Z_SNK.numel() > TOGETHER:
+        return [fit_isotonic(*one) for one in zip(Z_SNK, y_SN, strict=True)]
+    C = 1 if K == 2 else K
+    x_RN = scores_stack(Z_SNK, y_SN)
+    hit_RN = y_SN[:, None] == torch.arange(K - C, K)[:, None]
+    tally, first = tallied(x_RN, hit_RN.reshape(S * C, N))
+    row = np.repeat(np.arange(S * C), np.diff(first))
+    blocks = isotonic_regression(tally.hits / tally.number + 2.0 * row, weights=tally.number).blocks
+    hits, number = np.add.reduceat(tally.hits, blocks[:-1]), np.add.reduceat(tally.number, blocks[:-1])
+    value = np.repeat(hits / number, np.diff(blocks))
+    step = (value[1:] != value[:-1]) | (row[1:] != row[:-1])
+    keep = np.append(True, step) | np.append(step, True)
+    ends = np.append(0, keep.cumsum())[first].reshape(-1)
+    score, value = tally.score[keep], value[keep]
+    out = []
+    for own in (ends[i : i + C + 1] for i in range(0, S * C, C)):
+        here = slice(own[0], own[-1])
+        out.append(
+            {
+                "score": torch.from_numpy(score[here].copy()),
+                "value": torch.from_numpy(value[here].copy()),
+                "first": torch.from_numpy(own - own[0]),
+                "uniform": torch.tensor(1 / (N + 1), dtype=torch.float64),
+            }
+        )
+    return out
+
+
 def apply_isotonic(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]; beyond the fitted scores, the value at the end."""
     import numpy as np
@@ -58,5 +101,10 @@ def apply_isotonic(params: Params, Z_NK: Tensor) -> Tensor:
 
 
 BASELINE = Calibrator(
-    fit_isotonic, apply_isotonic, keeps_argmax=False, reference="zadrozny2002", title="Isotonic regression"
+    fit_isotonic,
+    apply_isotonic,
+    keeps_argmax=False,
+    reference="zadrozny2002",
+    title="Isotonic regression",
+    fit_stack=fit_isotonics,
 )

@@ -247,9 +247,7 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def _roots(
-    logits: LogitStack, searches: list[Generator[float, list[float], Root]], own: Sequence[int]
-) -> list[Root]:
+def _roots(logits: LogitStack, searches: list[Generator[float, list[float], Root]], own: Sequence[int]) -> list[Root]:
     """Of the searches, which are of the sets `own`."""
 
     def evaluate(asked: list[float]) -> list[list[float]]:

@@ -47,9 +47,7 @@ def fit_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
         return one_by_one(fit_vector, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN).double()
     unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
-    v_SK, b_SK = fit_diagonals(
-        per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, Precision(PRECISION, PRECISION)
-    )
+    v_SK, b_SK = fit_diagonals(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, Precision(PRECISION, PRECISION))
     return {"weight": slope_S[:, None] + v_SK / unit_S[:, None], "bias": b_SK}
 
 

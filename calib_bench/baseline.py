@@ -66,8 +66,8 @@ class Calibrator:
         title: what tables call it.
         shift_invariant: whether adding a constant to a row of logits changes nothing. One that is not fits another
             model to probabilities, of which only log p is known, than to logits.
-        fit_stack: (Z [S, N, K], y [S, N]) -> what `fit` gives of each of S sets but for rounding, every tensor with a
-            leading axis S; None where nothing is gained by fitting small sets together.
+        fit_stack: (Z [S, N, K], y [S, N]) -> what `fit` gives of each of S sets but for rounding, in a list, or all in
+            one, every tensor with a leading axis S; None where nothing is gained by fitting small sets together.
     """
 
     fit: Callable[[Tensor, Tensor], Params]
@@ -76,7 +76,7 @@ class Calibrator:
     reference: str
     title: str
     shift_invariant: bool = True
-    fit_stack: Callable[[Tensor, Tensor], Params] | None = None
+    fit_stack: Callable[[Tensor, Tensor], Params | list[Params]] | None = None
 
     def fits(self, Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
         """`fit` of each of S sets of one shape.
@@ -87,6 +87,8 @@ class Calibrator:
         if self.fit_stack is None or len(Z_SNK) == 1:
             return [self.fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)]
         stack = self.fit_stack(Z_SNK, y_SN)
+        if isinstance(stack, list):
+            return stack
         return [dict(zip(stack, values, strict=True)) for values in zip(*stack.values(), strict=True)]
 
 

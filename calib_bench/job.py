@@ -14,7 +14,7 @@ from rich.console import Console
 from calib_bench import claims, discover, stopping
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
-from calib_bench.execute import gang, local, worker
+from calib_bench.execute import gang, local, pool, worker
 from calib_bench.live import Display
 from calib_bench.report import failed
 from calib_bench.resolve import resolve
@@ -244,7 +244,8 @@ def _wait_for_others(plan: planning.Plan, known: claims.Claims, console: Console
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
     from calib_bench import report as reporting
 
-    with console.status("calibrating and measuring") if console.is_terminal else _Quiet():
+    shown = console.status("calibrating and measuring") if console.is_terminal else _Quiet()
+    with shown, pool.workers(settings):
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
     return analysis
@@ -363,6 +364,7 @@ def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study
         raise UserError(
             f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
         )
-    analysis = reporting.analyse(store, study, settings)
-    reporting.build(store, study, settings, analysis)
+    with pool.workers(settings):
+        analysis = reporting.analyse(store, study, settings)
+        reporting.build(store, study, settings, analysis)
     return store, study, settings, analysis

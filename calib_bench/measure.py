@@ -96,9 +96,7 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     return begun(store, arm, calibrators, scale)()
 
 
-def begun(
-    store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
-) -> Callable[[], Measures]:
+def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
     status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
     done = [arm.trials[seed] for seed, found in status.items() if found == "done"]
@@ -240,7 +238,11 @@ def _predictions(
     """
     yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
     alike = len({one.calibration.shape for one in read}) == 1
-    Z_SNK, y_SN = (torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])) if alike else (None, None)
+    Z_SNK, y_SN = (
+        (torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read]))
+        if alike
+        else (None, None)
+    )
     for method, calibrator in calibrators.items():
         start = time.perf_counter()
         fits: Sequence[Params | None] = [None] * len(read)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib_bench import discover
 from calib_bench.baseline import Params
+from calib_bench.errors import UserError
 
 CALIBRATORS = discover.calibrators()
 HEAVY = ("matrix_scaling", "structured_matrix_scaling", "dirichlet_scaling")
@@ -166,3 +167,48 @@ def test_calibrated_logits_stay_nearly_as_they_are(name: str) -> None:
     new, labels = sample(4000, 3, seed=1, scale=2.0)
     new = 0.6 * new
     assert nll(fitted(name, z, y, new), labels) < nll(new.double().log_softmax(1), labels) + 0.03
+
+
+STACKED = [name for name, calibrator in CALIBRATORS.items() if calibrator.fit_stack is not None]
+
+
+def _together(name: str, sets: list[tuple[Tensor, Tensor]]) -> None:
+    """Sets fitted together give what each gives alone: the same parameters' names and shapes, the same predictions."""
+    Z, y = (torch.stack(parts) for parts in zip(*sets, strict=True))
+    stack = CALIBRATORS[name].fits(Z, y)
+    assert len(stack) == len(sets)
+    for params, (z, labels) in zip(stack, sets, strict=True):
+        alone = CALIBRATORS[name].fit(z, labels)
+        assert {key: (v.shape, v.dtype) for key, v in params.items()} == {
+            key: (v.shape, v.dtype) for key, v in alone.items()
+        }
+        torch.testing.assert_close(
+            CALIBRATORS[name].apply(params, z), CALIBRATORS[name].apply(alone, z), rtol=1e-6, atol=1e-7
+        )
+        assert load(save(params)).keys() == alone.keys()
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+@pytest.mark.parametrize("name", STACKED)
+def test_awkward_sets_are_fitted_together_as_alone(name: str, K: int) -> None:
+    by_size: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for z, y in awkward(K).values():
+        by_size.setdefault(len(z), []).append((z.double(), y))
+    for sets in by_size.values():
+        _together(name, sets)
+
+
+@pytest.mark.parametrize(("N", "K"), [(2300, 10), (90, 13)])
+@pytest.mark.parametrize("name", STACKED)
+def test_larger_sets_are_fitted_together_as_alone(name: str, N: int, K: int) -> None:
+    """From samples first, and more classes than have an exact metric."""
+    _together(name, [sample(N, K, seed=seed) for seed in range(3)])
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_one_bad_set_of_several_is_refused(name: str) -> None:
+    z, y = sample(30, 3)
+    bad = z.clone()
+    bad[4, 1] = math.nan
+    with pytest.raises(UserError, match="NaN"):
+        CALIBRATORS[name].fits(torch.stack([z, bad]), torch.stack([y, y]))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from synthetic import make
 
-from calib_bench import discover, tuning
+from calib_bench import discover, measure, tuning
+from calib_bench.errors import UserError
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.metrics import accuracy, ece, log_loss
 from calib_bench.settings import Settings
@@ -90,6 +93,44 @@ def test_the_null_beside_ece(low: Measures) -> None:
     frame = low.frame.set_index(["seed", "method"])
     assert frame["ece_null"].notna().groupby("method").all().to_dict() == {RAW: True, REPAIRED: True, "isotonic": False}
     assert (frame.xs(RAW, level="method")["ece_p"] < 0.01).all()
+
+
+def test_trials_are_measured_together_as_alone(
+    run: tuple[Store, Settings], arms: list[tuning.Arm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every number of every method, but for rounding."""
+    calibrators = discover.calibrators()
+    together = measure_arm(run[0], arms[1], calibrators)
+    monkeypatch.setattr(measure, "TRIALS", 1)
+    alone = measure_arm(run[0], arms[1], calibrators)
+    pd.testing.assert_frame_equal(
+        together.frame.drop(columns="fit_seconds"), alone.frame.drop(columns="fit_seconds"), rtol=1e-6, atol=1e-9
+    )
+    for method, scores in alone.examples.items():
+        for name in PER_EXAMPLE:
+            torch.testing.assert_close(together.examples[method][name], scores[name], rtol=0, atol=1e-6)
+    assert together.refused == alone.refused
+
+
+def test_one_trial_that_a_calibrator_refuses_does_not_cost_the_others(
+    run: tuple[Store, Settings], arms: list[tuning.Arm]
+) -> None:
+    """A stack that cannot be fitted is fitted one by one; the calibrator is left out, and what it said is kept."""
+    known = discover.calibrators(("temperature_scaling", "isotonic"))
+    smallest = min(float(run[0].logits(trial)["calibration"].min()) for trial in arms[1].trials.values())
+
+    def fit(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
+        if float(Z_NK.min()) <= smallest:
+            raise UserError("too small")
+        return known["isotonic"].fit(Z_NK, y_N)
+
+    def fit_stack(Z_SNK: torch.Tensor, y_SN: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        return [fit(*one) for one in zip(Z_SNK, y_SN, strict=True)]
+
+    wary = replace(known["isotonic"], fit=fit, fit_stack=fit_stack)
+    found = measure_arm(run[0], arms[1], {**known, "wary": wary})
+    assert found.refused == {"wary": "too small"}
+    assert set(found.frame["method"]) == {RAW, REPAIRED, "isotonic"}
 
 
 @pytest.mark.slow

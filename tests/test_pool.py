@@ -1,21 +1,39 @@
 """The analysis's worker processes: the same results in the same order, and a plain word when one dies."""
 
+import multiprocessing
 import os
+import pickle
 import signal
+import time
+from functools import partial
 
+import matplotlib.figure
+import numpy as np
 import pytest
+import torch
 
 from calib_bench.errors import ResourceError
 from calib_bench.execute import pool
+from calib_bench.report import figures
 from calib_bench.settings import parse
+from calib_bench.study import Analysis, Study
 
 
 def _square(value: int) -> tuple[int, int]:
+    time.sleep(0.05)
     return value * value, os.getpid()
 
 
 def _die(value: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+
+
+def _wait() -> None:
+    """Until workers are up: jobs that are worth it start them."""
+    while not pool.up():
+        list(pool.each(_square, range(4)))
 
 
 def test_outside_it_is_map():
@@ -26,30 +44,81 @@ def test_outside_it_is_map():
 def test_few_items_stay_here():
     with pool.workers(parse(["workers=2"])):
         assert {where for _, where in pool.each(_square, range(5))} == {os.getpid()}
+        assert not pool.up()
 
 
 @pytest.mark.slow
 def test_many_are_shared_in_order(monkeypatch):
-    monkeypatch.setattr(pool, "PATIENCE", 0.0)
+    monkeypatch.setattr(pool, "WORTH", 0.0)
     with pool.workers(parse(["workers=2"])):
-        found = list(pool.each(_square, range(9)))
-        again = list(pool.each(_square, range(4)))
-    assert [value for value, _ in found] == [value * value for value in range(9)]
-    assert found[0][1] == os.getpid()
-    assert os.getpid() not in {where for _, where in found[1:]}
-    assert [value for value, _ in again] == [0, 1, 4, 9]
+        _wait()
+        found = list(pool.each(_square, range(20)))
+    assert [value for value, _ in found] == [value * value for value in range(20)]
+    assert len({where for _, where in found}) == 2
+    assert os.getpid() in {where for _, where in found}
+
+
+@pytest.mark.slow
+def test_workers_go_on_with_later_calls_while_an_earlier_one_is_read(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    with pool.workers(parse(["workers=2"])):
+        _wait()
+        first, second = pool.each(_square, range(3)), pool.each(_square, range(3, 6))
+        time.sleep(1.0)
+        assert [value for value, _ in first] == [0, 1, 4]
+        time.sleep(1.0)
+        found = list(second)
+    assert [value for value, _ in found] == [9, 16, 25]
+    assert os.getpid() != found[0][1]
+
+
+def _sees(value: float) -> tuple[int, bool]:
+    """Threads, and whether the smallest numbers are numbers."""
+    time.sleep(0.05)
+    return torch.get_num_threads(), bool(torch.full((), value, dtype=torch.float64) * 1 != 0)
+
+
+@pytest.mark.slow
+def test_both_sides_compute_alike(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    before = _sees(2.0**-1060)
+    with pool.workers(parse(["workers=2"])):
+        _wait()
+        assert len(set(pool.each(_sees, [2.0**-1060] * 20))) == 1
+    assert _sees(2.0**-1060) == before
 
 
 def test_too_little_memory_for_workers_keeps_the_work_here(monkeypatch):
-    monkeypatch.setattr(pool, "PATIENCE", 0.0)
+    monkeypatch.setattr(pool, "WORTH", 0.0)
     with pool.workers(parse(["workers=2"])):
         assert {where for _, where in pool.each(_square, range(5), memory=1 << 60)} == {os.getpid()}
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told(monkeypatch):
-    monkeypatch.setattr(pool, "PATIENCE", 0.0)
+    monkeypatch.setattr(pool, "WORTH", 0.0)
     with pool.workers(parse(["workers=2"])):
-        list(pool.each(_square, range(3)))
+        _wait()
         with pytest.raises(ResourceError, match="workers=1"):
-            list(pool.each(_die, range(3)))
+            list(pool.each(_die, range(20)))
+
+
+def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
+    figure = matplotlib.figure.Figure()
+    figure.subplots().plot(np.sin(np.arange(20) + phase), label=str(analysis.data["here"]))
+    return figure
+
+
+@pytest.mark.slow
+def test_a_figure_is_the_same_whoever_draws_it(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    study = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {str(i): partial(_wave, float(i)) for i in range(6)})
+    analysis = Analysis((), {}, data={"here": 1})
+    here = list(figures.drawn(study, analysis))
+    with pool.workers(parse(["workers=2"])):
+        _wait()
+        assert list(figures.drawn(study, analysis)) == here
+        local = Analysis((), {}, data={"here": lambda: 1})
+        with pytest.raises((pickle.PicklingError, AttributeError)):
+            pickle.dumps(local)
+        assert [set(files) for files in figures.drawn(study, local)] == [{"png", "svg", "pdf"}] * 6

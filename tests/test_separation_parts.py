@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ class Planted:
         return pd.DataFrame(found).set_index("metric")
 
     def refined(self, beta: float) -> refinement.Refined:
-        return refinement.refine(self.store, self.arms[beta], self.calibrators)
+        measures = self.arms[beta]
+        return refinement.refine(measures, refinement.begun(self.store, measures.arm, self.calibrators))
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +314,24 @@ def test_folds_judge_what_they_did_not_fit() -> None:
     assert found == refinement.cross_validated(Z, y, calibrators)
 
 
+@pytest.mark.parametrize("N", [60, 63])
+def test_sets_are_cross_validated_together_as_alone(N: int) -> None:
+    """Also where folds differ in size."""
+    g = stream("together")
+    Z = 2 * torch.randn(4, N, 3, generator=g, dtype=torch.float64)
+    y = torch.multinomial(Z.softmax(-1).flatten(0, 1), 1, generator=g).view(4, N)
+    calibrators = discover.calibrators(refinement.FAMILIES)
+    found = refinement.cross_validated_stack(Z, y, calibrators)
+    alone = [refinement.cross_validated(*one, calibrators) for one in zip(Z, y, strict=True)]
+    slow = {name: replace(own, fit_stack=None) for name, own in calibrators.items()}
+    for many, one, plain in zip(found, alone, refinement.cross_validated_stack(Z, y, slow), strict=True):
+        for name in refinement.FAMILIES:
+            assert many[name] == pytest.approx(plain[name], abs=1e-9)
+            assert one[name] == pytest.approx(plain[name], abs=1e-9)
+
+
 def test_without_a_choice_there_are_only_the_families(world: Planted) -> None:
-    kept = refinement.refine(world.store, world.arms[SHARPER], world.calibrators, choose=False)
+    kept = refinement.refine(world.arms[SHARPER], None)
     found = refinement.rows(world.refined(REFERENCE), kept, world.name(SHARPER), False)
     assert [row["family"] for row in found] == 2 * list(CALIBRATORS)
 

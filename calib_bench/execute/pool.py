@@ -1,4 +1,4 @@
-"""The analysis's many small jobs, here and on worker processes once there is enough to do: the same results either way."""
+"""The analysis's many small jobs, here and on worker processes once there is enough to do: the same results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from calib_bench.settings import Settings
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 3.0
-"""Seconds of work left, as far as is known, from which others are started, which costs each a second or two of imports."""
+"""Seconds of work left, as far as is known, that are worth other processes: each costs a second or two to start."""
 AHEAD = 3
 """Jobs a worker has in hand or waiting."""
 SHARE = 0.5
@@ -41,6 +41,11 @@ def workers(settings: Settings) -> Iterator[None]:
     finally:
         _current.close()
         _current = None
+
+
+def up() -> bool:
+    """Whether there are workers by now."""
+    return _current is not None and _current.up()
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], memory: int = 0) -> Iterator[Result]:
@@ -94,25 +99,27 @@ class _Pool:
         self.settings = settings
         self.executor: ProcessPoolExecutor | None = None
         self.workers = 0
-        self.up: list[Future[None]] = []
+        self.begun: list[Future[None]] = []
         self.open: list[_Jobs[Any, Any]] = []
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """As many threads here as a worker has: other processes have the other cores, and sums are in the same order."""
+        """Threads and denormals here as in a worker: the other cores are others', and no bit says who did a job."""
         import torch
         from threadpoolctl import threadpool_limits
 
         if local.worker_count(self.settings, "cpu") < 2:
             yield
             return
-        before = torch.get_num_threads()
+        threads, flushed = torch.get_num_threads(), not (torch.full((), 2.0**-1060, dtype=torch.float64) * 1).item()
         torch.set_num_threads(self.settings.threads)
+        torch.set_flush_denormal(True)
         try:
             with threadpool_limits(self.settings.threads, "blas"):
                 yield
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushed)
 
     def map(self, function: Callable[[Item], Result], items: list[Item], memory: int) -> Iterator[Result]:
         count = self._count(memory)
@@ -120,7 +127,12 @@ class _Pool:
             return map(function, items)
         jobs = _Jobs(function, items)
         self.open.append(jobs)
+        self._hand_out()
         return self._results(jobs, count)
+
+    def up(self) -> bool:
+        """Whether a worker has come up."""
+        return any(one.done() for one in self.begun)
 
     def _results(self, jobs: _Jobs[Item, Result], count: int) -> Iterator[Result]:
         try:
@@ -154,11 +166,11 @@ class _Pool:
             context = multiprocessing.get_context("spawn")
             self.workers = count - 1
             self.executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self.settings,))
-            self.up = [self.executor.submit(_nothing) for _ in range(self.workers)]
+            self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
         """Gives workers that are up enough to do."""
-        if self.executor is None or not any(one.done() for one in self.up):
+        if self.executor is None or not self.up():
             return
         room = AHEAD * self.workers - sum(not future.done() for jobs in self.open for future in jobs.given.values())
         for jobs in self.open:
@@ -177,9 +189,7 @@ def _nothing() -> None:
 def _start(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=slot.leave_with_parent, daemon=True).start()
-    import torch
     from threadpoolctl import threadpool_limits
 
     worker.prepare(settings)
-    torch.set_flush_denormal(False)  # as where nothing trains: tiny probabilities are results
     threadpool_limits(settings.threads, "blas")

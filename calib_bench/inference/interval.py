@@ -93,17 +93,16 @@ def _on_scale(found: Interval, scale: str, level: float) -> Interval:
 
 
 def _crossed(d_SN: ArrayLike | Sequence[ArrayLike], level: float, nested: bool) -> Interval:
-    rows = [np.asarray(row, np.float64).reshape(-1) for row in cast("Sequence[ArrayLike]", d_SN)]
-    if not rows or not all(len(row) for row in rows):
+    rows = _rows(d_SN)
+    if not len(rows) or not all(map(len, rows)):
         raise ValueError("an interval needs at least one seed and one example")
     n = len(rows)
     N = round(sum(map(len, rows)) / n)
     if not nested and len({len(row) for row in rows}) > 1:
         raise ValueError("crossed seeds need the same examples: rows differ in length; use nested=True")
-    r_S = np.array([row.mean() for row in rows])
+    r_S = rows.mean(1) if isinstance(rows, np.ndarray) else np.array([row.mean() for row in rows])
     mean = float(r_S.mean())
-    if not all(np.isfinite(row).all() for row in rows):
-        bad = sum(int((~np.isfinite(row)).sum()) for row in rows)
+    if not np.isfinite(r_S).all() and (bad := sum(int((~np.isfinite(row)).sum()) for row in rows)):
         return no_interval(mean, n, N, f"{bad} values are not finite")
     if n == 1 and N == 1:
         return no_interval(mean, n, N, "one seed and one example")
@@ -111,9 +110,16 @@ def _crossed(d_SN: ArrayLike | Sequence[ArrayLike], level: float, nested: bool) 
         return t_interval(mean, rows[0].var(ddof=1) / N, N - 1, level, n, N, "t over examples, one seed")
     if nested or N == 1:
         return t_interval(mean, r_S.var(ddof=1) / n, n - 1, level, n, N, "t over seeds")
-    d = np.stack(rows)
+    d = np.asarray(rows)
     v, df = pool(variances(d, d), n, N)
     return t_interval(mean, v, df, level, n, N, "t, seeds and examples crossed")
+
+
+def _rows(d_SN: ArrayLike | Sequence[ArrayLike]) -> Array | list[Array]:
+    """Differences as one array where they are one already, else row by row."""
+    if getattr(d_SN, "ndim", 0) == 2:
+        return np.asarray(d_SN, np.float64)
+    return [np.asarray(row, np.float64).reshape(-1) for row in cast("Sequence[ArrayLike]", d_SN)]
 
 
 def variances(a_SN: Array, b_SN: Array) -> Array:

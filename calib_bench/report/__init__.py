@@ -39,16 +39,18 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     Raises:
         StoreError: the store cannot be read or the folder cannot be written.
     """
+    from calib_bench.execute import pool
     from calib_bench.files import write_bytes
     from calib_bench.report import figures, html, tables
     from calib_bench.report.provenance import provenance
 
-    analysis = analyse(store, study, settings) if analysis is None else analysis
     folder = store.path / "report"
-    drawn = figures.save(study, analysis, folder / "figures")
-    details = figures.details(study, analysis)
-    tables.save(analysis.tables, folder / "tables")
-    origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
+    with pool.workers(settings):
+        analysis = analyse(store, study, settings) if analysis is None else analysis
+        files, about = figures.drawn(study, analysis), figures.details(study, analysis)
+        tables.save(analysis.tables, folder / "tables")
+        origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
+        drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)
     path = folder / "report.html"
     write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())
     return path

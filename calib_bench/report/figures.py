@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from calib_bench.execute import pool
 from calib_bench.files import write_bytes
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from calib_bench.study import Analysis, Detail, Study
 
+Result = TypeVar("Result")
 STYLE = Path(__file__).with_name("calib_bench.mplstyle")
 _UNDATED: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
@@ -29,9 +33,18 @@ def style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context():
+        dict.update(matplotlib.rcParams, _settings())  # validated once
+        yield
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    import matplotlib
+
+    with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rc_file(STYLE)
-        yield
+        return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
 
 
 def render(figure: Figure) -> dict[str, bytes]:
@@ -47,32 +60,64 @@ def render(figure: Figure) -> dict[str, bytes]:
     return files
 
 
-def save(study: Study, analysis: Analysis, folder: Path) -> dict[str, str]:
-    """Draws and writes every figure of the study into `folder`; returns the SVG text of each by name, in order."""
-    drawn = {}
-    with style():
-        for name, draw in study.figures.items():
-            figure = draw(analysis)
-            if analysis.data.get("limit") is not None:
-                figure.text(
-                    0.995, 0.005, f"smoke run, limit={analysis.data['limit']}", ha="right", va="bottom", fontsize=7
-                )
-            files = render(figure)
-            for suffix, content in files.items():
-                write_bytes(folder / f"{name}.{suffix}", content)
-            drawn[name] = files["svg"].decode()
-    return drawn
+def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
+    """The files of every figure of the study, by suffix, in order; workers that are there go on with them."""
+    return _each(
+        partial(_files, analysis.data.get("limit")), [partial(draw, analysis) for draw in study.figures.values()]
+    )
 
 
-def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
-    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none."""
-    found = []
+def save(
+    study: Study, analysis: Analysis, folder: Path, files: Iterable[dict[str, bytes]] | None = None
+) -> dict[str, str]:
+    """Writes every figure of the study into `folder`; returns the SVG text of each by name, in order.
+
+    Args:
+        files: what `drawn` gives, if it was called already.
+    """
+    svg = {}
+    for name, own in zip(study.figures, drawn(study, analysis) if files is None else files, strict=True):
+        for suffix, content in own.items():
+            write_bytes(folder / f"{name}.{suffix}", content)
+        svg[name] = own["svg"].decode()
+    return svg
+
+
+def details(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
+    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none.
+
+    Workers that are there go on with them.
+    """
+    found = list(study.details(analysis)) if study.details else []
+    texts = _each(_svg, [detail.figure for detail in found if detail.figure is not None])
+    return ((detail, next(texts) if detail.figure is not None else "") for detail in found)
+
+
+Draw = Callable[[], "Figure"]
+
+
+def _each(render: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
+    """render(draw) of each: by workers too, if there are any by now and the drawings can be sent to them."""
+    if pool.up():
+        with suppress(pickle.PicklingError, AttributeError, TypeError):
+            return pool.each(partial(_sent, render), [pickle.dumps(draw) for draw in draws])
+    return map(render, draws)
+
+
+def _sent(render: Callable[[Draw], Result], draw: bytes) -> Result:
+    return render(pickle.loads(draw))
+
+
+def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:
     with style():
-        for detail in study.details(analysis) if study.details else ():
-            svg = ""
-            if detail.figure is not None:
-                buffer = io.BytesIO()
-                detail.figure().savefig(buffer, format="svg", metadata=_UNDATED["svg"])
-                svg = buffer.getvalue().decode()
-            found.append((detail, svg))
-    return found
+        figure = draw()
+        if limit is not None:
+            figure.text(0.995, 0.005, f"smoke run, limit={limit}", ha="right", va="bottom", fontsize=7)
+        return render(figure)
+
+
+def _svg(draw: Draw) -> str:
+    with style():
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="svg", metadata=_UNDATED["svg"])
+        return buffer.getvalue().decode()

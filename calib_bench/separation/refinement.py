@@ -138,7 +138,7 @@ def cross_validated(
 def cross_validated_stack(
     Z_SNK: Tensor, y_SN: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
 ) -> list[Risks]:
-    """`cross_validated` of S calibration sets of one shape, which share their folds; small folds are fitted together."""
+    """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together."""
     import numpy as np
     import torch
 

@@ -237,18 +237,9 @@ def _predictions(
     on. The seconds of a fit are its share of what fitting them all took.
     """
     yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
-    alike = len({one.calibration.shape for one in read}) == 1
-    Z_SNK, y_SN = (
-        (torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read]))
-        if alike
-        else (None, None)
-    )
     for method, calibrator in calibrators.items():
         start = time.perf_counter()
-        fits: Sequence[Params | None] = [None] * len(read)
-        if alike:
-            with suppress(UserError):  # of one or more: they are found out below
-                fits = calibrator.fits(Z_SNK, y_SN)
+        fits = _fits(calibrator, read)
         seconds = (time.perf_counter() - start) / len(read)
         out: dict[int, tuple[dict[str, Any], Tensor]] = {}
         for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
@@ -266,6 +257,16 @@ def _predictions(
                 told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
             out[i] = told, logp
         yield method, out
+
+
+def _fits(calibrator: Calibrator, read: Sequence[_Read]) -> Sequence[Params | None]:
+    """Each trial's fit; None of all where they cannot be fitted together, or one of them cannot be."""
+    if len(read) > 1 and len({one.calibration.shape for one in read}) == 1:
+        with suppress(UserError):
+            return calibrator.fits(
+                torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])
+            )
+    return [None] * len(read)
 
 
 def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:

@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 3.0
 """Seconds of work left, as far as is known, that are worth other processes: each costs a second or two to start."""
-AHEAD = 3
-"""Jobs a worker has in hand or waiting."""
+AHEAD = 6
+"""Jobs a worker has waiting, in hand or done but not yet asked for."""
 SHARE = 0.5
 """Of the free memory, what all processes may take."""
 _current: _Pool | None = None
@@ -172,7 +172,7 @@ class _Pool:
         """Gives workers that are up enough to do."""
         if self.executor is None or not self.up():
             return
-        room = AHEAD * self.workers - sum(not future.done() for jobs in self.open for future in jobs.given.values())
+        room = AHEAD * self.workers - sum(len(jobs.given) for jobs in self.open)
         for jobs in self.open:
             if room > 0:
                 room -= jobs.give(self.executor, room)

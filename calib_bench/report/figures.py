@@ -83,11 +83,13 @@ def save(
     return svg
 
 
-def details(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
-    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none.
+def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
+    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none."""
+    return list(told(study, analysis))
 
-    Workers that are there go on with them.
-    """
+
+def told(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
+    """`details`, one by one; workers that are there go on with them."""
     found = list(study.details(analysis)) if study.details else []
     texts = _each(_svg, [detail.figure for detail in found if detail.figure is not None])
     return ((detail, next(texts) if detail.figure is not None else "") for detail in found)
@@ -96,16 +98,16 @@ def details(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
 Draw = Callable[[], "Figure"]
 
 
-def _each(render: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
-    """render(draw) of each: by workers too, if there are any by now and the drawings can be sent to them."""
+def _each(make: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
+    """make(draw) of each: by workers too, if there are any by now and the drawings can be sent to them."""
     if pool.up():
         with suppress(pickle.PicklingError, AttributeError, TypeError):
-            return pool.each(partial(_sent, render), [pickle.dumps(draw) for draw in draws])
-    return map(render, draws)
+            return pool.each(partial(_sent, make), [pickle.dumps(draw) for draw in draws])
+    return map(make, draws)
 
 
-def _sent(render: Callable[[Draw], Result], draw: bytes) -> Result:
-    return render(pickle.loads(draw))
+def _sent(make: Callable[[Draw], Result], draw: bytes) -> Result:
+    return make(pickle.loads(draw))
 
 
 def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.errors import UserError
 from calib_bench.inference import crossed_interval
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
 from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
@@ -138,7 +139,10 @@ def cross_validated(
 def cross_validated_stack(
     Z_SNK: Tensor, y_SN: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
 ) -> list[Risks]:
-    """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together."""
+    """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together.
+
+    A calibrator that cannot take one of the sets is left out.
+    """
     import numpy as np
     import torch
 
@@ -154,9 +158,13 @@ def cross_validated_stack(
         rest = kept.nonzero()[:, 1].view(len(parts), -1)
         # In each, the folds of a set follow one another.
         Z, y, Z_out, y_out = (a[:, i].flatten(0, 1) for i in (rest, parts) for a in (Z_SNK, y_SN))
-        for name, calibrator in calibrators.items():
-            fits = calibrator.fits(Z, y)
-            logp = torch.stack([calibrator.apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
+        for name in list(total):
+            try:
+                fits = calibrators[name].fits(Z, y)
+                logp = torch.stack([calibrators[name].apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
+            except UserError:  # measuring the trials tells why
+                del total[name]
+                continue
             for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):
                 total[name][score] += values.view(S, -1).sum(1)
     return [

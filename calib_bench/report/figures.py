@@ -44,7 +44,10 @@ def _settings() -> dict[str, Any]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rc_file(STYLE)
-        return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
+        # As a plain dict: to look up "backend" would choose and load one.
+        return {
+            name: value for name, value in dict.items(matplotlib.rcParams) if name not in ("backend", "interactive")
+        }
 
 
 def render(figure: Figure) -> dict[str, bytes]:

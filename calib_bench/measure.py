@@ -205,8 +205,8 @@ class _Read:
     @classmethod
     def of(cls, store: Store, trial: Trial, scale: float) -> _Read:
         logits, labels = store.logits(trial), store.labels(trial)
-        Z = [scale * trial.beta * logits[split].double() for split in ("calibration", "test")]
-        return cls(trial, *Z, labels["calibration"], labels["test"])
+        Z, Z_test = (scale * trial.beta * logits[split].double() for split in ("calibration", "test"))
+        return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
 
 
 def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from calib_bench.execute import pool
 from calib_bench.files import write_bytes
@@ -33,7 +33,8 @@ def style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context():
-        dict.update(matplotlib.rcParams, _settings())  # validated once
+        known: dict[str, Any] = matplotlib.rcParams
+        dict.update(known, _settings())  # validated once
         yield
 
 
@@ -66,7 +67,8 @@ def render(figure: Figure) -> dict[str, bytes]:
 def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
     """The files of every figure of the study, by suffix, in order; workers that are there go on with them."""
     return _each(
-        partial(_files, analysis.data.get("limit")), [partial(draw, analysis) for draw in study.figures.values()]
+        partial(_files, cast("int | None", analysis.data.get("limit"))),
+        [partial(draw, analysis) for draw in study.figures.values()],
     )
 
 

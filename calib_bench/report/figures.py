@@ -33,8 +33,7 @@ def style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context():
-        known: dict[str, Any] = matplotlib.rcParams
-        dict.update(known, _settings())  # validated once
+        dict.update(cast("dict[str, Any]", matplotlib.rcParams), _settings())  # validated once
         yield
 
 

@@ -47,6 +47,11 @@ class Failure:
         return f"{name(self.trial)}: {self.cause}"
 
 
+def kind_of(error: BaseException) -> Kind:
+    """Whether an exception says that memory ran out, or was raised for another reason."""
+    return "memory" if isinstance(error, MemoryError) or getattr(error, "memory", False) else "raised"
+
+
 def name(trial: Trial) -> str:
     """A trial for people, by what tells it from others."""
     return (
@@ -84,9 +89,11 @@ class Failures:
         """Keep an exception."""
         text = " ".join(str(error).split())
         trace = "".join(traceback.format_exception(error)).splitlines()[-LINES:]
-        memory = isinstance(error, MemoryError) or getattr(error, "memory", False)
-        cause = text if memory and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
-        self.record(trial, "memory" if memory else "raised", cause, "\n".join(trace))
+        kind = kind_of(error)
+        cause = (
+            text if kind == "memory" and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+        )
+        self.record(trial, kind, cause, "\n".join(trace))
 
     def forget(self, key: str) -> None:
         """The trial is stored after all."""

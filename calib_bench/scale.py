@@ -105,7 +105,7 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
     seconds = [[_seconds(trial, task) for trial in some] for some in rounds]
     return Scale(
         trials=len(coming),
-        flops=sum(_flops(trial, task) for trial in coming),
+        flops=sum(flops(trial, task) for trial in coming),
         gpu_hours=sum(map(sum, seconds)) / 3600,
         hours=sum(makespan(some, gpus) for some in seconds) / 3600,
         gpus=gpus,
@@ -139,24 +139,24 @@ def _sizes(task: Task, trial: Trial) -> dict[str, int]:
 def _rows(trial: Trial, task: Task) -> frozenset[int]:
     from calib_bench.train.outcome import row_epochs
 
-    return row_epochs(trial.epochs, _per_epoch(trial, task))
+    return row_epochs(trial.epochs, per_epoch(trial, task))
 
 
-def _per_epoch(trial: Trial, task: Task) -> int:
+def per_epoch(trial: Trial, task: Task) -> int:
     return max(1, _sizes(task, trial)["train"] // trial.batch)
 
 
-def _flops(trial: Trial, task: Task) -> float:
+def flops(trial: Trial, task: Task) -> float:
     """Training, the selection split at every history row, and the three splits at the end."""
     n = _sizes(task, trial)
     forward = n["train"] * trial.epochs * cost.TRAINING + n["selection"] * len(_rows(trial, task))
     forward += n["selection"] + n["calibration"] + n["test"]
-    return forward * _model(trial.model, task)[0]
+    return forward * model(trial.model, task)[0]
 
 
 def _seconds(trial: Trial, task: Task) -> float:
-    steps = trial.epochs * _per_epoch(trial, task)
-    return START_SECONDS + max(_flops(trial, task) / (PEAK[trial.precision] * UTILISATION), steps * STEP_SECONDS)
+    steps = trial.epochs * per_epoch(trial, task)
+    return START_SECONDS + max(flops(trial, task) / (PEAK[trial.precision] * UTILISATION), steps * STEP_SECONDS)
 
 
 def _stored(trial: Trial, task: Task) -> int:
@@ -166,10 +166,10 @@ def _stored(trial: Trial, task: Task) -> int:
 
 
 def _checkpoint(trial: Trial, task: Task) -> int:
-    return 4 * STATES * _model(trial.model, task)[1]
+    return 4 * STATES * model(trial.model, task)[1]
 
 
-def _model(name: str, task: Task) -> tuple[float, int]:
+def model(name: str, task: Task) -> tuple[float, int]:
     """Operations of one example's forward pass, and parameters."""
     assert task.example is not None
     return _counted(name, *task.example, task.classes)

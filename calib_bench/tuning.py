@@ -13,11 +13,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from calib_bench.settings import Settings
 from calib_bench.study import Scores
 from calib_bench.trial import CROSS_ENTROPY, Trial
 
+_held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
+"""Trials of plans that someone still holds: a plan made again shares them, with the keys that were computed."""
 HEAD = ("head_lr", "head_init", "correlation")
 Status = Literal["tuned", "fixed", "edge", "diverged", "pending"]
 
@@ -122,9 +125,12 @@ def templates(settings: Settings) -> Iterator[Trial]:
 
 
 def trial_at(settings: Settings, template: Trial, rate: float, seed: int) -> Trial:
-    """A template's trial of this rate and seed, on the seed's split."""
+    """A template's trial of this rate and seed, on the seed's split; the same object for as long as anyone holds it."""
     split = seed if settings.split == "seed" else 0
-    return template.model_copy(update={"lr": rate, "seed": seed, "split": split})
+    where = (template.key, rate, seed, split)
+    if (found := _held.get(where)) is None:
+        found = _held[where] = template.model_copy(update={"lr": rate, "seed": seed, "split": split})
+    return found
 
 
 class _Tuner:

@@ -42,7 +42,21 @@ def raised():
     raise ValueError("a <b>bad</b> strength")
 
 
+HELD = []
+
+
+def leaked():
+    """Never lets go of what it takes, in a process that may have 256 MiB more than it has."""
+    import resource
+
+    if not HELD:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + (1 << 28), resource.RLIM_INFINITY))
+    HELD.append(bytearray(1 << 26))
+
+
 FAULTS = {
+    "leaked": leaked,
     "raised": raised,
     "memory": lambda: bytearray(1 << 46),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from faulty import TINY, logits, plug, started
+from test_train import trial
 
 from calib_bench.cli import main
+from calib_bench.errors import OutOfMemory
+from calib_bench.execute import worker
 from calib_bench.store import Store
 
 GRID = ["objective=cross_entropy,faulty:0.1,faulty:0.5"]
@@ -39,15 +45,41 @@ def test_one_trial_that_fails_in_this_process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["killed", pytest.param("stalled", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", ["killed", *(pytest.param(k, marks=pytest.mark.soak) for k in ("stalled", "leaked"))])
 def test_one_trial_that_takes_its_process_down(
     kind: str, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check(kind, undisturbed, tmp_path, ["workers=2", "stall=4" if kind == "stalled" else "stall=100"], capsys)
 
 
+def test_what_a_failed_group_took_is_free_before_its_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the halves of a stack that did not fit would not fit either."""
+    taken: list[weakref.ref] = []
+    sizes: list[int] = []
+
+    def full(group: tuple, *_: object) -> None:
+        assert not [one for one in taken if one() is not None], "an exception's frames hold on to it"
+        sizes.append(len(group))
+        model = torch.nn.Linear(2, 2)
+        taken.append(weakref.ref(model))
+        if len(group) > 1:
+            try:
+                raise MemoryError("it does not fit")
+            except MemoryError as error:
+                raise OutOfMemory("it does not fit") from error
+
+    monkeypatch.setattr(worker, "train_group", full)
+    group = tuple(trial(seed=seed) for seed in range(4))
+    store = SimpleNamespace(finish=lambda path: None, checkpoint=lambda group: None, has=lambda trial: False)
+    worker.train_apart(group, None, store, lambda done: None)
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    with pytest.raises(worker.Spent):
+        worker.train_apart(group, None, store, lambda done: None, expendable=True)
+
+
 def check(kind: str, undisturbed: Path, out: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Only the trials of the faulty arm fail; they are named, with their cause; and the same command tries again."""
+    told = {"leaked": "memory"}.get(kind, kind)
     mine, whole = undisturbed.parent / "mine", logits(undisturbed)
     words, folder = ["run", *SHORT, f"plugins={mine}", f"out={out}", *more], out / "digits-separation"
     (mine / "armed").write_text(kind)
@@ -56,14 +88,14 @@ def check(kind: str, undisturbed: Path, out: Path, more: list[str], capsys: pyte
     finally:
         (mine / "armed").unlink()
     failures = Store(folder, "read").failures.now()
-    assert {f.kind for f in failures.values()} == {kind}
+    assert {f.kind for f in failures.values()} == {told}
     assert {f.trial.objective for f in failures.values()} == {"faulty:0.5"}
-    assert all(CAUSES[kind] in f.cause for f in failures.values())
+    assert all(CAUSES[told] in f.cause for f in failures.values())
     stored = logits(folder)
     assert stored == {key: digest for key, digest in whole.items() if key not in failures}
     page = (folder / "report" / "report.html").read_text()
     assert all(key in page for key in failures)
-    assert CAUSES[kind].replace("<", "&lt;").replace(">", "&gt;") in page
+    assert CAUSES[told].replace("<", "&lt;").replace(">", "&gt;") in page
     assert "<b>bad" not in page
     if kind == "raised":
         assert main(["report", str(folder), f"plugins={mine}"]) == 0

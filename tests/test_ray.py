@@ -42,7 +42,7 @@ def cluster() -> Iterator[Any]:
     """A head without room, and one node with room for two tasks."""
     from ray.cluster_utils import Cluster
 
-    names = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    names = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     before = {name: os.environ.get(name) for name in names}
     os.environ |= names
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -225,6 +225,91 @@ def test_a_gang_of_two_nodes_gives_the_result_of_one_process_also_when_one_is_lo
         assert store.history(trial)[column].to_list() == pytest.approx(expected, rel=1e-9, nan_ok=True)
 
 
+def holder(cluster: Any, rank: int) -> Any:
+    """The node that holds this process of the gang under way."""
+    places = [p for p in ray.util.placement_group_table().values() if p["state"] == "CREATED"]
+    ((place),) = places
+    name = place["bundles_to_node_id"][rank]
+    (node,) = [node for node in cluster.worker_nodes if node.node_id == name]
+    return node
+
+
+def train_losing(
+    cluster: Any, one: Settings, rank: int | None, ready: int
+) -> tuple[Store, planning.Group, dict[str, bytes]]:
+    """Train a gang of two on nodes of one place each; within an epoch the node of this process dies.
+
+    Args:
+        rank: whose node; None for an undisturbed gang.
+        ready: nodes that stand by; without one, another joins only once the node is gone.
+    """
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node)
+    nodes, store = [cluster.add_node(num_cpus=1) for _ in range(2 + ready)], Store(one.folder)
+    cluster.wait_for_nodes()
+    (group, *_) = groups(one, store)
+    with executor.Cluster(one) as made, ThreadPoolExecutor(1) as thread:
+        count = thread.submit(made.run, [group], store, lambda done: None)
+        if rank is not None:
+            wait_for(lambda: at_work(one.out), 120)
+            lost = holder(cluster, rank)
+            seen = (next(one.out.glob("*/checkpoints/*.pt"))).stat().st_mtime_ns
+            wait_for(lambda: next(one.out.glob("*/checkpoints/*.pt")).stat().st_mtime_ns > seen, 60)
+            assert not store.has(group[0]), "it was over before the node could be lost"
+            cluster.remove_node(lost, allow_graceful=False)
+            if not ready:
+                wait_for(lambda: lost.node_id not in [n["NodeID"] for n in ray.nodes() if n["Alive"]], 60)
+                time.sleep(2)
+                assert not count.done(), count.exception()
+                nodes.append(cluster.add_node(num_cpus=1))
+        assert count.result(600) == 1
+    for node in cluster.worker_nodes.copy():
+        cluster.remove_node(node)
+    store.refresh()
+    assert store.record(group[0]).facts["world"] == 2
+    assert not list((one.folder / "checkpoints").iterdir())
+    assert not list((one.folder / "claims").glob("*.json"))
+    return store, group, {p.name: p.read_bytes() for p in store.folder(group[0]).glob("*.safetensors")}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("rank", "ready"), [(1, 1), (0, 0)], ids=["follower", "leader, and no node stands by"])
+def test_a_gang_that_loses_a_node_goes_on_elsewhere_to_the_same_bits(
+    cluster: Any, tmp_path: Path, rank: int, ready: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = [
+        *(w for w in TOGETHER if not w.startswith("epochs")),
+        "gang=2",
+        "epochs=8",
+        f"ray_address={cluster.address}",
+    ]
+    first, (trial,), whole = train_losing(cluster, settings(tmp_path / "whole", *more), None, 0)
+    capfd.readouterr()
+    store, _, broken = train_losing(cluster, settings(tmp_path / "broken", *more), rank, ready)
+    said = capfd.readouterr().out
+    assert f"trial {trial.key} lost its worker" in said
+    assert "goes on from its checkpoint" in said
+    assert ("nodes were lost" in said) == (not ready)
+    assert broken == whole
+    for column in ("train_loss", "selection_log_loss", "weight_norm"):
+        assert store.history(trial)[column].to_list() == first.history(trial)[column].to_list()
+
+
+def test_a_run_waits_for_other_nodes_when_it_lost_its_own_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(executor, "TICK", 0.01)
+    left = iter([0, 0, 3])
+    nodes = [{"Alive": True, "Resources": {"CPU": 1.0}}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes * next(left))
+    assert executor.patiently(lambda: executor.room({"CPU": 1.0})) == 3
+    assert capsys.readouterr().out.count("nodes were lost") == 1
+    monkeypatch.setattr(executor, "PATIENCE", 0.05)
+    monkeypatch.setattr(ray, "nodes", list)
+    with pytest.raises(ResourceError, match="no node of the Ray cluster has 1 CPU"):
+        executor.patiently(lambda: executor.room({"CPU": 1.0}))
+
+
 @pytest.mark.slow
 def test_a_gang_that_cannot_train_says_why_and_gives_its_place_up(cluster: Any, tmp_path: Path) -> None:
     one = settings(tmp_path, *TOGETHER[:4], "batch=41", "gang=2", f"ray_address={cluster.address}")
@@ -236,6 +321,35 @@ def test_a_gang_that_cannot_train_says_why_and_gives_its_place_up(cluster: Any, 
         assert {place["state"] for place in ray.util.placement_group_table().values()} == {"REMOVED"}
     cluster.remove_node(node)
     assert not logits(tmp_path)
+
+
+@pytest.mark.slow
+def test_auto_joins_the_cluster_that_runs_and_local_starts_one(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def joined(address: str) -> tuple[str, float]:
+        executor.connect(settings(tmp_path, f"ray_address={address}", "workers=3", "threads=1"))
+        found = ray.get_runtime_context().gcs_address, ray.cluster_resources().get("CPU", 0)
+        executor.disconnect()
+        return found
+
+    own = cluster.address
+    assert joined(own)[0] == own
+    monkeypatch.setenv("RAY_ADDRESS", own)
+    assert joined("auto")[0] == own
+    monkeypatch.delenv("RAY_ADDRESS")
+    address, cores = joined("local")
+    assert address != own
+    assert cores == 3
+    init = ray.init
+
+    def none_runs(address: str, **options: Any) -> Any:
+        if address == "auto":
+            raise ConnectionError("none runs")
+        return init(address=address, **options)
+
+    monkeypatch.setattr(ray, "init", none_runs)
+    assert joined("auto")[1] == 3
 
 
 def test_an_address_where_nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ With gang=N a trial that trains alone is a gang of N processes instead, which ar
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -28,6 +30,9 @@ from calib_bench.store import Store
 
 PORT = 6379
 """Of a cluster's head, where an address names none: Ray's default."""
+
+PATIENCE = 300.0
+"""Seconds that a run whose nodes were lost waits for others to join, before it gives up."""
 
 PASSED_ON = ("CALIB_BENCH_DATA", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS")
 """Variables of the driver's environment that tasks get. No keys and tokens: Ray shows these to whoever may look."""
@@ -126,13 +131,35 @@ def capacity(settings: Settings) -> tuple[int, str]:
     return room(wanted), "cuda" if wanted["GPU"] else "cpu"
 
 
-def check_gang(settings: Settings, wanted: dict[str, float]) -> None:
-    """Raises ResourceError when the cluster is too small for a gang: it would wait for ever."""
+def check_gang(settings: Settings, wanted: dict[str, float]) -> int:
+    """Room for the processes of gangs; ResourceError when the cluster is too small for one: it would wait for ever."""
     if (count := room(whole(wanted))) < settings.gang:
         raise ResourceError(
             f"gang={settings.gang} needs {settings.gang} times {_words(whole(wanted))}, and the nodes of the Ray "
             f"cluster have room for {count}: start more nodes, or give gang={count}"
         )
+    return count
+
+
+def patiently(count: Callable[[], int]) -> int:
+    """What `count` gives; where lost nodes have left too little room, others may join for PATIENCE seconds.
+
+    Raises:
+        ResourceError: as `count` does, after that time.
+        Stopped: it was asked to.
+    """
+    deadline, told = time.monotonic() + PATIENCE, False
+    while True:
+        try:
+            return count()
+        except ResourceError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                print(f"warning: nodes were lost: {error}. Waiting up to {PATIENCE:g} s for others", flush=True)
+                told = True
+        stopping.check()
+        time.sleep(TICK)
 
 
 def options_of(wanted: dict[str, float]) -> dict[str, Any]:
@@ -181,7 +208,7 @@ class Cluster:
         flying: dict[Any, Flight] = {}
         count, failures = 0, []  # type: int, list[BaseException]
         while waiting or flying:
-            window = 2 * room(self.wanted)
+            window = 2 * patiently(partial(room, self.wanted))
             while waiting and len(flying) < window:
                 flight = self._submit(*waiting.pop())
                 flying |= dict.fromkeys(flight.futures, flight)
@@ -217,7 +244,7 @@ class Cluster:
     def _submit(self, group: Group, tries: int) -> Flight:
         rest = (self.settings, self.settings.folder, claims.OWNER, self.reports)
         if self._together(group):
-            check_gang(self.settings, self.wanted)
+            patiently(partial(check_gang, self.settings, self.wanted))
             wanted = whole(self.wanted)
             return Gang(group, tries, options_of(wanted), wanted, rest)
         name = f"{group[0].model} {group[0].key[:8]}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")

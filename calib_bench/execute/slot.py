@@ -98,6 +98,8 @@ class Slot:
             self.trained += self.future.result()
         except BrokenProcessPool:
             return self._lost(job, store)
+        except worker.Spent:
+            return self._renewed(job, store)
         return []
 
     def _watch(self) -> None:
@@ -137,6 +139,14 @@ class Slot:
             return [Job(job.group, again=True)]
         store.finish(store.checkpoint(job.group))
         return []
+
+    def _renewed(self, job: Job, store: Store) -> list[Job]:
+        """Let a worker that ran out of memory go and start another; what is left of a group of several is halved."""
+        self.leave(at_once=False)
+        self._start()
+        store = Store(store.address)
+        self.trained += sum(store.has(trial) for trial in job.group)
+        return [Job(half) for half in worker.halves(job.group, store)]
 
     def stop(self) -> None:
         """Ask the worker to save what it is at and leave."""
@@ -188,7 +198,7 @@ def leave_with_parent() -> None:
 def _work(group: Group, path: Path) -> int:
     _queue.put(0.0)
     told = _throttled(_queue.put, patience=_settings.stall / 10)
-    return worker.run_group(group, _settings, Store(path), told, _owner)
+    return worker.run_group(group, _settings, Store(path), told, _owner, expendable=True)
 
 
 def _throttled(send: Callable[[float], Any], least: float = 0.25, patience: float = 0.0) -> worker.Progress:

@@ -12,6 +12,7 @@ import torch
 from calib_bench import claims, discover, signs, stopping
 from calib_bench.device import pick
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
+from calib_bench.failures import Kind, kind_of
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -26,6 +27,10 @@ Progress = Callable[[float], None]
 
 FATAL = (SettingsError, DataError, StoreError, DiskFull)
 """What concerns every trial and only the user can put right."""
+
+
+class Spent(Exception):
+    """Memory ran out in this process, be it that something leaks: what is left of the group is for a fresh one."""
 
 
 def prepare(settings: Settings) -> None:
@@ -64,11 +69,22 @@ def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Itera
         known.release(claim)
 
 
-def run_group(group: Group, settings: Settings, store: Store, progress: Progress, owner: str = claims.OWNER) -> int:
+def run_group(
+    group: Group,
+    settings: Settings,
+    store: Store,
+    progress: Progress,
+    owner: str = claims.OWNER,
+    expendable: bool = False,
+) -> int:
     """Train what is left of one group and store its outcomes; returns how many are stored now.
+
+    Args:
+        expendable: whether another process can take over from this one.
 
     Raises:
         Stopped: it was asked to, and what is under way is saved.
+        Spent: an expendable process ran out of memory.
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     stopping.check()
@@ -81,21 +97,32 @@ def run_group(group: Group, settings: Settings, store: Store, progress: Progress
             progress(amount)
 
         try:
-            train_apart(left, settings, store, told)
+            train_apart(left, settings, store, told, expendable)
         except claims.LostError:
             return 0
         return sum(store.has(trial) for trial in left)
 
 
-def train_apart(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+def train_apart(group: Group, settings: Settings, store: Store, progress: Progress, expendable: bool = False) -> None:
     """Train a group and store its outcomes. A trial that cannot be finished is recorded as failed, with its cause.
 
     A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
 
     Raises:
         Stopped: it was asked to, and what is under way is saved.
+        Spent: an expendable process ran out of memory.
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
+    failed = _attempt(group, settings, store, progress)
+    if failed == "memory" and expendable:
+        raise Spent
+    for half in halves(group, store) if failed else []:
+        stopping.check()
+        train_apart(half, settings, store, progress, expendable)
+
+
+def _attempt(group: Group, settings: Settings, store: Store, progress: Progress) -> Kind | None:
+    """Train a group; how it failed, if it did. Once this has returned, no frame holds on to what filled the memory."""
     try:
         train_group(group, settings, store, progress)
     except (*FATAL, claims.LostError):
@@ -104,9 +131,8 @@ def train_apart(group: Group, settings: Settings, store: Store, progress: Progre
         store.finish(store.checkpoint(group))
         if len(group) == 1:
             store.failures.raised(group[0], error)
-        for half in halves(group, store):
-            stopping.check()
-            train_apart(half, settings, store, progress)
+        return kind_of(error)
+    return None
 
 
 def halves(group: Group, store: Store) -> list[Group]:

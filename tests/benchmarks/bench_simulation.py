@@ -7,13 +7,14 @@ checksums, found again, chosen among 250 rates, calibrated and reported by the e
 from __future__ import annotations
 
 import gc
+import json
 import resource
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Stage:
         new: of them, trained in this stage.
         train, plan, analyse: CPU seconds of writing the new trials, of finding and planning all, of the report.
         memory: MB that the process held at its end, the driver's store and plan included.
+        start: MB that it held at its beginning, everything imported.
     """
 
     trials: int
@@ -56,6 +58,7 @@ class Stage:
     plan: float
     analyse: float
     memory: float
+    start: float
 
 
 def simulate(where: Path, words: Sequence[str], seeds: Sequence[int]) -> list[Stage]:
@@ -69,6 +72,7 @@ def simulate(where: Path, words: Sequence[str], seeds: Sequence[int]) -> list[St
 
 
 def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: Any) -> Stage:
+    began = held()
     settings = resolve(parse(words))
     store = Store(where)
     plan = planning.make(settings, STUDY, store)
@@ -92,11 +96,21 @@ def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: A
     store.write_study(settings, settings.command())
     report.build(store, STUDY, settings)
     analysed = time.process_time() - start
-    held = psutil.Process().memory_info().rss / 1e6
+    ended = held()
     assert len(plan.trials) == plan.done
     del store, plan
     gc.collect()
-    return Stage(len(list((where / "trials").iterdir())), new, trained, planned, analysed, held)
+    return Stage(len(list((where / "trials").iterdir())), new, trained, planned, analysed, ended, began)
+
+
+def held() -> float:
+    """MB of this process."""
+    return psutil.Process().memory_info().rss / 1e6
+
+
+def peak() -> float:
+    """The most MB that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def _trained(trial: Trial, truth: Any, labels: Any) -> Outcome:
@@ -115,8 +129,7 @@ def simulate_100000() -> Bench:
     def check(results: Mapping[str, Any]) -> str:
         stages = results[OURS]
         assert [s.trials for s in stages] == [25_000, 50_000, 100_000]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        return "; ".join(map(described, stages)) + f"; peak {peak:.0f} MB"
+        return "; ".join(map(described, stages)) + f"; peak {peak():.0f} MB"
 
     return Bench(job, pairs=1, warm=False, check=check, unit=(100_000, "trials"))
 
@@ -131,3 +144,7 @@ def described(stage: Stage) -> str:
 CASES = [
     Case("simulate_100000", "100,000 trials planned, stored, found and reported", simulate_100000, seconds=1800),
 ]
+
+if __name__ == "__main__":  # FOLDER SEEDS: one size, in a process of its own
+    (one,) = simulate(Path(sys.argv[1]), LARGE, (int(sys.argv[2]),))
+    print(json.dumps({**asdict(one), "peak": peak()}))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 from test_store import put
 from test_store import trial as stored_trial
 
-from calib_bench import discover
+from calib_bench import discover, tuning
 from calib_bench import plan as planning
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings, parse
@@ -75,9 +76,20 @@ def test_foresight_counts_the_seeds_and_the_control_that_follow_tuning(tmp_path:
     assert len(planning.foresee(chosen, STUDY, Store(tmp_path, "peek"))) == 2 * (3 * 2 + 8) + 10
 
 
-def test_each_trial_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_trial_is_made_once_and_shared_by_the_plans_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_held", WeakValueDictionary())
     keyed: list[Trial] = []
     canonical = Trial.canonical
     monkeypatch.setattr(Trial, "canonical", lambda self: keyed.append(self) or canonical(self))  # type: ignore[func-returns-value]
     chosen, store = settings(), Store(tmp_path, "peek")
-    assert len(planning.make(chosen, STUDY, store).trials) == len(keyed) == 60
+    made, arms = planning.make(chosen, STUDY, store).trials, len(list(tuning.templates(chosen)))
+    assert len(made) == 60
+    assert len(keyed) == 60 + arms
+    keyed.clear()
+    again = planning.make(chosen, STUDY, store).trials
+    assert len(keyed) == arms
+    assert all(one is other for one, other in zip(made, again, strict=True))
+    del made, again
+    assert not tuning._held, "a plan that nobody holds is kept"

@@ -211,12 +211,19 @@ class Store:
         return self._alike[name]
 
     def audit(self) -> list[str]:
-        """Move every broken trial to `damaged/` and say which and why; only those will be redone."""
+        """Move every broken trial to `damaged/` and say which and why; only those will be redone.
+
+        What a killed process left half written is removed once its trial is stored.
+        """
         messages = []
         if self.mirror:
             self.mirror.complete()
-        for name in sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []:
+        names = sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []
+        stored = set(names)
+        for name in names:
             if name.startswith("."):
+                if name.split(".")[1] in stored:
+                    shutil.rmtree(f"{self._trials}/{name}", ignore_errors=True)
                 continue
             try:
                 self._check(name)

@@ -100,7 +100,7 @@ def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
 
 def logits(folder: Path) -> dict[str, str]:
     """Digest of every stored trial's logits, by key."""
-    found = folder.glob("trials/*/logits.safetensors")
+    found = folder.glob("trials/[!.]*/logits.safetensors")
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,20 +108,37 @@ def test_a_clock_that_jumps_changes_nothing(undisturbed: Path, tmp_path: Path) -
     assert Store(folder, "read").audit() == []
 
 
-def kill_until_done(words: list[str], out: Path, kills: int, draw: random.Random, longest: float) -> int:
-    """Start the command over and over, each time killed with all its workers at a random moment; how many times."""
-    done = 0
+MOMENTS = ("", "claims/", "checkpoints/", "trials/", "report/")
+"""What must be new in the run folder before a kill's clock starts: else, on a busy machine, all fall on imports."""
+
+
+def seen(folder: Path) -> set[tuple[str, int]]:
+    """Every file in the run folder, and its version."""
+    found = set()
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found.add((path.relative_to(folder).as_posix(), path.stat().st_mtime_ns))
+    return found
+
+
+def kill_until_done(words: list[str], out: Path, kills: int, draw: random.Random, longest: float) -> Counter[str]:
+    """Start the command over and over, each time killed with all its workers at a random moment; how often at which."""
+    folder, done = out / "digits-separation", Counter[str]()
     for _ in range(kills):
+        moment, before = draw.choice(MOMENTS), seen(folder)
         with started("run", *words, f"out={out}") as run:
+            while run.poll() is None and moment and not any(moment in name for name, _ in seen(folder) - before):
+                time.sleep(0.02)
             try:
-                run.wait(draw.uniform(0.1, longest))
+                run.wait(draw.uniform(0, longest / 4 if moment else longest))
+                assert run.returncode == 0, run.communicate()[1]
                 return done
             except subprocess.TimeoutExpired:
                 os.killpg(run.pid, signal.SIGKILL)
-                done += 1
-        stored = logits(out / "digits-separation")
-        if (out / "digits-separation" / "store.json").exists():
-            assert all(Store(out / "digits-separation", "read")._check(key) is None for key in stored)
+                done[moment] += 1
+        stored = logits(folder)
+        if (folder / "store.json").exists():
+            assert all(Store(folder, "read")._check(key) is None for key in stored)
     return done
 
 
@@ -133,17 +152,18 @@ def test_killed_at_random_moments_fifty_times_it_ends_with_the_same_bits(tmp_pat
     whole = call("run", *words, f"out={tmp_path / 'whole'}", timeout=1200)
     assert whole.returncode == 0, whole.stderr
     longest = time.monotonic() - start
-    draw, kills, rounds = random.Random(0), 0, 0
+    draw, kills, rounds = random.Random(0), Counter[str](), 0
     expected = logits(tmp_path / "whole" / "digits-separation")
-    while kills < 50:
+    while kills.total() < 50:
         out = tmp_path / f"killed-{rounds}"
-        kills += kill_until_done(words, out, 50 - kills, draw, longest)
+        kills += kill_until_done(words, out, 50 - kills.total(), draw, longest)
         done = call("run", *words, f"out={out}", timeout=1200)
         assert done.returncode == 0, done.stderr
         assert logits(out / "digits-separation") == expected
         assert not list((out / "digits-separation").glob("damaged/*"))
         assert not list((out / "digits-separation").glob("failed/*"))
         rounds += 1
+    assert set(kills) == set(MOMENTS), kills
     same = [(tmp_path / name / "digits-separation" / "report" / "tables") for name in ("whole", "killed-0")]
     for table in same[0].glob("*.csv"):
         assert table.read_bytes() == (same[1] / table.name).read_bytes(), table.name

@@ -76,6 +76,17 @@ def test_what_is_written_is_read(filled: Store) -> None:
     assert [again.scores("log_loss")(trial(seed)) for seed in range(4)] == [1.0, 2.0, 3.0, None]
 
 
+def test_what_a_killed_process_left_half_written_goes_once_its_trial_is_stored(filled: Store) -> None:
+    left, needed = (filled.path / "trials" / f".{key}.0a1b2c3d" for key in (trial().key, "0" * 20))
+    for folder in (left, needed):
+        folder.mkdir()
+        (folder / "logits.safetensors").write_bytes(b"half")
+    assert filled.audit() == []
+    assert not left.exists()
+    assert needed.exists(), "another driver may be at it"
+    assert filled.has(trial())
+
+
 def test_divergence_is_a_result(tmp_path: Path) -> None:
     made = Store(tmp_path)
     put(made, 0, "diverged")

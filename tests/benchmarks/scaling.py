@@ -35,7 +35,7 @@ def estimate(words: tuple[str, ...]) -> Scale:
     return found
 
 
-def page(command: str, price: float) -> str:
+def page(command: str, price: float, simulated: str) -> str:
     rows = []
     for name, words in STUDIES.items():
         found = estimate(words)
@@ -51,7 +51,7 @@ def page(command: str, price: float) -> str:
         command=command, device=scale.DEVICE, rows="\n".join(rows), words=words, record=scale.RECORD_BYTES,
         row=scale.ROW_BYTES, history=scale.HISTORY_BYTES, states=scale.STATES, half=scale.PEAK["bf16"] / 1e12,
         single=scale.PEAK["fp32"] / 1e12, share=scale.UTILISATION, spread=scale.SPREAD, step=1000 * scale.STEP_SECONDS,
-        start=scale.START_SECONDS, price=price, models="\n".join(model_rows()), measured=measured(),
+        start=scale.START_SECONDS, price=price, models="\n".join(model_rows()), measured=measured(), simulated=simulated,
     )  # fmt: skip
 
 
@@ -94,6 +94,8 @@ def measured() -> str:
     )
 
 
+SIMULATED = " What planning, storing and reporting 100,000 trials took is in [simulation.md](simulation.md)."
+
 PAGE = """\
 # What the full studies would take
 
@@ -123,9 +125,8 @@ Operations an example are of a forward and a backward pass. The last three colum
 assumptions below; the longer of the two times counts.
 
 ## Measured
-On two processor cores, without a GPU. Sizes: {measured}, each row {row} bytes more than the {history:,} of
-an empty one. Planning, storing and reporting as many trials as these studies have and more:
-[simulation.md](simulation.md).
+Sizes, on two processor cores without a GPU: {measured},
+each row {row} bytes more than the {history:,} of an empty one.{simulated}
 
 ## Assumed
 - The {device} does {half:.0f}e12 dense operations a second in bf16 and {single:.0f}e12 in fp32, as its maker states,
@@ -148,7 +149,8 @@ def main() -> None:
     parser.add_argument("--price", type=float, default=3.0, help="of one GPU for an hour, in any currency")
     args = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.benchmarks.scaling", *sys.argv[1:]])
-    write_bytes(args.out / "README.md", page(command, args.price).encode())
+    simulated = SIMULATED if (args.out / "simulation.md").exists() else ""
+    write_bytes(args.out / "README.md", page(command, args.price, simulated).encode())
     print(f"written: {args.out / 'README.md'}")
 
 

@@ -51,7 +51,8 @@ def page(command: str, price: float, simulated: str) -> str:
         command=command, device=scale.DEVICE, rows="\n".join(rows), words=words, record=scale.RECORD_BYTES,
         row=scale.ROW_BYTES, history=scale.HISTORY_BYTES, states=scale.STATES, half=scale.PEAK["bf16"] / 1e12,
         single=scale.PEAK["fp32"] / 1e12, share=scale.UTILISATION, spread=scale.SPREAD, step=1000 * scale.STEP_SECONDS,
-        start=scale.START_SECONDS, price=price, models="\n".join(model_rows()), measured=measured(), simulated=simulated,
+        start=scale.START_SECONDS, price=price, models="\n".join(model_rows()), measured=measured(),
+        simulated=simulated,
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -104,14 +103,17 @@ Draw = Callable[[], "Figure"]
 
 def _each(make: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
     """make(draw) of each: by workers too, if there are any by now and the drawings can be sent to them."""
-    if pool.up():
-        with suppress(pickle.PicklingError, AttributeError, TypeError):
-            return pool.each(partial(_sent, make), [pickle.dumps(draw) for draw in draws])
+    if pool.up() and _can_be_sent(draws):
+        return pool.each(make, draws)
     return map(make, draws)
 
 
-def _sent(make: Callable[[Draw], Result], draw: bytes) -> Result:
-    return make(pickle.loads(draw))
+def _can_be_sent(draws: list[Draw]) -> bool:
+    from multiprocessing.reduction import ForkingPickler
+
+    with suppress(Exception):  # whatever an object that cannot be sent to another process raises
+        return bool(ForkingPickler.dumps(draws))
+    return False
 
 
 def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:

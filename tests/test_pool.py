@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import time
+from concurrent import futures
 from functools import partial
 
 import matplotlib.figure
@@ -64,9 +65,10 @@ def test_workers_go_on_with_later_calls_while_an_earlier_one_is_read(monkeypatch
     with pool.workers(parse(["workers=2"])):
         _wait()
         first, second = pool.each(_square, range(3)), pool.each(_square, range(3, 6))
-        time.sleep(1.0)
+        given = [future for jobs in pool._current.open for future in jobs.given.values()]
+        assert len(given) == 6
+        futures.wait(given, 120)
         assert [value for value, _ in first] == [0, 1, 4]
-        time.sleep(1.0)
         found = list(second)
     assert [value for value, _ in found] == [9, 16, 25]
     assert os.getpid() != found[0][1]

@@ -19,6 +19,7 @@ from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.study import Analysis
 from calib_bench.tracking import content, handover, names
+from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 
@@ -260,3 +261,15 @@ def test_disabled_starts_nothing_and_imports_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_online_is_known_of_each_project_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in WHERE:
+        monkeypatch.delenv(variable, raising=False)
+    Ledger(tmp_path, "online").add("run", "content")
+    Ledger(tmp_path, "offline").add("run", "content")
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    assert not Ledger(tmp_path, "online").has("run", "content")
+    assert Ledger(tmp_path, "offline").has("run", "content")
+    monkeypatch.delenv("WANDB_PROJECT")
+    assert Ledger(tmp_path, "online").has("run", "content")

@@ -132,7 +132,8 @@ def logged(store: Store, mode: str) -> list[str]:
 
 
 def forget(store: Store) -> None:
-    (store.path / "wandb" / "logged-online.json").unlink(missing_ok=True)
+    for ledger in (store.path / "wandb").glob("logged-online*.json"):
+        ledger.unlink()
 
 
 # a real run, by the command line
@@ -157,7 +158,7 @@ def digits(server: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(server: Cloud, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the study's folder that was never online, logged offline for the project `replayed`."""
     folder = tmp_path_factory.mktemp("copy") / digits.name
-    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns("run-*", "logged-online.json", "latest-run"))
+    shutil.copytree(digits, folder, ignore=shutil.ignore_patterns("run-*", "logged-online*.json", "latest-run"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_PROJECT", "replayed")
         assert main(["sync", str(folder), "wandb=offline"]) == 0

@@ -12,12 +12,17 @@ from pathlib import Path
 
 from calib_bench.files import write_bytes
 
+WHERE = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
+"""What says where runs go, online."""
+
 
 class Ledger:
-    """`<run>/wandb/logged-<mode>.json`."""
+    """`<run>/wandb/logged-<mode>.json`; online, one for each server, entity and project that the environment names."""
 
     def __init__(self, folder: Path, mode: str) -> None:
-        self.path = folder / f"logged-{mode}.json"
+        named = [os.environ.get(variable, "") for variable in WHERE]
+        place = f"-{digest(*named)}" if mode == "online" and any(named) else ""
+        self.path = folder / f"logged-{mode}{place}.json"
         self.load()
 
     def load(self) -> None:

@@ -43,6 +43,9 @@ MADE = ("beta=0.1,1", "objective=cross_entropy", "seed=0", "lr=0.1", "calibrator
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    import wandb
+
+    wandb.teardown()  # a service that an earlier test of this process started knows another server
     home = tmp_path_factory.mktemp("home")
     with cloud() as found, pytest.MonkeyPatch.context() as patch:
         for name, value in {
@@ -53,8 +56,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         }.items():
             patch.setenv(name, value)
         yield found
-        import wandb
-
         wandb.teardown()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 from calib_bench.errors import ResourceError
@@ -20,8 +20,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 3.0
 """Seconds of work left, as far as is known, that are worth other processes: each costs a second or two to start."""
-AHEAD = 6
-"""Jobs a worker has waiting, in hand or done but not yet asked for."""
+WAITING = 2
+"""Jobs a worker has been given and not done: one in hand and the next. They are not taken back, so few end evenly."""
+AHEAD = 8
+"""Jobs a worker has been given whose results nobody has asked for: results wait in memory."""
 SHARE = 0.5
 """Of the free memory, what all processes may take."""
 _current: _Pool | None = None
@@ -73,25 +75,13 @@ class _Jobs(Generic[Item, Result]):
         self.done: dict[int, Result] = {}
         self.left = list(range(len(items)))
 
-    def give(self, executor: ProcessPoolExecutor, count: int) -> int:
-        """Gives workers so many of the jobs that nobody has; how many there were."""
-        some, self.left = self.left[:count], self.left[count:]
+    def give(self, executor: ProcessPoolExecutor, count: int) -> list[Future[Result]]:
+        """Gives workers so many of the jobs that nobody has; what will come of them."""
+        some = self.left[:count]
         for i in some:
             self.given[i] = executor.submit(self.function, self.items[i])
-        return len(some)
-
-    def take(self, i: int | None = None) -> bool:
-        """Does job i, or else the last that nobody has begun, here; whether there was one."""
-        if i is None:
-            waiting = (j for j in sorted(self.given, reverse=True) if self.given[j].cancel())
-            i = self.left[-1] if self.left else next(waiting, None)
-        if i is None:
-            return False
-        self.given.pop(i, None)
-        if i in self.left:
             self.left.remove(i)
-        self.done[i] = self.function(self.items[i])
-        return True
+        return [self.given[i] for i in some]
 
 
 class _Pool:
@@ -101,6 +91,7 @@ class _Pool:
         self.workers = 0
         self.begun: list[Future[None]] = []
         self.open: list[_Jobs[Any, Any]] = []
+        self.lock = threading.Lock()
 
     @contextmanager
     def alike(self) -> Iterator[None]:
@@ -126,7 +117,8 @@ class _Pool:
         if count < 2 or not items:
             return map(function, items)
         jobs = _Jobs(function, items)
-        self.open.append(jobs)
+        with self.lock:
+            self.open.append(jobs)
         self._hand_out()
         return self._results(jobs, count)
 
@@ -139,20 +131,37 @@ class _Pool:
             for i in range(len(jobs.items)):
                 while i not in jobs.done:
                     self._hand_out()
-                    if i not in jobs.given:
+                    given = jobs.given.get(i)
+                    if given is not None and (given.done() or not self._take(self.open)):
+                        jobs.done[i] = given.result()
+                        with self.lock:
+                            del jobs.given[i]
+                    elif given is None:
                         start = time.perf_counter()
-                        jobs.take(i)
-                        self._judge(time.perf_counter() - start, count)
-                    elif jobs.given[i].done() or not any(some.take() for some in self.open):
-                        jobs.done[i] = jobs.given.pop(i).result()
+                        if self._take([jobs], i):
+                            self._judge(time.perf_counter() - start, count)
                 yield jobs.done.pop(i)
         except BrokenProcessPool:
             raise ResourceError(
                 "a process of the analysis died, most likely for want of memory: run the report again with workers=1"
             ) from None
         finally:
-            if jobs in self.open:
+            with self.lock:
                 self.open.remove(jobs)
+
+    def _take(self, some: list[_Jobs[Any, Any]], wanted: int | None = None) -> bool:
+        """Does the wanted job here, or else the last that nobody has; whether there was one.
+
+        What a worker was given stays its own: an executor whose worker dies while a job of its is cancelled never ends.
+        """
+        with self.lock:
+            jobs = next((jobs for jobs in some if jobs.left), None)
+            i = jobs.left[-1] if jobs and wanted is None else wanted
+            if jobs is None or i not in jobs.left:
+                return False
+            jobs.left.remove(i)
+        jobs.done[i] = jobs.function(jobs.items[i])
+        return True
 
     def _count(self, memory: int) -> int:
         import psutil
@@ -169,17 +178,29 @@ class _Pool:
             self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
-        """Gives workers that are up enough to do."""
-        if self.executor is None or not self.up():
-            return
-        room = AHEAD * self.workers - sum(len(jobs.given) for jobs in self.open)
-        for jobs in self.open:
-            if room > 0:
-                room -= jobs.give(self.executor, room)
+        """Gives workers that are up enough to do; they get more as they get done, whatever this process does then."""
+        with self.lock:
+            if self.executor is None or not self.up():
+                return
+            given = [future for jobs in self.open for future in jobs.given.values()]
+            waiting = sum(not future.done() for future in given)
+            room = min(WAITING * self.workers - waiting, AHEAD * self.workers - len(given))
+            new: list[Future[Any]] = []
+            for jobs in self.open:
+                new += jobs.give(self.executor, max(room - len(new), 0))
+        for future in new:
+            future.add_done_callback(self._hand_out_more)
+
+    def _hand_out_more(self, done: Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            with suppress(BrokenProcessPool):  # whoever asks for a result is told
+                self._hand_out()
 
     def close(self) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=False, cancel_futures=True)
+        with self.lock:
+            executor, self.executor = self.executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _nothing() -> None:

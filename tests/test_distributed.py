@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ import torch
 from test_train import CPU, digits, run, trial
 from torch import nn
 
-from calib_bench.errors import SettingsError
+from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.train import distributed
 from calib_bench.train.outcome import COLUMNS
 
+SOON = timedelta(seconds=30)
 TRIALS = {
     "mlp": trial(precision="fp64", clip=0.5, lr_unit="lr_rel", lr=0.2, epochs=3),
     "cnn": trial(precision="fp64", model="cnn_4", epochs=2, objective="label_smoothing:0.1"),
@@ -120,6 +123,29 @@ def test_synchronised_batch_norm_is_batch_norm_in_one_process() -> None:
     x = torch.randn(4, 3, 5, 5)
     assert torch.equal(plain(x), other(x))
     assert torch.equal(plain.eval()(x), other.eval()(x))
+
+
+def test_processes_meet_apart_from_those_that_are_gone() -> None:
+    store = distributed.meeting("localhost")
+    store.set("hello/1", "of one that was killed before it was answered")
+
+    def meet() -> list[torch.distributed.PrefixStore]:
+        """Where three processes find that they are; each has a connection of its own."""
+        with ThreadPoolExecutor(3) as threads:
+            own = [distributed.meeting("localhost", store.port) for _ in range(3)]
+            return list(threads.map(distributed._apart, own, range(3), [3] * 3, [SOON] * 3))
+
+    for attempt in ("first", "second"):
+        parts = meet()
+        assert not any(part.check(["attempt"]) for part in parts)
+        parts[0].set("attempt", attempt)
+        assert [part.get("attempt").decode() for part in parts] == [attempt] * 3
+
+
+def test_a_process_that_does_not_come_is_told() -> None:
+    store = distributed.meeting("localhost")
+    with pytest.raises(ResourceError, match="1 of 2 processes"):
+        distributed._apart(store, 0, 2, timedelta(seconds=0.1))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ process at the same global batch, to rounding: gradients are averaged, and batch
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from calib_bench.errors import ResourceError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
@@ -27,14 +31,46 @@ def requested() -> bool:
 
 
 def start(kind: str) -> torch.device:
-    """Join the process group that torchrun's environment names: gloo on "cpu", nccl on "cuda"; returns the device."""
+    """Join the process group that torchrun's environment names: gloo on "cpu", nccl on "cuda"; returns the device.
+
+    Raises:
+        ResourceError: another process of the group did not come.
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+    own: dict[str, Any] = {"store": _apart(store, rank, size), "rank": rank, "world_size": size, "timeout": PATIENCE}
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
+        dist.init_process_group("nccl", device_id=device, **own)
         return device
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group("gloo", **own)
     return torch.device(kind)
+
+
+def _apart(store: dist.Store, rank: int, size: int, patience: timedelta = JOINING) -> dist.PrefixStore:
+    """A part of a store that only the processes now alive use.
+
+    torchrun keeps one store over restarts, with the addresses of processes that are gone, and each node counts restarts
+    for itself (pytorch issue 135712): so every process says a word of its own, new each time, under which the first one
+    answers where to meet, until it hears from there.
+    """
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"hello/{rank}", mine)
+        store.wait([mine], patience)
+        name = store.get(mine).decode()
+        store.set(f"{name}/{rank}", "here")
+        return dist.PrefixStore(name, store)
+    absent = set(range(1, size))
+    deadline = time.monotonic() + patience.total_seconds()
+    while absent:
+        for other in [o for o in absent if store.check([f"hello/{o}"])]:
+            store.set(store.get(f"hello/{other}").decode(), mine)
+        absent = {other for other in absent if not store.check([f"{mine}/{other}"])}
+        if time.monotonic() > deadline:
+            raise ResourceError(f"{len(absent)} of {size} processes did not join within {patience}: is a node away?")
+        time.sleep(0.02)
+    return dist.PrefixStore(mine, store)
 
 
 def meeting(address: str, port: int = 0) -> dist.TCPStore:

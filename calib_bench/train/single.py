@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calib_bench import models
 from calib_bench.data.relabel import training
@@ -32,7 +32,7 @@ from calib_bench.train.outcome import (
 )
 from calib_bench.train.parts_of_batch import count_parts, ghost, track
 from calib_bench.train.rates import Rate, resolve
-from calib_bench.train.steps import Compile, Updater, choose
+from calib_bench.train.steps import Compile, Updater, choose, rows
 from calib_bench.trial import Trial
 
 
@@ -104,6 +104,7 @@ class _Run:
         self.parts = count_parts(trial, self.model, self.share, micro_batch)
         self.norms = ghost(self.model) if trial.norm_batch else []
         self.parallel = distributed.parallel(self.model, device, synchronised=not self.norms)
+        self._settle()
         self.draws = setup.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
         self.course = Course(trial, trial.epochs * self.per_epoch)
@@ -119,6 +120,37 @@ class _Run:
             self._restore(saved)
         else:
             self._measure()
+
+    def _settle(self) -> None:
+        """One gradient, thrown away, so that a run that goes on from a checkpoint sums as one that was never stopped.
+
+        From its second step on, `DistributedDataParallel` has gradients in the order in which the first brought them,
+        and it depends on their places in which order more than two processes add.
+        """
+        if distributed.world() == 1 or not self.trial.epochs:
+            return
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        x, y = next(iter(self._batches(0)))
+        self.parallel.train()
+        with setup.autocast(self.trial, self.device):
+            z = self.parallel(setup.prepare(rows(x, 0, self.parts), self.trial.precision))
+        nn.functional.cross_entropy(z, y[:: self.parts]).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        for norm in self.norms:
+            norm.seen.clear()
+        self.model.load_state_dict(kept)
+
+    def _batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Any, Tensor]]:
+        """This process's rows of an epoch's batches, but for the first `skip`."""
+        return self.splits.train.train_batches(
+            seed=self.trial.seed,
+            epoch=epoch,
+            batch=self.trial.batch,
+            device=self.device,
+            skip=skip,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
 
     def _updater(self, compile: Compile) -> Updater:
         steps, alone = self.trial.epochs * self.per_epoch, not self.draws and distributed.world() * self.parts == 1
@@ -144,17 +176,8 @@ class _Run:
     def epoch(self, saver: Checkpoint, ticker: Ticker) -> None:
         """Train to the end of the current epoch, or to a divergence."""
         epoch, done = divmod(self.step, self.per_epoch)
-        batches = self.splits.train.train_batches(
-            seed=self.trial.seed,
-            epoch=epoch,
-            batch=self.trial.batch,
-            device=self.device,
-            skip=done,
-            rank=distributed.rank(),
-            world=distributed.world(),
-        )
         self.parallel.train()
-        for x, y in batches:
+        for x, y in self._batches(epoch, skip=done):
             self._update(x, y, epoch)
             ticker.tell(1)
             if self.step % CHECK_STEPS == 0 and self._diverged():

@@ -270,7 +270,7 @@ class Updater:
         for part in range(self.parts):
             waits = part < self.parts - 1 and isinstance(self.model, nn.parallel.DistributedDataParallel)
             with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                own = _rows(x, part, self.parts), y[part :: self.parts]
+                own = rows(x, part, self.parts), y[part :: self.parts]
                 loss_B, z_BK = self.forward(self.model, self.loss, *own, numbers, self.trial.precision == "bf16")
                 (loss_B.sum() / len(y)).backward()
             losses.append(loss_B.detach())
@@ -312,9 +312,9 @@ class Updater:
             self.tally += sums
 
 
-def _rows(x: Any, start: int, parts: int) -> Any:
+def rows(x: Any, start: int, parts: int) -> Any:
     """Rows start, start + parts, ... of a batch: of a tensor, or of each in a tuple."""
-    return x[start::parts] if isinstance(x, Tensor) else type(x)(_rows(one, start, parts) for one in x)
+    return x[start::parts] if isinstance(x, Tensor) else type(x)(rows(one, start, parts) for one in x)
 
 
 def settle(optimizer: torch.optim.Optimizer, device: torch.device, recorded: bool) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,11 +88,11 @@ def call(*words: str, timeout: float = 300, **environment: str) -> subprocess.Co
 
 @contextmanager
 def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A command under way; it does not outlive the block."""
+    """A command under way, which Ctrl-C stops whatever the tests ignore; it does not outlive the block."""
     env = {**os.environ, **environment}
-    run = subprocess.Popen(
-        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = subprocess.Popen(command(*words), env=env, start_new_session=True, preexec_fn=heard, **pipes)
     try:
         yield run
     finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -220,6 +224,67 @@ def point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+class _Slow(socketserver.BaseRequestHandler):
+    """A way to a server that takes its time, and hangs up on one of five."""
+
+    beyond: tuple[str, int]
+    seconds: float
+    came: Iterator[int]
+
+    def handle(self) -> None:
+        with socket.create_connection(self.beyond) as other:
+            if next(self.came) % 5 == 4:
+                self.request.recv(1)
+                return
+            threading.Thread(target=self._carry, args=(other, self.request), daemon=True).start()
+            self._carry(self.request, other, self.seconds)
+
+    @staticmethod
+    def _carry(here: socket.socket, there: socket.socket, seconds: float = 0.0) -> None:
+        with suppress(OSError):
+            while content := here.recv(1 << 16):
+                time.sleep(seconds)
+                there.sendall(content)
+            there.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def way_to(server: str, seconds: float) -> Iterator[tuple[str, Iterator[int]]]:
+    """The address of a slow way to a server, and the counter of who came that way."""
+    host, _, port = server.removeprefix("http://").partition(":")
+    came = itertools.count()
+    own = {"beyond": (host, int(port)), "seconds": seconds, "came": came}
+    slow = socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Slow", (_Slow,), own))
+    slow.daemon_threads = True
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{slow.server_address[1]}", came
+    slow.shutdown()
+    slow.server_close()
+
+
+@pytest.mark.slow
+def test_a_slow_server_that_loses_requests_holds_what_was_written(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with way_to(server, 0.1) as (address, came):
+        point_to(address, monkeypatch)
+        url = Path("s3://bucket/runs/slow")
+        here = Store(url)
+        for seed in range(3):
+            put(here, seed)
+        another_machine(monkeypatch, tmp_path)
+        there = Store(url, "read")
+        for seed in range(3):
+            assert there.has(trial(seed))
+            for name, z in there.logits(trial(seed)).items():
+                assert torch.equal(z, outcome(seed).logits[name])
+        one, two = Claims(url, "a", 60.0), Claims(url, "b", 60.0)
+        held = one.take(["x"])
+        assert held is not None
+        assert two.take(["x"]) is None
+        assert next(came) > 10
+
+
 @pytest.mark.slow
 def test_s3_holds_a_store_and_its_claims(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to(server, monkeypatch)
@@ -243,11 +308,18 @@ def test_s3_holds_a_store_and_its_claims(server: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
 def test_two_drivers_on_s3_train_nothing_twice_and_a_third_finds_all_done(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    point_to(server, monkeypatch)
-    words = [*(word for word in WORDS if not word.startswith("epochs")), "epochs=5", "out=s3://bucket/drivers"]
+    with way_to(server, seconds) if seconds else nullcontext((server, None)) as (address, _):
+        point_to(address, monkeypatch)
+        _two_drivers_and_a_third(f"drivers{seconds}", tmp_path)
+
+
+def _two_drivers_and_a_third(folder: str, tmp_path: Path) -> None:
+    url = f"s3://bucket/{folder}"
+    words = [*(word for word in WORDS if not word.startswith("epochs")), "epochs=5", f"out={url}"]
     texts = []
     for wave in (2, 1):
         drivers = []
@@ -259,7 +331,7 @@ def test_two_drivers_on_s3_train_nothing_twice_and_a_third_finds_all_done(
             text, _ = driver.communicate(timeout=200)
             assert driver.returncode == 0, text
             texts.append(text)
-    names = Bucket("s3://bucket/drivers").names()
+    names = Bucket(url).names()
     done = [name for name in names if name.endswith("/trial.json")]
     assert sum(trained(text) for text in texts[:2]) == len(done) > 8
     assert trained(texts[2]) == 0
@@ -268,7 +340,7 @@ def test_two_drivers_on_s3_train_nothing_twice_and_a_third_finds_all_done(
     subprocess.run([sys.executable, DRIVER, *words[:-1], f"out={local}"], check=True, timeout=200)
     for path in local.glob("*/trials/[!.]*/logits.safetensors"):
         name = path.relative_to(local).as_posix()
-        assert Bucket("s3://bucket/drivers").get(name) == path.read_bytes(), name
+        assert Bucket(url).get(name) == path.read_bytes(), name
 
 
 class _Bad(BaseHTTPRequestHandler):

@@ -164,7 +164,7 @@ class StreamSplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         index_SB = whole_batches(order(len(self), seed, epoch), batch)[skip:, rank::world]
         if self._train is None or self._train[0] != (device.type == "cuda"):
-            self._train = device.type == "cuda", self._loader(device, persistent=True)
+            self._train = device.type == "cuda", self._loader(device, self.steps(batch), persistent=True)
         images = self._pass(self._train[1], list(index_SB), device, seed, epoch)
         for index_B, x in zip(index_SB, images, strict=True):
             yield x, self.labels[index_B].to(device, non_blocking=True)
@@ -173,12 +173,12 @@ class StreamSplit:
         self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         indices = [mine for index in torch.arange(len(self)).split(batch) if len(mine := index[rank::world])]
-        images = self._pass(self._loader(device, persistent=False), indices, device)
+        images = self._pass(self._loader(device, len(indices), persistent=False), indices, device)
         for index_B, x in zip(indices, images, strict=True):
             yield x, index_B
 
-    def _loader(self, device: torch.device, persistent: bool) -> torch.utils.data.DataLoader:
-        workers = loader_workers()
+    def _loader(self, device: torch.device, batches: int, persistent: bool) -> torch.utils.data.DataLoader:
+        workers = min(loader_workers(), max(0, batches - 1))  # one batch is decoded sooner than a process starts
         return torch.utils.data.DataLoader(
             self._images,
             batch_sampler=Batches(),

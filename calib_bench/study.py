@@ -133,7 +133,7 @@ class Study:
             Called again after each round until it adds nothing, so that a plan may follow what was found (extend a
             grid of rates); it must be a pure function of its arguments.
         analyse: (Settings, Store) -> Analysis; reads the store alone.
-        figures: by file name without suffix, (Analysis) -> matplotlib Figure.
+        figures: by file name without suffix, (Analysis) -> matplotlib Figure, or None where there is nothing to show.
         defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function
             of the task.
         sections: the page's order; figures and tables that none of them names follow in sections of their own.
@@ -145,7 +145,7 @@ class Study:
     question: str
     plan: Callable[[Settings, Scores], list[Trial]]
     analyse: Callable[[Settings, Store], Analysis]
-    figures: Mapping[str, Callable[[Analysis], Figure]]
+    figures: Mapping[str, Callable[[Analysis], Figure | None]]
     defaults: Mapping[str, tuple[Any, ...] | Callable[[Task], tuple[Any, ...]]] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
     details: Callable[[Analysis], Sequence[Detail]] | None = None

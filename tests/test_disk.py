@@ -115,9 +115,10 @@ MOMENTS = ("", "claims/", "checkpoints/", "trials/", "report/")
 def seen(folder: Path) -> set[tuple[str, int]]:
     """Every file in the run folder, and its version."""
     found = set()
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            found.add((path.relative_to(folder).as_posix(), path.stat().st_mtime_ns))
+    for where, folders, names in os.walk(folder):  # which passes over what is removed meanwhile
+        for path in (Path(where, name) for name in [*folders, *names]):
+            with suppress(FileNotFoundError):
+                found.add((path.relative_to(folder).as_posix(), path.stat().st_mtime_ns))
     return found
 
 

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from test_claims import logits, trained
@@ -235,13 +236,14 @@ def holder(cluster: Any, rank: int) -> Any:
 
 
 def train_losing(
-    cluster: Any, one: Settings, rank: int | None, ready: int
+    cluster: Any, one: Settings, rank: int | None, ready: int, tells: Callable[[str], bool]
 ) -> tuple[Store, planning.Group, dict[str, bytes]]:
     """Train a gang of two on nodes of one place each; within an epoch the node of this process dies.
 
     Args:
         rank: whose node; None for an undisturbed gang.
-        ready: nodes that stand by; without one, another joins only once the node is gone.
+        ready: nodes that stand by; without one, another joins only once the driver tells that it waits.
+        tells: whether it has told that so far.
     """
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node)
@@ -259,7 +261,7 @@ def train_losing(
             cluster.remove_node(lost, allow_graceful=False)
             if not ready:
                 wait_for(lambda: lost.node_id not in [n["NodeID"] for n in ray.nodes() if n["Alive"]], 60)
-                time.sleep(2)
+                wait_for(lambda: tells("nodes were lost"), 120)
                 assert not count.done(), count.exception()
                 nodes.append(cluster.add_node(num_cpus=1))
         assert count.result(600) == 1
@@ -283,16 +285,24 @@ def test_a_gang_that_loses_a_node_goes_on_elsewhere_to_the_same_bits(
         "epochs=8",
         f"ray_address={cluster.address}",
     ]
-    first, (trial,), whole = train_losing(cluster, settings(tmp_path / "whole", *more), None, 0)
-    capfd.readouterr()
-    store, _, broken = train_losing(cluster, settings(tmp_path / "broken", *more), rank, ready)
-    said = capfd.readouterr().out
+    said = ""
+
+    def tells(text: str) -> bool:
+        nonlocal said
+        said += capfd.readouterr().out
+        return text in said
+
+    first, (trial,), whole = train_losing(cluster, settings(tmp_path / "whole", *more), None, 0, tells)
+    tells("")
+    said = ""
+    store, _, broken = train_losing(cluster, settings(tmp_path / "broken", *more), rank, ready, tells)
+    tells("")
     assert f"trial {trial.key} lost its worker" in said
     assert "goes on from its checkpoint" in said
     assert ("nodes were lost" in said) == (not ready)
     assert broken == whole
-    for column in ("train_loss", "selection_log_loss", "weight_norm"):
-        assert store.history(trial)[column].to_list() == first.history(trial)[column].to_list()
+    columns = ["train_loss", "selection_log_loss", "weight_norm"]
+    pd.testing.assert_frame_equal(store.history(trial)[columns], first.history(trial)[columns], check_exact=True)
 
 
 def test_a_run_waits_for_other_nodes_when_it_lost_its_own_but_not_for_ever(

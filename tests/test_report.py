@@ -67,7 +67,8 @@ def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
     assert run[2] == run[0].path / "report" / "report.html"
     study = discover.study("separation")
     drawn = {p.name for p in (folder / "figures").iterdir()}
-    assert drawn == {f"{name}.{suffix}" for name in study.figures for suffix in ("png", "svg", "pdf")}
+    some = set(study.figures) - {"interventions"}  # none was trained
+    assert drawn == {f"{name}.{suffix}" for name in some for suffix in ("png", "svg", "pdf")}
     names = {p.name for p in (folder / "tables").iterdir()}
     assert {"separation.csv", "separation.tex", "separation.md", "baselines.csv", "rates.csv", "trials.csv"} <= names
     assert not list(folder.rglob(".*"))
@@ -224,3 +225,10 @@ def test_a_rate_is_called_untuned_only_where_something_is_trained(tmp_path: Path
     store, settings = make(tmp_path / "run", *words, "calibrator=temperature_scaling")
     said = discover.study("separation").analyse(settings, store).warnings
     assert any("not tuned" in warning for warning in said) == (epochs > 0)
+
+
+def test_a_figure_with_nothing_to_show_is_left_out(tmp_path: Path) -> None:
+    study, analysis = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {"f": lambda _: None}), Analysis((), {})
+    (tmp_path / "f.png").write_bytes(b"of an earlier report")
+    assert figures.save(study, analysis, tmp_path) == {}
+    assert not list(tmp_path.iterdir())

@@ -73,16 +73,21 @@ def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
 def save(
     study: Study, analysis: Analysis, folder: Path, files: Iterable[dict[str, bytes]] | None = None
 ) -> dict[str, str]:
-    """Writes every figure of the study into `folder`; returns the SVG text of each by name, in order.
+    """Writes every figure of the study that there is into `folder`; returns the SVG text of each by name, in order.
 
     Args:
         files: what `drawn` gives, if it was called already.
     """
     svg = {}
     for name, own in zip(study.figures, drawn(study, analysis) if files is None else files, strict=True):
-        for suffix, content in own.items():
-            write_bytes(folder / f"{name}.{suffix}", content)
-        svg[name] = own["svg"].decode()
+        for suffix in _UNDATED:
+            path = folder / f"{name}.{suffix}"
+            if suffix in own:
+                write_bytes(path, own[suffix])
+            else:
+                path.unlink(missing_ok=True)
+        if "svg" in own:
+            svg[name] = own["svg"].decode()
     return svg
 
 
@@ -98,7 +103,7 @@ def told(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
     return ((detail, next(texts) if detail.figure is not None else "") for detail in found)
 
 
-Draw = Callable[[], "Figure"]
+Draw = Callable[[], "Figure | None"]
 
 
 def _each(make: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
@@ -119,6 +124,8 @@ def _can_be_sent(draws: list[Draw]) -> bool:
 def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:
     with style():
         figure = draw()
+        if figure is None:
+            return {}
         if limit is not None:
             figure.text(0.995, 0.005, f"smoke run, limit={limit}", ha="right", va="bottom", fontsize=7)
         return render(figure)
@@ -127,5 +134,7 @@ def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:
 def _svg(draw: Draw) -> str:
     with style():
         buffer = io.BytesIO()
-        draw().savefig(buffer, format="svg", metadata=_UNDATED["svg"])
+        if (figure := draw()) is None:
+            return ""
+        figure.savefig(buffer, format="svg", metadata=_UNDATED["svg"])
         return buffer.getvalue().decode()

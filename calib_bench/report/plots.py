@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0
 """Inches."""
+ALONE = 0.6
+"""Share of the width that one panel takes by itself."""
 LEAST = 0.01
 PARTS = (
     ("log_loss_total", "total", "k", "o"),
@@ -72,13 +74,11 @@ def separation(analysis: Analysis) -> Figure:
         return _empty("no arm shares a finished seed with the reference yet")
     frame = frame[frame["log_loss_total"].notna()]
     objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, max(len(objectives), 2), 3.1, sharey="row")
+    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
     reference = float(str(analysis.data["reference"]))
     zero: dict[str, Any] = {"objective": CROSS_ENTROPY, "beta": reference, "tuning": "tuned"}
     zero |= {f"{column}{end}": 0.0 for column, *_ in PARTS for end in ("", "_low", "_high")}
     for (name, rows), line in zip(_families(frame), axes, strict=False):
-        for axis in line[len(objectives) :]:
-            axis.set_visible(False)
         for axis, objective in zip(line, objectives, strict=False):
             some = rows[rows.objective == objective]
             if objective == CROSS_ENTROPY:
@@ -172,12 +172,10 @@ def learning_rates(analysis: Analysis) -> Figure:
     if not len(frame):
         return _empty("no rate has been tried yet")
     objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, max(len(objectives), 2), 3.1, sharey="row")
+    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
     betas = sorted(set(frame.beta))
     shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
     for (name, rows), line in zip(_families(frame), axes, strict=False):
-        for axis in line[len(objectives) :]:
-            axis.set_visible(False)
         finite = rows[rows.score < float("inf")]
         for axis, objective in zip(line, objectives, strict=False):
             for beta, some in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
@@ -197,7 +195,7 @@ def _grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tup
     from matplotlib.figure import Figure
 
     rows = max(sum(1 for _ in _families(frame)), 1)
-    figure = Figure(figsize=(WIDTH, height * rows))
+    figure = Figure(figsize=(WIDTH if columns > 1 else ALONE * WIDTH, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, _line, _some_untuned
+from calib_bench.report.plots import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
 from calib_bench.separation.interventions import MAGNITUDE, RATE, SWITCH_FROM, SWITCH_TO, TRAINED
 
 if TYPE_CHECKING:
@@ -33,13 +33,11 @@ PANELS = (
 )
 
 
-def interventions(analysis: Analysis) -> Figure:
+def interventions(analysis: Analysis) -> Figure | None:
     """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training."""
     table = analysis.tables.get("interventions")
     if table is None or "accuracy" not in table.frame:
-        figure = _empty("No intervention was trained: interventions=yes trains them.")
-        figure.subplots().set_axis_off()
-        return figure
+        return None
     frame = table.frame[table.frame["accuracy"].notna()]
     figure, axes = _grid(frame, len(PANELS), 3.1)
     kinds = [kind for kind in LOOKS if kind in set(frame["intervention"])]

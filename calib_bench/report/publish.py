@@ -78,9 +78,10 @@ def publish(
     _write_fits(folder, store, analysis)
     facts = _facts(store, study, settings, analysis)
     write_json(folder / "study.json", facts)
+    shown = [figure for figure in study.figures if (folder / "figures" / f"{figure}.png").exists()]
     reading = folder / READING
     said = reading.read_text() if reading.exists() else ""
-    write_bytes(folder / "README.md", _page(name, analysis, facts, said, list(study.figures)).encode())
+    write_bytes(folder / "README.md", _page(name, analysis, facts, said, shown).encode())
     gallery(to)
     return folder
 

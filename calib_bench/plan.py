@@ -45,7 +45,7 @@ def make(settings: Settings, study: Study, store: Store, workers: int = 1, devic
     failed = left_over.keys() & store.failures.now().keys()
     pending = {key: trial for key, trial in left_over.items() if key not in failed}
     left = dict(pending)
-    begun = [keys for keys in store.unfinished() if set(keys) <= pending.keys()]
+    begun = [keys for keys in store.checkpoints.unfinished() if set(keys) <= pending.keys()]
     groups = [tuple(left.pop(key) for key in keys) for keys in begun if set(keys) <= left.keys()]
     groups += group(list(left.values()), settings.stack, workers, device)
     return Plan(tuple(trials.values()), len(trials) - len(left_over), tuple(groups), len(failed))

@@ -37,7 +37,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trial]]
     trials = discover.study("separation").plan(resolved, store.scores("log_loss"))
     other = trials[0].model_copy(update={"seed": 99})
     store.failures.record(other, "raised", "ValueError: bad")
-    store.begin((other,)).write_bytes(b"a checkpoint")
+    store.checkpoints.begin((other,)).write_bytes(b"a checkpoint")
     return path, trials
 
 
@@ -72,7 +72,7 @@ def unread(path: Path) -> None:
     """What tells nothing when it is broken: failures and groups under way."""
     store = Store(path, "read")
     store.failures.now()
-    store.unfinished()
+    store.checkpoints.unfinished()
 
 
 mutations = st.one_of(
@@ -284,5 +284,5 @@ def test_keys_that_point_outside_a_store_are_refused(filled: tuple[Path, list[Tr
 def test_a_task_named_like_a_path_stays_in_the_store(filled: tuple[Path, list[Trial]]) -> None:
     store = Store(filled[0], "read")
     trial = filled[1][0].model_copy(update={"task": "../../outside"})
-    assert store.split_folder(trial).resolve().parent == (filled[0] / "splits").resolve()
+    assert store.splits.of(trial).resolve().parent == (filled[0] / "splits").resolve()
     assert json.loads((filled[0] / "store.json").read_text())["schema"] == 1

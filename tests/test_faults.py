@@ -70,7 +70,8 @@ def test_what_a_failed_group_took_is_free_before_its_halves_are_tried(monkeypatc
 
     monkeypatch.setattr(worker, "train_group", full)
     group = tuple(trial(seed=seed) for seed in range(4))
-    store = SimpleNamespace(finish=lambda path: None, checkpoint=lambda group: None, has=lambda trial: False)
+    checkpoints = SimpleNamespace(finish=lambda path: None, path=lambda group: None)
+    store = SimpleNamespace(checkpoints=checkpoints, has=lambda trial: False)
     worker.train_apart(group, None, store, lambda done: None)
     assert sizes == [4, 2, 1, 1, 2, 1, 1]
     with pytest.raises(worker.Spent):

@@ -56,7 +56,7 @@ def test_convolutions_train_alone_on_a_cpu_and_together_on_a_gpu(tmp_path: Path)
 def test_a_begun_group_is_kept_together(tmp_path: Path) -> None:
     chosen, store = settings(), Store(tmp_path)
     trials = planning.make(chosen, STUDY, store).trials
-    store.begin(trials[3:8]).write_bytes(b"")
+    store.checkpoints.begin(trials[3:8]).write_bytes(b"")
     groups = planning.make(chosen, STUDY, store, workers=2).groups
     assert groups[0] == trials[3:8]
     assert sum(map(len, groups)) == len(trials)

@@ -148,15 +148,15 @@ def test_a_folder_that_is_no_more_leaves_nothing_behind(memory: Path) -> None:
 
 def test_a_checkpoint_goes_on_elsewhere(memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Store(memory)
-    path = here.begin([trial()])
+    path = here.checkpoints.begin([trial()])
     path.write_bytes(b"state")
-    here.keep(path)
+    here.checkpoints.keep(path)
     another_machine(monkeypatch, tmp_path)
     there = Store(memory)
-    assert there.unfinished() == [[trial().key]]
-    assert there.begin([trial()]).read_bytes() == b"state"
+    assert there.checkpoints.unfinished() == [[trial().key]]
+    assert there.checkpoints.begin([trial()]).read_bytes() == b"state"
     there.write(outcome(), DATA, {})
-    there.finish(there.checkpoint([trial()]))
+    there.checkpoints.finish(there.checkpoints.path([trial()]))
     here.refresh()
     assert Bucket("memory://runs/digits-separation").names("checkpoints") == set()
 
@@ -268,7 +268,7 @@ def test_a_slow_server_that_loses_requests_holds_what_was_written(
 ) -> None:
     with way_to(server, 0.1) as (address, came):
         point_to(address, monkeypatch)
-        url = Path("s3://bucket/runs/slow")
+        url = Path("s3://bucket/slow")
         here = Store(url)
         for seed in range(3):
             put(here, seed)

@@ -266,7 +266,7 @@ def test_labels_are_kept_once_and_other_data_is_refused(tmp_path: Path) -> None:
     assert made.split_info(trial())["class_names"] == ["a", "<b>"]
     with pytest.raises(DataError, match="do not mix"):
         made.write_splits(trial(), _splits("sha256:2"))
-    path = made.split_folder(trial()) / "labels.safetensors"
+    path = made.splits.of(trial()) / "labels.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(StoreError, match="labels"):
         made.labels(trial())
@@ -299,9 +299,9 @@ def test_stores_of_other_numerics_are_read_but_not_added_to(filled: Store) -> No
 def test_a_group_under_way_is_remembered(tmp_path: Path) -> None:
     made = Store(tmp_path)
     group = (trial(0), trial(1))
-    path = made.begin(group)
-    assert made.unfinished() == []
+    path = made.checkpoints.begin(group)
+    assert made.checkpoints.unfinished() == []
     path.write_bytes(b"a checkpoint")
-    assert made.unfinished() == [[t.key for t in group]]
-    made.finish(path)
-    assert made.unfinished() == []
+    assert made.checkpoints.unfinished() == [[t.key for t in group]]
+    made.checkpoints.finish(path)
+    assert made.checkpoints.unfinished() == []

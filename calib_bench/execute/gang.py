@@ -27,7 +27,7 @@ class Leader:
         for trial in (trial for group in groups for trial in group):
             with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
-                    distributed.broadcast(("train", one.model_dump(mode="json"), str(store.begin((one,)))))
+                    distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
                     worker.train_group((one,), self.settings, store, progress)
                     count += 1
         return count

@@ -257,7 +257,7 @@ class Cluster:
         if isinstance(flight, Gang) and not isinstance(cause, worker.FATAL):
             store = Store(store.address)
             store.failures.raised(flight.group[0], cause)
-            store.finish(store.checkpoint(flight.group))
+            store.checkpoints.finish(store.checkpoints.path(flight.group))
             return []
         return [_named(flight.group, cause)]
 
@@ -281,7 +281,7 @@ class Cluster:
         if len(group) == 1 and not store.has(group[0]):
             cause = f"its worker was lost {tries + 1} times, the last time to {what}: most likely for want of memory"
             store.failures.record(group[0], "killed", cause)
-        store.finish(store.checkpoint(group))
+        store.checkpoints.finish(store.checkpoints.path(group))
         return [(half, tries) for half in worker.halves(group, store)]
 
 

@@ -127,7 +127,7 @@ class Slot:
         if not born and not self.stalled:
             return [job]
         if len(job.group) > 1 or store.has(job.group[0]):
-            store.finish(store.checkpoint(job.group))
+            store.checkpoints.finish(store.checkpoints.path(job.group))
             return [Job(half) for half in halves]
         if self.stalled:
             cause = f"no progress in {self.settings.stall:g} seconds (stall=)"
@@ -137,7 +137,7 @@ class Slot:
             store.failures.record(job.group[0], "killed", cause)
         else:
             return [Job(job.group, again=True)]
-        store.finish(store.checkpoint(job.group))
+        store.checkpoints.finish(store.checkpoints.path(job.group))
         return []
 
     def _renewed(self, job: Job, store: Store) -> list[Job]:

@@ -128,7 +128,7 @@ def _attempt(group: Group, settings: Settings, store: Store, progress: Progress)
     except (*FATAL, claims.LostError):
         raise
     except Exception as error:
-        store.finish(store.checkpoint(group))
+        store.checkpoints.finish(store.checkpoints.path(group))
         if len(group) == 1:
             store.failures.raised(group[0], error)
         return kind_of(error)
@@ -153,10 +153,10 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     splits = load_splits(settings, group[0])
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
-    checkpoint = store.begin(group)
+    checkpoint = store.checkpoints.begin(group)
 
     def told(done: int) -> None:
-        store.keep(checkpoint)
+        store.checkpoints.keep(checkpoint)
         progress(done / steps)
 
     with signs.given(store.path, checkpoint.stem, group):
@@ -173,7 +173,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     for outcome in outcomes:
         store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
         progress(0.0 if outcome.trial.epochs else 1.0)
-    store.finish(checkpoint)
+    store.checkpoints.finish(checkpoint)
 
 
 def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:

@@ -67,7 +67,7 @@ def files(store: Store, trial: Trial) -> dict[str, Path]:
     found = {
         "logits.safetensors": store.folder(trial) / "logits.safetensors",
         "trial.json": store.folder(trial) / "trial.json",
-        "labels.safetensors": store.split_folder(trial) / "labels.safetensors",
+        "labels.safetensors": store.splits.of(trial) / "labels.safetensors",
     }
     return {name: path for name, path in found.items() if path.exists()}
 

@@ -109,10 +109,10 @@ def store_and_log() -> Bench:
         while (plan := planning.make(settings, STUDY, store, workers=2)).pending:
             for group in plan.groups:
                 data = store.write_splits(group[0], splits)
-                checkpoint = store.begin(group)
+                checkpoint = store.checkpoints.begin(group)
                 for trial in group:
                     store.write(trained(trial), data, {})
-                store.finish(checkpoint)
+                store.checkpoints.finish(checkpoint)
         store.write_study(settings, settings.command())
         warnings: list[str] = []
         with Tracker(store, settings, warnings.append) as tracker:

@@ -81,10 +81,10 @@ def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: A
     while plan.pending:
         for group in plan.groups:
             data = store.write_splits(group[0], splits)
-            checkpoint = store.begin(group)
+            checkpoint = store.checkpoints.begin(group)
             for trial in group:
                 store.write(_trained(trial, truth, labels), data, {})
-            store.finish(checkpoint)
+            store.checkpoints.finish(checkpoint)
         plan = planning.make(settings, STUDY, store)
     trained = time.process_time() - start
     start = time.process_time()

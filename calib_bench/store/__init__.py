@@ -15,13 +15,12 @@ neighbours and of itself. Nothing here is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from calib_bench import environment, files, mirror, remote
-from calib_bench.errors import DataError, StoreError
+from calib_bench.errors import StoreError
 from calib_bench.failures import Failures
 from calib_bench.redaction import redact, redacted
 from calib_bench.settings import Settings
+from calib_bench.store.checkpoints import Checkpoints
+from calib_bench.store.splits import StoredSplits, tensors
 from calib_bench.study import Scores
 from calib_bench.trial import NUMERICS, Trial, key_of
 
@@ -82,6 +83,7 @@ class Store:
         address: the folder as it was given: what another process opens.
         path: the folder on this machine.
         label: the address, for people.
+        failures, checkpoints, splits: the parts of it that are not trials.
 
     Raises:
         StoreError: the folder is missing, cannot be made or written, or was written by a newer version.
@@ -100,6 +102,8 @@ class Store:
         self._whole: dict[str, tuple[str, dict[str, float]]] = {}  # status and selection scores: all that a plan needs
         self._alike: dict[str, Any] = {}
         self.failures = Failures(path / "failed")
+        self.checkpoints = Checkpoints(path / "checkpoints", self.mirror)
+        self.splits = StoredSplits(path)
         marker = path / "store.json"
         if not marker.exists():
             if mode == "read":
@@ -140,44 +144,6 @@ class Store:
     def folder(self, trial: Trial) -> Path:
         """Where a trial's files are, or would be."""
         return self.path / "trials" / trial.key
-
-    def begin(self, group: Sequence[Trial]) -> Path:
-        """Where the checkpoint of a group goes; who is in the group is written down, so that it can be resumed."""
-        path = self.checkpoint(group)
-        if self.mirror:
-            self.mirror.take_up(path)
-        files.write_json(path.with_suffix(".json"), [trial.key for trial in group])
-        return path
-
-    def checkpoint(self, group: Sequence[Trial]) -> Path:
-        """Where the checkpoint of a group is, or would be."""
-        name = files.digest_of([trial.key for trial in group])[:20]
-        return self.path / "checkpoints" / f"{name}.pt"
-
-    def keep(self, checkpoint: Path) -> None:
-        """Let other machines have a group's checkpoint, where it is new."""
-        if self.mirror:
-            self.mirror.save(checkpoint)
-
-    def finish(self, checkpoint: Path) -> None:
-        """Forget a group's checkpoints, once its outcomes are stored."""
-        if self.mirror:
-            self.mirror.drop(checkpoint)
-        for path in checkpoint.parent.glob(f"{checkpoint.stem}*"):
-            path.unlink(missing_ok=True)
-
-    def unfinished(self) -> list[list[str]]:
-        """Keys of the trials of every group that has a checkpoint."""
-        groups = []
-        for path in sorted((self.path / "checkpoints").glob("*.json")):
-            if path.with_suffix(".pt").exists() or (self.mirror and self.mirror.begun(path)):
-                try:
-                    groups.append([str(key) for key in json.loads(path.read_text())])
-                except (ValueError, TypeError, RecursionError):
-                    path.unlink(missing_ok=True)
-                except OSError:  # not least because another driver has finished it
-                    continue
-        return groups
 
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
@@ -231,12 +197,9 @@ class Store:
                 self._whole.pop(name, None)
                 self._records.pop(name, None)
                 messages.append(f"{error}. Moved to {self._set_aside(self.path / 'trials' / name)}.")
-        splits = self.path / "splits"
-        for folder in sorted(splits.iterdir()) if splits.is_dir() else []:
-            if not (folder / "split.json").exists():  # not whole yet: it is written last
-                continue
+        for folder in self.splits.written():
             try:
-                self._check_labels(folder)
+                self.splits.check(folder)
             except StoreError as error:
                 messages.append(f"{error}. Moved to {self._set_aside(folder)}.")
         return messages
@@ -250,12 +213,6 @@ class Store:
         if self.mirror:
             self.mirror.forget(folder.relative_to(self.path).as_posix())
         return target
-
-    def _check_labels(self, folder: Path) -> None:
-        path = folder / "labels.safetensors"
-        claimed = files.read_sealed(folder / "split.json").get("labels_sha256")
-        if not path.is_file() or files.sha256(path) != claimed:
-            raise StoreError(f"{path} is missing or damaged; running the study's command again writes it anew")
 
     def write(self, outcome: Outcome, data: dict[str, str], facts: dict[str, Any]) -> None:
         """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
@@ -351,7 +308,7 @@ class Store:
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         self.has(trial)
         path = self.folder(trial) / f"{kind}.safetensors"
-        return _tensors(path) if path.exists() else {}
+        return tensors(path) if path.exists() else {}
 
     def history(self, trial: Trial) -> pd.DataFrame:
         """One row a measured epoch; a probe's columns come last."""
@@ -374,48 +331,13 @@ class Store:
 
     # splits
 
-    def split_folder(self, trial: Trial) -> Path:
-        """Where the labels of a trial's splits are."""
-        name = f"{trial.task.replace('/', '-')}-{trial.split}" + (f"-limit{trial.limit}" if trial.limit else "")
-        return self.path / "splits" / name
-
     def write_splits(self, trial: Trial, splits: Splits) -> dict[str, str]:
         """Store labels and origin, once; returns what a trial records of its data.
 
         Raises:
             DataError: the store holds trials from data with another digest.
         """
-        from safetensors.torch import save
-
-        from calib_bench.data.splits import SPLITS
-
-        data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
-        notes = dict(splits.notes)
-        own = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
-        labels = save({name: splits[name].labels.contiguous() for name in SPLITS})
-        claim = {"digest": splits.digest, "preparation": splits.preparation, "labels_sha256": _sha256(labels)}
-        folder = self.split_folder(trial)
-        if (folder / "split.json").exists():
-            known = files.read_sealed(folder / "split.json")
-            if any(known[name] != value for name, value in claim.items()):
-                raise DataError(
-                    f"{self.path} holds trials on data from {known['source']}, and this data, from {splits.source}, "
-                    f"differs from it, in content or in how it is carved and prepared (digests "
-                    f"{known['digest'][:20]}/{known['preparation'][:12]} and {splits.digest[:20]}/"
-                    f"{splits.preparation[:12]}): results on different data do not mix; give another folder with out="
-                )
-            return data | own
-        files.write_bytes(folder / "labels.safetensors", labels)
-        content = {
-            "source": splits.source,
-            **claim,
-            "classes": splits.classes,
-            "class_names": list(splits.class_names),
-            "notes": notes,
-            "sizes": {name: len(splits[name]) for name in ("train", *SPLITS)},
-        }
-        files.write_json(folder / "split.json", files.seal(content))
-        return data | own
+        return self.splits.write(trial, splits)
 
     def labels(self, trial: Trial) -> dict[str, Tensor]:
         """Labels [N] int64 of the selection, calibration and test splits.
@@ -423,20 +345,19 @@ class Store:
         Raises:
             StoreError: they are missing, damaged, or not those that the trial, if it is stored, was trained with.
         """
-        folder = self.split_folder(trial)
-        self._check_labels(folder)
+        labels = self.splits.labels(trial)
         if self.has(trial):
             own, found = self.record(trial).data, self.split_info(trial)
             if any(own.get(name) != found.get(name) for name in ("digest", "preparation") if name in own):
                 raise StoreError(
-                    f"{self.folder(trial)} was trained on other data than {folder} holds labels of: results on "
-                    f"different data do not mix; give another folder with out="
+                    f"{self.folder(trial)} was trained on other data than {self.splits.of(trial)} holds labels of: "
+                    f"results on different data do not mix; give another folder with out="
                 )
-        return _tensors(folder / "labels.safetensors")
+        return labels
 
     def split_info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
-        return files.read_sealed(self.split_folder(trial) / "split.json")
+        return self.splits.info(trial)
 
     # the study
 
@@ -470,19 +391,4 @@ class Store:
     def provenance(self) -> dict[str, Any]:
         """Command, environment, and the data behind the stored splits."""
         study = files.read_sealed(self.path / "study.json")
-        splits = [files.read_sealed(path) for path in sorted((self.path / "splits").glob("*/split.json"))]
-        return {"command": study["command"], "environment": study["environment"], "splits": splits}
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+        return {"command": study["command"], "environment": study["environment"], "splits": self.splits.every()}

@@ -1,0 +1,116 @@
+"""Labels and origin of a run folder's splits, each stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench import files
+from calib_bench.errors import DataError, StoreError
+from calib_bench.trial import Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from calib_bench.data.splits import Splits
+
+
+class StoredSplits:
+    """What a run folder knows of the data that its trials were trained on.
+
+    Args:
+        run: the run folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.folder = run, run / "splits"
+
+    def of(self, trial: Trial) -> Path:
+        """Where the labels of a trial's splits are."""
+        name = f"{trial.task.replace('/', '-')}-{trial.split}" + (f"-limit{trial.limit}" if trial.limit else "")
+        return self.folder / name
+
+    def write(self, trial: Trial, splits: Splits) -> dict[str, str]:
+        """Stores labels and origin, once; returns what a trial records of its data.
+
+        Raises:
+            DataError: there are trials from data with another digest.
+        """
+        from safetensors.torch import save
+
+        from calib_bench.data.splits import SPLITS
+
+        data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
+        notes = dict(splits.notes)
+        own = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
+        labels = save({name: splits[name].labels.contiguous() for name in SPLITS})
+        sha256 = hashlib.sha256(labels).hexdigest()
+        claim = {"digest": splits.digest, "preparation": splits.preparation, "labels_sha256": sha256}
+        folder = self.of(trial)
+        if (folder / "split.json").exists():
+            known = files.read_sealed(folder / "split.json")
+            if any(known[name] != value for name, value in claim.items()):
+                raise DataError(
+                    f"{self.run} holds trials on data from {known['source']}, and this data, from {splits.source}, "
+                    f"differs from it, in content or in how it is carved and prepared (digests "
+                    f"{known['digest'][:20]}/{known['preparation'][:12]} and {splits.digest[:20]}/"
+                    f"{splits.preparation[:12]}): results on different data do not mix; give another folder with out="
+                )
+            return data | own
+        files.write_bytes(folder / "labels.safetensors", labels)
+        content = {
+            "source": splits.source,
+            **claim,
+            "classes": splits.classes,
+            "class_names": list(splits.class_names),
+            "notes": notes,
+            "sizes": {name: len(splits[name]) for name in ("train", *SPLITS)},
+        }
+        files.write_json(folder / "split.json", files.seal(content))
+        return data | own
+
+    def labels(self, trial: Trial) -> dict[str, Tensor]:
+        """Labels [N] int64 of the selection, calibration and test splits.
+
+        Raises:
+            StoreError: they are missing or damaged.
+        """
+        folder = self.of(trial)
+        self.check(folder)
+        return tensors(folder / "labels.safetensors")
+
+    def info(self, trial: Trial) -> dict[str, Any]:
+        """Source, digest, class names, notes and sizes of a trial's splits."""
+        return files.read_sealed(self.of(trial) / "split.json")
+
+    def every(self) -> list[dict[str, Any]]:
+        """`info` of all."""
+        return [files.read_sealed(path) for path in sorted(self.folder.glob("*/split.json"))]
+
+    def written(self) -> list[Path]:
+        """The folders that are whole: split.json is written last."""
+        found = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return [folder for folder in found if (folder / "split.json").exists()]
+
+    def check(self, folder: Path) -> None:
+        """Raises StoreError where a folder's labels are not those that were written."""
+        path = folder / "labels.safetensors"
+        claimed = files.read_sealed(folder / "split.json").get("labels_sha256")
+        if not path.is_file() or files.sha256(path) != claimed:
+            raise StoreError(f"{path} is missing or damaged; running the study's command again writes it anew")
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None

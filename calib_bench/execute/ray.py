@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -208,7 +208,7 @@ class Cluster:
         flying: dict[Any, Flight] = {}
         count, failures = 0, []  # type: int, list[BaseException]
         while waiting or flying:
-            window = 2 * patiently(partial(room, self.wanted))
+            window = 2 * patiently(partial(self._room, flying.values()))
             while waiting and len(flying) < window:
                 flight = self._submit(*waiting.pop())
                 flying |= dict.fromkeys(flight.futures, flight)
@@ -237,6 +237,16 @@ class Cluster:
         if failures:
             raise failures[0]
         return count
+
+    def _room(self, flights: Iterable[Flight]) -> int:
+        """`room`, once there is room for a gang too if one is under way.
+
+        A gang is sent again as soon as it has lost a process, and Ray knows of a lost process before it knows of a
+        lost node: it may wait for a place that is no more.
+        """
+        if any(isinstance(one, Gang) for one in flights):
+            check_gang(self.settings, self.wanted)
+        return room(self.wanted)
 
     def _together(self, group: Group) -> bool:
         return together(group, self.settings)

@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 MAKEFLAGS += --no-print-directory
 
+# make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make soak: the tests that take minutes: many drivers, many kills.
 .PHONY: run test fast soak bench check format clean
 
@@ -13,7 +14,7 @@ run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)

@@ -146,6 +146,8 @@ def test_a_process_that_does_not_come_is_told() -> None:
     store = distributed.meeting("localhost")
     with pytest.raises(ResourceError, match="1 of 2 processes"):
         distributed._apart(store, 0, 2, timedelta(seconds=0.1))
+    with pytest.raises(torch.distributed.DistError):
+        distributed._apart(store, 1, 2, timedelta(seconds=0.1))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,45 @@ def test_a_worker_that_dies_is_told(monkeypatch):
             list(pool.each(_die, range(20)))
 
 
+@pytest.mark.slow
+def test_a_worker_that_died_meanwhile_is_told_to_the_next_call(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    with pool.workers(parse(["workers=2"])):
+        _wait()
+        for one in multiprocessing.active_children():
+            one.kill()
+            one.join()
+        time.sleep(1)
+        found = pool.each(_square, range(20))
+        with pytest.raises(ResourceError, match="workers=1"):
+            list(found)
+
+
+@pytest.mark.slow
+def test_a_call_that_nobody_reads_keeps_no_later_one_from_the_workers(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    with pool.workers(parse(["workers=2"])):
+        _wait()
+        for _ in range(3 * pool.AHEAD):
+            pool.each(_square, [1])
+        assert not pool._current.open
+        assert len({where for _, where in pool.each(_square, range(20))}) == 2
+
+
+def test_a_job_that_raises_for_another_call_raises_for_its_own_too(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 1e9)
+    with pool.workers(parse(["workers=2"])):
+        some = pool.each(_refuse, [1])
+        with pytest.raises(ZeroDivisionError):
+            pool._current._take(pool._current.open)
+        with pytest.raises(ZeroDivisionError):
+            list(some)
+
+
+def _refuse(value: int) -> float:
+    return value / 0
+
+
 def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure()
     figure.subplots().plot(np.sin(np.arange(20) + phase), label=str(analysis.data["here"]))

@@ -257,9 +257,11 @@ def way_to(server: str, seconds: float) -> Iterator[tuple[str, Iterator[int]]]:
     slow = socketserver.ThreadingTCPServer(("127.0.0.1", 0), type("Slow", (_Slow,), own))
     slow.daemon_threads = True
     threading.Thread(target=slow.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{slow.server_address[1]}", came
-    slow.shutdown()
-    slow.server_close()
+    try:
+        yield f"http://127.0.0.1:{slow.server_address[1]}", came
+    finally:
+        slow.shutdown()
+        slow.server_close()
 
 
 @pytest.mark.slow

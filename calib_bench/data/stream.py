@@ -151,7 +151,7 @@ class StreamSplit:
         self.preprocess = preprocess
         self.normalize: Normalize = (preprocess.mean, preprocess.std)
         self._images = Images(part, preprocess)
-        self._train: tuple[bool, torch.utils.data.DataLoader] | None = None
+        self._train: torch.utils.data.DataLoader | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,9 +163,11 @@ class StreamSplit:
         self, *, seed: int, epoch: int, batch: int, device: torch.device, skip: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         index_SB = whole_batches(order(len(self), seed, epoch), batch)[skip:, rank::world]
-        if self._train is None or self._train[0] != (device.type == "cuda"):
-            self._train = device.type == "cuda", self._loader(device, self.steps(batch), persistent=True)
-        images = self._pass(self._train[1], list(index_SB), device, seed, epoch)
+        workers, pinned = self._workers(self.steps(batch)), device.type == "cuda"
+        known = self._train
+        if known is None or known.pin_memory != pinned or known.num_workers < workers:
+            self._train = self._loader(device, workers, persistent=True)
+        images = self._pass(self._train, list(index_SB), device, seed, epoch)
         for index_B, x in zip(index_SB, images, strict=True):
             yield x, self.labels[index_B].to(device, non_blocking=True)
 
@@ -173,12 +175,16 @@ class StreamSplit:
         self, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         indices = [mine for index in torch.arange(len(self)).split(batch) if len(mine := index[rank::world])]
-        images = self._pass(self._loader(device, len(indices), persistent=False), indices, device)
+        images = self._pass(self._loader(device, self._workers(len(indices)), persistent=False), indices, device)
         for index_B, x in zip(indices, images, strict=True):
             yield x, index_B
 
-    def _loader(self, device: torch.device, batches: int, persistent: bool) -> torch.utils.data.DataLoader:
-        workers = min(loader_workers(), max(0, batches - 1))  # one batch is decoded sooner than a process starts
+    @staticmethod
+    def _workers(batches: int) -> int:
+        """Loader processes for so many batches: one batch is decoded sooner than a process starts."""
+        return min(loader_workers(), max(0, batches - 1))
+
+    def _loader(self, device: torch.device, workers: int, persistent: bool) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
             self._images,
             batch_sampler=Batches(),

@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -91,7 +92,7 @@ class _Pool:
         self.workers = 0
         self.begun: list[Future[None]] = []
         self.open: list[_Jobs[Any, Any]] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a call's end may come at any time: when its iterator is collected
 
     @contextmanager
     def alike(self) -> Iterator[None]:
@@ -117,17 +118,22 @@ class _Pool:
         if count < 2 or not items:
             return map(function, items)
         jobs = _Jobs(function, items)
-        with self.lock:
-            self.open.append(jobs)
-        self._hand_out()
-        return self._results(jobs, count)
+        results = self._results(jobs, count)
+        next(results)  # begun, so that its end is seen even if nobody asks for a result
+        return results
 
     def up(self) -> bool:
         """Whether a worker has come up."""
         return any(one.done() for one in self.begun)
 
     def _results(self, jobs: _Jobs[Item, Result], count: int) -> Iterator[Result]:
+        """First nothing, once its jobs are known, then each result in order."""
+        with self.lock:
+            self.open.append(jobs)
         try:
+            with suppress(BrokenProcessPool):  # told when a result is asked for
+                self._hand_out()
+            yield  # type: ignore[misc]
             for i in range(len(jobs.items)):
                 while i not in jobs.done:
                     self._hand_out()
@@ -160,7 +166,12 @@ class _Pool:
             if jobs is None or i not in jobs.left:
                 return False
             jobs.left.remove(i)
-        jobs.done[i] = jobs.function(jobs.items[i])
+        try:
+            jobs.done[i] = jobs.function(jobs.items[i])
+        except BaseException:  # those who ask for it meet the same
+            with self.lock:
+                insort(jobs.left, i)
+            raise
         return True
 
     def _count(self, memory: int) -> int:

@@ -239,10 +239,13 @@ class Cluster:
         return count
 
     def _room(self, flights: Iterable[Flight]) -> int:
-        """`room`, once there is room for a gang too if one is under way.
+        """Tasks that there is room for at once.
 
         A gang is sent again as soon as it has lost a process, and Ray knows of a lost process before it knows of a
         lost node: it may wait for a place that is no more.
+
+        Raises:
+            ResourceError: there is too little of either.
         """
         if any(isinstance(one, Gang) for one in flights):
             check_gang(self.settings, self.wanted)

@@ -73,6 +73,8 @@ def separation(analysis: Analysis) -> Figure:
     if "log_loss_total" not in frame:
         return _empty("no arm shares a finished seed with the reference yet")
     frame = frame[frame["log_loss_total"].notna()]
+    if not len(frame):
+        return _empty("no change of log loss is a number")
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
     reference = float(str(analysis.data["reference"]))

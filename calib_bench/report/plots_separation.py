@@ -39,6 +39,8 @@ def interventions(analysis: Analysis) -> Figure | None:
     if table is None or "accuracy" not in table.frame:
         return None
     frame = table.frame[table.frame["accuracy"].notna()]
+    if not len(frame):
+        return None
     figure, axes = _grid(frame, len(PANELS), 3.1)
     kinds = [kind for kind in LOOKS if kind in set(frame["intervention"])]
     for (name, rows), line in zip(_families(frame), axes, strict=False):

@@ -70,7 +70,7 @@ def publish(
         return folder
     for kind, suffixes in (("figures", (".png",)), ("tables", (".csv", ".tex"))):
         shutil.rmtree(folder / kind, ignore_errors=True)
-        for path in sorted((report / kind).iterdir()):
+        for path in sorted((report / kind).glob("*")):
             if path.suffix in suffixes:
                 write_bytes(folder / kind / path.name, path.read_bytes())
     write_bytes(folder / "report.html", (report / "report.html").read_bytes())

@@ -36,8 +36,12 @@ def start(kind: str) -> torch.device:
     Raises:
         ResourceError: another process of the group did not come.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
-    own: dict[str, Any] = {"store": _apart(store, rank, size), "rank": rank, "world_size": size, "timeout": PATIENCE}
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+        apart = _apart(store, rank, size)
+    except dist.DistError as error:
+        raise ResourceError(f"the other processes were not met within {JOINING}: {error}") from None
+    own: dict[str, Any] = {"store": apart, "rank": rank, "world_size": size, "timeout": PATIENCE}
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -52,21 +56,24 @@ def _apart(store: dist.Store, rank: int, size: int, patience: timedelta = JOININ
 
     torchrun keeps one store over restarts, with the addresses of processes that are gone, and each node counts restarts
     for itself (pytorch issue 135712): so every process says a word of its own, new each time, under which the first one
-    answers where to meet, until it hears from there.
+    answers where to meet, until it hears the same word from there.
     """
     mine = uuid.uuid4().hex
     if rank:
         store.set(f"hello/{rank}", mine)
         store.wait([mine], patience)
         name = store.get(mine).decode()
-        store.set(f"{name}/{rank}", "here")
+        store.set(f"{name}/{rank}", mine)
         return dist.PrefixStore(name, store)
     absent = set(range(1, size))
     deadline = time.monotonic() + patience.total_seconds()
     while absent:
-        for other in [o for o in absent if store.check([f"hello/{o}"])]:
-            store.set(store.get(f"hello/{other}").decode(), mine)
-        absent = {other for other in absent if not store.check([f"{mine}/{other}"])}
+        for other in range(1, size):
+            if store.check([f"hello/{other}"]):
+                word = store.get(f"hello/{other}")
+                store.set(word.decode(), mine)
+                here = store.check([f"{mine}/{other}"]) and store.get(f"{mine}/{other}") == word
+                absent = absent - {other} if here else absent | {other}
         if time.monotonic() > deadline:
             raise ResourceError(f"{len(absent)} of {size} processes did not join within {patience}: is a node away?")
         time.sleep(0.02)

@@ -104,7 +104,7 @@ class _Run:
         self.parts = count_parts(trial, self.model, self.share, micro_batch)
         self.norms = ghost(self.model) if trial.norm_batch else []
         self.parallel = distributed.parallel(self.model, device, synchronised=not self.norms)
-        self._settle()
+        self._order_gradients()
         self.draws = setup.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
         self.course = Course(trial, trial.epochs * self.per_epoch)
@@ -121,11 +121,11 @@ class _Run:
         else:
             self._measure()
 
-    def _settle(self) -> None:
+    def _order_gradients(self) -> None:
         """One gradient, thrown away, so that a run that goes on from a checkpoint sums as one that was never stopped.
 
-        From its second step on, `DistributedDataParallel` has gradients in the order in which the first brought them,
-        and it depends on their places in which order more than two processes add.
+        After its first step, `DistributedDataParallel` sorts gradients anew, by the order in which they came; and where
+        a gradient lies decides in which order more than two processes add it up.
         """
         if distributed.world() == 1 or not self.trial.epochs:
             return

@@ -160,7 +160,8 @@ def script(own: dict[str, str], settings: Settings, python: str = sys.executable
             "# Written by: python -m calib_bench launch slurm. Submitting it again goes on from what is stored.",
             "set -euo pipefail",
             f"export OMP_NUM_THREADS={settings.threads} RAY_USAGE_STATS_ENABLED=0",
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+            "head=${head%%$'\\n'*}  # a pipe to head would fail where it ends before scontrol does",
             "",
             body,
         ]

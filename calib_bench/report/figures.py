@@ -49,15 +49,27 @@ def _settings() -> dict[str, Any]:
         }
 
 
-def render(figure: Figure) -> dict[str, bytes]:
-    """The figure as files, by suffix."""
+def render(figure: Figure, suffixes: Iterable[str] = tuple(_UNDATED)) -> dict[str, bytes]:
+    """The figure as files, by suffix.
+
+    Laid out once and drawn once a file: `Figure.savefig` would draw a figure with a layout twice for each.
+    """
+    import matplotlib
+    from matplotlib.backends import backend_agg, backend_pdf, backend_svg
+
+    prints = {
+        "png": lambda to, about: backend_agg.FigureCanvasAgg(figure).print_png(to, metadata=about),
+        "svg": lambda to, about: backend_svg.FigureCanvasSVG(figure).print_svg(to, metadata=about),
+        "pdf": lambda to, about: backend_pdf.FigureCanvasPdf(figure).print_pdf(to, metadata=about),
+    }
     if layout := figure.get_layout_engine():
         layout.execute(figure)
-        figure.set_layout_engine("none")  # laid out once, not once a file
+        figure.set_layout_engine("none")
     files = {}
-    for suffix, metadata in _UNDATED.items():
+    for suffix in suffixes:
+        figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
+        prints[suffix](buffer, _UNDATED[suffix])
         files[suffix] = buffer.getvalue()
     return files
 
@@ -133,8 +145,5 @@ def _files(limit: int | None, draw: Draw) -> dict[str, bytes]:
 
 def _svg(draw: Draw) -> str:
     with style():
-        buffer = io.BytesIO()
-        if (figure := draw()) is None:
-            return ""
-        figure.savefig(buffer, format="svg", metadata=_UNDATED["svg"])
-        return buffer.getvalue().decode()
+        figure = draw()
+        return "" if figure is None else render(figure, ("svg",))["svg"].decode()

@@ -74,6 +74,12 @@ def render(figure: Figure, suffixes: Iterable[str] = tuple(_UNDATED)) -> dict[st
     return files
 
 
+def existing(study: Study, analysis: Analysis) -> list[str]:
+    """Names of the study's figures that there is something to draw in, in order."""
+    with style():
+        return [name for name, draw in study.figures.items() if draw(analysis) is not None]
+
+
 def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
     """The files of every figure of the study, by suffix, in order; workers that are there go on with them."""
     return _each(

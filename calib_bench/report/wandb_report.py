@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import files
 from calib_bench.errors import ResourceError, SettingsError
+from calib_bench.report import figures
 from calib_bench.report.tables import cells, title
 from calib_bench.tracking import names
 from calib_bench.trial import CROSS_ENTROPY
@@ -39,6 +40,7 @@ def build(study: Study, settings: Settings, analysis: Analysis, entity: str = ""
         SettingsError: wandb-workspaces is not installed.
     """
     wr = _workspaces()
+    shown = figures.existing(study, analysis)
     blocks = [
         wr.P(study.question),
         wr.H2("Verdict"),
@@ -54,7 +56,7 @@ def build(study: Study, settings: Settings, analysis: Analysis, entity: str = ""
         wr.H2("Figures"),
         wr.PanelGrid(
             runsets=[_runset(wr, settings, entity, "analysis", names.ANALYSE)],
-            panels=[wr.MediaBrowser(media_keys=[f"figures/{name}" for name in study.figures], num_columns=1)],
+            panels=[wr.MediaBrowser(media_keys=[f"figures/{name}" for name in shown], num_columns=1)],
         ),
         wr.H2("Tables"),
         *(block for table in analysis.tables.values() for block in _table(wr, table)),

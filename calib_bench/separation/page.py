@@ -30,7 +30,8 @@ SECTIONS = (
     Section("Interventions on beta", ("interventions", "two_by_two", "intervention_rates")),
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),
-    Section("Seeds, and choosing beta", ("gain", "seeds")),
+    Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
+    Section("Seeds", ("seeds",)),
     Section("Tuning and trials", ("learning_rates", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")

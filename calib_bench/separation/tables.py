@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calib_bench.separation import controls, factorial, interventions, matched, refinement, seeds
+from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES
 from calib_bench.study import Table
 
@@ -51,6 +51,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         **_if_any(frames, "factorial_tests", factorial.tests_table, settings),
         **_if_any(frames, "refinement", refinement.table, settings, refinement.words),
         **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
+        **_if_any(frames, "best_beta", optimum.table, settings),
         **_if_any(frames, "gain", seeds.gain_table, settings),
         **_if_any(frames, "seeds", seeds.table, settings, seeds.words),
         "baselines": Table(

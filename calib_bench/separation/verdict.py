@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.rows import cell, excludes_zero, firm, unsaid
-from calib_bench.separation import controls, factorial, interventions, matched, seeds
+from calib_bench.separation import controls, factorial, interventions, matched, optimum, seeds
 from calib_bench.separation.cells import betas, families
 from calib_bench.trial import CROSS_ENTROPY
 
@@ -37,6 +37,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said += factorial.tests_words(frames["factorial_tests"], settings)
     said += interventions.words(frames, settings)
     said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
+    said += optimum.words(frames["best_beta"])
     gain = frames["gain"]
     said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
     return (*said, *controls.words(frames["controls"]))

@@ -5,7 +5,7 @@ Every arm is compared with the reference of its family; `calib_bench.separation`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from calib_bench import discover, tuning
 from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls, factorial, interventions, matched, page, refinement, seeds
+from calib_bench.separation import controls, factorial, interventions, matched, optimum, page, refinement, seeds
 from calib_bench.separation.contrast import contrast, is_reference
 from calib_bench.study import Analysis, Scores, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 REPAIR = ("temperature_scaling",)
 FRAMES = (
-    "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "gain", "factorial",
-    "factorial_tests", "baselines", "rates", "intervention_rates", "trials",
+    "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
+    "factorial", "factorial_tests", "baselines", "rates", "intervention_rates", "trials",
 )  # fmt: skip
 
 
@@ -54,6 +54,7 @@ class _Study:
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     points: list[Row] = field(default_factory=list)
     seeds: list[seeds.Seeds] = field(default_factory=list)
+    curves: list[optimum.Curve] = field(default_factory=list)
     reliability: list[pd.DataFrame] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -112,9 +113,12 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
     study.rows["factorial"] = factorial.rows(study.points)
     study.rows["factorial_tests"] = factorial.tests(study.points)
+    study.rows["best_beta"] = optimum.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
     frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
+    if len(frames["best_beta"]):
+        frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
     found = {"reliability": study.reliability, "measurements": study.measurements}
     data: dict[str, Any] = {
@@ -148,9 +152,12 @@ def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:
             by_beta[arm.trial.beta] = _light(measures)
-    if reference is None or not own:
+    light = _light(reference) if reference is not None else None
+    study.curves += _curves(
+        study, grid, variant, by_beta if light is None else {**by_beta, light.arm.trial.beta: light}
+    )
+    if light is None:
         return
-    light = _light(reference)
     for beta in sorted({part.beta for part in parts}):
         mine = {part.kind: arm for part, arm in zip(parts, parted, strict=True) if part.beta == beta}
         _intervene(study, variant, beta, by_beta[beta], mine, light)
@@ -186,6 +193,16 @@ def _read(
     if len(measures.reliability):
         study.reliability.append(measures.reliability.assign(**name))
     return refined, sown
+
+
+def _curves(
+    study: _Study, grid: Sequence[Arm], variant: str | None, known: Mapping[float, Measures]
+) -> list[optimum.Curve]:
+    """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
+    seeds = list(study.settings.seed or ())
+    name = {"model": grid[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
+    whole = {beta: optimum.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
+    return optimum.curves(name, whole, study.nested)
 
 
 def _light(measures: Measures) -> Measures:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
@@ -20,7 +20,7 @@ from calib_bench.reading import Reader
 from calib_bench.report import plots_width
 from calib_bench.rows import Row, adjusted, cell, fields, firm
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls
+from calib_bench.separation import controls, optimum
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.contrast import interval
 from calib_bench.study import DETAILS, Analysis, Detail, Scores, Section, Study, Table
@@ -31,15 +31,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from calib_bench.inference import Resampled
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]
-
-RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
-"""What the best beta is the best for: the method, and the per-example score; of the score "correct" the complement."""
 
 
 def models(task: Task) -> tuple[str, ...]:
@@ -70,29 +66,6 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return controls.plan(settings, scores)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One architecture's result over beta, resampled.
-
-    Attributes:
-        name: columns that name it.
-        result: of RESULTS.
-        betas: of arms in which every seed finished, ascending.
-        found: the means at each of them.
-    """
-
-    name: Row
-    result: str
-    betas: tuple[float, ...]
-    found: Resampled
-
-    def best(self) -> tuple[float, Array, bool]:
-        """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
-        x_B = np.log(self.betas)
-        place, edge = planes.valley(x_B, self.found.means_A)
-        return float(place), planes.valley(x_B, self.found.drawn_BA)[0], bool(edge)
-
-
 def analyse(settings: Settings, store: Store) -> Analysis:
     """Every architecture over beta, and its best beta beside that of the first.
 
@@ -106,7 +79,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     found = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in found)
     reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
-    curves, points, said = [], [], []  # type: list[Curve], list[Row], list[str]
+    curves, points, said = [], [], []  # type: list[optimum.Curve], list[Row], list[str]
     for family in found:
         variant = variants[family.arms[0].trial.family()]
         reader.control(family.arms, variant)
@@ -114,7 +87,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             own = [arm for arm in family.arms if arm.trial.objective == objective]
             some, rows, warned = _curves(reader, own, variant)
             curves, points, said = curves + some, points + rows, said + warned
-    best = pd.DataFrame(_best(curves))
+    best = pd.DataFrame(optimum.rows(curves))
     trends = pd.DataFrame(_trends(curves))
     best, trends = (adjusted(f, "result") if "result" in f else f for f in (best, trends))
     data: dict[str, Any] = {"best": best, "points": pd.DataFrame(points)}
@@ -122,61 +95,31 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     return reader.analysis(verdict(best, trends), tables, said, _summary(best, trends), **data)
 
 
-def _curves(reader: Reader, arms: Sequence[Arm], variant: str | None) -> tuple[list[Curve], list[Row], list[str]]:
+def _curves(
+    reader: Reader, arms: Sequence[Arm], variant: str | None
+) -> tuple[list[optimum.Curve], list[Row], list[str]]:
     """An architecture's curves, a row an arm, and which arms are left out."""
-    from calib_bench.inference import resampled_means
-
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
-    values: dict[str, dict[float, Array]] = {result: {} for result in RESULTS}
+    values: dict[float, dict[str, Array]] = {}
     rows, said = [], []
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.status, "seeds": len(measures.seeds)}
-        whole = list(measures.seeds) == seeds
-        if not whole:
+        for result, own in optimum.results(measures).items() if measures.seeds else ():
+            found = interval(result.replace(" ", "_"), torch.from_numpy(own), reader.nested)
+            row |= {k: v for k, v in found.items() if k[-2:] != "_p"}
+        rows.append(row)
+        if list(measures.seeds) == seeds:
+            values[arm.trial.beta] = optimum.results(measures)
+        else:
             said.append(
                 f"Not among the betas to be best, {name['model']} beta={arm.trial.beta:.3g}: not every seed finished."
             )
-        for result, (method, score) in RESULTS.items() if measures.seeds else ():
-            scores = measures.examples[method][score]
-            own = 1 - scores if result == "error" else scores
-            row |= {k: v for k, v in interval(result.replace(" ", "_"), own, reader.nested).items() if k[-2:] != "_p"}
-            if whole:
-                values[result][arm.trial.beta] = own.mean(1, keepdim=True).numpy() if reader.nested else own.numpy()
-        rows.append(row)
-    curves = [
-        Curve(name, result, tuple(at), resampled_means(np.stack(list(at.values()), -1)))
-        for result, at in values.items()
-        if len(at) >= 3
-    ]
-    return curves, rows, said
+    return optimum.curves(name, values, reader.nested), rows, said
 
 
-def _best(curves: Sequence[Curve]) -> list[Row]:
-    """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
-    from calib_bench.inference import percentile
-
-    rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
-    for curve in curves:
-        base = first.setdefault((curve.result, curve.name["objective"]), curve)
-        place, drawn, edge = curve.best()
-        row: Row = {**curve.name, "result": curve.result, "seeds": curve.found.n_seeds, "inside": not edge}
-        row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
-        row["lowest"] = float(curve.found.means_A.min())
-        if curve is not base:
-            other, others, _ = base.best()
-            row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
-        rows.append(row)
-    return rows
-
-
-def _exp(name: str, found: Any) -> Row:
-    """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
-    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
-
-
-def _trends(curves: Sequence[Curve]) -> list[Row]:
+def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
     """Among architectures that differ in one of width, depth and normalization: the log-log slope of the best beta over
     the first two, and the ratio with and without the third."""
     from calib_bench.inference import percentile
@@ -184,7 +127,7 @@ def _trends(curves: Sequence[Curve]) -> list[Row]:
     rows = []
     forms = [(one, curve) for curve in curves if (one := form(str(curve.name["model"])))]
     for over in ("width", "depth", "norm"):
-        groups: dict[Any, list[tuple[Form, Curve]]] = {}
+        groups: dict[Any, list[tuple[Form, optimum.Curve]]] = {}
         for one, curve in forms:
             rest = tuple(getattr(one, key) for key in ("kind", "width", "depth", "norm") if key != over)
             own = (curve.result, curve.name["objective"], curve.name["variant"])
@@ -212,26 +155,10 @@ def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     """
     if not len(best):
         return ["There is nothing to compare: no architecture has three betas at which every seed finished."]
-    said = []
-    for (result, objective), own in best.groupby(["result", "objective"], sort=False):
-        rows = own.to_dict("records")
-        where = f"{objective}: " if best["objective"].nunique() > 1 else ""
-        listed = ", ".join(
-            f"{_named(row)} {cell(row, 'best_beta')}{'' if row['inside'] else ' (edge)'}" for row in rows
-        )
-        said.append(f"{where}The best beta by {result} is {listed}.")
-        others = [row for row in rows if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
-        silent = [row for row in others if row not in sure]
-        parts = [f"{cell(row, 'ratio')} times as large for {_named(row)}" for row in sure]
-        if silent:
-            parts.append(f"for {', '.join(map(_named, silent))} the data cannot say that it is another")
-        if parts:
-            said.append(f"{where}Beside {_named(rows[0])}, the best beta by {result} is {'; '.join(parts)}.")
-        if len(trends):
-            mine = trends[(trends["result"] == result) & (trends["objective"] == objective)].to_dict("records")
-            said += [f"{where}{_trend(row)}" for row in mine]
-    return said
+    several = best["objective"].nunique() > 1
+    return optimum.words(best) + [
+        f"{row['objective']}: {_trend(row)}" if several else _trend(row) for row in trends.to_dict("records")
+    ]
 
 
 def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
@@ -241,13 +168,12 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     said = []
     for result, own in best.groupby("result", sort=False):
         rows = own.sort_values("best_beta").to_dict("records")
-        low, high = rows[0], rows[-1]
-        first = _named(next(iter(own.to_dict("records"))))
-        sure = [_named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05]
+        low, high = (f"{cell(row, 'best_beta')} ({optimum.named(row)})" for row in (rows[0], rows[-1]))
+        first = optimum.named(next(iter(own.to_dict("records"))))
+        sure = [optimum.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05]
         said.append(
-            f"By {result}, the best beta of {len(rows)} architectures lies between {cell(low, 'best_beta')} "
-            f"({_named(low)}) and {cell(high, 'best_beta')} ({_named(high)}); that it is another than {first}'s is "
-            f"established for {', '.join(sure) or 'none'}."
+            f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
+            f"another than {first}'s is established for {', '.join(sure) or 'none'}."
         )
     firmly = [row for row in trends.to_dict("records") if firm(row, "slope")]
     moves = [f"{row['over']} (by {row['result']})" for row in firmly]
@@ -274,11 +200,6 @@ def details(analysis: Analysis) -> list[Detail]:
     return found
 
 
-def _named(row: Mapping[Any, Any]) -> str:
-    variant = row.get("variant")
-    return f"{row['model']} {variant}" if isinstance(variant, str) else str(row["model"])
-
-
 def _trend(row: Mapping[Any, Any]) -> str:
     among = f"Among {row['models']}, the best beta by {row['result']}"
     if row["over"] == "norm":
@@ -292,21 +213,7 @@ def _trend(row: Mapping[Any, Any]) -> str:
 
 def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points: pd.DataFrame) -> dict[str, Table]:
     n = f"{len(settings.seed or ())} seeds, test split"
-    how = "95% percentile intervals, seeds and examples resampled together, the same resamples for every architecture"
-    found = {
-        "best_beta": Table(
-            "The best beta of each architecture",
-            shown(best, settings),
-            noted(
-                settings,
-                "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned "
-                "rate; inside: there is a worse beta on either side; lowest: the mean at the best beta tried; ratio: "
-                f"to the first architecture's; {n}; {how}",
-                "* Holm-adjusted p < .05 that the ratio is 1, for each result",
-            ),
-            paper=True,
-        )
-    }
+    found = {"best_beta": optimum.table(best, settings)}
     if len(trends):
         found["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
@@ -314,7 +221,7 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
             noted(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
-                f"norm the log of the ratio with normalization to without; {n}; {how}",
+                f"norm the log of the ratio with normalization to without; {n}; {optimum.HOW}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
             ),
             paper=True,

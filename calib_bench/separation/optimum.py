@@ -1,0 +1,159 @@
+"""Where the best inverse temperature beta of an architecture is, with an interval, and whether another's is elsewhere.
+
+That the best beta depends on the architecture is a finding of Agarwala et al. (2023, arXiv 2010.07344).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench import planes
+from calib_bench.rows import Row, cell, fields
+from calib_bench.separation.cells import noted, shown
+from calib_bench.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from calib_bench.inference import Resampled
+    from calib_bench.measure import Measures
+    from calib_bench.settings import Settings
+
+    Array = NDArray[np.float64]
+
+RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
+"""What the best beta is the best for: the method, and the per-example score; of the score "correct" the complement."""
+FEWEST = 3
+"""Betas that a curve needs to have a best one."""
+HOW = "95% percentile intervals, seeds and examples resampled together, the same resamples for every architecture"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One architecture's result over beta, resampled.
+
+    Attributes:
+        name: columns that name it.
+        result: of RESULTS.
+        betas: of arms in which every seed finished, ascending.
+        found: the means at each of them.
+    """
+
+    name: Row
+    result: str
+    betas: tuple[float, ...]
+    found: Resampled
+
+    def best(self) -> tuple[float, Array, bool]:
+        """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
+        x_B = np.log(self.betas)
+        place, edge = planes.valley(x_B, self.found.means_A)
+        return float(place), planes.valley(x_B, self.found.drawn_BA)[0], bool(edge)
+
+
+def results(measures: Measures) -> dict[str, Array]:
+    """An arm's per-example values [S, N] of each of RESULTS, the lower the better."""
+    scores = {result: measures.examples[method][score].numpy() for result, (method, score) in RESULTS.items()}
+    return {result: 1 - values if result == "error" else values for result, values in scores.items()}
+
+
+def curves(name: Row, values: Mapping[float, Mapping[str, Array]], nested: bool) -> list[Curve]:
+    """An architecture's curves, one for each of RESULTS; none where fewer than three betas are there.
+
+    Args:
+        name: columns that name the architecture.
+        values: `results` of the arms in which every seed finished, by beta.
+        nested: each seed has test examples of its own.
+    """
+    from calib_bench.inference import resampled_means
+
+    betas = tuple(sorted(values))
+    if len(betas) < FEWEST:
+        return []
+    found = []
+    for result in RESULTS:
+        own = [values[beta][result] for beta in betas]
+        means = [one.mean(1, keepdims=True) for one in own] if nested else own
+        found.append(Curve(name, result, betas, resampled_means(np.stack(means, -1))))
+    return found
+
+
+def rows(some: Sequence[Curve]) -> list[Row]:
+    """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
+    from calib_bench.inference import percentile
+
+    found, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
+    for curve in some:
+        base = first.setdefault((curve.result, curve.name["objective"]), curve)
+        place, drawn, edge = curve.best()
+        row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
+        row["inside"] = not edge
+        row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
+        row["lowest"] = float(curve.found.means_A.min())
+        if curve is not base:
+            other, others, _ = base.best()
+            row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
+        found.append(row)
+    return found
+
+
+def _exp(name: str, found: Any) -> Row:
+    """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
+    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
+
+
+def words(best: pd.DataFrame) -> list[str]:
+    """Where the best betas are and which are surely others, for each objective and result.
+
+    Args:
+        best: frame of `rows`, Holm-adjusted within each result.
+    """
+    said: list[str] = []
+    if not len(best):
+        return said
+    for (result, objective), own in best.groupby(["result", "objective"], sort=False):
+        some = own.to_dict("records")
+        where = f"{objective}: " if best["objective"].nunique() > 1 else ""
+        listed = ", ".join(f"{named(row)} {cell(row, 'best_beta')}{'' if row['inside'] else ' (edge)'}" for row in some)
+        said.append(f"{where}The best beta by {result} is {listed}.")
+        others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
+        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
+        silent = [row for row in others if row not in sure]
+        parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
+        if silent:
+            parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+        if parts:
+            said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
+    return said
+
+
+def named(row: Mapping[Any, Any]) -> str:
+    """An architecture's name in a sentence."""
+    variant = row.get("variant")
+    return f"{row['model']} {variant}" if isinstance(variant, str) else str(row["model"])
+
+
+def table(best: pd.DataFrame, settings: Settings) -> Table:
+    """The best beta of each architecture.
+
+    Args:
+        best: frame of `rows`, Holm-adjusted within each result.
+    """
+    return Table(
+        "The best beta of each architecture",
+        shown(best, settings),
+        noted(
+            settings,
+            "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
+            "betas: at which every seed finished; inside: a beta on either side is worse; lowest: the mean at the "
+            f"best beta tried; ratio: to the first architecture's; {len(settings.seed or ())} seeds, test split; {HOW}",
+            "* Holm-adjusted p < .05 that the ratio is 1, for each result",
+        ),
+        paper=True,
+    )

@@ -21,7 +21,7 @@ from calib_bench.store import Store
 @pytest.mark.parametrize("model", ["mlp_16", pytest.param("cnn_4", marks=pytest.mark.soak)])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, model: str) -> None:
     words = [*(w for w in TINY if not w.startswith("model")), f"model={model}", "objective=cross_entropy", *CHEAP]
-    words += ["epochs=40", "checkpoint=0", "workers=1"]
+    words += ["epochs=40", "checkpoint=0"]
     words = [w for w in words if w != "epochs=4"]
     assert call("run", *words, f"out={tmp_path / 'whole'}").returncode == 0
     broken = tmp_path / "broken"

@@ -10,7 +10,7 @@ from test_run import CHEAP, call, logits
 REAL = {
     "cifar10": ["model=cnn_4_8", "lr=0.05"],
     "imdb": ["model=bag_8", "lr=0.01"],
-    "imagenet": ["model=timm/resnet18", "lr=0.05", "batch=32", "limit=64"],
+    "imagenet": ["model=timm/test_resnet", "lr=0.05", "batch=32", "limit=64"],
 }
 
 

@@ -116,7 +116,15 @@ def test_planted_secrets_are_in_no_file_of_a_whole_run(tmp_path: Path) -> None:
         'BASELINE = Objective(leaky, strengths=(0.1,), reference="guo2017", title="Leaky")\n'
     )
     words = [w for w in TINY if not w.startswith(("wandb", "beta", "seed", "lr_rel"))]
-    words += ["beta=1", "seed=0", "lr_rel=0.5", "objective=cross_entropy,leaky", f"plugins={mine}", "workers=1"]
+    words += [
+        "beta=1",
+        "seed=0",
+        "lr_rel=0.5",
+        "objective=cross_entropy,leaky",
+        f"plugins={mine}",
+        "workers=1",
+        "calibrator=temperature_scaling",
+    ]
     out = tmp_path / "out"
     done = call("run", *words, "wandb=offline", f"out={out}", **PLANTED)
     assert done.returncode == 1, done.stderr

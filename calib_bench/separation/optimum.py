@@ -120,7 +120,7 @@ def words(best: pd.DataFrame) -> list[str]:
     for (result, objective), own in best.groupby(["result", "objective"], sort=False):
         some = own.to_dict("records")
         where = f"{objective}: " if best["objective"].nunique() > 1 else ""
-        listed = ", ".join(f"{named(row)} {cell(row, 'best_beta')}{'' if row['inside'] else ' (edge)'}" for row in some)
+        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{_edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
         sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
@@ -131,6 +131,10 @@ def words(best: pd.DataFrame) -> list[str]:
         if parts:
             said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
     return said
+
+
+def _edge(row: Mapping[Any, Any]) -> str:
+    return "" if row["inside"] else ", edge"
 
 
 def named(row: Mapping[Any, Any]) -> str:

@@ -77,12 +77,12 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
     assert store.provenance()["splits"][0]["sizes"] == {"train": 300, "selection": 250, "calibration": 250, "test": 997}
 
 
-def test_running_again_trains_nothing(finished: Path) -> None:
+def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = logits(finished)
-    done = call("run", *TINY, f"out={finished.parent}")
-    assert done.returncode == 0, done.stderr
-    assert "26 done, 0 to run" in done.stdout
-    assert "trained" not in done.stdout
+    assert main(["run", *TINY, f"out={finished.parent}"]) == 0
+    said = capsys.readouterr().out
+    assert "26 done, 0 to run" in said
+    assert "trained" not in said
     assert logits(finished) == before
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from calib_bench.errors import ResourceError
 from calib_bench.execute import local, slot, worker
+from calib_bench.execute.spawned import apart_from_main
 from calib_bench.settings import Settings
 
 Item = TypeVar("Item")
@@ -186,7 +187,8 @@ class _Pool:
             context = multiprocessing.get_context("spawn")
             self.workers = count - 1
             self.executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self.settings,))
-            self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
+            with apart_from_main():
+                self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
         """Gives workers that are up enough to do; they get more as they get done, whatever this process does then."""

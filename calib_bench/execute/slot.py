@@ -21,6 +21,7 @@ from typing import Any
 from calib_bench import claims, stopping
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
+from calib_bench.execute.spawned import apart_from_main
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -70,7 +71,8 @@ class Slot:
     def begin(self, job: Job, store: Store) -> None:
         """Let the worker run a job."""
         self.job, self.stalled, self.heard = job, False, time.monotonic()
-        self.future = self.pool.submit(_work, job.group, store.address)
+        with apart_from_main():
+            self.future = self.pool.submit(_work, job.group, store.address)
         self.processes = list((self.pool._processes or {}).values())
 
     def tell(self, progress: worker.Progress) -> None:

@@ -272,19 +272,22 @@ def _thin(ticks: list[float]) -> list[float]:
 
 
 def plain(axis: Any) -> None:
-    """Plain numbers at few places of a log axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """Plain numbers at few places of a log axis: of one that spans little, at places as on a linear one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_data_interval()
     decades = math.log10(high / low) if 0 < low < high < math.inf else 1.0
-    subs = (
-        (1.0,)
-        if decades > 1.7
-        else (1.0, 2.0, 5.0)
-        if decades > 0.6
-        else (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
-    )
-    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
+    if decades < 0.25:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        subs = (
+            (1.0,)
+            if decades > 1.7
+            else (1.0, 2.0, 5.0)
+            if decades > 0.6
+            else (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+        )
+        axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", length=0)

@@ -44,7 +44,8 @@ def test_importing_costs_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_plain_script_runs_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [["script.py"], ["-m", "script"]])
+def test_a_plain_script_runs_once(how: list[str], tmp_path: Path) -> None:
     """One without `if __name__ == "__main__":`, with workers to train on and workers to analyse with."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -55,12 +56,15 @@ def test_a_plain_script_runs_once(tmp_path: Path) -> None:
         "calib_bench.run(task='digits', model='mlp_8', beta=[0.1, 1], lr=0.1, seed=[0, 1], epochs=1, stack=2,\n"
         "    interventions='no', objective='cross_entropy', calibrator='temperature_scaling', wandb='disabled',\n"
         f"    workers=2, out={str(tmp_path)!r})\n"
-        "print('ended', __file__)\n"
+        "print('ended', __file__, __spec__)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *how], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("begun") == 1
     assert f"ended {script}" in done.stdout
+    assert ("ModuleSpec" in done.stdout) == ("-m" in how)
     assert "2 workers" in done.stdout
     assert (tmp_path / "digits-separation" / "report" / "report.html").is_file()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic import make
 from test_dynamics_studies import off, planted
 
 from calib_bench import discover
@@ -62,6 +63,22 @@ def test_two_betas_have_no_best_one(tmp_path: Path) -> None:
     assert "best beta by" not in " ".join(analysis.verdict)
 
 
+def test_nothing_trained_has_no_best_beta(tmp_path: Path) -> None:
+    words = ("model=mlp_16", "lr=0.1", "beta=0.1,1,10", "seed=0..1", "objective=cross_entropy", "epochs=0")
+    store, settings = make(tmp_path, "calibrator=temperature_scaling", *words)
+    analysis = discover.study("separation").analyse(settings, store)
+    assert len(analysis.tables["separation"].frame) == 2
+    assert "best_beta" not in analysis.tables
+
+
+def test_the_note_says_what_was_resampled(found: Analysis, tmp_path: Path) -> None:
+    assert "the same resamples for every architecture" in found.tables["best_beta"].note
+    words = ("model=mlp_16", "lr=0.1", "beta=0.1,1,10", "seed=0", "objective=cross_entropy")
+    note = separation(tmp_path, *words).tables["best_beta"].note
+    assert "1 seed, test split; 95% percentile intervals, test examples resampled, since there is one seed" in note
+    assert "ratio" not in note
+
+
 def test_a_beta_that_lacks_a_seed_is_not_among_them(tmp_path: Path) -> None:
     words = ("calibrator=temperature_scaling", "interventions=no", *GRID)
     store, settings = planted(tmp_path, "study=separation", *words, noise=noise)
@@ -70,6 +87,8 @@ def test_a_beta_that_lacks_a_seed_is_not_among_them(tmp_path: Path) -> None:
     (lost,) = [t for t in plan if (t.model, t.beta, t.seed, t.epochs) == ("mlp_16", 0.1, 2, 2)]
     shutil.rmtree(store.folder(lost))
     store.failures.record(lost, "raised", "ZeroDivisionError: a cause for this test")
-    best = study.analyse(settings, Store(tmp_path, "read")).tables["best_beta"].frame
+    analysis = study.analyse(settings, Store(tmp_path, "read"))
+    assert "Not among the betas to be best, mlp_16 beta=0.1: not every seed finished." in analysis.warnings
+    best = analysis.tables["best_beta"].frame
     loss = best[best["result"] == "repaired log loss"].set_index("model")
     assert loss["betas"].to_dict() == {"mlp_16": 4, "mlp_256": 5}

@@ -19,12 +19,11 @@ def apart_from_main() -> Iterator[None]:
     """
     main = sys.modules["__main__"]
     with _LOCK:
-        script = vars(main).get("__file__") if getattr(main, "__spec__", None) is None else None
-        if script is None:  # a module by name, such as `python -m calib_bench`, or a notebook
-            yield
-            return
-        del main.__file__
+        spec, script = getattr(main, "__spec__", None), vars(main).pop("__file__", None)
+        main.__spec__ = None
         try:
             yield
         finally:
-            main.__file__ = script
+            main.__spec__ = spec
+            if script is not None:
+                main.__file__ = script

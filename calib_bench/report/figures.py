@@ -52,7 +52,8 @@ def _settings() -> dict[str, Any]:
 def render(figure: Figure, suffixes: Iterable[str] = tuple(_UNDATED)) -> dict[str, bytes]:
     """The figure as files, by suffix.
 
-    Laid out once and drawn once a file: `Figure.savefig` would draw a figure with a layout twice for each.
+    Laid out once and drawn once a file: `Figure.savefig` would draw a figure with a layout twice for each. To be called
+    inside `style`; the figure is of no use for more afterwards.
     """
     import matplotlib
     from matplotlib.backends import backend_agg, backend_pdf, backend_svg

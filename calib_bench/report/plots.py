@@ -275,7 +275,7 @@ def plain(axis: Any) -> None:
     """Plain numbers at few places of a log axis: of one that spans little, at places as on a linear one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    low, high = axis.get_data_interval()
+    low, high = _span(axis)
     decades = math.log10(high / low) if 0 < low < high < math.inf else 1.0
     if decades < 0.25:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -291,6 +291,13 @@ def plain(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", length=0)
+
+
+def _span(axis: Any) -> tuple[float, float]:
+    """Lowest and highest of the data on an axis and on those that share its scale."""
+    shared = getattr(axis.axes, f"get_shared_{axis.axis_name}_axes")().get_siblings(axis.axes)
+    lows, highs = zip(*(getattr(one, f"{axis.axis_name}axis").get_data_interval() for one in shared), strict=True)
+    return min(lows), max(highs)
 
 
 def _empty(text: str) -> Figure:

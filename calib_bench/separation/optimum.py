@@ -31,7 +31,6 @@ RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("
 """What the best beta is the best for: the method, and the per-example score; of the score "correct" the complement."""
 FEWEST = 3
 """Betas that a curve needs to have a best one."""
-HOW = "95% percentile intervals, seeds and examples resampled together, the same resamples for every architecture"
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,21 @@ def curves(name: Row, values: Mapping[float, Mapping[str, Array]], nested: bool)
     return found
 
 
+def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
+    """What to warn of: betas that lack a seed and so are not among those to be best, and whether that leaves too few.
+
+    Args:
+        model: the architecture.
+        betas: that lack a seed.
+        count: of betas that do not.
+    """
+    if not betas:
+        return []
+    listed = ", ".join(f"{beta:.3g}" for beta in sorted(betas))
+    few = f" That leaves fewer than {FEWEST}, so no best beta is told." if count < FEWEST else ""
+    return [f"Not among the betas to be best, {model} beta={listed}: not every seed finished.{few}"]
+
+
 def rows(some: Sequence[Curve]) -> list[Row]:
     """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
     from calib_bench.inference import percentile
@@ -93,7 +107,7 @@ def rows(some: Sequence[Curve]) -> list[Row]:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
-        row["inside"] = not edge
+        row |= {"examples": curve.found.n_examples, "inside": not edge}
         row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
@@ -108,19 +122,20 @@ def _exp(name: str, found: Any) -> Row:
     return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
 
 
-def words(best: pd.DataFrame) -> list[str]:
+def words(best: pd.DataFrame, of: str = "") -> list[str]:
     """Where the best betas are and which are surely others, for each objective and result.
 
     Args:
         best: frame of `rows`, Holm-adjusted within each result.
+        of: words to begin with, where it must be said which objective this is and there is one.
     """
     said: list[str] = []
     if not len(best):
         return said
     for (result, objective), own in best.groupby(["result", "objective"], sort=False):
         some = own.to_dict("records")
-        where = f"{objective}: " if best["objective"].nunique() > 1 else ""
-        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{_edge(row)})" for row in some)
+        where = f"{objective}: " if best["objective"].nunique() > 1 else of
+        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
         sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
@@ -133,8 +148,9 @@ def words(best: pd.DataFrame) -> list[str]:
     return said
 
 
-def _edge(row: Mapping[Any, Any]) -> str:
-    return "" if row["inside"] else ", edge"
+def edge(row: Mapping[Any, Any]) -> str:
+    """Says of a best beta that the grid ends there."""
+    return "" if row["inside"] else ", the last one tried"
 
 
 def named(row: Mapping[Any, Any]) -> str:
@@ -143,21 +159,37 @@ def named(row: Mapping[Any, Any]) -> str:
     return f"{row['model']} {variant}" if isinstance(variant, str) else str(row["model"])
 
 
+def how(best: pd.DataFrame) -> str:
+    """What was resampled for the intervals of `rows`."""
+    if not len(best):
+        return ""
+    seeds, examples = int(best["seeds"].max()), int(best["examples"].max())
+    both = "seeds and test examples resampled together"
+    what = "each seed with its own test examples, seeds resampled" if examples == 1 else both
+    if seeds == 1:
+        what = "test examples resampled, since there is one seed"
+    same = ", the same resamples for every architecture" if "ratio" in best else ""
+    return f"{seeds} seed{'s' * (seeds > 1)}, test split; 95% percentile intervals, {what}{same}"
+
+
 def table(best: pd.DataFrame, settings: Settings) -> Table:
     """The best beta of each architecture.
 
     Args:
         best: frame of `rows`, Holm-adjusted within each result.
     """
+    several = "ratio" in best
+    ratio = "; ratio: to the first architecture's" if several else ""
     return Table(
         "The best beta of each architecture",
         shown(best, settings),
         noted(
             settings,
             "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
-            "betas: at which every seed finished; inside: a beta on either side is worse; lowest: the mean at the "
-            f"best beta tried; ratio: to the first architecture's; {len(settings.seed or ())} seeds, test split; {HOW}",
-            "* Holm-adjusted p < .05 that the ratio is 1, for each result",
+            "betas: at which every seed finished; inside: there is a worse beta on either side; lowest: the mean at "
+            f"the best beta tried{ratio}",
+            how(best),
+            "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
         ),
         paper=True,
     )

@@ -37,7 +37,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said += factorial.tests_words(frames["factorial_tests"], settings)
     said += interventions.words(frames, settings)
     said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
-    said += optimum.words(frames["best_beta"])
+    said += optimum.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
     gain = frames["gain"]
     said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
     return (*said, *controls.words(frames["controls"]))

@@ -58,6 +58,7 @@ class _Study:
     reliability: list[pd.DataFrame] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     arms: list[Arm] = field(default_factory=list)
     begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
     risks: dict[int, Iterator[refinement.Risks]] = field(default_factory=dict)
@@ -127,7 +128,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     return Analysis(
         verdict=verdict(settings, frames),
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
-        warnings=warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+        warnings=(*warnings(settings, grid, extra, frames, study.refused, store.provenance()), *study.left_out),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
         summary=summary(settings, frames),
     )
@@ -201,7 +202,11 @@ def _curves(
     """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
     seeds = list(study.settings.seed or ())
     name = {"model": grid[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
+    if not grid[0].trial.epochs:  # nothing was learned
+        return []
     whole = {beta: optimum.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
+    if len(known) >= optimum.FEWEST:
+        study.left_out += optimum.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
     return optimum.curves(name, whole, study.nested)
 
 

@@ -102,7 +102,7 @@ def _curves(
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
     values: dict[float, dict[str, Array]] = {}
-    rows, said = [], []
+    rows = []
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.status, "seeds": len(measures.seeds)}
@@ -112,10 +112,8 @@ def _curves(
         rows.append(row)
         if list(measures.seeds) == seeds:
             values[arm.trial.beta] = optimum.results(measures)
-        else:
-            said.append(
-                f"Not among the betas to be best, {name['model']} beta={arm.trial.beta:.3g}: not every seed finished."
-            )
+    lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
+    said = optimum.left_out(str(name["model"]), lacking, len(values))
     return optimum.curves(name, values, reader.nested), rows, said
 
 
@@ -192,7 +190,7 @@ def details(analysis: Analysis) -> list[Detail]:
         for key, value in zip(("model", "variant", "objective"), keys, strict=True):
             own = own[own[key] == value] if len(own) else own
         known = own.to_dict("records")
-        parts = [f"{cell(row, 'best_beta')} by {row['result']}{'' if row['inside'] else ' (edge)'}" for row in known]
+        parts = [f"{cell(row, 'best_beta')} by {row['result']}{optimum.edge(row)}" for row in known]
         title = " ".join(str(key) for key in keys[: 3 if points["objective"].nunique() > 1 else 2] if key)
         kept = [c for c in rows if c not in ("model", "variant", "objective")]
         table = Table("Over beta, test split", rows[kept], names=("beta",))
@@ -221,7 +219,7 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
             noted(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
-                f"norm the log of the ratio with normalization to without; {n}; {optimum.HOW}",
+                f"norm the log of the ratio with normalization to without; {optimum.how(best)}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
             ),
             paper=True,

@@ -2,8 +2,8 @@
 
 A setting fails when its hits are too few for a coverage of .93, with probability below 1e-3 if it were .93; generators
 are seeded, so that a setting passes always or never. Three to ten seeds, shared and seed-wise test examples. The short
-tests draw few and catch what is broken; the slow ones, of which the longest are soak tests, draw enough to catch a
-coverage of .85 to .90.
+tests draw few and catch what is broken; the soak tests draw enough to catch a coverage of
+.85 to .90.
 
 Where .93 is not reached (measured; each is held to its figure in `test_known_exceptions`):
 
@@ -264,10 +264,8 @@ def test_coverage_in_short(setting: str) -> None:
     assert not too_few(rates(SETTINGS[setting][0](), 3, 25))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "setting", [pytest.param(name, marks=[pytest.mark.soak] * name.endswith("calibration")) for name in SETTINGS]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_coverage(setting: str) -> None:
     make, sizes = SETTINGS[setting]
     draw = make()

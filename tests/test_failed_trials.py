@@ -25,12 +25,14 @@ TUNED = {
     "width_depth": ("model=mlp_8,mlp_16", "beta=0.1,1,3", "seed=0..2"),
     "separation": ("beta=0.1,1", "seed=0..2", "calibrator=temperature_scaling"),
 }
-REST = [study for study in TUNED if study != "stability"]
+REST = [study for study in (*FIXED, *TUNED) if study not in ("sgd_temperature", "stability")]
 OF_TUNED = ("model=mlp_8", "lr=0.1,1", "epochs=2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", [*FIXED, "stability", *(pytest.param(s, marks=pytest.mark.soak) for s in REST)])
+@pytest.mark.parametrize(
+    "study", ["sgd_temperature", "stability", *(pytest.param(s, marks=pytest.mark.soak) for s in REST)]
+)
 def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Path) -> None:
     words = FIXED.get(study) or (*TUNED[study], *OF_TUNED[any("model=" in word for word in TUNED[study]) :])
     assert cli.main(["run", f"study={study}", *words, *COMMON, f"out={tmp_path}"]) == 0

@@ -45,7 +45,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, model: str) -> No
     assert logits(broken / "digits-separation") == logits(tmp_path / "whole" / "digits-separation")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:
     words = ["task=digits", "model=cnn_4", "beta=1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=3", *CHEAP]
     words.append("precision=fp64")

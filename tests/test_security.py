@@ -123,7 +123,6 @@ def test_planted_secrets_are_in_no_file_of_a_whole_run(tmp_path: Path) -> None:
         "objective=cross_entropy,leaky",
         f"plugins={mine}",
         "workers=1",
-        "calibrator=temperature_scaling",
     ]
     out = tmp_path / "out"
     done = call("run", *words, "wandb=offline", f"out={out}", **PLANTED)

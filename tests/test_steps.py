@@ -206,7 +206,7 @@ def test_without_a_compiler_auto_is_eager(monkeypatch: pytest.MonkeyPatch) -> No
         choose(one, "yes", CPU, CIFAR, 10, 10**6)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_compiled_run_ends_as_accurate() -> None:
     one = trial(precision="fp32", epochs=6, model="cnn_8")
     plain, got = (train_single(one, digits(), device=CPU, compile=word) for word in ("no", "yes"))

@@ -30,7 +30,6 @@ from calib_bench import discover
 from calib_bench.cli import main
 from calib_bench.report import wandb_report
 from calib_bench.store import Store
-from calib_bench.study import Analysis
 from calib_bench.tracking import handover
 from calib_bench.tracking.follow import Follower
 from calib_bench.tracking.session import UploadError
@@ -273,7 +272,7 @@ def test_a_report_that_was_deleted_there_is_published_anew(server: Cloud, tmp_pa
     store, settings = make(tmp_path / "run", *MADE)
     study = discover.study(settings.study)
     server.on_upsertModel({"entityName": ENTITY, "name": "calib_bench"})
-    analysis = Analysis(tables={}, verdict=("None.",), warnings=())
+    analysis = study.analyse(settings, store)
     server.views.clear()
     for _ in range(2):
         wandb_report.publish(store.path, study, settings, analysis)

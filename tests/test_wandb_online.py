@@ -75,7 +75,7 @@ def test_no_login(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("good", "then"), [(0, "hang"), (6, "hang"), (6, "fail")])
+@pytest.mark.parametrize(("good", "then"), [pytest.param(0, "hang", marks=pytest.mark.soak), (6, "hang"), (6, "fail")])
 def test_a_server_that_hangs_or_fails_half_way(run: Run, monkeypatch: pytest.MonkeyPatch, good: int, then: str) -> None:
     with serving(good, then) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

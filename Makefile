@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Most of what is installed is never imported: compiling all of it takes about two minutes.
+# Most of what is installed is never imported: compiling all of it takes about two minutes. What is imported is compiled
+# then, and kept: without that, every process would compile torch anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 MAKEFLAGS += --no-print-directory
 

@@ -17,7 +17,7 @@ run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)

@@ -343,6 +343,7 @@ def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = (),
     """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
     from calib_bench.report import publish
 
+    publish.refuse_smoke(folder, Store(folder, "read").settings(), check)  # before it takes time
     store, study, settings, analysis = _rebuilt(folder, plugins)
     where = publish.publish(store, study, settings, analysis, to, name, check)
     _console().print(f"published: {where / 'README.md'}", markup=False)

@@ -13,7 +13,10 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
+from calib_bench.execute import pool
+
 torch.set_num_threads(1)
+pool.WORTH = float("inf")  # an analysis stays in the process of its test: the tests beside it use the others
 hypothesis_settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("default")
 
@@ -22,6 +25,12 @@ hypothesis_settings.load_profile("default")
 def _denormals() -> None:
     """Undo what training sets for its process: hypothesis needs denormals."""
     torch.set_flush_denormal(False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: what takes long and begins last is waited for."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import torch
 from test_train import CPU, digits, run, trial
 
 from calib_bench.errors import SettingsError
-from calib_bench.train import distributed, steps, train
+from calib_bench.train import steps, train
 
 ROOT = Path(__file__).parents[1]
 GHOST = trial(precision="fp64", model="wrn_10_1", epochs=2, lr=0.02, batch=32, norm_batch=8)
@@ -68,31 +67,9 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
     same(whole, got)
 
 
-def worker(folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.start("cpu")
-    for name, one in (("ghost", GHOST), ("plain", PLAIN)):
-        got = run(one, micro_batch=None if name == "ghost" else 8)
-        torch.save({"logits": got.logits, "history": got.history}, folder / f"{name}{distributed.rank()}")
-    distributed.stop()
-
-
 def torchrun(*words: str, **options: Any) -> list[str]:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", *flags, *words]
-
-
-@pytest.mark.slow
-def test_two_processes_and_parts_equal_one_process(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = torchrun(__file__, str(tmp_path), nproc_per_node=2)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name, one in (("ghost", GHOST), ("plain", PLAIN)):
-        alone = run(one)
-        for rank in range(2):
-            got = torch.load(tmp_path / f"{name}{rank}", weights_only=True)
-            same(alone, type("Got", (), got))
 
 
 WORDS = ["task=digits", "model=cnn_4", "beta=1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=60"]
@@ -121,7 +98,3 @@ def test_a_rank_killed_within_an_epoch_costs_no_more_than_a_checkpoint(tmp_path:
         other = tmp_path / "broken" / path.relative_to(tmp_path / "whole")
         assert (path / "logits.safetensors").read_bytes() == (other / "logits.safetensors").read_bytes()
         assert json.loads((other / "trial.json").read_text())["facts"]["world"] == ranks
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

@@ -44,7 +44,7 @@ def test_importing_costs_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [["script.py"], ["-m", "script"]])
+@pytest.mark.parametrize("how", [["script.py"], pytest.param(["-m", "script"], marks=pytest.mark.soak)])
 def test_a_plain_script_runs_once(how: list[str], tmp_path: Path) -> None:
     """One without `if __name__ == "__main__":`, with workers to train on and workers to analyse with."""
     script = tmp_path / "script.py"
@@ -78,6 +78,7 @@ def test_every_function_is_there_documented_and_found_by_completion() -> None:
         _ = calib_bench.nothing  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_results_are_the_reports_tables(folder: Path) -> None:
     analysis = discover.study("separation").analyse
     frame = calib_bench.load_results(str(folder), "separation")

@@ -366,6 +366,7 @@ def test_names_tell_widths_depths_and_variations() -> None:
 SMALL = ("epochs=8", "seed=0..2", "tune_seeds=1", "wandb=disabled", "workers=1", "extend=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -251,16 +251,14 @@ def test_every_measurement_is_one_trial_that_trains_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_the_study_from_words_to_report_and_again_from_the_store(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_study_from_words_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["study=early_learning", "model=mlp_16", "batch=60", "beta=0.1,1", "seed=0,1", f"out={tmp_path}"]
     assert cli.main(["run", *words, "wandb=disabled", "workers=1"]) == 0
     folder = tmp_path / "digits-early_learning"
     said = capsys.readouterr().out
     assert "numbers that the theory of early learning gives" in said
-    pages = {path: path.read_bytes() for path in sorted((folder / "report").rglob("*")) if path.is_file()}
-    assert {path.stem for path in pages if path.suffix == ".png"} == {"collapse", "curvature", "frontier", "timescales"}
+    drawn = {path.stem for path in (folder / "report" / "figures").glob("*.png")}
+    assert drawn == {"collapse", "curvature", "frontier", "timescales"}
     settings = Store(folder, "read").settings()
     tables = discover.study("early_learning").analyse(settings, Store(folder, "read")).tables
     claims = tables["acceptance"].frame.set_index("claim")
@@ -270,5 +268,3 @@ def test_the_study_from_words_to_report_and_again_from_the_store(
     assert list(rows["beta"]) == [0.1, 1.0]
     assert (rows["tenth_low"] <= rows["tenth"]).all()
     assert tables["frontier"].frame["relative"].notna().any()
-    assert cli.main(["report", str(folder)]) == 0
-    assert all(path.read_bytes() == content for path, content in pages.items())

@@ -60,12 +60,6 @@ def test_a_run_as_json_lines(tmp_path: Path) -> None:
     assert Path(events[-1]["report"]).is_file()
     assert "trained" in done.stderr
     assert list((tmp_path / "digits-separation" / "live").iterdir()) == []
-    again = subprocess.run(
-        [sys.executable, "-m", "calib_bench", *words], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert "\x1b" not in again.stdout
-    assert "running" not in again.stdout
-    assert not again.stdout.startswith("{")
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def test_outside_it_is_map():
     assert list(found) == [(value * value, os.getpid()) for value in range(3)]
 
 
-def test_few_items_stay_here():
+def test_few_items_stay_here(monkeypatch):
+    monkeypatch.setattr(pool, "WORTH", 3.0)
     with pool.workers(parse(["workers=2"])):
         assert {where for _, where in pool.each(_square, range(5))} == {os.getpid()}
         assert not pool.up()

@@ -23,6 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "reports"
     to.mkdir()
@@ -32,16 +33,17 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     (to / "first" / "reading.md").write_text("## How to read it\nWith care.\n")
     (to / "first" / "figures" / "stale.png").write_bytes(b"")
     assert cli.main(["publish", str(run), f"to={to}", "name=first"]) == 0
-    assert cli.main(["publish", str(run), f"to={to}", "name=second"]) == 0
+    synthetic.make(tmp_path / "run", *WORDS, "limit=200")
+    assert cli.main(["publish", str(tmp_path / "run"), f"to={to}", "name=checked", "check=yes"]) == 0
     page = (to / "first" / "README.md").read_text()
     for link in ("report.html", "figures/separation.png", "tables/separation.csv", "tables/separation.tex"):
         assert f"({link})" in page
         assert (to / "first" / link).stat().st_size > 100
     assert "With care." in page
-    assert "With care." not in (to / "second" / "README.md").read_text()
+    assert "With care." not in (to / "checked" / "README.md").read_text()
     assert not (to / "first" / "figures" / "stale.png").exists()
     index = (to / "README.md").read_text()
-    assert index.count("| [first](first/README.md) |") == index.count("| [second](second/README.md) |") == 1
+    assert index.count("| [first](first/README.md) |") == index.count("| [checked](checked/README.md) |") == 1
     assert index.startswith("# Gallery\n\nby hand\n")
     assert index.endswith("\nafter\n")
     facts = json.loads((to / "first" / "study.json").read_text())
@@ -54,6 +56,7 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     assert len(temperatures) == len({row["key"] for row in rows if row["method"] == "temperature_scaling"})
     for key, temperature in temperatures.items():
         assert float(kappa[key, "temperature_scaling"]) == pytest.approx(temperature)
+    shown_as_a_check_of_the_path(to)
 
 
 def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,12 +64,11 @@ def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(["publish", str(tmp_path / "run"), f"to={tmp_path / 'reports'}"]) == 2
     assert "smoke run" in capsys.readouterr().err
     assert not (tmp_path / "reports").exists()
+    assert not (tmp_path / "run" / "report").exists()
 
 
-def test_a_smoke_run_may_be_shown_as_a_check_of_the_path(tmp_path: Path) -> None:
-    synthetic.make(tmp_path / "run", *WORDS, "limit=200")
-    to = tmp_path / "reports"
-    assert cli.main(["publish", str(tmp_path / "run"), f"to={to}", "name=checked", "check=yes"]) == 0
+def shown_as_a_check_of_the_path(to: Path) -> None:
+    """What is said of a smoke run."""
     assert {path.name for path in (to / "checked").iterdir()} == {"README.md", "report.html", "study.json"}
     for page in (to / "README.md", to / "checked" / "README.md"):
         assert "A path check and nothing else" in page.read_text()

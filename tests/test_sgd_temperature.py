@@ -65,7 +65,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_the_study_is_run_reported_and_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_study_is_run_reported_and_over(folder: Path) -> None:
     own = settings(f"out={folder.parent}")
     store, study = Store(folder), discover.study("sgd_temperature")
     assert make(own, study, store).pending == 0
@@ -83,12 +83,8 @@ def test_the_study_is_run_reported_and_over(folder: Path, capsys: pytest.Capture
     minima = analysis.tables["minima"].frame.set_index("model")
     assert minima.loc["linear", "state"] == "found"
     assert minima.loc["linear", "capacity"] == pytest.approx(minima.loc["linear", "mean_square"] / 4)
-    before = {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")}
-    assert {f"{name}.csv" for name in analysis.tables} == set(before)
-    capsys.readouterr()
-    assert cli.main(["report", str(folder)]) == 0
-    assert "What theory claims" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")} == before
+    assert set(analysis.tables) == {path.stem for path in (folder / "report" / "tables").glob("*.csv")}
+    assert "What theory claims" in (folder / "report" / "report.html").read_text()
     for name in study.figures:
         assert (folder / "report" / "figures" / f"{name}.png").stat().st_size > 10_000
 

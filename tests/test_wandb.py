@@ -62,6 +62,7 @@ def chosen(store: Store, settings: Settings, analysis: Analysis) -> dict[str, An
     return {names.trial_id(settings, store.record(trial)): trial for trial in trials.values()}
 
 
+@pytest.mark.slow
 def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
     logged: Run, runs: dict[str, dict[str, Any]]
 ) -> None:

@@ -16,6 +16,8 @@ from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.study import Analysis
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[Store, Settings, Analysis]
 SMALL = (*WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
 
@@ -74,8 +76,9 @@ def test_no_login(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.runs == {}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("good", "then"), [pytest.param(0, "hang", marks=pytest.mark.soak), (6, "hang"), (6, "fail")])
+@pytest.mark.parametrize(
+    ("good", "then"), [*(pytest.param(n, "hang", marks=pytest.mark.soak) for n in (0, 6)), (6, "fail")]
+)
 def test_a_server_that_hangs_or_fails_half_way(run: Run, monkeypatch: pytest.MonkeyPatch, good: int, then: str) -> None:
     with serving(good, then) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)

@@ -40,6 +40,15 @@ PLACES = ("data", "out", "plugins")
 """Settings that say where things were on one machine, and are nobody else's."""
 
 
+def refuse_smoke(path: Path, settings: Settings, check: bool) -> None:
+    """Raise UserError where the run in this folder was a smoke run and is not published as a check."""
+    if settings.limit is not None and not check:
+        raise UserError(
+            f"{path} is a smoke run, limit={settings.limit}: its numbers are not for publication; check=yes "
+            "publishes it as a check that the command runs, and nothing else"
+        )
+
+
 def publish(
     store: Store, study: Study, settings: Settings, analysis: Analysis, to: Path, name: str, check: bool = False
 ) -> Path:
@@ -55,11 +64,7 @@ def publish(
         UserError: the run was a smoke run, whose numbers are not results, and is no check.
         StoreError: the store cannot be read or the folder cannot be written.
     """
-    if settings.limit is not None and not check:
-        raise UserError(
-            f"{store.path} is a smoke run, limit={settings.limit}: its numbers are not for publication; check=yes "
-            "publishes it as a check that the command runs, and nothing else"
-        )
+    refuse_smoke(store.path, settings, check)
     folder, report = to / name, Path(store.path) / "report"
     if check:
         facts = _facts(store, study, settings, analysis) | {"summary": [_check(settings)]}

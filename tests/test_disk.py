@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import driver
 import pytest
 from faulty import ROOT, TINY, call, logits, remount, small_disk, started
 
@@ -26,7 +27,7 @@ FEW = [*SHORT, "epochs=4"]
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    assert main(["run", *FEW, f"out={out}", "workers=1"]) == 0
+    driver.main([*FEW, f"out={out}", "workers=1"])
     return out / "digits-separation"
 
 

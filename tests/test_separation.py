@@ -350,7 +350,7 @@ def test_digits_end_to_end(tmp_path: Path) -> None:
 
     words = ["model=mlp_64", "beta=1,10", "objective=cross_entropy", "lr_rel=0.25,0.5", "seed=0..3"]
     words += ["epochs=40", "extend=0", "calibrator=temperature_scaling", "interventions=yes"]
-    words += ["wandb=disabled", f"out={tmp_path}"]
+    words += ["wandb=disabled", "workers=1", f"out={tmp_path}"]
     assert main(["run", *words]) == 0
     tables = tmp_path / "digits-separation" / "report" / "tables"
     found = pd.read_csv(tables / "controls.csv").set_index("control")

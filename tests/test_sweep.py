@@ -75,7 +75,7 @@ def test_what_is_tuned_together_is_not_shared_out(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_an_agents_point_runs(tmp_path: Path) -> None:
+def test_an_agents_point_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*WORDS, "interventions=no", "model=mlp_16", "calibrator=temperature_scaling", "workers=1"]
     content = written(words, tmp_path)
     point = {"beta": 0.1, "objective": "cross_entropy", "seed": 1}
@@ -92,7 +92,8 @@ def test_an_agents_point_runs(tmp_path: Path) -> None:
     assert {run["sweep"] for run in trials} == {""}
     assert {run["config"]["seed"] for run in trials} == {1}
     assert 0.1 in {run["config"]["beta"] for run in trials}
-    final = ["run", *words, f"out={tmp_path}", "wandb=disabled", "beta=0.1", "objective=cross_entropy", "seed=1"]
+    final = ["plan", *words, f"out={tmp_path}", "wandb=disabled", "beta=0.1", "objective=cross_entropy", "seed=1"]
     final = [word for word in final if word not in WORDS[:2] and word != "seed=0,1"]
-    again = subprocess.run([sys.executable, "-m", "calib_bench", *final], capture_output=True, text=True, check=False)
-    assert "0 to run" in again.stdout, again.stderr
+    capsys.readouterr()
+    assert main(final) == 0
+    assert "0 to run" in capsys.readouterr().out

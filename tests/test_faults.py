@@ -50,7 +50,9 @@ def test_one_trial_that_fails_in_this_process(
 def test_one_trial_that_takes_its_process_down(
     kind: str, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check(kind, undisturbed, tmp_path, ["workers=2", "stall=20" if kind == "stalled" else "stall=100"], capsys)
+    check(
+        kind, undisturbed, tmp_path, ["workers=2", "stack=2", "stall=20" if kind == "stalled" else "stall=100"], capsys
+    )
 
 
 def test_what_a_failed_group_took_is_free_before_its_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:

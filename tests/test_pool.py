@@ -154,7 +154,7 @@ def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
 @pytest.mark.slow
 def test_a_figure_is_the_same_whoever_draws_it(monkeypatch):
     monkeypatch.setattr(pool, "WORTH", 0.0)
-    study = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {str(i): partial(_wave, float(i)) for i in range(6)})
+    study = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {str(i): partial(_wave, float(i)) for i in range(3)})
     analysis = Analysis((), {}, data={"here": 1})
     here = list(figures.drawn(study, analysis))
     with pool.workers(parse(["workers=2"])):
@@ -163,4 +163,4 @@ def test_a_figure_is_the_same_whoever_draws_it(monkeypatch):
         local = Analysis((), {}, data={"here": lambda: 1})
         with pytest.raises((pickle.PicklingError, AttributeError)):
             pickle.dumps(local)
-        assert [set(files) for files in figures.drawn(study, local)] == [{"png", "svg", "pdf"}] * 6
+        assert [set(files) for files in figures.drawn(study, local)] == [{"png", "svg", "pdf"}] * 3

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_run import CHEAP, call, logits
+from test_run import CHEAP, logits
+
+from calib_bench.cli import main
 
 REAL = {
     "cifar10": ["model=cnn_4_8", "lr=0.05"],
@@ -27,8 +29,7 @@ def test_real_tasks_train_and_report(task: str, data_root: Path, tmp_path: Path)
         "objective=cross_entropy",
     ]
     limit = [] if any(w.startswith("limit") for w in REAL[task]) else ["limit=300"]
-    done = call("run", *words, *REAL[task], *limit, *CHEAP, "extend=0", f"out={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    assert main(["run", *words, *REAL[task], *limit, *CHEAP, "extend=0", f"out={tmp_path}"]) == 0
     page = (tmp_path / f"{task}-separation" / "report" / "report.html").read_text()
     assert "limit" in page
     assert len(logits(tmp_path / f"{task}-separation")) == 6

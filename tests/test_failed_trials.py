@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import driver
 import pytest
 
 from calib_bench import cli, discover
@@ -36,7 +35,7 @@ OF_TUNED = ("model=mlp_8", "lr=0.1,1", "epochs=2")
 )
 def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Path) -> None:
     words = FIXED.get(study) or (*TUNED[study], *OF_TUNED[any("model=" in word for word in TUNED[study]) :])
-    driver.main([f"study={study}", *words, *COMMON, f"out={tmp_path}"])
+    assert cli.main(["run", f"study={study}", *words, *COMMON, f"out={tmp_path}"]) == 0
     path = tmp_path / f"digits-{study}"
     store = Store(path, "read")
     settings = store.settings()

@@ -23,7 +23,8 @@ from PIL import Image
 from calib_bench.data import crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.carve import carve
-from calib_bench.data.parts import parquet_part
+from calib_bench.data.naming import matched
+from calib_bench.data.parts import folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.splits import Request, Split, Splits, stream
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
@@ -449,6 +450,126 @@ def test_parquet_and_folder_hold_the_same_images(tmp_path: Path) -> None:
     assert train(small(a.train)) == train(small(b.train))
 
 
+# Class names
+
+COLOURS = ("red", "green", "blue", "grey")
+
+
+def written_in(root: Path, orders: dict[str, tuple[str, ...] | None], rows: int = 40) -> Path:
+    """Row i of every file is of class COLOURS[i % 4]; each file counts the classes in an order of its own."""
+    for file, order in orders.items():
+        labels = [(order or COLOURS).index(COLOURS[i % 4]) for i in range(rows)]
+        write(root / file, [picture(i) for i in range(rows)], labels, list(order) if order else None)
+    return root
+
+
+def classes_of(splits: Splits, split: str) -> list[str]:
+    """The class name of each row of the files, in row order."""
+    part = splits[split]
+    assert isinstance(part, TensorSplit)
+    return [splits.class_names[label] for label in part.labels[part.rows.argsort()]]
+
+
+@pytest.mark.parametrize("order", [COLOURS[::-1], ("green", "grey", "red", "blue")])
+def test_splits_that_count_classes_in_other_orders_are_matched_by_name(tmp_path: Path, order: tuple[str, ...]) -> None:
+    splits = load_images(written_in(tmp_path / "d", {"train.parquet": COLOURS, "test.parquet": order}))
+    assert splits.class_names == COLOURS
+    assert classes_of(splits, "test") == [COLOURS[i % 4] for i in range(40)]
+
+
+def test_shards_that_count_classes_in_other_orders_are_matched_by_name(tmp_path: Path) -> None:
+    orders = {"train-0.parquet": COLOURS[::-1], "train-1.parquet": COLOURS, "test.parquet": COLOURS}
+    part = parquet_part("train", sorted(written_in(tmp_path, orders).glob("train-*")), "img", "label")
+    assert part.names == COLOURS[::-1], "those of the first"
+    assert [part.names[label] for label in part.labels] == [COLOURS[i % 4] for i in range(40)] * 2
+    assert classes_of(load_images(tmp_path), "test") == [COLOURS[i % 4] for i in range(40)]
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 5)))
+def test_matched_labels_have_the_names_they_had(order: list[int], labels: list[int]) -> None:
+    reference = [f"class {k}" for k in range(6)]
+    names = [reference[k] for k in order]
+    found = matched(np.array(labels, dtype=np.int64), names, reference, "a file")
+    assert [reference[label] for label in found] == [names[label] for label in labels]
+
+
+def test_labels_that_index_no_name_stay_for_the_check(tmp_path: Path) -> None:
+    assert matched(np.array([-1, 0, 7]), ("b", "a"), ("a", "b"), "a file").tolist() == [-1, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (("red", "green", "blue", "black", "grey"), None),
+        (("red", "green", "blue", "gray"), ["test.parquet", "'gray'", "red, green, blue, grey"]),
+        (("grey", "grey", "blue", "red"), ["'grey'", "twice"]),
+    ],
+)
+def test_names_that_do_not_match_are_refused(tmp_path: Path, order: tuple[str, ...], words: list[str] | None) -> None:
+    root = written_in(tmp_path, {"train.parquet": COLOURS})
+    write(root / "test.parquet", [picture(0), picture(1)], [0, len(order) - 1], list(order))
+    if words is None:  # a class that no row has is no reason
+        assert classes_of(load_images(root), "test") == ["red", "grey"]
+        return
+    with pytest.raises(DataError) as error:
+        load_images(root)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_labels_without_names_beside_some_with_are_said_to_be_taken_by_position(tmp_path: Path) -> None:
+    orders = {"train.parquet": COLOURS, "test.parquet": None}
+    splits = load_images(written_in(tmp_path / "a", orders))
+    assert classes_of(splits, "test") == [COLOURS[i % 4] for i in range(40)]
+    assert splits.notes["names"].startswith("labels of test carry no class names")
+    shards = {"train-0.parquet": COLOURS, "train-1.parquet": None, "test.parquet": COLOURS}
+    assert load_images(written_in(tmp_path / "b", shards)).notes["names"].startswith("labels of train carry no")
+    assert "names" not in load_images(written_in(tmp_path / "c", {**orders, "test.parquet": COLOURS})).notes
+    load = images(HUB, CARVE, classes=4, mean=MEAN, std=STD, names=COLOURS[::-1])
+    with pytest.raises(DataError, match=r"'test' carry no class names.*another order"):
+        load(Request("toy", data=tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("0", "1", "2", "3", "10", "11", "20", "100"), ("class_10", "class_2", "Class_1", "class_1b"), ("b", "A", "c")],
+)
+def test_class_folders_are_numbered_as_timm_numbers_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from timm.data import create_dataset
+
+    root = image_folder(tmp_path / "d", train=3, test=1, classes=names)
+    part = folder_part("train", root / "train")
+    theirs = create_dataset("", root=str(root / "train")).reader.class_to_idx
+    assert {name: k for k, name in enumerate(part.names)} == theirs
+    assert [Path(file).parent.name for file in part.files()] == [part.names[label] for label in part.labels]
+    test = folder_part("test", root / "val", part.names)
+    assert [file.parent.name for file in test.files()] == [part.names[label] for label in test.labels]
+
+
+def archived_on_a_mac(root: Path) -> Path:
+    image_folder(root)
+    fork = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
+    for split in ("train", "val"):
+        (root / split / "a" / "._000.png").write_bytes(fork)
+        (root / split / "._a").write_bytes(fork)
+        (root / split / "__MACOSX").mkdir()
+        (root / split / "__MACOSX" / "._000.png").write_bytes(fork)
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "train.parquet").write_bytes(fork)
+    (root / "._train.parquet").write_bytes(fork)
+    return root
+
+
+@pytest.mark.parametrize("load", [load_images, load_stream])
+def test_what_archives_of_a_mac_hold_beside_the_data_is_passed_over(tmp_path: Path, load: Any) -> None:
+    assert load(archived_on_a_mac(tmp_path / "mac")).digest == load(image_folder(tmp_path / "plain")).digest
+    table = toy(tmp_path / "table")
+    (table / "._train.parquet").write_bytes(b"Mac OS X")
+    (table / "train").mkdir()
+    (table / "train" / "._0.parquet").write_bytes(b"Mac OS X")
+    assert load(table).digest == load(toy(tmp_path / "tables")).digest
+
+
 def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy(tmp_path / "root" / "toy")
     toy(tmp_path / "named", train=39)
@@ -621,6 +742,37 @@ def spoil_class_folder(root: Path) -> None:
     (root / "val" / "a").rename(root / "val" / "z")
 
 
+def spoil_empty_class(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    shutil.rmtree(root / "train" / "c")
+    (root / "train" / "c" / "inner").mkdir(parents=True)
+
+
+def spoil_extra_class(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root, classes=("a", "b", "c", "d", "extra"))
+
+
+def spoil_file_of_a_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    (root / "train" / "b" / "004.png").write_bytes(picture(3)[:-60])
+
+
+def spoil_size_of_a_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    (root / "val" / "d" / "001.png").write_bytes(picture(3, 9))
+
+
+def spoil_image_of_a_shard(root: Path) -> None:
+    (root / "test.parquet").unlink()
+    for shard in range(2):
+        cells = [picture(i)[: -60 if shard and i == 2 else None] for i in range(5)]
+        write(root / f"test-{shard}.parquet", cells, [0] * 5)
+
+
 def spoil_no_images(root: Path) -> None:
     shutil.rmtree(root)
     (root / "train" / "a").mkdir(parents=True)
@@ -648,6 +800,11 @@ def spoil_no_images(root: Path) -> None:
         (spoil_image_size, ["row 5 of split 'train' is 9 x 9", "8 x 8"]),
         (spoil_class_folder, ["'z'", "training split lacks"]),
         (spoil_no_images, ["holds no images"]),
+        (spoil_empty_class, ["train/c holds no images", "inner"]),
+        (spoil_extra_class, ["5 classes", "'toy' has 4"]),
+        (spoil_file_of_a_folder, ["train/b/004.png", "row 14 of split 'train'", "cannot be decoded"]),
+        (spoil_size_of_a_folder, ["val/d/001.png", "is 9 x 9"]),
+        (spoil_image_of_a_shard, ["test-1.parquet", "row 7 of split 'test'", "cannot be decoded"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -659,6 +816,13 @@ def test_error_names_what_is_wrong(tmp_path: Path, spoil: Any, words: list[str])
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value).strip()
+
+
+def test_stream_names_the_file_that_cannot_be_decoded(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "d")
+    (root / "val" / "c" / "002.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"row 8 of split 'test' \(.*/val/c/002.png\) cannot be decoded"):
+        list(small(load_stream(root).test).eval_batches(batch=4, device=CPU))
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

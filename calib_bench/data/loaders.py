@@ -251,13 +251,13 @@ def _decoded(part: Part, mode: str) -> np.ndarray:
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
-        image = np.asarray(decode(payload, mode, f"row {row} of split '{part.name}'"))
+        image = np.asarray(decode(payload, mode, part.where(row)))
         pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         if out is None:
             out = np.empty((len(part), *pixels.shape), dtype=np.uint8)
         if pixels.shape != out.shape[1:]:
             raise DataError(
-                f"The image in row {row} of split '{part.name}' is {pixels.shape[2]} x {pixels.shape[1]}, "
+                f"The image in {part.where(row)} is {pixels.shape[2]} x {pixels.shape[1]}, "
                 f"where row 0 is {out.shape[3]} x {out.shape[2]}; this task needs images of one size."
             )
         out[row] = pixels

@@ -101,7 +101,7 @@ class Images(torch.utils.data.Dataset):
         """An error is returned, not raised: a worker's traceback would be wrapped around its message."""
         row, seed, epoch = item
         try:
-            image = decode(self.part.row(row), "RGB", f"row {row} of split '{self.part.name}'")
+            image = decode(self.part.row(row), "RGB", self.part.where(row))
         except DataError as error:
             return error
         if seed < 0:

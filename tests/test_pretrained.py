@@ -11,18 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import facts, make
 from test_data import HUB, picture, write
 
-from calib_bench import models
+from calib_bench import discover, models
 from calib_bench.data import images
 from calib_bench.data.heads import Head, Unmatched, on_head, places
 from calib_bench.data.splits import InputSpec, Request, Splits
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.models.timm import pretrained_head, weights_at_hand
 from calib_bench.resolve import resolve
+from calib_bench.separation import controls
 from calib_bench.settings import parse
 from calib_bench.task import Carve
-from calib_bench.trial import Trial
+from calib_bench.trial import Trial, scored_as_published
 from calib_bench.tuning import plan
 
 SMALL = Head(
@@ -204,3 +206,61 @@ def test_a_stored_trial_of_an_earlier_version_keeps_its_key() -> None:
     dumped = {key: value for key, value in json.loads(old.model_dump_json()).items() if key != "weights"}
     assert Trial(**dumped).key == old.key
     assert old.model_copy(update={"weights": "sha256:0"}).key != old.key
+
+
+# Controls
+
+STUDIES = {
+    "separation": (),
+    "learning_rate": (),
+    "two_temperatures": (),
+    "beta_switch": (),
+    "stability": (),
+    "tune": ("budget=2", "tune_seeds=1"),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_no_study_scores_a_head_that_nothing_trains(study: str, epochs: int) -> None:
+    """An eighth of one epoch is none, and a new head without training has nothing to measure."""
+    words = ("beta=0.1,1", "lr=0.01,0.1", "objective=cross_entropy", "seed=0..2", f"epochs={epochs}", "pretrained=true")
+    resolved = resolve(
+        parse(["task=cifar10", "model=timm/test_resnet", f"study={study}", "warmup=0", *words, *STUDIES[study]])
+    )
+    scores: dict[str, float] = {}
+
+    def wanted() -> list[Trial]:
+        return discover.study(study).plan(resolved, lambda trial: scores.get(trial.key))
+
+    while new := [trial for trial in wanted() if trial.key not in scores]:
+        scores.update({trial.key: facts(trial)["selection"]["log_loss"] for trial in new})
+        assert not any(scored_as_published(trial) for trial in new)
+    lengths = {trial.epochs for trial in wanted() if trial.probe is None}
+    assert lengths == ({1} if epochs == 1 else {1, 2}), "of two epochs the control has one"
+
+
+@pytest.mark.parametrize("study", ["separation", "tune"])
+def test_a_control_that_cannot_be_made_is_left_out_with_a_sentence(tmp_path: Path, study: str) -> None:
+    words = (
+        "beta=0.1,1",
+        "objective=cross_entropy",
+        "seed=0..1",
+        "epochs=1",
+        "pretrained=true",
+        "warmup=0",
+        "lr=0.1,1",
+    )
+    store, resolved = make(
+        tmp_path / "run", "model=timm/test_resnet", f"study={study}", "calibrator=temperature_scaling", *words,
+        *STUDIES[study],
+    )  # fmt: skip
+    analysis = discover.study(study).analyse(resolved, store)
+    said = [sentence for sentence in analysis.verdict if "ositive control" in sentence]
+    assert said == [
+        "Positive control (timm/test_resnet): left out, since the reference trains published weights for 1 epoch, "
+        "which leaves no shorter training: give epochs=2."
+    ]
+    frame = analysis.tables["controls"].frame.set_index("control")
+    assert frame.loc[controls.UNDERTRAINED, "trained"] == "left out"
+    assert frame.loc[controls.RESCALED, "passed"]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -29,7 +29,7 @@ from calib_bench.data.source import digest_of
 from calib_bench.data.splits import Request, Split, Splits, stream
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import Resident, TensorSplit, normalized
-from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
+from calib_bench.data.text import MARKUP, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.task import Carve, Hub
 
@@ -298,7 +298,50 @@ def test_text_batches_are_bucketed_and_fair(text_split: TextSplit) -> None:
 def test_words_of() -> None:
     assert words_of("One<br /><br />two,  three\n<i>four</i>", 3) == "One two, three"
     assert words_of("<p>", 3) == words_of("", 3) == ""
-    assert words_of("a < b and c > d", 9) == "a d", "what looks like mark-up goes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I <3 this wonderful film, rated 5 > 4",
+        "a < b and c > d",
+        "a<b and c>d",
+        "price < 5 and quality > 3 stars",
+        "<grin> < Cough , cough > <-----Minor Spoilers!----->",
+        "see <http://example.org/a?b=c> or <me@example.org>",
+        "List<String> x, if a <i and b> i then",
+        "<unk> <user> <<<>>> <> </> < br >",
+    ],
+)
+def test_text_between_angle_brackets_stays(text: str) -> None:
+    assert words_of(text, 99).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<br />", "<br>", "<BR/>", "</p>", "<i>", "<h1>", "<a href='x>y'>".replace(">y", ""),
+        '<a href="http://example.org/?a=b&c" title=plain>', "<img\nsrc=x.png />", "<!-- a > b -->", "<!DOCTYPE html>",
+    ],
+)  # fmt: skip
+def test_markup_goes(markup: str) -> None:
+    assert words_of(f"one{markup}two {markup} three", 9) == "one two three"
+    assert words_of(markup, 9) == ""
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="<>/abi =!-\"'3 ", max_size=200))
+def test_only_whole_tags_are_ever_taken_out(text: str) -> None:
+    """Letters outside of angle brackets stay, and an independent parser sees no element in what is left."""
+    from html.parser import HTMLParser
+
+    seen: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: seen.append(tag)  # type: ignore[method-assign]
+    kept = MARKUP.sub("", text)
+    parser.feed(text)
+    if kept != text:
+        assert seen or "</" in text or "<!" in text
 
 
 def test_tokenizer() -> None:

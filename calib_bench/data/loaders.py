@@ -147,7 +147,7 @@ def texts(
                 made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
             return made
 
-        made = cached(request.task, ("tokens", 1, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
+        made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
         tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
@@ -155,7 +155,7 @@ def texts(
             labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
             splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
         learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
-        prepared = (vocabulary, length, tokenizers.__version__)
+        prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
         return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
 
     return load

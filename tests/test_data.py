@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calib_bench.data import crop, flip, images, source, streams, texts
+from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.carve import carve
+from calib_bench.data.duplicates import digests, note
 from calib_bench.data.naming import matched
 from calib_bench.data.parts import folder_part, parquet_part
 from calib_bench.data.source import digest_of
@@ -893,6 +894,73 @@ def test_text_that_is_not_text(tmp_path: Path) -> None:
         texts(TEXT_HUB, CARVE, classes=2)(Request("toy", data=root))
 
 
+# Duplicates
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=20, max_size=40), st.integers(0, 3), st.none() | st.integers(1, 5))
+def test_duplicates_are_those_a_search_finds(values: list[int], split: int, limit: int | None) -> None:
+    """Every split carved from one pool of few values."""
+    rows = carve(Carve(3, 4, 6), len(values), None, task="t", split=split, limit=limit)
+    own = {name: [values[row] for row in index] for name, index in rows.items()}
+    said = note({"train": digests([str(value) for value in values])}, rows).get("duplicates", "")
+    others = own["train"] + own["selection"] + own["calibration"]
+    count = sum(value in others for value in own["test"])
+    assert said.startswith(f"{count} of {len(own['test'])} test examples") if count else said == ""
+    for name, where in (("train", "training"), ("selection", "selection"), ("calibration", "calibration")):
+        part = sum(value in own[name] for value in own["test"])
+        assert (f"{part} in {where}" in said) == bool(part)
+
+
+def test_digests_are_of_the_content() -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    assert len(set(digests(x).tolist())) == 4
+    assert digests(x[::-1])[0] == digests(x)[3]
+    assert digests(["a", "b", "a", ""]).tolist() == digests([b"a", b"b", b"a", b""]).tolist()
+    assert len(digests([])) == 0
+
+
+@pytest.mark.parametrize("load", [load_images, load_stream])
+def test_test_images_that_occur_in_training_are_noted(tmp_path: Path, load: Any) -> None:
+    root = toy(tmp_path / "d")
+    assert "duplicates" not in load(root).notes
+    shutil.copy(root / "train.parquet", root / "test.parquet")
+    assert (
+        load(root)
+        .notes["duplicates"]
+        .startswith(
+            "40 of 40 test examples also occur outside the test split, input for input "
+            "(29 in training, 5 in selection, 6 in calibration)"
+        )
+    )
+    write(root / "test.parquet", [picture(i) for i in (7, 2000, 9)], [0, 0, 0])
+    assert load(root).notes["duplicates"].startswith("2 of 3 test examples")
+
+
+def test_test_texts_that_occur_in_training_are_noted(tmp_path: Path) -> None:
+    root = write_texts(tmp_path / "d")
+    load = texts(TEXT_HUB, CARVE, classes=2)
+    assert "duplicates" not in load(Request("toy", data=root)).notes
+    write(root / "test.parquet", ["trainword3 common film good", "new", "new"], [0, 0, 1], column="text")
+    assert load(Request("toy", data=root)).notes["duplicates"].startswith("1 of 3 test examples")
+
+
+def test_arrays_with_equal_rows_are_noted() -> None:
+    def load(x: np.ndarray) -> Splits:
+        read = arrays(lambda request: (x, np.zeros(30, dtype=np.int64)), Carve(2, 2, 20), classes=1, source="made up")
+        return read(Request("toy"))
+
+    x = np.arange(60, dtype=np.float32).reshape(30, 2)
+    assert "duplicates" not in load(x).notes
+    assert load(np.zeros_like(x)).notes["duplicates"].startswith("6 of 6 test examples")
+
+
+def test_large_data_is_not_searched_for_duplicates_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = toy(tmp_path / "d")
+    monkeypatch.setattr(source, "LARGE", 1000)
+    assert "not looked for" in load_stream(root).notes["duplicates"]
+
+
 # Cache
 
 
@@ -960,7 +1028,7 @@ def test_cached_pixels_are_those_decoded(tmp_path: Path) -> None:
     root = toy(tmp_path / "d")
     first, second = load_images(root), load_images(root)
     assert train(first.train) == train(second.train)
-    assert len(list(entries(tmp_path))) == 1
+    assert len(list(entries(tmp_path))) == 2, "pixels, and digests of them"
 
 
 def test_digest_counts_rows_of_every_part(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         import numpy as np
         import torch
 
+        from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import check_labels
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
@@ -49,7 +50,8 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
         class_names = tuple(names) or tuple(str(k) for k in range(classes))
-        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", {}, ())
+        notes = note({"train": digests(x)}, rows)
+        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
 
     return load
 
@@ -84,6 +86,7 @@ def images(
         import torch
 
         from calib_bench.data.cache import cached
+        from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
@@ -96,6 +99,12 @@ def images(
             ("pixels", 1, raw.digest, mode),
             lambda: {pool: _decoded(part, mode) for pool, part in pools.items()},
         )
+        seen = cached(
+            request.task,
+            ("digests", 1, raw.digest, mode),
+            lambda: {pool: digests(pixels[pool]) for pool in pools},
+        )
+        raw.notes.update(note(seen, rows))
         x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
         labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
         splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
@@ -128,6 +137,7 @@ def texts(
         import torch
 
         from calib_bench.data.cache import cached
+        from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import Resident
@@ -144,10 +154,12 @@ def texts(
             for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
                 needed = {row for name in names for row in used[name]}
                 wanted = [words_of(text, length) if row in needed else "" for row, text in enumerate(strings[pool])]
+                made[f"{pool}_digests"] = digests(strings[pool])
                 made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
             return made
 
         made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
+        raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
         tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
@@ -177,8 +189,10 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     """
 
     def load(request: Request) -> Splits:
+        from calib_bench.data.cache import cached
         from calib_bench.data.carve import scaled
-        from calib_bench.data.source import open_source
+        from calib_bench.data.duplicates import digests, note
+        from calib_bench.data.source import WHOLE, open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.stream import StreamSplit, preprocess_for
 
@@ -187,6 +201,16 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
         rows = _carve(request, sizes, len(raw.train), len(raw.test))
         for part in (raw.train, raw.test):
             part.prepare()
+        if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
+            pools = {"train": raw.train, "test": raw.test}
+            seen = cached(
+                request.task,
+                ("digests", 1, raw.digest),
+                lambda: {pool: digests(part.inputs()) for pool, part in pools.items()},
+            )
+            raw.notes.update(note(seen, rows))
+        else:
+            raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
         preprocess = preprocess_for(request.model)
         splits = {
             name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess)

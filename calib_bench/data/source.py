@@ -26,6 +26,8 @@ ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test"
 """Names under which a local folder may hold a split."""
 LARGE = 2 << 30
 """Bytes beyond which a digest reads the ends of files only."""
+WHOLE, ENDS = "sha256:", "sha256-ends:"
+"""How digests begin, of whole files and of their ends."""
 PATIENCE, LEAST = 300.0, 100_000
 """A download that brings fewer than so many bytes in so many seconds is given up."""
 END = 1 << 20
@@ -270,7 +272,7 @@ def digest_of(*parts: Part) -> str:
         digest.update(f"{part.name}:{len(part)}:{len(part.paths)}".encode())
         for line in _lines(part, whole=total <= LARGE):
             digest.update(line.encode())
-    return f"{'sha256' if total <= LARGE else 'sha256-ends'}:{digest.hexdigest()}"
+    return f"{WHOLE if total <= LARGE else ENDS}{digest.hexdigest()}"
 
 
 def _lines(part: Part, whole: bool) -> Iterable[str]:

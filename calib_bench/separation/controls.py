@@ -267,7 +267,7 @@ def _known(frame: pd.DataFrame) -> list[Row]:
     return [row for row in rows if not math.isnan(row.get("accuracy", math.nan))]
 
 
-def _without(frame: pd.DataFrame) -> list[str]:
+def without(frame: pd.DataFrame) -> list[str]:
     """A sentence for each control that could not be made."""
     reasons = frame.dropna(subset="why") if "why" in frame else frame.iloc[:0]
     said = (f"Positive control ({row['model']}): left out, since {row['why']}." for _, row in reasons.iterrows())
@@ -294,7 +294,7 @@ def told(frame: pd.DataFrame) -> list[str]:
             f"log loss by {loss} nats and accuracy by {accuracy}, "
             f"{_all(rows, 'which may be 0: there the study has no power to see a change of this size')}."
         )
-    return said + _without(frame)
+    return said + without(frame)
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -346,4 +346,4 @@ def words(frame: pd.DataFrame) -> list[str]:
                 f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
                 f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."
             )
-    return said + _without(frame)
+    return said + without(frame)

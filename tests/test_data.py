@@ -25,7 +25,7 @@ from calib_bench.data.cache import cached
 from calib_bench.data.carve import carve
 from calib_bench.data.duplicates import digests, note
 from calib_bench.data.naming import matched
-from calib_bench.data.parts import folder_part, parquet_part
+from calib_bench.data.parts import decode, folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.splits import Request, Split, Splits, stream
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
@@ -405,7 +405,7 @@ def small(split: Split) -> Split:
     from calib_bench.data.stream import StreamSplit
 
     assert isinstance(split, StreamSplit)
-    return StreamSplit(split._images.part, split.rows, Preprocess(size=16))
+    return StreamSplit(split._images.part, split.rows, Preprocess(size=16), split._images.greys)
 
 
 def test_stream_epochs_share_workers_and_a_pass_may_be_abandoned(
@@ -892,6 +892,69 @@ def test_text_that_is_not_text(tmp_path: Path) -> None:
     write(root / "test.parquet", ["a"] * 4 + [None] * 6, [0] * 10, column="text")
     with pytest.raises(DataError, match="Row 4 of split 'test' holds no text"):
         texts(TEXT_HUB, CARVE, classes=2)(Request("toy", data=root))
+
+
+# Grey images of more than 8 bits
+
+RAMP = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (8, 1))
+
+
+def encoded(array: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "factor"),
+    [
+        ("PNG", "u1", 1), ("PNG", "u2", 257), ("TIFF", "u2", 257), ("TIFF", ">u2", 257), ("TIFF", "i4", 257),
+        ("TIFF", "i4", 1), ("TIFF", "f4", 257), ("TIFF", "f4", 1), ("TIFF", "f4", 1 / 255), ("PPM", "u2", 257),
+    ],
+)  # fmt: skip
+def test_grey_images_keep_their_range(mode: str, kind: str, dtype: str, factor: float) -> None:
+    image = np.asarray(decode(encoded((RAMP * float(factor)).astype(dtype), kind), mode, "row 0")).astype(int)
+    assert np.abs((image if mode == "L" else image.transpose(2, 0, 1)) - RAMP).max() <= 1
+
+
+def grey_data(root: Path, dtype: str, factor: float, dark: int = 3) -> Path:
+    """Images whose brightness is the row's number, nearly black: only the last of the test split is white."""
+    for split, count in HUB.rows.items():
+        values = [np.full((8, 8), dark if i + 1 < count or split == "train" else 255) for i in range(count)]
+        payloads = [encoded((value * factor).astype(dtype), "TIFF") for value in values]
+        write(root / f"{split}.parquet", payloads, [i % 4 for i in range(count)])
+    return root
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("i4", 257), ("i4", 1), ("f4", 1 / 255), ("f4", 257), ("u2", 257)])
+def test_one_white_for_all_images_of_a_data_set(tmp_path: Path, dtype: str, factor: float) -> None:
+    """An image that is nearly black by itself stays so: its own largest value is not white."""
+    root = grey_data(tmp_path / "d", dtype, factor)
+    splits = load_images(root)
+    pixels = splits.test.x  # type: ignore[attr-defined]
+    assert pixels[:-1].unique().tolist() == [3]
+    assert pixels[-1].unique().tolist() == [255]
+    assert splits.train.x.unique().tolist() == [3]  # type: ignore[attr-defined]
+    white = {1 / 255: "1", 1: "255", 257: "65,535"}[factor]
+    assert splits.notes.get("grey") == (None if dtype == "u2" else f"grey images of 32 bits: white is {white}")
+    streamed = load_stream(root)
+    assert streamed.notes.get("grey") == splits.notes.get("grey")
+    for x, _ in small(streamed.train).eval_batches(batch=29, device=CPU):
+        shown = x * torch.tensor(Preprocess().std)[:, None, None] + torch.tensor(Preprocess().mean)[:, None, None]
+        torch.testing.assert_close(shown, torch.full_like(shown, 3 / 255), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([0.0, np.nan], "not finite"), ([-1.0, 2.0], "negative"), ([0.0, 1e6], "reaches 1e.06"), ([0, np.inf], "finite")],
+)
+def test_grey_images_of_no_known_range_are_refused(tmp_path: Path, values: list[float], words: str) -> None:
+    root = toy(tmp_path / "d")
+    cells = [picture(i) for i in range(39)] + [encoded(np.resize(values, (8, 8)).astype("f4"), "TIFF")]
+    write(root / "train.parquet", cells, [0] * 40)
+    with pytest.raises(DataError, match=rf"row 39 of split 'train'.*{words}"):
+        load_images(root)
 
 
 # Duplicates

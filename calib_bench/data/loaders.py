@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     from calib_bench.data.augment import Augment
+    from calib_bench.data.grey import Greys
     from calib_bench.data.parts import Part
     from calib_bench.data.source import Raw
     from calib_bench.data.splits import InputSpec, Request, Splits
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
+
+
+SAMPLED = 16
+"""Images of a streamed split that are looked at beforehand."""
 
 
 def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
@@ -87,6 +92,7 @@ def images(
 
         from calib_bench.data.cache import cached
         from calib_bench.data.duplicates import digests, note
+        from calib_bench.data.grey import told
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
@@ -94,11 +100,7 @@ def images(
         raw = open_source(request, source, classes, tuple(names))
         rows = _carve(request, carve, len(raw.train), len(raw.test))
         pools = {"train": raw.train, "test": raw.test}
-        pixels = cached(
-            request.task,
-            ("pixels", 1, raw.digest, mode),
-            lambda: {pool: _decoded(part, mode) for pool, part in pools.items()},
-        )
+        pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
         seen = cached(
             request.task,
             ("digests", 1, raw.digest, mode),
@@ -108,7 +110,10 @@ def images(
         x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
         labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
         splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
-        prepared = (mode, tuple(mean), tuple(std), augment)
+        prepared: tuple[object, ...] = (mode, tuple(mean), tuple(std), augment)
+        if deep := tuple(map(str, pixels["greys"][1:])):
+            prepared = (*prepared, deep)
+            raw.notes.update(told(deep))
         return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
 
     return load
@@ -192,6 +197,7 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
         from calib_bench.data.cache import cached
         from calib_bench.data.carve import scaled
         from calib_bench.data.duplicates import digests, note
+        from calib_bench.data.grey import told
         from calib_bench.data.source import WHOLE, open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.stream import StreamSplit, preprocess_for
@@ -212,13 +218,15 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
         else:
             raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
         preprocess = preprocess_for(request.model)
+        greys = _sampled(raw)
         splits = {
-            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess)
+            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
             for name, index in rows.items()
         }
+        raw.notes.update(told(greys.names()))
         raw.notes["preprocess"] = str(preprocess)
         # How images are transformed depends on the model: it is noted, and recorded with each trial.
-        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), ())
+        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
 
     return load
 
@@ -266,7 +274,36 @@ def _splits(
     )
 
 
-def _decoded(part: Part, mode: str) -> np.ndarray:
+def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
+    """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
+    import numpy as np
+
+    from calib_bench.data.grey import Greys
+
+    greys = Greys(tuple(pools.values()))
+    pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
+    return pixels | {"greys": np.array(["", *greys.names()])}
+
+
+def _sampled(raw: Raw) -> Greys:
+    """What is white in the images, settled before workers share it where one of a few has more than 8 bits."""
+    import contextlib
+
+    import numpy as np
+
+    from calib_bench.data.grey import Greys
+    from calib_bench.data.parts import decode
+    from calib_bench.errors import DataError
+
+    greys = Greys((raw.train, raw.test))
+    for part in (raw.train, raw.test):
+        for row in np.unique(np.linspace(0, len(part) - 1, SAMPLED).astype(int)).tolist():
+            with contextlib.suppress(DataError):  # it is raised in its batch
+                decode(part.row(row), "RGB", part.where(row), greys)
+    return greys
+
+
+def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
 
@@ -275,7 +312,7 @@ def _decoded(part: Part, mode: str) -> np.ndarray:
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
-        image = np.asarray(decode(payload, mode, part.where(row)))
+        image = np.asarray(decode(payload, mode, part.where(row), greys))
         pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         if out is None:
             out = np.empty((len(part), *pixels.shape), dtype=np.uint8)

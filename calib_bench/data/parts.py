@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.data.grey import Greys
 from calib_bench.data.naming import matched, natural
 from calib_bench.errors import DataError
 
@@ -120,18 +121,26 @@ class Place:
         return f"{text} ({self.part.file_of(self.row)})" if len(self.part.paths) > 1 else text
 
 
-def decode(payload: Any, mode: str, where: Place | str) -> Image:
-    """An encoded image as PIL in `mode`, such as "RGB".
+def decode(payload: Any, mode: str, where: Place | str, greys: Greys | None = None) -> Image:
+    """An encoded image as PIL in `mode`, "RGB" or "L"; grey of more than 8 bits keeps its range.
+
+    Args:
+        where: the split and row, for errors.
+        greys: what is white in images of 32 bits; None to take this image's own range.
 
     Raises:
-        DataError: it cannot be decoded; names `where`, the split and row.
+        DataError: it cannot be decoded, or which of its values is white cannot be told.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         if not isinstance(payload, bytes):
             raise TypeError("the cell holds no bytes")
-        return Image.open(io.BytesIO(payload)).convert(mode)
+        image = Image.open(io.BytesIO(payload))
+        image.load()
+        return (greys or Greys()).eight_bits(image, where).convert(mode)
+    except DataError:
+        raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise DataError(
             f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from calib_bench.data import images
 from calib_bench.data.heads import Head, Unmatched, on_head, places
 from calib_bench.data.splits import InputSpec, Request, Splits
 from calib_bench.errors import SettingsError, UserError
+from calib_bench.execute import worker
 from calib_bench.models.timm import pretrained_head, weights_at_hand
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
@@ -133,6 +135,26 @@ def test_a_few_classes_counted_anew_are_not_the_heads_first(tmp_path: Path, imag
     assert on_head(spread, imagenet, "timm/test_resnet", scored=True) is spread
 
 
+def test_a_folder_of_some_of_imagenets_classes_is_scored_over_all_outputs(tmp_path: Path, imagenet: Head) -> None:
+    """Folders in an order of their own; without pretrained weights, the classes are those of the folder."""
+    outputs = {"n02085620-Chihuahua": 151, "n01440764": 0, "n07920052 espresso": 967}
+    for name, (split, count) in itertools.product(outputs, (("train", 9), ("val", 2))):
+        (tmp_path / "d" / split / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "d" / split / name / f"{i}.png").write_bytes(picture(i + 100 * len(name)))
+    words = ["task=imagenet", f"data={tmp_path / 'd'}", "model=timm/test_resnet"]
+    scratch = resolve(parse(words))
+    assert worker.load_splits(scratch, plan(scratch, lambda trial: None)[0]).classes == 3
+    for epochs in ("0", "1"):
+        resolved = resolve(parse([*words, "pretrained=true", f"epochs={epochs}", "warmup=0"]))
+        splits = worker.load_splits(resolved, plan(resolved, lambda trial: None)[0])
+        assert splits.classes == 1000
+        part = splits.test._images.part  # type: ignore[attr-defined]
+        folders = [file.parent.name for file in part.files()]
+        assert [outputs[folders[row]] for row in splits.test.rows] == splits.test.labels.tolist()  # type: ignore[attr-defined]
+        assert {splits.class_names[k] for k in outputs.values()} == set(outputs)
+
+
 # Weights
 
 
@@ -238,6 +260,13 @@ def test_no_study_scores_a_head_that_nothing_trains(study: str, epochs: int) -> 
         assert not any(scored_as_published(trial) for trial in new)
     lengths = {trial.epochs for trial in wanted() if trial.probe is None}
     assert lengths == ({1} if epochs == 1 else {1, 2}), "of two epochs the control has one"
+
+
+def test_it_is_said_where_there_is_nothing_to_compare_too(tmp_path: Path) -> None:
+    words = ("beta=1", "objective=cross_entropy", "seed=0", "epochs=1", "pretrained=true", "warmup=0", "lr=0.1")
+    store, resolved = make(tmp_path / "run", "model=timm/test_resnet", "calibrator=temperature_scaling", *words)
+    verdict = discover.study("separation").analyse(resolved, store).verdict
+    assert ["nothing to compare" in verdict[0], "left out, since" in verdict[1]] == [True, True]
 
 
 @pytest.mark.parametrize("study", ["separation", "tune"])

@@ -252,8 +252,8 @@ def _images(folder: Path) -> list[Path]:
     if not images:
         holds = ", ".join(path.name for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DataError(
-            f"The class folder {folder} holds no images ({f'but {holds}' if inside else 'it is empty'}); expected "
-            f"image files in it, such as .jpg or .png. Put them there, or remove the folder."
+            f"The class folder {folder} holds no images ({f'it holds {holds}' if inside else 'it is empty'}); "
+            f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."
         )
     return images
 

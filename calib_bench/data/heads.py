@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,7 +168,7 @@ def _relabelled(splits: Splits, index_K: tuple[int, ...], head: Head) -> Splits:
         f"; {len(index_K)} of them occur" if len(index_K) < count else ""
     )
     made = hashlib.sha256(f"{splits.preparation}{index_K}{count}".encode()).hexdigest()
-    changed = {
+    changed: dict[str, Any] = {
         name: _with(splits[name], to[splits[name].labels]) for name in ("train", "selection", "calibration", "test")
     }
     notes = {**splits.notes, "head": note}

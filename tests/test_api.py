@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,25 @@ def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.attempted > 8
     assert found.failed == 0
     assert (tmp_path / "separation.pdf").stat().st_size > 1000
+
+
+ROOT = Path(api.__file__).parents[1]
+SHOWN = sorted(
+    (package + "." + ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)).removesuffix(".__init__")
+    for folder, package in (
+        ("calib_bench", "calib_bench"), ("tasks", "calib_bench.tasks"), ("baselines", "calib_bench.baselines"),
+    )
+    for path in (ROOT / folder).rglob("*.py")
+    if ">>> " in path.read_text() and path != Path(api.__file__)
+)  # fmt: skip
+"""Modules with examples in their docstrings, besides `api`."""
+
+
+@pytest.mark.parametrize("module", SHOWN)
+def test_the_examples_of_every_module_hold(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_importing_costs_nothing() -> None:

@@ -41,8 +41,8 @@ from calib_bench.errors import SettingsError, nearest
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
 
+    from calib_bench.predictions import Predictions
     from calib_bench.study import Analysis
 
 __all__ = [
@@ -103,23 +103,26 @@ def load_results(run: str | Path, table: str = "baselines") -> pd.DataFrame:
 
 
 def evaluate(
-    values: ArrayLike | Sequence[ArrayLike],
-    labels: ArrayLike | Sequence[ArrayLike],
-    calibration: tuple[Any, Any] | None = None,
+    values: Any,
+    labels: Any = None,
+    calibration: Any = None,
     *,
-    kind: str = "logits",
-    calibrators: Sequence[str] | None = None,
+    kind: str | None = None,
+    calibrators: str | Sequence[str] | None = None,
     folds: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
 
     Args:
-        values: predictions [N, K] of one model, or [S, N, K] (or a list of S arrays), one a seed.
-        labels: [N] int, or one array a seed.
-        calibration: (values, labels) of a held-out set, alike in form, to fit calibrators on.
-        kind: "logits", "probabilities", "log_probabilities" or "scores".
-        calibrators: their names; all of them when not given.
+        values: predictions [N, K] of one model, or [S, N, K] (or a list of S arrays, or a mapping by name), one a seed.
+            Arrays, tensors, lists and data frames will do; names of rows and columns go before their positions.
+        labels: [N] int, or one array a seed; or names of columns, if `values` is a data frame that has them. The name
+            of the column of labels, if `values` is a data frame that holds them; None finds one of the usual names.
+        calibration: (values, labels) of a held-out set, alike in form, to fit calibrators on; a data frame, if `values`
+            is one that holds its labels.
+        kind: "logits", "probabilities", "log_probabilities" or "scores"; logits where no column's name says otherwise.
+        calibrators: their names, or one; all of them when not given.
         folds: without a calibration set, fit by so many folds of the test examples.
         seed: of the folds.
 
@@ -133,30 +136,19 @@ def evaluate(
     from calib_bench import discover
     from calib_bench.evaluate_models import pair_up
     from calib_bench.judge import evaluate as judge
+    from calib_bench.prediction_arrays import held_out, predictions
     from calib_bench.predictions import check_kind
 
     check_kind(kind)
-    tests = _predictions(values, labels, kind, "test")
-    fits = _predictions(*calibration, kind, "calibration") if calibration is not None else []
-    found = judge(pair_up(tests, fits), discover.calibrators(calibrators), folds, seed, calibrators is not None)
-    frame = found.tables["metrics"].frame
-    frame.attrs = {"verdict": list(found.verdict), "warnings": list(found.warnings)}
+    names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
+    tests, classes = predictions(values, labels, kind, "test")
+    fits: list[Predictions] = []
+    if calibration is not None:
+        fits, _ = predictions(*held_out(calibration, values, labels), kind, "calibration", classes)
+    analysis = judge(pair_up(tests, fits), discover.calibrators(names), folds, seed, names is not None)
+    frame = analysis.tables["metrics"].frame
+    frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
-
-
-def _predictions(values: Any, labels: Any, kind: str, name: str) -> list[Any]:
-    """One or several models' predictions, checked."""
-    import numpy as np
-
-    from calib_bench.prediction_checks import check
-
-    several = np.ndim(values[0]) == 2
-    rows = list(values) if several else [values]
-    given = list(labels) if np.ndim(labels[0]) == 1 else [labels] * len(rows)
-    return [
-        check(np.asarray(v), np.asarray(y), kind, f"{name}{i}" if several else name)
-        for i, (v, y) in enumerate(zip(rows, given, strict=True))
-    ]
 
 
 def plot_separation(run: str | Path) -> Figure:

@@ -77,7 +77,7 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
         DataError: the file cannot be read, or what is the prediction and what the label cannot be told by name.
     """
     from calib_bench.prediction_dialects import TABLES, table_suffix
-    from calib_bench.prediction_labels import with_labels
+    from calib_bench.prediction_labels import refuse_confidence, with_labels
 
     suffix = table_suffix(path)
     if suffix == ".npy":
@@ -93,12 +93,13 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
 
         columns, read_notes = read_table(path)
         named, label_notes = with_labels(columns, str(path), label)
+        refuse_confidence(named, str(path))
         arrays, notes = stack(named, str(path), kind)
         return choose(arrays, str(path), kind, [*read_notes, *label_notes, *notes])
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
-        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), "
-        f".parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
+        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
+        f".zip), .parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from calib_bench.errors import DataError, nearest
 from calib_bench.prediction_files import choose, from_torch, kind_of
-from calib_bench.prediction_labels import with_labels
+from calib_bench.prediction_labels import refuse_confidence, with_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,6 +128,7 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table
         raise DataError(f"{name}: two columns have the same name: rename or remove one")
     arrays, notes = with_labels(columns, name, label)
     if framed:
+        refuse_confidence(arrays, name)
         arrays, more = stack(arrays, name, kind)
         notes = [*notes, *more]
     content = choose(arrays, name, kind, notes)

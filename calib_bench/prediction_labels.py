@@ -47,6 +47,20 @@ def with_labels(
     return _View({"labels" if name == chosen else name: name for name in arrays if name not in aside}, arrays), notes
 
 
+CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
+
+
+def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
+    """Raises DataError where a table's only fractions are the confidence in one label, no class having its own."""
+    alone = next((name for name in columns if _plain(name) in CONFIDENCE and columns[name].ndim == 1), None)
+    others = [name for name in columns if name not in (alone, "labels") and columns[name].dtype.kind == "f"]
+    if alone is not None and not others:
+        raise DataError(
+            f"{origin} holds {alone!r} and of no class its probability: log loss and calibrators need those of all "
+            f"classes, prob_0, prob_1...; if it is that of class 1 of two, call it probability"
+        )
+
+
 def _near(names: Iterable[str]) -> str:
     """What to do where no name is one of labels: which could be meant, and how to say so."""
     for name in names:

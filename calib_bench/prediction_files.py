@@ -38,9 +38,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """What predictions can be, and the names of each."""
 LABELS = (
-    "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "true", "truth",
-    "ground_truth", "gt", "gt_label", "gold", "gold_label", "expected", "expected_label", "actual", "label_id",
-    "label_ids", "label_idx", "labels_true", "y_test", "reference", "references",
+    "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "ground_truth",
+    "gt", "gt_label", "gold_label", "expected", "expected_label", "actual", "actual_label", "label_id", "label_ids",
+    "label_idx", "labels_true", "y_test",
 )  # fmt: skip
 """Names of labels; capitals, blanks, hyphens and underscores in a name make no difference."""
 SAVE = "numpy.savez('predictions.npz', logits=logits, labels=labels)"

@@ -217,6 +217,19 @@ def test_labels_that_come_twice_agree_or_are_refused(tmp_path: Path) -> None:
         read(str(tmp_path / "p.npz"))
 
 
+def test_a_class_that_is_called_like_labels_is_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    pd.DataFrame({"y": Z[:, 0], "n": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
+    for labels in (None, "label"):
+        with pytest.raises(DataError, match=r"'y' and 'label' differ|'y' is a name of labels and holds fractions"):
+            read(str(path), kind="logits", labels=labels)
+    pd.DataFrame({"true": Z[:, 0], "false": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
+    (found,) = read(str(path), kind="logits")
+    assert found.Z_NK.tolist() == Z[:, :2].tolist()
+    FRAME.assign(y=0.5).to_csv(path, index=False)
+    assert read(str(path), labels="label")[0].y_N.tolist() == Y.tolist()
+
+
 def test_the_user_names_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from sklearn.metrics import accuracy_score
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ from calib_bench.errors import SettingsError, nearest
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
 
+    from calib_bench.predictions import Predictions
     from calib_bench.study import Analysis
 
 __all__ = [
@@ -103,28 +104,31 @@ def load_results(run: str | Path, table: str = "baselines") -> pd.DataFrame:
 
 
 def evaluate(
-    values: ArrayLike | Sequence[ArrayLike],
-    labels: ArrayLike | Sequence[ArrayLike],
-    calibration: tuple[Any, Any] | None = None,
+    values: Any,
+    labels: Any = None,
+    calibration: Any = None,
     *,
-    kind: str = "logits",
-    calibrators: Sequence[str] | None = None,
+    kind: str | None = None,
+    calibrators: str | Sequence[str] | None = None,
     folds: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
 
     Args:
-        values: predictions [N, K] of one model, or [S, N, K] (or a list of S arrays), one a seed.
-        labels: [N] int, or one array a seed.
-        calibration: (values, labels) of a held-out set, alike in form, to fit calibrators on.
-        kind: "logits", "probabilities", "log_probabilities" or "scores".
-        calibrators: their names; all of them when not given.
+        values: predictions [N, K] of one model, or [S, N, K] (or a list of S arrays, or a mapping by name), one a seed.
+            Arrays, tensors, lists and data frames will do; names of rows and columns go before their positions.
+        labels: [N] int, or one array a seed; or names of columns, if `values` is a data frame that has them. The name
+            of the column of labels, if `values` is a data frame that holds them; None finds one of the usual names.
+        calibration: (values, labels) of a held-out set, alike in form, to fit calibrators on; a data frame, if `values`
+            is one that holds its labels.
+        kind: "logits", "probabilities", "log_probabilities" or "scores"; logits where no column's name says otherwise.
+        calibrators: their names, or one; all of them when not given.
         folds: without a calibration set, fit by so many folds of the test examples.
         seed: of the folds.
 
     Returns:
-        One row a method; `frame.attrs` has "verdict" and "warnings", sentences.
+        One row a method; `frame.attrs` has "verdict" and "warnings", sentences. In a notebook it shows a picture too.
 
     Raises:
         DataError: the numbers cannot be predictions of that kind.
@@ -133,30 +137,20 @@ def evaluate(
     from calib_bench import discover
     from calib_bench.evaluate_models import pair_up
     from calib_bench.judge import evaluate as judge
+    from calib_bench.prediction_arrays import held_out, predictions
     from calib_bench.predictions import check_kind
+    from calib_bench.report.evaluation import Evaluation
 
     check_kind(kind)
-    tests = _predictions(values, labels, kind, "test")
-    fits = _predictions(*calibration, kind, "calibration") if calibration is not None else []
-    found = judge(pair_up(tests, fits), discover.calibrators(calibrators), folds, seed, calibrators is not None)
-    frame = found.tables["metrics"].frame
-    frame.attrs = {"verdict": list(found.verdict), "warnings": list(found.warnings)}
+    names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
+    tests, classes = predictions(values, labels, kind, "test")
+    fits: list[Predictions] = []
+    if calibration is not None:
+        fits, _ = predictions(*held_out(calibration, values, labels), kind, "calibration", classes)
+    analysis = judge(pair_up(tests, fits), discover.calibrators(names), folds, seed, names is not None)
+    frame = Evaluation(analysis.tables["metrics"].frame)
+    frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
-
-
-def _predictions(values: Any, labels: Any, kind: str, name: str) -> list[Any]:
-    """One or several models' predictions, checked."""
-    import numpy as np
-
-    from calib_bench.prediction_checks import check
-
-    several = np.ndim(values[0]) == 2
-    rows = list(values) if several else [values]
-    given = list(labels) if np.ndim(labels[0]) == 1 else [labels] * len(rows)
-    return [
-        check(np.asarray(v), np.asarray(y), kind, f"{name}{i}" if several else name)
-        for i, (v, y) in enumerate(zip(rows, given, strict=True))
-    ]
 
 
 def plot_separation(run: str | Path) -> Figure:
@@ -185,7 +179,14 @@ def _draw(run: str | Path, name: str, needs: str) -> Figure:
     analysis = _saved(Path(run), needs)
     with figures.style():
         figure: Figure = getattr(plots, name)(analysis)
+    figure.__dict__["_repr_png_"] = partial(_png, figure)  # IPython knows of figures only once pyplot was imported
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _saved(run: Path, needs: str) -> Analysis:

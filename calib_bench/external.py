@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from calib_bench.study import Analysis
 
 FORMATS = """\
-A file of predictions is .npz, .safetensors, .csv, .tsv, .parquet, or a pair logits.npy:labels.npy. It holds `labels`
-(or label, targets, target, y; integers 0..K-1) and `logits`, `probabilities` or `log_probabilities` [N, K]; for two
-classes also [N], that of class 1, or `scores`, a margin. Tables have a column `label` and columns logit_0, logit_1...
-or probability_0...; other class columns need --kind. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
+A file of predictions is .npz, .safetensors, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), .parquet, .arrow, .feather,
+or a pair logits.npy:labels.npy. It holds `labels` (or label, target, y, true_label, ground_truth..., or what --labels
+names; integers 0..K-1) and `logits`, `probabilities` or `log_probabilities` [N, K]; for two classes also [N], that of
+class 1, or `scores`, a margin. Tables have a column `label` and columns logit_0, logit_1... or probability_0...; other
+class columns need --kind. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
 Several seeds: a,b,c or 'seed*.npz'. Nothing read can run code."""
 
 
@@ -56,6 +57,7 @@ def _parser(command: str, description: str) -> _Parser:
     )
     if command != "export":
         parser.add_argument("--kind", help="what the numbers are: logits, probabilities, log_probabilities, scores")
+        parser.add_argument("--labels", metavar="NAME", help="name of the labels in the files; usual names are known")
         parser.add_argument(
             "--trust-kind", action="store_true", help="believe it even where logits look like probabilities"
         )
@@ -175,8 +177,8 @@ def _models(places: Sequence[str], calibration: Sequence[str], given: argparse.N
     kind = check_kind(given.kind)
     if not 0 <= given.seed < 2**63:
         raise SettingsError(f"--seed {given.seed} is out of range: give a whole number from 0")
-    tests = [p for place in places for p in read(place, "test", kind, given.trust_kind)]
-    fits = [p for place in calibration for p in read(place, "calibration", kind, given.trust_kind)]
+    tests = [p for place in places for p in read(place, "test", kind, given.trust_kind, given.labels)]
+    fits = [p for place in calibration for p in read(place, "calibration", kind, given.trust_kind, given.labels)]
     if not fits and all(p.trial is not None for p in tests):
         fits = [p for place in places for p in read(place, "calibration")]
     if fits and given.cross_fit:

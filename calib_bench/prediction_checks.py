@@ -117,7 +117,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     if outside.any():
         i = int(outside.argmax())
         hint = "; they seem to count from 1: subtract 1" if y.min() == 1 and y.max() == K else ""
-        hint = hint or ("; -1 often means that the label is not known" if y.min() == -1 else "")
+        hint = hint or _marked(y[outside])
         raise DataError(
             f"{name}: {int(outside.sum())} labels are outside 0 to {K - 1}, the classes of the predictions; the first "
             f"is row {i}: {y[i]:g}{hint}"
@@ -125,8 +125,25 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     return y.astype(np.int64)
 
 
+def _marked(strange: Array) -> str:
+    """What labels outside the classes often mean, where all of them are the same number."""
+    meanings = {
+        -1: "that the label is not known",
+        -100: "a place without a label, which losses ignore",
+        255: "the same",
+    }
+    meanings[255] = meanings[-100]
+    values = set(np.unique(strange).tolist())
+    value = next(iter(values))
+    if len(values) > 1 or value not in meanings:
+        return ""
+    return f"; {value:g} often means {meanings[value]}: leave such rows out"
+
+
 def _finite(Z: Array, kind: str, name: str) -> None:
     """-inf is a class of probability zero in logits and log probabilities; every other infinity is an error."""
+    if np.isfinite(Z).all():
+        return
     rows = Z.reshape(len(Z), -1)
     bad: Array = np.isnan(rows) | np.isposinf(rows)
     if kind in ("logits", "log_probabilities") and Z.ndim == 2:
@@ -201,5 +218,9 @@ def _logits(Z: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bo
 
 
 def _logsumexp(Z: Array) -> Array:
-    top = Z.max(1, keepdims=True).astype(np.float64)
-    return top[:, 0] + np.log(np.exp(Z - top).sum(1))
+    """[N], float64, about a million numbers at a time, which take eight bytes each on the way."""
+    rows = max(1_000_000 // Z.shape[1], 1)
+    blocks = [Z[start : start + rows] for start in range(0, len(Z), rows)]
+    tops = [block.max(1, keepdims=True).astype(np.float64) for block in blocks]
+    parts = [top[:, 0] + np.log(np.exp(block - top).sum(1)) for block, top in zip(blocks, tops, strict=True)]
+    return np.concatenate(parts)

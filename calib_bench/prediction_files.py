@@ -1,8 +1,8 @@
-"""Files of predictions to named arrays: npz, npy pairs, CSV, TSV, parquet, safetensors. Nothing read can run code.
+"""Files of predictions to named arrays: npz, npy pairs, tables, safetensors. Nothing read can run code.
 
 Arrays and columns are told by name alone, never by what their numbers look like:
 - `logits`, `probabilities`, `log_probabilities`: [N, K], or [N] of class 1 where K = 2; `scores`: [N], a margin.
-- `labels`, `label`, `targets`, `target`, `y`: integers 0..K-1.
+- `labels`, `target`, `true_label` and others (`LABELS`), or what the user names: integers 0..K-1.
 - In a table the classes are columns `logit_0`, `logit_1`... (or `probability_0`...), in any order, one column of lists,
   or, where the kind is given, every column that is not the label, in the order of the file.
 """
@@ -15,7 +15,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from calib_bench.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Array = NDArray[Any]
 
@@ -36,7 +37,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "scores": ("scores", "score", "margins", "margin", "decision_function"),
 }
 """What predictions can be, and the names of each."""
-LABELS = ("labels", "label", "targets", "target", "y", "y_true")
+LABELS = (
+    "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "ground_truth",
+    "gt", "gt_label", "gold_label", "expected", "expected_label", "actual", "actual_label", "label_id", "label_ids",
+    "label_idx", "labels_true", "y_test",
+)  # fmt: skip
+"""Names of labels; capitals, blanks, hyphens and underscores in a name make no difference."""
 SAVE = "numpy.savez('predictions.npz', logits=logits, labels=labels)"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
@@ -58,71 +64,81 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def load(path: Path, labels: Path | None = None, kind: str | None = None) -> Content:
+def load(path: Path, labels: Path | None = None, kind: str | None = None, label: str | None = None) -> Content:
     """Find predictions and labels in a file, or in a pair of npy files.
 
     Args:
         labels: the npy file of labels that goes with an npy file of predictions.
         kind: one of KINDS; goes before what names say.
+        label: the name of the labels, or several of them with commas between, of which the file has one; goes before
+            the usual names.
 
     Raises:
         DataError: the file cannot be read, or what is the prediction and what the label cannot be told by name.
     """
-    suffix = path.suffix.lower()
+    from calib_bench.prediction_dialects import TABLES, table_suffix
+    from calib_bench.prediction_labels import refuse_confidence, with_labels
+
+    suffix = table_suffix(path)
     if suffix == ".npy":
         return _pair(path, labels, kind)
     if labels is not None:
         raise DataError(f"{path}:{labels} is not a pair of .npy files: a {suffix} file holds its own labels")
-    if suffix == ".npz":
-        return choose(_npz(path), str(path), kind)
-    if suffix == ".safetensors":
-        return choose(_safetensors(path), str(path), kind)
-    if suffix in (".csv", ".tsv", ".parquet"):
+    if suffix in (".npz", ".safetensors"):
+        members = _npz(path) if suffix == ".npz" else _safetensors(path)
+        arrays, notes = with_labels(members, str(path), label)
+        return choose(arrays, str(path), kind, notes)
+    if suffix in TABLES:
         from calib_bench.prediction_tables import read_table, stack
 
-        columns = read_table(path)
-        arrays, notes = stack(columns, str(path), kind)
-        return choose(arrays, str(path), kind, notes)
+        columns, read_notes = read_table(path)
+        named, label_notes = with_labels(columns, str(path), label)
+        refuse_confidence(named, str(path))
+        arrays, notes = stack(named, str(path), kind)
+        return choose(arrays, str(path), kind, [*read_notes, *label_notes, *notes])
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
-        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .parquet and .safetensors; "
-        f"from Python, {SAVE} makes one"
+        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
+        f".zip), .parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
     )
 
 
 def choose(arrays: Mapping[str, Array], origin: str, kind: str | None, notes: Iterable[str] = ()) -> Content:
-    """Which array is the prediction and which the label, by their names."""
-    found = {name: kind_of(name) for name in arrays}
-    labels = [name for name in arrays if name.strip().lower() in LABELS]
-    values = [name for name, of in found.items() if of is not None and name not in labels]
-    listed = ", ".join(map(repr, arrays)) or "nothing"
-    if len(labels) > 1:
-        raise DataError(f"{origin} holds labels twice, as {' and '.join(map(repr, labels))}: keep one of them")
-    if not labels:
-        rest = [name for name in arrays if name not in values]
-        hint = "; ".join(nearest(name, LABELS) for name in rest[:1]) or f"call them one of {', '.join(LABELS)}"
-        raise DataError(f"{origin} holds no labels: it holds {listed}; {hint}")
-    if kind is not None and (named := [name for name in values if found[name] == kind]):
+    """Which array is the prediction, by their names; that of the labels is `labels`, see
+    `prediction_labels.with_labels`."""
+    kinds = {name: kind_of(name) for name in arrays if name != "labels"}
+    values = [name for name, of in kinds.items() if of is not None]
+    if kind is not None and (named := [name for name in values if kinds[name] == kind]):
         chosen = named
     elif values:
-        chosen = [name for name in values if found[name] == "logits"] or values
+        chosen = [name for name in values if kinds[name] == "logits"] or values
     else:
-        chosen = [name for name in arrays if name not in labels] if kind else []
+        chosen = list(kinds) if kind else []
     if len(chosen) != 1:
         accepted = [names[0] for names in KINDS.values()]
         if len(chosen) > 1:
             problem = f"more than one array that could be the predictions ({', '.join(map(repr, chosen))}); keep one"
         else:
-            rest = [name for name in arrays if name not in labels]
-            hint = nearest(rest[0], accepted) if rest else f"valid choices: {', '.join(accepted)}"
+            hint = nearest(next(iter(kinds)), accepted) if kinds else f"valid choices: {', '.join(accepted)}"
+            listed = ", ".join(map(repr, arrays))
             problem = f"no predictions by a name that says what they are (it holds {listed}); {hint}"
         raise DataError(f"{origin} holds {problem}, or, for a single array of another name, say what it is with --kind")
     name = chosen[0]
-    aside = [other for other in arrays if other != name and other not in labels]
-    said = [*notes, *([f"not used: {', '.join(aside)}"] if aside else [])]
-    if kind is not None and found[name] not in (None, kind):
-        said.append(f"{name!r} taken as {kind}, as --kind says")
-    return Content(arrays[name], arrays[labels[0]], kind or found[name] or "", tuple(said))
+    aside = [other for other in kinds if other != name]
+    remarks = [*notes, *([f"not used: {', '.join(aside)}"] if aside else [])]
+    if kind is not None and kinds[name] not in (None, kind):
+        remarks.append(f"{name!r} taken as {kind}, as --kind says")
+    content = arrays[name]
+    if content.dtype.kind == "U" and content.ndim == 1 and len(content):
+        raise DataError(
+            f"{origin}: {name!r}, the {kind or kinds[name]}, {content[0]}, and must hold numbers: a list of one length "
+            f"a row, as parquet keeps it, or a column a class, {name}_0, {name}_1..."
+        )
+    if content.dtype == np.dtype("V2"):
+        raise DataError(
+            f"{origin}: {name!r} holds raw bytes, two a number, as numpy saves bfloat16: save it as float32"
+        )
+    return Content(content, arrays["labels"], kind or kinds[name] or "", tuple(remarks))
 
 
 def kind_of(name: str) -> str | None:
@@ -148,15 +164,39 @@ def once(names: Iterable[str], path: Path, what: str) -> None:
         raise DataError(f"{path} has more than one {what} called {twice[0]!r}: rename or remove one")
 
 
-def _npz(path: Path) -> dict[str, Array]:
+class _Members(Mapping[str, "Array"]):
+    """The arrays of a file by name, each read when it is asked for: what is not used is not read."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Array]) -> None:
+        self.names, self.read = list(names), read
+
+    def __getitem__(self, name: str) -> Array:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _npz(path: Path) -> Mapping[str, Array]:
+    def member(name: str) -> Array:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return file[name]
+        except UNREADABLE as error:
+            raise unreadable(path, error, f"the array {name!r}") from None
+
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds one array, not an archive of them: save it with {SAVE}")
-            once(file.files, path, "array")
-            return {name: file[name] for name in file.files}
+            names = list(file.files)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
+    once(names, path, "array")
+    return _Members(names, member)
 
 
 def _npy(path: Path) -> Array:
@@ -169,15 +209,16 @@ def _npy(path: Path) -> Array:
     return array
 
 
-def unreadable(path: Path, error: BaseException) -> DataError:
-    """What to tell of a file that a library could not read."""
+def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
+    """What to tell of a file, or a part of it, that a library could not read."""
     if not path.is_file():
         return DataError(f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}")
     if path.stat().st_size == 0:
         return DataError(f"{path} is empty")
     if "pickle" in str(error).lower() or "Object arrays" in str(error):
         return DataError(
-            f"{path} holds pickled objects, which could run code and are never read: save plain number arrays, {SAVE}"
+            f"{path}{f': {part}' if part else ''} holds pickled objects, which could run code and are never read: save "
+            f"plain number arrays, {SAVE}"
         )
     text = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"{path} cannot be read as {path.suffix[1:]}: it is truncated, damaged or foreign ({text[:200]})")
@@ -199,15 +240,27 @@ def _pair(path: Path, labels: Path | None, kind: str | None) -> Content:
     return Content(values, _npy(labels), kind or found or "")
 
 
-def _safetensors(path: Path) -> dict[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _safetensors(path: Path) -> Mapping[str, Array]:
+    from safetensors import SafetensorError, safe_open
+
+    def member(name: str) -> Array:
+        try:
+            with safe_open(path, "pt") as file:
+                return from_torch(file.get_tensor(name))
+        except (SafetensorError, *UNREADABLE) as error:
+            raise unreadable(path, error) from None
 
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            return _Members(file.keys(), member)
     except (SafetensorError, *UNREADABLE) as error:
         raise unreadable(path, error) from None
-    return {
-        name: (t.float() if t.is_floating_point() and t.dtype.itemsize < 4 else t).numpy()
-        for name, t in tensors.items()
-    }
+
+
+def from_torch(tensor: Tensor) -> Array:
+    """A tensor on the CPU as an array; where numpy lacks its type, as bfloat16, the same numbers in float32."""
+    import torch
+
+    if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64):
+        return tensor.numpy()
+    return tensor.float().numpy()

@@ -1,4 +1,4 @@
-"""Tables of predictions (CSV, TSV, parquet) to named arrays."""
+"""Tables of predictions (CSV, TSV, JSON lines, parquet, Arrow) to named arrays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.prediction_dialects import arrow_parts, is_number
 from calib_bench.prediction_files import LABELS, UNREADABLE, kind_of, once, unreadable
 
 if TYPE_CHECKING:
@@ -20,65 +21,155 @@ if TYPE_CHECKING:
 ROW_NAMES = ("", "id", "idx", "index", "row", "unnamed: 0", "__index_level_0__")
 
 
-def read_table(path: Path) -> dict[str, Array]:
-    """Columns by name, numbers only; a missing entry is NaN."""
+def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """Columns by name, numbers only, a missing entry NaN; and notes on how the file was read.
+
+    Memory is about that of the numbers, and once more that of what a file of text holds.
+    """
     import pyarrow as pa
 
     try:
-        if path.suffix.lower() == ".parquet":
-            from pyarrow import parquet
-
-            table = parquet.ParquetFile(path).read()
-        else:
-            from pyarrow import csv
-
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            whole = csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1))  # types are those of all rows
-            table = csv.read_csv(path, read_options=whole, parse_options=csv.ParseOptions(delimiter=delimiter))
-        names = [str(name) for name in table.column_names]
+        parts = arrow_parts(path)
+        names = [re.sub(r"^(\d+)\.0$", r"\1", str(name)) for name in parts.schema.names]  # whole numbers as floats
+        _check_header(names, path)
+        columns = [_Lists(parts.rows) if _is_lists(kind) else _Flat(kind) for kind in map(_plain, parts.schema.types)]
+        for batch in parts.batches:
+            for column, part in zip(columns, batch.columns, strict=True):
+                column.add(_storage(part))
+        return {name: columns.pop(0).array() for name in names}, list(parts.notes)
     except (pa.ArrowException, *UNREADABLE) as error:
         raise unreadable(path, error) from None
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        raise DataError(f"{path} has one column, {names[0]!r}: separate columns by commas (tabs in a .tsv)")
-    if any(_is_number(name) and not name.strip().isdigit() for name in names):
+
+
+def _check_header(names: list[str], path: Path) -> None:
+    if len(names) == 1 and any(mark in names[0] for mark in ";,:\t| "):
+        raise DataError(
+            f"{path} has one column, {names[0]!r}: separate columns by commas, semicolons or tabs, every row alike"
+        )
+    if any(is_number(name) and not name.strip().isdigit() for name in names):
         raise DataError(
             f"{path} has no header: its first row, {', '.join(names[:4])}..., is numbers; "
             f"name the columns: logit_0,logit_1,...,label"
         )
     once(names, path, "column")
-    return {name: _column(table.column(i), name, path) for i, name in enumerate(names)}
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _plain(kind: Any) -> Any:
+    """The type that holds the values of a type of pyarrow's: what an extension stores, what a dictionary stands for."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return _plain(kind.storage_type)
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _column(column: Any, name: str, path: Path) -> Array:
+def _storage(part: Any) -> Any:
+    """An array of pyarrow's as one of its plain type."""
+    import pyarrow as pa
+
+    if isinstance(part.type, pa.BaseExtensionType):
+        return _storage(part.storage)
+    return part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
+
+
+def _is_lists(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+class _Flat:
+    """A column of one value a row."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+        self.parts: list[Any] = []
+
+    def add(self, part: Any) -> None:
+        self.parts.append(part)
+
+    def array(self) -> Array:
+        """[N], or a text that says what the column is, where it is not numbers."""
+        import pyarrow as pa
+
+        return _numbers(pa.chunked_array(self.parts, self.kind))
+
+
+class _Lists:
+    """A column of lists of one length: [N, K], filled batch by batch."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.at = rows, 0
+        self.filled: Array | None = None
+        self.trouble = ""
+
+    def add(self, part: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        start, self.at = self.at, self.at + len(part)
+        if self.trouble or not len(part):
+            return
+        if part.null_count:
+            row = start + pc.index(part.is_null(), pa.scalar(True)).as_py()
+            self.trouble = f"has no list in row {row}"
+            return
+        lengths = pc.unique(pc.list_value_length(part)).to_pylist()
+        K = lengths[0] if self.filled is None else self.filled.shape[1]
+        if lengths != [K]:
+            self.trouble = f"has lists of {min(K, *lengths)} to {max(K, *lengths)} entries"
+            return
+        values = _numbers(pa.chunked_array([part.flatten()]))
+        if values.dtype.kind == "U":
+            self.trouble = f"has lists whose entries are no numbers ({part.type.value_type})"
+            return
+        if self.filled is None:
+            self.filled = np.empty((self.rows, K), values.dtype)
+        elif self.filled.dtype != values.dtype:  # only some batches lack a number
+            self.filled = self.filled.astype(np.result_type(self.filled, values))
+        self.filled[start : self.at] = values.reshape(-1, K)
+
+    def array(self) -> Array:
+        """[N, K], or a text that says why there is none."""
+        if self.trouble:
+            return _words(self.trouble, self.rows)
+        return np.empty((self.rows, 0)) if self.filled is None else self.filled
+
+
+def _numbers(column: Any) -> Array:
+    """A flat chunked array of pyarrow's, a missing entry NaN; a text that says what it is if it is not numbers."""
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        rows = column.to_pylist()
-        lengths = {len(row) if row is not None else 0 for row in rows}
-        if len(lengths) > 1:
-            raise DataError(f"{path}: the lists of column {name!r} have {min(lengths)} to {max(lengths)} entries")
-        kind, column = kind.value_type, pa.chunked_array([part.flatten() for part in column.chunks], kind.value_type)
-        shape: tuple[int, ...] = (len(rows), *(lengths or {0}))
-    else:
-        shape = (len(column),)
     if pa.types.is_null(kind):
-        return np.full(shape, np.nan)
+        return np.full(len(column), np.nan)
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return np.full(shape, f"is {kind}")  # refused by name only if it is needed
+        return _words(f"is {kind}{_example(column)}", len(column))  # refused by name only if it is needed
     if column.null_count and not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
-    return column.to_numpy().reshape(shape)
+    return column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
+
+
+def _words(text: str, rows: int) -> Array:
+    """[N], all of them one text, in the memory of one."""
+    return np.broadcast_to(np.array(text), (rows,))
+
+
+def _example(column: Any) -> str:
+    """The first text of a column that is no number."""
+    import pyarrow as pa
+
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return ""
+    start = 0
+    for part in column.chunks:
+        for i, text in enumerate(part):
+            if (word := text.as_py()) is not None and not is_number(word):
+                return f", as {word[:40]!r} in row {start + i}"
+        start += len(part)
+    return ""
 
 
 def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> tuple[dict[str, Array], list[str]]:

@@ -34,18 +34,21 @@ def check_kind(kind: str | None) -> str | None:
     return kind
 
 
-def read(word: str, split: str = "test", kind: str | None = None, trust: bool = False) -> list[Predictions]:
+def read(
+    word: str, split: str = "test", kind: str | None = None, trust: bool = False, labels: str | None = None
+) -> list[Predictions]:
     """Every prediction a word names, one a seed: files in natural order, stored trials in the order of their seeds.
 
     Args:
         split: of a stored trial: "selection", "calibration" or "test".
         kind: see `prediction_files.load`.
+        labels: the name of the labels in a file, see `prediction_files.load`.
 
     Raises:
         DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
     """
     places = [place for part in ([word] if Path(word).exists() else word.split(",")) for place in _places(part.strip())]
-    found = [_read(place, split, kind, trust) for place in places]
+    found = [_read(place, split, kind, trust, labels) for place in places]
     if all(p.trial is not None for p in found):
         found.sort(key=lambda p: p.trial.seed if p.trial is not None else 0)
         seeds = [p.trial.seed for p in found if p.trial is not None]
@@ -65,7 +68,7 @@ def _places(part: str) -> list[str]:
     return found
 
 
-def _read(place: str, split: str, kind: str | None, trust: bool) -> Predictions:
+def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | None) -> Predictions:
     path = Path(place)
     trial = stored(place)
     if trial is not None:
@@ -75,7 +78,7 @@ def _read(place: str, split: str, kind: str | None, trust: bool) -> Predictions:
     for one in paths:
         if not one.is_file():
             raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
-    content = load(paths[0], paths[1] if colon else None, kind)
+    content = load(paths[0], paths[1] if colon else None, kind, labels)
     name = paths[0].stem
     checked = check(content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes)
     return replace(checked, name=name, sha256={str(p): files.sha256(p) for p in paths})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import doctest
+import html
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic import make
 
@@ -32,6 +36,25 @@ def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.attempted > 8
     assert found.failed == 0
     assert (tmp_path / "separation.pdf").stat().st_size > 1000
+
+
+ROOT = Path(api.__file__).parents[1]
+SHOWN = sorted(
+    (package + "." + ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)).removesuffix(".__init__")
+    for folder, package in (
+        ("calib_bench", "calib_bench"), ("tasks", "calib_bench.tasks"), ("baselines", "calib_bench.baselines"),
+    )
+    for path in (ROOT / folder).rglob("*.py")
+    if ">>> " in path.read_text() and path != Path(api.__file__)
+)  # fmt: skip
+"""Modules with examples in their docstrings, besides `api`."""
+
+
+@pytest.mark.parametrize("module", SHOWN)
+def test_the_examples_of_every_module_hold(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_importing_costs_nothing() -> None:
@@ -101,6 +124,26 @@ def test_drawings_from_the_saved_tables_are_those_of_the_report(folder: Path, na
     with figures.style():
         svg = figures.render(figure)["svg"]
     assert svg == (folder / "report" / "figures" / f"{name.removeprefix('plot_')}.svg").read_bytes()
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_notebooks_show_pictures(folder: Path) -> None:
+    """By the methods that IPython asks for, without pyplot."""
+    figure = calib_bench.plot_over_beta(folder)
+    shown = figure._repr_png_()  # type: ignore[attr-defined]
+    assert shown.startswith(PNG)
+    p = np.array([[1.0, 0.0], [0.0, 1.0], [0.4, 0.6], [0.7, 0.3]] * 10)
+    for values, kind in ((np.random.default_rng(0).normal(size=(40, 2)), "logits"), (p, "probabilities")):
+        frame = calib_bench.evaluate(values, [1, 1, 0, 0] * 10, kind=kind)
+        page = frame._repr_html_()
+        assert base64.b64decode(page.partition("base64,")[2].partition('"')[0]).startswith(PNG)
+        assert html.escape(frame.attrs["verdict"][0]) in page
+        assert f"{frame['accuracy'][0]:.6f}".rstrip("0") in page
+        assert type(frame[["method"]]) is pd.DataFrame
+    with pd.option_context("display.notebook_repr_html", False):
+        assert frame._repr_html_() is None
 
 
 def test_values_become_words() -> None:

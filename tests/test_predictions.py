@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -78,7 +80,31 @@ def lists(path: Path, Z: np.ndarray, y: np.ndarray, kind: str) -> str:
     return str(path / "lists.parquet")
 
 
-FORMATS: list[Write] = [npz, npy, safetensors, csv, tsv, parquet, lists]
+def csv_gz(path: Path, Z: np.ndarray, y: np.ndarray, kind: str) -> str:
+    frame(Z, y, kind).to_csv(path / "p.csv.gz", index=False)
+    return str(path / "p.csv.gz")
+
+
+def jsonl(path: Path, Z: np.ndarray, y: np.ndarray, kind: str) -> str:
+    rows = ({"id": i, kind: z, "label": k} for i, (z, k) in enumerate(zip(Z.tolist(), y.tolist(), strict=True)))
+    (path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path / "p.jsonl")
+
+
+def feather(path: Path, Z: np.ndarray, y: np.ndarray, kind: str) -> str:
+    frame(Z, y, kind).to_feather(path / "p.feather")
+    return str(path / "p.feather")
+
+
+def arrow(path: Path, Z: np.ndarray, y: np.ndarray, kind: str) -> str:
+    """A stream of batches with lists, as `datasets` saves them."""
+    table = pa.table({kind: pa.array(list(Z)), "labels": y})
+    with pa.OSFile(str(path / "p.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=7)
+    return str(path / "p.arrow")
+
+
+FORMATS: list[Write] = [npz, npy, safetensors, csv, tsv, parquet, lists, csv_gz, jsonl, feather, arrow]
 
 
 @pytest.mark.parametrize("write", FORMATS, ids=lambda f: f.__name__)
@@ -94,7 +120,7 @@ def test_every_format_gives_the_same_numbers(write: Write, kind: str, digits: Ar
     assert found.y_N.tolist() == y.tolist()
     assert found.y_N.dtype == torch.int64
     assert all(len(digest) == 64 for digest in found.sha256.values())
-    if write in (csv, tsv, parquet):
+    if write in (csv, tsv, parquet, csv_gz, jsonl, feather):
         assert "not used: id" in found.notes
 
 
@@ -154,6 +180,7 @@ BAD = [
     (GOOD, GOOD, "logits", "argmax"),
     (GOOD, LABELS + 1, "logits", "subtract 1"),
     (GOOD, LABELS - 1, "logits", "not known"),
+    (GOOD, change(LABELS, -100, 1), "logits", "1 labels .* row 1: -100; -100 often means a place without a label"),
     (GOOD, change(LABELS, 7, 2), "logits", "row 2: 7"),
     (GOOD, change(LABELS, 0.5, 2), "logits", "row 2: 0.5"),
     (GOOD, change(LABELS, np.nan, 1), "logits", "row 1: nan"),
@@ -199,7 +226,7 @@ FILES = [
     ({"logits": GOOD, "lables": LABELS}, "did you mean 'labels'"),
     ({"logist": GOOD, "labels": LABELS}, "did you mean 'logits'"),
     ({"labels": LABELS}, "valid choices: logits"),
-    ({"logits": GOOD, "labels": LABELS, "y": LABELS}, "labels twice"),
+    ({"logits": GOOD, "labels": LABELS, "y": LABELS + 1}, "labels twice, and those in 'labels' and 'y' differ"),
     ({"logits": GOOD, "logit": GOOD, "y": LABELS}, "more than one"),
     ({"scores": GOOD[:, 0], "probs": P, "y": LABELS}, "more than one"),
 ]
@@ -232,7 +259,7 @@ TABLES = [
     ("logit_0,logit_2,label\n1,2,0\n", "class 1 has no column"),
     ("logit_1,logit_2,label\n1,2,0\n", "class 0 has no column"),
     ("0.5,0.25,1\n0.5,0.5,0\n", "no header"),
-    ("logit_0;logit_1;label\n1;2;0\n", "separate columns by commas"),
+    ("logit_0:logit_1:label\n1:2:0\n", "separate columns by commas"),
     ("logit_0,logit_1,label\n1,2,0\n1,2\n", "cannot be read as csv"),
     ("logit_0,logit_1,label\n", "empty"),
     ("", "is empty"),
@@ -389,7 +416,9 @@ def test_damaged_files_are_refused_in_words(write: Write, data: st.DataObject, t
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("suffix", ["npz", "npy", "csv", "tsv", "parquet", "safetensors"])
+@pytest.mark.parametrize(
+    "suffix", ["npz", "npy", "csv", "tsv", "parquet", "safetensors", "csv.gz", "jsonl", "json", "feather", "arrow"]
+)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 def test_foreign_files_are_refused_in_words(suffix: str, content: bytes, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from synthetic import make
 
 from calib_bench import discover, files, report
-from calib_bench.report import build, figures, html, tables
+from calib_bench.report import build, figures, html, plots, tables
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.study import Analysis, Study, Table
@@ -72,6 +73,18 @@ def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
     names = {p.name for p in (folder / "tables").iterdir()}
     assert {"separation.csv", "separation.tex", "separation.md", "baselines.csv", "rates.csv", "trials.csv"} <= names
     assert not list(folder.rglob(".*"))
+
+
+def test_one_arm_leaves_no_warning(tmp_path: Path) -> None:
+    """Of a figure without axes, which has nothing to lay out: drawn for the report, and saved from a notebook."""
+    words = ("beta=1", "objective=cross_entropy", "seed=0", "lr=0.1", "interventions=no")
+    store, settings = make(tmp_path / "run", *words)
+    analysis = discover.study("separation").analyse(settings, store)
+    with warnings.catch_warnings(), figures.style():
+        warnings.simplefilter("error", UserWarning)
+        svg = figures.render(plots.separation(analysis))["svg"].decode()
+        plots.separation(analysis).savefig(tmp_path / "separation.png")
+    assert "no arm shares a finished seed" in svg
 
 
 def test_the_page_stands_alone(run: tuple[Store, Settings, Path]) -> None:

@@ -77,7 +77,7 @@ def smece(logp: Tensor, y: Tensor) -> Tensor:
     """Smooth calibration error of the top label, [...].
 
     >>> round(float(smece(torch.tensor([[0.75, 0.25]] * 4).log(), torch.tensor([0, 0, 0, 0]))), 2)
-    0.24
+    0.25
     """
     return smooth_error(*top_label(logp, y))
 

@@ -304,5 +304,6 @@ def _empty(text: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 1.2))
+    figure.set_layout_engine("none")  # there are no axes to lay out, of which matplotlib warns
     figure.text(0.5, 0.5, text, ha="center", va="center")
     return figure

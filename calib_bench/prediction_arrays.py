@@ -1,0 +1,134 @@
+"""Predictions held in memory to checked predictions: arrays, tensors, data frames and lists of them.
+
+What has names is matched by them: rows by the index of data frames and series, classes by the names of columns, models
+by the keys of a mapping. Position counts only where there are no names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.prediction_checks import Predictions, check
+from calib_bench.prediction_frames import array, holds_labels, local, reordered, table
+
+
+def predictions(
+    values: Any, labels: Any, kind: str | None, role: str, classes: tuple[str, ...] | None = None
+) -> tuple[list[Predictions], tuple[str, ...] | None]:
+    """Checked predictions of one model or several, and the names of their classes, if they have any.
+
+    Args:
+        values: [N, K] or, for two classes, [N]; several models as [S, N, K], a list of S of them or a mapping by name;
+            or a data frame or mapping that holds predictions and labels, as a file does.
+        labels: [N], or one array a model; the name of the labels where `values` holds them; None to find them there.
+        kind: one of KINDS; logits if neither this nor a column's name says so.
+        role: "test" or "calibration", for names and messages.
+        classes: names in the order that numbers stand for, where another set of predictions has set it.
+
+    Raises:
+        DataError: what is given cannot be such predictions, or names and positions contradict each other.
+    """
+    checked = []
+    for name, one, own in _models(local(values), local(labels), role):
+        held = table(one, own, kind, name)
+        if classes is not None and held.classes is not None and held.classes != classes:
+            held = reordered(held, classes, name)
+        classes = classes or held.classes
+        stated = kind or held.kind or "logits"
+        checked.append(check(held.values, held.labels, stated, name, notes=held.notes))
+    return checked, classes
+
+
+# one model or several
+
+
+def held_out(calibration: Any, values: Any, labels: Any) -> tuple[Any, Any]:
+    """Values and labels of a calibration set as it is given beside test values and labels, its models in their order.
+
+    Raises:
+        DataError: it is no pair, nor what holds its labels as the test set does; or its models have other names.
+    """
+    if holds_labels(local(calibration), labels):
+        return calibration, labels
+    if not isinstance(calibration, tuple | list) or len(calibration) != 2:
+        raise DataError(
+            "calibration: give a pair (values, labels), or a data frame where the test set is one with labels"
+        )
+    fits, own = calibration
+    if isinstance(values, Mapping) and isinstance(fits, Mapping) and not holds_labels(values, labels):
+        if set(fits) != set(values):
+            names = (", ".join(map(str, each)) for each in (values, fits))
+            raise DataError("the models of the test set are {}, those of the calibration set {}".format(*names))
+        return {name: fits[name] for name in values}, own
+    return fits, own
+
+
+def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
+    """Name, values and labels of each model.
+
+    Raises:
+        DataError: something is missing, or a list could be batches of one model.
+    """
+    if values is None:
+        raise DataError(f"{role}: predictions are missing: give an array [N, K]")
+    if isinstance(values, Mapping) and not holds_labels(values, labels):
+        apart = isinstance(labels, Mapping)
+        if apart and set(labels) != set(values):
+            names = (", ".join(map(str, each)) for each in (values, labels))
+            raise DataError("{}: predictions are of {}, labels of {}".format(role, *names))
+        end = "" if role == "test" else f", {role}"
+        pairs = {name: labels[name] if apart else labels for name in values}
+        return [(f"{name}{end}", local(values[name]), local(own)) for name, own in pairs.items()]
+    listed = isinstance(values, list | tuple)
+    if not _several(values):
+        return [(role, values, labels)]
+    rows = [local(one) for one in values]
+    S, N = len(rows), len(rows[0])
+    if _per_model(labels, S, N):
+        each = [local(one) for one in labels]
+        if listed and role == "test" and _differ(each, role):
+            raise DataError(
+                f"{role}: {S} arrays whose labels differ are {S} models with examples of their own, or batches of one "
+                f"model: give the first as a mapping, {{'seed 0': array, ...}}, for both; join the second, "
+                f"numpy.concatenate(values)"
+            )
+    else:
+        each = [labels] * S
+        if labels is not None and not isinstance(labels, str) and len(labels) == sum(map(len, rows)) != N:
+            raise DataError(
+                f"{role}: there are as many labels ({len(labels)}) as rows in all {S} arrays together: if these are "
+                f"batches of one model, join them, numpy.concatenate(values)"
+            )
+    return [(f"{role}{i}", one, own) for i, (one, own) in enumerate(zip(rows, each, strict=True))]
+
+
+def _differ(labels: Sequence[Any], role: str) -> bool:
+    first = array(labels[0], f"{role}: labels")
+    return any(not np.array_equal(array(one, f"{role}: labels"), first) for one in labels[1:])
+
+
+def _several(values: Any) -> bool:
+    if hasattr(values, "columns") or isinstance(values, Mapping):
+        return False
+    if isinstance(values, list | tuple):
+        if not len(values):
+            raise DataError("there are no predictions: the list is empty")
+        first = local(values[0])
+        return hasattr(first, "columns") or (not np.isscalar(first) and _dimensions(first) == 2)
+    return _dimensions(values) == 3 and len(values) > 0
+
+
+def _per_model(labels: Any, S: int, N: int) -> bool:
+    if labels is None or isinstance(labels, str) or np.isscalar(labels):
+        return False
+    if isinstance(labels, list | tuple):
+        return len(labels) == S and not np.isscalar(labels[0]) and _dimensions(local(labels[0])) >= 1
+    return _dimensions(labels) == 2 and len(labels) == S and tuple(np.shape(labels)) != (N, 1)
+
+
+def _dimensions(values: Any) -> int:
+    return int(values.ndim) if hasattr(values, "ndim") else array(values, "the predictions").ndim

@@ -1,0 +1,349 @@
+"""Tables as people write them, to Arrow tables: compression, encodings, delimiters, decimal commas, JSON, Feather.
+
+What a file is called says of which kind it is; how it is written is told by what is in it, and said in a note where
+there was a choice. Nothing read can run code.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calib_bench.errors import DataError
+
+TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
+"""Text tables, and the delimiter that each is looked at for first."""
+JSON = (".jsonl", ".ndjson", ".json")
+ARROW = (".arrow", ".feather", ".ipc")
+TABLES = (*TEXT, *JSON, *ARROW, ".parquet")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
+OTHERWISE = {".pq": ".parquet", ".parq": ".parquet", ".ftr": ".feather"}
+EXAMPLE = "{'logits': [1.5, -0.5], 'label': 0}"
+DELIMITERS = (",", "\t", ";", "|", " ")
+MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)  # fmt: skip
+"""Byte order marks, the longer first, and what each says of the text behind it (Unicode standard, 23.8)."""
+BATCH = 1024
+"""Rows of lists that are read at a time."""
+SAMPLE = 20
+"""Rows by which delimiters are told apart."""
+DECIMAL = r"^\s*[-+]?\d+,\d+([eE][-+]?\d+)?\s*$"
+"""A number that is written with a decimal comma, or with one that separates thousands."""
+THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(,\d{3})+\s*$"
+"""A number whose commas could separate thousands."""
+
+
+def table_suffix(path: Path) -> str:
+    """The suffix that says what a table is: `.csv` of `a.csv` and of `a.csv.gz`; that of the path for other files."""
+    inner, outer = Path(path.stem).suffix.lower(), path.suffix.lower()
+    return inner if outer in COMPRESSED and inner in (*TEXT, *JSON) else OTHERWISE.get(outer, outer)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A table as record batches.
+
+    Attributes:
+        schema: pyarrow's.
+        rows: in all batches.
+        batches: pyarrow RecordBatches, read from the file as they are asked for where that saves memory.
+        notes: how the file was read, where there was a choice.
+    """
+
+    schema: Any
+    rows: int
+    batches: Iterable[Any]
+    notes: tuple[str, ...] = ()
+
+
+def arrow_parts(path: Path) -> Parts:
+    """The table in a file.
+
+    Raises:
+        DataError: the rows are ragged, or the text is of no form that is known.
+        ArrowException, OSError, ValueError and others: what the libraries raise for files that are damaged.
+    """
+    suffix = table_suffix(path)
+    if suffix == ".parquet":
+        return _parquet(path)
+    notes: list[str] = []
+    if suffix in ARROW:
+        table = _arrow(path)
+    else:
+        data = _utf8(_contents(path), path)
+        table, notes = _json(data, path) if suffix in JSON else _text(data, TEXT[suffix], path)
+    return Parts(table.schema, table.num_rows, table.to_batches(), tuple(notes))
+
+
+def _parquet(path: Path) -> Parts:
+    """Lists are read a few rows at a time: a whole column of them takes five times the memory of its numbers."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
+    rows = file.metadata.num_rows
+    return Parts(file.schema_arrow, rows, file.iter_batches(BATCH) if nested else file.read().to_batches())
+
+
+def _contents(path: Path) -> bytes:
+    """The bytes of a file, decompressed if they begin as compressed ones do, whatever the file is called."""
+    import pyarrow as pa
+
+    data = path.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        return gzip.decompress(data)
+    if data.startswith(b"BZh"):
+        return bz2.decompress(data)
+    if data.startswith(b"\xfd7zXZ\x00"):
+        try:
+            return lzma.decompress(data)
+        except lzma.LZMAError as error:
+            raise OSError(str(error)) from None
+    if data.startswith(b"PK\x03\x04"):
+        return _member(path)
+    for magic, codec in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4")):
+        if data.startswith(magic):
+            return bytes(pa.CompressedInputStream(pa.BufferReader(data), codec).read())
+    return data
+
+
+def _member(path: Path) -> bytes:
+    """The only file in a zip archive, besides those that a Mac adds."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and not name.endswith("/")]
+        if len(names) != 1:
+            raise DataError(f"{path} holds {len(names)} files, not one table ({', '.join(names[:4])}): unpack it")
+        return archive.read(names[0])
+
+
+def _utf8(data: bytes, path: Path) -> bytes:
+    """Text in UTF-8, without a byte order mark."""
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:400]:
+        encoding = {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(
+            (not any(data[:400:2]), not any(data[1:400:2]))
+        )
+    if encoding is None:
+        return data
+    try:
+        return data.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} begins as {encoding.upper()} text and is none: {error}; save it as UTF-8") from None
+
+
+def _arrow(path: Path) -> Any:
+    """Feather (version 2), or a file or a stream of the Arrow format, as `datasets` saves them."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as source:
+        magic = source.read(6)
+        source.seek(0)
+        if magic.startswith(b"FEA1"):
+            raise DataError(f"{path} is a Feather file of version 1: write it again with a current pandas or pyarrow")
+        table = (pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)).read_all()
+    table.validate(full=True)  # offsets are taken from the file as they are
+    return table
+
+
+def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
+    """One object a line; in a .json also a list of such objects, or one object of columns."""
+    import pyarrow as pa
+    from pyarrow import json as arrow_json
+
+    if data.lstrip().startswith(b"[") or table_suffix(path) == ".json":
+        with suppress(json.JSONDecodeError):  # a .json of lines, or what the reader of lines tells more about
+            return _columns(json.loads(data), path)
+    try:
+        return arrow_json.read_json(pa.BufferReader(data), arrow_json.ReadOptions(block_size=_block(data))), []
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{path} is not one JSON object a line, as {EXAMPLE}: {' '.join(str(error).split())[:200]}, counted from 0"
+        ) from None
+
+
+def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
+    import pyarrow as pa
+
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        names = dict.fromkeys(name for row in content for name in row)
+        return pa.table({name: [row.get(name) for row in content] for name in names}), []
+    if isinstance(content, dict) and (columns := {k: v for k, v in content.items() if isinstance(v, list)}):
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(
+                f"{path}: its lists differ in length ({', '.join(f'{k}: {n}' for k, n in lengths.items())})"
+            )
+        aside = [name for name in content if name not in columns]
+        return pa.table(columns), [f"not used: {', '.join(aside)}"] * bool(aside)
+    raise DataError(
+        f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
+    )
+
+
+def _block(data: bytes) -> int:
+    """A size of block that takes all the data at once, so that types are those of all rows."""
+    return min(len(data) + 1, 2**31 - 1)
+
+
+# text
+
+
+def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
+    import pyarrow.compute as pc
+
+    data, delimiter, notes = _start(original, expected)
+    skipped = original.count(b"\n") - data.count(b"\n")
+    delimiter = delimiter or _delimiter(list(_lines(data)), expected)
+    if delimiter == " ":  # of any number, as in what is printed; a missing number is then a row too short
+        data = b"\n".join(b" ".join(line.split()) for line in data.splitlines())
+    if delimiter != expected:
+        notes.append(f"columns are separated by {_called(delimiter)}")
+    table = _parsed(data, delimiter, ".", path, skipped)
+    words = [i for i, column in enumerate(table.columns) if _is_text(column)]
+    if any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in words):
+        other = _parsed(data, delimiter, ",", path, skipped)
+        turned = [i for i in words if not _is_text(other.column(i))]
+        if turned and not any(_is_text(column) and i not in words for i, column in enumerate(other.columns)):
+            _never_thousands([table.column(i) for i in turned], table.column_names[turned[0]], path)
+            return other, [*notes, "commas are read as decimal marks"]
+    return table, notes
+
+
+def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
+    """What comes before the header is taken off: `sep=;`, as spreadsheets write it, and lines that begin with #.
+
+    The last of those is the header if it has as many fields as the line of numbers below it, as in what
+    `numpy.savetxt(header=...)` writes.
+    """
+    data = data.lstrip(b"\r\n")
+    if match := re.match(rb'"?sep=(.)"?\r?\n', data):
+        return data[match.end() :], match[1].decode("latin-1"), []
+    comments: list[bytes] = []
+    while data.startswith(b"#"):
+        line, _, data = data.partition(b"\n")
+        data = data.lstrip(b"\r\n")
+        comments.append(line)
+    if not comments:
+        return data, None, []
+    sample = [comments[-1].lstrip(b"# ").decode("utf-8", "replace").strip(), *_lines(data)]
+    delimiter = _delimiter(sample, expected)
+    header, first = (_fields(line, delimiter) for line in (*sample, "")[:2])
+    if len(header) == len(first) > 1 and any(map(is_number, first)) and not all(map(is_number, header)):
+        return comments[-1].lstrip(b"# ") + b"\n" + data, None, ["the column names are those behind the first #"]
+    return data, None, [f"{len(comments)} line{'s' * (len(comments) > 1)} of comment before the header left out"]
+
+
+def _lines(data: bytes) -> Iterator[str]:
+    """The first lines that are not blank, none of them cut."""
+    start = data[:1_000_000]
+    lines = [line for line in start.decode("utf-8", "replace").splitlines() if line.strip()]
+    yield from (lines[:-1] if len(lines) > 1 and len(start) < len(data) else lines)[:SAMPLE]
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    if delimiter == " ":
+        return [] if '"' in line else line.split()
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
+    except csv.Error:
+        return []
+
+
+def _delimiter(lines: Sequence[str], expected: str) -> str:
+    """The one that cuts every line into as many fields as the first; else one that the first line has at all."""
+    ordered = (expected, *(mark for mark in DELIMITERS if mark != expected))
+    counts = {mark: [len(_fields(line, mark)) for line in lines] for mark in ordered}
+    several = [mark for mark, found in counts.items() if found and found[0] > 1]
+    even = [mark for mark in several if len(set(counts[mark])) == 1]
+    return next(iter([*even, *(mark for mark in several if mark != " "), expected]))
+
+
+def _called(delimiter: str) -> str:
+    return {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", " ": "spaces"}.get(delimiter, repr(delimiter))
+
+
+def _parsed(data: bytes, delimiter: str, decimal: str, path: Path, skipped: int) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(data),
+            read_options=arrow_csv.ReadOptions(block_size=_block(data)),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data),
+            convert_options=arrow_csv.ConvertOptions(decimal_point=decimal),
+        )
+        table.column_names  # noqa: B018, it is only now that they are decoded
+        return table
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: its header is not UTF-8 text: save the file as UTF-8") from None
+    except pa.ArrowInvalid:
+        if ragged := _ragged(data, delimiter, path, skipped):
+            raise DataError(ragged) from None
+        raise
+
+
+def _ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> str:
+    """What is wrong with the first row that is longer or shorter than the header; nothing if there is none.
+
+    Args:
+        skipped: lines of the file before the header.
+    """
+    rows = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=delimiter)
+    try:
+        header = next(rows, [])
+        short = next((row for row in rows if row and len(row) != len(header)), None)
+    except csv.Error:
+        return ""
+    if short is None:
+        return ""
+    shown = delimiter.join(short)
+    hint = "; does a first column of row names lack its name?" if len(short) == len(header) + 1 else ""
+    names = f"{len(header)} column{'s' * (len(header) != 1)} ({delimiter.join(header)[:60]})"
+    return (
+        f"{path} cannot be read as {table_suffix(path)[1:]}: the header, separated by {_called(delimiter)}, names "
+        f"{names}, and line {rows.line_num + skipped} has {len(short)}: {shown[:60]}{hint}"
+    )
+
+
+def _is_text(column: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
+    """Raises DataError where every comma in a number could separate thousands as well."""
+    import pyarrow.compute as pc
+
+    for column in columns:
+        commas = column.filter(pc.match_substring(column, ","))
+        if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
+            return
+    raise DataError(
+        f"{path}: the commas in column {name!r} could be decimal marks or separate thousands: write its numbers "
+        f"with points"
+    )
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number and nothing else."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

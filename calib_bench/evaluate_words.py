@@ -147,8 +147,8 @@ def general(models: Sequence[Model]) -> list[str]:
         shared = shared_rows(model)
         if shared and model.calibration is not None:
             said.append(
-                f"{shared:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are rows "
-                f"of the test set {model.test.name}: calibrators are judged on examples they were fitted to."
+                f"{shared:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are "
+                f"rows of the test set {model.test.name}: calibrators are judged on examples they were fitted to."
             )
     everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
     everything += [("calibration", m.calibration) for m in models if m.calibration is not None]

@@ -266,21 +266,30 @@ def test_fewer_examples_than_classes(name: str) -> None:
 # ---- Platt scaling
 
 
-def test_platt_is_the_optimum_of_its_targets() -> None:
+def test_platt_of_several_classes_is_the_optimum_of_its_targets() -> None:
     from scipy.optimize import minimize
 
     z, y = sample(500, 3)
     params = fit_platt(z, y)
     for k in range(3):
-        x, hits = log_odds(z)[:, k], y == k
-        n = int(hits.sum())
-        t = torch.where(hits, (n + 1) / (n + 2), 1 / (500 - n + 2)).double()
+        x = log_odds(z)[:, k]
+        t = (500 * (y == k).double() + 1 / 3) / 501
 
         def total(v: np.ndarray, x: Tensor = x, t: Tensor = t) -> float:
             return float(F.binary_cross_entropy_with_logits(v[0] * x + v[1], t, reduction="sum"))
 
         v = np.array([float(params["slope"][k]), float(params["intercept"][k])])
         assert total(v) <= minimize(total, [1.0, 0.0], method="BFGS").fun + 1e-6
+
+
+@pytest.mark.parametrize("N", [12, 300])
+def test_platt_of_two_classes_is_scikit_learns(N: int) -> None:
+    from sklearn.calibration import _SigmoidCalibration
+
+    z, y = sample(N, 2)
+    x = (z[:, 1] - z[:, 0]).numpy()
+    theirs = _SigmoidCalibration().fit(x, y.numpy()).predict(x)
+    assert apply_platt(fit_platt(z, y), z).exp()[:, 1].numpy() == pytest.approx(theirs, abs=1e-4)
 
 
 def test_platt_from_a_sample_streamed_is_platt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from calib_bench.baselines import _one_vs_rest, bbq, spline, venn_abers
+from calib_bench.baselines import ensemble_temperature_scaling as ensemble
 from calib_bench.baselines.beta_calibration import apply_beta, fit_beta
-from calib_bench.baselines.ensemble_temperature_scaling import apply_ensemble, fit_ensemble, simplex_weights
+from calib_bench.baselines.ensemble_temperature_scaling import (
+    apply_ensemble,
+    fit_ensemble,
+    simplex_weights,
+)
 from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogram
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
 from calib_bench.baselines.isotonic_multiclass import apply_isotonic_multiclass, fit_isotonic_multiclass
@@ -291,6 +298,82 @@ def test_simplex_weights_satisfy_the_optimality_conditions() -> None:
         gain = (p / (p @ w)[:, None]).mean(0)  # 1 where weight is, at most 1 elsewhere
         assert gain.max() < 1 + 1e-4
         assert gain[w > 1e-4].min() > 1 - 1e-4
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 100_000), st.integers(1, 200), st.floats(0.1, 15), st.booleans())
+def test_simplex_weights_are_the_optimum_and_zero_where_it_is_on_a_face(
+    seed: int, N: int, power: float, uniform: bool
+) -> None:
+    from scipy.optimize import minimize
+
+    g = torch.Generator().manual_seed(seed)
+    p = torch.rand(N, 3, generator=g, dtype=torch.float64) ** power * torch.rand(3, generator=g)
+    if uniform:
+        p[:, 2] = 0.3
+    w = simplex_weights(p.log())
+    assert w.sum() == pytest.approx(1, abs=1e-15)
+    gain = (p / (p @ w)[:, None]).mean(0)
+    assert gain.max() <= 1 + 1e-4
+    assert (gain[w > 0] - 1).abs().max() < 1e-10
+    assert (w[gain < 1 - 1e-6] == 0).all()
+    p_N3 = p.numpy()
+
+    def loss(v: np.ndarray) -> float:
+        return -float(np.log(np.clip(p_N3 @ v, 1e-300, None)).mean())
+
+    sum_one = {"type": "eq", "fun": lambda v: v.sum() - 1}
+    found = minimize(
+        loss, np.full(3, 1 / 3), method="SLSQP", bounds=[(0, 1)] * 3, constraints=sum_one, options={"ftol": 1e-14}
+    )
+    theirs = np.clip(found.x, 0, None)
+    assert loss(w.numpy()) <= loss(theirs / theirs.sum()) + 1e-10
+
+
+def test_parts_that_agree_on_the_labels_leave_the_first_its_weight() -> None:
+    p = torch.tensor([[0.9, 0.9, 0.3], [0.2, 0.2, 0.3]], dtype=torch.float64)
+    wobble = 1 + 1e-13 * torch.tensor([[0, 1, 0], [0, -1, 0]], dtype=torch.float64)
+    for logp in (p.log(), (p * wobble).log(), (p * (2 - wobble)).log()):
+        assert simplex_weights(logp)[1] == 0
+    line = torch.stack([p[:, 0], p[:, 2], (p[:, 0] + p[:, 2]) / 2], 1)  # the third is a mixture of the others
+    inner = simplex_weights(line.log())
+    assert (inner > 0).sum() <= 2
+    assert simplex_weights(torch.full((5, 3), -0.7, dtype=torch.float64)).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0, [1, 0, 0]), (1, [0, 1, 0]), (2, [0, 0, 1])])
+def test_a_part_that_is_best_everywhere_takes_all(best: int, expected: list[int]) -> None:
+    logp = torch.full((20, 3), -3.0, dtype=torch.float64)
+    logp[:, best] = -1.0
+    logp[0] = torch.tensor([-900.0, -900.0, -900.0])
+    logp[0, best] = -5.0
+    assert simplex_weights(logp).tolist() == expected
+
+
+def test_a_part_that_gives_one_label_no_chance_still_takes_its_share() -> None:
+    """Of 100 examples one is impossible under the first part: the optimum on that edge is known."""
+    logp = torch.tensor([0.0, -2000.0, -4.0], dtype=torch.float64).repeat(100, 1)
+    logp[0, 0] = -1e5
+    w = simplex_weights(logp)
+    share = 0.01 / (1 - math.exp(-4))  # the root of 0.01 / t = 0.99 (1 - e) / (1 - t (1 - e)), e = exp(-4)
+    assert w.tolist() == pytest.approx([1 - share, 0, share], abs=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_ensemble_does_not_see_the_rounding_of_its_temperature(K: int) -> None:
+    """What the tail of a prediction says must not hang on a processor's last bits."""
+    for seed in range(3):
+        z, y = sample(80, K, seed)
+        for logits in (z, 1e4 * z, z.round(), torch.zeros_like(z)):
+            for labels in (y, y % 2, logits.argmax(1), logits.argmin(1), torch.full_like(y, K - 1)):
+                temperature = fit_temperature(logits, labels)["temperature"]
+                logps = []
+                for wobble in (1, 1 + 1e-15, 1 - 1e-14):
+                    T = temperature * wobble
+                    weight = simplex_weights(ensemble._own(logits, labels, T))
+                    logps.append(apply_ensemble({"temperature": T, "weight": weight}, 10 * logits))
+                for logp in logps[1:]:
+                    torch.testing.assert_close(logp, logps[0], rtol=1e-6, atol=1e-7)
 
 
 def test_ensemble_against_probmetrics() -> None:

@@ -185,7 +185,10 @@ def evaluate(
     fits = models[0].calibration is not None or folds
     rows, differences, per_model, skipped = [], [], [], []
     raw = None
+    K = models[0].test.Z_NK.shape[1]
     for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
+        if calibrator is not None and calibrator.classes not in (None, K) and not chosen:
+            continue
         try:
             scored = score(models, method, calibrator, folds, seed)
         except UserError as error:

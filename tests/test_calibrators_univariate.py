@@ -23,6 +23,7 @@ from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogr
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
 from calib_bench.baselines.isotonic_multiclass import apply_isotonic_multiclass, fit_isotonic_multiclass
 from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
+from calib_bench.baselines.quadratic_scaling import apply_quadratic, fit_quadratic
 from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature
 from calib_bench.errors import UserError
 
@@ -387,6 +388,64 @@ def test_ensemble_against_probmetrics() -> None:
     other = torch.from_numpy(theirs.predict_proba(new.softmax(1).numpy())).log()
     ours = apply_ensemble(fit_ensemble(z, y), new)
     assert nll(ours, labels) == pytest.approx(nll(other, labels), abs=2e-4)
+
+
+# ---- quadratic scaling
+
+
+def two_normals(N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores N(1, 2^2) of one class and N(-1, 1) of the other: log odds log(p / 2q) + (x + 1)^2 / 2 - (x - 1)^2 / 8."""
+    g = torch.Generator().manual_seed(seed)
+    y = (torch.rand(N, generator=g) < 0.4).long()
+    x = torch.randn(N, generator=g, dtype=torch.float64) * (1 + y) + 2 * y - 1
+    return pair(x), y
+
+
+def test_quadratic_scaling_is_probmetrics() -> None:
+    from probmetrics.calibrators.logistic import BinaryLogisticCalibrator
+
+    z, y = two_normals(4000)
+    theirs = BinaryLogisticCalibrator(type="quadratic")
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    new = pair(torch.linspace(-12, 12, 49, dtype=torch.float64))
+    p = apply_quadratic(fit_quadratic(z, y), new).exp()
+    assert p.numpy() == pytest.approx(theirs.predict_proba(new.softmax(1).numpy()), abs=4e-3)
+
+
+def test_quadratic_scaling_is_the_optimum_of_its_targets() -> None:
+    from scipy.optimize import minimize
+
+    z, y = two_normals(200)
+    x, t = (z[:, 1] - z[:, 0]).numpy(), _one_vs_rest.targets(y, 1)[0].numpy()
+
+    def loss(w: np.ndarray) -> float:
+        f = w[0] + w[1] * x + w[2] * x**2
+        return float((np.logaddexp(0, f) - t * f).sum())
+
+    best = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-7})
+    found = best.x[0] + best.x[1] * x + best.x[2] * x**2
+    log_odds = apply_quadratic(fit_quadratic(z, y), z).diff(dim=1)[:, 0]
+    assert log_odds.numpy() == pytest.approx(found, abs=1e-3)
+
+
+def test_quadratic_scaling_finds_the_log_odds_of_two_normals() -> None:
+    z, y = two_normals(100_000)
+    new = pair(torch.linspace(-4, 5, 19, dtype=torch.float64))
+    x = new[:, 1] - new[:, 0]
+    truth = math.log(0.4 / 0.6 / 2) + (x + 1).square() / 2 - (x - 1).square() / 8
+    params = fit_quadratic(z, y)
+    torch.testing.assert_close(apply_quadratic(params, new).diff(dim=1)[:, 0], truth, rtol=0.05, atol=0.1)
+    held_out, labels = two_normals(20_000, seed=1)
+    platt = nll(apply_platt(fit_platt(z, y), held_out), labels)
+    assert nll(apply_quadratic(params, held_out), labels) < platt - 0.01
+
+
+def test_quadratic_scaling_of_logits_without_end() -> None:
+    z, y = two_normals(200)
+    new = torch.tensor([[-1e200, 1e200], [1e300, -1e300], [0.0, -1e150]], dtype=torch.float64)
+    logp = apply_quadratic(fit_quadratic(z, y), new)
+    assert not logp.isnan().any()
+    torch.testing.assert_close(logp.exp().sum(1), torch.ones(3, dtype=torch.float64))
 
 
 # ---- isotonic, histogram

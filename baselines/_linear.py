@@ -86,6 +86,19 @@ class Rows:
         return base, x, len(self.Z_NK) / len(x)
 
 
+def unseen(Z_NK: Tensor, y_N: Tensor) -> str | None:
+    """What to know where the labels [N] of logits [N, K] leave classes out: None where they do not."""
+    K = Z_NK.shape[1]
+    missing = (torch.bincount(y_N, minlength=K) == 0).nonzero()[:, 0].tolist()
+    if not missing:
+        return None
+    listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+    return (
+        f"no calibration example is of {len(missing)} of the {K} classes ({listed}): the fit learns that they are rare,"
+        " and loses more than it repairs on new examples of them"
+    )
+
+
 def fit_diagonal(
     Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor]:

@@ -161,14 +161,19 @@ def fit_in_stacks(
 
 
 def targets(y_N: Tensor, C: int) -> Tensor:
-    """Platt's targets, float64 [C, N]: (N+ + 1) / (N+ + 2) for the class, 1 / (N- + 2) for the rest.
+    """Labels mixed with a share 1 / (N + 1) of the uniform, float64 [C, N]: (N [y = k] + 1 / K) / (N + 1).
 
-    They are labels seen through a uniform prior, and keep fits finite where a class is missing or separable.
+    Fitting them is fitting the labels themselves, under a prior: total log loss against them is N / (N + 1) times the
+    total log loss of the labels plus that of one more example, whose score is any of the N and whose label is any of
+    the K, all equally likely (the conjugate prior of Diaconis & Ylvisaker, 1979, with the weight of one observation).
+    That example's loss grows without bound wherever f does, so that every fit is finite, also where a class is missing
+    or separable; its pull is of order 1 / N; and no confidence below 1 - (1 - 1 / K) / (N + 1) is out of reach.
+    Platt's targets, one example more of each label for every class's own fit, would stop class k, with N+ examples, at
+    (N+ + 1) / (N+ + 2): with many classes and few examples of each that is far below what a good model may say.
     """
-    K = max(C, 2)
-    count_K = torch.bincount(y_N, minlength=K).double()
-    t_KN = (1 / (len(y_N) - count_K + 2))[:, None].repeat(1, len(y_N))
-    t_KN[y_N, torch.arange(len(y_N))] = ((count_K + 1) / (count_K + 2))[y_N]
+    K, N = max(C, 2), len(y_N)
+    t_KN = torch.full((K, N), 1 / (K * (N + 1)), dtype=torch.float64)
+    t_KN[y_N, torch.arange(N)] += N / (N + 1)
     return t_KN[K - C :]
 
 

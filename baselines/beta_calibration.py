@@ -4,9 +4,10 @@ s is the model's probability of class k, one class against the rest, rows normal
 Where the unconstrained optimum has a or b below zero, the constrained one is taken: the loss is convex, so it lies on a
 face where one or both are zero. ln s and ln(1 - s) are exact however close s is to 0 or 1, since they come from logits.
 
-Targets are Platt's (N+ + 1) / (N+ + 2) and 1 / (N- + 2), in place of 1 and 0, which keep the fit finite on separable
-data; a prior of precision 1e-6, in units of total log loss, on slopes of standardized features decides where scores are
-constant. netcal's multi-class variant is another model: one softmax over all classes' a ln s - b ln(1 - s) + c.
+The labels are mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at
+once (`_one_vs_rest.targets`): where data are separable the published fit, to the labels alone, is infinite. A prior of
+precision 1e-6, in units of total log loss, on slopes of standardized features decides where scores are constant.
+netcal's multi-class variant is another model: one softmax over all classes' a ln s - b ln(1 - s) + c.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, blocks, checked
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set
@@ -94,4 +94,5 @@ BASELINE = Calibrator(
     reference="kull2019",
     title="Dirichlet calibration",
     fit_stack=fit_dirichlets,
+    warn=unseen,
 )

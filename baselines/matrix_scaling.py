@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
@@ -89,4 +89,5 @@ BASELINE = Calibrator(
     title="Matrix scaling",
     shift_invariant=False,
     fit_stack=fit_matrices,
+    warn=unseen,
 )

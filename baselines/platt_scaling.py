@@ -3,10 +3,15 @@
 The score x_k is the log odds of class k, z_k - logsumexp of the other logits. For K = 2 this is the classical
 sigmoid(a (z1 - z0) + b), whose sum over the classes is one; for K > 2 the rows are normalized (Zadrozny & Elkan, 2002).
 
-With Platt's targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite on separable
-data. A prior of precision 1e-6, in units of total log loss, on a times the scores' standard deviation decides a where
-the scores are constant. All classes advance together by Newton's method, on a sample of the rows and then on all,
-streamed in blocks.
+Targets in place of 1 and 0 keep the fit finite on separable data. For K = 2 they are Platt's own, (N+ + 1) / (N+ + 2)
+and 1 / (N- + 2), so that the fit is the published one: together they are one more example of each label. Platt's method
+is for two classes. Applied to each of K > 2 against the rest they would be one more example of each label a class, 2 K
+in all, and keep p_k below (N+ + 1) / (N+ + 2) however good the model is, N+ the few examples of class k; there the
+labels are mixed with a share 1 / (N + 1) of the uniform, one more example in all (`_one_vs_rest.targets`).
+
+A prior of precision 1e-6, in units of total log loss, on a times the scores' standard deviation decides a where the
+scores are constant. All classes advance together by Newton's method, on a sample of the rows and then on all, streamed
+in blocks.
 """
 
 from __future__ import annotations
@@ -135,7 +140,11 @@ def targets(scores: Scores, K: int) -> Tensor:
     """Sums over examples of target times score and of target [2, K]: the part of the loss linear in (a, b)."""
     N = len(scores.y_N)
     count_K = torch.bincount(scores.y_N, minlength=K).double()
-    low_K, high_K = 1 / (N - count_K + 2), (count_K + 1) / (count_K + 2)
+    if K == 2:
+        low_K, high_K = 1 / (N - count_K + 2), (count_K + 1) / (count_K + 2)
+    else:
+        low_K = torch.full_like(count_K, 1 / (K * (N + 1)))
+        high_K = low_K + N / (N + 1)
     all_K, own_K = torch.zeros(2, K, dtype=torch.float64)
     for x, y in scores.blocks():
         all_K += x.sum(0)

@@ -7,7 +7,8 @@ cross-validation; here it is one of the log odds, so that it is linear in them b
 Laplace approximation of the marginal likelihood, by the updates of Wood & Fasiolo (2017, arXiv 1606.04802): no folds,
 hence no dependence on the order of examples.
 
-10 knots at quantiles of the scores (evenly spaced where quantiles coincide). Targets are Platt's.
+10 knots at quantiles of the scores (evenly spaced where quantiles coincide). The labels are mixed with a share
+1 / (N + 1) of the uniform, as if one more example had been seen, of every label at once (`_one_vs_rest.targets`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked
 from calib_bench.baselines._stacks import one_by_one
@@ -80,4 +80,5 @@ BASELINE = Calibrator(
     reference="berta2025structured",
     title="Structured matrix scaling",
     fit_stack=fit_structured_matrices,
+    warn=unseen,
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_diagonal
+from calib_bench.baselines._linear import Precision, fit_diagonal, unseen
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
 from calib_bench.baselines._solvers import Params, checked, mix_uniform
 from calib_bench.baselines._stacks import checked_stack, one_by_one
@@ -94,4 +94,5 @@ BASELINE = Calibrator(
     reference="berta2025structured",
     title="Structured vector scaling",
     fit_stack=fit_structured_vectors,
+    warn=unseen,
 )

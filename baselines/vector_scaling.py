@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_diagonal
+from calib_bench.baselines._linear import Precision, fit_diagonal, unseen
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
 from calib_bench.baselines._solvers import Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
 PRECISION = 0.1
+FEW = 10
+"""Examples to a parameter, 2 K of these, below which noise in the fit often costs more than the fit repairs."""
 
 
 def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Params:
@@ -56,6 +58,18 @@ def apply_vector(params: Params, Z_NK: Tensor) -> Tensor:
     return torch.log_softmax(params["weight"] * checked(Z_NK).double() + params["bias"], 1)
 
 
+def warn(Z_NK: Tensor, y_N: Tensor) -> str | None:
+    """What to know where classes have no examples, or parameters few: None where neither is so."""
+    N, K = Z_NK.shape
+    few = None
+    if N < FEW * 2 * K:
+        few = (
+            f"{N:,} calibration examples for {2 * K:,} parameters: with fewer than {FEW} each it is often worse than"
+            " no calibration; temperature or structured vector scaling needs fewer"
+        )
+    return "; ".join(said for said in (unseen(Z_NK, y_N), few) if said) or None
+
+
 BASELINE = Calibrator(
     fit_vector,
     apply_vector,
@@ -64,4 +78,5 @@ BASELINE = Calibrator(
     title="Vector scaling",
     shift_invariant=False,
     fit_stack=fit_vectors,
+    warn=warn,
 )

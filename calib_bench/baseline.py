@@ -68,6 +68,10 @@ class Calibrator:
             model to probabilities, of which only log p is known, than to logits.
         fit_stack: (Z [S, N, K], y [S, N]) -> what `fit` gives of each of S sets but for rounding, in a list, or all in
             one, every tensor with a leading axis S; None where nothing is gained by fitting small sets together.
+        classes: the one number of classes it is for: `fit` and `apply` raise a UserError at any other, and it is left
+            out of what takes every calibrator. None: any.
+        warn: (Z [N, K], y [N]) of a calibration set -> what to know before its fit is believed, or None. Few examples
+            to a parameter, for instance; it costs nothing beside a fit.
     """
 
     fit: Callable[[Tensor, Tensor], Params]
@@ -77,6 +81,8 @@ class Calibrator:
     title: str
     shift_invariant: bool = True
     fit_stack: Callable[[Tensor, Tensor], Params | list[Params]] | None = None
+    classes: int | None = None
+    warn: Callable[[Tensor, Tensor], str | None] | None = None
 
     def fits(self, Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
         """`fit` of each of S sets of one shape.

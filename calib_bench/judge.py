@@ -185,7 +185,10 @@ def evaluate(
     fits = models[0].calibration is not None or folds
     rows, differences, per_model, skipped = [], [], [], []
     raw = None
+    K = models[0].test.Z_NK.shape[1]
     for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
+        if calibrator is not None and calibrator.classes not in (None, K) and not chosen:
+            continue
         try:
             scored = score(models, method, calibrator, folds, seed)
         except UserError as error:
@@ -193,6 +196,7 @@ def evaluate(
                 raise
             skipped.append(f"{method} was left out: {error}")
             continue
+        skipped += cautions(models, method, calibrator)
         marked = calibrator is not None and not calibrator.shift_invariant and not exact
         rows.append({"method": method, **summary(scored, nested, y), "remark": REMARK if marked else None})
         per_model += [
@@ -207,6 +211,15 @@ def evaluate(
     frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None) -> list[str]:
+    """What a calibrator says of the sets that it is fitted on (see `Calibrator.warn`), each sentence once."""
+    if calibrator is None or calibrator.warn is None:
+        return []
+    sets = [m.calibration or m.test for m in models]
+    said = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
+    return [f"{method}: {text}." for text in dict.fromkeys(said) if text]
 
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:

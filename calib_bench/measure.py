@@ -66,6 +66,7 @@ class Measures:
         diverged: seeds whose training diverged.
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
+        cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
     """
 
     arm: Arm
@@ -78,6 +79,7 @@ class Measures:
     diverged: tuple[int, ...]
     missing: tuple[int, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    cautions: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -103,15 +105,21 @@ def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: 
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale))
 
 
-def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_Row], dict[str, str]]]) -> Measures:
+_Said = dict[str, str]
+"""By calibrator, a sentence."""
+
+
+def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_Row], _Said, _Said]]) -> Measures:
     """One arm's measures from those of its trials that are done."""
     rows: list[dict[str, Any]] = []
     bins: list[pd.DataFrame] = []
     examples: dict[str, dict[str, list[np.ndarray]]] = {}
     log_kappa: list[np.ndarray] = []
-    refused: dict[str, str] = {}
-    for found, declined in measured:
+    refused: _Said = {}
+    cautions: _Said = {}
+    for found, declined, cautioned in measured:
         refused |= {name: said for name, said in declined.items() if name not in refused}
+        cautions = {**cautioned, **cautions}
         for method, row, values, curve in found:
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
@@ -134,6 +142,7 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
         refused=refused,
+        cautions={method: said for method, said in cautions.items() if method not in refused},
     )
 
 
@@ -169,8 +178,9 @@ def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> 
 
 def _measured(
     calibrators: Mapping[str, Calibrator], store: Store, scale: float, trials: Sequence[Trial]
-) -> list[tuple[list[_Row], dict[str, str]]]:
-    """Of each trial its rows, raw first, then each calibrator's; and what the calibrators said that it does without.
+) -> list[tuple[list[_Row], _Said, _Said]]:
+    """Of each trial its rows, raw first, then each calibrator's; and what the calibrators said that it does without,
+    and of its calibration set.
 
     Small predictions are measured several methods at a time: the metrics' own pass is shared.
     """
@@ -181,7 +191,7 @@ def _measured(
     while some := list(islice(found, together)):
         for i, one in enumerate(read):
             rows[i] += _scored(one, [(method, *told[i]) for method, told in some if i in told])
-    return [(mine, one.refused) for mine, one in zip(rows, read, strict=True)]
+    return [(mine, one.refused, one.cautions(calibrators)) for mine, one in zip(rows, read, strict=True)]
 
 
 def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
@@ -207,6 +217,11 @@ class _Read:
         logits, labels = store.logits(trial), store.labels(trial)
         Z, Z_test = (scale * trial.beta * logits[split].double() for split in ("calibration", "test"))
         return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
+
+    def cautions(self, calibrators: Mapping[str, Calibrator]) -> _Said:
+        """What the calibrators say of its calibration set."""
+        said = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
+        return {name: text for name, text in said.items() if text}
 
 
 def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from calib_bench.baselines import _linear
+from calib_bench.baselines import _linear, vector_scaling
 from calib_bench.baselines._linear import Precision, fit_diagonal, fit_full
 from calib_bench.baselines._solvers import log_odds, spread
 from calib_bench.baselines.dirichlet_scaling import apply_dirichlet, fit_dirichlet
@@ -263,24 +263,89 @@ def test_fewer_examples_than_classes(name: str) -> None:
     assert nll(logp, y) < nll(z.log_softmax(1), y) + 1e-9
 
 
+# ---- calibration sets that say too little
+
+
+def lacking(N: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Calibrated logits of one Gaussian a class, without the examples of the last class."""
+    g = np.random.default_rng(seed)
+    y = g.integers(0, K, N)
+    z = 2 * (2 * np.eye(K)[y] + g.standard_normal((N, K)))
+    return torch.from_numpy(z[y < K - 1]), torch.from_numpy(y[y < K - 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"), [("structured_vector_scaling", "SVSCalibrator"), ("structured_matrix_scaling", "SMSCalibrator")]
+)
+@pytest.mark.parametrize("missing", ["last", "first", "all but two"])
+def test_structured_scaling_without_a_class_is_no_worse_than_probmetrics(name: str, peer: str, missing: str) -> None:
+    calibrators = pytest.importorskip("probmetrics.calibrators")
+    g = np.random.default_rng(1)
+    y_all = g.integers(0, 5, 1300)
+    z_all = torch.from_numpy(3 * (2 * np.eye(5)[y_all] + g.standard_normal((1300, 5))))
+    y_all = torch.from_numpy(y_all)
+    new, labels = z_all[300:], y_all[300:]
+    z, y = z_all[:300], y_all[:300]
+    kept = {"last": y < 4, "first": y > 0, "all but two": y < 2}[missing]
+    z, y = z[kept], y[kept]
+    theirs = getattr(calibrators, peer)()
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    other = torch.from_numpy(theirs.predict_proba(new.softmax(1).numpy())).double().log()
+    baseline = import_module(f"calib_bench.baselines.{name}").BASELINE
+    ours = baseline.apply(baseline.fit(z, y), new)
+    assert nll(ours, labels) <= nll(other, labels) + 1e-3
+    seen = torch.isin(labels, y)
+    assert nll(ours[seen], labels[seen]) <= nll(other[seen], labels[seen]) + 1e-3
+
+
+@each_family
+def test_a_class_without_examples_is_told(name: str) -> None:
+    warn = import_module(f"calib_bench.baselines.{name}").BASELINE.warn
+    z, y = lacking(500, 5)
+    assert "1 of the 5 classes (4)" in warn(z, y)
+    assert warn(*sample(500, 5)) is None
+    assert "(0, 1, 2, 3, 4, ...)" in warn(torch.zeros(3, 9), torch.tensor([8, 8, 8]))
+
+
+def test_vector_scaling_tells_of_few_examples_and_then_loses_to_raw() -> None:
+    z, y = lacking(300, 100)
+    new, labels = lacking(2000, 100, seed=1)
+    assert nll(apply_vector(fit_vector(z, y), new), labels) > nll(new.log_softmax(1), labels)
+    said = vector_scaling.warn(z, y)
+    assert said is not None
+    assert f"{len(y)} calibration examples for 200 parameters" in said
+    z, y = torch.zeros(1000, 50), torch.arange(1000) % 50
+    assert vector_scaling.warn(z, y) is None
+    assert vector_scaling.warn(z[:999], y[:999]) is not None
+
+
 # ---- Platt scaling
 
 
-def test_platt_is_the_optimum_of_its_targets() -> None:
+def test_platt_of_several_classes_is_the_optimum_of_its_targets() -> None:
     from scipy.optimize import minimize
 
     z, y = sample(500, 3)
     params = fit_platt(z, y)
     for k in range(3):
-        x, hits = log_odds(z)[:, k], y == k
-        n = int(hits.sum())
-        t = torch.where(hits, (n + 1) / (n + 2), 1 / (500 - n + 2)).double()
+        x = log_odds(z)[:, k]
+        t = (500 * (y == k).double() + 1 / 3) / 501
 
         def total(v: np.ndarray, x: Tensor = x, t: Tensor = t) -> float:
             return float(F.binary_cross_entropy_with_logits(v[0] * x + v[1], t, reduction="sum"))
 
         v = np.array([float(params["slope"][k]), float(params["intercept"][k])])
         assert total(v) <= minimize(total, [1.0, 0.0], method="BFGS").fun + 1e-6
+
+
+@pytest.mark.parametrize("N", [12, 300])
+def test_platt_of_two_classes_is_scikit_learns(N: int) -> None:
+    from sklearn.calibration import _SigmoidCalibration
+
+    z, y = sample(N, 2)
+    x = (z[:, 1] - z[:, 0]).numpy()
+    theirs = _SigmoidCalibration().fit(x, y.numpy()).predict(x)
+    assert apply_platt(fit_platt(z, y), z).exp()[:, 1].numpy() == pytest.approx(theirs, abs=1e-4)
 
 
 def test_platt_from_a_sample_streamed_is_platt(monkeypatch: pytest.MonkeyPatch) -> None:

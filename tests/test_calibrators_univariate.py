@@ -7,15 +7,23 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from calib_bench.baselines import _one_vs_rest, bbq, spline, venn_abers
+from calib_bench.baselines import ensemble_temperature_scaling as ensemble
 from calib_bench.baselines.beta_calibration import apply_beta, fit_beta
-from calib_bench.baselines.ensemble_temperature_scaling import apply_ensemble, fit_ensemble, simplex_weights
+from calib_bench.baselines.ensemble_temperature_scaling import (
+    apply_ensemble,
+    fit_ensemble,
+    simplex_weights,
+)
 from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogram
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
 from calib_bench.baselines.isotonic_multiclass import apply_isotonic_multiclass, fit_isotonic_multiclass
 from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
+from calib_bench.baselines.quadratic_scaling import apply_quadratic, fit_quadratic
 from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature
 from calib_bench.errors import UserError
 
@@ -105,6 +113,118 @@ def test_the_scale_of_two_logits_drops_out_but_that_of_three_does_not(fit, apply
         assert (gap < 1e-5) == same
 
 
+# ---- the prior of one example
+
+
+def test_targets_are_the_labels_and_one_example_more() -> None:
+    """The loss against them is that of the labels and of an example of any label at any of the scores."""
+    z, y = sample(40, 3)
+    f_CN = _one_vs_rest.scores(z)
+    onehot_CN = torch.nn.functional.one_hot(y, 3).double().T
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    labels = bce(f_CN, onehot_CN, reduction="none").sum(1)
+    one_more = bce(f_CN, torch.full_like(f_CN, 1 / 3), reduction="none").mean(1)
+    against = bce(f_CN, _one_vs_rest.targets(y, 3), reduction="none").sum(1)
+    torch.testing.assert_close(against, 40 / 41 * (labels + one_more))
+    torch.testing.assert_close(_one_vs_rest.targets(y % 2, 1)[0], (40 * (y % 2).double() + 0.5) / 41)
+
+
+ONE_VS_REST = {
+    "platt": (fit_platt, apply_platt),
+    "beta": (fit_beta, apply_beta),
+    "spline": (spline.fit_spline, spline.apply_spline),
+}
+
+
+def gaussian(N: int, K: int, seed: int, distance: float, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One Gaussian a class: at scale 1 the logits are the log posterior, so that softmax is calibrated."""
+    g = np.random.default_rng(seed)
+    y = g.integers(0, K, N)
+    z = scale * distance * (distance * np.eye(K)[y] + g.standard_normal((N, K)))
+    return torch.from_numpy(z), torch.from_numpy(y)
+
+
+@pytest.mark.parametrize("name", ONE_VS_REST)
+def test_what_is_calibrated_and_sure_stays_so_with_few_examples_a_class(name: str) -> None:
+    """25 examples of each of 10 classes: no cap at 26 / 27 on the confidence of a model that is right to be sure."""
+    fit, apply = ONE_VS_REST[name]
+    gap, lost = [], []
+    for seed in range(5):
+        z, y = gaussian(250, 10, seed, 3.6)
+        new, labels = gaussian(4000, 10, 100 + seed, 3.6)
+        logp = apply(fit(z, y), new)
+        gap.append(float(logp.exp().amax(1).mean() - (logp.argmax(1) == labels).double().mean()))
+        lost.append(nll(logp, labels) - nll(new.log_softmax(1), labels))
+    assert abs(np.mean(gap)) < 0.01
+    assert np.mean(lost) < (0.02 if name == "beta" else 0.0115)  # temperature scaling loses .0095
+
+
+def logarithms(s: np.ndarray) -> np.ndarray:
+    return np.stack([np.log(s), -np.log1p(-s)], 1)
+
+
+def published_beta(s: np.ndarray, hit: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Kull et al.'s algorithm: logistic regression, fitted again without a feature whose coefficient is negative."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=99999999.0, tol=1e-8, max_iter=1000)
+    kept = np.flatnonzero(model.fit(logarithms(s), hit).coef_[0] > 0)
+    model.fit(logarithms(s)[:, kept], hit)
+    return model.predict_proba(logarithms(new)[:, kept])[:, 1]
+
+
+def published_platt(s: np.ndarray, hit: np.ndarray, new: np.ndarray) -> np.ndarray:
+    from sklearn.calibration import _SigmoidCalibration
+
+    return _SigmoidCalibration().fit(logarithms(s).sum(1), hit).predict(logarithms(new).sum(1))
+
+
+def published_spline(s: np.ndarray, hit: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """As Lucena's: a natural cubic regression spline of the probability, its ridge chosen by cross-validation."""
+    from scipy.interpolate import CubicSpline
+    from sklearn.linear_model import LogisticRegressionCV
+
+    knot = np.unique(np.quantile(s, np.linspace(0, 1, 8)))
+    basis = CubicSpline(knot, np.eye(len(knot)), bc_type="natural")
+    model = LogisticRegressionCV(
+        Cs=np.logspace(-2, 3, 4),
+        cv=3,
+        scoring="neg_log_loss",
+        l1_ratios=(0,),
+        max_iter=500,
+        use_legacy_attributes=False,
+    )
+    model.fit(basis(s), hit)
+    return model.predict_proba(basis(np.clip(new, s.min(), s.max())))[:, 1]
+
+
+PUBLISHED = {"platt": published_platt, "beta": published_beta, "spline": published_spline}
+
+
+def published(name: str, z: Tensor, y: Tensor, new: Tensor) -> Tensor:
+    """Log probabilities [N, K] of one published fit a class, normalized; at least 1e-6 first, where theirs are zero."""
+    s, s_new, K = z.softmax(1).numpy(), new.softmax(1).numpy(), z.shape[1]
+    columns = [PUBLISHED[name](s[:, k], (y == k).numpy(), s_new[:, k]) for k in range(1 if K == 2 else 0, K)]
+    q = np.clip(np.stack([1 - columns[0], *columns] if K == 2 else columns, 1), 1e-6, 1)
+    return torch.from_numpy(q / q.sum(1, keepdims=True)).log()
+
+
+@pytest.mark.parametrize("name", ONE_VS_REST)
+@pytest.mark.parametrize(
+    ("N", "K", "distance", "scale"), [(250, 10, 3.6, 1.0), (800, 4, 1.5, 2.0), (100, 2, 2.5, 1.0), (800, 2, 1.5, 2.0)]
+)
+def test_held_out_loss_is_not_above_the_published_fits(
+    name: str, N: int, K: int, distance: float, scale: float
+) -> None:
+    fit, apply = ONE_VS_REST[name]
+    excess = []
+    for seed in range({2: 6, 4: 2, 10: 1}[K]):
+        z, y = gaussian(N, K, seed, distance, scale)
+        new, labels = gaussian(3000, K, 100 + seed, distance, scale)
+        excess.append(nll(apply(fit(z, y), new), labels) - nll(published(name, z, y, new), labels))
+    assert np.mean(excess) < 1e-3
+
+
 # ---- beta calibration
 
 
@@ -181,6 +301,82 @@ def test_simplex_weights_satisfy_the_optimality_conditions() -> None:
         assert gain[w > 1e-4].min() > 1 - 1e-4
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 100_000), st.integers(1, 200), st.floats(0.1, 15), st.booleans())
+def test_simplex_weights_are_the_optimum_and_zero_where_it_is_on_a_face(
+    seed: int, N: int, power: float, uniform: bool
+) -> None:
+    from scipy.optimize import minimize
+
+    g = torch.Generator().manual_seed(seed)
+    p = torch.rand(N, 3, generator=g, dtype=torch.float64) ** power * torch.rand(3, generator=g)
+    if uniform:
+        p[:, 2] = 0.3
+    w = simplex_weights(p.log())
+    assert w.sum() == pytest.approx(1, abs=1e-15)
+    gain = (p / (p @ w)[:, None]).mean(0)
+    assert gain.max() <= 1 + 1e-4
+    assert (gain[w > 0] - 1).abs().max() < 1e-10
+    assert (w[gain < 1 - 1e-6] == 0).all()
+    p_N3 = p.numpy()
+
+    def loss(v: np.ndarray) -> float:
+        return -float(np.log(np.clip(p_N3 @ v, 1e-300, None)).mean())
+
+    sum_one = {"type": "eq", "fun": lambda v: v.sum() - 1}
+    found = minimize(
+        loss, np.full(3, 1 / 3), method="SLSQP", bounds=[(0, 1)] * 3, constraints=sum_one, options={"ftol": 1e-14}
+    )
+    theirs = np.clip(found.x, 0, None)
+    assert loss(w.numpy()) <= loss(theirs / theirs.sum()) + 1e-10
+
+
+def test_parts_that_agree_on_the_labels_leave_the_first_its_weight() -> None:
+    p = torch.tensor([[0.9, 0.9, 0.3], [0.2, 0.2, 0.3]], dtype=torch.float64)
+    wobble = 1 + 1e-13 * torch.tensor([[0, 1, 0], [0, -1, 0]], dtype=torch.float64)
+    for logp in (p.log(), (p * wobble).log(), (p * (2 - wobble)).log()):
+        assert simplex_weights(logp)[1] == 0
+    line = torch.stack([p[:, 0], p[:, 2], (p[:, 0] + p[:, 2]) / 2], 1)  # the third is a mixture of the others
+    inner = simplex_weights(line.log())
+    assert (inner > 0).sum() <= 2
+    assert simplex_weights(torch.full((5, 3), -0.7, dtype=torch.float64)).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0, [1, 0, 0]), (1, [0, 1, 0]), (2, [0, 0, 1])])
+def test_a_part_that_is_best_everywhere_takes_all(best: int, expected: list[int]) -> None:
+    logp = torch.full((20, 3), -3.0, dtype=torch.float64)
+    logp[:, best] = -1.0
+    logp[0] = torch.tensor([-900.0, -900.0, -900.0])
+    logp[0, best] = -5.0
+    assert simplex_weights(logp).tolist() == expected
+
+
+def test_a_part_that_gives_one_label_no_chance_still_takes_its_share() -> None:
+    """Of 100 examples one is impossible under the first part: the optimum on that edge is known."""
+    logp = torch.tensor([0.0, -2000.0, -4.0], dtype=torch.float64).repeat(100, 1)
+    logp[0, 0] = -1e5
+    w = simplex_weights(logp)
+    share = 0.01 / (1 - math.exp(-4))  # the root of 0.01 / t = 0.99 (1 - e) / (1 - t (1 - e)), e = exp(-4)
+    assert w.tolist() == pytest.approx([1 - share, 0, share], abs=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_ensemble_does_not_see_the_rounding_of_its_temperature(K: int) -> None:
+    """What the tail of a prediction says must not hang on a processor's last bits."""
+    for seed in range(3):
+        z, y = sample(80, K, seed)
+        for logits in (z, 1e4 * z, z.round(), torch.zeros_like(z)):
+            for labels in (y, y % 2, logits.argmax(1), logits.argmin(1), torch.full_like(y, K - 1)):
+                temperature = fit_temperature(logits, labels)["temperature"]
+                logps = []
+                for wobble in (1, 1 + 1e-15, 1 - 1e-14):
+                    T = temperature * wobble
+                    weight = simplex_weights(ensemble._own(logits, labels, T))
+                    logps.append(apply_ensemble({"temperature": T, "weight": weight}, 10 * logits))
+                for logp in logps[1:]:
+                    torch.testing.assert_close(logp, logps[0], rtol=1e-6, atol=1e-7)
+
+
 def test_ensemble_against_probmetrics() -> None:
     from probmetrics.calibrators import ETSCalibrator
 
@@ -192,6 +388,64 @@ def test_ensemble_against_probmetrics() -> None:
     other = torch.from_numpy(theirs.predict_proba(new.softmax(1).numpy())).log()
     ours = apply_ensemble(fit_ensemble(z, y), new)
     assert nll(ours, labels) == pytest.approx(nll(other, labels), abs=2e-4)
+
+
+# ---- quadratic scaling
+
+
+def two_normals(N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores N(1, 2^2) of one class and N(-1, 1) of the other: log odds log(p / 2q) + (x + 1)^2 / 2 - (x - 1)^2 / 8."""
+    g = torch.Generator().manual_seed(seed)
+    y = (torch.rand(N, generator=g) < 0.4).long()
+    x = torch.randn(N, generator=g, dtype=torch.float64) * (1 + y) + 2 * y - 1
+    return pair(x), y
+
+
+def test_quadratic_scaling_is_probmetrics() -> None:
+    from probmetrics.calibrators.logistic import BinaryLogisticCalibrator
+
+    z, y = two_normals(4000)
+    theirs = BinaryLogisticCalibrator(type="quadratic")
+    theirs.fit(z.softmax(1).numpy(), y.numpy())
+    new = pair(torch.linspace(-12, 12, 49, dtype=torch.float64))
+    p = apply_quadratic(fit_quadratic(z, y), new).exp()
+    assert p.numpy() == pytest.approx(theirs.predict_proba(new.softmax(1).numpy()), abs=4e-3)
+
+
+def test_quadratic_scaling_is_the_optimum_of_its_targets() -> None:
+    from scipy.optimize import minimize
+
+    z, y = two_normals(200)
+    x, t = (z[:, 1] - z[:, 0]).numpy(), _one_vs_rest.targets(y, 1)[0].numpy()
+
+    def loss(w: np.ndarray) -> float:
+        f = w[0] + w[1] * x + w[2] * x**2
+        return float((np.logaddexp(0, f) - t * f).sum())
+
+    best = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-7})
+    found = best.x[0] + best.x[1] * x + best.x[2] * x**2
+    log_odds = apply_quadratic(fit_quadratic(z, y), z).diff(dim=1)[:, 0]
+    assert log_odds.numpy() == pytest.approx(found, abs=1e-3)
+
+
+def test_quadratic_scaling_finds_the_log_odds_of_two_normals() -> None:
+    z, y = two_normals(100_000)
+    new = pair(torch.linspace(-4, 5, 19, dtype=torch.float64))
+    x = new[:, 1] - new[:, 0]
+    truth = math.log(0.4 / 0.6 / 2) + (x + 1).square() / 2 - (x - 1).square() / 8
+    params = fit_quadratic(z, y)
+    torch.testing.assert_close(apply_quadratic(params, new).diff(dim=1)[:, 0], truth, rtol=0.05, atol=0.1)
+    held_out, labels = two_normals(20_000, seed=1)
+    platt = nll(apply_platt(fit_platt(z, y), held_out), labels)
+    assert nll(apply_quadratic(params, held_out), labels) < platt - 0.01
+
+
+def test_quadratic_scaling_of_logits_without_end() -> None:
+    z, y = two_normals(200)
+    new = torch.tensor([[-1e200, 1e200], [1e300, -1e300], [0.0, -1e150]], dtype=torch.float64)
+    logp = apply_quadratic(fit_quadratic(z, y), new)
+    assert not logp.isnan().any()
+    torch.testing.assert_close(logp.exp().sum(1), torch.ones(3, dtype=torch.float64))
 
 
 # ---- isotonic, histogram

@@ -282,6 +282,31 @@ def replace_rows(model: Model, rows: slice) -> Model:
     return Model(replace(model.test, Z_NK=model.test.Z_NK[rows], y_N=model.test.y_N[rows]))
 
 
+def test_what_a_calibrator_says_of_its_calibration_set_is_a_warning_once(folder: Path) -> None:
+    def warn(Z_NK: torch.Tensor, y_N: torch.Tensor) -> str:
+        return f"only {len(y_N)} examples"
+
+    wary = {"wary": replace(PRIOR, warn=warn), "silent": replace(PRIOR, warn=lambda Z_NK, y_N: None)}
+    own = models(folder, "a", 2)
+    found = evaluate(own, wary | TEMPERATURE)
+    assert own[0].calibration is not None
+    N = len(own[0].calibration.y_N)
+    assert [w for w in found.warnings if w.startswith("wary")] == [f"wary: only {N} examples."]
+    assert not any("silent" in w for w in found.warnings)
+
+
+def test_a_calibrator_for_another_number_of_classes_is_left_out_in_silence_unless_chosen(folder: Path) -> None:
+    def refuse(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise UserError("is for 77 classes")
+
+    other = {"other": replace(PRIOR, fit=refuse, classes=77)}
+    found = evaluate(models(folder, "a", 1), other | TEMPERATURE)
+    assert not any("other" in warning for warning in found.warnings)
+    assert "other" not in set(found.tables["metrics"].frame["method"])
+    with pytest.raises(UserError, match="77 classes"):
+        evaluate(models(folder, "a", 1), other, chosen=True)
+
+
 def test_a_calibrator_that_does_not_fit_is_named(folder: Path) -> None:
     def refuse(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
         raise UserError("only for three classes")

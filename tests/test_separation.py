@@ -315,6 +315,17 @@ def test_the_same_training_in_every_unit_of_the_rate() -> None:
         assert (trial.lr, trial.head_lr, trial.head_init, trial.beta) == (expected, 100, 10, 1)
 
 
+def test_what_calibrators_say_of_their_calibration_set_is_a_warning(tmp_path: Path) -> None:
+    words = ("beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
+    for place, (names, others) in enumerate((("vector_scaling,quadratic_scaling", True), (None, False))):
+        chosen = () if names is None else (f"calibrator=temperature_scaling,{names}",)
+        store, settings = make(tmp_path / str(place), *words, *chosen, classes=40)
+        analysis = STUDY.analyse(settings, store)
+        assert sum(w.startswith("vector_scaling: ") and "for 80 parameters" in w for w in analysis.warnings) == 1
+        # Of all calibrators, one for two classes is no loss; one that was asked for by name is.
+        assert any("quadratic_scaling" in w for w in analysis.warnings) == others
+
+
 def test_a_calibrator_that_refuses_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from calib_bench.baselines import venn_abers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench import discover
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
 
@@ -59,7 +60,13 @@ def warnings(
     if settings.interventions == "yes":
         reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
         found += [f"Left out, interventions on {reason}." for reason in reasons]
-    found += [f"Left out, {method}: {said}" for method, said in refused.items()]
+    calibrators = discover.calibrators()
+    every = set(calibrators) <= set(settings.calibrator or calibrators)
+    for method, said in refused.items():
+        if not (
+            every and calibrators[method].classes
+        ):  # of all there are, those for another number of classes are no loss
+            found.append(f"Left out, {method}: {said}")
     for split in provenance.get("splits", ()):
         found += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(found))

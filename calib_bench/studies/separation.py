@@ -58,6 +58,7 @@ class _Study:
     reliability: list[pd.DataFrame] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    cautions: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     arms: list[Arm] = field(default_factory=list)
     begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class _Study:
         measures = self.begun.pop(id(arm))()
         self.measurements.append(measures.frame)
         self.refused |= {name: said for name, said in measures.refused.items() if name not in self.refused}
+        self.cautions = {**measures.cautions, **self.cautions}
         self.arms.append(arm)
         return measures
 
@@ -128,7 +130,11 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     return Analysis(
         verdict=verdict(settings, frames),
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
-        warnings=(*warnings(settings, grid, extra, frames, study.refused, store.provenance()), *study.left_out),
+        warnings=(
+            *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+            *(f"{method}: {said}." for method, said in study.cautions.items()),
+            *study.left_out,
+        ),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
         summary=summary(settings, frames),
     )

@@ -1,0 +1,106 @@
+"""Quadratic scaling of two classes: p = sigmoid(a + b x + c x^2) of the log odds x = z1 - z0 (Berta et al., 2026).
+
+Where each class's scores are normal, true log odds are quadratic in them, and linear only if the variances are equal:
+Platt scaling with one parameter more. It is what the authors' package, probmetrics, fits to two classes unless told
+otherwise ("logistic"; arXiv 2605.30188 has it beside other methods), by maximum likelihood without a penalty. With c
+other than 0 the map turns at x = -b / (2 c), often beyond the data: it need not keep the order of examples.
+
+The labels are mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at
+once (`_one_vs_rest.targets`): where data are separable the fit to the labels alone is infinite. A prior of precision
+1e-6, in units of total log loss, on slopes of standardized features decides where scores are constant.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from calib_bench.baseline import Calibrator
+from calib_bench.baselines._one_vs_rest import (
+    RIDGE,
+    fit_in_stacks,
+    joined_logits,
+    logistic,
+    scores,
+    standardized,
+    targets,
+)
+from calib_bench.baselines._solvers import Params
+from calib_bench.errors import UserError
+
+LARGEST = 1e100
+"""Standardized scores beyond it are taken for it, so that their squares are finite."""
+
+
+def fit_quadratic(Z_NK: Tensor, y_N: Tensor) -> Params:
+    """Fits a, b and c, in standardized log odds, to logits [N, 2] and labels [N].
+
+    Returns:
+        centre and unit, of the log odds; intercept, slope and bend: [1] each, float64.
+
+    Raises:
+        UserError: more than two classes, NaN or +inf logits, or labels that do not match.
+    """
+    _two_classes(Z_NK)
+    x_CN = scores(Z_NK, y_N)
+    return _fit(x_CN, targets(y_N, 1))
+
+
+def fit_quadratics(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_quadratic` of S sets, [S, 1] each.
+
+    Raises:
+        UserError: as `fit_quadratic`.
+    """
+    _two_classes(Z_SNK)
+    return fit_in_stacks(fit_quadratic, _fit, 3, Z_SNK, y_SN)
+
+
+def _two_classes(Z: Tensor) -> None:
+    if Z.ndim > 1 and Z.shape[-1] > 2:
+        raise UserError(
+            f"quadratic_scaling is for two classes, and there are {Z.shape[-1]}: structured_matrix_scaling is the"
+            " nearest for more."
+        )
+
+
+def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """One fit a row."""
+    u_CN, centre_C, unit_C = standardized(x_CN)
+    square_CN, middle_C, width_C = standardized(u_CN.square())
+    X_CPN = torch.stack([torch.ones_like(u_CN), u_CN, square_CN], 1)
+    penalty_CP = torch.tensor([0.0, RIDGE, RIDGE], dtype=torch.float64).expand(len(x_CN), 3)
+    start_CP = torch.zeros(len(x_CN), 3, dtype=torch.float64)
+    start_CP[:, 0] = t_CN.mean(1).logit()
+    theta_CP = logistic(X_CPN, t_CN, penalty_CP, start_CP).theta
+    bend_C = theta_CP[:, 2] / width_C
+    return {
+        "centre": centre_C,
+        "unit": unit_C,
+        "intercept": theta_CP[:, 0] - bend_C * middle_C,
+        "slope": theta_CP[:, 1].clone(),
+        "bend": bend_C,
+    }
+
+
+def apply_quadratic(params: Params, Z_NK: Tensor) -> Tensor:
+    """log p, float64 [N, 2].
+
+    Raises:
+        UserError: as `fit_quadratic`.
+    """
+    _two_classes(Z_NK)
+    a, b, c, centre, unit = (params[name][:, None] for name in ("intercept", "slope", "bend", "centre", "unit"))
+    u_CN = ((scores(Z_NK) - centre) / unit).clamp(-LARGEST, LARGEST)
+    return joined_logits(a + u_CN * (b + c * u_CN))
+
+
+BASELINE = Calibrator(
+    fit_quadratic,
+    apply_quadratic,
+    keeps_argmax=False,
+    reference="berta2026",
+    title="Quadratic scaling",
+    fit_stack=fit_quadratics,
+    classes=2,
+)

@@ -4,7 +4,8 @@ Maximum likelihood with Gaussian priors, in units of total log loss and of logit
 mean the same at every beta: precision 10 K on the off-diagonal weights, so that together they may move a logit as far
 whatever the number of classes, 1 on the intercepts, and 0.1 on the diagonal about temperature scaling, which matters on
 separable data alone. Kull et al. (arXiv 1910.12656) choose the first two by cross-validation; here they are fixed, so
-that a fit takes milliseconds and its pull vanishes as N grows.
+that a fit takes milliseconds and its pull vanishes as N grows. A class that a row does not offer adds nothing to the
+other classes' logits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
@@ -50,7 +52,7 @@ def fit_matrix(
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, z / unit
+        return slope * z, masks.zeroed(z) / unit
 
     prior = Precision(diagonal, intercept, K * OFF_DIAGONAL if off_diagonal is None else off_diagonal)
     D, b = fit_full(Z_NK, y_N, features, prior)
@@ -78,7 +80,8 @@ def fit_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 
 def apply_matrix(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(W Z + b), float64 [N, K]."""
-    return torch.log_softmax(checked(Z_NK).double() @ params["weight"].T + params["bias"], 1)
+    Z_NK = checked(Z_NK).double()
+    return torch.log_softmax(masks.without(masks.zeroed(Z_NK) @ params["weight"].T + params["bias"], Z_NK), 1)
 
 
 BASELINE = Calibrator(

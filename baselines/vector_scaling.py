@@ -2,7 +2,7 @@
 
 Maximum likelihood with a Gaussian prior of precision 0.1, in units of total log loss, on the departure of w times the
 logits' spread, and of b, from temperature scaling (w = 1/T, b = 0): its pull vanishes as N grows, and it keeps the fit
-finite where a class has no examples or the data are separable.
+finite where a class has no examples or the data are separable. The spread is that of `_solvers.spread`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
@@ -31,7 +32,7 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, z / unit
+        return slope * z, masks.zeroed(z) / unit
 
     v, b = fit_diagonal(Z_NK, y_N, features, Precision(precision, precision))
     return {"weight": slope + v / unit, "bias": b}
@@ -53,7 +54,8 @@ def fit_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 
 def apply_vector(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(w * Z + b), float64 [N, K]."""
-    return torch.log_softmax(params["weight"] * checked(Z_NK).double() + params["bias"], 1)
+    Z_NK = checked(Z_NK).double()
+    return torch.log_softmax(masks.without(params["weight"] * masks.zeroed(Z_NK) + params["bias"], Z_NK), 1)
 
 
 BASELINE = Calibrator(

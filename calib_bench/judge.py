@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import UserError
-from calib_bench.evaluate_models import Model, calibrated, check_folds, form, own_tests
+from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
 from calib_bench.rows import Row, adjusted, fields
 from calib_bench.study import Analysis
 
@@ -91,12 +91,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
 
 
 def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
-    import torch
-
-    assert model.calibration is not None
-    Z_NK = form(model, model.calibration).double()
-    floored_NK = torch.maximum(Z_NK, Z_NK.amax(1, keepdim=True) - 800.0)  # no -inf * 0; exp(-800) is zero
-    return log_kappa_n(floored_NK, model.calibration.y_N, temperature)
+    Z_NK, y_N = calibration_set(model)
+    return log_kappa_n(Z_NK.double(), y_N, temperature)
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:

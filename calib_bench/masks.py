@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SHALLOWEST = -9000.0
 """The highest number that may stand for a class that is not offered."""
 APART = 10.0
 """A mask is at least so many times as far from zero as every other logit of its row."""
+DEEP = 500.0
+"""How far below its row's largest a logit is that may stand for a class not offered, if a gap sets it apart."""
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -58,6 +65,28 @@ def offered(Z_NK: Tensor) -> Tensor:
         if not bool(masked_NK.any()):
             return Z_NK
         Z_NK = Z_NK.masked_fill(masked_NK, -torch.inf)
+
+
+def set_apart(Z_NK: NDArray[Any], y_N: NDArray[Any]) -> NDArray[Any]:
+    """-inf for logits so far below all others of the file that they stand for nothing else; labels have none.
+
+    They are at least DEEP below their row's largest, ten times as far as any other, in several rows, and alike to a
+    tenth: a constant that no library uses, or a large negative number that was added or normalized.
+    """
+    low = Z_NK.min(1)
+    if not (Z_NK.max(1) - low > DEEP).any():
+        return Z_NK
+    below = np.where(np.isneginf(Z_NK), 0.0, Z_NK.astype(np.float64) - Z_NK.max(1, keepdims=True))
+    deep = below < -DEEP
+    if not deep.any():
+        return Z_NK
+    values = Z_NK[deep]
+    alike = float(values.max()) - float(values.min()) <= 0.1 * abs(float(np.median(values)))
+    apart = float(below[deep].max()) <= 10 * float(below[~deep].min())
+    label = deep[np.arange(len(y_N)), y_N].any()
+    if alike and apart and not label and int(deep.any(1).sum()) > 1:
+        return np.where(deep, -np.inf, Z_NK)
+    return Z_NK
 
 
 def masked(Z_NK: Tensor) -> Tensor | None:

@@ -19,6 +19,7 @@ from calib_bench import discover
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
 from calib_bench.inference import ece_null
+from calib_bench.masks import offered, zeroed
 from calib_bench.metrics import measure, reliability
 
 if TYPE_CHECKING:
@@ -275,7 +276,9 @@ def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
     kappa minimizes the mean log loss of softmax(Z / kappa), so that with s = 1 / kappa the mean of
     a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step.
     """
+    Z_NK = offered(Z_NK)
     p_NK = (Z_NK / kappa).softmax(-1)
+    Z_NK = zeroed(Z_NK)  # a class that is not offered has no part in it
     mean_N = (p_NK * Z_NK).sum(-1)
     a_N = mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]
     variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()

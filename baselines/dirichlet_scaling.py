@@ -16,7 +16,7 @@ from torch import Tensor
 
 from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, blocks, checked
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set
@@ -109,4 +109,5 @@ BASELINE = Calibrator(
     reference="kull2019",
     title="Dirichlet calibration",
     fit_stack=fit_dirichlets,
+    unknowns=unknowns_of_full,
 )

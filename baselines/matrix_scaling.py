@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
@@ -92,4 +92,5 @@ BASELINE = Calibrator(
     title="Matrix scaling",
     shift_invariant=False,
     fit_stack=fit_matrices,
+    unknowns=unknowns_of_full,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked
 from calib_bench.baselines._stacks import one_by_one
@@ -82,4 +82,5 @@ BASELINE = Calibrator(
     reference="berta2025structured",
     title="Structured matrix scaling",
     fit_stack=fit_structured_matrices,
+    unknowns=unknowns_of_full,
 )

@@ -72,6 +72,8 @@ class Calibrator:
         title: what tables call it.
         shift_invariant: whether adding a constant to a row of logits changes nothing. One that is not fits another
             model to probabilities, of which only log p is known, than to logits.
+        unknowns: K -> how many numbers a fit learns, of a calibrator for which they grow faster than K; with many
+            classes such a one is fitted only where it is named (`fitting.too_large`).
         fit_stack: (Z [S, N, K], y [S, N]) -> what `fit` gives of each of S sets but for rounding, in a list, or all in
             one, every tensor with a leading axis S; None where nothing is gained by fitting small sets together.
     """
@@ -83,6 +85,13 @@ class Calibrator:
     title: str
     shift_invariant: bool = True
     fit_stack: Callable[[Tensor, Tensor], Params | list[Params]] | None = None
+    unknowns: Callable[[int], int] | None = None
+
+    @property
+    def of_the_project(self) -> bool:
+        """Whether it is known to leave its arguments as they are, which a plug-in is not."""
+        module = getattr(self.fit.args[0], "__module__", "") if isinstance(self.fit, partial) else ""
+        return str(module).startswith("calib_bench.")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fit", partial(_fit_with_zeros, self.fit))

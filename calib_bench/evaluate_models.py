@@ -92,22 +92,25 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     Args:
         calibrator: None for the model's own.
         folds: without a calibration set, fit on all folds but one and apply to that one, in turn.
+
+    Raises:
+        UserError: the calibrator is not for such predictions, or, as CalibratorError, failed.
     """
     import torch
+
+    from calib_bench.fitting import calibrate
 
     y_N = model.test.y_N
     if calibrator is None:
         return model.test.Z_NK.double().log_softmax(-1), {}
     if model.calibration is not None:
-        params = calibrator.fit(*calibration_set(model))
-        return calibrator.apply(params, form(model, model.test)), params
+        return calibrate(calibrator, *calibration_set(model), form(model, model.test))
     fold_N = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed)) % folds
     logp_NK = torch.empty(model.test.Z_NK.shape, dtype=torch.float64)
     for fold in range(folds):
         out = fold_N == fold
         Z_NK = form(model, model.test, ~out)
-        params = calibrator.fit(*_offering(Z_NK[~out], y_N[~out]))
-        logp_NK[out] = calibrator.apply(params, Z_NK[out])
+        logp_NK[out] = calibrate(calibrator, *_offering(Z_NK[~out], y_N[~out]), Z_NK[out])[0]
     return logp_NK, {}
 
 

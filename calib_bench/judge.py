@@ -169,10 +169,15 @@ def evaluate(
         seed: of the folds.
         chosen: whether the user named the calibrators: one that does not fit the problem is then an error.
 
+    A calibrator that fails is named and left out, as is one that would learn too many numbers for so many classes and
+    was not chosen.
+
     Raises:
-        UserError: a chosen calibrator is not for such predictions, or there are too few examples for the folds.
+        UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
+            for the folds.
     """
     from calib_bench.evaluate_words import tables, verdict, warnings
+    from calib_bench.fitting import CalibratorError, too_large
 
     check_folds(models, folds)
     nested = own_tests(models)
@@ -182,12 +187,21 @@ def evaluate(
     rows, differences, per_model, skipped = [], [], [], []
     raw = None
     for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
+        large = too_large(calibrator, *_largest(models)) if calibrator is not None and not chosen else None
+        if large is not None:
+            skipped.append(f"{method} was left out: {large}; --calibrator {method} fits it all the same.")
+            continue
         try:
             scored = score(models, method, calibrator, folds, seed)
         except UserError as error:
-            if chosen or calibrator is None:
+            if calibrator is None or (chosen and not isinstance(error, CalibratorError)):
                 raise
             skipped.append(f"{method} was left out: {error}")
+            continue
+        except MemoryError:
+            if calibrator is None:
+                raise
+            skipped.append(f"{method} was left out: what it gave could not be measured for want of memory")
             continue
         marked = calibrator is not None and not calibrator.shift_invariant and not exact
         rows.append({"method": method, **summary(scored, nested, y), "remark": REMARK if marked else None})
@@ -200,9 +214,17 @@ def evaluate(
             raw = scored
         else:
             differences.append({"method": method, **contrast(scored, raw, nested)})
+    if chosen and fits and len(rows) == 1:
+        raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+def _largest(models: Sequence[Model]) -> tuple[int, int]:
+    """The most calibration examples, and the number of classes."""
+    sets = [m.calibration if m.calibration is not None else m.test for m in models]
+    return max(len(p.y_N) for p in sets), models[0].test.Z_NK.shape[1]
 
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:

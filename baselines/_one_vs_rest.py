@@ -65,18 +65,21 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
         features: unknowns of a class.
     """
     C, N = x_CN.shape
-    if bool(x_CN.isfinite().all()):
-        t_CN = targets(y_N, C)
-        for part in class_blocks(C, features * N):
-            yield x_CN[part], t_CN[part]
-        return
-    for c, x_N in enumerate(x_CN):
-        rows = x_N.isfinite()
-        if bool(rows.any()):
-            yield x_N[None, rows], targets(y_N[rows], C)[c : c + 1]
-        else:
-            x_N = torch.from_numpy(UNSEEN.score)
-            yield x_N[None], x_N[None].sigmoid()
+    t_CN = targets(y_N, C)
+    for plain, run in itertools.groupby(range(C), x_CN.isfinite().all(1).tolist().__getitem__):
+        members = list(run)
+        if plain:
+            x, t = x_CN[members[0] : members[-1] + 1], t_CN[members[0] : members[-1] + 1]
+            for part in class_blocks(len(members), features * N):
+                yield x[part], t[part]
+            continue
+        for c in members:
+            rows = x_CN[c].isfinite()
+            if bool(rows.any()):
+                yield x_CN[c : c + 1, rows], targets(y_N[rows], C)[c : c + 1]
+            else:
+                x = torch.from_numpy(UNSEEN.score)[None]
+                yield x, x.sigmoid()
 
 
 # ---- step functions

@@ -12,6 +12,8 @@ from calib_bench.errors import UserError
 
 Params = dict[str, Tensor]
 
+WILDEST = 1e12
+"""Features in units of the logits' spread stop here: beyond it a row is decided, and curvature would overflow."""
 BLOCK = 1 << 15
 """Entries of a block of rows: float64 temporaries of 256 KiB stay in the cache."""
 

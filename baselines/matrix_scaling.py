@@ -17,7 +17,7 @@ from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
-from calib_bench.baselines._solvers import Params, checked, spread
+from calib_bench.baselines._solvers import WILDEST, Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
@@ -52,7 +52,7 @@ def fit_matrix(
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, masks.zeroed(z) / unit
+        return slope * z, (masks.zeroed(z) / unit).clamp(-WILDEST, WILDEST)
 
     prior = Precision(diagonal, intercept, K * OFF_DIAGONAL if off_diagonal is None else off_diagonal)
     D, b = fit_full(Z_NK, y_N, features, prior)
@@ -72,7 +72,7 @@ def fit_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     Z_SNK = checked_stack(Z_SNK, y_SN).double()
     unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
     prior = Precision(DIAGONAL, INTERCEPT, Z_SNK.shape[2] * OFF_DIAGONAL)
-    D_SKK, b_SK = fit_fulls(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, prior)
+    D_SKK, b_SK = fit_fulls(per_set(slope_S) * Z_SNK, (Z_SNK / per_set(unit_S)).clamp(-WILDEST, WILDEST), y_SN, prior)
     D_SKK /= per_set(unit_S)
     D_SKK.diagonal(dim1=1, dim2=2).add_(slope_S[:, None])
     return {"weight": D_SKK, "bias": b_SK}

@@ -14,7 +14,7 @@ from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
-from calib_bench.baselines._solvers import Params, checked, spread
+from calib_bench.baselines._solvers import WILDEST, Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
@@ -32,7 +32,7 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, masks.zeroed(z) / unit
+        return slope * z, (masks.zeroed(z) / unit).clamp(-WILDEST, WILDEST)
 
     v, b = fit_diagonal(Z_NK, y_N, features, Precision(precision, precision))
     return {"weight": slope + v / unit, "bias": b}
@@ -48,7 +48,12 @@ def fit_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
         return one_by_one(fit_vector, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN).double()
     unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
-    v_SK, b_SK = fit_diagonals(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, Precision(PRECISION, PRECISION))
+    v_SK, b_SK = fit_diagonals(
+        per_set(slope_S) * Z_SNK,
+        (Z_SNK / per_set(unit_S)).clamp(-WILDEST, WILDEST),
+        y_SN,
+        Precision(PRECISION, PRECISION),
+    )
     return {"weight": slope_S[:, None] + v_SK / unit_S[:, None], "bias": b_SK}
 
 

@@ -101,7 +101,7 @@ def test_vector_scaling_is_maximum_likelihood_over_the_options() -> None:
         value = torch.nn.functional.cross_entropy(logits, y)
         value.backward()
         assert t.grad is not None
-        return float(value), t.grad.numpy()
+        return float(value.detach()), t.grad.numpy()
 
     best = torch.from_numpy(minimize(loss, np.r_[np.ones(5), np.zeros(5)], jac=True, method="L-BFGS-B").x)
     right = nll(masks.without(best[:5] * masks.zeroed(new) + best[5:], new).log_softmax(1), labels)

@@ -161,6 +161,11 @@ def fit_full(Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision) ->
     return theta[:, :K].clone(), theta[:, K].clone()
 
 
+def unknowns_of_full(K: int) -> int:
+    """The numbers that `fit_full` learns."""
+    return K * (K + 1)
+
+
 def residual(logits_RK: Tensor, y_R1: Tensor) -> tuple[Tensor, float]:
     """softmax - one-hot [R, K] and the total log loss."""
     logp = torch.log_softmax(logits_RK, 1)

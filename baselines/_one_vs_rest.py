@@ -5,6 +5,8 @@ on an unbounded scale. It does not see a shift of a row, so log probabilities gi
 proportional to the logits' scale, for K > 2 it is not, so a fit at one inverse temperature is not the fit at another.
 
 C is the number of fits: K, but 1 for K = 2, where class 1 against class 0 says all.
+
+A row that does not offer a class, or offers no other, is no part of that class's fit: its score is -inf or +inf.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench.baselines._solvers import Params, checked, log_odds
+from calib_bench import masks
+from calib_bench.baselines._solvers import Params, checked, log_odds, moments
 from calib_bench.baselines._stacks import one_by_one
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ RIDGE = 1e-6
 
 
 def scores(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
-    """Log odds of each class against the rest, float64 [C, N]."""
+    """Log odds of each class against the rest, float64 [C, N]; infinite where a class is masked, or all others."""
     x_NK = log_odds(checked(Z_NK, y_N))
     return (x_NK[:, 1:] if x_NK.shape[1] == 2 else x_NK).T.contiguous()
 
@@ -47,11 +50,36 @@ def joined(q_CN: Tensor) -> Tensor:
     return torch.cat([1 - q_CN, q_CN]).T if len(q_CN) == 1 else q_CN.T
 
 
-def joined_logits(f_CN: Tensor) -> Tensor:
-    """Log probabilities [N, K] of fits sigmoid(f) [C, N], rows normalized."""
+def joined_logits(f_CN: Tensor, Z_NK: Tensor) -> Tensor:
+    """Log probabilities [N, K] of fits sigmoid(f) [C, N], rows normalized over the classes that Z offers."""
     if len(f_CN) == 1:
-        return -softplus(torch.cat([f_CN, -f_CN])).T
-    return torch.log_softmax(-softplus(-f_CN.T), 1)
+        logp_NK = -softplus(torch.cat([f_CN, -f_CN])).T
+        return logp_NK if not masks.any_masked(Z_NK) else masks.without(logp_NK, masks.offered(Z_NK)).log_softmax(1)
+    return torch.log_softmax(masks.without(-softplus(-f_CN.T), masks.offered(Z_NK)), 1)
+
+
+def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores and targets [c, n] of classes that are fitted at once: blocks, or one by one where rows mask some.
+
+    Args:
+        features: unknowns of a class.
+    """
+    C, N = x_CN.shape
+    t_CN = targets(y_N, C)
+    for plain, run in itertools.groupby(range(C), x_CN.isfinite().all(1).tolist().__getitem__):
+        members = list(run)
+        if plain:
+            x, t = x_CN[members[0] : members[-1] + 1], t_CN[members[0] : members[-1] + 1]
+            for part in class_blocks(len(members), features * N):
+                yield x[part], t[part]
+            continue
+        for c in members:
+            rows = x_CN[c].isfinite()
+            if bool(rows.any()):
+                yield x_CN[c : c + 1, rows], targets(y_N[rows], C)[c : c + 1]
+            else:
+                x = torch.from_numpy(UNSEEN.score)[None]
+                yield x, x.sigmoid()
 
 
 # ---- step functions
@@ -65,6 +93,17 @@ class Tally(NamedTuple):
     hits: NDArray
 
 
+def _unseen() -> Tally:
+    import numpy as np
+
+    score = np.linspace(-4.0, 4.0, 9)
+    return Tally(score, np.ones(9, np.int64), 1 / (1 + np.exp(-score)))
+
+
+UNSEEN = _unseen()
+"""Of a class that no row offers: the model's own probabilities, as nine examples would support them."""
+
+
 def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
     """The tally of each fit in turn. Sorting values and looking up a class's own beats an argsort many times over."""
     import numpy as np
@@ -74,11 +113,16 @@ def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
     for c, row in enumerate(x):
         k = c + (len(x) == 1)
         ordered = np.sort(row)
+        if not np.isfinite(ordered[[0, -1]]).all():
+            ordered = ordered[np.isfinite(ordered)]
+            if len(ordered) == 0:
+                yield UNSEEN
+                continue
         first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
         score = ordered[first]
         own = row[order[ends[k - 1] if k else 0 : ends[k]]]
-        hits = np.bincount(np.searchsorted(score, own), minlength=len(score))
-        yield Tally(score, np.diff(np.append(first, len(row))), hits)
+        hits = np.bincount(np.searchsorted(score, own[np.isfinite(own)]), minlength=len(score))
+        yield Tally(score, np.diff(np.append(first, len(ordered))), hits)
 
 
 def tallied(x_RN: Tensor, hit_RN: Tensor) -> tuple[Tally, NDArray]:
@@ -150,7 +194,7 @@ def fit_in_stacks(
     S, N, K = Z_SNK.shape
     C = 1 if K == 2 else K
     some = ENTRIES // (C * N * features)
-    if some < 2:
+    if some < 2 or masks.any_masked(Z_SNK):
         return one_by_one(fit, Z_SNK, y_SN)
     parts = []
     for Z, y in zip(Z_SNK.split(some), y_SN.split(some), strict=True):
@@ -179,7 +223,7 @@ def targets(y_N: Tensor, C: int) -> Tensor:
 
 def standardized(x_CN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rows about their mean in units of their standard deviation [C, N], that mean [C] and deviation [C]."""
-    centre_C1, unit_C1 = x_CN.mean(1, keepdim=True), x_CN.std(1, correction=0, keepdim=True)
+    centre_C1, unit_C1 = moments(x_CN, 1)
     constant = unit_C1 <= 1e-12 * (1 + centre_C1.abs())  # but for rounding
     unit_C1 = torch.where(constant, 1.0, unit_C1)
     return torch.where(constant, 0.0, (x_CN - centre_C1) / unit_C1), centre_C1[:, 0], unit_C1[:, 0]

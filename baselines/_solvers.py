@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.errors import UserError
 
 Params = dict[str, Tensor]
 
+WILDEST = 1e12
+"""Features in units of the logits' spread stop here: beyond it a row is decided, and curvature would overflow."""
 BLOCK = 1 << 15
 """Entries of a block of rows: float64 temporaries of 256 KiB stay in the cache."""
-FLOOR = 800.0
-"""A zero probability (logit -inf) enters a fit this far below its row's largest: exp(-800) is zero in float64."""
 
 
 def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
-    """The logits with -inf raised to FLOOR below the row's largest; the labels are only checked.
+    """The logits with -inf for classes that a row does not offer; the labels are only checked.
+
+    Where a label has -inf, which then cannot mean that, all -inf are raised (`masks.depth_of_zeros`).
 
     Raises:
         UserError: no rows, fewer than two classes, labels of another length or out of range, or NaN or +inf logits.
@@ -30,14 +33,14 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     N, K = Z_NK.shape
     if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
         raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
-    if Z_NK.sum().isfinite():  # then every entry is: one fast pass
+    low, high = Z_NK.aminmax()
+    if low > masks.SHALLOWEST and high < torch.inf:  # every entry is finite and offered: one fast pass
         return Z_NK
-    top_N1 = Z_NK.amax(1, keepdim=True)
-    if not top_N1.isfinite().all():
+    Z_NK = masks.offered(Z_NK)
+    if not Z_NK.amax(1).isfinite().all():
         raise UserError("Logits contain NaN or +inf (or a row of -inf only): a diverged model cannot be calibrated.")
-    if Z_NK.amin().isinf():
-        return torch.where(Z_NK.isinf(), top_N1 - FLOOR, Z_NK)
-    return Z_NK
+    depth = masks.depth_of_zeros(Z_NK, y_N) if y_N is not None else None
+    return Z_NK if depth is None else masks.raised(Z_NK, depth)
 
 
 def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Tensor, Tensor]]:
@@ -47,20 +50,67 @@ def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Te
         yield Z_NK[start : start + step].double(), y_N[start : start + step]
 
 
+def deviations(z_RK: Tensor) -> Tensor:
+    """Standard deviation of each row's offered logits, float64 [R]; exact also where squares overflow."""
+    z_RK = z_RK.double()
+    deviation_R = z_RK.var(1, correction=0).sqrt()
+    if bool(deviation_R.isfinite().all()):
+        return deviation_R
+    offered_RK = ~z_RK.isneginf()
+    number_R1 = offered_RK.sum(1, keepdim=True)
+    z_RK = z_RK.masked_fill(~offered_RK, 0.0)
+    unit_R1 = z_RK.abs().amax(1, keepdim=True).clamp(min=1.0)
+    u_RK = z_RK / unit_R1
+    centred_RK = (u_RK - u_RK.sum(1, keepdim=True) / number_R1).masked_fill(~offered_RK, 0.0)
+    return (centred_RK.square().sum(1, keepdim=True) / number_R1).sqrt_().mul_(unit_R1)[:, 0]
+
+
 def spread(Z_NK: Tensor) -> float:
-    """Root mean square of the logits about their row's mean; 1 if they are constant. The unit of every prior here."""
+    """Median over rows of the standard deviation of a row's offered logits; 1 if they are constant.
+
+    The unit of every prior here. Neither masks nor a few wild rows enter it; where most rows are constant, their root
+    mean square stands in.
+    """
     step = max(1, BLOCK // Z_NK.shape[1])
-    total = 0.0
-    for z in Z_NK.split(step):
-        total += float(z.double().var(1, correction=0).sum())
-    return (total / len(Z_NK)) ** 0.5 or 1.0
+    deviation_N = torch.cat([deviations(z) for z in Z_NK.split(step)])
+    return float(deviation_N.median()) or root_mean_square(deviation_N)
+
+
+def moments(x_NK: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the finite entries along an axis, which is kept; exact where squares overflow.
+
+    An axis without finite entries has mean 0 and deviation 0.
+    """
+    centre, unit = x_NK.mean(axis, keepdim=True), x_NK.std(axis, correction=0, keepdim=True)
+    if bool(unit.isfinite().all()):
+        return centre, unit
+    counted_NK = x_NK.isfinite()
+    number = counted_NK.sum(axis, keepdim=True).clamp(min=1)
+    largest = finite(x_NK).abs().amax(axis, keepdim=True).clamp(min=1.0)
+    u_NK = finite(x_NK) / largest
+    centre = u_NK.sum(axis, keepdim=True) / number
+    squares = (u_NK - centre).masked_fill(~counted_NK, 0.0).square().sum(axis, keepdim=True)
+    return centre * largest, (squares / number).sqrt() * largest
+
+
+def finite(x: Tensor) -> Tensor:
+    """The numbers with 0 in place of infinities; the very tensor if there are none."""
+    infinite = x.isinf()
+    return x.masked_fill(infinite, 0.0) if bool(infinite.any()) else x
+
+
+def root_mean_square(values_N: Tensor) -> float:
+    """The root mean square, without overflow; 1 if all are zero."""
+    unit = float(values_N.max())
+    return unit * float((values_N / unit).square().mean()) ** 0.5 if unit > 0 else 1.0
 
 
 def log_odds(Z_NK: Tensor) -> Tensor:
     """log p_k / (1 - p_k) = z_k - logsumexp of the other logits, float64 [N, K]; for K = 2 it is +-(z1 - z0).
 
     Accurate also where p_k rounds to 0 or 1, and unchanged by a shift of a row. Rounded to 41 bits, so that scores that
-    are equal but for the rounding of their rows stay ties.
+    are equal but for the rounding of their rows stay ties. A class that its row does not offer has -inf, the only one
+    that is offered +inf.
     """
     Z = Z_NK.double()
     if Z.shape[1] == 2:
@@ -78,17 +128,25 @@ def log_odds(Z_NK: Tensor) -> Tensor:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """float64 rounded to 41 bits (Veltkamp's splitting)."""
+    """float64 rounded to 41 bits (Veltkamp's splitting); infinite and enormous numbers as they are."""
     scaled = x * 4097.0
-    return scaled - (scaled - x)
+    out = scaled - (scaled - x)
+    return out if bool(out.isfinite().all()) else torch.where(scaled.isfinite(), out, x)
 
 
-def mix_uniform(q_NK: Tensor, share: Tensor) -> Tensor:
-    """log of (1 - share) q / sum(q) + share / K: finite, rows normalized. A row of zeros becomes uniform."""
+def mix_uniform(q_NK: Tensor, share: Tensor, where_NK: Tensor | None = None) -> Tensor:
+    """log of (1 - share) q / sum(q) + share / K: finite, rows normalized. A row of zeros becomes uniform.
+
+    Args:
+        where_NK: classes that their row does not offer, from `masks.masked`: they get -inf, and K counts the others.
+    """
+    K: int | Tensor = q_NK.shape[1]
+    if where_NK is not None:
+        q_NK, K = q_NK.masked_fill(where_NK, 0.0), (~where_NK).sum(1, keepdim=True).double()
     total_N1 = q_NK.sum(1, keepdim=True)
-    K = q_NK.shape[1]
     p_NK = torch.where(total_N1 > 0, q_NK / total_N1.clamp(min=1e-300), 1 / K)
-    return torch.log_softmax(((1 - share) * p_NK + share / K).log(), 1)
+    logp_NK = ((1 - share) * p_NK + share / K).log()
+    return torch.log_softmax(logp_NK if where_NK is None else logp_NK.masked_fill(where_NK, -torch.inf), 1)
 
 
 def newton(

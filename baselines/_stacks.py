@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, checked
+from calib_bench.baselines._solvers import Params, checked, deviations, root_mean_square
 
 Result = TypeVar("Result")
 LARGEST = 1 << 16
@@ -49,8 +49,12 @@ def per_set(values_S: Tensor) -> Tensor:
 
 def spreads(Z_SNK: Tensor) -> Tensor:
     """`_solvers.spread` of every set, float64 [S]."""
-    scale_S = Z_SNK.double().var(2, correction=0).mean(1).sqrt()
-    return torch.where(scale_S == 0, 1.0, scale_S)
+    deviation_SN = deviations(Z_SNK.flatten(0, 1)).view(Z_SNK.shape[:2])
+    median_S = deviation_SN.median(1).values
+    constant = median_S == 0
+    if constant.any():
+        median_S[constant] = median_S.new_tensor([root_mean_square(rows) for rows in deviation_SN[constant]])
+    return median_S
 
 
 def cumulants(moments: Sequence[Tensor]) -> list[Tensor]:

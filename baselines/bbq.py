@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
-from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._solvers import Params, checked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def _average(tally: Tally, sizes: NDArray) -> dict[str, NDArray]:
 def apply_bbq(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized probabilities, float64 [N, K]."""
     q_NK = joined(stepped(params, scores(Z_NK)))
-    return (q_NK / q_NK.sum(1, keepdim=True)).log()
+    return masks.without(q_NK.log(), checked(Z_NK)).log_softmax(1)
 
 
 BASELINE = Calibrator(

@@ -20,15 +20,14 @@ from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     Logistic,
-    class_blocks,
     fit_in_stacks,
     joined_logits,
     logistic,
     scores,
     standardized,
-    targets,
+    unmarked,
 )
-from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._solvers import Params, finite
 
 
 def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:
@@ -38,8 +37,7 @@ def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     x_CN = scores(Z_NK, y_N)
-    t_CN = targets(y_N, len(x_CN))
-    parts = [_fit(x_CN[part], t_CN[part]) for part in class_blocks(len(x_CN), 3 * x_CN.shape[1])]
+    parts = [_fit(x, t) for x, t in unmarked(x_CN, y_N, 3)]
     return {name: torch.cat([part[name] for part in parts]) for name in "abc"}
 
 
@@ -86,9 +84,9 @@ def _on_a_face(X_CPN: Tensor, t_CN: Tensor, penalty_CP: Tensor, start_CP: Tensor
 
 def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized one-vs-rest probabilities, float64 [N, K]."""
-    x_CN = scores(Z_NK)
+    x_CN = finite(scores(Z_NK))
     a, b, c = (params[name][:, None] for name in "abc")
-    return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN))
+    return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN), Z_NK)
 
 
 BASELINE = Calibrator(

@@ -5,7 +5,8 @@ units of total log loss and of log p divided by its root mean square, of precisi
 which together may then move a logit as far whatever the number of classes, and 1 on the intercepts. The diagonal is
 left free in the paper; a precision of 0.1 about temperature scaling keeps it finite on separable data. Kull et al.
 choose the strengths by cross-validation on a mean loss; here they are fixed, and their pull vanishes as N grows.
-For two classes this is beta calibration without its sign constraints.
+For two classes this is beta calibration without its sign constraints. A class that a row does not offer adds nothing
+to the other classes' logits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full, unseen
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, blocks, checked
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set
@@ -48,18 +50,31 @@ def fit_dirichlet(
     Z_NK = checked(Z_NK, y_N)
     K = Z_NK.shape[1]
     slope = 1 / float(fit_temperature(Z_NK, y_N)["temperature"])
-    squares = sum(float(torch.log_softmax(z, 1).square().sum()) for z, _ in blocks(Z_NK, y_N))
-    unit = (squares / Z_NK.numel()) ** 0.5  # at least log(K), that of uniform p
+    unit = _unit(Z_NK, y_N)
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         logp = torch.log_softmax(z.double(), 1)
-        return slope * logp, logp / unit
+        return slope * logp, masks.zeroed(logp) / unit
 
     prior = Precision(diagonal, intercept, K * OFF_DIAGONAL if off_diagonal is None else off_diagonal)
     D, b = fit_full(Z_NK, y_N, features, prior)
     D /= unit
     D.diagonal().add_(slope)
     return {"weight": D, "bias": b}
+
+
+def _unit(Z_NK: Tensor, y_N: Tensor) -> float:
+    """Root mean square of the offered classes' log p, without overflow; at least log(K), that of uniform p."""
+    number, squares, unit = 0, 0.0, 1.0
+    for z, _ in blocks(Z_NK, y_N):
+        logp = torch.log_softmax(z, 1)
+        number += int((logp > -torch.inf).sum())
+        logp = masks.zeroed(logp)
+        largest = -float(logp.min())
+        if largest > 1e150 * unit:
+            squares, unit = squares * (unit / largest) ** 2, largest
+        squares += float((logp / unit).square().sum())
+    return unit * (squares / number) ** 0.5 or 1.0
 
 
 def fit_dirichlets(Z_SNK: Tensor, y_SN: Tensor) -> Params:
@@ -84,7 +99,7 @@ def fit_dirichlets(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 def apply_dirichlet(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(W log p + b), float64 [N, K]."""
     logp = torch.log_softmax(checked(Z_NK).double(), 1)
-    return torch.log_softmax(logp @ params["weight"].T + params["bias"], 1)
+    return torch.log_softmax(masks.without(masks.zeroed(logp) @ params["weight"].T + params["bias"], logp), 1)
 
 
 BASELINE = Calibrator(
@@ -94,5 +109,6 @@ BASELINE = Calibrator(
     reference="kull2019",
     title="Dirichlet calibration",
     fit_stack=fit_dirichlets,
+    unknowns=unknowns_of_full,
     warn=unseen,
 )

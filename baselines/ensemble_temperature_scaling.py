@@ -17,6 +17,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, checked
 from calib_bench.baselines._stacks import checked_stack
@@ -55,9 +56,14 @@ def _own(Z_NK: Tensor, y_N: Tensor, temperature: Tensor) -> Tensor:
     Z_NK = Z_NK.double()
     Z_NK = Z_NK - Z_NK.amax(1, keepdim=True)
     z_N = Z_NK.gather(1, y_N[:, None])[:, 0]
-    uniform_N = torch.full_like(z_N, Z_NK.shape[1]).log().neg()
+    uniform_N = _uniform(Z_NK)[:, 0]
     scaled_N = z_N / temperature - (Z_NK / temperature).exp_().sum(1).log()
     return torch.stack([scaled_N, z_N - Z_NK.exp_().sum(1).log(), uniform_N], 1)
+
+
+def _uniform(Z_NK: Tensor) -> Tensor:
+    """Log probability of each class under the uniform over those that a row offers, float64 [N, 1]."""
+    return (-torch.inf < Z_NK).sum(1, keepdim=True).double().log_().neg_()
 
 
 def simplex_weights(logp_N3: Tensor) -> Tensor:
@@ -151,7 +157,7 @@ def apply_ensemble(params: Params, Z_NK: Tensor) -> Tensor:
     log_w = params["weight"].log()
     scaled_NK = torch.log_softmax(Z_NK / params["temperature"], 1) + log_w[0]
     logp_NK = torch.logaddexp(scaled_NK, torch.log_softmax(Z_NK, 1) + log_w[1])
-    logp_NK = torch.log_softmax(torch.logaddexp(logp_NK, log_w[2] - math.log(Z_NK.shape[1])), 1)
+    logp_NK = torch.log_softmax(masks.without(torch.logaddexp(logp_NK, log_w[2] + _uniform(Z_NK)), Z_NK), 1)
     # Every part keeps the order of the classes; rounding of the sum must not undo that.
     return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), logp_NK.amax(1, keepdim=True))
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
-from calib_bench.baselines._solvers import Params, mix_uniform
+from calib_bench.baselines._solvers import Params, checked, mix_uniform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +49,8 @@ def _bins(tally: Tally, bins: int) -> dict[str, NDArray]:
 
 def apply_histogram(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]."""
-    return mix_uniform(joined(stepped(params, scores(Z_NK))), params["uniform"])
+    Z_NK = checked(Z_NK)
+    return mix_uniform(joined(stepped(params, scores(Z_NK))), params["uniform"], masks.masked(Z_NK))
 
 
 BASELINE = Calibrator(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, scores_stack, tallied, tallies, unpacked
-from calib_bench.baselines._solvers import Params, mix_uniform
+from calib_bench.baselines._solvers import Params, checked, mix_uniform
 from calib_bench.baselines._stacks import small
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
     from scipy.optimize import isotonic_regression
 
     S, N, K = Z_SNK.shape
-    if not small(Z_SNK) or Z_SNK.numel() > TOGETHER:
+    if not small(Z_SNK) or Z_SNK.numel() > TOGETHER or masks.any_masked(Z_SNK):
         return [fit_isotonic(*one) for one in zip(Z_SNK, y_SN, strict=True)]
     C = 1 if K == 2 else K
     x_RN = scores_stack(Z_SNK, y_SN)
@@ -93,11 +94,12 @@ def apply_isotonic(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]; beyond the fitted scores, the value at the end."""
     import numpy as np
 
+    Z_NK = checked(Z_NK)
     x_CN = scores(Z_NK)
     q_CN = torch.empty_like(x_CN)
     for c, (score, value) in enumerate(unpacked(params, "score", "value")):
         q_CN[c] = torch.from_numpy(np.interp(x_CN[c].numpy(force=True), score, value))
-    return mix_uniform(joined(q_CN), params["uniform"])
+    return mix_uniform(joined(q_CN), params["uniform"], masks.masked(Z_NK))
 
 
 BASELINE = Calibrator(

@@ -3,7 +3,7 @@
 The least-squares fit of [y = k] on p_k over all N K pairs, linear between the ends of its steps on the scale of log
 odds, plus 1e-6 p_k, which makes it strictly increasing so that it keeps the order of the classes; rows are normalized.
 The result is mixed with a share 1 / (N + 1) of the uniform: without it a probability of zero gives an infinite log
-loss.
+loss. Classes that a row does not offer, and an only one that it does, are no part of the fit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally
 from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform
@@ -30,9 +31,10 @@ def fit_isotonic_multiclass(Z_NK: Tensor, y_N: Tensor) -> Params:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     x_NK = log_odds(checked(Z_NK, y_N))
-    ordered = np.sort(x_NK.flatten().numpy(force=True))
+    ordered = np.sort(x_NK[x_NK.isfinite()].numpy(force=True))
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     own = x_NK.gather(1, y_N[:, None])[:, 0].numpy(force=True)
+    own = own[np.isfinite(own)]
     hits = np.bincount(np.searchsorted(ordered[first], own), minlength=len(first))
     fitted = steps(Tally(ordered[first], np.diff(np.append(first, len(ordered))), hits))
     uniform = torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)
@@ -44,7 +46,9 @@ def apply_isotonic_multiclass(params: Params, Z_NK: Tensor) -> Tensor:
     Z_NK = checked(Z_NK)
     x_NK = log_odds(Z_NK).numpy(force=True)
     q_NK = np.interp(x_NK, params["score"].numpy(force=True), params["value"].numpy(force=True))
-    logp_NK = mix_uniform(torch.from_numpy(q_NK) + STRICT * Z_NK.double().softmax(1), params["uniform"])
+    logp_NK = mix_uniform(
+        torch.from_numpy(q_NK) + STRICT * Z_NK.double().softmax(1), params["uniform"], masks.masked(Z_NK)
+    )
     # The function keeps the order of the classes; rounding must not undo that.
     return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), logp_NK.amax(1, keepdim=True))
 

@@ -4,7 +4,8 @@ Maximum likelihood with Gaussian priors, in units of total log loss and of logit
 mean the same at every beta: precision 10 K on the off-diagonal weights, so that together they may move a logit as far
 whatever the number of classes, 1 on the intercepts, and 0.1 on the diagonal about temperature scaling, which matters on
 separable data alone. Kull et al. (arXiv 1910.12656) choose the first two by cross-validation; here they are fixed, so
-that a fit takes milliseconds and its pull vanishes as N grows.
+that a fit takes milliseconds and its pull vanishes as N grows. A class that a row does not offer adds nothing to the
+other classes' logits.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full, unseen
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
-from calib_bench.baselines._solvers import Params, checked, spread
+from calib_bench.baselines._solvers import WILDEST, Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
@@ -50,7 +52,7 @@ def fit_matrix(
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, z / unit
+        return slope * z, (masks.zeroed(z) / unit).clamp(-WILDEST, WILDEST)
 
     prior = Precision(diagonal, intercept, K * OFF_DIAGONAL if off_diagonal is None else off_diagonal)
     D, b = fit_full(Z_NK, y_N, features, prior)
@@ -70,7 +72,7 @@ def fit_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     Z_SNK = checked_stack(Z_SNK, y_SN).double()
     unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
     prior = Precision(DIAGONAL, INTERCEPT, Z_SNK.shape[2] * OFF_DIAGONAL)
-    D_SKK, b_SK = fit_fulls(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, prior)
+    D_SKK, b_SK = fit_fulls(per_set(slope_S) * Z_SNK, (Z_SNK / per_set(unit_S)).clamp(-WILDEST, WILDEST), y_SN, prior)
     D_SKK /= per_set(unit_S)
     D_SKK.diagonal(dim1=1, dim2=2).add_(slope_S[:, None])
     return {"weight": D_SKK, "bias": b_SK}
@@ -78,7 +80,8 @@ def fit_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 
 def apply_matrix(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(W Z + b), float64 [N, K]."""
-    return torch.log_softmax(checked(Z_NK).double() @ params["weight"].T + params["bias"], 1)
+    Z_NK = checked(Z_NK).double()
+    return torch.log_softmax(masks.without(masks.zeroed(Z_NK) @ params["weight"].T + params["bias"], Z_NK), 1)
 
 
 BASELINE = Calibrator(
@@ -89,5 +92,6 @@ BASELINE = Calibrator(
     title="Matrix scaling",
     shift_invariant=False,
     fit_stack=fit_matrices,
+    unknowns=unknowns_of_full,
     warn=unseen,
 )

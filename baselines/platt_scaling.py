@@ -10,8 +10,8 @@ in all, and keep p_k below (N+ + 1) / (N+ + 2) however good the model is, N+ the
 labels are mixed with a share 1 / (N + 1) of the uniform, one more example in all (`_one_vs_rest.targets`).
 
 A prior of precision 1e-6, in units of total log loss, on a times the scores' standard deviation decides a where the
-scores are constant. All classes advance together by Newton's method, on a sample of the rows and then on all, streamed
-in blocks.
+scores are constant. Rows that do not offer a class, or no other, are no part of its fit. All classes advance together
+by Newton's method, on a sample of the rows and then on all, streamed in blocks.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._solvers import Params, blocks, checked, log_odds
+from calib_bench.baselines._solvers import Params, blocks, checked, finite, log_odds, moments
 from calib_bench.baselines._stacks import checked_stack, one_by_one, small
 
 RIDGE = 1e-6
@@ -39,15 +40,18 @@ TOLERANCE = 1e-10
 
 @dataclass
 class Scores:
-    """Blocks of log odds [R, K], centred and scaled, with labels [R, 1]; small sets are kept."""
+    """Blocks of log odds [R, K], centred and scaled, with labels [R, 1]; small sets are kept.
+
+    With each comes where it is no part of a fit, [R, K] or None: classes that a row does not offer, or no other.
+    """
 
     Z_NK: Tensor
     y_N: Tensor
     centre_K: Tensor
     unit_K: Tensor
-    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    kept: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Every block, once."""
         if self.Z_NK.numel() > CACHE:
             yield from self._made()
@@ -55,9 +59,12 @@ class Scores:
         self.kept = self.kept or list(self._made())
         yield from self.kept
 
-    def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _made(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         for z, y in blocks(self.Z_NK, self.y_N):
-            yield log_odds(z).sub_(self.centre_K).div_(self.unit_K), y[:, None]
+            odds = log_odds(z)
+            certain = odds.isinf() if masks.masked(z) is not None else None
+            odds = odds.sub_(self.centre_K).div_(self.unit_K)
+            yield odds if certain is None else odds.masked_fill_(certain, 0.0), y[:, None], certain
 
 
 def fit_platt(Z_NK: Tensor, y_N: Tensor) -> Params:
@@ -70,7 +77,7 @@ def fit_platt(Z_NK: Tensor, y_N: Tensor) -> Params:
     K = Z_NK.shape[1]
     stride = -(-len(y_N) // max(SAMPLE, 16 * K))
     odds = log_odds(Z_NK[:: -(-len(y_N) // SAMPLE)])
-    centre_K, unit_K = odds.mean(0), odds.std(0, correction=0)
+    centre_K, unit_K = (moment[0] for moment in moments(odds))
     unit_K = torch.where(unit_K > 1e-12 * (1 + centre_K.abs()), unit_K, 1.0)  # else constant but for rounding
     theta = torch.stack([unit_K, centre_K])  # the logits as they are
     for step in (stride, 1) if stride >= 4 else (1,):
@@ -87,7 +94,7 @@ def fit_platts(Z_SNK: Tensor, y_SN: Tensor) -> Params:
         UserError: as `fit_platt`.
     """
     S, N, K = Z_SNK.shape
-    if not small(Z_SNK) or max(SAMPLE, 16 * K) < N or Z_SNK.numel() > CACHE:
+    if not small(Z_SNK) or max(SAMPLE, 16 * K) < N or Z_SNK.numel() > CACHE or masks.any_masked(Z_SNK):
         return one_by_one(fit_platt, Z_SNK, y_SN)
     odds_SNK = log_odds(checked_stack(Z_SNK, y_SN).reshape(S * N, K)).view(S, N, K)
     centre_SK, unit_SK = odds_SNK.mean(1), odds_SNK.std(1, correction=0)
@@ -95,7 +102,7 @@ def fit_platts(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     x_SNK = (odds_SNK - centre_SK[:, None]) / unit_SK[:, None]
 
     def kept(x: Tensor, y_N: Tensor) -> Scores:
-        return Scores(x, y_N, torch.zeros(1), torch.ones(1), [(x, y_N[:, None])])
+        return Scores(x, y_N, torch.zeros(1), torch.ones(1), [(x, y_N[:, None], None)])
 
     pull = torch.cat([targets(kept(x, y), K) for x, y in zip(x_SNK, y_SN, strict=True)], 1)
     side_by_side = kept(x_SNK.transpose(0, 1).reshape(N, S * K), y_SN[0])
@@ -138,19 +145,23 @@ def newton(scores: Scores, theta: Tensor, tolerance: float, pull: Tensor, steps:
 
 def targets(scores: Scores, K: int) -> Tensor:
     """Sums over examples of target times score and of target [2, K]: the part of the loss linear in (a, b)."""
-    N = len(scores.y_N)
+    number_K = torch.full((K,), len(scores.y_N), dtype=torch.float64)
     count_K = torch.bincount(scores.y_N, minlength=K).double()
+    for _, y, certain in scores.blocks():
+        if certain is not None:
+            number_K -= certain.sum(0)
+            count_K.scatter_add_(0, y[:, 0], -certain.gather(1, y)[:, 0].double())
     if K == 2:
-        low_K, high_K = 1 / (N - count_K + 2), (count_K + 1) / (count_K + 2)
+        low_K, high_K = 1 / (number_K - count_K + 2), (count_K + 1) / (count_K + 2)
     else:
-        low_K = torch.full_like(count_K, 1 / (K * (N + 1)))
-        high_K = low_K + N / (N + 1)
+        low_K = 1 / (K * (number_K + 1))
+        high_K = low_K + number_K / (number_K + 1)
     all_K, own_K = torch.zeros(2, K, dtype=torch.float64)
-    for x, y in scores.blocks():
+    for x, y, _ in scores.blocks():
         all_K += x.sum(0)
         own_K.scatter_add_(0, y[:, 0], x.gather(1, y)[:, 0])
     lift_K = high_K - low_K
-    return torch.stack([low_K * all_K + lift_K * own_K, low_K * N + lift_K * count_K])
+    return torch.stack([low_K * all_K + lift_K * own_K, low_K * number_K + lift_K * count_K])
 
 
 def derivatives(scores: Scores, theta: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,8 +171,10 @@ def derivatives(scores: Scores, theta: Tensor, pull: Tensor) -> tuple[Tensor, Te
     gradient = -pull
     gradient[0] += RIDGE * a
     hessian = torch.tensor([[RIDGE], [0.0], [1e-12]], dtype=torch.float64).repeat(1, len(a))
-    for x, _ in scores.blocks():
+    for x, _, certain in scores.blocks():
         f = torch.addcmul(b, x, a)
+        if certain is not None:
+            f.masked_fill_(certain, -torch.inf)  # adds nothing: its loss and derivatives are zero
         e = f.abs().neg_().exp_()
         value += f.clamp(min=0).add_(e.log1p()).sum(0)
         q = e + 1
@@ -177,7 +190,9 @@ def derivatives(scores: Scores, theta: Tensor, pull: Tensor) -> tuple[Tensor, Te
 
 def apply_platt(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized one-vs-rest probabilities, float64 [N, K]."""
-    return torch.log_softmax(logsigmoid(params["slope"] * log_odds(checked(Z_NK)) + params["intercept"]), 1)
+    Z_NK = checked(Z_NK)
+    odds_NK = params["slope"] * finite(log_odds(Z_NK)) + params["intercept"]
+    return torch.log_softmax(masks.without(logsigmoid(odds_NK), Z_NK), 1)
 
 
 BASELINE = Calibrator(

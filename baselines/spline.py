@@ -25,13 +25,15 @@ from calib_bench.baselines._one_vs_rest import (
     logistic,
     scores,
     standardized,
-    targets,
+    unmarked,
 )
-from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._solvers import Params, finite
 
 KNOTS = 10
 UPDATES = 20
 """At most so many updates of lambda; fewer once it changes by less than a twentieth or the bends all but vanish."""
+FAR = 1e3
+"""Standardized scores so far above the last knot are mapped by the line that the spline ends in."""
 SMOOTHNESS = (1e-3, 1e9)
 """Bounds of lambda, for scores of standard deviation one."""
 
@@ -47,8 +49,7 @@ def fit_spline(Z_NK: Tensor, y_N: Tensor) -> Params:
         UserError: NaN or +inf logits, or labels that do not match.
     """
     x_CN = scores(Z_NK, y_N)
-    t_CN = targets(y_N, len(x_CN))
-    parts = [_fit(x_CN[part], t_CN[part]) for part in class_blocks(len(x_CN), KNOTS * x_CN.shape[1])]
+    parts = [_fit(x, t) for x, t in unmarked(x_CN, y_N, KNOTS)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -132,6 +133,11 @@ def gram(knot_Cm: Tensor) -> Tensor:
 
 def hats(knot_Cm: Tensor, u_CN: Tensor) -> Tensor:
     """Twice-integrated hat functions of the inner knots at u, [C, r, N]: 0 before the hat and linear after it."""
+    last_C1 = knot_Cm[:, -1:]
+    if bool((u_CN > last_C1 + FAR).any()):  # cubes would cancel, or overflow
+        end_CN = u_CN.minimum(last_C1)
+        slope = hats(knot_Cm, last_C1 + 1) - hats(knot_Cm, last_C1)
+        return hats(knot_Cm, end_CN) + slope * (u_CN - end_CN)[:, None]
     h = knot_Cm.diff(dim=1)[:, :, None]
     cubes_CmN = (u_CN[:, None] - knot_Cm[:, :, None]).clamp_(min=0)
     cubes_CmN = cubes_CmN * cubes_CmN.square() / 6
@@ -141,13 +147,13 @@ def hats(knot_Cm: Tensor, u_CN: Tensor) -> Tensor:
 
 def apply_spline(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized one-vs-rest probabilities, float64 [N, K]."""
-    x_CN = scores(Z_NK)
+    x_CN = finite(scores(Z_NK))
     u_CN = (x_CN - params["centre"][:, None]) / params["unit"][:, None]
     f_CN = params["intercept"][:, None] + params["slope"][:, None] * u_CN
     for part in class_blocks(len(x_CN), KNOTS * x_CN.shape[1]):
         bends = hats(params["knot"][part], u_CN[part])
         f_CN[part] += torch.bmm(params["curvature"][part][:, None], bends)[:, 0]
-    return joined_logits(f_CN)
+    return joined_logits(f_CN, Z_NK)
 
 
 BASELINE = Calibrator(

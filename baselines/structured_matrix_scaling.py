@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._linear import Precision, fit_full, unseen
+from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked
 from calib_bench.baselines._stacks import one_by_one
@@ -44,7 +45,7 @@ def fit_structured_matrix(
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         x = tempered(params, z)
-        return x, x
+        return x, masks.zeroed(x)
 
     own = 2 * K * strength
     off = 2 * K * (K - 1) * (strength if off_diagonal is None else off_diagonal)
@@ -70,7 +71,8 @@ def fit_structured_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 
 def apply_structured_matrix(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax((I + D) x + b), float64 [N, K]."""
-    return torch.log_softmax(tempered(params, checked(Z_NK)) @ params["weight"].T + params["bias"], 1)
+    x = tempered(params, checked(Z_NK))
+    return torch.log_softmax(masks.without(masks.zeroed(x) @ params["weight"].T + params["bias"], x), 1)
 
 
 BASELINE = Calibrator(
@@ -80,5 +82,6 @@ BASELINE = Calibrator(
     reference="berta2025structured",
     title="Structured matrix scaling",
     fit_stack=fit_structured_matrices,
+    unknowns=unknowns_of_full,
     warn=unseen,
 )

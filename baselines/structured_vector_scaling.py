@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal, unseen
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
@@ -36,7 +37,7 @@ def fit_structured_vector(Z_NK: Tensor, y_N: Tensor, strength: float = STRENGTH)
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         x = tempered(params, z)
-        return x, x
+        return x, masks.zeroed(x)
 
     precision = 2 * Z_NK.shape[1] * strength
     v, b = fit_diagonal(Z_NK, y_N, features, Precision(precision, precision))
@@ -59,7 +60,8 @@ def fit_structured_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
 
 def apply_structured_vector(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax((1 + v) * x + b), float64 [N, K]."""
-    return torch.log_softmax(params["weight"] * tempered(params, checked(Z_NK)) + params["bias"], 1)
+    x = tempered(params, checked(Z_NK))
+    return torch.log_softmax(masks.without(params["weight"] * masks.zeroed(x) + params["bias"], x), 1)
 
 
 def fit_tempered(Z_NK: Tensor, y_N: Tensor) -> Params:
@@ -83,8 +85,9 @@ def fit_tempered_stack(Z_SNK: Tensor, y_SN: Tensor) -> tuple[Params, Tensor]:
 
 
 def tempered(params: Params, Z_NK: Tensor) -> Tensor:
-    """x: log of softmax(Z / T) mixed with the uniform, float64 [N, K], at least log(uniform / K)."""
-    return mix_uniform(torch.softmax(Z_NK.double() / params["temperature"], 1), params["uniform"])
+    """x: log of softmax(Z / T) mixed with the uniform over the classes offered, float64 [N, K]."""
+    p_NK = torch.softmax(Z_NK.double() / params["temperature"], 1)
+    return mix_uniform(p_NK, params["uniform"], masks.masked(Z_NK))
 
 
 BASELINE = Calibrator(

@@ -8,7 +8,10 @@ takes one or two passes.
 Two kinds of data have no optimum, and end at a bound with `at_bound` set:
 - no example's label is beaten by another class (separable): f falls for ever as T -> 0. T is where f is still
   1 / (N + 2) above its limit, as much confidence as N examples all right support by Laplace's rule of succession.
-- the logits say nothing, or the opposite of the truth: f falls as T -> infinity. T is 1000 times the logits' spread.
+- the logits say nothing, or the opposite of the truth: f falls as T -> infinity. T is 1000 times the logits' standard
+  deviation about their row's mean.
+
+Classes that a row does not offer (`masks`) are no part of it: f is the log loss among those that it does.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
-from calib_bench.baselines._solvers import Params, blocks, checked, spread
-from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, spreads, together
+from calib_bench.baselines._solvers import Params, blocks, checked, deviations, root_mean_square
+from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, together
 
 BLOCK = 1 << 16
 """Entries of a block of rows: two float64 temporaries of it stay in the cache."""
@@ -30,6 +34,8 @@ KEPT = 1 << 21
 """Logits of at most so many entries are kept in float64 between passes."""
 SAMPLES = (512, 8192)
 """Rows of the samples on which a longer fit is made first, to start close."""
+LOWEST = -1e300
+"""Where -inf, and what overflows, enters a pass: its exponential is zero, and zero times it is zero."""
 ORDER = 5
 """Derivatives of f that a pass computes."""
 TOLERANCE = 1e-9
@@ -53,6 +59,7 @@ class Logits:
         self.ones = torch.ones(K, dtype=torch.float64, device=Z_NK.device)
         self.room = self._room()
         self.kept = [w.clone() for w in self._below()] if self.n * K <= KEPT else None
+        self.deep = max(-float(Z_NK.amin()), float(Z_NK.amax())) > 1e100
 
     def _room(self) -> Tensor:
         """Room for a block: by columns in memory where rows are too short to reduce fast."""
@@ -76,11 +83,13 @@ class Logits:
         """f and s^n times its nth derivatives, n = 1 to ORDER: one pass."""
         total = self.ones.new_zeros(ORDER + 1)
         for w, y in self.blocks(s):
+            own = w.gather(1, y[:, None]).sum()
+            w = w.clamp_(min=LOWEST) if self.deep else w
             e = torch.exp(w, out=self.room[: len(w)])
             size = e @ self.ones
             moments = [(e.mul_(w) @ self.ones).div_(size) for _ in range(ORDER)]
             terms = torch.stack([size.log_(), *cumulants(moments)]).sum(1)
-            terms[:2] -= w.gather(1, y[:, None]).sum()
+            terms[:2] -= own
             total += terms
         return (total / self.n).tolist()
 
@@ -146,7 +155,7 @@ class Root(NamedTuple):
 
 
 def steps(
-    N: int, K: int, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
+    N: int, K: float, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
 ) -> Generator[float, list[float], Root]:
     """The root in [low, high] of a function that increases with u = log s; yields s, to be sent the derivatives there.
 
@@ -180,7 +189,10 @@ def solve(
     Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
 ) -> Root:
     """`steps` on these rows."""
-    logits, search = Logits(Z_NK, y_N), steps(*Z_NK.shape, u, low, high, floor, tolerance)
+    K: float = Z_NK.shape[1]
+    if floor is not None and masks.masked(Z_NK) is not None:
+        K = math.exp(ceiling_of(Z_NK))
+    logits, search = Logits(Z_NK, y_N), steps(len(Z_NK), K, u, low, high, floor, tolerance)
     s = next(search)
     while True:
         try:
@@ -201,9 +213,9 @@ def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     """
     Z_NK = checked(Z_NK, y_N)
     floor = floor_of(Z_NK, y_N)
-    if floor is not None and math.log(Z_NK.shape[1]) - floor < 1e-12:  # constant logits: every T is the same
+    if floor is not None and ceiling_of(Z_NK) - floor < 1e-12:  # constant logits: every T is the same
         return _params(Root(0.0, 0.0, 0), True)
-    low, high = within(spread(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])]))
+    low, high = within(deviations(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])]))
     u = min(max(0.0, low), high)
     for size in SAMPLES:
         if floor is None and len(Z_NK) >= 4 * size:
@@ -220,11 +232,11 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     Raises:
         UserError: as `fit_temperature`.
     """
-    if not small(Z_SNK):
+    if not small(Z_SNK) or masks.any_masked(Z_SNK):
         return one_by_one(fit_temperature, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN)
     S, N, K = Z_SNK.shape
-    limits = [within(scale) for scale in spreads(Z_SNK[:, :: max(1, N // SAMPLES[0])]).tolist()]
+    limits = [within(deviations(Z_NK)) for Z_NK in Z_SNK[:, :: max(1, N // SAMPLES[0])]]
     logits = LogitStack(Z_SNK, y_SN)
     floors = logits.floors()
     u = [min(max(0.0, low), high) for low, high in limits]
@@ -260,9 +272,19 @@ def _roots(logits: LogitStack, searches: list[Generator[float, list[float], Root
     return together(searches, evaluate)
 
 
-def within(scale: float) -> tuple[float, float]:
-    """Bounds of log s, given the logits' spread."""
-    return math.log(1e-3 / scale), math.log(1e12 / scale)
+def ceiling_of(Z_NK: Tensor) -> float:
+    """The limit of f(s) as s falls to zero: the mean log of how many classes a row offers."""
+    offered_NK = -torch.inf < Z_NK
+    return float(offered_NK.sum(1).double().log_().mean())
+
+
+def within(deviation_N: Tensor) -> tuple[float, float]:
+    """Bounds of log s, given the rows' standard deviations [N].
+
+    Rows that vary most say how low s may have to be (their root mean square), most rows how high (the median, or that).
+    """
+    widest = root_mean_square(deviation_N)
+    return math.log(1e-3 / widest), math.log(1e12 / (float(deviation_N.median()) or widest))
 
 
 def _params(root: Root, at_bound: bool) -> Params:

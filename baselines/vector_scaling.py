@@ -2,7 +2,7 @@
 
 Maximum likelihood with a Gaussian prior of precision 0.1, in units of total log loss, on the departure of w times the
 logits' spread, and of b, from temperature scaling (w = 1/T, b = 0): its pull vanishes as N grows, and it keeps the fit
-finite where a class has no examples or the data are separable.
+finite where a class has no examples or the data are separable. The spread is that of `_solvers.spread`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_diagonal, unseen
 from calib_bench.baselines._linear_stacks import fit_diagonals, stackable
-from calib_bench.baselines._solvers import Params, checked, spread
+from calib_bench.baselines._solvers import WILDEST, Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 
@@ -33,7 +34,7 @@ def fit_vector(Z_NK: Tensor, y_N: Tensor, precision: float = PRECISION) -> Param
 
     def features(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.double()
-        return slope * z, z / unit
+        return slope * z, (masks.zeroed(z) / unit).clamp(-WILDEST, WILDEST)
 
     v, b = fit_diagonal(Z_NK, y_N, features, Precision(precision, precision))
     return {"weight": slope + v / unit, "bias": b}
@@ -49,13 +50,19 @@ def fit_vectors(Z_SNK: Tensor, y_SN: Tensor) -> Params:
         return one_by_one(fit_vector, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN).double()
     unit_S, slope_S = spreads(Z_SNK), 1 / fit_temperatures(Z_SNK, y_SN)["temperature"]
-    v_SK, b_SK = fit_diagonals(per_set(slope_S) * Z_SNK, Z_SNK / per_set(unit_S), y_SN, Precision(PRECISION, PRECISION))
+    v_SK, b_SK = fit_diagonals(
+        per_set(slope_S) * Z_SNK,
+        (Z_SNK / per_set(unit_S)).clamp(-WILDEST, WILDEST),
+        y_SN,
+        Precision(PRECISION, PRECISION),
+    )
     return {"weight": slope_S[:, None] + v_SK / unit_S[:, None], "bias": b_SK}
 
 
 def apply_vector(params: Params, Z_NK: Tensor) -> Tensor:
     """log softmax(w * Z + b), float64 [N, K]."""
-    return torch.log_softmax(params["weight"] * checked(Z_NK).double() + params["bias"], 1)
+    Z_NK = checked(Z_NK).double()
+    return torch.log_softmax(masks.without(params["weight"] * masks.zeroed(Z_NK) + params["bias"], Z_NK), 1)
 
 
 def warn(Z_NK: Tensor, y_N: Tensor) -> str | None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from calib_bench import masks
 from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, tallies, unpacked
-from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._solvers import Params, checked
 from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def apply_venn_abers(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized merged probabilities, float64 [N, K]."""
     p0_CN, p1_CN = bounds(params, Z_NK)
     q_NK = joined(p1_CN / (1 - p0_CN + p1_CN))
-    return (q_NK / q_NK.sum(1, keepdim=True)).log()
+    return masks.without(q_NK.log(), checked(Z_NK)).log_softmax(1)
 
 
 BASELINE = Calibrator(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Params = dict[str, "Tensor"]
 """What a calibrator learned."""
+ZERO = "zero"
+"""Parameter: how far below its row's largest logit one of -inf is taken, where calibration labels have -inf."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ class Objective:
 class Calibrator:
     """A post-hoc map from logits to log probabilities, fitted on the calibration split.
 
-    Its logits are Z = beta z, those whose softmax is the model's own prediction.
+    Its logits are Z = beta z, those whose softmax is the model's own prediction. A logit of -inf, or of a large
+    negative number that stands for it (`masks`), is a class that its row does not offer: it has probability zero
+    afterwards, and no part in a fit. Where calibration labels have -inf, it cannot mean that: then `fit` sees small
+    probabilities in its place, and what it returns has one more entry, `zero`, for `apply` to do the same.
 
     Attributes:
         fit: (Z [N, K] floating, y [N] int64) -> parameters, a dict of tensors (so that any fit can be stored).
@@ -66,6 +72,8 @@ class Calibrator:
         title: what tables call it.
         shift_invariant: whether adding a constant to a row of logits changes nothing. One that is not fits another
             model to probabilities, of which only log p is known, than to logits.
+        unknowns: K -> how many numbers a fit learns, of a calibrator for which they grow faster than K; with many
+            classes such a one is fitted only where it is named (`fitting.too_large`).
         fit_stack: (Z [S, N, K], y [S, N]) -> what `fit` gives of each of S sets but for rounding, in a list, or all in
             one, every tensor with a leading axis S; None where nothing is gained by fitting small sets together.
         classes: the one number of classes it is for: `fit` and `apply` raise a UserError at any other, and it is left
@@ -83,6 +91,17 @@ class Calibrator:
     fit_stack: Callable[[Tensor, Tensor], Params | list[Params]] | None = None
     classes: int | None = None
     warn: Callable[[Tensor, Tensor], str | None] | None = None
+    unknowns: Callable[[int], int] | None = None
+
+    @property
+    def of_the_project(self) -> bool:
+        """Whether it is known to leave its arguments as they are, which a plug-in is not."""
+        module = getattr(self.fit.args[0], "__module__", "") if isinstance(self.fit, partial) else ""
+        return str(module).startswith("calib_bench.")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fit", partial(_fit_with_zeros, self.fit))
+        object.__setattr__(self, "apply", partial(_apply_with_zeros, self.apply))
 
     def fits(self, Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
         """`fit` of each of S sets of one shape.
@@ -90,12 +109,33 @@ class Calibrator:
         Raises:
             UserError: one of the sets cannot be fitted.
         """
-        if self.fit_stack is None or len(Z_SNK) == 1:
+        from calib_bench.masks import any_masked
+
+        if self.fit_stack is None or len(Z_SNK) == 1 or any_masked(Z_SNK):
             return [self.fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)]
         stack = self.fit_stack(Z_SNK, y_SN)
         if isinstance(stack, list):
             return stack
         return [dict(zip(stack, values, strict=True)) for values in zip(*stack.values(), strict=True)]
+
+
+def _fit_with_zeros(fit: Callable[[Tensor, Tensor], Params], Z_NK: Tensor, y_N: Tensor, **more: Any) -> Params:
+    """The fit, where labels of probability zero have a small one."""
+    from calib_bench.masks import depth_of_zeros, raised
+
+    depth = depth_of_zeros(Z_NK, y_N)
+    if depth is None:
+        return fit(Z_NK, y_N, **more)
+    return {**fit(raised(Z_NK, depth), y_N, **more), ZERO: Z_NK.new_tensor(depth).double()}
+
+
+def _apply_with_zeros(apply: Callable[[Params, Tensor], Tensor], params: Params, Z_NK: Tensor) -> Tensor:
+    """What the fit makes of logits, zeros raised as they were for it."""
+    if ZERO not in params:
+        return apply(params, Z_NK)
+    from calib_bench.masks import raised
+
+    return apply({k: v for k, v in params.items() if k != ZERO}, raised(Z_NK, float(params[ZERO])))
 
 
 Baseline = Objective | Calibrator

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError
-from calib_bench.evaluate_models import Model, check_folds, own_tests
+from calib_bench.evaluate_models import Model, alike, check_folds, own_tests
 from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, general, sources
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.judge import REPAIRED, Scored, contrasts, score
@@ -42,7 +42,9 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     raw = score(a, RAW, None), score(b, RAW, None)
     fits = all(m.calibration is not None for m in (*a, *b)) or folds
     temperature = discover.calibrators((REPAIRED,))[REPAIRED]
-    first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in (a, b))
+    pairs = [alike(*pair) for pair in zip(a, b, strict=True)]
+    same = [one for one, _ in pairs], [other for _, other in pairs]
+    first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in same)
     repaired = (first, second) if first is not None and second is not None else None
     rows = [_row(RAW, metric, raw, found) for metric, found in contrasts(*raw, nested).items()]
     if repaired is not None:
@@ -62,7 +64,28 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     said = _verdict(frame, len(a), names)
-    return Analysis(said, tables, _warnings(a, b), summary=(said[-1], said[1], *said[len(NAMES) : -1]))
+    return Analysis(
+        said,
+        tables,
+        (*_warnings(a, b), *(_read_alike((*a, *b), (*same[0], *same[1])) if fits else ())),
+        summary=(said[-1], said[1], *said[len(NAMES) : -1]),
+    )
+
+
+def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ...]:
+    """What files of coarser resolution do to the others' repaired scores."""
+    finer = [
+        (m.test.name, s.zeros.resolution.words)
+        for m, s in zip(models, same, strict=True)
+        if s.zeros is not None and (m.zeros is None or m.zeros.resolution != s.zeros.resolution)
+    ]
+    if not finer:
+        return ()
+    names, kept = ", ".join(dict.fromkeys(name for name, _ in finer)), finer[0][1]
+    return (
+        f"The other file has zeros, its numbers being {kept}: after temperature scaling, {names} is read at that "
+        f"resolution too, so that what one file does not keep counts neither for nor against the other.",
+    )
 
 
 def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:

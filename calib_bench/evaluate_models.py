@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError, SettingsError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.baseline import Calibrator, Params
+    from calib_bench.censored import Zeros
     from calib_bench.predictions import Predictions
 
 
@@ -28,6 +30,30 @@ class Model:
     def exact(self) -> bool:
         """Whether calibrators see the model's own logits; else they see log probabilities."""
         return self.test.exact and (self.calibration is None or self.calibration.exact)
+
+    @cached_property
+    def zeros(self) -> Zeros | None:
+        """What is known of probabilities of zero that are below what its files keep; None without such."""
+        from calib_bench.censored import together
+
+        return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
+
+    @cached_property
+    def shares(self) -> dict[tuple[int, ...], float]:
+        """The shares of the last digit that stood for zeros, by the rows that they were found from."""
+        return {}
+
+    def share(self, rows: Tensor | None = None) -> float:
+        """The share of the last digit that stands for a zero, found on the calibration set, or on some test rows."""
+        from calib_bench.censored import share_of
+
+        assert self.zeros is not None
+        key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
+        if key not in self.shares:
+            source = self.test if self.calibration is None else self.calibration
+            Z_NK, y_N = (source.Z_NK, source.y_N) if rows is None else (source.Z_NK[rows], source.y_N[rows])
+            self.shares[key] = share_of(Z_NK, y_N, self.zeros)
+        return self.shares[key]
 
 
 def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -> list[Model]:
@@ -88,21 +114,45 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     Args:
         calibrator: None for the model's own.
         folds: without a calibration set, fit on all folds but one and apply to that one, in turn.
+
+    Raises:
+        UserError: the calibrator is not for such predictions, or, as CalibratorError, failed.
     """
     import torch
 
-    Z_NK, y_N = form(model, model.test), model.test.y_N
+    from calib_bench.fitting import calibrate
+
+    y_N = model.test.y_N
     if calibrator is None:
-        return Z_NK.double().log_softmax(-1), {}
+        return model.test.Z_NK.double().log_softmax(-1), {}
     if model.calibration is not None:
-        params = calibrator.fit(form(model, model.calibration), model.calibration.y_N)
-        return calibrator.apply(params, Z_NK), params
+        return calibrate(calibrator, *calibration_set(model), form(model, model.test))
     fold_N = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed)) % folds
-    logp_NK = torch.empty(Z_NK.shape, dtype=torch.float64)
+    logp_NK = torch.empty(model.test.Z_NK.shape, dtype=torch.float64)
     for fold in range(folds):
         out = fold_N == fold
-        logp_NK[out] = calibrator.apply(calibrator.fit(Z_NK[~out], y_N[~out]), Z_NK[out])
+        Z_NK = form(model, model.test, ~out)
+        logp_NK[out] = calibrate(calibrator, *_offering(Z_NK[~out], y_N[~out]), Z_NK[out])[0]
     return logp_NK, {}
+
+
+def calibration_set(model: Model) -> tuple[Tensor, Tensor]:
+    """Logits and labels that calibrators are fitted to: the rows whose label is offered.
+
+    Raises:
+        DataError: there is none.
+    """
+    assert model.calibration is not None
+    return _offering(form(model, model.calibration), model.calibration.y_N)
+
+
+def _offering(Z_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
+    rows = ~Z_NK.gather(1, y_N[:, None])[:, 0].isneginf()
+    if bool(rows.all()):
+        return Z_NK, y_N
+    if not bool(rows.any()):
+        raise DataError("every calibration label is of a class that its row does not offer: logits of -inf, or near it")
+    return Z_NK[rows], y_N[rows]
 
 
 def check_folds(models: Sequence[Model], folds: int) -> None:
@@ -112,6 +162,40 @@ def check_folds(models: Sequence[Model], folds: int) -> None:
         raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")
 
 
-def form(model: Model, predictions: Predictions) -> Tensor:
-    """What calibrators see: the logits, or log probabilities of both sets where one of them leaves no choice."""
-    return predictions.Z_NK if model.exact else predictions.Z_NK.double().log_softmax(-1)
+def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:
+    """What calibrators see: the logits, or log probabilities of both sets where one of them leaves no choice.
+
+    Probabilities of zero are then what `censored` puts in their place.
+
+    Args:
+        rows: without a calibration set, the test rows [N] on which that is found.
+    """
+    if model.exact:
+        return predictions.Z_NK
+    if model.zeros is not None and bool(predictions.Z_NK.isneginf().any()):
+        from calib_bench.censored import filled
+
+        return filled(predictions.Z_NK, model.zeros, model.share(rows))
+    return predictions.Z_NK.double().log_softmax(-1)
+
+
+def alike(one: Model, other: Model) -> tuple[Model, Model]:
+    """Two models as files of the coarser of their two resolutions would hold them, where one of them has zeros.
+
+    What one file does not keep then counts neither for nor against the other.
+    """
+    zeros = [model.zeros for model in (one, other) if model.zeros is not None]
+    if not zeros or (len(zeros) == 2 and zeros[0].resolution == zeros[1].resolution):
+        return one, other
+    coarsest = max(zeros, key=lambda of: of.resolution.step)
+    return _read_as(one, coarsest), _read_as(other, coarsest)
+
+
+def _read_as(model: Model, zeros: Zeros) -> Model:
+    def read(predictions: Predictions) -> Predictions:
+        import torch
+
+        p_NK = zeros.resolution.read(predictions.Z_NK.double().softmax(-1).numpy())
+        return replace(predictions, Z_NK=torch.from_numpy(p_NK).log(), exact=False, zeros=zeros)
+
+    return Model(read(model.test), read(model.calibration) if model.calibration is not None else None)

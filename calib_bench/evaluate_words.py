@@ -153,7 +153,25 @@ def general(models: Sequence[Model]) -> list[str]:
     everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
     everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
     said += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
+    said += [_zeros(m) for m in models if m.zeros is not None and m.shares]
     return said
+
+
+def _zeros(model: Model) -> str:
+    """What stood for probabilities of zero in fits, and what it is worth."""
+    assert model.zeros is not None
+    shares, steps = sorted(model.shares.values()), model.zeros.step_K
+    share = f"{shares[0]:.3g}" if shares[0] == shares[-1] else f"{shares[0]:.3g} to {shares[-1]:.3g}"
+    step = f"{steps.min():.2g}" if steps.min() == steps.max() else " and ".join(f"{s:.2g}" for s in steps)
+    why = (
+        "only zeros and ones are known, so kappa has no meaning"
+        if model.zeros.resolution.form == "hard"
+        else ("the share that explains the calibration labels best")
+    )
+    return (
+        f"{model.test.name}: to calibrators a probability of zero was {share} of {step}, the last digit kept ({why}); "
+        f"rows were normalized. Logits, or more digits, would tell what it is."
+    )
 
 
 def known(row: Row, column: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import UserError
-from calib_bench.evaluate_models import Model, calibrated, check_folds, form, own_tests
+from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
 from calib_bench.rows import Row, adjusted, fields
 from calib_bench.study import Analysis
 
@@ -91,12 +91,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
 
 
 def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
-    import torch
-
-    assert model.calibration is not None
-    Z_NK = form(model, model.calibration).double()
-    floored_NK = torch.maximum(Z_NK, Z_NK.amax(1, keepdim=True) - 800.0)  # no -inf * 0; exp(-800) is zero
-    return log_kappa_n(floored_NK, model.calibration.y_N, temperature)
+    Z_NK, y_N = calibration_set(model)
+    return log_kappa_n(Z_NK.double(), y_N, temperature)
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
@@ -173,10 +169,15 @@ def evaluate(
         seed: of the folds.
         chosen: whether the user named the calibrators: one that does not fit the problem is then an error.
 
+    A calibrator that fails is named and left out, as is one that would learn too many numbers for so many classes and
+    was not chosen.
+
     Raises:
-        UserError: a chosen calibrator is not for such predictions, or there are too few examples for the folds.
+        UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
+            for the folds.
     """
     from calib_bench.evaluate_words import tables, verdict, warnings
+    from calib_bench.fitting import CalibratorError, too_large
 
     check_folds(models, folds)
     nested = own_tests(models)
@@ -189,12 +190,21 @@ def evaluate(
     for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
         if calibrator is not None and calibrator.classes not in (None, K) and not chosen:
             continue
+        large = too_large(calibrator, *_largest(models)) if calibrator is not None and not chosen else None
+        if large is not None:
+            skipped.append(f"{method} was left out: {large}; --calibrator {method} fits it all the same.")
+            continue
         try:
             scored = score(models, method, calibrator, folds, seed)
         except UserError as error:
-            if chosen or calibrator is None:
+            if calibrator is None or (chosen and not isinstance(error, CalibratorError)):
                 raise
             skipped.append(f"{method} was left out: {error}")
+            continue
+        except MemoryError:
+            if calibrator is None:
+                raise
+            skipped.append(f"{method} was left out: what it gave could not be measured for want of memory")
             continue
         skipped += cautions(models, method, calibrator)
         marked = calibrator is not None and not calibrator.shift_invariant and not exact
@@ -208,6 +218,8 @@ def evaluate(
             raw = scored
         else:
             differences.append({"method": method, **contrast(scored, raw, nested)})
+    if chosen and fits and len(rows) == 1:
+        raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
@@ -220,6 +232,12 @@ def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None
     sets = [m.calibration or m.test for m in models]
     said = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
     return [f"{method}: {text}." for text in dict.fromkeys(said) if text]
+
+
+def _largest(models: Sequence[Model]) -> tuple[int, int]:
+    """The most calibration examples, and the number of classes."""
+    sets = [m.calibration if m.calibration is not None else m.test for m in models]
+    return max(len(p.y_N) for p in sets), models[0].test.Z_NK.shape[1]
 
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench import discover
+from calib_bench import discover, fitting
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
 from calib_bench.inference import ece_null
+from calib_bench.masks import offered, zeroed
 from calib_bench.metrics import measure, reliability
 
 if TYPE_CHECKING:
@@ -248,11 +249,19 @@ def _predictions(
 ) -> Iterator[tuple[str, dict[int, tuple[dict[str, Any], Tensor]]]]:
     """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
 
-    A calibrator that cannot take a trial's logits is entered in its `refused`, but for the one that everything rests
-    on. The seconds of a fit are its share of what fitting them all took.
+    A calibrator that cannot take a trial's logits, fails, or, as one of all of them, would learn too many numbers for
+    so many classes, is entered in its `refused`, but for the one that everything rests on. The seconds of a fit are its
+    share of what fitting them all took.
     """
     yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
+    unasked = len(calibrators) >= len(discover.calibrators())
     for method, calibrator in calibrators.items():
+        large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
+        if large is not None:
+            for one in read:
+                one.refused[method] = f"{large}: calibrator={method} fits it all the same."
+            yield method, {}
+            continue
         start = time.perf_counter()
         fits = _fits(calibrator, read)
         seconds = (time.perf_counter() - start) / len(read)
@@ -260,9 +269,9 @@ def _predictions(
         for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
             start = time.perf_counter()
             try:
-                params = calibrator.fit(one.calibration, one.y_calibration) if fit is None else fit
+                params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
                 told = {"fit_seconds": seconds + time.perf_counter() - start}
-                logp = calibrator.apply(params, one.test)
+                logp = fitting.applied(calibrator, params, one.test)
             except UserError as error:
                 if method == REPAIRED:
                     raise
@@ -277,7 +286,7 @@ def _predictions(
 def _fits(calibrator: Calibrator, read: Sequence[_Read]) -> Sequence[Params | None]:
     """Each trial's fit; None of all where they cannot be fitted together, or one of them cannot be."""
     if len(read) > 1 and len({one.calibration.shape for one in read}) == 1:
-        with suppress(UserError):
+        with suppress(Exception, SystemExit):  # which of them, and why, is seen where each is fitted alone
             return calibrator.fits(
                 torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])
             )
@@ -290,7 +299,9 @@ def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
     kappa minimizes the mean log loss of softmax(Z / kappa), so that with s = 1 / kappa the mean of
     a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step.
     """
+    Z_NK = offered(Z_NK)
     p_NK = (Z_NK / kappa).softmax(-1)
+    Z_NK = zeroed(Z_NK)  # a class that is not offered has no part in it
     mean_N = (p_NK * Z_NK).sum(-1)
     a_N = mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]
     variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import masks
+from calib_bench.censored import Zeros, zeros_of
 from calib_bench.errors import DataError
+from calib_bench.resolution import narrowest, resolution, slack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 TOLERANCE = 1e-3
-"""How far a row of probabilities may be from summing to one; rows are normalized."""
+"""How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Predictions:
         sha256: of the files read, by path as given.
         notes: what a reader should know: normalized rows, absent classes, columns not used.
         trial: the stored trial they come from.
+        zeros: of probabilities: what is known of those that are exactly zero, -inf in Z; None where none is. In logits
+            -inf is a class that its row does not offer.
     """
 
     Z_NK: Tensor
@@ -46,6 +51,7 @@ class Predictions:
     sha256: dict[str, str]
     notes: tuple[str, ...] = ()
     trial: Trial | None = None
+    zeros: Zeros | None = None
 
 
 def check(
@@ -86,8 +92,10 @@ def check(
     absent = sorted(set(range(2 if single else Z.shape[1])) - set(np.unique(y).tolist()))
     if absent:
         found.append(f"no example of {_some('class', absent)}")
-    Z_NK, exact = _logits(Z, kind, name, found)
-    return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found))
+    Z_NK, exact = _logits(Z, y, kind, name, found)
+    zeros = None if exact or kind == "scores" else zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
+    found += [zeros.words] if zeros else []
+    return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found), zeros=zeros)
 
 
 def _some(what: str, numbers: Sequence[int]) -> str:
@@ -169,15 +177,15 @@ def _as_declared(Z: Array, kind: str, name: str) -> None:
         )
 
 
-def _logits(Z: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
+def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
     """Z [N, K] and whether they are the model's own logits."""
+    if kind in ("logits", "log_probabilities") and Z.ndim == 2:
+        Z = _masked(Z, y, notes)
     if kind in ("logits", "scores"):
         if Z.ndim == 1:
             if kind == "scores":
                 notes.append("margins are taken as log odds of class 1")
             return np.stack([-Z / 2, Z / 2], 1), False
-        if np.isneginf(Z).any():
-            notes.append(f"{int(np.isneginf(Z).sum())} logits are -inf: probability zero")
         normalized = bool((np.abs(_logsumexp(Z)) <= 1e-5).all())
         if normalized:
             notes.append("rows are normalized: log probabilities rather than logits")
@@ -202,19 +210,47 @@ def _logits(Z: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bo
                 return np.stack([np.log1p(-p), np.log(p)], 1), False
         total = Z.sum(1, dtype=np.float64)
     off = np.abs(total - 1)
+    allowed, of = TOLERANCE, ""
     if off.max() > TOLERANCE:
-        i = int((off > TOLERANCE).argmax())
+        kept = resolution(Z) if kind == "probabilities" else None
+        kept_type = kept.type if kept else narrowest(Z.reshape(-1))
+        allowed = max(TOLERANCE, slack(kept, kept_type, Z.shape[1]))
+        of = f", as they are {kept.words if kept and kept.form == 'grid' else kept_type.name}" * (allowed > TOLERANCE)
+    if off.max() > allowed:
+        i = int((off > allowed).argmax())
+        hint = ": normalize them" + ", or say --kind logits if that is what they are" * (kind != "probabilities")
         raise DataError(
-            f"{name}: {int((off > TOLERANCE).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {TOLERANCE:g}, "
-            f"the first is row {i}, whose sum is {total[i]:.6g}: normalize them, or say --kind logits "
-            f"if that is what they are"
+            f"{name}: {int((off > allowed).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {allowed:g}{of}, "
+            f"the first is row {i}, whose sum is {total[i]:.6g}{hint}"
         )
     if off.max() > 1e-5:
-        notes.append(f"rows summed to 1 within {off.max():.1g} and were normalized")
+        notes.append(f"rows summed to 1 within {off.max():.1g}{of} and were normalized")
     if kind == "log_probabilities":
         return Z, False
     with np.errstate(divide="ignore"):
         return np.log(Z.astype(np.float64)), False
+
+
+def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
+    """Z [N, K] with -inf for classes that a row does not offer, whatever number stands for them."""
+    import torch
+
+    given = np.isneginf(Z)
+    out = masks.offered(torch.from_numpy(Z)).numpy()
+    out = masks.set_apart(out, y)
+    where = np.isneginf(out)
+    if not where.any():
+        return out
+    marks = np.unique(Z[where & ~given])
+    finite = "" if len(marks) == 0 else f" ({marks[0]:.6g}" + (f" to {marks[-1]:.6g})" if len(marks) > 1 else ")")
+    notes.append(
+        f"{int(where.sum())} logits{finite} stand for classes that their rows do not offer, in "
+        f"{int(where.any(1).sum())} rows: probability zero, and no part in any fit"
+    )
+    lost = int(where[np.arange(len(y)), y].sum())
+    if lost:
+        notes.append(f"{lost} labels are of classes that their rows do not offer: infinite log loss, left out of fits")
+    return out
 
 
 def _logsumexp(Z: Array) -> Array:

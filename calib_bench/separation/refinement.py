@@ -162,7 +162,9 @@ def cross_validated_stack(
             try:
                 fits = calibrators[name].fits(Z, y)
                 logp = torch.stack([calibrators[name].apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
-            except UserError:  # measuring the trials tells why
+                if bool(logp.isnan().any()):
+                    raise UserError("NaN")
+            except (Exception, SystemExit):  # measuring the trials tells why
                 del total[name]
                 continue
             for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,9 @@ class Predictions:
         sha256: of the files read, by path as given.
         notes: what a reader should know: normalized rows, absent classes, columns not used.
         trial: the stored trial they come from.
+        classes: the classes' names in order; None where nothing names them.
+        by_name: whether labels were read by those names, so that columns can be put in another order.
+        ids: what names the rows, [N] each, by the names of columns.
     """
 
     Z_NK: Tensor
@@ -46,6 +49,9 @@ class Predictions:
     sha256: dict[str, str]
     notes: tuple[str, ...] = ()
     trial: Trial | None = None
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    ids: Mapping[str, Array] = field(default_factory=dict)
 
 
 def check(
@@ -107,7 +113,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
         raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
     if y.dtype.kind not in "fiub":
         raise DataError(
-            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind == 'U' else y.dtype}"
+            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind in 'OU' else y.dtype}"
         )
     bad: Array = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if bad.any():

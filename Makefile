@@ -10,8 +10,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 MAKEFLAGS += --no-print-directory
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
+# make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
+# one processor alone is not well posed.
 # make soak: the tests that take minutes: many drivers, many kills.
-.PHONY: run test fast soak bench check format clean
+.PHONY: run test fast numeric soak bench check format clean
+NUMERIC := $(addprefix tests/test_,$(addsuffix .py,calibrator_contract calibrators_linear calibrators_univariate coverage \
+	curvature early identities inference kernel measure metrics metrics_defects objectives optimum pair planes stationary))
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
@@ -21,6 +25,11 @@ test: $(VENV)/.test
 
 fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow and not soak" $(ARGS)
+
+numeric: numeric-default numeric-avx2
+
+numeric-%: $(VENV)/.test
+	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest $(NUMERIC) $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def evaluate(
         seed: of the folds.
 
     Returns:
-        One row a method; `frame.attrs` has "verdict" and "warnings", sentences.
+        One row a method; `frame.attrs` has "verdict" and "warnings", sentences. In a notebook it shows a picture too.
 
     Raises:
         DataError: the numbers cannot be predictions of that kind.
@@ -138,6 +139,7 @@ def evaluate(
     from calib_bench.judge import evaluate as judge
     from calib_bench.prediction_arrays import held_out, predictions
     from calib_bench.predictions import check_kind
+    from calib_bench.report.evaluation import Evaluation
 
     check_kind(kind)
     names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
@@ -146,7 +148,7 @@ def evaluate(
     if calibration is not None:
         fits, _ = predictions(*held_out(calibration, values, labels), kind, "calibration", classes)
     analysis = judge(pair_up(tests, fits), discover.calibrators(names), folds, seed, names is not None)
-    frame = analysis.tables["metrics"].frame
+    frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
 
@@ -177,7 +179,14 @@ def _draw(run: str | Path, name: str, needs: str) -> Figure:
     analysis = _saved(Path(run), needs)
     with figures.style():
         figure: Figure = getattr(plots, name)(analysis)
+    figure.__dict__["_repr_png_"] = partial(_png, figure)  # IPython knows of figures only once pyplot was imported
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _saved(run: Path, needs: str) -> Analysis:

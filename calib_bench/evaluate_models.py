@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,6 +54,26 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
             )
     paired: list[Predictions | None] = [*calibrations] or [None] * len(tests)
     return [Model(test, calibration) for test, calibration in zip(tests, paired, strict=True)]
+
+
+def shared_rows(model: Model) -> int:
+    """How many calibration rows, label and all numbers, are rows of the test set, if more than would be by chance.
+
+    Coarse numbers repeat by chance: a test row then has twins in the test set too. That rate r is expected between
+    the sets, and only a count above n r + 3 sqrt(n r), n the calibration rows, is returned; else 0.
+    """
+    import numpy as np
+
+    if model.calibration is None:
+        return 0
+    test, calibration = (
+        [row.tobytes() for row in np.column_stack([p.Z_NK.double().numpy(), p.y_N.numpy()]) + 0.0]  # -0 is 0
+        for p in (model.test, model.calibration)
+    )
+    times = Counter(test)
+    n, r = len(calibration), sum(count for count in times.values() if count > 1) / len(test)
+    shared = sum(row in times for row in calibration)
+    return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 
 def own_tests(models: Sequence[Model]) -> bool:

@@ -131,6 +131,8 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
+    from calib_bench.evaluate_models import shared_rows
+
     said = []
     least = min(len(m.test.y_N) for m in models)
     if least < FEW:
@@ -141,6 +143,13 @@ def general(models: Sequence[Model]) -> list[str]:
             f"{mixed[0].test.name}: of calibration and test predictions only one holds logits, so calibrators see log "
             f"p of both."
         )
+    for model in models:
+        shared = shared_rows(model)
+        if shared and model.calibration is not None:
+            said.append(
+                f"{shared:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are "
+                f"rows of the test set {model.test.name}: calibrators are judged on examples they were fitted to."
+            )
     everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
     everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
     said += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]

@@ -126,7 +126,7 @@ def evaluate(words: Sequence[str]) -> int:
         raise SettingsError("--calibrator needs something to fit on: give --calibration, or --cross-fit 5")
     with _waiting("calibrating and measuring"):
         analysis = judge(models, calibrators, given.cross_fit, given.seed, bool(chosen))
-    out = given.out or Path("runs") / f"evaluate-{models[0].test.name}"
+    out = given.out or _folder("evaluate", [models[0].test.name], models)
     question = "How good are these predictions, how well are they calibrated, and what can be done after training?"
     return _finish("evaluate", words, question, models, analysis, out)
 
@@ -143,7 +143,7 @@ def compare(words: Sequence[str]) -> int:
         raise SettingsError("only one of the two has a calibration set: give both with --calibration A_CAL B_CAL")
     with _waiting("comparing"):
         analysis = contrast(a, b, given.cross_fit, given.seed)
-    out = given.out or Path("runs") / f"compare-{a[0].test.name}-{b[0].test.name}"
+    out = given.out or _folder("compare", [a[0].test.name, b[0].test.name], [*a, *b])
     return _finish("compare", words, "Which of the two predicts better, and is it confidence?", [*a, *b], analysis, out)
 
 
@@ -184,6 +184,32 @@ def _models(places: Sequence[str], calibration: Sequence[str], given: argparse.N
     if fits and given.cross_fit:
         raise SettingsError("--cross-fit is for predictions without a calibration set: give one of the two")
     return pair_up(tests, fits)
+
+
+def _folder(command: str, names: Sequence[str], models: Sequence[Model]) -> Path:
+    """A folder under runs/ that is new, or holds an earlier result of the same test files.
+
+    A name that another input has taken is followed by a digest of this input's paths, which differ where names do not.
+    """
+    import hashlib
+
+    inputs = [path for m in models for path in m.test.sha256]
+    plain = Path("runs") / "-".join([command, *names])
+    if not plain.exists() or _inputs(plain) == inputs:
+        return plain
+    absolute = "\n".join(str(Path(path).absolute()) for path in inputs)
+    return plain.with_name(f"{plain.name}-{hashlib.sha256(absolute.encode()).hexdigest()[:8]}")
+
+
+def _inputs(folder: Path) -> list[str] | None:
+    """Paths of the test files that an earlier result in a folder rests on; None where that cannot be read."""
+    import json
+
+    try:
+        described = json.loads((folder / "provenance.json").read_text())["inputs"]
+        return [path for one in described if one["role"] == "test" for path in one["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _finish(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
+from calib_bench.prediction_dialects import no_numbers
 from calib_bench.prediction_files import kind_of
 
 if TYPE_CHECKING:
@@ -33,14 +34,28 @@ ROW_IDS = (
 NO_CLASS = (
     "fold", "folds", "split", "set", "subset", "pred", "preds", "prediction", "predictions", "predicted", "y_pred",
     "y_hat", "yhat", "pred_label", "predicted_label", "predicted_class", "pred_class", "top1", "argmax", "confidence",
-    "conf", "max_prob", "max_probability", "msp", "entropy", "loss", "nll", "margin", "uncertainty", "variance", "energy",
-    "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed", "epoch", "step",
+    "conf", "max_prob", "max_probability", "msp", "entropy", "loss", "nll", "margin", "uncertainty", "variance",
+    "energy", "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed", "epoch", "step",
     "batch", "run", "trial", "model", "temperature", "beta", "group", "timestamp", "time", "date", "length", "rank",
 )  # fmt: skip
 """Names of columns beside the classes that say something else of a row."""
 CLASS_NAMES = ("classes", "class_names", "classnames", "classes_", "label_names", "categories", "target_names")
 """Names of arrays that hold the classes' names, in the order of the columns of the predictions."""
-SUMMARIES = ("max", "min", "top", "top1", "true", "label", "pred", "predicted", "target", "mean", "std", "margin", "correct")
+SUMMARIES = (
+    "max",
+    "min",
+    "top",
+    "top1",
+    "true",
+    "label",
+    "pred",
+    "predicted",
+    "target",
+    "mean",
+    "std",
+    "margin",
+    "correct",
+)
 """What a column `prob_max` says after its kind where it is no class."""
 
 
@@ -162,9 +177,7 @@ def named(arrays: Mapping[str, Array], origin: str) -> Stacked:
     return Stacked(kept, [f"the file names the classes: {shown(names)}"], names, by_name, ids)
 
 
-def positions(
-    labels: Array, classes: tuple[str, ...] | None, origin: str, numbers: bool = False
-) -> tuple[Array, bool]:
+def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbers: bool = False) -> tuple[Array, bool]:
     """Labels as positions among the classes, and whether they were read by name; numbers are positions already.
 
     Args:
@@ -236,8 +249,8 @@ def _free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str
     whole_numbers = [n for n in names if columns[n].dtype.kind in "iu" and not set(np.unique(columns[n])) <= {0, 1}]
     if 0 < len(whole_numbers) < len(names):
         raise DataError(
-            f"{origin}: column {whole_numbers[0]!r} holds whole numbers and the others do not: if it is no class, remove "
-            f"it; if it is one, name the class columns logit_0, logit_1..."
+            f"{origin}: column {whole_numbers[0]!r} holds whole numbers and the others do not: if it is no class, "
+            f"remove it; if it is one, name the class columns logit_0, logit_1..."
         )
     return _Family(named={name.strip(): name for name in names})
 
@@ -249,8 +262,8 @@ def _members(family: _Family) -> list[str]:
 def _unknown(names: Sequence[str], origin: str) -> str:
     listed = ", ".join(map(repr, names[:4])) + "..." * (len(names) > 4)
     return (
-        f"{origin}: what its columns {listed} are cannot be told: name them logit_0, logit_1... or probability_0..., or "
-        f"say --kind logits (or probabilities)"
+        f"{origin}: what its columns {listed} are cannot be told: name them logit_0, logit_1... or probability_0..., "
+        f"or say --kind logits (or probabilities)"
     )
 
 
@@ -286,7 +299,7 @@ def _single(
     number = next(iter(family.numbered), None)
     if number not in (0, 1):
         raise DataError(
-            f"{origin}: {name!r} is the only class column: give one for each class, or, for two classes, that of class 1"
+            f"{origin}: {name!r} is the only class column: give one a class, or, for two classes, that of class 1"
         )
     values = _numbers(columns[name], name, origin)
     if number == 1:
@@ -309,7 +322,7 @@ def _whole(members: Mapping[int, str], origin: str) -> range:
 
 def _numbers(values: Array, name: str, origin: str) -> Array:
     if values.dtype.kind not in "fiub" or values.ndim != 1:
-        what = "is string" if values.dtype.kind == "O" else "is not numbers"
+        what = no_numbers(values) if values.dtype.kind == "O" else "is not numbers"
         what = values.flat[0] if values.dtype.kind == "U" and values.size else what
         raise DataError(f"{origin}: column {name!r} {what}, and the column of a class holds one number a row")
     return values.astype(np.float64)

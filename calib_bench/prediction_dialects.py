@@ -13,6 +13,7 @@ import io
 import json
 import lzma
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
 JSON = (".jsonl", ".ndjson", ".json")
 ARROW = (".arrow", ".feather", ".ipc")
 TABLES = (*TEXT, *JSON, *ARROW, ".parquet")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
+OTHERWISE = {".pq": ".parquet", ".parq": ".parquet", ".ftr": ".feather"}
 EXAMPLE = "{'logits': [1.5, -0.5], 'label': 0}"
 DELIMITERS = (",", "\t", ";", "|", " ")
 MARKS = (
@@ -46,8 +48,8 @@ THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(,\d{3})+\s*$"
 
 def table_suffix(path: Path) -> str:
     """The suffix that says what a table is: `.csv` of `a.csv` and of `a.csv.gz`; that of the path for other files."""
-    inner = Path(path.stem).suffix.lower()
-    return inner if path.suffix.lower() in COMPRESSED and inner in (*TEXT, *JSON) else path.suffix.lower()
+    inner, outer = Path(path.stem).suffix.lower(), path.suffix.lower()
+    return inner if outer in COMPRESSED and inner in (*TEXT, *JSON) else OTHERWISE.get(outer, outer)
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,21 @@ def _contents(path: Path) -> bytes:
             return lzma.decompress(data)
         except lzma.LZMAError as error:
             raise OSError(str(error)) from None
+    if data.startswith(b"PK\x03\x04"):
+        return _member(path)
     for magic, codec in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4")):
         if data.startswith(magic):
             return bytes(pa.CompressedInputStream(pa.BufferReader(data), codec).read())
     return data
+
+
+def _member(path: Path) -> bytes:
+    """The only file in a zip archive, besides those that a Mac adds."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and not name.endswith("/")]
+        if len(names) != 1:
+            raise DataError(f"{path} holds {len(names)} files, not one table ({', '.join(names[:4])}): unpack it")
+        return archive.read(names[0])
 
 
 def _utf8(data: bytes, path: Path) -> bytes:
@@ -325,6 +338,12 @@ def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
         f"{path}: the commas in column {name!r} could be decimal marks or separate thousands: write its numbers "
         f"with points"
     )
+
+
+def no_numbers(values: Iterable[object]) -> str:
+    """What texts are, said of a column that should hold numbers: "is string, as 'x' in row 1"."""
+    example = next((f", as {str(w)[:40]!r} in row {i}" for i, w in enumerate(values) if not is_number(str(w))), "")
+    return f"is string{example}"
 
 
 def is_number(text: str) -> bool:

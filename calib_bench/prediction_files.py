@@ -40,9 +40,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """What predictions can be, and the names of each."""
 LABELS = (
-    "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "true", "truth",
-    "ground_truth", "gt", "gt_label", "gold", "gold_label", "expected", "expected_label", "actual", "label_id",
-    "label_ids", "label_idx", "labels_true", "y_test", "reference", "references",
+    "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "ground_truth",
+    "gt", "gt_label", "gold_label", "expected", "expected_label", "actual", "actual_label", "label_id", "label_ids",
+    "label_idx", "labels_true", "y_test",
 )  # fmt: skip
 """Names of labels; capitals, blanks, hyphens and underscores in a name make no difference."""
 SAVE = "numpy.savez('predictions.npz', logits=logits, labels=labels)"
@@ -86,7 +86,7 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     """
     from calib_bench.prediction_classes import named, stack
     from calib_bench.prediction_dialects import TABLES, table_suffix
-    from calib_bench.prediction_labels import with_labels
+    from calib_bench.prediction_labels import refuse_confidence, with_labels
 
     suffix = table_suffix(path)
     if suffix == ".npy":
@@ -102,11 +102,12 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
 
         columns, read_notes = read_table(path)
         arrays, label_notes = with_labels(columns, str(path), label)
+        refuse_confidence(arrays, str(path))
         return _chosen(stack(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
-        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), "
-        f".parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
+        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
+        f".zip), .parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
     )
 
 
@@ -142,7 +143,9 @@ def choose(arrays: Mapping[str, Array], origin: str, kind: str | None, notes: It
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     content = arrays[name]
     if content.dtype.kind == "O":
-        content = np.full(len(content), "is string")
+        from calib_bench.prediction_dialects import no_numbers
+
+        content = np.full(len(content), no_numbers(content))
     if content.dtype.kind == "U" and content.ndim == 1 and len(content):
         raise DataError(
             f"{origin}: {name!r}, the {kind or kinds[name]}, {content[0]}, and must hold numbers: a list of one length "

@@ -11,7 +11,7 @@ import numpy as np
 
 from calib_bench.errors import DataError, nearest
 from calib_bench.prediction_files import choose, from_torch, kind_of
-from calib_bench.prediction_labels import with_labels
+from calib_bench.prediction_labels import refuse_confidence, with_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,6 +127,8 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table
     if len(columns) < len(names):
         raise DataError(f"{name}: two columns have the same name: rename or remove one")
     arrays, notes = with_labels(columns, name, label)
+    if framed:
+        refuse_confidence(arrays, name)
     stacked = stack(arrays, name, kind) if framed else named(arrays, name)
     content = choose(stacked.arrays, name, kind, [*notes, *stacked.notes])
     numbered = stacked.classes is not None and not stacked.by_name

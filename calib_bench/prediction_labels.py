@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from calib_bench.errors import DataError, nearest
 from calib_bench.prediction_files import LABELS, kind_of
 
@@ -35,7 +37,7 @@ def with_labels(
             if not _agree(arrays[chosen], arrays[other]):
                 raise DataError(
                     f"{origin} holds labels twice, and those in {chosen!r} and {other!r} differ: say which with "
-                    f"--labels {chosen}, or remove one"
+                    f"--labels NAME, or remove one"
                 )
         texts = [name for name in named if arrays[name].dtype.kind in "OU"] if len(named) > 1 else []
         chosen = next((name for name in named if name not in texts), chosen)
@@ -43,8 +45,30 @@ def with_labels(
         listed = ", ".join(map(repr, [*arrays][:12])) + "..." * (len(arrays) > 12)
         raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_near(arrays)}")
     aside = [name for name in named if name != chosen]
+    if not any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in arrays):  # any column may be that of a class
+        _refuse_fractions({name: arrays[name] for name in aside}, origin)
     notes = [f"labels are {chosen!r}; not used: {', '.join(aside)}"] if aside else []
     return _View({"labels" if name == chosen else name: name for name in arrays if name not in aside}, arrays), notes
+
+
+def _refuse_fractions(aside: Mapping[str, Array], origin: str) -> None:
+    for name, values in aside.items():
+        if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+            raise DataError(f"{origin}: {name!r} is a name of labels and holds fractions: rename it, if it is a class")
+
+
+CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
+
+
+def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
+    """Raises DataError where a table's only fractions are the confidence in one label, no class having its own."""
+    alone = next((name for name in columns if _plain(name) in CONFIDENCE and columns[name].ndim == 1), None)
+    others = [name for name in columns if name not in (alone, "labels") and columns[name].dtype.kind == "f"]
+    if alone is not None and not others:
+        raise DataError(
+            f"{origin} holds {alone!r} and of no class its probability: log loss and calibrators need those of all "
+            f"classes, prob_0, prob_1...; if it is that of class 1 of two, call it probability"
+        )
 
 
 def _near(names: Iterable[str]) -> str:

@@ -138,7 +138,7 @@ class _Lists:
     def array(self) -> Array:
         """[N, K], or a text that says why there is none."""
         if self.trouble:
-            return np.full(self.rows, self.trouble)
+            return _words(self.trouble, self.rows)
         return np.empty((self.rows, 0)) if self.filled is None else self.filled
 
 
@@ -152,7 +152,27 @@ def _numbers(column: Any) -> Array:
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return np.full(len(column), f"is {kind}")  # refused by name only if it is needed
+        return _words(f"is {kind}{_example(column)}", len(column))  # refused by name only if it is needed
     if column.null_count and not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
     return column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
+
+
+def _words(text: str, rows: int) -> Array:
+    """[N], all of them one text, in the memory of one."""
+    return np.broadcast_to(np.array(text), (rows,))
+
+
+def _example(column: Any) -> str:
+    """The first text of a column that is no number."""
+    import pyarrow as pa
+
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return ""
+    start = 0
+    for part in column.chunks:
+        for i, text in enumerate(part):
+            if (word := text.as_py()) is not None and not is_number(word):
+                return f", as {word[:40]!r} in row {start + i}"
+        start += len(part)
+    return ""

@@ -160,4 +160,13 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
     space["label_noise"] = settings.label_noise or (0.0,)
     space["norm_batch"] = settings.norm_batch or (None,)
     space["sampling"] = settings.sampling or ("shuffled",)
+    if settings.pretrained and (weights := _weights(model)):
+        space["weights"] = (weights,)
     return space
+
+
+def _weights(model: str) -> str | None:
+    """Which published weights a model would start from now, so that trials from others have other keys."""
+    from calib_bench.models.timm import weights_at_hand
+
+    return weights_at_hand(model.removeprefix("timm/"))

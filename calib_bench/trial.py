@@ -112,6 +112,9 @@ class Trial(BaseModel):
     switch_at: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run's updates made at `switch_from`, rounded to whole updates."""
     pretrained: bool = False
+    weights: str | None = None
+    """Which published weights a pretrained model starts from: "sha256:..." of a local file, "hub:REPOSITORY@COMMIT" or
+    "url:..."; None for whatever is there, as trials of earlier versions are stored."""
     probe: str | None = None
     """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see `calib_bench.study.Probe`."""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -179,6 +182,11 @@ class Trial(BaseModel):
     def family(self) -> Trial:
         """The arm with beta and objective set aside too: arms of one family are compared with each other."""
         return self.arm().model_copy(update={"beta": 1.0, "objective": CROSS_ENTROPY})
+
+
+def scored_as_published(trial: Trial) -> bool:
+    """Whether a trial measures a pretrained head as it is: nothing trains it, and no probe asks for something else."""
+    return trial.pretrained and trial.epochs == 0 and trial.probe is None
 
 
 def key_of(fields: Mapping[str, Any]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import doctest
+import html
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic import make
 
@@ -121,6 +124,26 @@ def test_drawings_from_the_saved_tables_are_those_of_the_report(folder: Path, na
     with figures.style():
         svg = figures.render(figure)["svg"]
     assert svg == (folder / "report" / "figures" / f"{name.removeprefix('plot_')}.svg").read_bytes()
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_notebooks_show_pictures(folder: Path) -> None:
+    """By the methods that IPython asks for, without pyplot."""
+    figure = calib_bench.plot_over_beta(folder)
+    shown = figure._repr_png_()  # type: ignore[attr-defined]
+    assert shown.startswith(PNG)
+    p = np.array([[1.0, 0.0], [0.0, 1.0], [0.4, 0.6], [0.7, 0.3]] * 10)
+    for values, kind in ((np.random.default_rng(0).normal(size=(40, 2)), "logits"), (p, "probabilities")):
+        frame = calib_bench.evaluate(values, [1, 1, 0, 0] * 10, kind=kind)
+        page = frame._repr_html_()
+        assert base64.b64decode(page.partition("base64,")[2].partition('"')[0]).startswith(PNG)
+        assert html.escape(frame.attrs["verdict"][0]) in page
+        assert f"{frame['accuracy'][0]:.6f}".rstrip("0") in page
+        assert type(frame[["method"]]) is pd.DataFrame
+    with pd.option_context("display.notebook_repr_html", False):
+        assert frame._repr_html_() is None
 
 
 def test_values_become_words() -> None:

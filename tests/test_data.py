@@ -16,19 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calib_bench.data import crop, flip, images, source, streams, texts
+from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.carve import carve
-from calib_bench.data.parts import parquet_part
+from calib_bench.data.duplicates import digests, note
+from calib_bench.data.naming import matched
+from calib_bench.data.parts import decode, folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.splits import Request, Split, Splits, stream
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import Resident, TensorSplit, normalized
-from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
+from calib_bench.data.text import MARKUP, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.task import Carve, Hub
 
@@ -297,7 +299,50 @@ def test_text_batches_are_bucketed_and_fair(text_split: TextSplit) -> None:
 def test_words_of() -> None:
     assert words_of("One<br /><br />two,  three\n<i>four</i>", 3) == "One two, three"
     assert words_of("<p>", 3) == words_of("", 3) == ""
-    assert words_of("a < b and c > d", 9) == "a d", "what looks like mark-up goes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I <3 this wonderful film, rated 5 > 4",
+        "a < b and c > d",
+        "a<b and c>d",
+        "price < 5 and quality > 3 stars",
+        "<grin> < Cough , cough > <-----Minor Spoilers!----->",
+        "see <http://example.org/a?b=c> or <me@example.org>",
+        "List<String> x, if a <i and b> i then",
+        "<unk> <user> <<<>>> <> </> < br >",
+    ],
+)
+def test_text_between_angle_brackets_stays(text: str) -> None:
+    assert words_of(text, 99).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<br />", "<br>", "<BR/>", "</p>", "<i>", "<h1>", "<a href='x>y'>".replace(">y", ""),
+        '<a href="http://example.org/?a=b&c" title=plain>', "<img\nsrc=x.png />", "<!-- a > b -->", "<!DOCTYPE html>",
+    ],
+)  # fmt: skip
+def test_markup_goes(markup: str) -> None:
+    assert words_of(f"one{markup}two {markup} three", 9) == "one two three"
+    assert words_of(markup, 9) == ""
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="<>/abi =!-\"'3 ", max_size=200))
+def test_only_whole_tags_are_ever_taken_out(text: str) -> None:
+    """Letters outside of angle brackets stay, and an independent parser sees no element in what is left."""
+    from html.parser import HTMLParser
+
+    seen: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: seen.append(tag)  # type: ignore[method-assign]
+    kept = MARKUP.sub("", text)
+    parser.feed(text)
+    if kept != text:
+        assert seen or "</" in text or "<!" in text
 
 
 def test_tokenizer() -> None:
@@ -360,7 +405,7 @@ def small(split: Split) -> Split:
     from calib_bench.data.stream import StreamSplit
 
     assert isinstance(split, StreamSplit)
-    return StreamSplit(split._images.part, split.rows, Preprocess(size=16))
+    return StreamSplit(split._images.part, split.rows, Preprocess(size=16), split._images.greys)
 
 
 def test_stream_epochs_share_workers_and_a_pass_may_be_abandoned(
@@ -447,6 +492,126 @@ def test_parquet_and_folder_hold_the_same_images(tmp_path: Path) -> None:
     assert train(a.train) == train(b.train)
     a, b = load_stream(folder), load_stream(tmp_path / "p")
     assert train(small(a.train)) == train(small(b.train))
+
+
+# Class names
+
+COLOURS = ("red", "green", "blue", "grey")
+
+
+def written_in(root: Path, orders: dict[str, tuple[str, ...] | None], rows: int = 40) -> Path:
+    """Row i of every file is of class COLOURS[i % 4]; each file counts the classes in an order of its own."""
+    for file, order in orders.items():
+        labels = [(order or COLOURS).index(COLOURS[i % 4]) for i in range(rows)]
+        write(root / file, [picture(i) for i in range(rows)], labels, list(order) if order else None)
+    return root
+
+
+def classes_of(splits: Splits, split: str) -> list[str]:
+    """The class name of each row of the files, in row order."""
+    part = splits[split]
+    assert isinstance(part, TensorSplit)
+    return [splits.class_names[label] for label in part.labels[part.rows.argsort()]]
+
+
+@pytest.mark.parametrize("order", [COLOURS[::-1], ("green", "grey", "red", "blue")])
+def test_splits_that_count_classes_in_other_orders_are_matched_by_name(tmp_path: Path, order: tuple[str, ...]) -> None:
+    splits = load_images(written_in(tmp_path / "d", {"train.parquet": COLOURS, "test.parquet": order}))
+    assert splits.class_names == COLOURS
+    assert classes_of(splits, "test") == [COLOURS[i % 4] for i in range(40)]
+
+
+def test_shards_that_count_classes_in_other_orders_are_matched_by_name(tmp_path: Path) -> None:
+    orders = {"train-0.parquet": COLOURS[::-1], "train-1.parquet": COLOURS, "test.parquet": COLOURS}
+    part = parquet_part("train", sorted(written_in(tmp_path, orders).glob("train-*")), "img", "label")
+    assert part.names == COLOURS[::-1], "those of the first"
+    assert [part.names[label] for label in part.labels] == [COLOURS[i % 4] for i in range(40)] * 2
+    assert classes_of(load_images(tmp_path), "test") == [COLOURS[i % 4] for i in range(40)]
+
+
+@given(st.permutations(range(6)), st.lists(st.integers(0, 5)))
+def test_matched_labels_have_the_names_they_had(order: list[int], labels: list[int]) -> None:
+    reference = [f"class {k}" for k in range(6)]
+    names = [reference[k] for k in order]
+    found = matched(np.array(labels, dtype=np.int64), names, reference, "a file")
+    assert [reference[label] for label in found] == [names[label] for label in labels]
+
+
+def test_labels_that_index_no_name_stay_for_the_check(tmp_path: Path) -> None:
+    assert matched(np.array([-1, 0, 7]), ("b", "a"), ("a", "b"), "a file").tolist() == [-1, 1, 7]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (("red", "green", "blue", "black", "grey"), None),
+        (("red", "green", "blue", "gray"), ["test.parquet", "'gray'", "red, green, blue, grey"]),
+        (("grey", "grey", "blue", "red"), ["'grey'", "twice"]),
+    ],
+)
+def test_names_that_do_not_match_are_refused(tmp_path: Path, order: tuple[str, ...], words: list[str] | None) -> None:
+    root = written_in(tmp_path, {"train.parquet": COLOURS})
+    write(root / "test.parquet", [picture(0), picture(1)], [0, len(order) - 1], list(order))
+    if words is None:  # a class that no row has is no reason
+        assert classes_of(load_images(root), "test") == ["red", "grey"]
+        return
+    with pytest.raises(DataError) as error:
+        load_images(root)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_labels_without_names_beside_some_with_are_said_to_be_taken_by_position(tmp_path: Path) -> None:
+    orders = {"train.parquet": COLOURS, "test.parquet": None}
+    splits = load_images(written_in(tmp_path / "a", orders))
+    assert classes_of(splits, "test") == [COLOURS[i % 4] for i in range(40)]
+    assert splits.notes["names"].startswith("labels of test carry no class names")
+    shards = {"train-0.parquet": COLOURS, "train-1.parquet": None, "test.parquet": COLOURS}
+    assert load_images(written_in(tmp_path / "b", shards)).notes["names"].startswith("labels of train carry no")
+    assert "names" not in load_images(written_in(tmp_path / "c", {**orders, "test.parquet": COLOURS})).notes
+    load = images(HUB, CARVE, classes=4, mean=MEAN, std=STD, names=COLOURS[::-1])
+    with pytest.raises(DataError, match=r"'test' carry no class names.*another order"):
+        load(Request("toy", data=tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("0", "1", "2", "3", "10", "11", "20", "100"), ("class_10", "class_2", "Class_1", "class_1b"), ("b", "A", "c")],
+)
+def test_class_folders_are_numbered_as_timm_numbers_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from timm.data import create_dataset
+
+    root = image_folder(tmp_path / "d", train=3, test=1, classes=names)
+    part = folder_part("train", root / "train")
+    theirs = create_dataset("", root=str(root / "train")).reader.class_to_idx
+    assert {name: k for k, name in enumerate(part.names)} == theirs
+    assert [Path(file).parent.name for file in part.files()] == [part.names[label] for label in part.labels]
+    test = folder_part("test", root / "val", part.names)
+    assert [file.parent.name for file in test.files()] == [part.names[label] for label in test.labels]
+
+
+def archived_on_a_mac(root: Path) -> Path:
+    image_folder(root)
+    fork = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
+    for split in ("train", "val"):
+        (root / split / "a" / "._000.png").write_bytes(fork)
+        (root / split / "._a").write_bytes(fork)
+        (root / split / "__MACOSX").mkdir()
+        (root / split / "__MACOSX" / "._000.png").write_bytes(fork)
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "train.parquet").write_bytes(fork)
+    (root / "._train.parquet").write_bytes(fork)
+    return root
+
+
+@pytest.mark.parametrize("load", [load_images, load_stream])
+def test_what_archives_of_a_mac_hold_beside_the_data_is_passed_over(tmp_path: Path, load: Any) -> None:
+    assert load(archived_on_a_mac(tmp_path / "mac")).digest == load(image_folder(tmp_path / "plain")).digest
+    table = toy(tmp_path / "table")
+    (table / "._train.parquet").write_bytes(b"Mac OS X")
+    (table / "train").mkdir()
+    (table / "train" / "._0.parquet").write_bytes(b"Mac OS X")
+    assert load(table).digest == load(toy(tmp_path / "tables")).digest
 
 
 def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,6 +786,37 @@ def spoil_class_folder(root: Path) -> None:
     (root / "val" / "a").rename(root / "val" / "z")
 
 
+def spoil_empty_class(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    shutil.rmtree(root / "train" / "c")
+    (root / "train" / "c" / "inner").mkdir(parents=True)
+
+
+def spoil_extra_class(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root, classes=("a", "b", "c", "d", "extra"))
+
+
+def spoil_file_of_a_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    (root / "train" / "b" / "004.png").write_bytes(picture(3)[:-60])
+
+
+def spoil_size_of_a_folder(root: Path) -> None:
+    shutil.rmtree(root)
+    image_folder(root)
+    (root / "val" / "d" / "001.png").write_bytes(picture(3, 9))
+
+
+def spoil_image_of_a_shard(root: Path) -> None:
+    (root / "test.parquet").unlink()
+    for shard in range(2):
+        cells = [picture(i)[: -60 if shard and i == 2 else None] for i in range(5)]
+        write(root / f"test-{shard}.parquet", cells, [0] * 5)
+
+
 def spoil_no_images(root: Path) -> None:
     shutil.rmtree(root)
     (root / "train" / "a").mkdir(parents=True)
@@ -648,6 +844,11 @@ def spoil_no_images(root: Path) -> None:
         (spoil_image_size, ["row 5 of split 'train' is 9 x 9", "8 x 8"]),
         (spoil_class_folder, ["'z'", "training split lacks"]),
         (spoil_no_images, ["holds no images"]),
+        (spoil_empty_class, ["train/c holds no images", "inner"]),
+        (spoil_extra_class, ["5 classes", "'toy' has 4"]),
+        (spoil_file_of_a_folder, ["train/b/004.png", "row 14 of split 'train'", "cannot be decoded"]),
+        (spoil_size_of_a_folder, ["val/d/001.png", "is 9 x 9"]),
+        (spoil_image_of_a_shard, ["test-1.parquet", "row 7 of split 'test'", "cannot be decoded"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -659,6 +860,13 @@ def test_error_names_what_is_wrong(tmp_path: Path, spoil: Any, words: list[str])
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value).strip()
+
+
+def test_stream_names_the_file_that_cannot_be_decoded(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "d")
+    (root / "val" / "c" / "002.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"row 8 of split 'test' \(.*/val/c/002.png\) cannot be decoded"):
+        list(small(load_stream(root).test).eval_batches(batch=4, device=CPU))
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -684,6 +892,136 @@ def test_text_that_is_not_text(tmp_path: Path) -> None:
     write(root / "test.parquet", ["a"] * 4 + [None] * 6, [0] * 10, column="text")
     with pytest.raises(DataError, match="Row 4 of split 'test' holds no text"):
         texts(TEXT_HUB, CARVE, classes=2)(Request("toy", data=root))
+
+
+# Grey images of more than 8 bits
+
+RAMP = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (8, 1))
+
+
+def encoded(array: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "factor"),
+    [
+        ("PNG", "u1", 1), ("PNG", "u2", 257), ("TIFF", "u2", 257), ("TIFF", ">u2", 257), ("TIFF", "i4", 257),
+        ("TIFF", "i4", 1), ("TIFF", "f4", 257), ("TIFF", "f4", 1), ("TIFF", "f4", 1 / 255), ("PPM", "u2", 257),
+    ],
+)  # fmt: skip
+def test_grey_images_keep_their_range(mode: str, kind: str, dtype: str, factor: float) -> None:
+    image = np.asarray(decode(encoded((RAMP * float(factor)).astype(dtype), kind), mode, "row 0")).astype(int)
+    assert np.abs((image if mode == "L" else image.transpose(2, 0, 1)) - RAMP).max() <= 1
+
+
+def grey_data(root: Path, dtype: str, factor: float, dark: int = 3) -> Path:
+    """Images whose brightness is the row's number, nearly black: only the last of the test split is white."""
+    for split, count in HUB.rows.items():
+        values = [np.full((8, 8), dark if i + 1 < count or split == "train" else 255) for i in range(count)]
+        payloads = [encoded((value * factor).astype(dtype), "TIFF") for value in values]
+        write(root / f"{split}.parquet", payloads, [i % 4 for i in range(count)])
+    return root
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("i4", 257), ("i4", 1), ("f4", 1 / 255), ("f4", 257), ("u2", 257)])
+def test_one_white_for_all_images_of_a_data_set(tmp_path: Path, dtype: str, factor: float) -> None:
+    """An image that is nearly black by itself stays so: its own largest value is not white."""
+    root = grey_data(tmp_path / "d", dtype, factor)
+    splits = load_images(root)
+    pixels = splits.test.x  # type: ignore[attr-defined]
+    assert pixels[:-1].unique().tolist() == [3]
+    assert pixels[-1].unique().tolist() == [255]
+    assert splits.train.x.unique().tolist() == [3]  # type: ignore[attr-defined]
+    white = {1 / 255: "1", 1: "255", 257: "65,535"}[factor]
+    assert splits.notes.get("grey") == (None if dtype == "u2" else f"grey images of 32 bits: white is {white}")
+    streamed = load_stream(root)
+    assert streamed.notes.get("grey") == splits.notes.get("grey")
+    for x, _ in small(streamed.train).eval_batches(batch=29, device=CPU):
+        shown = x * torch.tensor(Preprocess().std)[:, None, None] + torch.tensor(Preprocess().mean)[:, None, None]
+        torch.testing.assert_close(shown, torch.full_like(shown, 3 / 255), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [([0.0, np.nan], "not finite"), ([-1.0, 2.0], "negative"), ([0.0, 1e6], "reaches 1e.06"), ([0, np.inf], "finite")],
+)
+def test_grey_images_of_no_known_range_are_refused(tmp_path: Path, values: list[float], words: str) -> None:
+    root = toy(tmp_path / "d")
+    cells = [picture(i) for i in range(39)] + [encoded(np.resize(values, (8, 8)).astype("f4"), "TIFF")]
+    write(root / "train.parquet", cells, [0] * 40)
+    with pytest.raises(DataError, match=rf"row 39 of split 'train'.*{words}"):
+        load_images(root)
+
+
+# Duplicates
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=20, max_size=40), st.integers(0, 3), st.none() | st.integers(1, 5))
+def test_duplicates_are_those_a_search_finds(values: list[int], split: int, limit: int | None) -> None:
+    """Every split carved from one pool of few values."""
+    rows = carve(Carve(3, 4, 6), len(values), None, task="t", split=split, limit=limit)
+    own = {name: [values[row] for row in index] for name, index in rows.items()}
+    said = note({"train": digests([str(value) for value in values])}, rows).get("duplicates", "")
+    others = own["train"] + own["selection"] + own["calibration"]
+    count = sum(value in others for value in own["test"])
+    assert said.startswith(f"{count} of {len(own['test'])} test examples") if count else said == ""
+    for name, where in (("train", "training"), ("selection", "selection"), ("calibration", "calibration")):
+        part = sum(value in own[name] for value in own["test"])
+        assert (f"{part} in {where}" in said) == bool(part)
+
+
+def test_digests_are_of_the_content() -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    assert len(set(digests(x).tolist())) == 4
+    assert digests(x[::-1])[0] == digests(x)[3]
+    assert digests(["a", "b", "a", ""]).tolist() == digests([b"a", b"b", b"a", b""]).tolist()
+    assert len(digests([])) == 0
+
+
+@pytest.mark.parametrize("load", [load_images, load_stream])
+def test_test_images_that_occur_in_training_are_noted(tmp_path: Path, load: Any) -> None:
+    root = toy(tmp_path / "d")
+    assert "duplicates" not in load(root).notes
+    shutil.copy(root / "train.parquet", root / "test.parquet")
+    assert (
+        load(root)
+        .notes["duplicates"]
+        .startswith(
+            "40 of 40 test examples also occur outside the test split, input for input "
+            "(29 in training, 5 in selection, 6 in calibration)"
+        )
+    )
+    write(root / "test.parquet", [picture(i) for i in (7, 2000, 9)], [0, 0, 0])
+    assert load(root).notes["duplicates"].startswith("2 of 3 test examples")
+
+
+def test_test_texts_that_occur_in_training_are_noted(tmp_path: Path) -> None:
+    root = write_texts(tmp_path / "d")
+    load = texts(TEXT_HUB, CARVE, classes=2)
+    assert "duplicates" not in load(Request("toy", data=root)).notes
+    write(root / "test.parquet", ["trainword3 common film good", "new", "new"], [0, 0, 1], column="text")
+    assert load(Request("toy", data=root)).notes["duplicates"].startswith("1 of 3 test examples")
+
+
+def test_arrays_with_equal_rows_are_noted() -> None:
+    def load(x: np.ndarray) -> Splits:
+        read = arrays(lambda request: (x, np.zeros(30, dtype=np.int64)), Carve(2, 2, 20), classes=1, source="made up")
+        return read(Request("toy"))
+
+    x = np.arange(60, dtype=np.float32).reshape(30, 2)
+    assert "duplicates" not in load(x).notes
+    assert load(np.zeros_like(x)).notes["duplicates"].startswith("6 of 6 test examples")
+
+
+def test_large_data_is_not_searched_for_duplicates_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = toy(tmp_path / "d")
+    monkeypatch.setattr(source, "LARGE", 1000)
+    assert "not looked for" in load_stream(root).notes["duplicates"]
 
 
 # Cache
@@ -753,7 +1091,7 @@ def test_cached_pixels_are_those_decoded(tmp_path: Path) -> None:
     root = toy(tmp_path / "d")
     first, second = load_images(root), load_images(root)
     assert train(first.train) == train(second.train)
-    assert len(list(entries(tmp_path))) == 1
+    assert len(list(entries(tmp_path))) == 2, "pixels, and digests of them"
 
 
 def test_digest_counts_rows_of_every_part(tmp_path: Path) -> None:

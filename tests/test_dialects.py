@@ -9,6 +9,7 @@ import json
 import lzma
 import pickle
 import tracemalloc
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,11 +46,20 @@ def savetxt(delimiter: str) -> bytes:
     return buffer.getvalue()
 
 
+def zipped(files: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
 DIALECTS: list[tuple[str, bytes, str]] = [
     ("p.csv.gz", gzip.compress(CSV.encode()), ""),
     ("p.csv.bz2", bz2.compress(CSV.encode()), ""),
     ("p.csv.xz", lzma.compress(CSV.encode()), ""),
     ("p.csv.zst", bytes(pa.compress(CSV.encode(), "zstd")), ""),
+    ("p.csv.zip", zipped({"p.csv": CSV, "__MACOSX/._p.csv": "x"}), ""),
     ("named_plain.csv", gzip.compress(CSV.encode()), ""),
     ("named_packed.csv.gz", CSV.encode(), ""),
     ("p.tsv.gz", gzip.compress(CSV.replace(",", "\t").encode()), ""),
@@ -110,12 +120,13 @@ def test_any_numbers_in_any_dialect(data: st.DataObject, tmp_path: Path) -> None
     table = pd.DataFrame(rows, columns=["logit_0", "logit_1"]).assign(label=0)
     table.to_csv(tmp_path / "p.csv", index=False, sep=sep, decimal=decimal, encoding=encoding)
     try:
-        (found,) = read(str(tmp_path / "p.csv"))
+        content = load(tmp_path / "p.csv")
     except DataError as error:
-        refused = str(error)  # 1,234 and no other number, or what looks like probabilities
-        assert "thousands" in refused or "looks like probabilities" in refused
+        refused = str(error)  # 1,234 and no other number
+        assert "thousands" in refused
         return
-    assert found.Z_NK.tolist() == table[["logit_0", "logit_1"]].to_numpy().tolist()
+    assert content.values.tolist() == table[["logit_0", "logit_1"]].to_numpy().tolist()
+    assert content.labels.tolist() == [0] * len(rows)
 
 
 def test_commas_that_could_separate_thousands_are_refused(tmp_path: Path) -> None:
@@ -126,7 +137,7 @@ def test_commas_that_could_separate_thousands_are_refused(tmp_path: Path) -> Non
     (found,) = read(str(tmp_path / "p.csv"))
     assert found.Z_NK.tolist() == [[1.234, 5.67], [2.0, 12.345]]
     (tmp_path / "p.csv").write_text("logit_0;logit_1;label\n1,5;0.25;0\n2;12.5;1\n")
-    with pytest.raises(DataError, match="'logit_0' is string"):
+    with pytest.raises(DataError, match="'logit_0' is string, as '1,5' in row 0"):
         read(str(tmp_path / "p.csv"))
 
 
@@ -146,8 +157,12 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("p.jsonl", b'{"logits": [1, 2], "label": 0}\n{"label": 1}\n', "no list in row 1"),
     ("p.json", b'{"logits": [[1, 2]], "label": [0, 1]}', "lists differ in length"),
     ("p.json", b"[1, 2]", "neither objects"),
+    ("p.csv", b"logit_0,logit_1,label\n1,2,0\n1,x,0\n", "'logit_1' is string, as 'x' in row 1"),
+    ("p.csv", b"true_label,pred_label,confidence\n1,2,0.5\n1,1,0.25\n", "'confidence' and of no class its probability"),
+    ("p.csv.zip", zipped({"a.csv": CSV, "b.csv": CSV}), "holds 2 files, not one table"),
+    ("p.csv.zip", zipped({"a.csv": CSV})[:80], "cannot be read as zip"),
     ("p.feather", b"FEA1" + bytes(40), "version 1"),
-    ("p.csv", b'logits,label\n"[1, 2]",0\n', "is string, and must hold numbers"),
+    ("p.csv", b'logits,label\n"[1, 2]",0\n', "is string, as '.1, 2.' in row 0, and must hold numbers"),
 ]
 
 
@@ -201,6 +216,19 @@ def test_labels_that_come_twice_agree_or_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", logits=Z, label=np.array(["a", "b", "b", "a", "c"]), label_id=Y)
     with pytest.raises(DataError, match="'label' and 'label_id' differ"):
         read(str(tmp_path / "p.npz"))
+
+
+def test_a_class_that_is_called_like_labels_is_not_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    pd.DataFrame({"y": Z[:, 0], "n": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
+    for labels in (None, "label"):
+        with pytest.raises(DataError, match=r"'y' and 'label' differ|'y' is a name of labels and holds fractions"):
+            read(str(path), kind="logits", labels=labels)
+    pd.DataFrame({"true": Z[:, 0], "false": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
+    (found,) = read(str(path), kind="logits")
+    assert found.Z_NK.tolist() == Z[:, :2].tolist()
+    FRAME.assign(y=0.5).to_csv(path, index=False)
+    assert read(str(path), labels="label")[0].y_N.tolist() == Y.tolist()
 
 
 def test_the_user_names_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from calib_bench.baseline import Calibrator
 from calib_bench.cli import main
 from calib_bench.compare import compare
 from calib_bench.errors import DataError, UserError
-from calib_bench.evaluate_models import Model, calibrated, pair_up
+from calib_bench.evaluate_models import Model, calibrated, pair_up, shared_rows
 from calib_bench.inference import crossed_interval
 from calib_bench.judge import evaluate
 from calib_bench.measure import METRICS
@@ -367,3 +367,61 @@ def test_leaks_and_mismatches(folder: Path) -> None:
         pair_up([model.test], [model.test])
     with pytest.raises(DataError, match="number of classes"):
         pair_up([model.test], [binary()])
+
+
+def _save(path: Path, rng: np.random.Generator, N: int = 60) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, logits=rng.normal(size=(N, 3)), labels=np.arange(N) % 3)
+
+
+def test_files_of_one_name_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("a/test", "a/cal", "b/test"):
+        _save(tmp_path / f"{name}.npz", rng)
+    fit = ["--calibration", "a/cal.npz", "--calibrator", "temperature_scaling"]
+    for words in (["a/test.npz", *fit], ["b/test.npz"], ["b/test.npz"]):
+        run(["evaluate", "--test", *words], capsys)
+    first, second = sorted(Path("runs").iterdir())
+    assert first.name == "evaluate-test"
+    assert (first / "tables" / "differences.csv").is_file()
+    assert not (second / "tables" / "differences.csv").exists()
+    for folder, path in ((first, "a/test.npz"), (second, "b/test.npz")):
+        inputs = json.loads((folder / "provenance.json").read_text())["inputs"]
+        assert [list(one["sha256"]) for one in inputs if one["role"] == "test"] == [[path]]
+
+
+def test_tables_of_an_earlier_result_do_not_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    test, cal, out = tmp_path / "test.npz", tmp_path / "cal.npz", tmp_path / "out"
+    _save(test, rng)
+    _save(cal, rng)
+    words = ["evaluate", "--test", str(test), "--out", str(out)]
+    run([*words, "--calibration", str(cal), "--calibrator", "temperature_scaling"], capsys)
+    assert (out / "tables" / "differences.tex").is_file()
+    (out / "tables" / "mine.csv").write_text("x")
+    run(words, capsys)
+    left = {path.stem for path in (out / "tables").iterdir()}
+    assert left == {"evaluation", "metrics", "index", "mine"}
+
+
+@pytest.mark.parametrize("rows", [slice(0, 300), np.random.default_rng(1).permutation(400)], ids=["slice", "shuffled"])
+def test_calibration_rows_in_the_test_set_are_counted(rows: slice | np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(400, 4)), np.arange(400) % 4
+    model = pair_up([check(Z, y, "logits", "test")], [check(Z[rows], y[rows], "logits", "cal")])[0]
+    assert shared_rows(model) == len(y[rows])
+    warnings = evaluate([model], {}).warnings
+    assert any(f"{len(y[rows])} of the {len(y[rows])} calibration rows of cal" in text for text in warnings)
+    other_labels = pair_up([check(Z, y, "logits", "test")], [check(Z[:300], (y[:300] + 1) % 4, "logits", "cal")])[0]
+    assert shared_rows(other_labels) == 0
+
+
+def test_coarse_rows_that_repeat_by_chance_are_no_leak() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.integers(1, 10, size=800) / 10
+    y = np.arange(800) % 2
+    model = pair_up([check(p[:400], y[:400], "probabilities", "t")], [check(p[400:], y[400:], "probabilities", "c")])[0]
+    assert shared_rows(model) == 0

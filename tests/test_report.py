@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make
 
-from calib_bench import discover
+from calib_bench import discover, files, report
 from calib_bench.report import build, figures, html, plots, tables
 from calib_bench.settings import Settings
 from calib_bench.store import Store
@@ -245,3 +245,14 @@ def test_a_figure_with_nothing_to_show_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "f.png").write_bytes(b"of an earlier report")
     assert figures.save(study, analysis, tmp_path) == {}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("study", ["separation", "two_temperatures"])
+def test_every_study_tells_what_is_to_be_known_of_the_data(tmp_path: Path, study: str) -> None:
+    words = ("beta=0.1,1", "objective=cross_entropy", "seed=0", f"study={study}", "calibrator=temperature_scaling")
+    store, settings = make(tmp_path / "run", *words)
+    (path,) = store.splits.folder.glob("*/split.json")
+    content = {key: value for key, value in files.read_sealed(path).items() if key != "sha256"}
+    files.write_json(path, files.seal(content | {"notes": {"duplicates": "7 of 120 test examples also occur"}}))
+    warnings = report.analyse(store, discover.study(study), settings).warnings
+    assert warnings.count("Data: 7 of 120 test examples also occur.") == 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
     from calib_bench.data.augment import Augment
+    from calib_bench.data.grey import Greys
     from calib_bench.data.parts import Part
     from calib_bench.data.source import Raw
     from calib_bench.data.splits import InputSpec, Request, Splits
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
+
+
+SAMPLED = 16
+"""Images of a streamed split that are looked at beforehand."""
 
 
 def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
@@ -38,6 +43,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         import numpy as np
         import torch
 
+        from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import check_labels
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
@@ -49,7 +55,8 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
         class_names = tuple(names) or tuple(str(k) for k in range(classes))
-        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", {}, ())
+        notes = note({"train": digests(x)}, rows)
+        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
 
     return load
 
@@ -84,6 +91,8 @@ def images(
         import torch
 
         from calib_bench.data.cache import cached
+        from calib_bench.data.duplicates import digests, note
+        from calib_bench.data.grey import told
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
@@ -91,15 +100,20 @@ def images(
         raw = open_source(request, source, classes, tuple(names))
         rows = _carve(request, carve, len(raw.train), len(raw.test))
         pools = {"train": raw.train, "test": raw.test}
-        pixels = cached(
+        pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
+        seen = cached(
             request.task,
-            ("pixels", 1, raw.digest, mode),
-            lambda: {pool: _decoded(part, mode) for pool, part in pools.items()},
+            ("digests", 1, raw.digest, mode),
+            lambda: {pool: digests(pixels[pool]) for pool in pools},
         )
+        raw.notes.update(note(seen, rows))
         x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
         labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
         splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
-        prepared = (mode, tuple(mean), tuple(std), augment)
+        prepared: tuple[object, ...] = (mode, tuple(mean), tuple(std), augment)
+        if deep := tuple(map(str, pixels["greys"][1:])):
+            prepared = (*prepared, deep)
+            raw.notes.update(told(deep))
         return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
 
     return load
@@ -128,6 +142,7 @@ def texts(
         import torch
 
         from calib_bench.data.cache import cached
+        from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import Resident
@@ -144,10 +159,12 @@ def texts(
             for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
                 needed = {row for name in names for row in used[name]}
                 wanted = [words_of(text, length) if row in needed else "" for row, text in enumerate(strings[pool])]
+                made[f"{pool}_digests"] = digests(strings[pool])
                 made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
             return made
 
-        made = cached(request.task, ("tokens", 1, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
+        made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
+        raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
         tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
@@ -155,7 +172,7 @@ def texts(
             labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
             splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
         learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
-        prepared = (vocabulary, length, tokenizers.__version__)
+        prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
         return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
 
     return load
@@ -177,8 +194,11 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     """
 
     def load(request: Request) -> Splits:
+        from calib_bench.data.cache import cached
         from calib_bench.data.carve import scaled
-        from calib_bench.data.source import open_source
+        from calib_bench.data.duplicates import digests, note
+        from calib_bench.data.grey import told
+        from calib_bench.data.source import WHOLE, open_source
         from calib_bench.data.splits import InputSpec
         from calib_bench.data.stream import StreamSplit, preprocess_for
 
@@ -187,14 +207,26 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
         rows = _carve(request, sizes, len(raw.train), len(raw.test))
         for part in (raw.train, raw.test):
             part.prepare()
+        if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
+            pools = {"train": raw.train, "test": raw.test}
+            seen = cached(
+                request.task,
+                ("digests", 1, raw.digest),
+                lambda: {pool: digests(part.inputs()) for pool, part in pools.items()},
+            )
+            raw.notes.update(note(seen, rows))
+        else:
+            raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
         preprocess = preprocess_for(request.model)
+        greys = _sampled(raw)
         splits = {
-            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess)
+            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
             for name, index in rows.items()
         }
+        raw.notes.update(told(greys.names()))
         raw.notes["preprocess"] = str(preprocess)
         # How images are transformed depends on the model: it is noted, and recorded with each trial.
-        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), ())
+        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
 
     return load
 
@@ -242,7 +274,36 @@ def _splits(
     )
 
 
-def _decoded(part: Part, mode: str) -> np.ndarray:
+def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
+    """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
+    import numpy as np
+
+    from calib_bench.data.grey import Greys
+
+    greys = Greys(tuple(pools.values()))
+    pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
+    return pixels | {"greys": np.array(["", *greys.names()])}
+
+
+def _sampled(raw: Raw) -> Greys:
+    """What is white in the images, settled before workers share it where one of a few has more than 8 bits."""
+    import contextlib
+
+    import numpy as np
+
+    from calib_bench.data.grey import Greys
+    from calib_bench.data.parts import decode
+    from calib_bench.errors import DataError
+
+    greys = Greys((raw.train, raw.test))
+    for part in (raw.train, raw.test):
+        for row in np.unique(np.linspace(0, len(part) - 1, SAMPLED).astype(int)).tolist():
+            with contextlib.suppress(DataError):  # it is raised in its batch
+                decode(part.row(row), "RGB", part.where(row), greys)
+    return greys
+
+
+def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
 
@@ -251,13 +312,13 @@ def _decoded(part: Part, mode: str) -> np.ndarray:
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
-        image = np.asarray(decode(payload, mode, f"row {row} of split '{part.name}'"))
+        image = np.asarray(decode(payload, mode, part.where(row), greys))
         pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
         if out is None:
             out = np.empty((len(part), *pixels.shape), dtype=np.uint8)
         if pixels.shape != out.shape[1:]:
             raise DataError(
-                f"The image in row {row} of split '{part.name}' is {pixels.shape[2]} x {pixels.shape[1]}, "
+                f"The image in {part.where(row)} is {pixels.shape[2]} x {pixels.shape[1]}, "
                 f"where row 0 is {out.shape[3]} x {out.shape[2]}; this task needs images of one size."
             )
         out[row] = pixels

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.data.grey import Greys
+from calib_bench.data.naming import matched, natural
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,10 +41,28 @@ class Part:
     labels: np.ndarray
     names: tuple[str, ...]
     input: str | None
+    named: bool = True
+    """Whether the data carries class names for this split's labels."""
+    by_position: bool = False
+    """Whether some of its files name their classes and others do not, whose labels are then taken by position."""
     _open: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def where(self, row: int) -> Place:
+        """A row as people find it again."""
+        return Place(self, row)
+
+    def file_of(self, row: int) -> Path:
+        """The file that holds a row."""
+        if self.input is None:
+            return Path(os.fsdecode(self.paths[row]))
+        import pyarrow.parquet as pq
+
+        if "ends" not in self._open:
+            self._open["ends"] = np.cumsum([pq.read_metadata(file).num_rows for file in self.files()])
+        return list(self.files())[int(np.searchsorted(self._open["ends"], row, side="right"))]
 
     def files(self) -> Iterator[Path]:
         """Every file, in row order."""
@@ -89,18 +109,38 @@ class Part:
         return self._open["table"]
 
 
-def decode(payload: Any, mode: str, where: str) -> Image:
-    """An encoded image as PIL in `mode`, such as "RGB".
+@dataclass(frozen=True)
+class Place:
+    """A row of a split; as text its number, its split and, where there are several files, its file."""
+
+    part: Part
+    row: int
+
+    def __str__(self) -> str:
+        text = f"row {self.row} of split '{self.part.name}'"
+        return f"{text} ({self.part.file_of(self.row)})" if len(self.part.paths) > 1 else text
+
+
+def decode(payload: Any, mode: str, where: Place | str, greys: Greys | None = None) -> Image:
+    """An encoded image as PIL in `mode`, "RGB" or "L"; grey of more than 8 bits keeps its range.
+
+    Args:
+        where: the split and row, for errors.
+        greys: what is white in images of 32 bits; None to take this image's own range.
 
     Raises:
-        DataError: it cannot be decoded; names `where`, the split and row.
+        DataError: it cannot be decoded, or which of its values is white cannot be told.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         if not isinstance(payload, bytes):
             raise TypeError("the cell holds no bytes")
-        return Image.open(io.BytesIO(payload)).convert(mode)
+        image = Image.open(io.BytesIO(payload))
+        image.load()
+        return (greys or Greys()).eight_bits(image, where).convert(mode)
+    except DataError:
+        raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise DataError(
             f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "
@@ -112,18 +152,27 @@ def _why(error: Exception) -> str:
     return "no known image format" if "cannot identify image file" in str(error) else str(error)
 
 
-def parquet_part(name: str, files: list[Path], input: str, label: str) -> Part:
+def parquet_part(name: str, files: list[Path], input: str, label: str, names: tuple[str, ...] = ()) -> Part:
     """A split in parquet files with columns `input` and `label`.
 
+    Each file's labels count the classes that the file names, in its own order; they are returned in one order.
+
+    Args:
+        name: the split.
+        files: its parquet files, in row order.
+        input, label: their columns.
+        names: the classes, in the order to return labels in; empty to take that of the first file that names them.
+
     Raises:
-        DataError: a file is truncated or empty, a column is missing, or labels are not integers.
+        DataError: a file is truncated or empty, a column is missing, labels are not integers, or a file has a class
+            that is none of the names.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     labels: list[np.ndarray] = []
-    names: tuple[str, ...] = ()
+    own: list[tuple[str, ...]] = []
     start = 0
     for file in files:
         try:
@@ -147,37 +196,66 @@ def parquet_part(name: str, files: list[Path], input: str, label: str) -> Part:
         if len(column_of_labels) == 0 and len(files) == 1:
             raise DataError(f"{file} is empty: it is a parquet file with no rows. Fetch it again.")
         labels.append(column_of_labels.to_numpy().astype(np.int64))
-        names = names or _class_names(schema, label)
+        own.append(_class_names(schema, label))
         start += len(column_of_labels)
-    return Part(name, _encoded(files), np.concatenate(labels), names, input)
+    order = names or next(filter(None, own), ())
+    labels = [
+        matched(labels_N, its_names or order, order, str(file))
+        for labels_N, its_names, file in zip(labels, own, files, strict=True)
+    ]
+    named = any(own)
+    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(own))
 
 
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
     """A split in class folders of images: folder/<class>/<image>; classes are numbered in the order of `names`.
 
+    Hidden files and folders, and what archives made on a Mac hold beside the data ("._" files, __MACOSX), are no part.
+
     Args:
         name: the split.
         folder: holds a folder for each class.
-        names: the classes; empty to take the folders found, sorted.
+        names: the classes; empty to take the folders, in their natural order, as timm numbers them.
 
     Raises:
-        DataError: there are no images, or a folder is not one of `names`.
+        DataError: a class folder holds no images, or is not one of `names`.
     """
-    found = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "."))
-    names = names or found
-    if unknown := sorted(set(found) - set(names)):
+    folders = {child.name: child for child in folder.iterdir() if child.is_dir() and not beside(child)}
+    names = names or tuple(sorted(folders, key=natural))
+    if unknown := sorted(set(folders) - set(names), key=natural):
         raise DataError(f"{folder} has a class folder '{unknown[0]}' that the training split lacks.")
     files: list[Path] = []
     labels: list[int] = []
     for index, class_name in enumerate(names):
-        if class_name not in found:
-            continue
-        inside = sorted(path for path in (folder / class_name).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        files += inside
-        labels += [index] * len(inside)
+        if class_name in folders:
+            inside = _images(folders[class_name])
+            files += inside
+            labels += [index] * len(inside)
     if not files:
         raise DataError(f"{folder} holds no images; expected {folder}/<class>/<image>, such as .jpg or .png.")
     return Part(name, _encoded(files), np.asarray(labels, dtype=np.int64), names, None)
+
+
+def beside(path: Path) -> bool:
+    """Whether a file or folder is hidden, or what archives made on a Mac hold beside the data."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images of a class folder.
+
+    Raises:
+        DataError: there are none.
+    """
+    inside = sorted(path for path in folder.iterdir() if not beside(path))
+    images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        holds = ", ".join(path.name for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
+        raise DataError(
+            f"The class folder {folder} holds no images ({f'it holds {holds}' if inside else 'it is empty'}); "
+            f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."
+        )
+    return images
 
 
 def _encoded(files: list[Path]) -> np.ndarray:
@@ -202,7 +280,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
     text = (schema.metadata or {}).get(b"huggingface")
     feature = json.loads(text).get("info", {}).get("features", {}).get(label, {}) if text else {}
     names = feature.get("names") or ()
-    return tuple(names.values()) if isinstance(names, dict) else tuple(names)
+    return tuple(names[key] for key in sorted(names, key=int)) if isinstance(names, dict) else tuple(names)
 
 
 def _memory_mapped(files: list[Path], input: str) -> Any:

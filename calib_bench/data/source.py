@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from calib_bench.data.cache import sha256_of
-from calib_bench.data.parts import Part, folder_part, parquet_part
+from calib_bench.data.naming import listed
+from calib_bench.data.parts import Part, beside, folder_part, parquet_part
 from calib_bench.data.splits import Request
 from calib_bench.errors import DataError
 from calib_bench.task import Hub
@@ -25,6 +26,8 @@ ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test"
 """Names under which a local folder may hold a split."""
 LARGE = 2 << 30
 """Bytes beyond which a digest reads the ends of files only."""
+WHOLE, ENDS = "sha256:", "sha256-ends:"
+"""How digests begin, of whole files and of their ends."""
 PATIENCE, LEAST = 300.0, 100_000
 """A download that brings fewer than so many bytes in so many seconds is given up."""
 END = 1 << 20
@@ -74,15 +77,18 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     first, *_, last = hub.rows
     train = _part(root, first, hub)
     test = _part(root, last, hub, train.names)
-    found_names = train.names or names
+    found_names = train.names or test.names or names
     k, notes = classes, {}
     if subset and local:
-        k = len(train.names) or int(max(train.labels.max(), test.labels.max())) + 1
+        k = len(found_names) or int(max(train.labels.max(), test.labels.max())) + 1
         if k < classes:
             notes["classes"] = f"subset: {k} of {classes:,} classes, not {hub.name}"
-            found_names = train.names
-    elif train.names and len(train.names) != classes:
-        raise DataError(f"{root} has {len(train.names)} classes where task '{request.task}' has {classes}.")
+    elif len(found_names) not in (0, classes):
+        other = [name for name in found_names if name not in names] if names else []
+        which = f"; not of the task: {listed(other)}" if other else ""
+        raise DataError(f"{root} has {len(found_names)} classes where task '{request.task}' has {classes}{which}.")
+    if unnamed := _by_position(train, test, names):
+        notes["names"] = unnamed
     if len(found_names) != k:
         found_names = tuple(str(index) for index in range(k))
     for part in (train, test):
@@ -96,6 +102,27 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     source = f"{root} ({origin})" if local else f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
     fraction = min(1.0, len(train) / hub.rows[first])
     return Raw(train, test, k, found_names, source, digest_of(train, test), fraction, notes)
+
+
+def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> str | None:
+    """A note where some of the labels have class names and others have none, which are taken by position.
+
+    Raises:
+        DataError: the names are the task's in another order, so that which of the two orders the others have is open.
+    """
+    bare = [part.name for part in (train, test) if part.by_position]
+    if train.named != test.named:
+        bare.append((test if train.named else train).name)
+    if not bare:
+        return None
+    order = train.names or test.names
+    if set(order) == set(names) and order != names:
+        raise DataError(
+            f"Labels of split '{bare[0]}' carry no class names, and those that do count the classes in another order "
+            f"({listed(order)}) than the task ({listed(names)}): which of the two they have cannot be told. Store the "
+            "class names with every file."
+        )
+    return f"labels of {' and '.join(bare)} carry no class names, and are taken by position as those that do"
 
 
 def find(request: Request, hub: Hub) -> tuple[Path, str]:
@@ -200,14 +227,18 @@ def _size(folder: Path) -> int:
 
 def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
     """The split in `root`: parquet files, else class folders."""
-    parquet = sorted([*root.glob("*.parquet"), *root.glob("*/*.parquet")])
+    parquet = sorted(
+        file
+        for file in (*root.glob("*.parquet"), *root.glob("*/*.parquet"))
+        if not beside(file) and not beside(file.parent)
+    )
     for alias in ALIASES.get(split, (split,)):
         files = [file for file in parquet if _belongs(file.relative_to(root), alias)]
         if files:
-            return parquet_part(split, files, hub.input, hub.label)
+            return parquet_part(split, files, hub.input, hub.label, names)
         if (root / alias).is_dir():
             return folder_part(split, root / alias, names)
-    listing = sorted(child.name for child in root.iterdir())
+    listing = sorted(child.name for child in root.iterdir() if not beside(child))
     raise DataError(
         f"{root} has no split '{split}': expected {split}.parquet, {split}-*.parquet or class folders in {split}/. "
         f"It holds: {', '.join(listing[:8]) or 'nothing'}{', ...' if len(listing) > 8 else ''}."
@@ -241,7 +272,7 @@ def digest_of(*parts: Part) -> str:
         digest.update(f"{part.name}:{len(part)}:{len(part.paths)}".encode())
         for line in _lines(part, whole=total <= LARGE):
             digest.update(line.encode())
-    return f"{'sha256' if total <= LARGE else 'sha256-ends'}:{digest.hexdigest()}"
+    return f"{WHOLE if total <= LARGE else ENDS}{digest.hexdigest()}"
 
 
 def _lines(part: Part, whole: bool) -> Iterable[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib_bench.data.grey import Greys
 from calib_bench.data.parts import Part, decode
 from calib_bench.data.splits import seed_of
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
@@ -93,15 +94,15 @@ def loader_workers() -> int:
 class Images(torch.utils.data.Dataset):
     """Rows of a `Part` as uint8 [3, S, S]; an image's augmentation is a function of (seed, epoch, row) alone."""
 
-    def __init__(self, part: Part, preprocess: Preprocess) -> None:
-        self.part = part
+    def __init__(self, part: Part, preprocess: Preprocess, greys: Greys | None = None) -> None:
+        self.part, self.greys = part, greys
         self.transforms = {training: preprocess.transform(training) for training in (True, False)}
 
     def __getitem__(self, item: Item) -> Tensor | DataError:
         """An error is returned, not raised: a worker's traceback would be wrapped around its message."""
         row, seed, epoch = item
         try:
-            image = decode(self.part.row(row), "RGB", f"row {row} of split '{self.part.name}'")
+            image = decode(self.part.row(row), "RGB", self.part.where(row), self.greys)
         except DataError as error:
             return error
         if seed < 0:
@@ -145,12 +146,12 @@ class StreamSplit:
         labels: int64 [N].
     """
 
-    def __init__(self, part: Part, rows: Tensor, preprocess: Preprocess) -> None:
+    def __init__(self, part: Part, rows: Tensor, preprocess: Preprocess, greys: Greys | None = None) -> None:
         self.rows = rows
         self.labels = torch.from_numpy(part.labels)[rows]
         self.preprocess = preprocess
         self.normalize: Normalize = (preprocess.mean, preprocess.std)
-        self._images = Images(part, preprocess)
+        self._images = Images(part, preprocess, greys)
         self._train: torch.utils.data.DataLoader | None = None
 
     def __len__(self) -> int:

@@ -19,9 +19,32 @@ CHUNK = 50
 """Batches that are sorted by length together."""
 
 
+ELEMENTS = (
+    "a|abbr|acronym|address|applet|area|article|aside|audio|b|base|basefont|bdi|bdo|big|blink|"
+    "blockquote|body|br|button|canvas|caption|center|cite|code|col|colgroup|data|datalist|dd|del|"
+    "details|dfn|dialog|dir|div|dl|dt|em|embed|fieldset|figcaption|figure|font|footer|form|frame|"
+    "frameset|h1|h2|h3|h4|h5|h6|head|header|hgroup|hr|html|i|iframe|img|input|ins|kbd|label|"
+    "legend|li|link|main|map|mark|marquee|menu|meta|meter|nav|nobr|noframes|noscript|object|ol|"
+    "optgroup|option|output|p|param|picture|pre|progress|q|rb|rp|rt|rtc|ruby|s|samp|script|search|"
+    "section|select|slot|small|source|span|strike|strong|style|sub|summary|sup|table|tbody|td|"
+    "template|textarea|tfoot|th|thead|time|title|tr|track|tt|u|ul|var|video|wbr"
+)
+"""HTML's elements (WHATWG HTML Living Standard, sections 4 and 16.2): what makes a word in angle brackets a tag."""
+_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=`]+)"""
+MARKUP = re.compile(
+    rf"<!--(?:(?!<!--|-->).)*-->|<!doctype\b[^<>]*>|</?(?:{ELEMENTS})(?:\s+[\w:-]+\s*=\s*{_VALUE})*\s*/?>",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Comments, and tags with any number of attributes that have values: "a<b and c>d" holds neither."""
+
+
 def words_of(text: str, length: int) -> str:
-    """The first `length` words of a text, mark-up left out: all that a model of `length` tokens can see of it."""
-    return " ".join(re.sub("<[^<>]*>", " ", text).split(maxsplit=length)[:length])
+    """The first `length` words of a text, mark-up left out: all that a model of `length` tokens can see of it.
+
+    >>> words_of("I <3 this film,<br />rated 5 > 4", 9)
+    'I <3 this film, rated 5 > 4'
+    """
+    return " ".join(MARKUP.sub(" ", text).split(maxsplit=length)[:length])
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:

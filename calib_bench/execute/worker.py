@@ -16,7 +16,7 @@ from calib_bench.failures import Kind, kind_of
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
-from calib_bench.trial import Trial
+from calib_bench.trial import Trial, scored_as_published
 
 if TYPE_CHECKING:
     from calib_bench.data.splits import Splits
@@ -41,15 +41,34 @@ def prepare(settings: Settings) -> None:
 
 
 def load_splits(settings: Settings, trial: Trial) -> Splits:
-    """The data of a trial; the last two loaded are kept."""
-    return _load(settings.task, settings.data, trial.split, trial.limit, trial.model)
+    """The data of a trial, its labels those of the pretrained head where there is one; the last two loaded are kept.
+
+    Raises:
+        DataError: data is missing or not as declared.
+        SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
+    """
+    return _load(
+        settings.task,
+        settings.data,
+        trial.split,
+        trial.limit,
+        trial.model,
+        trial.pretrained,
+        scored_as_published(trial),
+    )
 
 
 @lru_cache(maxsize=2)
-def _load(task: str, data: object, split: int, limit: int | None, model: str) -> Splits:
+def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
     from calib_bench.data.splits import Request
 
-    return discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
+    splits = discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
+    if not pretrained:
+        return splits
+    from calib_bench.data.heads import on_head
+    from calib_bench.models.timm import pretrained_head
+
+    return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def fusable(name: str) -> bool:
     return _resolve(name)[0].fusable
 
 
-def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False) -> nn.Module:
+def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, weights: str | None = None) -> nn.Module:
     """A new model on the default device; its weights depend on torch's global seed alone.
 
     Args:
@@ -129,6 +129,7 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False) ->
             (tokens [B, L] int64 right-padded, lengths [B] int64).
         classes: number of classes K; the model returns logits z [B, K].
         pretrained: whether to load timm's published weights; its head is kept when K is that of the weights.
+        weights: which of them, as `calib_bench.models.timm.weights_at_hand` names them; None for those at hand.
 
     Raises:
         SettingsError: the name matches nothing, or the model takes other inputs.
@@ -139,7 +140,7 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False) ->
     if pretrained and family.module != "timm":
         raise UserError(f"there are no pretrained weights for model {name!r}; only timm/NAME models have them")
     module = importlib.import_module(f"calib_bench.models.{family.module}")
-    options = {"pretrained": True} if pretrained else {}
+    options = {"pretrained": True, "weights": weights} if pretrained else {}
     return module.build(*match.groups(), spec=spec, classes=classes, **options)
 
 

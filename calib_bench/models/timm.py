@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
+    from calib_bench.data.heads import Head
     from calib_bench.data.splits import InputSpec
 
 WEIGHTS_VARIABLE = "CALIB_BENCH_WEIGHTS"
@@ -20,12 +22,17 @@ UNDROPPED = {"drop_rate": 0.0, "drop_path_rate": 0.0}
 """No dropout, no stochastic depth: both are regularizers, and some of timm's models have them by default."""
 
 
-def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False) -> nn.Module:
+def build(
+    name: str, *, spec: InputSpec, classes: int, pretrained: bool = False, weights: str | None = None
+) -> nn.Module:
     """`timm.create_model` for these inputs and classes; pretrained weights keep their head when K is theirs.
+
+    Args:
+        weights: those to load, as `weights_at_hand` names them; None for those at hand.
 
     Raises:
         SettingsError: timm knows no such model or weights tag.
-        UserError: the model does not take such images, or its weights cannot be loaded.
+        UserError: the model does not take such images, or its weights cannot be loaded or are not those asked for.
     """
     import timm
 
@@ -38,7 +45,7 @@ def build(name: str, *, spec: InputSpec, classes: int, pretrained: bool = False)
     if config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != spec.shape[1:]:
         options["img_size"] = spec.shape[1:]
     try:
-        return _pretrained(name, config, options) if pretrained else _create(name, options | UNDROPPED)
+        return _pretrained(name, config, options, weights) if pretrained else _create(name, options | UNDROPPED)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"timm/{name} cannot be built for images of shape {spec.shape} ({_first_line(error)}); choose another model"
@@ -57,15 +64,97 @@ def exists(name: str) -> None:
         raise SettingsError(f"timm has no weights {name!r}; {_prefixed(name, [architecture, *tags])}")
 
 
-def _pretrained(name: str, config: Any, options: dict[str, Any]) -> nn.Module:
+def pretrained_head(name: str) -> Head | None:
+    """What the outputs of timm's weights stand for; None where timm does not tell."""
+    import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    from calib_bench.data.heads import Head
+
+    config = timm.get_pretrained_cfg(name)
+    subset = infer_imagenet_subset(config.to_dict()) if config is not None else None
+    if subset is None:
+        return None
+    classes = ImageNetInfo(subset)
+    return Head(tuple(classes.label_names()), tuple(classes.label_descriptions()))
+
+
+def weights_at_hand(name: str) -> str | None:
+    """Which weights timm's `name` would be given now: what a trial's key names.
+
+    Returns:
+        "sha256:..." of the file in $CALIB_BENCH_WEIGHTS; else "hub:REPOSITORY@COMMIT", of the Hub's newest commit or,
+        where the Hub cannot be reached, that of its cache; else "url:..."; None where there are none.
+    """
+    import timm
+
+    if (local := _local(name)) is not None:
+        return _digest_of(local, local.stat().st_mtime_ns, local.stat().st_size)
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return None
+    if config.hf_hub_id:
+        commit = _commit(config.hf_hub_id)
+        return f"hub:{config.hf_hub_id}@{commit}" if commit else None
+    return f"url:{config.url}" if config.url else None
+
+
+def _local(name: str) -> Path | None:
+    """The user's own file of weights, where there is one."""
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    file = Path(folder).expanduser() / f"{name}.safetensors" if folder else None
+    return file if file is not None and file.is_file() else None
+
+
+@lru_cache(maxsize=16)
+def _digest_of(file: Path, changed: int, size: int) -> str:
+    """SHA-256 of a file that was last changed at that time."""
+    from calib_bench.data.cache import sha256_of
+
+    return f"sha256:{sha256_of(file)}"
+
+
+def _commit(repository: str) -> str | None:
+    """The newest commit of a repository of models on the Hub; in its cache where the Hub cannot be reached."""
+    import huggingface_hub as hf
+    from huggingface_hub import constants
+
+    try:
+        return hf.HfApi().model_info(repository, timeout=10).sha
+    except Exception:  # of the Hub, of its transport: they have no common base
+        cached = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "refs" / "main"
+        return cached.read_text().strip() if cached.is_file() else None
+
+
+def _source(name: str, weights: str | None) -> dict[str, str]:
+    """What timm must be told to load these weights and no others.
+
+    Raises:
+        UserError: they are a local file that is gone, or is another one now.
+    """
+    if weights is not None and weights.startswith("hub:"):
+        return {"hf_hub_id": weights.removeprefix("hub:")}
+    if weights is not None and weights.startswith("url:"):
+        return {}
+    local = _local(name)
+    if weights is not None and (local is None or weights_at_hand(name) != weights):
+        where = f"${WEIGHTS_VARIABLE}/{name}.safetensors"
+        raise UserError(
+            f"the weights of timm/{name} are not those that this study was planned with: {where} "
+            f"{'is another file now' if local else 'is not there'}, where one of {weights[:20]}... is expected. Put "
+            "that file back, or run the command again to plan with what is there"
+        )
+    return {"file": str(local), "source": ""} if local else {}
+
+
+def _pretrained(name: str, config: Any, options: dict[str, Any], weights: str | None) -> nn.Module:
     """The model with timm's weights, from a local file or the Hub.
 
     Raises:
-        UserError: they cannot be loaded.
+        UserError: they cannot be loaded, or are not those asked for.
     """
-    local = Path(os.environ.get(WEIGHTS_VARIABLE, "")) / f"{name}.safetensors"
-    if os.environ.get(WEIGHTS_VARIABLE) and local.is_file():
-        options["pretrained_cfg_overlay"] = {"file": str(local), "source": ""}
+    if source := _source(name, weights):
+        options["pretrained_cfg_overlay"] = source
     try:
         return _create(name, options | UNDROPPED | {"pretrained": True})
     except _load_errors() as error:

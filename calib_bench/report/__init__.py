@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,14 @@ def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
     from calib_bench.report import failed
 
     with pool.workers(settings):
-        return failed.including(study.analyse(settings, store), failed.of_study(study, settings, store))
+        found = failed.including(study.analyse(settings, store), failed.of_study(study, settings, store))
+    return _with_notes(found, store)
+
+
+def _with_notes(analysis: Analysis, store: Store) -> Analysis:
+    """The analysis, what is to be known of the data among its warnings."""
+    notes = [f"Data: {note}." for split in store.splits.every() for note in split.get("notes", {}).values()]
+    return replace(analysis, warnings=tuple(dict.fromkeys((*analysis.warnings, *notes))))
 
 
 def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:

@@ -186,12 +186,25 @@ def save(tables: Mapping[str, Table], folder: Path) -> None:
         name: {"title": t.title, "note": t.note, "paper": t.paper, "names": list(t.names), "first": list(t.first)}
         for name, t in tables.items()
     }
+    _remove_earlier(folder)
     write_json(folder / "index.json", index)
     for name, table in tables.items():
         write_bytes(folder / f"{name}.csv", csv(table).encode())
         write_bytes(folder / f"{name}.md", markdown(table).encode())
         if table.paper:
             write_bytes(folder / f"{name}.tex", latex(table).encode())
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes the tables that the folder's index names, so that none of an earlier result stays beside the new ones."""
+    try:
+        names = list(json.loads((folder / "index.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return
+    for name in names:
+        if isinstance(name, str) and Path(name).name == name:
+            for ending in ("csv", "md", "tex"):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
 
 
 def read(run: Path) -> dict[str, Table]:

@@ -22,7 +22,9 @@ def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
     """By family, the settings in which it departs from the others, "batch=60"; None where model is all that differs."""
     dumps = {family: family.model_dump() for family in families}
     first = next(iter(dumps.values()), {})
-    varying = [key for key in first if key != "model" and len({dump[key] for dump in dumps.values()}) > 1]
+    varying = [
+        key for key in first if key not in ("model", "weights") and len({dump[key] for dump in dumps.values()}) > 1
+    ]
     return {family: ", ".join(f"{key}={getattr(family, key)}" for key in varying) or None for family in dumps}
 
 

@@ -42,16 +42,33 @@ SECTION = Section(
 
 
 def undertrained(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
-    """The reference at its chosen rate for an eighth of its epochs; None where it has none, or no rate yet."""
+    """The reference at its chosen rate for an eighth of its epochs; None where `why_none`, or where it has no rate."""
     reference = _reference(settings, arms)
-    if reference is None or not reference.trials or reference.trial.epochs == 0:
+    if reference is None or not reference.trials or why_none(reference.trial) is not None:
         return None
     return shorter(reference)
 
 
+def why_none(trial: Trial) -> str | None:
+    """Why an arm has no positive control; "" where there is nothing to say of it, None where it has one.
+
+    Without an epoch a pretrained model is one of another kind, and where its head is new there is nothing to measure.
+    """
+    if trial.epochs == 0:
+        return ""
+    if trial.pretrained and _brief(trial.epochs) == 0:
+        return "the reference trains published weights for 1 epoch, which leaves no shorter training: give epochs=2"
+    return None
+
+
+def _brief(epochs: int) -> int:
+    """An eighth of the epochs, at least one of more than one."""
+    return max(epochs // PART, min(1, epochs - 1))
+
+
 def shorter(arm: Arm) -> Arm:
     """The arm for an eighth of its epochs."""
-    epochs = max(arm.trial.epochs // PART, min(1, arm.trial.epochs - 1))
+    epochs = _brief(arm.trial.epochs)
     trials = {seed: shortened(trial, epochs) for seed, trial in arm.trials.items()}
     return Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
 
@@ -113,7 +130,7 @@ def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[T
 
 def positive(arm: Arm | None) -> Iterator[Trial]:
     """The trials of an arm's positive control, once its rate is chosen."""
-    if arm is not None and arm.trials and arm.trial.epochs:
+    if arm is not None and arm.trials and why_none(arm.trial) is None:
         yield from shorter(arm).trials.values()
 
 
@@ -164,9 +181,17 @@ def both(store: Store, reference: Measures, repair: Mapping[str, Calibrator], ne
     from calib_bench.measure import measure_arm
 
     rows = [rescaled(store, reference.arm, repair, reference, nested)]
-    if reference.arm.trial.epochs:
+    if why_none(reference.arm.trial) is None:
         rows.append(weaker(measure_arm(store, shorter(reference.arm), repair), reference, nested))
-    return rows
+    return rows + left_out(reference.arm)
+
+
+def left_out(arm: Arm) -> list[Row]:
+    """The row of a positive control that cannot be made, with the reason; none where it can."""
+    why = why_none(arm.trial)
+    return (
+        [{"control": UNDERTRAINED, "must": "move dyn and accuracy", "trained": "left out", "why": why}] if why else []
+    )
 
 
 def same(measures: Measures, arm: Measures, nested: bool) -> Row:
@@ -242,6 +267,13 @@ def _known(frame: pd.DataFrame) -> list[Row]:
     return [row for row in rows if not math.isnan(row.get("accuracy", math.nan))]
 
 
+def without(frame: pd.DataFrame) -> list[str]:
+    """A sentence for each control that could not be made."""
+    reasons = frame.dropna(subset="why") if "why" in frame else frame.iloc[:0]
+    said = (f"Positive control ({row['model']}): left out, since {row['why']}." for _, row in reasons.iterrows())
+    return list(dict.fromkeys(said))
+
+
 def told(frame: pd.DataFrame) -> list[str]:
     """`words`, but of more than `MOST` references one sentence a control."""
     known = _known(frame)
@@ -262,7 +294,7 @@ def told(frame: pd.DataFrame) -> list[str]:
             f"log loss by {loss} nats and accuracy by {accuracy}, "
             f"{_all(rows, 'which may be 0: there the study has no power to see a change of this size')}."
         )
-    return said
+    return said + without(frame)
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -314,4 +346,4 @@ def words(frame: pd.DataFrame) -> list[str]:
                 f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
                 f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."
             )
-    return said
+    return said + without(frame)

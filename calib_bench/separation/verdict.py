@@ -31,6 +31,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
         return (
             f"There is nothing to compare: no other arm shares a finished seed with the reference "
             f"(beta={settings.reference:g}, cross-entropy).",
+            *controls.without(frames["controls"]),
         )
     said = [text for where, own in families(contrasts) for text in _over_beta(where, own, settings)]
     said += matched.headlines(frames["matched"], settings)

@@ -29,7 +29,8 @@ class StoredSplits:
     def of(self, trial: Trial) -> Path:
         """Where the labels of a trial's splits are."""
         name = f"{trial.task.replace('/', '-')}-{trial.split}" + (f"-limit{trial.limit}" if trial.limit else "")
-        return self.folder / name
+        # A pretrained head's labels are its own.
+        return self.folder / (name + "-pretrained" if trial.weights else name)
 
     def write(self, trial: Trial, splits: Splits) -> dict[str, str]:
         """Stores labels and origin, once; returns what a trial records of its data.

@@ -236,6 +236,7 @@ def _control(study: _Study, grid: list[Arm], name: Row, reference: Measures, by_
     rows = study.rows["controls"]
     repair = {name: study.calibrators[name] for name in REPAIR}
     rows.append({**name, **controls.rescaled(study.store, reference.arm, repair, reference, study.nested)})
+    rows += [{**name, **row} for row in controls.left_out(reference.arm)]
     short = controls.undertrained(study.settings, grid)
     if short is not None:
         measures = study.measure(short, False)

@@ -88,7 +88,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
             for trial in (*tried, *found.wanted, *final):
                 wanted.setdefault(trial.key, trial)
         if pair.plain.best:
-            control = controls.shorter(_final(settings, pair.plain.best)).trials.values()
+            control = controls.positive(_final(settings, pair.plain.best))
             wanted |= {trial.key: trial for trial in control if trial.key not in wanted}
     return list(wanted.values())
 

@@ -84,6 +84,8 @@ def families(settings: Settings) -> list[Family]:
         raise SettingsError(
             f"study={STUDY} compares all seeds with one minimum, that of one split: leave split at shared"
         )
+    if settings.pretrained:
+        raise SettingsError(f"study={STUDY} starts from random weights: leave pretrained at false")
     found = []
     for model, space in (settings.spaces or {}).items():
         if space["lr_unit"] == ("lr_rel",):

@@ -86,7 +86,16 @@ def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
 
 def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
     """lambda_max(H0) of a trial whatever its rate's unit, and whether it converged; arguments as of `resolve`."""
-    start = (trial.task, splits.digest, trial.split, trial.limit, trial.model, trial.pretrained, trial.precision)
+    start = (
+        trial.task,
+        splits.digest,
+        trial.split,
+        trial.limit,
+        trial.model,
+        trial.pretrained,
+        trial.weights,
+        trial.precision,
+    )
     beta = rate_beta(trial)
     begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))

@@ -12,7 +12,7 @@ from calib_bench import models
 from calib_bench.data.splits import Splits, seed_of
 from calib_bench.errors import SettingsError
 from calib_bench.train.objective import known
-from calib_bench.trial import Trial
+from calib_bench.trial import Trial, scored_as_published
 
 Progress = Callable[[int], None]
 
@@ -28,8 +28,8 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
     """
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow a CPU down several-fold
     torch.manual_seed(seed_of("init", trial.seed))
-    model = models.build(trial.model, splits.spec, splits.classes, trial.pretrained)
-    if trial.pretrained and trial.epochs == 0:
+    model = models.build(trial.model, splits.spec, splits.classes, trial.pretrained, trial.weights)
+    if scored_as_published(trial):
         _check_pretrained_head(trial, model, splits.classes)
     model = model.to(device, torch.float64 if trial.precision == "fp64" else torch.float32)
     if trial.correlation is not None:

@@ -23,7 +23,7 @@ from calib_bench.baselines._one_vs_rest import (
     logistic,
     scores,
     standardized,
-    targets,
+    unmarked,
 )
 from calib_bench.baselines._solvers import Params
 from calib_bench.errors import UserError
@@ -43,7 +43,8 @@ def fit_quadratic(Z_NK: Tensor, y_N: Tensor) -> Params:
     """
     _two_classes(Z_NK)
     x_CN = scores(Z_NK, y_N)
-    return _fit(x_CN, targets(y_N, 1))
+    ((x, t),) = unmarked(x_CN, y_N, 3)
+    return _fit(x, t)
 
 
 def fit_quadratics(Z_SNK: Tensor, y_SN: Tensor) -> Params:
@@ -92,7 +93,7 @@ def apply_quadratic(params: Params, Z_NK: Tensor) -> Tensor:
     _two_classes(Z_NK)
     a, b, c, centre, unit = (params[name][:, None] for name in ("intercept", "slope", "bend", "centre", "unit"))
     u_CN = ((scores(Z_NK) - centre) / unit).clamp(-LARGEST, LARGEST)
-    return joined_logits(a + u_CN * (b + c * u_CN))
+    return joined_logits(a + u_CN * (b + c * u_CN), Z_NK)
 
 
 BASELINE = Calibrator(

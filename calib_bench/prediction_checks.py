@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,9 @@ class Predictions:
         trial: the stored trial they come from.
         zeros: of probabilities: what is known of those that are exactly zero, -inf in Z; None where none is. In logits
             -inf is a class that its row does not offer.
+        classes: the classes' names in order; None where nothing names them.
+        by_name: whether labels were read by those names, so that columns can be put in another order.
+        ids: what names the rows, [N] each, by the names of columns.
     """
 
     Z_NK: Tensor
@@ -52,6 +55,9 @@ class Predictions:
     notes: tuple[str, ...] = ()
     trial: Trial | None = None
     zeros: Zeros | None = None
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    ids: Mapping[str, Array] = field(default_factory=dict)
 
 
 def check(
@@ -115,7 +121,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
         raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
     if y.dtype.kind not in "fiub":
         raise DataError(
-            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind == 'U' else y.dtype}"
+            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind in 'OU' else y.dtype}"
         )
     bad: Array = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if bad.any():

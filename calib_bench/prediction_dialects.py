@@ -340,6 +340,12 @@ def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
     )
 
 
+def no_numbers(values: Iterable[object]) -> str:
+    """What texts are, said of a column that should hold numbers: "is string, as 'x' in row 1"."""
+    example = next((f", as {str(w)[:40]!r} in row {i}" for i, w in enumerate(values) if not is_number(str(w))), "")
+    return f"is string{example}"
+
+
 def is_number(text: str) -> bool:
     """Whether a text is a number and nothing else."""
     try:

@@ -4,7 +4,7 @@ Arrays and columns are told by name alone, never by what their numbers look like
 - `logits`, `probabilities`, `log_probabilities`: [N, K], or [N] of class 1 where K = 2; `scores`: [N], a margin.
 - `labels`, `target`, `true_label` and others (`LABELS`), or what the user names: integers 0..K-1.
 - In a table the classes are columns `logit_0`, `logit_1`... (or `probability_0`...), in any order, one column of lists,
-  or, where the kind is given, every column that is not the label, in the order of the file.
+  or, where the kind is given, columns of other names, see `prediction_classes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from calib_bench.errors import DataError, nearest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from calib_bench.prediction_classes import Stacked
 
     Array = NDArray[Any]
 
@@ -56,12 +58,18 @@ class Content:
         labels: as stored.
         kind: one of KINDS, by name or as given.
         notes: what a reader should know of the choice: what was left aside, which columns are the classes.
+        classes: the classes' names in order; None where the file gives none.
+        by_name: whether labels were read by those names.
+        ids: what names the rows, [N] each, by the names of columns or arrays.
     """
 
     values: Array
     labels: Array
     kind: str
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    ids: Mapping[str, Array] = field(default_factory=dict)
 
 
 def load(path: Path, labels: Path | None = None, kind: str | None = None, label: str | None = None) -> Content:
@@ -76,6 +84,7 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     Raises:
         DataError: the file cannot be read, or what is the prediction and what the label cannot be told by name.
     """
+    from calib_bench.prediction_classes import named, stack
     from calib_bench.prediction_dialects import TABLES, table_suffix
     from calib_bench.prediction_labels import refuse_confidence, with_labels
 
@@ -86,21 +95,25 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
         raise DataError(f"{path}:{labels} is not a pair of .npy files: a {suffix} file holds its own labels")
     if suffix in (".npz", ".safetensors"):
         members = _npz(path) if suffix == ".npz" else _safetensors(path)
-        arrays, notes = with_labels(members, str(path), label)
-        return choose(arrays, str(path), kind, notes)
+        arrays, label_notes = with_labels(members, str(path), label)
+        return _chosen(named(arrays, str(path)), str(path), kind, label_notes)
     if suffix in TABLES:
-        from calib_bench.prediction_tables import read_table, stack
+        from calib_bench.prediction_tables import read_table
 
         columns, read_notes = read_table(path)
-        named, label_notes = with_labels(columns, str(path), label)
-        refuse_confidence(named, str(path))
-        arrays, notes = stack(named, str(path), kind)
-        return choose(arrays, str(path), kind, [*read_notes, *label_notes, *notes])
+        arrays, label_notes = with_labels(columns, str(path), label)
+        refuse_confidence(arrays, str(path))
+        return _chosen(stack(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
         f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
         f".zip), .parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
     )
+
+
+def _chosen(stacked: Stacked, origin: str, kind: str | None, notes: list[str]) -> Content:
+    content = choose(stacked.arrays, origin, kind, [*notes, *stacked.notes])
+    return replace(content, classes=stacked.classes, by_name=stacked.by_name, ids=stacked.ids)
 
 
 def choose(arrays: Mapping[str, Array], origin: str, kind: str | None, notes: Iterable[str] = ()) -> Content:
@@ -129,6 +142,10 @@ def choose(arrays: Mapping[str, Array], origin: str, kind: str | None, notes: It
     if kind is not None and kinds[name] not in (None, kind):
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     content = arrays[name]
+    if content.dtype.kind == "O":
+        from calib_bench.prediction_dialects import no_numbers
+
+        content = np.full(len(content), no_numbers(content))
     if content.dtype.kind == "U" and content.ndim == 1 and len(content):
         raise DataError(
             f"{origin}: {name!r}, the {kind or kinds[name]}, {content[0]}, and must hold numbers: a list of one length "

@@ -119,7 +119,7 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
 
 def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
-    from calib_bench.prediction_tables import stack
+    from calib_bench.prediction_classes import named, stack
 
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
@@ -129,10 +129,10 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table
     arrays, notes = with_labels(columns, name, label)
     if framed:
         refuse_confidence(arrays, name)
-        arrays, more = stack(arrays, name, kind)
-        notes = [*notes, *more]
-    content = choose(arrays, name, kind, notes)
-    return Table(content.values, content.labels, content.kind, None, False, content.notes)
+    stacked = stack(arrays, name, kind) if framed else named(arrays, name)
+    content = choose(stacked.arrays, name, kind, [*notes, *stacked.notes])
+    numbered = stacked.classes is not None and not stacked.by_name
+    return Table(content.values, content.labels, content.kind, stacked.classes, numbered, content.notes)
 
 
 def _column(held: Any, column: Any, name: str) -> Array:

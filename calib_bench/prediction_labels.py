@@ -39,7 +39,7 @@ def with_labels(
                     f"{origin} holds labels twice, and those in {chosen!r} and {other!r} differ: say which with "
                     f"--labels NAME, or remove one"
                 )
-        texts = [name for name in named if arrays[name].dtype.kind == "U"] if len(named) > 1 else []
+        texts = [name for name in named if arrays[name].dtype.kind in "OU"] if len(named) > 1 else []
         chosen = next((name for name in named if name not in texts), chosen)
     else:
         listed = ", ".join(map(repr, [*arrays][:12])) + "..." * (len(arrays) > 12)
@@ -103,7 +103,7 @@ def _agree(one: Array, other: Array) -> bool:
     """Whether two arrays hold the same labels, or, where one of them is text, each label of one is one of the other."""
     if one.shape != other.shape:
         return False
-    if "U" not in (one.dtype.kind, other.dtype.kind):
+    if one.dtype.kind not in "OU" and other.dtype.kind not in "OU":
         return bool((one == other).all())
     pairs = {*zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)}
     sizes = {len({pair[side] for pair in pairs}) for side in (0, 1)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,19 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.prediction_dialects import arrow_parts, is_number
-from calib_bench.prediction_files import LABELS, UNREADABLE, kind_of, once, unreadable
+from calib_bench.prediction_files import UNREADABLE, once, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-ROW_NAMES = ("", "id", "idx", "index", "row", "unnamed: 0", "__index_level_0__")
+LONGEST = 200
+"""Letters of a text that can still be a name: of a row, of a class. Longer ones are not read."""
 
 
 def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
-    """Columns by name, numbers only, a missing entry NaN; and notes on how the file was read.
+    """Columns by name, numbers (a missing entry NaN) or short texts; and notes on how the file was read.
 
     Memory is about that of the numbers, and once more that of what a file of text holds.
     """
@@ -89,10 +89,16 @@ class _Flat:
         self.parts.append(part)
 
     def array(self) -> Array:
-        """[N], or a text that says what the column is, where it is not numbers."""
+        """[N]: numbers, texts as objects, or a text that says what the column is where it is neither."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        return _numbers(pa.chunked_array(self.parts, self.kind))
+        column = pa.chunked_array(self.parts, self.kind)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            longest = pc.max(pc.utf8_length(column)).as_py()
+            if not column.null_count and longest is not None and longest <= LONGEST:
+                return np.array(column.to_pylist(), dtype=object)
+        return _numbers(column)
 
 
 class _Lists:
@@ -170,68 +176,3 @@ def _example(column: Any) -> str:
                 return f", as {word[:40]!r} in row {start + i}"
         start += len(part)
     return ""
-
-
-def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> tuple[dict[str, Array], list[str]]:
-    """Columns of classes as one array per kind; the others as they are.
-
-    Raises:
-        DataError: a class is missing, or what the class columns are cannot be told.
-    """
-    classes: dict[str, dict[int, str]] = {}
-    rest: list[str] = []
-    arrays: dict[str, Array] = {}
-    for name in columns:
-        match = re.fullmatch(r"(.*?)[_ .]?(\d{1,7})", name.strip().lower())
-        of = kind_of(match[1]) if match else None
-        if match and of:
-            clash = classes.setdefault(of, {}).setdefault(int(match[2]), name)
-            if clash != name:
-                raise DataError(f"{origin}: columns {clash!r} and {name!r} are the same class: remove one")
-        elif kind_of(name) or name.strip().lower() in LABELS:
-            arrays[name] = columns[name]
-        else:
-            rest.append(name)
-    for of, members in classes.items():
-        if of in arrays:
-            raise DataError(f"{origin} has a column {of!r} beside {next(iter(members.values()))!r}: keep one form")
-        arrays[of] = _side_by_side(columns, [members[k] for k in _whole(members, origin)], origin)
-    if kind is None or any(kind_of(name) for name in arrays):
-        if rest and not any(kind_of(name) for name in arrays):
-            raise DataError(
-                f"{origin}: what its columns {', '.join(map(repr, rest[:4]))}{'...' * (len(rest) > 4)} are cannot be "
-                f"told: name them logit_0, logit_1... or probability_0..., or say --kind logits (or probabilities)"
-            )
-        return arrays, [f"not used: {', '.join(rest)}"] if rest else []
-    strange = [name for name in rest if name.strip().lower() in ROW_NAMES]
-    if strange:
-        raise DataError(
-            f"{origin}: column {strange[0]!r} looks like a name of rows, not like a class: remove it, or name the "
-            f"class columns logit_0, logit_1..."
-        )
-    if rest and all(name.strip().isdigit() for name in rest):
-        members = {int(name): name for name in rest}
-        rest = [members[k] for k in _whole(members, origin)]
-    if rest:
-        arrays[kind] = _side_by_side(columns, rest, origin)
-    shown = ", ".join(rest[:10]) + (f"... {rest[-1]}" if len(rest) > 10 else "")
-    return arrays, [f"classes 0 to {len(rest) - 1} are the columns {shown}"]
-
-
-def _whole(members: Mapping[int, str], origin: str) -> range:
-    for k in range(len(members)):
-        if k not in members:
-            first = next(iter(members.values()))
-            raise DataError(
-                f"{origin}: class {k} has no column beside {first!r}: {len(members)} classes are numbered 0 to "
-                f"{len(members) - 1}"
-            )
-    return range(len(members))
-
-
-def _side_by_side(columns: Mapping[str, Array], names: list[str], origin: str) -> Array:
-    for name in names:
-        if columns[name].dtype.kind not in "fiub" or columns[name].ndim != 1:
-            what = columns[name].flat[0] if columns[name].dtype.kind == "U" and columns[name].size else "is not numbers"
-            raise DataError(f"{origin}: column {name!r} {what}, and the column of a class holds one number a row")
-    return np.stack([columns[name].astype(np.float64) for name in names], 1)

@@ -81,7 +81,9 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
     content = load(paths[0], paths[1] if colon else None, kind, labels)
     name = paths[0].stem
     checked = check(content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes)
-    return replace(checked, name=name, sha256={str(p): files.sha256(p) for p in paths})
+    digests = {str(p): files.sha256(p) for p in paths}
+    named = {"classes": content.classes, "by_name": content.by_name, "ids": content.ids}
+    return replace(checked, name=name, sha256=digests, **named)
 
 
 def _missing(path: Path) -> str:

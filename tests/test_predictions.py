@@ -134,8 +134,9 @@ def test_unnamed_class_columns_need_a_kind(digits: Arrays, tmp_path: Path) -> No
     assert found.Z_NK.numpy() == pytest.approx(Z, abs=0)
     assert "classes 0 to 9 are the columns a, b, c" in found.notes[0]
     data.assign(id=1).to_csv(tmp_path / "p.csv", index=False)
-    with pytest.raises(DataError, match="'id' looks like a name of rows"):
-        read(str(tmp_path / "p.csv"), kind="logits")
+    (found,) = read(str(tmp_path / "p.csv"), kind="logits")
+    assert found.Z_NK.numpy() == pytest.approx(Z, abs=0)
+    assert "not used: id" in found.notes
     swapped = pd.DataFrame({"1": Z[:, 1], "0": Z[:, 0], "label": y % 2})
     swapped.to_csv(tmp_path / "p.csv", index=False)
     (found,) = read(str(tmp_path / "p.csv"), kind="logits")

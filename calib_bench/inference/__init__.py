@@ -21,6 +21,9 @@ from calib_bench.inference.fitted import Fitted, apart, fitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
+    FEW_ERRORS,
+    FEWEST,
+    SKEWED,
     UNDECIDED,
     Interval,
     crossed_interval,
@@ -37,6 +40,9 @@ from calib_bench.inference.spread import rate, spread, spread_ratio
 __all__ = [
     "DIFFERS",
     "EQUAL",
+    "FEWEST",
+    "FEW_ERRORS",
+    "SKEWED",
     "UNDECIDED",
     "Binned",
     "Fitted",

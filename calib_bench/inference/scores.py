@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calib_bench.inference.interval import Interval, crossed_interval
+from calib_bench.inference.interval import Interval, crossed_interval, few_errors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -36,6 +36,16 @@ def difference_interval(
 ) -> Interval:
     """`crossed_interval` of a mean difference of two arms' scores, within the range of such differences."""
     return within(crossed_interval(d_SN, nested=nested, fit=fit), metric, difference=True)
+
+
+def with_doubt(found: Interval, arms: Sequence[ArrayLike | Sequence[ArrayLike]], nested: bool) -> Interval:
+    """The interval, in doubt where any of the arms it is of has few wrong examples.
+
+    Args:
+        arms: of each arm whether its top labels were right, [S, N]; with `nested` S rows.
+    """
+    doubt = max(few_errors(correct_SN, nested) for correct_SN in arms)
+    return found if math.isnan(found.low) or not doubt else replace(found, doubt=doubt)
 
 
 def within(found: Interval, metric: str, difference: bool = False) -> Interval:

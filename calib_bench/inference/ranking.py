@@ -24,11 +24,13 @@ def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) 
     E_i / i + e_i sum_{k >= i} 1 / k - sum_{k >= i} E_k / k^2 - AURC: the derivative of the area in its weight. The best
     area has derivative -log(1 - error rate) in the errors (Geifman, Uziel & El-Yaniv, 2019).
     """
+    from calib_bench.metrics.scores import TIE
+
     confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
     n = len(confidence)
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
-    first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    first = np.flatnonzero(np.append(True, ranked[:-1] - ranked[1:] > TIE * ranked[:-1]))
     size = np.diff(np.append(first, n))
 
     def tied(values: Array) -> Array:

@@ -172,6 +172,30 @@ def test_what_a_temperature_repairs_covers(calibration: int) -> None:
         assert set(too_few(rates(world, S, draws))) <= {FORGOTTEN}
 
 
+# What cannot cover says so: few errors, and values of heavy tails.
+
+
+def in_doubt(rng: Rng, S: int) -> Iterator[tuple[str, bool]]:
+    logit = 5 + 1.2 * rng.standard_normal(200)
+    label = (rng.random(200) < 1 / (1 + np.exp(-logit))).astype(float)
+    confidence = 1 / (1 + np.exp(-1.15 * (logit + 0.1 * rng.standard_normal((S, 200)))))
+    right = np.broadcast_to(label, (S, 200))
+    yield "aurc", bool(inference.aurc_interval(confidence, right).doubt)
+    yield "ece", bool(inference.ece_interval(confidence, right, n_boot=50).doubt)
+    yield "lognormal", bool(inference.crossed_interval(np.exp(1.5 * rng.standard_normal((1, 200)))).doubt)
+
+
+def test_what_cannot_cover_is_marked_and_what_can_is_not() -> None:
+    rng = np.random.default_rng(0)
+    marked = [one for _ in range(40) for one in in_doubt(rng, 3)]
+    for name in ("aurc", "ece", "lognormal"):
+        assert np.mean([doubt for which, doubt in marked if which == name]) >= 0.9, name
+    fine = [inference.crossed_interval(scores(rng, 3, 1000, False)).doubt for _ in range(40)]
+    assert np.mean([doubt == "" for doubt in fine]) >= 0.9
+    confidence, right = arms(rng, 3, 1000, (1.0,), "loose")[0]
+    assert inference.ece_interval(confidence, right, n_boot=50).doubt == ""
+
+
 # Calibration: labels shared by all seeds and arms, confidences with seed effects. `factor` 1 is nearly calibrated.
 
 SPREADS = {"exact": (0.0, 0.0), "close": (0.1, 0.05), "loose": (0.4, 0.15)}

@@ -29,8 +29,8 @@ def equal_width(p: Tensor, bins: int = BINS) -> Tensor:
 def equal_mass(p: Tensor, bins: int = BINS) -> Tensor:
     """Bin of each probability among at most `bins` of equal count along the last axis; int64, in the shape of `p`.
 
-    The bin is that of the middle of the example's ranks, so equal probabilities, as far as rounding tells (`scores.TIE`), always
-    share one.
+    The bin is that of the middle of the example's ranks, so equal probabilities, as far as rounding
+    tells (`scores.TIE`), always share one.
     """
     sorted_, order = p.sort(dim=-1, stable=True)
     n = p.shape[-1]

@@ -12,7 +12,8 @@ def risk_area(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """AURC and its excess over the best possible order, each [...], from [..., N].
 
     AURC is the mean over k of the error among the k most confident examples, itself averaged over every order of
-    examples with equal confidence, equal up to rounding (`scores.TIE`). The best order, all errors last, is taken exactly and not by its large-N limit.
+    examples with equal confidence, equal up to rounding (`scores.TIE`). The best order, all errors last, is taken
+    exactly and not by its large-N limit.
     """
     n = confidence.shape[-1]
     sorted_, order = confidence.sort(dim=-1, descending=True, stable=True)

@@ -25,7 +25,7 @@ order of the classes, so that rows which are permutations of one another would e
 
 
 def differ(sorted_: Tensor) -> Tensor:
-    """Whether each sorted confidence but the first differs from the one before it by more than rounding, [..., N - 1]."""
+    """Whether each of sorted confidences differs from the one before it by more than rounding, [..., N - 1]."""
     before, after = sorted_[..., :-1], sorted_[..., 1:]
     return (after - before).abs() > TIE * torch.maximum(before, after)
 

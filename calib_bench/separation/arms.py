@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.rows import Row
+from calib_bench.rows import Row, doubtful
 from calib_bench.separation.contrast import kappa
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-    from calib_bench.inference import ece_interval, score_interval, within
+    from calib_bench.inference import ece_interval, score_interval
     from calib_bench.measure import METRICS, REPAIRED, fitted_to
 
     rows = []
@@ -45,23 +45,25 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
     for method, scores in measures.examples.items():
         frame = measures.frame[measures.frame["method"] == method]
         row: Row = {"method": method, **counts}
+        found: dict[str, Interval] = {}
         for metric in METRICS:
             if metric not in frame:
                 continue
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
                 every = range(len(measures.seeds))
                 fit = fitted_to(metric, (1, measures, every)) if method == REPAIRED else None
-                row |= limits(metric, score_interval(metric, scores[MEANS[metric]], nested, fit))
+                found[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
+                row |= limits(metric, found[metric])
             elif metric == "ece" and method in ("raw", "temperature_scaling"):
-                found = ece_interval(scores["confidence"], scores["correct"], nested=nested)
-                row |= limits("ece", within(found, "ece"))
+                found["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
+                row |= limits("ece", found["ece"])
             else:
                 row |= over_seeds(metric, frame[metric].tolist())
         if "ece_null" in frame and frame["ece_null"].notna().any():
             row["ece_null"] = frame["ece_null"].mean()
         if method == "temperature_scaling":
             row |= kappa(measures, list(range(len(measures.seeds))))
-        rows.append(row)
+        rows.append(row | doubtful(found))
     return rows
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError
 from calib_bench.evaluate_models import Model, alike, check_folds, own_tests
-from calib_bench.evaluate_words import ALPHA, NAMES, UNITS, general, sources
-from calib_bench.inference import Interval, crossed_interval
-from calib_bench.judge import REPAIRED, Scored, contrasts, score
-from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm
+from calib_bench.evaluate_words import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
+from calib_bench.inference import Interval, difference_interval
+from calib_bench.judge import REPAIRED, Scored, contrasts, fitted_to, score
+from calib_bench.rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
@@ -48,9 +48,10 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     repaired = (first, second) if first is not None and second is not None else None
     rows = [_row(RAW, metric, raw, found) for metric, found in contrasts(*raw, nested).items()]
     if repaired is not None:
-        after = contrasts(*repaired, nested)
+        apart = _apart(a, b)
+        after = contrasts(*repaired, nested, apart)
         for metric in ("log_loss", "brier"):
-            gain = _gain(raw, repaired, metric, nested)
+            gain = _gain(raw, repaired, metric, nested, apart)
             rows.append(_row(CONFIDENCE, metric, None, gain))
             rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
         rows.append(_row(DYNAMICS, "ece", repaired, after["ece"]))
@@ -60,14 +61,19 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
         f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
         f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."
     )
+    if repaired is not None:
+        note += " " + (COUNTED if any(s.slopes for s in repaired) else UNCOUNTED)
+    if "doubtful" in frame:
+        note += f" {DOUBTFUL}."
     tables = {"comparison": Table("A minus B", frame, note, paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     said = _verdict(frame, len(a), names)
+    doubts = doubts_of(frame, "metric")
     return Analysis(
         said,
         tables,
-        (*_warnings(a, b), *(_read_alike((*a, *b), (*same[0], *same[1])) if fits else ())),
+        (*_warnings(a, b), *doubts, *(_read_alike((*a, *b), (*same[0], *same[1])) if fits else ())),
         summary=(said[-1], said[1], *said[len(NAMES) : -1]),
     )
 
@@ -118,15 +124,29 @@ def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
             )
 
 
-def _gain(raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored], metric: str, nested: bool) -> Interval:
+def _apart(a: Sequence[Model], b: Sequence[Model]) -> bool:
+    """Whether the two have calibration examples of their own, as labels tell."""
+    pairs = [(one.calibration, other.calibration) for one, other in zip(a, b, strict=True)]
+    return any(
+        one is not None and other is not None and (len(one.y_N) != len(other.y_N) or bool((one.y_N != other.y_N).any()))
+        for one, other in pairs
+    )
+
+
+def _gain(
+    raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored], metric: str, nested: bool, apart: bool
+) -> Interval:
     """delta_conf: what the temperature repairs in A less what it repairs in B."""
     rows = zip(*(s.examples[metric] for s in (*raw, *repaired)), strict=True)
-    return crossed_interval([((p - q) - (r - s)).numpy() for p, q, r, s in rows], nested=nested)
+    fit = fitted_to(metric, *repaired, apart)
+    values = [((p - q) - (r - s)).numpy() for p, q, r, s in rows]
+    return difference_interval(metric, values, nested, None if fit is None else fit.negative())
 
 
 def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, found: Interval) -> Row:
     means = [math.fsum(s.metrics[metric]) / len(s.metrics[metric]) for s in pair] if pair else [None, None]
-    return {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **fields("difference", found)}
+    row = {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **fields("difference", found)}
+    return row | ({"doubtful": found.doubt} if found.doubt else {})
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.report.tables import ALPHA, number
-from calib_bench.rows import cell, firm
+from calib_bench.rows import DOUBTFUL, cell, firm
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
-MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_positive", "ece_null", "kappa", "remark")
+MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_positive", "ece_null", "kappa", "remark", "doubtful")
 UNITS = {"log_loss": " nats"}
 NAMES = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score", "ece": "ECE"}
+COUNTED = (
+    "The calibration examples that a temperature was fitted on are counted in the intervals of log loss and Brier "
+    "score after it; those of accuracy and ECE hold for this fit."
+)
+UNCOUNTED = "Intervals after calibration hold for these fits: how others would come out is not counted."
 FEW = 500
 """Below so many test examples an ECE is mostly noise."""
 
@@ -48,13 +53,16 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     how = sources(context["models"], context["nested"])
     if context["folds"]:
         how += f"; calibrators are cross-fitted on the test file in {context['folds']} folds"
+    notes = _fits(frame, context)
+    if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
+        notes = f"{notes} {DOUBTFUL}.".strip()
     main = [c for c in frame.columns if _stem(c) in MAIN]
     found = {
         "evaluation": Table(
             "Accuracy, log loss (nats), Brier and ECE by method",
             frame[main],
             f"{how}. ece null is what a calibrated model with these confidences would show on average; kappa > 1 is "
-            f"overconfident.",
+            f"overconfident. {notes}",
             paper=True,
         ),
         "metrics": Table(
@@ -62,20 +70,39 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
             frame,
             f"{how}; but of smECE, MCE, squared debiased ECE and, where it would be long, classwise ECE: t intervals "
             f"over models, and none for one model. "
-            f"Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated model's.",
+            f"Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated model's. {notes}",
         ),
     }
     if len(frames["differences"]):
         found["differences"] = Table(
             "Each method minus raw",
             frames["differences"],
-            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. That the fit itself "
-            f"would differ on another calibration set is not counted.",
+            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}",
             paper=True,
         )
     if len(context["models"]) > 1:
         found["models"] = Table("Each model by itself", frames["models"], "In the order given.")
     return found
+
+
+def _fits(frame: pd.DataFrame, context: Context) -> str:
+    """What intervals after calibration count of the fits."""
+    methods = [name for name in frame["method"] if name != "raw"]
+    if not methods:
+        return ""
+    if context["folds"] or "temperature_scaling" not in methods or not known_any(frame, "kappa_low"):
+        return UNCOUNTED
+    others = " Those of other calibrators hold for these fits." if len(methods) > 1 else ""
+    return COUNTED + others
+
+
+def doubts_of(frame: pd.DataFrame, names: str) -> list[str]:
+    """A warning that names the rows whose intervals are in doubt; none where none are."""
+    if "doubtful" not in frame:
+        return []
+    marked = frame[frame["doubtful"].notna()]
+    listed = "; ".join(f"{name}: {words}" for name, words in zip(marked[names], marked["doubtful"], strict=True))
+    return [f"Some intervals may cover less than they say (see the table's note). {listed}."]
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
@@ -126,6 +153,7 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
             f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers tell of "
             f"calibrating with about as many examples, not of one fixed calibrator."
         )
+    said += doubts_of(frames["evaluation"][:1], "method")
     return (*said, *general(models))
 
 
@@ -172,6 +200,11 @@ def _zeros(model: Model) -> str:
         f"{model.test.name}: to calibrators a probability of zero was {share} of {step}, the last digit kept ({why}); "
         f"rows were normalized. Logits, or more digits, would tell what it is."
     )
+
+
+def known_any(frame: pd.DataFrame, column: str) -> bool:
+    """Whether any row has a number there."""
+    return column in frame and bool(frame[column].notna().any())
 
 
 def known(row: Row, column: str) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
-from calib_bench.rows import Row, adjusted, fields
+from calib_bench.rows import Row, adjusted, doubtful, fields
 from calib_bench.study import Analysis
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.baseline import Calibrator
-    from calib_bench.inference import Binned, Interval
+    from calib_bench.inference import Binned, Fitted, Interval
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
@@ -42,6 +42,7 @@ class Scored:
         nulls: ECE of a calibrated model and p-value, a seed.
         log_kappa: see `measure.log_kappa_n`, a seed; for temperature scaling.
         at_bound: how many seeds' temperatures stopped at a bound.
+        slopes: see `measure.temperature_slopes`, a seed; for temperature scaling.
     """
 
     examples: Mapping[str, list[Tensor]]
@@ -50,6 +51,7 @@ class Scored:
     nulls: list[tuple[float, float]]
     log_kappa: list[Tensor]
     at_bound: int
+    slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
 
 
 def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
@@ -61,7 +63,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     from torch.nn.functional import one_hot
 
     from calib_bench.inference import ece_null
-    from calib_bench.measure import METRICS, log_kappa_n
+    from calib_bench.measure import METRICS, log_kappa_n, temperature_slopes
     from calib_bench.metrics import confidence_n, entropy_n, measure
 
     cells = sum(m.test.Z_NK.numel() for m in models)
@@ -87,7 +89,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
         if method == REPAIRED and params:
             at_bound += bool(params["at_bound"])
             found.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
-    return Scored(examples, metrics, found.classwise, found.nulls, found.log_kappa, at_bound)
+            found.slopes.append(temperature_slopes(logp_NK, y_N))
+    return Scored(examples, metrics, found.classwise, found.nulls, found.log_kappa, at_bound, found.slopes)
 
 
 def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
@@ -97,7 +100,7 @@ def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
-    from calib_bench.inference import aurc_interval, binned_interval, crossed_interval, ece_interval
+    from calib_bench.inference import aurc_interval, binned_interval, ece_interval, score_interval, within
 
     S = len(y)
     top = _top(scored)
@@ -113,17 +116,19 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
         pairs = zip(scored.examples["positive"], y, strict=True)
         found["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
     for metric, name in MEANS.items():
-        found[metric] = crossed_interval([rows.numpy() for rows in scored.examples[name]], nested=nested)
+        rows = [values.numpy() for values in scored.examples[name]]
+        found[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
     for metric in scored.metrics if S > 1 else ():
         if metric not in found:
-            found[metric] = crossed_interval([[value] for value in scored.metrics[metric]], nested=True)
+            found[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
+    found = {name: within(interval, name) for name, interval in found.items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
     for name, interval in found.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
     if S == 1:
         row["ece_null_p"] = scored.nulls[0][1]
-    return row | kappa_of(scored)
+    return row | kappa_of(scored) | doubtful(found)
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -151,6 +156,32 @@ def kappa_of(scored: Scored) -> Row:
     if scored.at_bound:
         return {"kappa": math.exp(found.mean)}
     return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
+
+
+def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> Fitted | None:
+    """What the calibration examples of a temperature add to a mean score after it, or to the difference of two.
+
+    Args:
+        other: of the models to subtract, paired by order.
+        apart: whether the two have calibration examples of their own.
+
+    Returns:
+        None of other metrics and methods, with a temperature at a bound, and where models differ in the number of
+        calibration examples: their spread holds it.
+    """
+    import numpy as np
+
+    from calib_bench import inference
+
+    sides = [scored] if other is None else [scored, other]
+    if any(not side.slopes or side.at_bound or metric not in side.slopes[0] for side in sides):
+        return None
+    if any(len({len(values) for values in side.log_kappa}) > 1 for side in sides):
+        return None
+    log_T = [np.stack([values.numpy() for values in side.log_kappa]) for side in sides]
+    pairs = np.array([[slopes[metric] for slopes in side.slopes] for side in sides])
+    together = inference.apart(*log_T) if apart else np.stack(log_T)
+    return inference.fitted(together, pairs[..., 0], pairs[..., 1], (1.0, -1.0)[: len(sides)])
 
 
 def evaluate(
@@ -243,23 +274,29 @@ def _largest(models: Sequence[Model]) -> tuple[int, int]:
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
     row: Row = {}
-    for name, interval in contrasts(scored, other, nested).items():
+    found = contrasts(scored, other, nested)
+    for name, interval in found.items():
         row |= fields(name, interval)
-    return row
+    return row | doubtful(found)
 
 
-def contrasts(scored: Scored, other: Scored, nested: bool) -> dict[str, Interval]:
-    """See `contrast`."""
+def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
+    """See `contrast`.
+
+    Args:
+        apart: see `fitted_to`.
+    """
     import numpy as np
 
-    from calib_bench.inference import crossed_interval, ece_interval
+    from calib_bench.inference import difference_interval, ece_interval
 
     found = {}
     for metric in ("accuracy", "log_loss", "brier"):
         name = MEANS[metric]
         pairs = zip(scored.examples[name], other.examples[name], strict=True)
+        fit = fitted_to(metric, scored, other if other.slopes else None, apart)
         with np.errstate(invalid="ignore"):  # infinite losses on both sides: no interval, which says so
-            found[metric] = crossed_interval([(a - b).numpy() for a, b in pairs], nested=nested)
+            found[metric] = difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
     found["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
     return found
 

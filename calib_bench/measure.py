@@ -18,7 +18,8 @@ import torch
 from calib_bench import discover, fitting
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
-from calib_bench.inference import ece_null
+from calib_bench.inference import Fitted, ece_null
+from calib_bench.inference import fitted as fitted_temperatures
 from calib_bench.masks import offered, zeroed
 from calib_bench.metrics import measure, reliability
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
+SPLIT = ("log_loss", "brier")
+"""Scores that a temperature splits into what it repairs and what is left."""
 PER_EXAMPLE = ("log_loss", "brier", "correct", "confidence")
 METRICS = (
     "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "smece", "mce",
@@ -62,6 +65,8 @@ class Measures:
         reliability: bins of the raw and repaired probabilities, seeds pooled: method, bin, count, confidence, accuracy.
         log_kappa: float64 [S, M] over the calibration examples: log kappa plus each example's first-order influence on
             it. Row means are log kappa, so that its interval is that of a mean, over seeds and calibration examples.
+        slopes: by score, log loss and Brier: first and second derivative in log T of each seed's mean test score after
+            the temperature, float64 [2, S]; see `fitted_to`.
         at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
         seeds: seeds that finished.
         diverged: seeds whose training diverged.
@@ -81,6 +86,7 @@ class Measures:
     missing: tuple[int, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
     cautions: Mapping[str, str] = field(default_factory=dict)
+    slopes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -116,6 +122,7 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
     bins: list[pd.DataFrame] = []
     examples: dict[str, dict[str, list[np.ndarray]]] = {}
     log_kappa: list[np.ndarray] = []
+    slopes: dict[str, list[np.ndarray]] = {}
     refused: _Said = {}
     cautions: _Said = {}
     for found, declined, cautioned in measured:
@@ -124,6 +131,8 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
         for method, row, values, curve in found:
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
+                for name in SPLIT:
+                    slopes.setdefault(name, []).append(values[f"{name}_slopes"])
             rows.append(row)
             kept = examples.setdefault(method, {name: [] for name in PER_EXAMPLE})
             for name in PER_EXAMPLE:
@@ -144,6 +153,7 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
         missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
         refused=refused,
         cautions={method: said for method, said in cautions.items() if method not in refused},
+        slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
     )
 
 
@@ -241,6 +251,8 @@ def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]
         kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
         if method == REPAIRED:
             kept["log_kappa_n"] = log_kappa_n(one.calibration, one.y_calibration, row["kappa"]).numpy()
+            slopes = temperature_slopes(logp, one.y_test)
+            kept |= {f"{name}_slopes": np.array(pair) for name, pair in slopes.items()}
         yield method, row, kept, curve
 
 
@@ -307,6 +319,60 @@ def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
     variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()
     influence_N = (a_N - a_N.mean()) * kappa / variance
     return math.log(kappa) + torch.where(influence_N.isfinite(), influence_N, 0.0)
+
+
+def temperature_slopes(logp_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
+    """First and second derivative in log T of mean log loss and Brier score of softmax(Z / T), at log p [N, K].
+
+    With l = log p less its mean under p and v the variance, d p / d log T = -p l and d l / d log T = -l + v.
+    """
+    log_NK = logp_NK.double().clamp(min=-800.0)  # exp(-800) is zero, and 0 * -inf is not
+    p_NK = log_NK.exp()
+    l_NK = log_NK - (p_NK * log_NK).sum(-1, keepdim=True)
+    v_N = (p_NK * l_NK.square()).sum(-1, keepdim=True)
+    moved_NK = -p_NK * l_NK
+    again_NK = p_NK * (l_NK.square() + l_NK - v_N)
+    slope_N = l_NK.gather(-1, y_N[:, None])[:, 0]
+    p_NK.scatter_add_(-1, y_N[:, None], torch.full((len(y_N), 1), -1.0, dtype=torch.float64))
+    brier_N = 2 * (p_NK * moved_NK).sum(-1)
+    curved_N = 2 * (moved_NK.square() + p_NK * again_NK).sum(-1)
+    log_loss = float(slope_N.mean()), float((v_N[:, 0] - slope_N).mean())
+    return {"log_loss": log_loss, "brier": (float(brier_N.mean()), float(curved_N.mean()))}
+
+
+def fitted_to(score: str, *sides: tuple[float, Measures, Sequence[int]]) -> Fitted | None:
+    """What calibration examples add to a sum of arms' mean scores after their temperatures.
+
+    The arms of one seed are fitted on the same calibration examples. A temperature at a bound has no influence that
+    could be told: it is taken as it is.
+
+    Args:
+        score: of SPLIT.
+        sides: an arm's weight in the sum, the arm, and the places of the seeds in it: the same seeds in all.
+
+    Returns:
+        None where calibration sets differ in size between seeds, so that only seeds are independent.
+    """
+    log_T, pairs = [], []
+    for _, arm, places in sides:
+        if arm.log_kappa is None or score not in arm.slopes or not places:
+            return None
+        values = arm.log_kappa[list(places)].clone()
+        for i, place in enumerate(places):
+            if arm.seeds[place] in arm.at_bound:
+                values[i] = values[i].mean()
+        log_T.append(values)
+        pairs.append(arm.slopes[score][:, list(places)])
+    if len({values.shape for values in log_T}) > 1:
+        return None
+    slope, curvature = torch.stack(pairs, 1)
+    shared = all(same_calibration(arm) for _, arm, _ in sides)
+    return fitted_temperatures(torch.stack(log_T), slope, curvature, [weight for weight, _, _ in sides], shared)
+
+
+def same_calibration(arm: Measures) -> bool:
+    """Whether all seeds of an arm have the same calibration examples: one split."""
+    return len({trial.split for trial in arm.arm.trials.values()}) == 1
 
 
 def _stack(values: Sequence[np.ndarray]) -> Tensor:

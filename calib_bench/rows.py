@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import Interval, holm
+from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.report.tables import ALPHA, estimate
 
 if TYPE_CHECKING:
@@ -21,6 +21,23 @@ def fields(name: str, found: Interval) -> Row:
     """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
     row = {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
     return row if math.isnan(found.p) else {**row, f"{name}_p": found.p}
+
+
+def doubtful(intervals: Mapping[str, Interval]) -> Row:
+    """A column "doubtful" that names the quantities whose limits are in doubt, by reason; no column where none are."""
+    reasons: dict[str, list[str]] = {}
+    for name, one in intervals.items():
+        if one.doubt:
+            reasons.setdefault(one.doubt, []).append(name.replace("_", " "))
+    words = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in reasons.items())
+    return {"doubtful": words} if words else {}
+
+
+DOUBTFUL = (
+    f"doubtful: limits that may cover less than 95% of the time, since fewer than {FEWEST} examples are wrong (few "
+    "errors) or there are fewer than 25 times the squared skewness of their values (heavy tails)"
+)
+"""What the note of a table says of the column."""
 
 
 def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:

@@ -7,10 +7,8 @@ tests draw few and catch what is broken; the soak tests draw enough to catch a c
 
 Where .93 is not reached (measured; each is held to its figure in `test_known_exceptions`):
 
-- Means, three seeds: .92 when the variance due to examples is a tenth to a quarter of that due to seeds and there is
-  no interaction, by Satterthwaite's approximation (.942 at five seeds, .948 at ten; .935 or more in other mixes).
-- Accuracy on the plain scale with fewer than about ten wrong examples: .86 to .90 with two to four of them. On
-  the logit scale it is .923 with two wrong, .933 with four, else .94 or more.
+- Accuracy on the plain scale with fewer than about ten wrong examples: .86 to .90 with two to four of them; with the
+  exact limits that tables have it is above .95.
 - One seed: its interval is that of this seed's model. The mean over seeds is outside it as often as seeds differ.
 - Spreads of values with excess kurtosis far above 3: .80 for a lognormal of sigma 1 at ten seeds.
 """
@@ -26,7 +24,7 @@ from scipy import stats
 
 from calib_bench import inference
 from calib_bench.inference import Interval
-from calib_bench.measure import log_kappa_n
+from calib_bench.measure import log_kappa_n, temperature_slopes
 from calib_bench.metrics.binned import equal_width
 
 Rng = np.random.Generator
@@ -75,6 +73,127 @@ def means(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             found = inference.two_by_two(*cells, nested=nested)
             for effect, truth in (("total", 0.5), ("first", 0.35), ("second", 0.15), ("interaction", 0.1)):
                 yield f"2x2 {effect}, {name}", getattr(found, effect), truth
+
+
+# Few seeds: the variance due to examples as a share of that due to seeds, where one t quantile for both covers .92.
+
+
+def few_seeds(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    for ratio in (0.03, 0.1, 0.3, 3.0):
+        seeds, examples = rng.standard_normal((S, 1)), np.sqrt(100 * ratio / S) * rng.standard_normal((1, 100))
+        yield f"ratio {ratio}", inference.crossed_interval(seeds + examples), 0.0
+
+
+@pytest.mark.parametrize("S", [2, 3, 5, 10])
+def test_means_over_few_seeds_cover_at_their_level(S: int) -> None:
+    assert not too_few(rates(few_seeds, S, 800), 0.95)
+
+
+# Accuracy in its exact limits, with few wrong examples.
+
+
+def accuracies(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    for wrong in (1, 2, 4, 10):
+        latent = np.sqrt(0.8) * rng.standard_normal(200) + np.sqrt(0.2) * rng.standard_normal((S, 200))
+        right = (latent < stats.norm.ppf(1 - wrong / 200)).astype(float)
+        yield f"accuracy, {wrong} wrong", inference.score_interval("accuracy", right), 1 - wrong / 200
+
+
+# A temperature fitted on few calibration examples: logits that are too large by a factor of each example's own, which
+# no temperature repairs, so that the best one is far from what few examples give. Truths by large samples.
+
+
+class World:
+    """Arm and reference of K classes: true logits, noise that seeds share in part, a spread of each arm's factor."""
+
+    K, SPREAD = 5, (0.8, 0.0)
+
+    def __init__(self, calibration: int, test: int) -> None:
+        self.calibration, self.test = calibration, test
+        rng = np.random.default_rng(0)
+        sums = np.zeros((2, 2))
+        logits, y = self.draw(rng, 1, 100_000)
+        fits = [temperatures(Z, y[None]) for Z in logits]
+        for _ in range(6):
+            logits, y = self.draw(rng, 1, 100_000)
+            for a, (Z, T) in enumerate(zip(logits, fits, strict=True)):
+                sums[a] += [float(loss(Z, y).mean()) / 6, float(loss(Z / T[:, None, None], y).mean()) / 6]
+        raw, repaired = sums[0] - sums[1]
+        self.truth = {"dyn": repaired, "conf": raw - repaired, "share": (raw - repaired) / raw}
+
+    def draw(self, rng: Rng, S: int, N: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        true = 6 * rng.standard_normal((N, self.K))
+        y = (true + rng.gumbel(size=true.shape)).argmax(1)
+        logits = []
+        for spread in self.SPREAD:
+            noise = rng.standard_normal((N, self.K)) + rng.standard_normal((S, N, self.K))
+            Z = (true + 0.35 * noise) * np.exp(spread * rng.standard_normal((N, 1)))
+            logits.append(torch.from_numpy(Z))
+        return logits, torch.from_numpy(y)
+
+    def __call__(self, rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+        logits, y = self.draw(rng, S, self.calibration + self.test)
+        y_cal, y_test = y[: self.calibration], y[self.calibration :]
+        raw, after, log_T, slopes = [], [], [], []
+        for Z in logits:
+            Z_cal, Z_test = Z[:, : self.calibration], Z[:, self.calibration :]
+            T = temperatures(Z_cal, y_cal.expand(S, -1))
+            scaled = Z_test / T[:, None, None]
+            raw.append(loss(Z_test, y_test).numpy())
+            after.append(loss(scaled, y_test).numpy())
+            log_T.append(np.stack([log_kappa_n(Z_cal[s], y_cal, float(T[s])).numpy() for s in range(S)]))
+            slopes.append([temperature_slopes(scaled[s].log_softmax(-1), y_test)["log_loss"] for s in range(S)])
+        slope, curvature = np.moveaxis(np.array(slopes), -1, 0)
+        fit = inference.fitted(np.stack(log_T), slope, curvature, (1, -1))
+        total, dyn = raw[0] - raw[1], after[0] - after[1]
+        yield "dyn", inference.crossed_interval(dyn, fit=fit), self.truth["dyn"]
+        yield "conf", inference.crossed_interval(total - dyn, fit=fit.negative()), self.truth["conf"]
+        yield "share", inference.share(total - dyn, total, fit=fit.negative()), self.truth["share"]
+        yield "conf, calibration examples forgotten", inference.crossed_interval(total - dyn), self.truth["conf"]
+
+
+def loss(Z_SNK: torch.Tensor, y_N: torch.Tensor) -> torch.Tensor:
+    return -Z_SNK.log_softmax(-1).gather(-1, y_N.expand(Z_SNK.shape[:-1])[..., None])[..., 0]
+
+
+FORGOTTEN = "conf, calibration examples forgotten"
+
+
+def test_what_a_temperature_repairs_covers_in_short() -> None:
+    """With few calibration examples; the interval that forgets them is found out."""
+    assert set(too_few(rates(World(250, 2000), 3, 120))) == {FORGOTTEN}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("calibration", [250, 1000])
+def test_what_a_temperature_repairs_covers(calibration: int) -> None:
+    world = World(calibration, 1000)
+    for S, draws in ((3, 300), (5, 200), (20, 100)):
+        assert set(too_few(rates(world, S, draws))) <= {FORGOTTEN}
+
+
+# What cannot cover says so: few errors, and values of heavy tails.
+
+
+def in_doubt(rng: Rng, S: int) -> Iterator[tuple[str, bool]]:
+    logit = 5 + 1.2 * rng.standard_normal(200)
+    label = (rng.random(200) < 1 / (1 + np.exp(-logit))).astype(float)
+    confidence = 1 / (1 + np.exp(-1.15 * (logit + 0.1 * rng.standard_normal((S, 200)))))
+    right = np.broadcast_to(label, (S, 200))
+    yield "aurc", bool(inference.aurc_interval(confidence, right).doubt)
+    yield "ece", bool(inference.ece_interval(confidence, right, n_boot=50).doubt)
+    yield "lognormal", bool(inference.crossed_interval(np.exp(1.5 * rng.standard_normal((1, 200)))).doubt)
+
+
+def test_what_cannot_cover_is_marked_and_what_can_is_not() -> None:
+    rng = np.random.default_rng(0)
+    marked = [one for _ in range(40) for one in in_doubt(rng, 3)]
+    for name in ("aurc", "ece", "lognormal"):
+        assert np.mean([doubt for which, doubt in marked if which == name]) >= 0.9, name
+    fine = [inference.crossed_interval(scores(rng, 3, 1000, False)).doubt for _ in range(40)]
+    assert np.mean([doubt == "" for doubt in fine]) >= 0.9
+    confidence, right = arms(rng, 3, 1000, (1.0,), "loose")[0]
+    assert inference.ece_interval(confidence, right, n_boot=50).doubt == ""
 
 
 # Calibration: labels shared by all seeds and arms, confidences with seed effects. `factor` 1 is nearly calibrated.
@@ -252,6 +371,7 @@ SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
     "exact calibration": (lambda: calibration("exact"), {1: 150, 3: 120, 5: 60, 10: 80}),
     "close calibration": (lambda: calibration("close"), {3: 120, 5: 60, 10: 60}),
     "loose calibration": (lambda: calibration("loose"), {3: 120, 5: 60, 10: 60}),
+    "accuracies": (lambda: accuracies, {1: 1000, 3: 500, 10: 300}),
     "kappa": (lambda: kappa, {1: 400, 3: 200, 5: 100, 10: 80}),
     "spreads": (lambda: spreads, {3: 600, 5: 600, 10: 600}),
     "selection": (lambda: selection, {3: 250, 5: 200, 10: 120}),
@@ -293,12 +413,9 @@ def test_rates_cover_whatever_the_rate(trials: int) -> None:
 
 
 def exceptions(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
-    seeds, examples = rng.standard_normal((S, 1)), np.sqrt(100 * 0.05) * rng.standard_normal((1, 100))
-    yield "dominant seeds", inference.crossed_interval(seeds + examples), 0.0
     latent = np.sqrt(0.8) * rng.standard_normal(200) + np.sqrt(0.2) * rng.standard_normal((10, 200))
     right = (latent < stats.norm.ppf(0.99)).astype(float)
     yield "accuracy, two wrong", inference.crossed_interval(right), 0.99
-    yield "accuracy, two wrong, logit", inference.crossed_interval(right, scale="logit"), 0.99
     heavy = inference.spread(np.exp(rng.standard_normal(10)))
     yield "lognormal spread", heavy, float(np.sqrt((np.e - 1) * np.e))
 
@@ -306,9 +423,7 @@ def exceptions(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
 def test_known_exceptions() -> None:
     """None is worse than its figure in the docstring, and none is better: then it is no exception."""
     known = {
-        "dominant seeds": 0.921,
-        "accuracy, two wrong": 0.86,
-        "accuracy, two wrong, logit": 0.923,
+        "accuracy, two wrong": 0.87,
         "lognormal spread": 0.80,
     }
     found = rates(exceptions, 3, 4000)

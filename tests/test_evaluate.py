@@ -15,7 +15,7 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import discover, metrics
+from calib_bench import discover, inference, metrics
 from calib_bench.baseline import Calibrator
 from calib_bench.cli import main
 from calib_bench.compare import compare
@@ -128,7 +128,7 @@ def test_a_user_compares(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     found = frame.loc["as they are", "log_loss"]
     assert (found.difference_low, found.difference_high) == pytest.approx((expected.low, expected.high))
     assert "3 models each" in text
-    assert "better in log loss" in text
+    assert "better in Brier score" in text
     assert "nats are confidence" in text
     assert (frame.difference_holm.dropna() >= frame.difference_p.dropna() - 1e-15).all()
     kappas = pd.read_csv(tmp_path / "tables" / "kappa.csv")
@@ -271,11 +271,67 @@ def test_seeds_with_tests_of_their_own(folder: Path) -> None:
     row = found.tables["metrics"].frame.iloc[0]
     values = found.tables["models"].frame
     for metric in ("log_loss", "brier", "smece", "debiased_squared_ece"):
-        expected = crossed_interval(values[metric].to_numpy()[:, None], nested=True)
-        assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((expected.low, expected.high))
+        scale = "log" if metric in ("log_loss", "brier") else "identity"
+        expected = crossed_interval(values[metric].to_numpy()[:, None], nested=True, scale=scale)
+        low = max(expected.low, 0.0) if metric == "smece" else expected.low
+        assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((low, expected.high))
     assert row.ece_low < row.ece < row.ece_high
     assert 0 < row.aurc_low < row.aurc < row.aurc_high
     assert "of their own" in found.tables["metrics"].note
+
+
+def good(path: Path, name: str, wrong: int, N: int = 60) -> Model:
+    """Three classes, one of them .98: `wrong` of N examples wrong."""
+    y = np.random.default_rng(0).integers(0, 3, N)
+    p = np.full((N, 3), 0.01)
+    p[np.arange(N), y] = 0.98
+    p[:wrong] = np.roll(p[:wrong], 1, axis=1)
+    np.savez(path / f"{name}.npz", probabilities=p, labels=y)
+    return Model(read(str(path / f"{name}.npz"))[0])
+
+
+def test_intervals_stay_in_range_and_few_errors_are_marked(tmp_path: Path) -> None:
+    from scipy import stats
+
+    alone = evaluate([good(tmp_path, "one", 1)], {})
+    row = alone.tables["metrics"].frame.iloc[0]
+    exact = stats.binomtest(59, 60).proportion_ci(method="exact")
+    assert (row.accuracy_low, row.accuracy_high) == pytest.approx((exact.low, exact.high), abs=3e-3)
+    several = evaluate([good(tmp_path, f"s{wrong}", wrong, 60 + wrong) for wrong in (0, 1, 4)], {})
+    none = evaluate([good(tmp_path, "none", 0)], {})
+    for analysis in (alone, several, none):
+        row = analysis.tables["metrics"].frame.iloc[0]
+        for metric, (low, high) in inference.scores.RANGES.items():
+            if f"{metric}_low" in row and np.isfinite(row[f"{metric}_low"]):
+                assert low <= row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"] <= high, metric
+        assert "few errors: ece, adaptive ece, aurc, e aurc" in row.doubtful
+        assert "fewer than 30 examples are wrong" in analysis.tables["evaluation"].note
+        assert any("few errors: ece" in text for text in analysis.warnings)
+    row = none.tables["metrics"].frame.iloc[0]
+    assert (row.accuracy_low, row.accuracy_high) == (pytest.approx(0.025 ** (1 / 60)), 1)
+
+
+def test_differences_stay_in_range(tmp_path: Path) -> None:
+    a = [good(tmp_path, f"a{wrong}", wrong) for wrong in (0, 1, 4)]
+    b = [good(tmp_path, f"b{wrong}", wrong) for wrong in (60, 59, 10)]
+    frame = compare(a, b).tables["comparison"].frame.set_index("metric")
+    for metric, (low, high) in {"accuracy": (-1, 1), "brier": (-2, 2), "ece": (-1, 1)}.items():
+        assert low <= frame.difference_low[metric] <= frame.difference_high[metric] <= high
+    assert frame.doubtful["ece"] == "few errors"
+
+
+def test_calibration_examples_widen_what_a_temperature_repairs(folder: Path) -> None:
+    """Only log loss and Brier after the temperature, by what `fitted` says; a calibration set of its own or not."""
+    shared = models(folder, "a"), models(folder, "b")
+    few = [replace(m, calibration=replace(m.calibration, Z_NK=m.calibration.Z_NK[:60], y_N=m.calibration.y_N[:60]))
+           for m in shared[1] if m.calibration is not None]  # fmt: skip
+    frames = [compare(*pair).tables["comparison"].frame for pair in (shared, (shared[0], few))]
+    widths = [(frame.difference_high - frame.difference_low).tolist() for frame in frames]
+    assert widths[1][:4] == widths[0][:4]
+    assert widths[1][4] > widths[0][4]
+    assert "are counted" in evaluate(shared[0], TEMPERATURE).tables["differences"].note
+    crossed = evaluate(models(folder, "a", calibration=False), TEMPERATURE, folds=5)
+    assert "hold for these fits" in crossed.tables["differences"].note
 
 
 def replace_rows(model: Model, rows: slice) -> Model:

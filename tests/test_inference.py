@@ -36,13 +36,32 @@ def test_crossed_interval_by_hand() -> None:
     r, c, m = d.mean(1), d.mean(0), d.mean()
     e = d - r[:, None] - c + m
     v_s, v_e, v_r = r.var(ddof=1) / 2, c.var(ddof=1) / 3, (e**2).sum() / 2 / 6
-    v = max(v_s + v_e - v_r, v_s, v_e)
-    df = v**2 / (v_s**2 / 1 + v_e**2 / 2)
+    t_s, t_e = stats.t.ppf(0.975, 1), stats.t.ppf(0.975, 2)
+    half = math.sqrt(max(t_s**2 * v_s + t_e**2 * max(v_e - v_r, 0), t_e**2 * v_e))
     found = crossed_interval(d)
-    half = stats.t.ppf(0.975, df) * math.sqrt(v)
     assert (found.mean, found.low, found.high) == pytest.approx((m, m - half, m + half))
-    assert found.p == pytest.approx(2 * stats.t.sf(m / math.sqrt(v), df))
-    assert (found.df, found.n_seeds, found.n_examples) == (pytest.approx(df), 2, 3)
+    t_s, t_e = stats.t.ppf(1 - found.p / 2, 1), stats.t.ppf(1 - found.p / 2, 2)
+    assert math.sqrt(max(t_s**2 * v_s + t_e**2 * max(v_e - v_r, 0), t_e**2 * v_e)) == pytest.approx(m)
+    assert (found.n_seeds, found.n_examples) == (2, 3)
+
+
+@given(st.integers(2, 6), st.integers(2, 40), st.floats(-1.0, 1.0), st.integers(0, 999))
+def test_p_and_limits_agree_at_every_level(S: int, N: int, shift: float, seed: int) -> None:
+    """The interval at level 1 - p ends at 0, and a level says what p says."""
+    rng = np.random.default_rng(seed)
+    d = shift + 0.3 * rng.standard_normal((S, 1)) + rng.standard_normal((1, N)) + rng.standard_normal((S, N))
+    found = crossed_interval(d)
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
+    edge = crossed_interval(d, level=1 - found.p)
+    assert min(abs(edge.low), abs(edge.high)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-90, 1e-140, 1e-155])
+def test_spreads_whose_squares_underflow_have_intervals(scale: float) -> None:
+    d = np.random.default_rng(0).standard_normal((3, 20)) + 1
+    found, theirs = crossed_interval(scale * d), crossed_interval(d)
+    assert (found.low / scale, found.high / scale) == pytest.approx((theirs.low, theirs.high))
+    assert (found.p, found.df) == pytest.approx((theirs.p, theirs.df))
 
 
 def test_one_seed_is_a_t_interval_over_examples() -> None:
@@ -243,21 +262,33 @@ def test_aurc_influence_is_the_derivative(ties: bool) -> None:
         assert slope == pytest.approx(values[i] - values.mean(), abs=1e-6)
 
 
-def test_log_and_logit_scales() -> None:
+@pytest.mark.parametrize(("wrong", "of"), [(1, 60), (2, 200), (30, 1000), (900, 1000)])
+def test_a_share_has_clopper_and_pearsons_limits(wrong: int, of: int) -> None:
+    """One seed's variance has n - 1 degrees of freedom, as if there were one example fewer."""
+    from scipy import stats
+
+    d = (np.arange(of) >= wrong).astype(float)[None]
+    found = crossed_interval(d, scale="share")
+    n, m = of - 1, d.mean()
+    theirs = stats.beta.ppf([0.025, 0.975], [n * m, n * m + 1], [n * (1 - m) + 1, n * (1 - m)])
+    assert (found.low, found.high) == pytest.approx(tuple(theirs))
+    exact = stats.binomtest(of - wrong, of).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.06 * (exact.high - exact.low))
+    assert found.p == crossed_interval(d).p
+
+
+def test_scales_stay_in_range() -> None:
     d = (np.random.default_rng(0).random((3, 200)) < 0.97).astype(float)
-    plain, logit = crossed_interval(d), crossed_interval(d, scale="logit")
-    assert (plain.mean, plain.p) == (logit.mean, logit.p)
-    assert logit.low < plain.low
-    assert plain.high > logit.high > logit.mean
-    half = (plain.high - plain.low) / 2 / (plain.mean * (1 - plain.mean))
-    centre = math.log(plain.mean / (1 - plain.mean))
-    assert math.log(logit.low / (1 - logit.low)) == pytest.approx(centre - half)
+    plain, share = crossed_interval(d), crossed_interval(d, scale="share")
+    assert share.low < plain.low < plain.mean < share.high < plain.high
     log = crossed_interval(d, scale="log")
     assert log.low * log.high == pytest.approx(log.mean**2)
-    perfect = crossed_interval(np.ones((3, 100)), scale="logit")
+    perfect = crossed_interval(np.ones((3, 100)), scale="share")
     assert perfect.high == 1
     assert perfect.low**100 == pytest.approx(0.025)
-    assert crossed_interval(np.zeros((3, 100)), scale="logit").high == pytest.approx(1 - perfect.low)
+    assert crossed_interval(np.zeros((3, 100)), scale="share").high == pytest.approx(1 - perfect.low)
+    wild = crossed_interval([[1.0], [1.0], [0.9]], nested=True, scale="share")
+    assert 0 < wild.low < wild.mean < wild.high < 1 < crossed_interval([[1.0], [1.0], [0.9]], nested=True).high
     with pytest.raises(ValueError, match="scale"):
         crossed_interval(d, scale="sqrt")
 
@@ -271,6 +302,60 @@ def test_simultaneous_is_bonferroni() -> None:
         assert found.p == min(1, 3 * alone.p)
     assert inference.simultaneous([]) == []
     assert math.isnan(inference.simultaneous([[[math.nan, 1.0]]])[0].p)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_fitted_has_the_moments_of_the_expansion(arms: int) -> None:
+    """Errors of log T drawn from their covariance, put into slope x + curvature x^2 / 2, seeds averaged."""
+    rng = np.random.default_rng(arms)
+    S, M = 3, 40
+    log_T = 0.5 * rng.standard_normal((arms, S, M)) + rng.standard_normal((arms, 1, M)) + 0.3
+    slope, curvature = rng.standard_normal((2, arms, S))
+    weights = (1, -1)[:arms]
+    found = inference.fitted(log_T, slope, curvature, weights)
+    rows = (log_T - log_T.mean(-1, keepdims=True)).reshape(arms * S, M)
+    error = rng.multivariate_normal(np.zeros(arms * S), rows @ rows.T / (M * (M - 1)), 200_000).reshape(-1, arms, S)
+    sign = np.array([1, -1])[:arms, None]
+    first, second = (sign * slope * error).sum(1).mean(1), (sign * curvature * error**2 / 2).sum(1).mean(1)
+    assert found.influence_SM is not None
+    column = found.influence_SM.mean(0)
+    assert column @ column / (M * (M - 1)) == pytest.approx(first.var(), rel=0.03)
+    assert found.variance == pytest.approx(second.var(), rel=0.05)
+    assert found.bias == pytest.approx(second.mean(), rel=0.03, abs=0.02 * second.std())
+    alone = inference.fitted(log_T, slope, curvature, weights, shared=False)
+    assert (alone.influence_SM, alone.variance) == (None, 0)
+    assert alone.bias == pytest.approx(found.bias)
+
+
+def test_fitted_of_arms_with_calibration_sets_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 30)) + 1, rng.standard_normal((2, 50)) - 1
+    both = inference.apart(a, b)
+    assert both.mean(-1) == pytest.approx(np.stack([a.mean(1), b.mean(1)]))
+    found = inference.fitted(both, np.ones((2, 2)), np.ones((2, 2)), (1, -1))
+    one, other = (inference.fitted(x[None], np.ones((1, 2)), np.ones((1, 2))) for x in (a, b))
+    assert found.bias == pytest.approx(one.bias - other.bias, abs=0.02)
+    assert found.variance == pytest.approx(one.variance + other.variance, rel=0.1)
+
+
+def test_what_is_fitted_widens_and_its_bias_extends_one_side() -> None:
+    rng = np.random.default_rng(0)
+    d = rng.standard_normal((4, 100)) + 0.2
+    bare = crossed_interval(d)
+    biased = crossed_interval(d, fit=inference.Fitted(None, 0.0, 0.05))
+    assert (biased.low, biased.high) == pytest.approx((bare.low - 0.05, bare.high))
+    assert biased.p > bare.p
+    assert crossed_interval(-d, fit=inference.Fitted(None, 0.0, -0.05)).p == biased.p
+    for bias in (0.0, 0.03, 0.4):
+        fit = inference.Fitted(rng.standard_normal((4, 50)) * 0.5, 1e-3, bias)
+        wide = crossed_interval(d, fit=fit)
+        assert wide.low < bare.low < bare.high < wide.high
+        assert (wide.p < 0.05) == (wide.low > 0)
+        assert "calibration examples counted" in wide.method
+        mirrored = crossed_interval(-d, fit=fit.negative())
+        assert (mirrored.low, mirrored.high, mirrored.p) == pytest.approx((-wide.high, -wide.low, wide.p))
+    same = inference.Fitted(np.zeros((4, 50)), 0.0, 0.0)
+    assert (crossed_interval(d, fit=same).low, crossed_interval(d, fit=same).p) == pytest.approx((bare.low, bare.p))
 
 
 def test_equivalence() -> None:
@@ -311,6 +396,18 @@ def test_share_is_fiellers() -> None:
         for limit, sign in ((found.low, -1), (found.high, 1)):
             assert crossed_interval(part - (limit - sign * 1e-6) * whole).p > 0.05
             assert crossed_interval(part - (limit + sign * 1e-6) * whole).p < 0.05
+
+
+def test_share_counts_what_was_fitted() -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((3, 60)) + 5
+    part = 0.5 * whole + 0.3 * rng.standard_normal((3, 60))
+    fit = inference.Fitted(rng.standard_normal((3, 40)), 0.01, 0.1)
+    bare, found = inference.share(part, whole), inference.share(part, whole, fit=fit)
+    assert found.low < bare.low < bare.high < found.high
+    for limit, sign in ((found.low, -1), (found.high, 1)):
+        assert crossed_interval(part - (limit - sign * 1e-6) * whole, fit=fit).p > 0.05
+        assert crossed_interval(part - (limit + sign * 1e-6) * whole, fit=fit).p < 0.05
 
 
 def test_share_of_nothing_is_unbounded() -> None:

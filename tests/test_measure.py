@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -166,3 +167,42 @@ def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None
         found = crossed_interval(torch.stack(rows))
         covered += found.low <= np.log(1.5) <= found.high
     assert covered / trials >= 0.91
+
+
+def test_slopes_are_the_derivatives_in_log_temperature() -> None:
+    """By central differences of the scores of softmax(Z / T); classes of probability zero included."""
+    from calib_bench.metrics import brier, log_loss
+
+    g = torch.Generator().manual_seed(0)
+    Z = 3 * torch.randn(50, 4, generator=g, dtype=torch.float64)
+    Z[:5, 3] = -math.inf
+    y = torch.randint(3, (50,), generator=g)
+    found = measure.temperature_slopes((Z / 1.3).log_softmax(-1), y)
+    h = 1e-4
+    for name, score in (("log_loss", log_loss), ("brier", brier)):
+        low, here, high = (float(score(Z / (1.3 * math.exp(step)), y)) for step in (-h, 0.0, h))
+        assert found[name] == pytest.approx(
+            ((high - low) / (2 * h), (high - 2 * here + low) / h**2), rel=1e-4, abs=1e-6
+        )
+
+
+def test_fitted_to_is_what_refits_without_an_example_show(run: tuple[Store, Settings], arms: list[tuning.Arm]) -> None:
+    """How a calibration example moves the repaired test score: fitted again without it, and with it twice."""
+    found = measure_arm(run[0], arms[1], discover.calibrators((REPAIRED,)))
+    fit = measure.fitted_to("log_loss", (1, found, [0]))
+    assert fit is not None
+    assert fit.influence_SM is not None
+    trial = arms[1].trials[found.seeds[0]]
+    logits, labels = run[0].logits(trial), run[0].labels(trial)
+    Z, Z_test = (trial.beta * logits[split].double() for split in ("calibration", "test"))
+    y, y_test = labels["calibration"], labels["test"]
+    temperature = discover.calibrators((REPAIRED,))[REPAIRED]
+    M = len(y)
+
+    def repaired(keep: torch.Tensor) -> float:
+        return float(log_loss(temperature.apply(temperature.fit(Z[keep], y[keep]), Z_test), y_test))
+
+    for m in np.abs(fit.influence_SM[0]).argsort()[-3:]:
+        without, twice = ([i for i in range(M) for _ in range(times if i == m else 1)] for times in (0, 2))
+        moved = repaired(torch.tensor(twice)) - repaired(torch.tensor(without))
+        assert M / 2 * moved == pytest.approx(fit.influence_SM[0, m], rel=0.1)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from calib_bench import metrics
 from calib_bench.errors import UserError
+from calib_bench.inference import aurc_n
 from calib_bench.metrics.binned import binned_error, debiased_squared_error, equal_mass, equal_width
 from calib_bench.metrics.risk import risk_area
+from calib_bench.metrics.scores import top_label
 
 WITHOUT_LABELS = ("mean_confidence", "mean_entropy", "confidence_n")
 
@@ -192,6 +194,31 @@ def test_adaptive_ece_ignores_the_order_of_examples(p: list[float], random: Rand
     value = binned_error(a, b, equal_mass(a))
     torch.testing.assert_close(binned_error(a[order], b[order], equal_mass(a[order])), value)
     assert 0 <= value <= 1
+
+
+@given(st.integers(2, 40), st.integers(0, 999))
+def test_renamed_classes_leave_what_ranks_confidences(K: int, seed: int) -> None:
+    """Rows that are permutations of a few others tie, whatever the last digits of their sums."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((4, K)).round(2)
+    rows[:, 0] = 4
+    Z = torch.from_numpy(np.stack([rng.permutation(rows[i % 4]) for i in range(80)]))
+    y = torch.from_numpy(rng.integers(0, K, 80))
+    columns = torch.from_numpy(rng.permutation(K))
+    renamed, labels = Z[:, columns], torch.argsort(columns)[y]
+    for name in ("aurc", "e_aurc", "adaptive_ece", "debiased_squared_ece"):
+        score = getattr(metrics, name)
+        assert float(score(renamed, labels)) == pytest.approx(float(score(Z, y)), abs=1e-12), name
+    confidence, correct = top_label(Z, y)
+    assert aurc_n(confidence, correct).mean() == pytest.approx(float(metrics.aurc(Z, y)), abs=1e-12)
+    assert len(set(map(float, equal_mass(confidence)))) <= 4
+
+
+def test_ties_are_no_wider_than_rounding() -> None:
+    """Confidences that differ by 1e-13 are in order."""
+    confidence = torch.tensor([0.5, 0.5 + 1e-13, 0.5 + 2e-16, 1.0], dtype=torch.float64)
+    area, _ = risk_area(confidence, torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    assert float(area) == pytest.approx((0 + 1 / 2 + 1.5 / 3 + 2 / 4) / 4)
 
 
 def test_debiased_squared_ece_is_centred_and_signed() -> None:

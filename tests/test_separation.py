@@ -15,7 +15,7 @@ from synthetic import Shape, make
 from calib_bench import discover, tuning
 from calib_bench.data.splits import stream
 from calib_bench.inference import crossed_interval
-from calib_bench.measure import measure_arm
+from calib_bench.measure import fitted_to, measure_arm
 from calib_bench.report.tables import number
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls, interventions
@@ -64,9 +64,16 @@ def test_a_contrast_is_the_paired_difference_of_the_seeds_both_have(run: Run, ta
     row = table.loc[(10.0, "cross_entropy")]
     assert (row["seeds"], row["dropped"]) == (4, 1)
     d_SN = arm.examples["temperature_scaling"]["log_loss"] - reference.examples["temperature_scaling"]["log_loss"][:4]
-    oracle = crossed_interval(d_SN)
-    assert row["log_loss_dyn"] == pytest.approx(oracle.mean, abs=1e-14)
-    assert (row["log_loss_dyn_low"], row["log_loss_dyn_high"]) == pytest.approx((oracle.low, oracle.high), abs=1e-14)
+    fit = fitted_to("log_loss", (1, arm, range(4)), (-1, reference, range(4)))
+    assert fit is not None
+    total_SN = arm.examples["raw"]["log_loss"] - reference.examples["raw"]["log_loss"][:4]
+    parts = ("dyn", d_SN, fit), ("conf", total_SN - d_SN, fit.negative()), ("total", total_SN, None)
+    for part, values, added in parts:
+        oracle = crossed_interval(values, fit=added)
+        ends = row[f"log_loss_{part}_low"], row[f"log_loss_{part}"], row[f"log_loss_{part}_high"]
+        assert ends == pytest.approx((oracle.low, oracle.mean, oracle.high), abs=1e-14)
+    bare = crossed_interval(d_SN)
+    assert row["log_loss_dyn_low"] < bare.low < bare.high < row["log_loss_dyn_high"]
 
 
 def test_confidence_and_dynamics_go_where_they_were_put(table: pd.DataFrame) -> None:

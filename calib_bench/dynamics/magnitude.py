@@ -55,7 +55,8 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
     Args:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
-    from calib_bench.inference import crossed_interval
+    from calib_bench.inference import score_interval
+    from calib_bench.measure import REPAIRED, fitted_to
     from calib_bench.separation.arms import over_seeds
 
     measures = cell.measures
@@ -66,8 +67,10 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
         return found
     found |= over_seeds("initial_norm", list(cell.norms.values()))
     for name, (method, score) in METRICS.items():
-        scale = "logit" if name == "accuracy" else "log"
-        interval = crossed_interval(measures.examples[method][score], nested=nested, scale=scale)
+        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
+        interval = score_interval(
+            "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
+        )
         found |= fields(name, replace(interval, p=math.nan))
     return found | (_change(cell, base, nested, "_change") if base and base is not cell and base.measures.seeds else {})
 

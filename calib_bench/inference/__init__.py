@@ -17,9 +17,13 @@ from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
+from calib_bench.inference.fitted import Fitted, apart, fitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
+    FEW_ERRORS,
+    FEWEST,
+    SKEWED,
     UNDECIDED,
     Interval,
     crossed_interval,
@@ -29,20 +33,26 @@ from calib_bench.inference.interval import (
 )
 from calib_bench.inference.ranking import aurc_interval, aurc_n
 from calib_bench.inference.resampled import Resampled, percentile, resampled_means
+from calib_bench.inference.scores import difference_interval, score_interval, within
 from calib_bench.inference.selection import SelectedGain, selected_gain
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
     "DIFFERS",
     "EQUAL",
+    "FEWEST",
+    "FEW_ERRORS",
+    "SKEWED",
     "UNDECIDED",
     "Binned",
+    "Fitted",
     "Interval",
     "Resampled",
     "SelectedGain",
     "Statistic",
     "TwoByTwo",
     "VarianceShares",
+    "apart",
     "aurc_interval",
     "aurc_n",
     "best_of",
@@ -50,14 +60,17 @@ __all__ = [
     "classwise_interval",
     "crossed_bootstrap",
     "crossed_interval",
+    "difference_interval",
     "ece_interval",
     "ece_null",
     "ece_null_of",
     "equivalence",
+    "fitted",
     "holm",
     "percentile",
     "rate",
     "resampled_means",
+    "score_interval",
     "selected_gain",
     "share",
     "simultaneous",
@@ -65,4 +78,5 @@ __all__ = [
     "spread_ratio",
     "two_by_two",
     "variance_shares",
+    "within",
 ]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from calib_bench.inference.fitted import Fitted
+
     Array = NDArray[np.float64]
 
 
@@ -76,6 +78,7 @@ def share(
     whole_SN: ArrayLike | Sequence[ArrayLike],
     level: float = 0.95,
     nested: bool = False,
+    fit: Fitted | None = None,
 ) -> Interval:
     """Interval for mean(part) / mean(whole), say the share of a difference in log loss that was confidence.
 
@@ -85,6 +88,7 @@ def share(
 
     Args:
         part_SN, whole_SN: per-example differences [S, N], same seeds and examples; with `nested` also S rows each.
+        fit: what a fitted temperature adds to the part; the whole has none.
 
     Returns:
         The interval; `p` is that of part being 0.
@@ -96,7 +100,7 @@ def share(
         part, whole = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
     if part.shape != whole.shape:
         raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
-    top, bottom = crossed_interval(part, level), crossed_interval(whole, level)
+    top, bottom = crossed_interval(part, level, fit=fit), crossed_interval(whole, level)
     n, N = part.shape
     ratio = top.mean / bottom.mean if bottom.mean else math.nan
     if math.isnan(bottom.low) or not (np.isfinite(part).all() and n * N > 1):
@@ -104,24 +108,22 @@ def share(
     if bottom.low <= 0 <= bottom.high:
         why = "unbounded: the whole is not separated from 0"
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
-    low, high = _fieller(part, whole, ratio, level)
+    low, high = _fieller(part, whole, ratio, level, fit)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
-def _fieller(part: Array, whole: Array, ratio: float, level: float) -> tuple[float, float]:
+def _fieller(part: Array, whole: Array, ratio: float, level: float, fit: Fitted | None) -> tuple[float, float]:
     """Where part - r whole stops being compatible with 0, on either side of the ratio of means."""
     from scipy.optimize import brentq
-    from scipy.special import stdtrit
 
     n, N = part.shape
     a, b = part.mean(), whole.mean()
     v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
 
     def excess(r: float) -> float:
-        v, df = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N)
-        if v <= 0:
-            return float((a - r * b) ** 2)
-        return float((a - r * b) ** 2 - stdtrit(df, (1 + level) / 2) ** 2 * v)
+        sampling = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N, fit)
+        low, high = sampling.limits(float(a - r * b), level)
+        return max(low, -high)
 
     def edge(sign: int) -> float:
         step = 1e-3 * (1 + abs(ratio))

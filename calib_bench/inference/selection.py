@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from calib_bench.inference.interval import Interval, crossed_interval, pool, t_interval, variances
+from calib_bench.inference.interval import Interval, Sampling, around, crossed_interval, pool, variances
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -43,10 +42,10 @@ def selected_gain(
 
     The quantity covered is the expected gain, over fresh seeds and test examples, of the procedure with S - 1 seeds: a
     seed's gain is that of the arm which the other seeds choose, so no seed judges an arm that it helped to choose
-    (lucky seeds are lucky on both splits). The variance is the larger of two, that of these gains, its part due to
-    seeds no less than by the jackknife of the whole procedure, and that of the gain of the arm chosen by all seeds, at
-    the smaller degrees of freedom: choices that share seeds go together. With one seed the choice is that seed's, and
-    the interval is over examples alone, the choice taken as given.
+    (lucky seeds are lucky on both splits). The half width is the larger of two, that of these gains, their variance due
+    to seeds no less than by the jackknife of the whole procedure, and that of the gain of the arm chosen by all seeds:
+    choices that share seeds go together. With one seed the choice is that seed's, and the interval is over examples
+    alone, the choice taken as given.
 
     Args:
         selection_AS: selection scores [A, S], the lowest best unless `largest`; a NaN, say of a seed that diverged,
@@ -81,10 +80,10 @@ def selected_gain(
     gain_AS = mean_AS - mean_AS[reference]
     parts = [variances(d, d) for d in (np.stack(apart), np.stack(together))]
     parts[0][0] = max(parts[0][0], _instability(cost, gain_AS))
-    v, df = (np.array(x) for x in zip(*(pool(part, S, len(apart[0])) for part in parts), strict=True))
-    least = float(np.nanmin(df)) if np.isfinite(df).any() else math.nan
+    sums = [one for part in parts for one in pool(part, S, len(apart[0])).sums]
     method = f"{found.method}, choice left one seed out"
-    return SelectedGain(t_interval(found.mean, v.max(), least, level, S, found.n_examples, method), chosen, choices)
+    gain = around(found.mean, Sampling.of(*sums), level, S, found.n_examples, method)
+    return SelectedGain(gain, chosen, choices)
 
 
 def _left_out(cost_AS: Array) -> tuple[int, ...]:

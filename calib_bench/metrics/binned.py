@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.errors import UserError
-from calib_bench.metrics.scores import Rows, scores_n, top_label
+from calib_bench.metrics.scores import Rows, differ, scores_n, top_label
 
 BINS = 15
 HELD = 1 << 18
@@ -29,13 +29,14 @@ def equal_width(p: Tensor, bins: int = BINS) -> Tensor:
 def equal_mass(p: Tensor, bins: int = BINS) -> Tensor:
     """Bin of each probability among at most `bins` of equal count along the last axis; int64, in the shape of `p`.
 
-    The bin is that of the middle of the example's ranks, so equal probabilities always share one.
+    The bin is that of the middle of the example's ranks, so equal probabilities, as far as rounding
+    tells (`scores.TIE`), always share one.
     """
     sorted_, order = p.sort(dim=-1, stable=True)
     n = p.shape[-1]
     bins = min(bins, n)
     rank = torch.arange(n, device=p.device).expand(p.shape)
-    step = sorted_[..., 1:] != sorted_[..., :-1]
+    step = differ(sorted_)
     edge = torch.ones_like(step[..., :1]) if n > 1 else torch.ones_like(p, dtype=torch.bool)
     first = torch.where(torch.cat([edge, step], -1), rank, 0).cummax(-1).values
     last = torch.where(torch.cat([step, edge], -1), rank, n - 1).flip(-1).cummin(-1).values.flip(-1)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench.metrics.scores import top_label
+from calib_bench.metrics.scores import differ, top_label
 
 
 def risk_area(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """AURC and its excess over the best possible order, each [...], from [..., N].
 
     AURC is the mean over k of the error among the k most confident examples, itself averaged over every order of
-    examples with equal confidence. The best order, all errors last, is taken exactly and not by its large-N limit.
+    examples with equal confidence, equal up to rounding (`scores.TIE`). The best order, all errors last, is taken
+    exactly and not by its large-N limit.
     """
     n = confidence.shape[-1]
     sorted_, order = confidence.sort(dim=-1, descending=True, stable=True)
     error = (1 - correct.double()).gather(-1, order)
     k = torch.arange(1, n + 1, dtype=torch.float64, device=confidence.device)
     new = torch.ones_like(sorted_, dtype=torch.bool)
-    new[..., 1:] = sorted_[..., 1:] != sorted_[..., :-1]
+    new[..., 1:] = differ(sorted_)
     group = new.cumsum(-1) - 1
     sums = torch.zeros_like(error).scatter_add_(-1, group, error)
     size = torch.zeros_like(error).scatter_add_(-1, group, torch.ones_like(error))

@@ -19,6 +19,17 @@ BLOCK = 1 << 17
 """Entries of a block of rows: a few float64 temporaries of it stay in the cache."""
 
 
+TIE = 1e-14
+"""Confidences that differ by no more than this share are equal: a sum of exponentials has other last digits in another
+order of the classes, so that rows which are permutations of one another would else not tie."""
+
+
+def differ(sorted_: Tensor) -> Tensor:
+    """Whether each of sorted confidences differs from the one before it by more than rounding, [..., N - 1]."""
+    before, after = sorted_[..., :-1], sorted_[..., 1:]
+    return (after - before).abs() > TIE * torch.maximum(before, after)
+
+
 class Rows:
     """A block of rows, flattened over the leading axes; valid until the next one is made.
 

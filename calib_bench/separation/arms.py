@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.rows import Row
-from calib_bench.separation.contrast import interval, kappa
+from calib_bench.rows import Row, doubtful
+from calib_bench.separation.contrast import kappa
 
 if TYPE_CHECKING:
+    from calib_bench.inference import Interval
     from calib_bench.measure import Measures
     from calib_bench.store import Store
     from calib_bench.trial import Trial
@@ -38,30 +39,33 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-    from calib_bench.inference import ece_interval
-    from calib_bench.measure import METRICS
+    from calib_bench.inference import ece_interval, score_interval
+    from calib_bench.measure import METRICS, REPAIRED, fitted_to
 
     rows = []
     counts = {"seeds": len(measures.seeds), "diverged": len(measures.diverged), "missing": len(measures.missing)}
     for method, scores in measures.examples.items():
         frame = measures.frame[measures.frame["method"] == method]
         row: Row = {"method": method, **counts}
+        found: dict[str, Interval] = {}
         for metric in METRICS:
             if metric not in frame:
                 continue
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
-                row |= interval(metric, scores[MEANS[metric]], nested)
-                del row[f"{metric}_p"]
+                every = range(len(measures.seeds))
+                fit = fitted_to(metric, (1, measures, every)) if method == REPAIRED else None
+                found[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
+                row |= limits(metric, found[metric])
             elif metric == "ece" and method in ("raw", "temperature_scaling"):
-                found = ece_interval(scores["confidence"], scores["correct"], nested=nested)
-                row |= {"ece": found.mean, "ece_low": found.low, "ece_high": found.high}
+                found["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
+                row |= limits("ece", found["ece"])
             else:
                 row |= over_seeds(metric, frame[metric].tolist())
         if "ece_null" in frame and frame["ece_null"].notna().any():
             row["ece_null"] = frame["ece_null"].mean()
         if method == "temperature_scaling":
             row |= kappa(measures, list(range(len(measures.seeds))))
-        rows.append(row)
+        rows.append(row | doubtful(found))
     return rows
 
 
@@ -95,11 +99,16 @@ def rates(arm: Arm) -> list[Row]:
 
 
 def over_seeds(name: str, values: list[float]) -> Row:
-    """Mean with a t interval over seeds, for this test set."""
+    """Mean with a t interval over seeds, for this test set, within the range of such a score."""
     import torch
+
+    from calib_bench.inference import score_interval
 
     if len(values) < 2:
         return {name: values[0] if values else None}
-    row = interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True)
-    del row[f"{name}_p"]
-    return row
+    return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
+
+
+def limits(name: str, found: Interval) -> Row:
+    """An interval as columns `name`, `_low` and `_high`."""
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}

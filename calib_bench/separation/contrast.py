@@ -12,16 +12,17 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.measure import SPLIT, fitted_to, same_calibration
 from calib_bench.rows import Row
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from calib_bench.inference import Fitted
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
 
-SCORES = ("log_loss", "brier")
 PARTS = ("total", "conf", "dyn")
 
 
@@ -32,6 +33,9 @@ def is_reference(name: Mapping[str, Any], settings: Settings) -> bool:
 
 def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     """The arm minus the reference, over the seeds that finished in both.
+
+    What is left after the temperature, and so what it repairs, varies with the calibration examples it is fitted on:
+    they are a source of variance beside seeds and test examples.
 
     Returns:
         For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
@@ -51,26 +55,33 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         return arm.examples[method][score][ours] - reference.examples[method][score][others]
 
     row |= interval("accuracy", difference("raw", "correct"), nested)
-    for score in SCORES:
+    for score in SPLIT:
         total, dyn = difference("raw", score), difference("temperature_scaling", score)
-        for part, values in zip(PARTS, (total, total - dyn, dyn), strict=True):
-            row |= interval(f"{score}_{part}", values, nested)
-        row |= _share(f"{score}_conf_share", total - dyn, total, nested)
+        after = fitted_to(score, (1, arm, ours), (-1, reference, others))
+        repaired = None if after is None else after.negative()
+        for part, values, fit in zip(PARTS, (total, total - dyn, dyn), (None, repaired, after), strict=True):
+            row |= interval(f"{score}_{part}", values, nested, score, fit)
+        row |= _share(f"{score}_conf_share", total - dyn, total, nested, repaired)
     return row | kappa(arm, ours)
 
 
-def interval(name: str, d_SN: Tensor, nested: bool) -> Row:
-    """The interval of a mean as columns `name`, `_low`, `_high` and `_p`."""
-    from calib_bench.inference import crossed_interval
+def interval(name: str, d_SN: Tensor, nested: bool, metric: str = "", fit: Fitted | None = None) -> Row:
+    """The interval of a mean difference as columns `name`, `_low`, `_high` and `_p`.
 
-    found = crossed_interval(d_SN, nested=nested)
+    Args:
+        metric: what it is a difference of, where the name does not say; its range bounds the limits.
+        fit: what a fitted temperature adds, see `measure.fitted_to`.
+    """
+    from calib_bench.inference import difference_interval
+
+    found = difference_interval(metric or name, d_SN, nested, fit)
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
 
 
-def _share(name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool) -> Row:
+def _share(name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None) -> Row:
     from calib_bench.inference import share
 
-    found = share(part_SN, whole_SN, nested=nested)
+    found = share(part_SN, whole_SN, nested=nested, fit=fit)
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return {}
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
@@ -82,8 +93,7 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
 
     if arm.log_kappa is None or not rows:
         return {}
-    shared = len({trial.split for trial in arm.arm.trials.values()}) == 1
-    found = crossed_interval(arm.log_kappa[rows], nested=not shared)
+    found = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
         return {"kappa": math.exp(found.mean)}
     return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calib_bench.rows import DOUBTFUL
 from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES
 from calib_bench.study import Table
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 LOG_LOSS, BRIER = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
 SPLIT = (
     "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot; conf share: conf / total, where "
-    "the data bound it (Fieller's interval)"
+    "the data bound it (Fieller's interval); both count the calibration examples that temperatures were fitted on"
 )
 STAR = "* Holm-adjusted p < .05 over the arms of this table"
 
@@ -60,7 +61,9 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             f"{smoke}Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: the "
             "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
             "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
-            "with these probabilities would show.",
+            "with these probabilities would show. The calibration examples are counted in log loss and Brier after "
+            "temperature scaling; after other calibrators intervals hold for these fits."
+            + (f" {DOUBTFUL}." if "doubtful" in frames["baselines"] else ""),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),

@@ -76,7 +76,7 @@ def report() -> Bench:
                 ece_interval(*data, adaptive=True, n_boot=DRAWS),
                 aurc_interval(*data),
                 aurc_interval(*data, reference),
-                crossed_interval(data[1], scale="logit"),
+                crossed_interval(data[1], scale="share"),
                 crossed_interval(data[1] - reference[1]),
             )
             count += sum(i.low <= i.high for i in found)

@@ -1,0 +1,85 @@
+"""What a temperature fitted on a few examples adds to the uncertainty of a mean score taken after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+
+
+class Fitted(NamedTuple):
+    """The part of a mean over S seeds that M calibration examples, which are not among those averaged over, decide.
+
+    Attributes:
+        influence_SM: first-order influence of each calibration example on each seed's value, mean 0 along M; None
+            where every seed has calibration examples of its own, which the spread of seeds holds already.
+        variance: of the second-order part of the mean over seeds.
+        bias: expectation of the second-order part: how much too high the mean is expected to be.
+    """
+
+    influence_SM: Array | None
+    variance: float
+    bias: float
+
+    def negative(self) -> Fitted:
+        """That of minus the mean."""
+        influence = None if self.influence_SM is None else -self.influence_SM
+        return Fitted(influence, self.variance, -self.bias)
+
+
+def fitted(
+    log_T_ASM: ArrayLike,
+    slope_AS: ArrayLike,
+    curvature_AS: ArrayLike,
+    weights_A: Sequence[float] = (1.0,),
+    shared: bool = True,
+) -> Fitted:
+    """What fitted temperatures add to the mean over seeds of a sum of arms' scores, by its expansion in log T.
+
+    With Delta_s the error of seed s's log T, the value of seed s is off by slope Delta_s + curvature Delta_s^2 / 2, and
+    Delta_s and Delta_t have covariance C_st = sum_m I_sm I_tm / (M (M - 1)), I the influence of example m. The first
+    part is a mean of influences. Where the score is the one that T minimizes, its slope at the best T is 0 and the
+    second part rules: its mean is curvature C_ss / 2 and its covariances, of a normal Delta, curvature^2 C_st^2 / 2.
+
+    Args:
+        log_T_ASM: log T of A arms plus the influence of each calibration example on it (`measure.log_kappa_n`), whose
+            row mean is log T; the arms of one seed have the same calibration examples (else see `apart`).
+        slope_AS, curvature_AS: first and second derivative of each mean score in log T.
+        weights_A: of the arms in the sum; (1, -1) is the first less the second.
+        shared: whether all seeds have the same calibration examples.
+    """
+    log_T = np.asarray(log_T_ASM, np.float64)
+    A, S, M = log_T.shape
+    weights_A1 = np.asarray(weights_A, np.float64).reshape(A, 1)
+    slopes, curvatures = (weights_A1 * np.asarray(v, np.float64) for v in (slope_AS, curvature_AS))
+    influence_ASM = log_T - log_T.mean(-1, keepdims=True)
+    first_SM = (slopes[..., None] * influence_ASM).sum(0)
+    rows_FM, curvature_F = influence_ASM.reshape(A * S, M), curvatures.reshape(-1)
+    if not shared:
+        bias = curvature_F @ np.square(rows_FM).sum(1) / (M * (M - 1)) / (2 * S)
+        return Fitted(None, 0.0, float(bias))
+    covariance_FF = rows_FM @ rows_FM.T / (M * (M - 1))
+    bias = curvature_F @ np.diag(covariance_FF) / (2 * S)
+    variance = curvature_F @ np.square(covariance_FF) @ curvature_F / (2 * S**2)
+    return Fitted(first_SM, max(float(variance), 0.0), float(bias))
+
+
+def apart(first_SM: ArrayLike, second_SM: ArrayLike) -> Array:
+    """[2, S, M1 + M2] for `fitted`, of two arms whose calibration examples are not the same ones.
+
+    Each arm has no influence from the other's examples; what it has is scaled so that its mean stays what it is.
+    """
+    one, two = (np.asarray(v, np.float64) for v in (first_SM, second_SM))
+    S, M, L = len(one), one.shape[1], two.shape[1]
+    out = np.zeros((2, S, M + L))
+    for arm, values, columns in ((0, one, slice(0, M)), (1, two, slice(M, M + L))):
+        centre = values.mean(1, keepdims=True)
+        out[arm] = centre
+        out[arm, :, columns] += (values - centre) * (M + L) / values.shape[1]
+    return out

@@ -1,0 +1,58 @@
+"""Intervals of named scores, which stay where the score can be, and what an interval of few errors is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calib_bench.inference.interval import Interval, crossed_interval, few_errors
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from calib_bench.inference.fitted import Fitted
+
+RANGES: dict[str, tuple[float, float]] = {
+    "accuracy": (0, 1), "mean_confidence": (0, 1), "log_loss": (0, math.inf), "mean_entropy": (0, math.inf),
+    "brier": (0, 2), "ece": (0, 1), "ece_positive": (0, 1), "adaptive_ece": (0, 1), "classwise_ece": (0, 1),
+    "smece": (0, 1), "smece_positive": (0, 1), "mce": (0, 1), "aurc": (0, 1), "e_aurc": (0, 1),
+}  # fmt: skip
+"""Where each score can be. A squared error without its bias can be negative, and has no range here."""
+SCALE = {"accuracy": "share", "log_loss": "log", "brier": "log"}
+"""On what scale a mean over examples has its limits (`crossed_interval`); others are cut at the ends of their range."""
+
+
+def score_interval(
+    metric: str, d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False, fit: Fitted | None = None
+) -> Interval:
+    """`crossed_interval` of an arm's mean score, on the scale of that score and within its range."""
+    return within(crossed_interval(d_SN, nested=nested, scale=SCALE.get(metric, "identity"), fit=fit), metric)
+
+
+def difference_interval(
+    metric: str, d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False, fit: Fitted | None = None
+) -> Interval:
+    """`crossed_interval` of a mean difference of two arms' scores, within the range of such differences."""
+    return within(crossed_interval(d_SN, nested=nested, fit=fit), metric, difference=True)
+
+
+def with_doubt(found: Interval, arms: Sequence[ArrayLike | Sequence[ArrayLike]], nested: bool) -> Interval:
+    """The interval, in doubt where any of the arms it is of has few wrong examples.
+
+    Args:
+        arms: of each arm whether its top labels were right, [S, N]; with `nested` S rows.
+    """
+    doubt = max(few_errors(correct_SN, nested) for correct_SN in arms)
+    return found if math.isnan(found.low) or not doubt else replace(found, doubt=doubt)
+
+
+def within(found: Interval, metric: str, difference: bool = False) -> Interval:
+    """The interval cut where the score (a difference of two) can be no further: it covers what it covered."""
+    low, high = RANGES.get(metric, (-math.inf, math.inf))
+    if difference:
+        low, high = low - high, high - low
+    if math.isnan(found.low):
+        return found
+    return replace(found, low=min(max(found.low, low), high), high=max(min(found.high, high), low))

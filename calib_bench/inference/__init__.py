@@ -29,7 +29,7 @@ from calib_bench.inference.interval import (
 )
 from calib_bench.inference.ranking import aurc_interval, aurc_n
 from calib_bench.inference.resampled import Resampled, percentile, resampled_means
-from calib_bench.inference.selection import SelectedGain, selected_gain
+from calib_bench.inference.selection import SelectedGain, choice_variance, rechosen, selected_gain, widened
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "aurc_n",
     "best_of",
     "binned_interval",
+    "choice_variance",
     "classwise_interval",
     "crossed_bootstrap",
     "crossed_interval",
@@ -57,6 +58,7 @@ __all__ = [
     "holm",
     "percentile",
     "rate",
+    "rechosen",
     "resampled_means",
     "selected_gain",
     "share",
@@ -65,4 +67,5 @@ __all__ = [
     "spread_ratio",
     "two_by_two",
     "variance_shares",
+    "widened",
 ]

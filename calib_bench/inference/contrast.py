@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
+from calib_bench.inference.selection import choice_variance, widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +77,7 @@ def share(
     whole_SN: ArrayLike | Sequence[ArrayLike],
     level: float = 0.95,
     nested: bool = False,
+    choice: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Interval:
     """Interval for mean(part) / mean(whole), say the share of a difference in log loss that was confidence.
 
@@ -85,6 +87,8 @@ def share(
 
     Args:
         part_SN, whole_SN: per-example differences [S, N], same seeds and examples; with `nested` also S rows each.
+        choice: by how much the means of part and whole would change under other choices [B, S], see `choice_variance`:
+            that variance is added.
 
     Returns:
         The interval; `p` is that of part being 0.
@@ -97,6 +101,10 @@ def share(
     if part.shape != whole.shape:
         raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
     top, bottom = crossed_interval(part, level), crossed_interval(whole, level)
+    if choice is not None:
+        top, bottom = (
+            widened(one, choice_variance(shift), level) for one, shift in zip((top, bottom), choice, strict=True)
+        )
     n, N = part.shape
     ratio = top.mean / bottom.mean if bottom.mean else math.nan
     if math.isnan(bottom.low) or not (np.isfinite(part).all() and n * N > 1):
@@ -104,24 +112,32 @@ def share(
     if bottom.low <= 0 <= bottom.high:
         why = "unbounded: the whole is not separated from 0"
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
-    low, high = _fieller(part, whole, ratio, level)
+    low, high = _fieller(part, whole, ratio, level, choice)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
-def _fieller(part: Array, whole: Array, ratio: float, level: float) -> tuple[float, float]:
+def _fieller(
+    part: Array, whole: Array, ratio: float, level: float, choice: tuple[ArrayLike, ArrayLike] | None
+) -> tuple[float, float]:
     """Where part - r whole stops being compatible with 0, on either side of the ratio of means."""
     from scipy.optimize import brentq
-    from scipy.special import stdtrit
+    from scipy.special import ndtri, stdtrit
 
     n, N = part.shape
     a, b = part.mean(), whole.mean()
+    shifts = [np.asarray(shift, np.float64) for shift in choice or ()]
+
+    def chosen(r: float) -> float:
+        """Square of the half width that the choice adds."""
+        return float(ndtri((1 + level) / 2)) ** 2 * choice_variance(shifts[0] - r * shifts[1]) if shifts else 0.0
+
     v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
 
     def excess(r: float) -> float:
         v, df = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N)
         if v <= 0:
-            return float((a - r * b) ** 2)
-        return float((a - r * b) ** 2 - stdtrit(df, (1 + level) / 2) ** 2 * v)
+            return float((a - r * b) ** 2 - chosen(r))
+        return float((a - r * b) ** 2 - stdtrit(df, (1 + level) / 2) ** 2 * v - chosen(r))
 
     def edge(sign: int) -> float:
         step = 1e-3 * (1 + abs(ratio))

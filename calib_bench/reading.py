@@ -54,7 +54,7 @@ class Reader:
         measures = measure_arm(self.store, arm, discover.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
-        self.rates += [{**name, **row} for row in each.rates(arm)]
+        self.rates += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
         self.arms.append(arm)
         return measures
 
@@ -74,7 +74,7 @@ class Reader:
 
         settings = self.settings
         score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged"
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
         return known | {
             "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),

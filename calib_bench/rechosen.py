@@ -7,6 +7,7 @@ moves with the choice alone, which is added to the interval of every contrast of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -49,18 +50,33 @@ class Rechosen:
 def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
 
+    A rate at which a tuning seed learnt nothing is no candidate.
+
     Raises:
         StoreError: a stored trial cannot be read.
     """
     from calib_bench import discover
     from calib_bench.measure import REPAIRED, on_trials
 
-    rates = [rate for rate in arm.tried if np.isfinite(arm.scores[rate])]
+    score = store.scores(arm.select)
+    rates = [
+        rate for rate in arm.tried if all(_learnt(store, arm.select, trial, score(trial)) for trial in arm.tried[rate])
+    ]
     trials = [trial for rate in rates for trial in arm.tried[rate]]
-    if len(rates) < 2 or arm.chosen not in rates or any(store.state(trial) != "done" for trial in trials):
+    if len(rates) < 2 or arm.chosen not in rates:
         return lambda: None
     read = on_trials(_read, store, trials, discover.calibrators((REPAIRED,)), arm.select)
-    return partial(_whole, arm, rates, [store.scores(arm.select)(trial) for trial in trials], read)
+    return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
+
+
+def _learnt(store: Store, select: str, trial: Trial, score: float | None) -> bool:
+    """Whether a tuning trial is surely better than guessing, by what chose the rate."""
+    from calib_bench.planes import GUESS
+
+    if score is None or not store.has(trial):
+        return False
+    K = store.split_info(trial)["classes"]
+    return score < GUESS * (1 - 1 / K if select == "error" else math.log(K))
 
 
 def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
@@ -127,9 +143,7 @@ def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | N
     sides = [(one.rechosen, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
     if any(one is None for one, _ in sides):
         return None
-    terms = [
-        sign * factor * one.shifts[method][score] for one, sign in sides for method, score, factor in parts
-    ]
+    terms = [sign * factor * one.shifts[method][score] for one, sign in sides for method, score, factor in parts]
     if len({term.shape for term in terms}) > 1:
         return None
     return np.asarray(sum(terms), np.float64)

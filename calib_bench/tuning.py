@@ -67,6 +67,15 @@ class Arm:
         return label(self.trial)
 
 
+TUNED = ("tuned", FEW_SEEDS)
+"""What `Arm.tuning` says of a rate inside its grid."""
+
+
+def together(arms: Iterable[Arm]) -> str:
+    """The column `tuning` of a row that rests on several arms: what is to be said of any of them, or "tuned"."""
+    return ", ".join(dict.fromkeys(arm.tuning for arm in arms if arm.tuning != "tuned")) or "tuned"
+
+
 def label(trial: Trial) -> str:
     """What tells a trial's arm from others of its family."""
     objective = "" if trial.objective == CROSS_ENTROPY else f" {trial.objective}"

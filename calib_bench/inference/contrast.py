@@ -44,6 +44,7 @@ def two_by_two(
     y11_SN: ArrayLike,
     level: float = 0.95,
     nested: bool = False,
+    choice: Sequence[ArrayLike] | None = None,
 ) -> TwoByTwo:
     """Main effects and interaction of a paired 2x2, each with a `crossed_interval`.
 
@@ -51,6 +52,8 @@ def two_by_two(
         y00_SN, y10_SN, y01_SN, y11_SN: per-example scores [S, N], same seeds and examples; y10 has the first
             factor alone.
         nested: see `crossed_interval`; pass rows' means as [S, 1] when their lengths differ.
+        choice: of each cell in the same order, by how much its mean would change under other choices [B, S], see
+            `choice_variance`: that variance is added.
 
     Raises:
         ValueError: the shapes differ.
@@ -58,10 +61,18 @@ def two_by_two(
     cells = [np.asarray(y, np.float64) for y in (y00_SN, y10_SN, y01_SN, y11_SN)]
     if len({y.shape for y in cells}) > 1:
         raise ValueError(f"the cells of a 2x2 need one shape, not {', '.join(str(y.shape) for y in cells)}")
-    y00, y10, y01, y11 = cells
+    found = [crossed_interval(d, level, nested) for d in _contrasts(*cells)]
+    if choice is not None:
+        moves = _contrasts(*(np.asarray(shift, np.float64) for shift in choice))
+        found = [widened(one, choice_variance(move), level) for one, move in zip(found, moves, strict=True)]
+    return TwoByTwo(*found)
+
+
+def _contrasts(y00: Array, y10: Array, y01: Array, y11: Array) -> tuple[Array, ...]:
+    """The effects of `TwoByTwo`, in its order."""
     both = y11 - y00
     crossing = y10 - y01
-    contrasts = (
+    return (
         both,
         (both + crossing) / 2,
         (both - crossing) / 2,
@@ -69,7 +80,6 @@ def two_by_two(
         y10 - y00,
         y01 - y00,
     )
-    return TwoByTwo(*(crossed_interval(d, level, nested) for d in contrasts))
 
 
 def share(

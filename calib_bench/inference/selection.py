@@ -117,7 +117,8 @@ def rechosen(
 
     A choice as made and one as it might have been made both have sampling error, so that they differ by sqrt(2) of it:
     each draw adds normal errors of twice the covariance of the R means over seeds, and likewise over examples, to the
-    means. The errors are common to what is given to several calls with the same S, N and `seed`, as the seeds and
+    means. Of the seeds' part every candidate has the median variance: a few seeds cannot tell their own, and the seeds
+    of a bad candidate scatter because it is bad, not because it might be good. The errors are common to what is given to several calls with the same S, N and `seed`, as the seeds and
     examples are that several arms share.
 
     Args:
@@ -142,7 +143,9 @@ def rechosen(
     drawn_BR = np.repeat(mean_R[None], draws, 0)
     if S > 1:
         normal_BS = np.random.default_rng((seed, S)).standard_normal((draws, S))
-        drawn_BR += math.sqrt(2 / (S * (S - 1))) * (normal_BS @ (cost - mean_R[:, None]).T)
+        norm_R = np.linalg.norm(cost - mean_R[:, None], axis=1)
+        size_R = np.divide(np.median(norm_R), norm_R, out=np.zeros_like(norm_R), where=norm_R > 0)
+        drawn_BR += math.sqrt(2 / (S * (S - 1))) * (normal_BS @ (cost - mean_R[:, None]).T) * size_R
     if losses_RN is not None:
         losses = np.asarray(losses_RN, np.float64)[usable_R]
         N = losses.shape[1]

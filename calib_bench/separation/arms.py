@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from calib_bench.rechosen import Rechosen, shift
 from calib_bench.rows import Row
 from calib_bench.separation.contrast import interval, kappa
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
+
+RECHOSEN = (
+    "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
+    "examples, is drawn anew"
+)
+"""What tables of rates say of that column."""
 
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
@@ -30,7 +37,7 @@ def named(arm: Arm, variant: str | None) -> Row:
     """The columns that name an arm."""
     trial = arm.trial
     return {
-        "model": trial.model, "variant": variant, "beta": trial.beta, "objective": trial.objective, "tuning": arm.status
+        "model": trial.model, "variant": variant, "beta": trial.beta, "objective": trial.objective, "tuning": arm.tuning
     }  # fmt: skip
 
 
@@ -48,7 +55,9 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
             if metric not in frame:
                 continue
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
-                row |= interval(metric, scores[MEANS[metric]], nested)
+                counted = method in ("raw", "temperature_scaling")
+                move = shift(measures, None, (method, MEANS[metric], 1.0)) if counted else None
+                row |= interval(metric, scores[MEANS[metric]], nested, move)
                 del row[f"{metric}_p"]
             elif metric == "ece" and method in ("raw", "temperature_scaling"):
                 found = ece_interval(scores["confidence"], scores["correct"], nested=nested)
@@ -79,14 +88,15 @@ def trials(store: Store, measures: Measures) -> list[Row]:
     return rows
 
 
-def rates(arm: Arm) -> list[Row]:
-    """One row per rate tried."""
+def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
+    """One row per rate tried; with `again`, how often other selection data would have chosen it."""
     return [
         {
             "rate": rate,
             "unit": arm.trial.lr_unit,
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
+            **({"rechosen": again.shares.get(rate, 0.0)} if again else {}),
         }
         for rate in arm.rates
     ]

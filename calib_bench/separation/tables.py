@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calib_bench.separation import arms as each
 from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES
 from calib_bench.study import Table
@@ -20,6 +21,10 @@ SPLIT = (
     "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot; conf share: conf / total, where "
     "the data bound it (Fieller's interval)"
 )
+CHOICE = (
+    "which count the choice of both rates: how far the contrast moves when they are chosen anew from other selection "
+    "examples and tuning seeds (theirs are trained at every rate)"
+)
 STAR = "* Holm-adjusted p < .05 over the arms of this table"
 
 
@@ -28,6 +33,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     how = _intervals(settings, nested)
     against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {how}"
+    against += f", {CHOICE}"
     contrasts = _marked(settings, frames["separation"])
     return {
         "separation": Table(
@@ -126,7 +132,8 @@ def _if_any(
 def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    return Table(title, frame, f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged.")
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}."
+    return Table(title, frame, note)
 
 
 def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:

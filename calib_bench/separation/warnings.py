@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
+from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +75,15 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
         if names:
             everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
             found.append(f"{status.capitalize()}: {everything} ({meaning}).")
+    few = [arm for arm in arms if FEW_SEEDS in arm.tuning]
+    if few:
+        seeds = max(len(trials) for arm in few for trials in arm.tried.values())
+        everything = "every arm" if len(few) == len(arms) else ", ".join(f"{a.trial.model} {a.label}" for a in few)
+        found.append(
+            f"{FEW_SEEDS.capitalize()}: {seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}, where fewer than "
+            f"{FEWEST_SEEDS} cannot show how far the choice depends on them: no contrast is established; give "
+            f"tune_seeds={FEWEST_SEEDS}."
+        )
     return found
 
 

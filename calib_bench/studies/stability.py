@@ -15,7 +15,7 @@ from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
-from calib_bench.rows import ALPHA, Row, adjusted, cell, fields, firm, without_lone
+from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation import seeds as sown
@@ -190,6 +190,7 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
         if row["beta"] < settings.reference
         and row.get("spread_ratio_holm", math.nan) < ALPHA
         and row["spread_ratio"] > 1
+        and not few_chose(row)
     ]
     base = peaks[peaks["beta"] == settings.reference].to_dict("records")
     ceiling = base[0].get("failed_high", math.nan) if base else math.nan

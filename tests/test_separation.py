@@ -38,7 +38,7 @@ def analysed(path: Path, *words: str, **made: object) -> Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    words = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing:0.1", "seed=0..4", "tune_seeds=2")
+    words = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing:0.1", "seed=0..4", "tune_seeds=3")
     return analysed(tmp_path_factory.mktemp("separation"), *words, diverged={(10.0, 4), (0.1, 3)}, test=400)
 
 
@@ -237,7 +237,7 @@ def test_the_share_of_confidence_is_the_one_built_in(tmp_path: Path, shape: Shap
 
 @pytest.fixture(scope="module")
 def intervened(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    words = ("beta=0.1,1,10", "objective=cross_entropy", "seed=0..3", "tune_seeds=2", "interventions=yes")
+    words = ("beta=0.1,1,10", "objective=cross_entropy", "seed=0..3", "tune_seeds=3", "interventions=yes")
     return analysed(tmp_path_factory.mktemp("intervened"), *words, test=600)
 
 

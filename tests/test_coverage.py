@@ -246,8 +246,9 @@ def layouts(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             yield f"share {found._fields[i]}, {name}", found[i], float(truth)
 
 
-# Contrasts of two arms that each choose one of six rates by its selection score over three tuning seeds. What is covered
-# is the expected contrast of the procedure. Selection and test agree to the degree `luck` on which seed is good.
+# Contrasts of two arms that each choose one of six rates by its selection score over three tuning seeds. What is
+# covered is the expected contrast of the procedure. Selection and test agree to the degree `luck` on which seed is
+# good.
 
 RATES = np.arange(6.0)
 CHOICES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from calib_bench import inference, metrics
 from calib_bench.inference import (
     Interval,
     choice_variance,
+    collapsed,
     crossed_bootstrap,
     crossed_interval,
     ece_interval,
@@ -595,3 +597,54 @@ def test_a_choice_that_moves_nothing_changes_no_share_and_no_2x2() -> None:
     lone = two_by_two(*cells, choice=[still, still, still, moving])
     expected = widened(two_by_two(*cells).first, 0.1**2 / 4)
     assert (lone.first.low, lone.first.high) == pytest.approx((expected.low, expected.high))
+
+
+# seeds of two kinds
+
+NOISES = {
+    "normal": lambda rng, S: rng.standard_normal(S),
+    "t5": lambda rng, S: rng.standard_t(5, S) / math.sqrt(5 / 3),
+    "t3": lambda rng, S: rng.standard_t(3, S) / math.sqrt(3),
+}
+
+
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+@pytest.mark.parametrize("noise", NOISES)
+def test_ordinary_seeds_do_not_collapse(noise: str, S: int) -> None:
+    """A spread of a twentieth and a tenth of the way to guessing is mistaken for two kinds in at most one arm of 50."""
+    rng = np.random.default_rng(S)
+    for spread in (0.04, 0.08):
+        fired = [collapsed(0.9 + spread * NOISES[noise](rng, S), 0.1, largest=True).any() for _ in range(800)]
+        assert np.mean(fired) <= 0.02
+
+
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+def test_seeds_at_chance_are_found_and_no_others(S: int) -> None:
+    rng = np.random.default_rng(S)
+    for _ in range(200):
+        bad = rng.random(S) < 0.2
+        bad &= bad.cumsum() <= S // 2
+        accuracy = 0.9 + 0.01 * rng.standard_normal(S) - 0.79 * bad
+        loss = 0.3 + 0.02 * rng.standard_normal(S) + 1.98 * bad
+        np.testing.assert_array_equal(collapsed(accuracy, 0.1, largest=True), bad)
+        np.testing.assert_array_equal(collapsed(loss, math.log(10), largest=False), bad)
+
+
+def test_a_milder_collapse_is_found_among_five_and_what_is_not_finite_is_one() -> None:
+    assert collapsed([0.90, 0.91, 0.70, 0.90, 0.905], 0.1, largest=True).tolist() == [False, False, True, False, False]
+    assert collapsed([0.3, math.inf, 0.31, 0.3], 2.3, largest=False).tolist() == [False, True, False, False]
+    assert not collapsed([0.9], 0.1, largest=True).any()
+    assert not collapsed([0.9, 0.9, 0.9], 0.1, largest=True).any()
+    assert not collapsed([0.1, 0.1, 0.1001], 0.1, largest=True).any()
+    # A lucky seed is no collapse of the others.
+    assert not collapsed([0.5, 0.5, 0.51, 0.9], 0.1, largest=True).any()
+
+
+@given(st.lists(st.integers(0, 999), min_size=2, max_size=12), st.randoms())
+def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: Any) -> None:
+    values = [value / 1000 for value in thousandths]
+    found = collapsed(values, -0.5, largest=True)
+    assert found.sum() <= len(values) // 2
+    order = random.sample(range(len(values)), len(values))
+    np.testing.assert_array_equal(collapsed(np.asarray(values)[order], -0.5, largest=True), found[order])
+    np.testing.assert_array_equal(collapsed(-8 * np.asarray(values), 4.0, largest=False), found)

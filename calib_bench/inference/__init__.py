@@ -14,6 +14,7 @@ from calib_bench.inference.binned import (
     ece_null_of,
 )
 from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
+from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
@@ -49,6 +50,7 @@ __all__ = [
     "binned_interval",
     "choice_variance",
     "classwise_interval",
+    "collapsed",
     "crossed_bootstrap",
     "crossed_interval",
     "ece_interval",

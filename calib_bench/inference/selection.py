@@ -118,8 +118,8 @@ def rechosen(
     A choice as made and one as it might have been made both have sampling error, so that they differ by sqrt(2) of it:
     each draw adds normal errors of twice the covariance of the R means over seeds, and likewise over examples, to the
     means. Of the seeds' part every candidate has the median variance: a few seeds cannot tell their own, and the seeds
-    of a bad candidate scatter because it is bad, not because it might be good. The errors are common to what is given to several calls with the same S, N and `seed`, as the seeds and
-    examples are that several arms share.
+    of a bad candidate scatter because it is bad, not because it might be good. The errors are
+    common to calls with the same S, N and `seed`, as seeds and examples are to the arms of a study.
 
     Args:
         cost_RS: mean cost of R candidates under each of S seeds; one that is not finite is never chosen. One seed

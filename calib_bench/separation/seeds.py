@@ -16,6 +16,7 @@ from calib_bench.inference import Interval, choice_variance, rate, selected_gain
 from calib_bench.rechosen import shift
 from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, few_chose, fields, firm, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
+from calib_bench.separation.collapse import none_seen
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY
 from calib_bench.tuning import trial_at
@@ -212,7 +213,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "number of seeds; picked: the seed that the selection split prefers",
             f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried; diverged chosen: at the "
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
-            "those that share a seed are not quite",
+            "those that share a seed are not quite; diverged means not finite, and a finite trial may still have "
+            "collapsed" + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
         ),
     )
 

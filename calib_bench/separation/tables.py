@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES
 from calib_bench.study import Table
 
@@ -59,6 +59,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
         **_if_any(frames, "best_beta", optimum.table, settings),
         **_if_any(frames, "gain", seeds.gain_table, settings),
+        **_collapse(settings, frames["trials"]),
         **_if_any(frames, "seeds", seeds.table, settings, seeds.words),
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
@@ -97,6 +98,13 @@ def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     names = ("model", "variant", "beta", "objective", "method", "bin")
     return {"reliability_bins": Table("Reliability, bin by bin", _marked(settings, frame), smoke + note, names=names)}
+
+
+def _collapse(settings: Settings, trials: pd.DataFrame) -> dict[str, Table]:
+    import pandas as pd
+
+    found = collapse.rows(trials, settings)
+    return {"collapse": collapse.table(pd.DataFrame(found), settings)} if found else {}
 
 
 def _intervals(settings: Settings, nested: bool) -> str:

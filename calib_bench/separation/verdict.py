@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.rows import cell, excludes_zero, few_chose, firm, unsaid, why_loose
-from calib_bench.separation import controls, factorial, interventions, matched, optimum, seeds
+from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, seeds
 from calib_bench.separation.cells import betas, families
 from calib_bench.trial import CROSS_ENTROPY
 
@@ -40,6 +40,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said += optimum.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
     gain = frames["gain"]
     said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    said += collapse.words(collapse.rows(frames["trials"], settings))
     return (*said, *controls.words(frames["controls"]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
 from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
@@ -53,6 +54,7 @@ def warnings(
             f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
         )
     found += _tuning([*grid, *extra]) + _trials(frames["trials"])
+    found += collapse.warnings(collapse.rows(frames["trials"], settings))
     if len(settings.seed or ()) == 1:
         found.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
@@ -79,10 +81,10 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
     if few:
         seeds = max(len(trials) for arm in few for trials in arm.tried.values())
         everything = "every arm" if len(few) == len(arms) else ", ".join(f"{a.trial.model} {a.label}" for a in few)
+        chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}"
         found.append(
-            f"{FEW_SEEDS.capitalize()}: {seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}, where fewer than "
-            f"{FEWEST_SEEDS} cannot show how far the choice depends on them: no contrast is established; give "
-            f"tune_seeds={FEWEST_SEEDS}."
+            f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
+            f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
         )
     return found
 

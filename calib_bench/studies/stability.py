@@ -252,7 +252,7 @@ STUDY = Study(
     defaults={"objective": (CROSS_ENTROPY,), "seed": tuple(range(12))},
     sections=(
         Section("Peak and reliability", ("stability", "peaks"), "What the best, the mean and the worst seed reach."),
-        Section("Seeds, and choosing beta", ("seeds", "gain")),
+        Section("Seeds, and choosing beta", ("collapse", "seeds", "gain")),
         controls.SECTION,
         Section("Tuning and trials", ("rates", "trials")),
     ),

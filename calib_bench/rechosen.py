@@ -87,7 +87,7 @@ def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> 
     shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
     losses_RN = np.stack([one[0] for one in found]).reshape(R, S, -1).mean(1) if shared else None
     choice_B = rechosen(np.reshape(np.asarray(cost, np.float64), (R, S)), losses_RN)
-    chosen = rates.index(arm.chosen)  # type: ignore[arg-type]
+    chosen = rates.index(arm.chosen)
     shifts: dict[str, dict[str, Array]] = {}
     for method, scores in found[0][1].items():
         for score in scores:

@@ -664,10 +664,8 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
         for trial in new:
             data = store.write_splits(trial, splits_of(labels, CLASSES))
             noise = 2.0 if trial.lr == 0.4 and trial.beta == 1 else 0.5
-            Z = {
-                s: u + noise * torch.randn(u.shape, generator=stream("noise", s, trial.seed, trial.lr, trial.beta)) for s, u in
-                truth.items()
-            }  # fmt: skip
+            which = (trial.seed, trial.lr, trial.beta)
+            Z = {s: u + noise * torch.randn(u.shape, generator=stream("noise", s, *which)) for s, u in truth.items()}
             worse = {0.1: 1.0, 0.2: 0.0, 0.4: 0.001 if trial.beta == 1 else 1.0}[trial.lr]
             loss = 0.4 + 0.3 * worse + 0.01 * ((trial.seed + round(10 * trial.lr)) % 3)
             told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}

@@ -141,7 +141,8 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
     for metric, (method, score) in METRICS.items():
         y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
         moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
-        choice = None if any(move is None for move in moves) else moves
+        known = [move for move in moves if move is not None]
+        choice = known if len(known) == len(cells) else None
         effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice)
         row: Row = {**name, "tuning": loose, "metric": metric}
         row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}

@@ -231,7 +231,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
-            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds",
+            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
+            "chosen rates, whose choice they do not count",
             f"failed: share of trials at the chosen rate that diverged or ended above {planes.GUESS:.0%} of what "
             "guessing scores, of seeds that did not choose the rate where there are such, exact limits; diverged seeds "
             "have no result and are left out of the others",

@@ -626,6 +626,14 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     assert collapse.warnings([]) == [] == collapse.rows(pd.DataFrame(), settings)
 
 
+def test_trials_that_guess_have_collapsed_even_if_all_do(settings: Settings) -> None:
+    (row,) = collapse.rows(trials([0.1, 0.1, 0.1]).assign(status=collapse.DEAD), settings)
+    assert (row["collapsed_trials"], row["collapsed"]) == ("3 of 3", 1.0)
+    assert "accuracy_without" not in row
+    (said,) = collapse.words([row])
+    assert said.endswith("100% [29%, 100%]; mean accuracy 0.1000; mean repaired log loss 2.0700.")
+
+
 def test_interventions_at_one_beta_are_arms_of_their_own(settings: Settings) -> None:
     one, other = trials([0.9, 0.91, 0.9], intervention="head rate"), trials([0.9, 0.1, 0.91], intervention="switch")
     (row,) = collapse.rows(pd.concat([one, other]), settings)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch")
 """Columns that name an arm in a frame of trials."""
+DEAD = "dead"
+"""Status of a trial that finished no better than guessing: it collapsed whatever its arm's other seeds did."""
 RESULTS = {"accuracy": True, "repaired_log_loss": False}
 """Results that show a collapse, and whether the largest is the best."""
 
@@ -44,8 +46,8 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
     names = [name for name in NAMES if name in trials]
     found = []
     for _, arm in trials.groupby(names, sort=False, dropna=False):
-        done = arm[arm["status"] == "done"]
-        lost = np.zeros(len(done), bool)
+        done = arm[arm["status"].isin(("done", DEAD))]
+        lost = np.array(done["status"] == DEAD)
         for result, largest in RESULTS.items():
             lost |= collapsed(done[result].astype("float64"), chance[result], largest)
         if not lost.any():
@@ -57,21 +59,27 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
         for result in RESULTS:
             values = done[result].to_numpy(np.float64)
             row[result] = float(values.mean())
-            without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
-            row |= {key: value for key, value in without.items() if not key.endswith("_p")}
+            if not lost.all():
+                without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
+                row |= {key: value for key, value in without.items() if not key.endswith("_p")}
         found.append(row)
     return found
 
 
 def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence an arm."""
-    return [
-        f"Seeds of two kinds, {_named(row)}: {row['collapsed_trials']} trials collapsed, {row['collapsed']:.0%} "
-        f"[{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]; mean accuracy {row['accuracy']:.4f}, given no "
-        f"collapse {row['accuracy_without']:.4f}; mean repaired log loss {row['repaired_log_loss']:.4f}, given none "
-        f"{row['repaired_log_loss_without']:.4f}."
-        for row in found
-    ]
+    said = []
+    for row in found:
+        kept = math.isfinite(row.get("accuracy_without", math.nan))
+        means = [
+            f"mean {name.replace('_', ' ')} {row[name]:.4f}"
+            + (f", given no collapse {row[f'{name}_without']:.4f}" if kept else "")
+            for name in RESULTS
+        ]
+        rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
+        begin = f"Seeds of two kinds, {_named(row)}: {row['collapsed_trials']} trials collapsed, {rates}"
+        said.append(f"{begin}; {'; '.join(means)}.")
+    return said
 
 
 def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:

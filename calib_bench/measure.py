@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.baseline import Calibrator, Params
+    from calib_bench.rechosen import Rechosen
     from calib_bench.store import Store
     from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
@@ -73,6 +74,7 @@ class Measures:
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     arm: Arm
@@ -87,6 +89,7 @@ class Measures:
     refused: Mapping[str, str] = field(default_factory=dict)
     cautions: Mapping[str, str] = field(default_factory=dict)
     slopes: Mapping[str, Tensor] = field(default_factory=dict)
+    rechosen: Rechosen | None = None
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -107,16 +110,25 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
+    from calib_bench import rechosen
+
     status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
+    # A control of other logits stands at the rate that its arm chose.
+    again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
     done = [arm.trials[seed] for seed, found in status.items() if found == "done"]
-    return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale))
+    return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
 
 
 _Said = dict[str, str]
 """By calibrator, a sentence."""
 
 
-def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_Row], _Said, _Said]]) -> Measures:
+def _whole(
+    arm: Arm,
+    status: Mapping[int, str],
+    measured: Iterable[tuple[list[_Row], _Said, _Said]],
+    again: Callable[[], Rechosen | None] | None,
+) -> Measures:
     """One arm's measures from those of its trials that are done."""
     rows: list[dict[str, Any]] = []
     bins: list[pd.DataFrame] = []
@@ -154,6 +166,7 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
         refused=refused,
         cautions={method: said for method, said in cautions.items() if method not in refused},
         slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
+        rechosen=again() if again is not None else None,
     )
 
 

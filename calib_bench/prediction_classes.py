@@ -36,8 +36,8 @@ NO_CLASS = (
     "y_hat", "yhat", "pred_label", "predicted_label", "predicted_class", "pred_class", "top1", "argmax", "confidence",
     "conf", "max_prob", "max_probability", "msp", "entropy", "loss", "nll", "margin", "uncertainty", "variance",
     "energy", "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed",
-    "epoch", "step", "batch", "run", "trial", "model", "temperature", "beta", "group", "timestamp", "time", "date", "length",
-    "rank",
+    "epoch", "step", "batch", "run", "trial", "model", "temperature", "beta", "group", "timestamp", "time", "date",
+    "length", "rank",
 )  # fmt: skip
 """Names of columns beside the classes that say something else of a row."""
 CLASS_NAMES = ("classes", "class_names", "classnames", "classes_", "label_names", "categories", "target_names")

@@ -82,8 +82,8 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
     name = paths[0].stem
     checked = check(content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes)
     digests = {str(p): files.sha256(p) for p in paths}
-    named = {"classes": content.classes, "by_name": content.by_name, "ids": content.ids}
-    return replace(checked, name=name, sha256=digests, **named)
+    names = replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
+    return replace(names, name=name, sha256=digests)
 
 
 def _missing(path: Path) -> str:

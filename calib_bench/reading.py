@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import discover
 from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls
+from calib_bench.separation import collapse, controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.warnings import warnings
 from calib_bench.study import Analysis, Table
@@ -54,7 +54,7 @@ class Reader:
         measures = measure_arm(self.store, arm, discover.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
-        self.rates += [{**name, **row} for row in each.rates(arm)]
+        self.rates += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
         self.arms.append(arm)
         return measures
 
@@ -74,8 +74,11 @@ class Reader:
 
         settings = self.settings
         score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged"
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
+        collapses = collapse.rows(pd.DataFrame(self.trials), settings)
+        if collapses:
+            known |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
         return known | {
             "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),
             "trials": Table(
@@ -111,10 +114,10 @@ class Reader:
         import pandas as pd
 
         found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
-        known = self.controlled()
+        known, trials = self.controlled(), pd.DataFrame(self.trials)
         shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
         return Analysis(
-            verdict=(*verdict, *controls.told(known)),
+            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.settings)), *controls.told(known)),
             tables={**tables, **self.tables()},
             warnings=self.warnings(more),
             data={**shared, "limit": self.settings.limit, **data},

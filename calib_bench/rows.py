@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.report.tables import ALPHA, estimate
+from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,10 +84,28 @@ def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
 
 
 def firm(row: Mapping[str, Any], column: str) -> bool:
-    """Whether it does, and Holm's correction agrees."""
-    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA
+    """Whether it does, Holm's correction agrees, and enough seeds chose the rates."""
+    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA and not few_chose(row)
+
+
+FEW_CHOSE = f"fewer than {FEWEST_SEEDS} seeds chose the rate"
+
+
+def few_chose(row: Mapping[str, Any]) -> bool:
+    """Whether a row's column `tuning` says that too few seeds chose a rate for anything to be established."""
+    return FEW_SEEDS in str(row.get("tuning", ""))
+
+
+def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Why intervals that leave 0 out establish nothing in these rows."""
+    few = {few_chose(row) for row in rows}
+    if few == {True}:
+        return f"not established, since {FEW_CHOSE}"
+    return "not after Holm's correction" + (f", or not established, since {FEW_CHOSE}" if True in few else "")
 
 
 def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
-    """Nothing where the sign is established, else the words."""
+    """Nothing where the sign is established, else the words, or that too few seeds chose the rate."""
+    if few_chose(row) and excludes_zero(row, column):
+        return f" (not established: {FEW_CHOSE})"
     return "" if firm(row, column) else words

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,10 @@ _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictio
 """Trials of plans that someone still holds: a plan made again shares them, with the keys that were computed."""
 HEAD = ("head_lr", "head_init", "correlation")
 Status = Literal["tuned", "fixed", "edge", "diverged", "pending"]
+FEWEST_SEEDS = 3
+"""Seeds that must take part in choosing a rate before anything that rests on the choice is called established."""
+FEW_SEEDS = "few seeds"
+"""What the tables' column `tuning` says, alone or beside a status, of a rate that fewer seeds chose."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Arm:
         status: "tuned" inside its grid; "edge" when the best rate is still the last one after all extensions;
             "fixed" when only one rate was asked for; "diverged" when no rate trains every tuning seed.
         trials: by seed, at the chosen rate; empty while pending.
+        tried: by rate, the tuning seeds' trials, where a rate was chosen among several that train; else empty.
+        select: the score that chose, see `Settings.select`.
     """
 
     trial: Trial
@@ -45,11 +51,29 @@ class Arm:
     chosen: float | None
     status: Status
     trials: dict[int, Trial]
+    tried: Mapping[float, tuple[Trial, ...]] = field(default_factory=dict)
+    select: str = "log_loss"
+
+    @property
+    def tuning(self) -> str:
+        """The status for tables, with FEW_SEEDS where fewer than FEWEST_SEEDS seeds chose among several rates."""
+        if not self.tried or min(map(len, self.tried.values())) >= FEWEST_SEEDS:
+            return self.status
+        return FEW_SEEDS if self.status == "tuned" else f"{self.status}, {FEW_SEEDS}"
 
     @property
     def label(self) -> str:
         """Name for tables, within one family."""
         return label(self.trial)
+
+
+TUNED = ("tuned", FEW_SEEDS)
+"""What `Arm.tuning` says of a rate inside its grid."""
+
+
+def together(arms: Iterable[Arm]) -> str:
+    """The column `tuning` of a row that rests on several arms: what is to be said of any of them, or "tuned"."""
+    return ", ".join(dict.fromkeys(arm.tuning for arm in arms if arm.tuning != "tuned")) or "tuned"
 
 
 def label(trial: Trial) -> str:
@@ -203,7 +227,9 @@ def _arm(
     elif chosen in (rates[0], rates[-1]):
         status = "edge"
     trials = {seed: family.trial(number, chosen, seed) for seed in settings.seed or ()}
-    return Arm(arm, rates, known, chosen, status, trials)
+    tried = {rate: tuple(family.trial(number, rate, seed) for seed in family.tuning_seeds) for rate in rates}
+    chose = status in ("tuned", "edge")
+    return Arm(arm, rates, known, chosen, status, trials, tried if chose else {}, settings.select)
 
 
 def _best(table: dict[float, float]) -> float:

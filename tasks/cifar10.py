@@ -36,7 +36,7 @@ TASK = Task(
         schedule="cosine",
     ),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
-    tune_seeds=2,
+    tune_seeds=3,
     source=SOURCE,
     example=("image", (3, 32, 32), 0),
     licence="No licence is stated; its author asks that the technical report be cited.",

@@ -1,8 +1,8 @@
 """ImageNet: 1.28 million photographs in 1,000 classes, ILSVRC 2012 (Russakovsky et al., 2015).
 
 The labels of its test set are hidden, so the validation set is the test split; selection and calibration are
-carved from train. The defaults are the smallest study that supports a claim: three betas, three seeds,
-rates chosen on one seed.
+carved from train. The defaults are the smallest study that supports a claim: three betas, three seeds, rates chosen on
+all of them.
 """
 
 from calib_bench.data import streams
@@ -36,7 +36,7 @@ TASK = Task(
     ),
     beta=(0.1, 1.0, 10.0),
     seeds=(0, 1, 2),
-    tune_seeds=1,
+    tune_seeds=3,
     objectives=("cross_entropy",),
     source=SOURCE,
     example=("image", (3, 224, 224), 0),

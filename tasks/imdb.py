@@ -20,7 +20,7 @@ TASK = Task(
     models=("gru_64", "lstm_64", "bag_64"),
     recipe=Recipe(epochs=6, batch=64, lr=(3e-4, 1e-3, 3e-3, 1e-2), optimizer="adam"),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
-    tune_seeds=2,
+    tune_seeds=3,
     source=SOURCE,
     example=("tokens", (200,), 20_000),
     licence="No licence is stated; its authors ask that the paper be cited.",

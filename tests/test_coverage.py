@@ -26,6 +26,7 @@ from calib_bench import inference
 from calib_bench.inference import Interval
 from calib_bench.measure import log_kappa_n, temperature_slopes
 from calib_bench.metrics.binned import equal_width
+from calib_bench.separation import contrast
 
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], Iterator[tuple[str, Interval, float]]]
@@ -364,6 +365,54 @@ def layouts(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             yield f"share {found._fields[i]}, {name}", found[i], float(truth)
 
 
+# Contrasts of two arms that each choose one of six rates by its selection score over three tuning seeds. What is
+# covered is the expected contrast of the procedure. Selection and test agree to the degree `luck` on which seed is
+# good.
+
+RATES = np.arange(6.0)
+CHOICES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
+    "alike": (0 * RATES, 0 * RATES, 0 * RATES),
+    "bowl": (0.01 * (RATES - 2.4) ** 2, 0.01 * (RATES - 2.4) ** 2, 0.01 * (RATES - 2.4) ** 2),
+    "another optimum": (0.01 * (RATES - 2.4) ** 2, 0.02 * (RATES - 1) ** 2, 0.01 * (RATES - 2.4) ** 2),
+    "two alike, results not": (0.05 * np.minimum(abs(RATES - 2), abs(RATES - 3)), 0.04 * RATES, 0.01 * RATES),
+    "nearly alike, results not": (0.05 * np.minimum(abs(RATES - 2), abs(RATES - 3) + 0.2), 0.04 * RATES, 0.01 * RATES),
+    "clear": (0.2 * (RATES - 2) ** 2, 0.2 * (RATES - 2) ** 2, 0.2 * (RATES - 2) ** 2),
+}
+"""By name: expected selection scores of the rates, and expected test scores of the arm and of the reference."""
+SEED_SD, EXAMPLE_SD, OWN, TUNERS, SELECTION = 0.01, 0.2, 0.3, 3, 250
+
+
+def expected_contrast(selection: np.ndarray, arm: np.ndarray, reference: np.ndarray) -> float:
+    rng = np.random.default_rng(0)
+    noise = np.hypot(SEED_SD / np.sqrt(TUNERS), OWN * EXAMPLE_SD / np.sqrt(SELECTION))
+    pick = (selection + noise * rng.standard_normal((20_000, len(selection)))).argmin(1)
+    return float((arm - reference)[pick].mean())
+
+
+def tuned(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    N, R, luck, S = 400, len(RATES), 0.7, max(S, TUNERS)
+    for name, (selection, *tests) in CHOICES.items():
+        common = EXAMPLE_SD * np.sqrt(1 - OWN**2) * rng.standard_normal((1, SELECTION + N))
+        chosen, moves = [], []
+        for test in tests:
+            seeds = SEED_SD * rng.standard_normal((2, R, S))
+            examples = common + OWN * EXAMPLE_SD * rng.standard_normal((R, SELECTION + N))
+            losses, results = examples[:, :SELECTION], examples[:, SELECTION:]
+            cost = selection[:, None] + luck * seeds[0] + np.sqrt(1 - luck**2) * seeds[1]
+            cost = (cost + losses.mean(1, keepdims=True))[:, :TUNERS]
+            best = cost.mean(1).argmin()
+            values = test[:, None] + seeds[0] + results.mean(1, keepdims=True)
+            moves.append(values[inference.rechosen(cost, losses, draws=200), :TUNERS] - values[best, :TUNERS])
+            own = OWN * EXAMPLE_SD * rng.standard_normal((S, N))
+            chosen.append((test[best] + seeds[0][best])[:, None] + results[best] + own)
+        row = contrast.interval("x", torch.from_numpy(chosen[0] - chosen[1]), False, moves[0] - moves[1])
+        found = Interval(row["x"], row["x_low"], row["x_high"], S, N, np.nan, np.nan, "")
+        yield f"tuned, {name}", found, EXPECTED_CONTRAST[name]
+
+
+EXPECTED_CONTRAST = {name: expected_contrast(*parts) for name, parts in CHOICES.items()}
+
+
 # What is run: (draws, seeds) of each.
 
 SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
@@ -375,6 +424,7 @@ SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
     "kappa": (lambda: kappa, {1: 400, 3: 200, 5: 100, 10: 80}),
     "spreads": (lambda: spreads, {3: 600, 5: 600, 10: 600}),
     "selection": (lambda: selection, {3: 250, 5: 200, 10: 120}),
+    "tuned rates": (lambda: tuned, {3: 250, 6: 250}),
     "layouts": (lambda: layouts, {3: 200, 5: 200, 10: 150}),
 }
 
@@ -402,6 +452,20 @@ def test_the_test_of_coverage_can_fail() -> None:
         yield "seeds alone", inference.crossed_interval(d, nested=True), 0.2
 
     assert set(too_few(rates(forgetful, 10, 400))) == {"examples alone", "seeds alone"}
+
+
+def test_an_interval_that_takes_the_chosen_rates_as_given_is_found_out() -> None:
+    """Of rates that score alike, the choice is most of the variance."""
+
+    def given(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+        selection, *tests = CHOICES["two alike, results not"]
+        noise = 0.01 * rng.standard_normal((2, len(RATES)))
+        picks = (selection + noise).argmin(1)
+        d = tests[0][picks[0]] - tests[1][picks[1]] + 0.01 * rng.standard_normal((S, 1))
+        d = d + 0.1 * rng.standard_normal((1, 400))
+        yield "given", inference.crossed_interval(d), EXPECTED_CONTRAST["two alike, results not"]
+
+    assert set(too_few(rates(given, 3, 100))) == {"given"}
 
 
 @pytest.mark.parametrize("trials", [1, 3, 5, 10, 30])

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from calib_bench import inference, metrics
 from calib_bench.inference import (
     Interval,
+    choice_variance,
+    collapsed,
     crossed_bootstrap,
     crossed_interval,
     ece_interval,
     ece_null,
     ece_null_of,
     holm,
+    rechosen,
+    share,
+    two_by_two,
+    widened,
 )
+from calib_bench.inference.selection import DRAWS
 from calib_bench.metrics.risk import risk_area
 from calib_bench.metrics.scores import top_label
 
@@ -588,3 +597,151 @@ def test_holm_keeps_nan_as_a_member() -> None:
     assert adjusted[[0, 2]] == pytest.approx([0.03, 0.06])
     assert math.isnan(adjusted[1])
     assert len(holm([])) == 0
+
+
+# the choice of a rate
+
+
+def test_a_choice_made_again_is_the_same_where_it_is_clear() -> None:
+    clear = [[1.0, 1.1, 0.9], [2.0, 2.1, 1.9], [math.inf, 0.1, 0.2], [math.nan, 0.1, 0.2]]
+    assert (rechosen(clear, np.zeros((4, 9))) == 0).all()
+    with pytest.raises(ValueError, match="finite cost"):
+        rechosen([[math.inf, 1.0]])
+
+
+def test_candidates_that_are_alike_are_chosen_alike() -> None:
+    rng = np.random.default_rng(0)
+    shares = [np.bincount(rechosen(rng.standard_normal((2, 4)), seed=s), minlength=2) / DRAWS for s in range(200)]
+    assert np.mean(shares, 0) == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_errors_of_a_choice_have_twice_their_variance() -> None:
+    """Two candidates, the second worse by one standard error of the difference of their means."""
+    rng = np.random.default_rng(1)
+    losses = rng.standard_normal((2, 400))
+    losses -= losses.mean(1, keepdims=True)
+    error = math.sqrt(np.cov(losses) @ [1, -1] @ [1, -1] / 400)
+    chosen = rechosen([[0.0], [error]], losses, draws=20_000)
+    assert chosen.mean() == pytest.approx(stats.norm.sf(1 / math.sqrt(2)), abs=0.02)
+
+
+def test_a_bad_candidate_is_not_good_because_its_seeds_scatter() -> None:
+    cost = [[0.17, 0.18, 0.19], [0.18, 0.19, 0.21], [0.25, 0.4, 0.9]]
+    assert 2 not in rechosen(cost)
+
+
+def test_draws_are_common_to_arms_of_the_same_seeds_and_examples() -> None:
+    rng = np.random.default_rng(2)
+    cost, losses = rng.standard_normal((3, 3)), rng.standard_normal((3, 50))
+    np.testing.assert_array_equal(rechosen(cost, losses), rechosen(cost + 7, losses - 7))
+    order = [2, 0, 1]
+    np.testing.assert_array_equal(np.asarray(order)[rechosen(cost[order], losses[order])], rechosen(cost, losses))
+
+
+def test_the_variance_of_a_choice_is_that_of_two_alike() -> None:
+    """Its expectation is arctan(sqrt 2) / pi of the squared difference of results, where a fair choice has a quarter.
+
+    The difference of means over its error is normal, and a draw chooses otherwise where a normal value is above
+    1 / sqrt 2 of its size.
+    """
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(300):
+        cost = rng.standard_normal((2, 30))
+        best = cost.mean(1).argmin()
+        move = np.where(rechosen(cost) == best, 0.0, 0.2)
+        found.append(choice_variance(np.repeat(move[:, None], 3, 1)))
+    assert np.mean(found) == pytest.approx(0.2**2 * math.atan(math.sqrt(2)) / math.pi, rel=0.1)
+
+
+def test_noise_of_seeds_is_no_variance_of_a_choice() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal((100_000, 3))
+    assert choice_variance(noise) < 0.02
+    assert choice_variance(noise + 1) == pytest.approx(1, abs=0.02)
+    assert choice_variance(noise[:, :1] + 1) == pytest.approx(2, abs=0.05)
+
+
+@given(st.floats(-3, 3), st.floats(1e-3, 1), st.floats(0, 1), st.integers(2, 10))
+def test_a_widened_interval_agrees_with_its_p_value(mean: float, spread: float, variance: float, S: int) -> None:
+    before = crossed_interval(mean + spread * np.linspace(-1, 1, S)[:, None], nested=True)
+    after = widened(before, variance)
+    half, added = (before.high - before.low) / 2, stats.norm.ppf(0.975) * math.sqrt(variance)
+    assert (after.high - after.low) / 2 == pytest.approx(math.hypot(half, added))
+    assert (after.p < 0.05) == (after.low > 0 or after.high < 0) or after.p == pytest.approx(0.05)
+    assert after.p >= before.p - 1e-12
+    assert widened(before, 0.0) == before
+    none = crossed_interval([[1.0], [1.0]])
+    assert math.isnan(none.low)
+    assert math.isnan(widened(none, variance).low)
+
+
+def test_a_choice_that_moves_nothing_changes_no_share_and_no_2x2() -> None:
+    rng = np.random.default_rng(5)
+    part, whole = 0.5 + rng.standard_normal((4, 50)), 2 + rng.standard_normal((4, 50))
+    still, moving = np.zeros((9, 3)), np.full((9, 3), 0.1)
+    assert share(part, whole, choice=(still, still)) == share(part, whole)
+    wide = share(part, whole, choice=(moving, still))
+    assert wide.low < share(part, whole).low
+    # Where part moves as its share of the whole does, the share does not move: only the whole is less sure.
+    ratio = wide.mean
+    along = share(part, whole, choice=(ratio * moving, moving))
+    assert along.high - along.low < wide.high - wide.low
+    cells = [rng.standard_normal((3, 40)) for _ in range(4)]
+    assert two_by_two(*cells, choice=[still] * 4) == two_by_two(*cells)
+    both = two_by_two(*cells, choice=[moving] * 4)
+    assert both.total == two_by_two(*cells).total
+    lone = two_by_two(*cells, choice=[still, still, still, moving])
+    expected = widened(two_by_two(*cells).first, 0.1**2 / 4)
+    assert (lone.first.low, lone.first.high) == pytest.approx((expected.low, expected.high))
+
+
+# seeds of two kinds
+
+NOISES = {
+    "normal": lambda rng, S: rng.standard_normal(S),
+    "t5": lambda rng, S: rng.standard_t(5, S) / math.sqrt(5 / 3),
+    "t3": lambda rng, S: rng.standard_t(3, S) / math.sqrt(3),
+}
+
+
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+@pytest.mark.parametrize("noise", NOISES)
+def test_ordinary_seeds_do_not_collapse(noise: str, S: int) -> None:
+    """A spread of a twentieth and a tenth of the way to guessing is mistaken for two kinds in at most one arm of 50."""
+    rng = np.random.default_rng(S)
+    for spread in (0.04, 0.08):
+        fired = [collapsed(0.9 + spread * NOISES[noise](rng, S), 0.1, largest=True).any() for _ in range(800)]
+        assert np.mean(fired) <= 0.02
+
+
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+def test_seeds_at_chance_are_found_and_no_others(S: int) -> None:
+    rng = np.random.default_rng(S)
+    for _ in range(200):
+        bad = rng.random(S) < 0.2
+        bad &= bad.cumsum() <= S // 2
+        accuracy = 0.9 + 0.01 * rng.standard_normal(S) - 0.79 * bad
+        loss = 0.3 + 0.02 * rng.standard_normal(S) + 1.98 * bad
+        np.testing.assert_array_equal(collapsed(accuracy, 0.1, largest=True), bad)
+        np.testing.assert_array_equal(collapsed(loss, math.log(10), largest=False), bad)
+
+
+def test_a_milder_collapse_is_found_among_five_and_what_is_not_finite_is_one() -> None:
+    assert collapsed([0.90, 0.91, 0.70, 0.90, 0.905], 0.1, largest=True).tolist() == [False, False, True, False, False]
+    assert collapsed([0.3, math.inf, 0.31, 0.3], 2.3, largest=False).tolist() == [False, True, False, False]
+    assert not collapsed([0.9], 0.1, largest=True).any()
+    assert not collapsed([0.9, 0.9, 0.9], 0.1, largest=True).any()
+    assert not collapsed([0.1, 0.1, 0.1001], 0.1, largest=True).any()
+    # A lucky seed is no collapse of the others.
+    assert not collapsed([0.5, 0.5, 0.51, 0.9], 0.1, largest=True).any()
+
+
+@given(st.lists(st.integers(0, 999), min_size=2, max_size=12), st.randoms())
+def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: Any) -> None:
+    values = [value / 1000 for value in thousandths]
+    found = collapsed(values, -0.5, largest=True)
+    assert found.sum() <= len(values) // 2
+    order = random.sample(range(len(values)), len(values))
+    np.testing.assert_array_equal(collapsed(np.asarray(values)[order], -0.5, largest=True), found[order])
+    np.testing.assert_array_equal(collapsed(-8 * np.asarray(values), 4.0, largest=False), found)

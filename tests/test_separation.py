@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic import Shape, make
+from synthetic import Shape, make, shape
 
 from calib_bench import discover, tuning
 from calib_bench.data.splits import stream
@@ -18,7 +18,7 @@ from calib_bench.inference import crossed_interval
 from calib_bench.measure import fitted_to, measure_arm
 from calib_bench.report.tables import number
 from calib_bench.resolve import resolve
-from calib_bench.separation import controls, interventions
+from calib_bench.separation import controls, interventions, page
 from calib_bench.separation.contrast import contrast, kappa
 from calib_bench.separation.verdict import share
 from calib_bench.settings import Settings, parse
@@ -38,7 +38,7 @@ def analysed(path: Path, *words: str, **made: object) -> Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    words = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing:0.1", "seed=0..4", "tune_seeds=2")
+    words = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing:0.1", "seed=0..4", "tune_seeds=3")
     return analysed(tmp_path_factory.mktemp("separation"), *words, diverged={(10.0, 4), (0.1, 3)}, test=400)
 
 
@@ -244,7 +244,7 @@ def test_the_share_of_confidence_is_the_one_built_in(tmp_path: Path, shape: Shap
 
 @pytest.fixture(scope="module")
 def intervened(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    words = ("beta=0.1,1,10", "objective=cross_entropy", "seed=0..3", "tune_seeds=2", "interventions=yes")
+    words = ("beta=0.1,1,10", "objective=cross_entropy", "seed=0..3", "tune_seeds=3", "interventions=yes")
     return analysed(tmp_path_factory.mktemp("intervened"), *words, test=600)
 
 
@@ -407,3 +407,28 @@ def test_controls_of_many_references_are_told_together() -> None:
     few = frame[frame["model"] != "a"]
     assert controls.told(few) == controls.words(few)
     assert controls.told(few.iloc[:0]) == []
+
+
+def test_few_tuning_seeds_and_a_collapsed_seed_are_told_everywhere(tmp_path: Path) -> None:
+    def broken(trial: Trial, truth: Split, labels: Split) -> Split:
+        Z = shape(trial, truth, labels)
+        return {k: 1e-3 * torch.randn_like(z) for k, z in Z.items()} if (trial.beta, trial.seed) == (10.0, 3) else Z
+
+    torch.manual_seed(0)
+    words = ("beta=1,10", "objective=cross_entropy", "seed=0..4", "tune_seeds=2")
+    store, settings = make(tmp_path / "run", *words, "calibrator=temperature_scaling", shape=broken)
+    analysis = STUDY.analyse(settings, store)
+    row = analysis.tables["separation"].frame.iloc[0]
+    assert row["tuning"] == "few seeds"
+    said = " ".join((*analysis.verdict, *analysis.summary))
+    assert "changed by" not in said.split("Positive control")[0]
+    assert "Beta changes what is learned" not in said
+    assert "Seeds of two kinds, mlp_128_128 beta=10 cross_entropy: 1 of 5 trials collapsed, 20% [1%, 72%]" in said
+    (few,) = (text for text in analysis.warnings if text.startswith("Few seeds"))
+    assert "2 seeds chose the rate of every arm" in few
+    (kinds,) = (text for text in analysis.warnings if text.startswith("Seeds of two kinds"))
+    assert "seed=0..19" in kinds
+    collapse = analysis.tables["collapse"].frame.iloc[0]
+    assert collapse["accuracy_without"] > collapse["accuracy"]
+    details = " ".join(text for detail in page.details(analysis) for text in detail.text)
+    assert "not established" in details

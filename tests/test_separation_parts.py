@@ -21,13 +21,15 @@ from torch import Tensor
 from calib_bench import discover, metrics, tuning
 from calib_bench.baseline import Calibrator
 from calib_bench.data.splits import stream
-from calib_bench.inference import crossed_interval, selected_gain, variance_shares
+from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.measure import Measures, measure_arm
 from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
-from calib_bench.rows import Row, adjusted, unsaid
-from calib_bench.separation import factorial, matched, refinement, seeds
+from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
+from calib_bench.separation import collapse, controls, factorial, matched, refinement, seeds
 from calib_bench.separation.cells import census
+from calib_bench.separation.contrast import contrast
+from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.train.outcome import Outcome
@@ -581,6 +583,146 @@ def test_always_choosing_the_reference_gains_exactly_nothing(settings: Settings)
     frame = pd.DataFrame(seeds.gain(arms, 1.0, False))
     assert (frame["gain"] == 0).all()
     assert "always chooses the reference, beta=1: it gains nothing." in seeds.gain_words(frame, settings)[0]
+
+
+# seeds of two kinds
+
+
+def trials(accuracy: list[float], beta: float = 1.0, **more: object) -> pd.DataFrame:
+    """A frame of an arm's trials: accuracy by seed, NaN where it diverged, and a repaired loss that follows it."""
+    name = {"model": "m", "variant": None, "beta": beta, "objective": "cross_entropy", **more}
+    rows = [
+        {
+            **name,
+            "seed": s,
+            "status": "done" if a == a else "diverged",
+            "accuracy": a,
+            "repaired_log_loss": 2.3 * (1 - a),
+        }
+        for s, a in enumerate(accuracy)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(settings: Settings) -> None:
+    kept = [0.90, 0.91, 0.905, 0.895]
+    frame = pd.concat([trials([*kept, 0.12, math.nan]), trials([0.9, 0.91, 0.92, 0.93, 0.9, 0.9], beta=0.1)])
+    (row,) = collapse.rows(frame, settings)
+    limits = stats.binomtest(2, 6).proportion_ci(method="exact")
+    assert (row["collapsed_low"], row["collapsed_high"]) == pytest.approx((limits.low, limits.high))
+    assert (row["collapsed_trials"], row["seeds"], row["beta"]) == ("2 of 6", 6, 1.0)
+    assert row["accuracy"] == pytest.approx(np.mean([*kept, 0.12]))
+    assert row["accuracy_without"] == pytest.approx(np.mean(kept))
+    oracle = stats.ttest_1samp(kept, 0).confidence_interval()
+    assert (row["accuracy_without_low"], row["accuracy_without_high"]) == pytest.approx((oracle.low, oracle.high))
+    (said,) = collapse.words([row])
+    assert "m beta=1 cross_entropy: 2 of 6 trials collapsed, 33% [4%, 78%]" in said
+    assert "given no collapse 0.9025" in said
+    (warned,) = collapse.warnings([row])
+    assert "do not cover what so few seeds have not shown" in warned
+    assert "seed=0..19" in warned
+    note = collapse.table(pd.DataFrame([row]), settings).note
+    assert "do not cover collapses that were not seen" in note
+    assert collapse.warnings([]) == [] == collapse.rows(pd.DataFrame(), settings)
+
+
+def test_trials_that_guess_have_collapsed_even_if_all_do(settings: Settings) -> None:
+    (row,) = collapse.rows(trials([0.1, 0.1, 0.1]).assign(status=collapse.DEAD), settings)
+    assert (row["collapsed_trials"], row["collapsed"]) == ("3 of 3", 1.0)
+    assert "accuracy_without" not in row
+    (said,) = collapse.words([row])
+    assert said.endswith("100% [29%, 100%]; mean accuracy 0.1000; mean repaired log loss 2.0700.")
+
+
+def test_interventions_at_one_beta_are_arms_of_their_own(settings: Settings) -> None:
+    one, other = trials([0.9, 0.91, 0.9], intervention="head rate"), trials([0.9, 0.1, 0.91], intervention="switch")
+    (row,) = collapse.rows(pd.concat([one, other]), settings)
+    assert (row["intervention"], row["collapsed_trials"]) == ("switch", "1 of 3")
+
+
+def test_seeds_that_are_all_finite_are_no_proof_that_none_collapses(settings: Settings) -> None:
+    frame = pd.DataFrame(seeds.rows(None, sown(1.0, normal(5, 40, 0.01), [1.0] * 5)))
+    assert "no collapse among 5 seeds still allows a rate of up to 52% of trials" in seeds.table(frame, settings).note
+
+
+# rates that were chosen
+
+
+def test_what_few_seeds_chose_is_not_established() -> None:
+    row = {"beta": 0.1, "x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
+    few, edge = row | {"tuning": "few seeds"}, row | {"tuning": "edge, few seeds"}
+    assert [firm(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
+    assert unsaid(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
+    said = "may differ at beta=0.1 (few seeds) (not established, since fewer than 3 seeds chose the rate)"
+    assert census([few], "x") == said
+    assert why_loose([few, row]).startswith("not after Holm's correction, or not established")
+    assert not is_equal(few | {"x_low": -0.001, "x_high": 0.001}, "x")
+    assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
+    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
+    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
+    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+    labels, truth = labels_and_truth(300, CLASSES)
+    scores = store.scores(settings.select)
+    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+        for trial in new:
+            data = store.write_splits(trial, splits_of(labels, CLASSES))
+            noise = 2.0 if trial.lr == 0.4 and trial.beta == 1 else 0.5
+            which = (trial.seed, trial.lr, trial.beta)
+            Z = {s: u + noise * torch.randn(u.shape, generator=stream("noise", s, *which)) for s, u in truth.items()}
+            worse = {0.1: 1.0, 0.2: 0.0, 0.4: 0.001 if trial.beta == 1 else 1.0}[trial.lr]
+            loss = 0.4 + 0.3 * worse + 0.01 * ((trial.seed + round(10 * trial.lr)) % 3)
+            told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}
+            kept = {s: (z / trial.beta).float() for s, z in Z.items()}
+            store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
+    store.write_study(settings, settings.command())
+    return store, settings
+
+
+def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    assert reference.rechosen is not None
+    assert arm.rechosen is not None
+    assert set(reference.rechosen.shares) == {0.2, 0.4}
+    # Each shift is the difference of stored trials' means, seed by seed.
+    labels = store.labels(arms[1.0].trials[0])["test"]
+    right = {
+        rate: [float((store.logits(t)["test"].argmax(1) == labels).double().mean()) for t in arms[1.0].tried[rate]]
+        for rate in (0.2, 0.4)
+    }
+    moved = np.array(right[0.4]) - right[0.2]
+    shifts = reference.rechosen.shifts["raw"]["correct"]
+    chose = ~np.isclose(shifts, 0).all(1)
+    assert chose.mean() == reference.rechosen.shares[0.4]
+    np.testing.assert_allclose(shifts[chose], np.repeat(moved[None], chose.sum(), 0))
+    with_choice = contrast(arm, reference, False)
+    given = contrast(replace(arm, rechosen=None), reference, False)
+    for column in ("accuracy", "log_loss_total", "log_loss_dyn", "brier_dyn"):
+        assert with_choice[column] == given[column]
+        assert with_choice[f"{column}_low"] < given[f"{column}_low"] < given[f"{column}_high"]
+        assert with_choice[f"{column}_p"] > given[f"{column}_p"]
+    half = (given["accuracy_high"] - given["accuracy_low"]) / 2
+    added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
+    expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
+    assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
+
+
+def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arm = tuning.arms(settings, store.scores(settings.select))[0]
+    reference = measure_arm(store, arm, repair)
+    row = controls.rescaled(store, arm, repair, reference, False)
+    assert (row["accuracy_low"], row["accuracy_high"]) == (0.0, 0.0)
+    assert row["passed"] is True
+    assert controls.shorter(arm).tuning == "tuned"
 
 
 # what they share

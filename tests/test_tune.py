@@ -50,6 +50,14 @@ def test_a_search_is_run_reported_and_over(folder: Path) -> None:
     assert (folder / "report" / "report.html").exists()
 
 
+def test_a_winner_that_few_seeds_chose_is_no_advice(folder: Path) -> None:
+    settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
+    analysis = tune.analyse(settings, Store(folder))
+    assert set(analysis.tables["gain"].frame["tuning"]) == {"few seeds"}
+    assert any("stay at beta=1" in said and "fewer than 3 seeds chose the rate" in said for said in analysis.verdict)
+    assert any("give tune_seeds=3" in said for said in analysis.warnings)
+
+
 def row(total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[float, float]) -> dict[str, float]:
     found = {"tuned_beta": 0.3}
     for name, (low, high) in {"log_loss_total": total, "log_loss_dyn": dyn, "accuracy": accuracy}.items():

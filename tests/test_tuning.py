@@ -10,7 +10,7 @@ from calib_bench.resolve import resolve
 from calib_bench.settings import Settings, parse
 from calib_bench.study import Scores
 from calib_bench.trial import Trial
-from calib_bench.tuning import arms, plan
+from calib_bench.tuning import arms, plan, together
 
 WORDS = ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..2", "extend=2"]
 
@@ -82,6 +82,34 @@ def test_few_seeds_tune_and_the_others_run_at_the_chosen_rate() -> None:
     assert len(trials) == 2 * (3 + 2)
     assert {t.lr for t in trials if t.seed > 0} == {0.1}
     assert sorted(arms(chosen, truth)[0].trials) == [0, 1, 2]
+
+
+def test_a_rate_that_few_seeds_chose_says_so() -> None:
+    truth = bowl({0.1: 0.1, 1.0: 1e6})
+    few, enough = (arms(settings(f"tune_seeds={n}"), truth) for n in (2, 3))
+    assert [arm.tuning for arm in few] == ["few seeds", "edge, few seeds"]
+    assert [arm.tuning for arm in enough] == ["tuned", "edge"]
+    assert {arm.tuning for arm in arms(settings("tune_seeds=1", "lr=0.1"), truth)} == {"fixed"}
+    assert {arm.tuning for arm in arms(settings("tune_seeds=1"), lambda trial: None)} == {"pending"}
+    assert together([*few, *enough]) == "few seeds, edge, few seeds, edge"
+    assert together(enough[:1]) == "tuned"
+
+
+def test_an_arm_has_its_tuning_trials_by_rate() -> None:
+    arm = arms(settings("tune_seeds=2", "select=error"), bowl({0.1: 0.1, 1.0: 0.1}))[0]
+    assert {rate: [(t.lr, t.seed) for t in trials] for rate, trials in arm.tried.items()} == {
+        rate: [(rate, 0), (rate, 1)] for rate in (0.01, 0.1, 1.0)
+    }
+    assert arm.select == "error"
+    assert arm.tried[0.1] == (arm.trials[0], arm.trials[1])
+    assert not arms(settings("lr=0.1"), lambda trial: 1.0)[0].tried
+    assert not arms(settings("extend=1"), lambda trial: math.inf)[0].tried
+
+
+def test_rates_are_chosen_by_three_seeds_unless_told_otherwise() -> None:
+    for task in ("digits", "cifar10", "imdb", "imagenet"):
+        chosen = resolve(parse([f"task={task}"]))
+        assert chosen.tune_seeds == min(3, len(chosen.seed or ()))
 
 
 def test_pending_arms_say_so() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.rows import Row, fields
 from calib_bench.separation.contrast import contrast
+from calib_bench.tuning import together
 
 if TYPE_CHECKING:
     from calib_bench.inference import VarianceShares
@@ -107,8 +108,8 @@ def equal_norms(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _pair(moves: str, cell: Cell, base: Cell, nested: bool) -> Row:
-    loose = dict.fromkeys(one.measures.arm.status for one in (cell, base) if one.measures.arm.status != "tuned")
-    found: Row = {"moves": moves, "beta": cell.beta, "tuning": ", ".join(loose) or "tuned", "from_beta": base.beta}
+    loose = together(one.measures.arm for one in (cell, base))
+    found: Row = {"moves": moves, "beta": cell.beta, "tuning": loose, "from_beta": base.beta}
     found |= {"initial_norm": cell.norm, "from_norm": base.norm}
     return found | _change(cell, base, nested)
 
@@ -155,12 +156,12 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
     if len(grid) < 2 or len(grid[0]) < 2:
         return []
     seeds = [s for s in everyone[0].seeds if all(s in measures.seeds for measures in everyone)]
-    loose = dict.fromkeys(measures.arm.status for measures in everyone if measures.arm.status != "tuned")
+    loose = together(measures.arm for measures in everyone)
     found = []
     for metric, (method, score) in METRICS.items():
         values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
         head: Row = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
-        head |= {"tuning": ", ".join(loose) or "tuned"}
+        head |= {"tuning": loose}
         found.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
     return found
 

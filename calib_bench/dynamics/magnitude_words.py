@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
-from calib_bench.rows import Row, cell, firm
+from calib_bench.rows import FEW_CHOSE, Row, cell, few_chose, firm
 from calib_bench.separation import controls, interventions
+from calib_bench.separation.arms import RECHOSEN
 from calib_bench.separation.cells import families, noted, sample, shown
 from calib_bench.study import Table
 
@@ -61,6 +62,8 @@ def _answer(row: Row) -> str:
 
 def answer(row: Row) -> str:
     """What the intervals of the two shares let one say."""
+    if few_chose(row):
+        return f"the data cannot say, since {FEW_CHOSE}"
     (_, beta_low, beta_high), (_, low, high) = (_limits(row, column) for column in SHARES)
     if math.isnan(beta_low + low):
         return "the data cannot say (shares have no intervals)"
@@ -81,7 +84,7 @@ def _limits(row: Row, column: str) -> tuple[float, float, float]:
 
 
 def _moves(row: Row, column: str) -> bool:
-    return bool(row.get(f"{column}_holm", math.nan) < ALPHA)
+    return bool(row.get(f"{column}_holm", math.nan) < ALPHA) and not few_chose(row)
 
 
 def _share(row: Row, column: str) -> str:
@@ -166,6 +169,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
+                RECHOSEN,
             ),
         ),
         "trials": Table(

@@ -14,6 +14,7 @@ from calib_bench.inference.binned import (
     ece_null_of,
 )
 from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
+from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
@@ -34,7 +35,7 @@ from calib_bench.inference.interval import (
 from calib_bench.inference.ranking import aurc_interval, aurc_n
 from calib_bench.inference.resampled import Resampled, percentile, resampled_means
 from calib_bench.inference.scores import difference_interval, score_interval, within
-from calib_bench.inference.selection import SelectedGain, selected_gain
+from calib_bench.inference.selection import SelectedGain, choice_variance, rechosen, selected_gain, widened
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
@@ -57,7 +58,9 @@ __all__ = [
     "aurc_n",
     "best_of",
     "binned_interval",
+    "choice_variance",
     "classwise_interval",
+    "collapsed",
     "crossed_bootstrap",
     "crossed_interval",
     "difference_interval",
@@ -69,6 +72,7 @@ __all__ = [
     "holm",
     "percentile",
     "rate",
+    "rechosen",
     "resampled_means",
     "score_interval",
     "selected_gain",
@@ -78,5 +82,6 @@ __all__ = [
     "spread_ratio",
     "two_by_two",
     "variance_shares",
+    "widened",
     "within",
 ]

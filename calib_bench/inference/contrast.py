@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
+from calib_bench.inference.selection import choice_variance, widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ def two_by_two(
     y11_SN: ArrayLike,
     level: float = 0.95,
     nested: bool = False,
+    choice: Sequence[ArrayLike] | None = None,
 ) -> TwoByTwo:
     """Main effects and interaction of a paired 2x2, each with a `crossed_interval`.
 
@@ -52,6 +54,8 @@ def two_by_two(
         y00_SN, y10_SN, y01_SN, y11_SN: per-example scores [S, N], same seeds and examples; y10 has the first
             factor alone.
         nested: see `crossed_interval`; pass rows' means as [S, 1] when their lengths differ.
+        choice: of each cell in the same order, by how much its mean would change under other choices [B, S], see
+            `choice_variance`: that variance is added.
 
     Raises:
         ValueError: the shapes differ.
@@ -59,10 +63,18 @@ def two_by_two(
     cells = [np.asarray(y, np.float64) for y in (y00_SN, y10_SN, y01_SN, y11_SN)]
     if len({y.shape for y in cells}) > 1:
         raise ValueError(f"the cells of a 2x2 need one shape, not {', '.join(str(y.shape) for y in cells)}")
-    y00, y10, y01, y11 = cells
+    found = [crossed_interval(d, level, nested) for d in _contrasts(*cells)]
+    if choice is not None:
+        moves = _contrasts(*(np.asarray(shift, np.float64) for shift in choice))
+        found = [widened(one, choice_variance(move), level) for one, move in zip(found, moves, strict=True)]
+    return TwoByTwo(*found)
+
+
+def _contrasts(y00: Array, y10: Array, y01: Array, y11: Array) -> tuple[Array, ...]:
+    """The effects of `TwoByTwo`, in its order."""
     both = y11 - y00
     crossing = y10 - y01
-    contrasts = (
+    return (
         both,
         (both + crossing) / 2,
         (both - crossing) / 2,
@@ -70,7 +82,6 @@ def two_by_two(
         y10 - y00,
         y01 - y00,
     )
-    return TwoByTwo(*(crossed_interval(d, level, nested) for d in contrasts))
 
 
 def share(
@@ -79,6 +90,7 @@ def share(
     level: float = 0.95,
     nested: bool = False,
     fit: Fitted | None = None,
+    choice: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Interval:
     """Interval for mean(part) / mean(whole), say the share of a difference in log loss that was confidence.
 
@@ -89,6 +101,8 @@ def share(
     Args:
         part_SN, whole_SN: per-example differences [S, N], same seeds and examples; with `nested` also S rows each.
         fit: what a fitted temperature adds to the part; the whole has none.
+        choice: by how much the means of part and whole would change under other choices [B, S], see `choice_variance`:
+            that variance is added.
 
     Returns:
         The interval; `p` is that of part being 0.
@@ -101,6 +115,10 @@ def share(
     if part.shape != whole.shape:
         raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
     top, bottom = crossed_interval(part, level, fit=fit), crossed_interval(whole, level)
+    if choice is not None:
+        top, bottom = (
+            widened(one, choice_variance(shift), level) for one, shift in zip((top, bottom), choice, strict=True)
+        )
     n, N = part.shape
     ratio = top.mean / bottom.mean if bottom.mean else math.nan
     if math.isnan(bottom.low) or not (np.isfinite(part).all() and n * N > 1):
@@ -108,22 +126,37 @@ def share(
     if bottom.low <= 0 <= bottom.high:
         why = "unbounded: the whole is not separated from 0"
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
-    low, high = _fieller(part, whole, ratio, level, fit)
+    low, high = _fieller(part, whole, ratio, level, fit, choice)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
-def _fieller(part: Array, whole: Array, ratio: float, level: float, fit: Fitted | None) -> tuple[float, float]:
+def _fieller(
+    part: Array,
+    whole: Array,
+    ratio: float,
+    level: float,
+    fit: Fitted | None,
+    choice: tuple[ArrayLike, ArrayLike] | None,
+) -> tuple[float, float]:
     """Where part - r whole stops being compatible with 0, on either side of the ratio of means."""
     from scipy.optimize import brentq
+    from scipy.special import ndtri
 
     n, N = part.shape
     a, b = part.mean(), whole.mean()
+    shifts = [np.asarray(shift, np.float64) for shift in choice or ()]
+
+    def chosen(r: float) -> float:
+        """Square of the half width that the choice adds."""
+        return float(ndtri((1 + level) / 2)) ** 2 * choice_variance(shifts[0] - r * shifts[1]) if shifts else 0.0
+
     v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
 
     def excess(r: float) -> float:
         sampling = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N, fit)
         low, high = sampling.limits(float(a - r * b), level)
-        return max(low, -high)
+        middle, half = (low + high) / 2, math.hypot((high - low) / 2, math.sqrt(chosen(r)))
+        return max(middle - half, -middle - half)
 
     def edge(sign: int) -> float:
         step = 1e-3 * (1 + abs(ratio))

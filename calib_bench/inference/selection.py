@@ -1,8 +1,10 @@
-"""What it is worth to choose an arm, with the choice itself counted as part of the procedure."""
+"""What it is worth to choose an arm or a rate, with the choice itself counted as part of the procedure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -102,3 +104,109 @@ def _instability(cost_AS: Array, test_AS: Array) -> float:
         cost, test = np.delete(cost_AS, s, 1), np.delete(test_AS, s, 1)
         means.append(test[list(_left_out(cost)), np.arange(S - 1)].mean())
     return float((S - 1) / S * np.square(np.array(means) - np.mean(means)).sum())
+
+
+DRAWS = 400
+"""How often a choice is made again."""
+
+
+def rechosen(
+    cost_RS: ArrayLike, losses_RN: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0
+) -> NDArray[np.intp]:
+    """The choice of least mean cost, made again in other samples of what it rests on: indices [B].
+
+    A choice as made and one as it might have been made both have sampling error, so that they differ by sqrt(2) of it:
+    each draw adds normal errors of twice the covariance of the R means over seeds, and likewise over examples, to the
+    means. Of the seeds' part every candidate has the median variance: a few seeds cannot tell their own, and the seeds
+    of a bad candidate scatter because it is bad, not because it might be good. The errors are
+    common to calls with the same S, N and `seed`, as seeds and examples are to the arms of a study.
+
+    Args:
+        cost_RS: mean cost of R candidates under each of S seeds; one that is not finite is never chosen. One seed
+            leaves its error out.
+        losses_RN: cost of each of N examples that the seeds share, mean over them; None where each seed has its own.
+        draws: B.
+
+    Raises:
+        ValueError: no candidate has a finite cost under every seed.
+
+    >>> rechosen([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=3)
+    array([0, 0, 0])
+    """
+    cost = np.asarray(cost_RS, np.float64)
+    usable_R = np.isfinite(cost).all(1)
+    if not usable_R.any():
+        raise ValueError("no candidate has a finite cost under every seed")
+    cost = cost[usable_R]
+    S = cost.shape[1]
+    mean_R = cost.mean(1)
+    drawn_BR = np.repeat(mean_R[None], draws, 0)
+    if S > 1:
+        normal_BS = np.random.default_rng((seed, S)).standard_normal((draws, S))
+        norm_R = np.linalg.norm(cost - mean_R[:, None], axis=1)
+        size_R = np.divide(np.median(norm_R), norm_R, out=np.zeros_like(norm_R), where=norm_R > 0)
+        drawn_BR += math.sqrt(2 / (S * (S - 1))) * (normal_BS @ (cost - mean_R[:, None]).T) * size_R
+    if losses_RN is not None:
+        losses = np.asarray(losses_RN, np.float64)[usable_R]
+        N = losses.shape[1]
+        losses = losses - losses.mean(1, keepdims=True)
+        # Drawn in parts, so that memory does not grow with draws x N.
+        generator = np.random.default_rng((seed, S, N))
+        for part in np.array_split(np.arange(draws), max(1, draws * N // PART)):
+            drawn_BR[part] += math.sqrt(2) / N * (generator.standard_normal((len(part), N)) @ losses.T)
+    return np.flatnonzero(usable_R)[drawn_BR.argmin(1)]
+
+
+PART = 1 << 21
+"""Random numbers held at a time."""
+
+
+def choice_variance(shift_BS: ArrayLike) -> float:
+    """Variance that a choice adds to a mean, from what other choices would have changed it by.
+
+    The mean over draws of the square of the change, about the choice as made: of two candidates that are truly alike
+    its expectation is the variance of the choice. Where there are several seeds it is the mean product over pairs of
+    different seeds, so that the seeds' own noise in the changes does not count; never below 0.
+
+    Args:
+        shift_BS: change of the mean under each of S seeds in each of B draws.
+
+    >>> choice_variance([[0.0, 0.0], [0.2, 0.2]])
+    0.02
+    """
+    shift = np.asarray(shift_BS, np.float64)
+    S = shift.shape[1]
+    square_B = np.square(shift.sum(1))
+    if S > 1:
+        square_B = (square_B - np.square(shift).sum(1)) / (S * (S - 1))
+    return max(float(square_B.mean()), 0.0)
+
+
+def widened(found: Interval, variance: float, level: float = 0.95) -> Interval:
+    """An interval that also counts a source of variance independent of those it counts: that of a choice.
+
+    On either side of the mean half widths add in squares, the new one z sqrt(variance), z the normal quantile: a choice
+    among a few candidates is bounded and has no tails. The p-value is made to agree with the limits.
+
+    Args:
+        found: one without limits stays as it is.
+        variance: of the mean, by the other source.
+        level: of `found`.
+    """
+    if not variance > 0 or not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return found
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+    more = float(ndtri((1 + level) / 2)) * math.sqrt(variance)
+    below, above = math.hypot(found.mean - found.low, more), math.hypot(found.high - found.mean, more)
+    bounded = math.isfinite(found.df)
+    edge = float(stdtrit(found.df, (1 + level) / 2) if bounded else ndtri((1 + level) / 2))
+    at = -abs(found.mean) / (below if found.mean > 0 else above) * edge
+    p = float(2 * (stdtr(found.df, at) if bounded else ndtr(at)))
+    return replace(
+        found,
+        low=found.mean - below,
+        high=found.mean + above,
+        p=math.nan if math.isnan(found.p) else p,
+        method=f"{found.method}, the choice of rate counted",
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.trial import CROSS_ENTROPY
+from calib_bench.tuning import TUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,7 +217,7 @@ def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any
     axis.plot(x, rows[column], **{"marker": "o", **look})
     if f"{column}_low" in rows:
         axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
-    untuned = (rows["tuning"] != "tuned") & rows[column].notna()
+    untuned = ~rows["tuning"].isin(TUNED) & rows[column].notna()
     if untuned.any() and not untuned.all():
         axis.plot(x[untuned], rows[column][untuned], color="k", marker="x", markersize=7, linestyle="none")
 
@@ -238,7 +239,7 @@ def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _some_untuned(frame: pd.DataFrame) -> bool:
-    return 0 < (frame["tuning"] != "tuned").sum() < len(frame)
+    return 0 < (~frame["tuning"].isin(TUNED)).sum() < len(frame)
 
 
 def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:

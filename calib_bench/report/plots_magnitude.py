@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.dynamics.magnitude import BETA, METRICS, ZERO
 from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, _line, _some_untuned, plain
+from calib_bench.tuning import TUNED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ def _over_norm(axis: Axes, rows: pd.DataFrame, metric: str, color: Any) -> None:
     axis.plot(alone["at"], alone[metric], color=color, marker="D", markersize=6, fillstyle="none", linestyle="none")
     if f"{metric}_low" in rows:
         axis.vlines(rows["at"], rows[f"{metric}_low"], rows[f"{metric}_high"], color=color, linewidth=0.9, alpha=0.6)
-    untuned = rows[(rows["tuning"] != "tuned") & rows[metric].notna()]
+    untuned = rows[~rows["tuning"].isin(TUNED) & rows[metric].notna()]
     if 0 < len(untuned) < len(rows):
         axis.plot(untuned["at"], untuned[metric], color="k", marker="x", markersize=7, linestyle="none")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from calib_bench.rechosen import Rechosen, shift
 from calib_bench.rows import Row, doubtful
 from calib_bench.separation.contrast import kappa
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
+
+RECHOSEN = (
+    "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
+    "examples, is drawn anew"
+)
+"""What tables of rates say of that column."""
 
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
@@ -33,13 +40,13 @@ def named(arm: Arm, variant: str | None) -> Row:
     """The columns that name an arm."""
     trial = arm.trial
     return {
-        "model": trial.model, "variant": variant, "beta": trial.beta, "objective": trial.objective, "tuning": arm.status
+        "model": trial.model, "variant": variant, "beta": trial.beta, "objective": trial.objective, "tuning": arm.tuning
     }  # fmt: skip
 
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-    from calib_bench.inference import ece_interval, score_interval
+    from calib_bench.inference import choice_variance, ece_interval, score_interval, widened, within
     from calib_bench.measure import METRICS, REPAIRED, fitted_to
 
     rows = []
@@ -55,6 +62,10 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
                 every = range(len(measures.seeds))
                 fit = fitted_to(metric, (1, measures, every)) if method == REPAIRED else None
                 found[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
+                if method in ("raw", REPAIRED):
+                    move = shift(measures, None, (method, MEANS[metric], 1.0))
+                    variance = 0.0 if move is None else choice_variance(move)
+                    found[metric] = within(widened(found[metric], variance), metric)
                 row |= limits(metric, found[metric])
             elif metric == "ece" and method in ("raw", "temperature_scaling"):
                 found["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
@@ -85,14 +96,15 @@ def trials(store: Store, measures: Measures) -> list[Row]:
     return rows
 
 
-def rates(arm: Arm) -> list[Row]:
-    """One row per rate tried."""
+def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
+    """One row per rate tried; with `again`, how often other selection data would have chosen it."""
     return [
         {
             "rate": rate,
             "unit": arm.trial.lr_unit,
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
+            **({"rechosen": again.shares.get(rate, 0.0)} if again else {}),
         }
         for rate in arm.rates
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.rows import Row, excludes_zero, firm
+from calib_bench.rows import Row, excludes_zero, firm, why_loose
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     if sure:
         said.append(f"differs at {betas(sure)}")
     if hints:
-        said.append(f"may differ at {betas(hints)} (not after Holm's correction)")
+        said.append(f"may differ at {betas(hints)} ({why_loose(hints)})")
     if silent:
         said.append(f"the data cannot say at {betas(silent)}")
     return ", ".join(said)

@@ -9,19 +9,24 @@ delta_conf + delta_dyn exactly, and accuracy is entirely in the second, since a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.measure import SPLIT, fitted_to, same_calibration
+from calib_bench.rechosen import LOG_KAPPA, shift
 from calib_bench.rows import Row
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.inference import Fitted
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
+
+    Array = NDArray[np.float64]
 
 PARTS = ("total", "conf", "dyn")
 
@@ -40,7 +45,8 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     Returns:
         For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
         `_high`, `_p`; `<score>_conf_share`, of the total, with its limits (Fieller), left out where they are not
-        bounded; kappa of the arm; seeds used, and dropped because either side has none.
+        bounded; kappa of the arm; seeds used, and dropped because either side has none. The choice of both arms' rates
+        is counted, see `calib_bench.rechosen`.
     """
     mine = {seed: i for i, seed in enumerate(arm.seeds)}
     theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
@@ -54,46 +60,64 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     def difference(method: str, score: str) -> Tensor:
         return arm.examples[method][score][ours] - reference.examples[method][score][others]
 
-    row |= interval("accuracy", difference("raw", "correct"), nested)
+    row |= interval("accuracy", difference("raw", "correct"), nested, move=shift(arm, reference, ("raw", "correct", 1)))
     for score in SPLIT:
         total, dyn = difference("raw", score), difference("temperature_scaling", score)
         after = fitted_to(score, (1, arm, ours), (-1, reference, others))
-        repaired = None if after is None else after.negative()
-        for part, values, fit in zip(PARTS, (total, total - dyn, dyn), (None, repaired, after), strict=True):
-            row |= interval(f"{score}_{part}", values, nested, score, fit)
-        row |= _share(f"{score}_conf_share", total - dyn, total, nested, repaired)
+        fits = (None, None if after is None else after.negative(), after)
+        raw, repaired = ("raw", score, 1.0), ("temperature_scaling", score, 1.0)
+        moves = [shift(arm, reference, *parts) for parts in ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))]
+        for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True):
+            row |= interval(f"{score}_{part}", values, nested, score, fit, move)
+        row |= _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
     return row | kappa(arm, ours)
 
 
-def interval(name: str, d_SN: Tensor, nested: bool, metric: str = "", fit: Fitted | None = None) -> Row:
+def interval(
+    name: str, d_SN: Tensor, nested: bool, metric: str = "", fit: Fitted | None = None, move: Array | None = None
+) -> Row:
     """The interval of a mean difference as columns `name`, `_low`, `_high` and `_p`.
 
     Args:
         metric: what it is a difference of, where the name does not say; its range bounds the limits.
         fit: what a fitted temperature adds, see `measure.fitted_to`.
+        move: [B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`; that
+            variance is added.
     """
-    from calib_bench.inference import difference_interval
+    from calib_bench.inference import choice_variance, crossed_interval, widened, within
 
-    found = difference_interval(metric or name, d_SN, nested, fit)
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_p": found.p}
+    limits = crossed_interval(d_SN, nested=nested, fit=fit)
+    if move is not None:
+        limits = widened(limits, choice_variance(move))
+    limits = within(limits, metric or name, difference=True)
+    return {name: limits.mean, f"{name}_low": limits.low, f"{name}_high": limits.high, f"{name}_p": limits.p}
 
 
-def _share(name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None) -> Row:
+def _share(
+    name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None, moves: Sequence[Array | None]
+) -> Row:
     from calib_bench.inference import share
 
-    found = share(part_SN, whole_SN, nested=nested, fit=fit)
+    total, conf, _ = moves
+    choice = (conf, total) if conf is not None and total is not None else None
+    found = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return {}
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def kappa(arm: Measures, rows: list[int]) -> Row:
-    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples; none at a bound."""
-    from calib_bench.inference import crossed_interval
+    """Geometric mean of kappa over some seeds, its interval over seeds and calibration examples; none at a bound.
+
+    The choice of the arm's rate is counted.
+    """
+    from calib_bench.inference import choice_variance, crossed_interval, widened
 
     if arm.log_kappa is None or not rows:
         return {}
     found = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))
+    move = shift(arm, None, ("temperature_scaling", LOG_KAPPA, 1.0))
+    found = found if move is None else widened(found, choice_variance(move))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
         return {"kappa": math.exp(found.mean)}
     return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import variance_shares
-from calib_bench.rows import ALPHA, Row, fields
+from calib_bench.rows import ALPHA, Row, few_chose, fields
 from calib_bench.separation.cells import families, noted, shown
 from calib_bench.study import Table
 
@@ -130,8 +130,10 @@ def tests(found: Iterable[Row]) -> list[Row]:
         checks += [("log loss", "log_loss", m, m.replace("_", " ")) for m in EQUALIZED if m in present]
         for result, metric, method, label in checks:
             for objective in dict.fromkeys(frame["objective"]):
-                row = {**name, "objective": objective, "result": result, "method": label}
-                mine += _tested(frame[frame["objective"] == objective], metric, method, row)
+                own = frame[frame["objective"] == objective]
+                loose = [text for text in dict.fromkeys(own.get("tuning", ())) if text != "tuned"]
+                row = {**name, "objective": objective, "tuning": ", ".join(loose) or "tuned"}
+                mine += _tested(own, metric, method, {**row, "result": result, "method": label})
         for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
             for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
                 row[adjusted] = float(value)
@@ -197,7 +199,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "split is the reference's",
             f"{_span(frame, 'seeds')} seeds in the layout, {_span(frame, 'betas')} betas, "
             f"{_span(frame, 'objectives')} objectives; seeds that some cell lacks are dropped",
-            "95% jackknife intervals over seeds, for the test examples at hand",
+            "95% jackknife intervals over seeds, for the test examples and the chosen rates at hand",
         ),
         paper=True,
     )
@@ -222,7 +224,8 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
             "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
             "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
-            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples at hand; no interval",
+            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples and the chosen rates at "
+            "hand; no interval",
         ),
     )
 
@@ -274,10 +277,10 @@ _TOLD = ("temperature scaling", "equal confidence")
 
 
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
-    sure = [row for row in rows if row["holm"] < ALPHA]
+    sure = [row for row in rows if row["holm"] < ALPHA and not few_chose(row)]
     several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
     single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
-    silent = [row["objective"] for row in rows if not row["holm"] < ALPHA]
+    silent = [row["objective"] for row in rows if row not in sure]
     said = []
     if several:
         said.append(f"beta has an effect with {', '.join(several)}, also without the most extreme beta")

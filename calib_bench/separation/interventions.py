@@ -17,11 +17,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid
+from calib_bench.rechosen import shift
+from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
 from calib_bench.separation.cells import betas, census, families, noted, sample, shown
 from calib_bench.separation.contrast import contrast
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
+from calib_bench.tuning import together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,13 +135,16 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
     seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
     if not seeds:
         return []
-    loose = dict.fromkeys(measures.arm.status for measures in cells if measures.arm.status != "tuned")
+    loose = together(measures.arm for measures in cells)
     either = {seed for measures in cells for seed in measures.arm.trials}
     found_rows = []
     for metric, (method, score) in METRICS.items():
         y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
-        effects = contrasts(y00, y10, y01, y11, nested=nested)
-        row: Row = {**name, "tuning": ", ".join(loose) or "tuned", "metric": metric}
+        moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
+        known = [move for move in moves if move is not None]
+        choice = known if len(known) == len(cells) else None
+        effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice)
+        row: Row = {**name, "tuning": loose, "metric": metric}
         row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
         row["examples"] = _examples(reference)
         for effect, interval in zip(EFFECTS, effects, strict=False):
@@ -248,7 +253,7 @@ def _switches(frame: pd.DataFrame, settings: Settings) -> str:
             which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
             which += f"{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
         elif hints:
-            which = f"may differ at {betas(hints)}, not after Holm's correction"
+            which = f"may differ at {betas(hints)}, {why_loose(hints)}"
         else:
             which = "the data cannot say at any beta"
         said.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")

@@ -15,22 +15,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calib_bench.inference import Interval, crossed_interval, ece_interval, share
+from calib_bench.inference import Interval, choice_variance, crossed_interval, ece_interval, share, widened
+from calib_bench.rechosen import SCORES, shift
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
 from calib_bench.separation.cells import census, families, noted, over_beta, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.trial import Trial
+
+    Array = NDArray[np.float64]
 
 METRICS = {"log loss": "log_loss", "Brier": "brier", "accuracy": "correct", "mean confidence": "confidence"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
@@ -54,6 +59,7 @@ class Matched:
         dropped: number of seeds that did not finish in both.
         log_temperature: log T of the reference at the arm's confidence, [S]; 0 where both are equally confident.
         cells: by per-example score: y00, y10, y01, y11, each float64 [S, N].
+        moves: by per-example score and part, by how much other choices of both rates would change it, [B, S].
     """
 
     seeds: tuple[int, ...]
@@ -61,6 +67,7 @@ class Matched:
     dropped: int
     log_temperature: tuple[float, ...]
     cells: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+    moves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
 
 
 class _Pair(NamedTuple):
@@ -99,7 +106,25 @@ def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
         dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
         log_temperature=tuple(pair.log_temperature for pair in found.values()),
         cells=cells,
+        moves={score: move for score in cells if score in SCORES and (move := _moves(reference, arm, score))},
     )
+
+
+def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
+    """By part, by how much other choices of both rates would change it, [B, S]; empty where none was chosen.
+
+    What is left at equal confidence changes as what is left after temperature scaling does, of which every tuning trial
+    tells: to match it with a reference of another rate, too, would take as many fits as pairs.
+    """
+    total, dyn = (shift(arm, reference, (method, score, 1.0)) for method in ("raw", "temperature_scaling"))
+    if total is None or dyn is None:
+        return {}
+    return {
+        "total": total,
+        "equal_confidence": dyn,
+        "confidence_alone": total - dyn,
+        "equal_confidence_reverse": dyn,
+    }
 
 
 def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
@@ -191,10 +216,13 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
             "interaction": y11 - y10 - y01 + y00,
         }
         row = {**base, "metric": metric}
+        moves = found.moves.get(score, {})
         for part, d_SN in parts.items():
-            row |= fields(part, crossed_interval(d_SN, nested=nested))
+            one = crossed_interval(d_SN, nested=nested)
+            row |= fields(part, widened(one, choice_variance(moves[part])) if part in moves else one)
         if metric in ("log loss", "Brier"):
-            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested))
+            choice = (moves["equal_confidence"], moves["total"]) if moves else None
+            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, choice=choice))
         out.append(row)
     return [*out, {**base, "metric": "ECE", **_ece(found, nested)}]
 
@@ -261,6 +289,8 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             else "mean confidence is matched on the calibration split: its row at equal confidence is what is left on "
             "the test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
             sample(frame),
+            "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
+            + ("" if first else ", but not in mean confidence and ECE"),
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),
         paper=first,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import planes
-from calib_bench.rows import Row, cell, fields
+from calib_bench.rechosen import shift
+from calib_bench.rows import Row, cell, few_chose, fields
 from calib_bench.separation.cells import noted, shown
 from calib_bench.study import Table
 
@@ -62,13 +63,25 @@ def results(measures: Measures) -> dict[str, Array]:
     return {result: 1 - values if result == "error" else values for result, values in scores.items()}
 
 
-def curves(name: Row, values: Mapping[float, Mapping[str, Array]], nested: bool) -> list[Curve]:
+def moves(measures: Measures) -> dict[str, Array]:
+    """By how much other choices of the arm's rate would change each of RESULTS: [B, S]; empty where none was chosen."""
+    found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
+    return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
+
+
+def curves(
+    name: Row,
+    values: Mapping[float, Mapping[str, Array]],
+    nested: bool,
+    choices: Mapping[float, Mapping[str, Array]] | None = None,
+) -> list[Curve]:
     """An architecture's curves, one for each of RESULTS; none where fewer than three betas are there.
 
     Args:
         name: columns that name the architecture.
         values: `results` of the arms in which every seed finished, by beta.
         nested: each seed has test examples of its own.
+        choices: `moves` of the same arms: their resamples differ by the choice of rate too.
     """
     from calib_bench.inference import resampled_means
 
@@ -79,7 +92,12 @@ def curves(name: Row, values: Mapping[float, Mapping[str, Array]], nested: bool)
     for result in RESULTS:
         own = [values[beta][result] for beta in betas]
         means = [one.mean(1, keepdims=True) for one in own] if nested else own
-        found.append(Curve(name, result, betas, resampled_means(np.stack(means, -1))))
+        resampled = resampled_means(np.stack(means, -1))
+        chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
+        for column, move in enumerate(chosen):
+            if move is not None:
+                resampled.drawn_BA[:, column] += np.resize(move.mean(1), len(resampled.drawn_BA))
+        found.append(Curve(name, result, betas, resampled))
     return found
 
 
@@ -138,7 +156,7 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05]
+        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
         silent = [row for row in others if row not in sure]
         parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
         if silent:
@@ -169,7 +187,8 @@ def how(best: pd.DataFrame) -> str:
     if seeds == 1:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
-    return f"{seeds} seed{'s' * (seeds > 1)}, test split; 95% percentile intervals, {what}{same}"
+    n = f"{seeds} seed{'s' * (seeds > 1)}"
+    return f"{n}, test split; 95% percentile intervals, {what}, rates chosen anew where they were chosen{same}"
 
 
 def table(best: pd.DataFrame, settings: Settings) -> Table:

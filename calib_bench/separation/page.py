@@ -31,7 +31,7 @@ SECTIONS = (
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
-    Section("Seeds", ("seeds",)),
+    Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")

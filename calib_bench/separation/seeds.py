@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import rate, selected_gain, spread, spread_ratio
-from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm
+from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
+from calib_bench.rechosen import shift
+from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, few_chose, fields, firm, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
+from calib_bench.separation.collapse import none_seen
 from calib_bench.study import Table
 from calib_bench.trial import CROSS_ENTROPY
 from calib_bench.tuning import trial_at
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.measure import Measures
@@ -48,6 +52,8 @@ class Seeds:
         tried: trials that ran, at whatever rate, and how many of them diverged.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
+        moves: by result of GAINS, by how much other choices of the rate would change its mean, [B, S] over the tuning
+            seeds; empty where no rate was chosen.
     """
 
     name: Row
@@ -58,6 +64,7 @@ class Seeds:
     tried: tuple[int, int]
     chosen: tuple[int, int]
     fresh: bool
+    moves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def read(measures: Measures, store: Store, settings: Settings, name: Row, examples: bool = True) -> Seeds:
@@ -83,6 +90,7 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
         tried=tried,
         chosen=(len(counted), sum(counted.values())),
         fresh=bool(fresh),
+        moves={k: m for k, where in GAINS.items() if (m := shift(measures, None, (*where, 1.0))) is not None},
     )
 
 
@@ -167,6 +175,8 @@ def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
             continue
         selection_AS = [[arm.selection[s] for s in own.seeds] for arm in fit]
         base = {"model": model, "variant": variant, "objective": objective, "seeds": len(own.seeds), "nested": nested}
+        loose = dict.fromkeys(str(arm.name["tuning"]) for arm in fit if arm.name["tuning"] != "tuned")
+        base["tuning"] = ", ".join(loose) or "tuned"
         for result in GAINS:
             test_ASN = [[np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in own.seeds] for arm in fit]
             found = selected_gain(selection_AS, test_ASN, fit.index(own), nested=nested)
@@ -174,8 +184,15 @@ def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
             row = {**base, "examples": len(test_ASN[0][0]), "result": result, "chosen": fit[found.chosen].name["beta"]}
             row |= {"choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in choices), "betas": len(fit)}
             row |= {"left_out": ", ".join(f"{beta:.3g}" for beta in lack) or None}
-            out.append(row | fields("gain", found.gain))
+            out.append(row | fields("gain", _with_rates(found.gain, fit[found.chosen], own, result)))
     return out
+
+
+def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) -> Interval:
+    """The gain's interval with the choice of both rates counted."""
+    if result not in chosen.moves or result not in reference.moves:
+        return gain
+    return widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
 
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
@@ -196,7 +213,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "number of seeds; picked: the seed that the selection split prefers",
             f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried; diverged chosen: at the "
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
-            "those that share a seed are not quite",
+            "those that share a seed are not quite; diverged means not finite, and a finite trial may still have "
+            "collapsed" + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
         ),
     )
 
@@ -210,8 +228,8 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
             settings,
             f"the chosen beta minus beta={settings.reference:g}, same objective, each beta at its tuned rate; chosen "
             f"by mean {settings.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
-            "the other seeds choose (choices: how often each), so the interval covers the choice of beta, though not "
-            "that of the rate; training at every beta is what it costs",
+            "the other seeds choose (choices: how often each), so the interval covers the choice of beta, and that of "
+            "the rates at the chosen beta and the reference; training at every beta is what it costs",
             sample(frame),
             "* Holm-adjusted p < .05 over this table",
         ),
@@ -236,8 +254,8 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
 
 
 def _spreads(rows: Sequence[Row], settings: Settings) -> str:
-    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA]
-    silent = [row for row in rows if not row["spread_ratio_holm"] < ALPHA]
+    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not few_chose(row)]
+    silent = [row for row in rows if row not in sure]
     said = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:
         said.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
@@ -312,5 +330,5 @@ def _sure(row: Mapping[str, Any]) -> str:
     if firm(row, "gain"):
         better = (row["gain"] > 0) == (row["result"] == "accuracy")
         return f", a {'gain' if better else 'loss'}"
-    hint = ", not after Holm's correction" if excludes_zero(row, "gain") else ""
+    hint = f", {why_loose([row])}" if excludes_zero(row, "gain") else ""
     return f" (the data cannot say whether this is a gain{hint})"

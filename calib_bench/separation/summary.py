@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.rows import cell, excludes_zero, firm
+from calib_bench.rows import cell, excludes_zero, firm, why_loose
 from calib_bench.separation import controls
 from calib_bench.separation.cells import betas, families
 from calib_bench.separation.verdict import MARGIN, is_equal
@@ -48,7 +48,7 @@ def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
                 f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
                 f"accuracy are those of {reference} within {MARGIN:g}."
             )
-        hint = f" There may be one at {betas(hints)}, though not after Holm's correction." if hints else ""
+        hint = f" There may be one at {betas(hints)}, though {why_loose(hints)}." if hints else ""
         return (
             f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
             f"cannot be told from those at {reference}.{hint}"

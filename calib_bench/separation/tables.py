@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calib_bench.rows import DOUBTFUL
-from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import arms as each
+from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES
 from calib_bench.study import Table
 
@@ -21,6 +22,10 @@ SPLIT = (
     "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot; conf share: conf / total, where "
     "the data bound it (Fieller's interval); both count the calibration examples that temperatures were fitted on"
 )
+CHOICE = (
+    "which count the choice of both rates: how far the contrast moves when they are chosen anew from other selection "
+    "examples and tuning seeds (theirs are trained at every rate)"
+)
 STAR = "* Holm-adjusted p < .05 over the arms of this table"
 
 
@@ -29,6 +34,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     how = _intervals(settings, nested)
     against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {how}"
+    against += f", {CHOICE}"
     contrasts = _marked(settings, frames["separation"])
     return {
         "separation": Table(
@@ -54,6 +60,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
         **_if_any(frames, "best_beta", optimum.table, settings),
         **_if_any(frames, "gain", seeds.gain_table, settings),
+        **_collapse(settings, frames["trials"]),
         **_if_any(frames, "seeds", seeds.table, settings, seeds.words),
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
@@ -96,6 +103,13 @@ def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
     return {"reliability_bins": Table("Reliability, bin by bin", _marked(settings, frame), smoke + note, names=names)}
 
 
+def _collapse(settings: Settings, trials: pd.DataFrame) -> dict[str, Table]:
+    import pandas as pd
+
+    found = collapse.rows(trials, settings)
+    return {"collapse": collapse.table(pd.DataFrame(found), settings)} if found else {}
+
+
 def _intervals(settings: Settings, nested: bool) -> str:
     if nested:
         return "95% t intervals over seeds (each seed has its own test examples, which may overlap)"
@@ -129,7 +143,8 @@ def _if_any(
 def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    return Table(title, frame, f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged.")
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}."
+    return Table(title, frame, note)
 
 
 def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:

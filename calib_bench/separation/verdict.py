@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import EQUAL, Interval, equivalence
-from calib_bench.rows import cell, excludes_zero, firm, unsaid
-from calib_bench.separation import controls, factorial, interventions, matched, optimum, seeds
+from calib_bench.rows import cell, excludes_zero, few_chose, firm, unsaid, why_loose
+from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, seeds
 from calib_bench.separation.cells import betas, families
 from calib_bench.trial import CROSS_ENTROPY
 
@@ -41,6 +41,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said += optimum.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
     gain = frames["gain"]
     said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    said += collapse.words(collapse.rows(frames["trials"], settings))
     return (*said, *controls.words(frames["controls"]))
 
 
@@ -72,14 +73,16 @@ def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
     if equal:
         said.append(f"equal within {MARGIN:g} at {betas(equal)}")
     if hints:
-        said.append(f"may differ at {betas(hints)}, not after Holm's correction")
+        said.append(f"may differ at {betas(hints)}, {why_loose(hints)}")
     if silent:
         said.append(f"the data cannot say at {betas(silent)}")
     return "; ".join(said)
 
 
 def is_equal(row: Row, column: str) -> bool:
-    """Whether the 95% interval lies within MARGIN of 0."""
+    """Whether the 95% interval lies within MARGIN of 0, and enough seeds chose the rates."""
+    if few_chose(row):
+        return False
     mean, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
     return equivalence(Interval(mean, low, high, 0, 0, math.nan, math.nan, ""), MARGIN) == EQUAL
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
+from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
+from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +55,7 @@ def warnings(
             f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
         )
     found += _tuning([*grid, *extra]) + _trials(frames["trials"])
+    found += collapse.warnings(collapse.rows(frames["trials"], settings))
     if len(settings.seed or ()) == 1:
         found.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
@@ -81,6 +84,15 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
         if names:
             everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
             found.append(f"{status.capitalize()}: {everything} ({meaning}).")
+    few = [arm for arm in arms if FEW_SEEDS in arm.tuning]
+    if few:
+        seeds = max(len(trials) for arm in few for trials in arm.tried.values())
+        everything = "every arm" if len(few) == len(arms) else ", ".join(f"{a.trial.model} {a.label}" for a in few)
+        chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}"
+        found.append(
+            f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
+            f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
+        )
     return found
 
 

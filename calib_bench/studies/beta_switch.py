@@ -142,14 +142,14 @@ def _family(reader: Reader, arms: Sequence[Arm], variant: str | None) -> list[Ro
         for beta in sorted(beta for kind, beta in at if kind == objective and beta != settings.reference):
             trained = _light(_read(reader, at[objective, beta], name))
             about = {**name, "beta": beta}
-            whole = {"way": "", "at": None, "against": "reference", "tuning": trained.arm.status}
+            whole = {"way": "", "at": None, "against": "reference", "tuning": trained.arm.tuning}
             rows.append({**about, **whole, **_difference(trained, reference, reader.nested)})
             mine = [arm for arm in arms if arm.trial in own and own[arm.trial].beta == beta]
             for arm in (arm for arm in mine if arm.trial.objective == objective):
                 switch = own[arm.trial]
                 measures = _read(reader, arm, name | {"switch": f"{switch.way} at {switch.at:g}"})
                 begun, ended = (reference, trained) if switch.way == TO else (trained, reference)
-                row = {**about, "way": switch.way, "at": switch.at, "tuning": arm.status}
+                row = {**about, "way": switch.way, "at": switch.at, "tuning": arm.tuning}
                 rows.append({**row, "against": NEVER, **_difference(measures, begun, reader.nested)})
                 last = {"against": ALL_ALONG, **_difference(measures, ended, reader.nested)}
                 rows.append({**row, **last, **_decided(measures, begun, ended, reader.nested)})
@@ -157,7 +157,7 @@ def _family(reader: Reader, arms: Sequence[Arm], variant: str | None) -> list[Ro
 
 
 def _read(reader: Reader, arm: Arm, name: Row) -> Measures:
-    return reader.measure(arm, {**name, "beta": arm.trial.beta, "tuning": arm.status})
+    return reader.measure(arm, {**name, "beta": arm.trial.beta, "tuning": arm.tuning})
 
 
 def _light(measures: Measures) -> Measures:

@@ -86,7 +86,7 @@ class _Reader:
         from calib_bench.measure import REPAIRED, measure_arm
 
         measures = measure_arm(self.store, arm, discover.calibrators((REPAIRED,)))
-        self.rows["rates"] += [{**name, **row} for row in each.rates(arm)]
+        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
         self.rows["trials"] += [{**name, **row} for row in each.trials(self.store, measures)]
         self.measurements.append(measures.frame)
         return measures
@@ -180,7 +180,7 @@ def _two_by_two(
     name: Row = {"model": arms[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY, "beta": beta}
     found = {interventions.TRAINED: alone[beta]}
     for kind, arm in zip(FACTORS, arms, strict=True):
-        found[kind] = reader.measure(arm, {**name, "tuning": arm.status, "intervention": kind})
+        found[kind] = reader.measure(arm, {**name, "tuning": arm.tuning, "intervention": kind})
     reference = alone[reader.settings.reference]
     design = {key: name[key] for key in ("model", "variant", "beta")}
     reader.rows["two_by_two"] += interventions.two_by_two(found, reference, design, reader.nested)

@@ -185,7 +185,7 @@ def _read(
     rows: dict[str, list[Row]] = {
         "baselines": each.methods(measures, nested),
         "trials": each.trials(store, measures),
-        "rates": each.rates(measures.arm),
+        "rates": each.rates(measures.arm, measures.rechosen),
     }
     for table, some in rows.items():
         study.rows[table] += [{**name, **row} for row in some]
@@ -208,12 +208,13 @@ def _curves(
     """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
     seeds = list(study.settings.seed or ())
     name = {"model": grid[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
+    name["tuning"] = tuning.together(one.arm for one in known.values())
     if not grid[0].trial.epochs:  # nothing was learned
         return []
     whole = {beta: optimum.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
     if len(known) >= optimum.FEWEST:
         study.left_out += optimum.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
-    return optimum.curves(name, whole, study.nested)
+    return optimum.curves(name, whole, study.nested, {beta: optimum.moves(known[beta]) for beta in whole})
 
 
 def _light(measures: Measures) -> Measures:
@@ -233,7 +234,7 @@ def _intervene(
     study.rows["two_by_two"] += interventions.two_by_two(found, reference, name, study.nested)
     for kind, arm in arms.items():
         about = {**names[kind], "intervention": kind}
-        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm)]
+        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm, found[kind].rechosen)]
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, found[kind])]
 
 

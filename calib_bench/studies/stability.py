@@ -15,7 +15,7 @@ from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
-from calib_bench.rows import ALPHA, Row, adjusted, cell, fields, firm, without_lone
+from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation import seeds as sown
@@ -190,6 +190,7 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
         if row["beta"] < settings.reference
         and row.get("spread_ratio_holm", math.nan) < ALPHA
         and row["spread_ratio"] > 1
+        and not few_chose(row)
     ]
     base = peaks[peaks["beta"] == settings.reference].to_dict("records")
     ceiling = base[0].get("failed_high", math.nan) if base else math.nan
@@ -230,7 +231,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
-            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds",
+            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
+            "chosen rates, whose choice they do not count",
             f"failed: share of trials at the chosen rate that diverged or ended above {planes.GUESS:.0%} of what "
             "guessing scores, of seeds that did not choose the rate where there are such, exact limits; diverged seeds "
             "have no result and are left out of the others",
@@ -251,7 +253,7 @@ STUDY = Study(
     defaults={"objective": (CROSS_ENTROPY,), "seed": tuple(range(12))},
     sections=(
         Section("Peak and reliability", ("stability", "peaks"), "What the best, the mean and the worst seed reach."),
-        Section("Seeds, and choosing beta", ("seeds", "gain")),
+        Section("Seeds, and choosing beta", ("collapse", "seeds", "gain")),
         controls.SECTION,
         Section("Tuning and trials", ("rates", "trials")),
     ),

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import discover, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots
-from calib_bench.rows import Row
+from calib_bench.rows import FEW_CHOSE, Row, few_chose
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
+from calib_bench.tuning import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +98,8 @@ def _final(settings: Settings, best: Tried) -> tuning.Arm:
     """A winner with every seed."""
     trials = {trial.seed: trial for trial in _seeded(settings, best.trial, settings.seed or ())}
     rate = best.trial.lr
-    return tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials)
+    tuners = tuple(trials.values())[: settings.tune_seeds]
+    return tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials, {rate: tuners})
 
 
 def _runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
@@ -134,6 +136,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         warnings.insert(
             0, f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
         )
+    if any(few_chose(row) for row in rows):
+        warnings.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
     if len(settings.seed or ()) == 1:
         warnings.append("One seed: intervals hold for this one initialization and batch order.")
     tried = [
@@ -167,7 +171,7 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tunin
         row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": found.cost}
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
-    row |= {"nested": nested} | contrast(measured[0], measured[1], nested)
+    row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
     return row, arms, controls.both(store, measured[1], repair, nested)
 
 
@@ -197,6 +201,8 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
         return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
 
     beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={settings.reference:g}"
+    if few_chose(row):
+        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {FEW_CHOSE}."
     if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
         return f"Advice: train at {beta}; what it gains, no temperature after training can give."
     if sign("log_loss_dyn") > 0 or sign("accuracy") < 0:
@@ -250,7 +256,8 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
         "gain": Table(
             "Beta and rate tuned together, minus the rate tuned at the reference",
             gains[shown],
-            f"{smoke}Test split, paired by seed and example, {how}, for the two configurations that were chosen. "
+            f"{smoke}Test split, paired by seed and example, {how}, for the two configurations that were chosen: the "
+            "choice itself is not counted. "
             f"conf is what temperature scaling repairs, dyn what it cannot. Budget {settings.budget} configurations "
             "a search; epochs spent are over all tuning seeds.",
             paper=True,

@@ -18,7 +18,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
 from calib_bench.reading import Reader
 from calib_bench.report import plots_width
-from calib_bench.rows import Row, adjusted, cell, fields, firm
+from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, optimum
 from calib_bench.separation.cells import noted, shown
@@ -101,20 +101,22 @@ def _curves(
     """An architecture's curves, a row an arm, and which arms are left out."""
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
+    choices: dict[float, dict[str, Array]] = {}
     values: dict[float, dict[str, Array]] = {}
     rows = []
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
-        row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.status, "seeds": len(measures.seeds)}
+        row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
         for result, own in optimum.results(measures).items() if measures.seeds else ():
             found = interval(result.replace(" ", "_"), torch.from_numpy(own), reader.nested)
             row |= {k: v for k, v in found.items() if k[-2:] != "_p"}
         rows.append(row)
         if list(measures.seeds) == seeds:
-            values[arm.trial.beta] = optimum.results(measures)
+            values[arm.trial.beta], choices[arm.trial.beta] = optimum.results(measures), optimum.moves(measures)
     lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
     said = optimum.left_out(str(name["model"]), lacking, len(values))
-    return optimum.curves(name, values, reader.nested), rows, said
+    about = {**name, "tuning": tuning.together(arms)}
+    return optimum.curves(about, values, reader.nested, choices), rows, said
 
 
 def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
@@ -141,6 +143,7 @@ def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
             curve = members[0][1]
             row = {"over": over, "models": ", ".join(str(one.name["model"]) for _, one in members)}
             row |= {"objective": curve.name["objective"], "result": curve.result}
+            row["tuning"] = ", ".join(dict.fromkeys(str(one.name.get("tuning", "tuned")) for _, one in members))
             rows.append(row | fields("slope", percentile(float(slope), slopes, curve.found)))
     return rows
 
@@ -168,7 +171,7 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         rows = own.sort_values("best_beta").to_dict("records")
         low, high = (f"{cell(row, 'best_beta')} ({optimum.named(row)})" for row in (rows[0], rows[-1]))
         first = optimum.named(next(iter(own.to_dict("records"))))
-        sure = [optimum.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05]
+        sure = [optimum.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
         said.append(
             f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
             f"another than {first}'s is established for {', '.join(sure) or 'none'}."

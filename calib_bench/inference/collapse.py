@@ -1,0 +1,61 @@
+"""Seeds of two kinds: a few that trained to much worse results than the others, told by the gap between them.
+
+A t interval on a few seeds does not cover what it has not seen: where one seed in five collapses, means over 3 to 10
+seeds cover .54 to .88 at nominal .95. Collapse is therefore counted as an event with a rate, and the mean over the
+other seeds stands beside the mean.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+SHARE, FEW_SHARE, LONE_SHARE = 0.15, 0.25, 0.5
+"""How much of the better seeds' distance to guessing the gap must take: of five seeds or more, of 3 or 4, of 2."""
+TIMES = 10.0
+"""How many pooled standard deviations within both groups it must be."""
+SEEDS = 20
+"""Seeds to ask for where some collapsed: one seed in five is then seen with probability .99."""
+
+
+def collapsed(values_S: ArrayLike, chance: float, largest: bool) -> NDArray[np.bool_]:
+    """Which of an arm's seeds collapsed: [S], none in most arms and never more than half.
+
+    Of every split of the ordered results into the k worst and the others, k at most S / 2, the gap between them is
+    compared with what remains from the others' mean to guessing and with the standard deviation within both. Both must
+    be exceeded, which normal and heavy-tailed results (t with 3 degrees, exponential) of a spread up to a tenth of that
+    distance do in less than 2% of arms, of 3 to 20 seeds.
+
+    Args:
+        values_S: a result of each seed; one that is not finite has collapsed.
+        chance: of guessing: 1 / K for an accuracy, log K for a log loss.
+        largest: whether the largest result is the best.
+
+    >>> collapsed([0.91, 0.90, 0.92, 0.11, 0.91], 0.1, largest=True)
+    array([False, False, False,  True, False])
+    """
+    values = np.asarray(values_S, np.float64)
+    finite = np.isfinite(values)
+    good = (1.0 if largest else -1.0) * values[finite]
+    lost = ~finite
+    cut = _cut(np.sort(good), (1.0 if largest else -1.0) * chance)
+    if cut is not None:
+        lost[finite] = good <= cut
+    return lost
+
+
+def _cut(ordered: NDArray[np.float64], chance: float) -> float | None:
+    """The best result, the larger the better, that counts as collapsed; None where no gap is wide enough."""
+    S = len(ordered)
+    share = SHARE if S >= 5 else FEW_SHARE if S > 2 else LONE_SHARE
+    for k in range(S // 2, 0, -1):
+        worse, better = ordered[:k], ordered[k:]
+        gap = better[0] - worse[-1]
+        within = np.sqrt((worse.var() * k + better.var() * (S - k)) / max(S - 2, 1))
+        if gap > 0 and gap >= share * (better.mean() - chance) > 0 and gap >= TIMES * within:
+            return float(worse[-1])
+    return None

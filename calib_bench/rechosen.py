@@ -1,0 +1,149 @@
+"""What an arm's results would be at the rates that other samples of the selection data would have chosen.
+
+The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example
+by example, and the test results at each rate. Choosing anew (`inference.rechosen`) then shows by how much a result
+moves with the choice alone, which is added to the interval of every contrast of tuned arms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from calib_bench.baseline import Calibrator
+    from calib_bench.store import Store
+    from calib_bench.trial import Trial
+    from calib_bench.tuning import Arm
+
+    Array = NDArray[np.float64]
+
+SCORES = ("log_loss", "brier", "correct")
+LOG_KAPPA = "log_kappa"
+
+
+@dataclass(frozen=True)
+class Rechosen:
+    """One arm's choice of rate, made again.
+
+    Attributes:
+        shares: by rate, how often it is chosen; rates that never are, left out.
+        shifts: by method ("raw", or temperature scaling) then score, the change [B, S] of its mean over the test split
+            from the chosen rate to the one of each draw, under each tuning seed. Draws are common to the arms of a
+            study: differences of arms have the differences of their shifts.
+    """
+
+    shares: Mapping[float, float]
+    shifts: Mapping[str, Mapping[str, Array]]
+
+
+def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
+    """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
+
+    A rate at which a tuning seed learnt nothing is no candidate.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
+    from calib_bench import discover
+    from calib_bench.measure import REPAIRED, on_trials
+
+    score = store.scores(arm.select)
+    rates = [
+        rate for rate in arm.tried if all(_learnt(store, arm.select, trial, score(trial)) for trial in arm.tried[rate])
+    ]
+    trials = [trial for rate in rates for trial in arm.tried[rate]]
+    if len(rates) < 2 or arm.chosen not in rates:
+        return lambda: None
+    read = on_trials(_read, store, trials, discover.calibrators((REPAIRED,)), arm.select)
+    return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
+
+
+def _learnt(store: Store, select: str, trial: Trial, score: float | None) -> bool:
+    """Whether a tuning trial is surely better than guessing, by what chose the rate."""
+    from calib_bench.planes import GUESS
+
+    if score is None or not store.has(trial):
+        return False
+    K = store.split_info(trial)["classes"]
+    return score < GUESS * (1 - 1 / K if select == "error" else math.log(K))
+
+
+def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
+    from calib_bench.inference import rechosen
+
+    found = list(read)
+    R, S = len(rates), len(found) // len(rates)
+    shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
+    losses_RN = np.stack([one[0] for one in found]).reshape(R, S, -1).mean(1) if shared else None
+    choice_B = rechosen(np.reshape(np.asarray(cost, np.float64), (R, S)), losses_RN)
+    chosen = rates.index(arm.chosen)
+    shifts: dict[str, dict[str, Array]] = {}
+    for method, scores in found[0][1].items():
+        for score in scores:
+            value_RS = np.array([one[1][method][score] for one in found]).reshape(R, S)
+            shifts.setdefault(method, {})[score] = value_RS[choice_B] - value_RS[chosen]
+    counts = np.bincount(choice_B, minlength=R) / len(choice_B)
+    return Rechosen({rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}, shifts)
+
+
+def _read(
+    calibrators: Mapping[str, Calibrator], store: Store, select: str, trials: Sequence[Trial]
+) -> list[tuple[Array, dict[str, dict[str, float]]]]:
+    """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
+    from calib_bench import metrics
+    from calib_bench.measure import REPAIRED, _predictions, _Read
+
+    read, losses = [], []
+    for trial in trials:
+        labels = store.labels(trial)
+        Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
+        losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
+        read.append(_Read(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
+    out: list[tuple[Array, dict[str, dict[str, float]]]] = [(loss, {}) for loss in losses]
+    each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
+    for method, some in _predictions(read, calibrators):
+        for i, (fitted, logp) in some.items():
+            means = {score: float(of(logp, read[i].y_test).double().mean()) for score, of in each.items()}
+            kappa = {LOG_KAPPA: float(np.log(fitted["kappa"]))} if "kappa" in fitted else {}
+            out[i][1][method] = means | kappa
+    return out
+
+
+def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
+    """What `execute.worker.selection_scores` is the mean of."""
+    from calib_bench.metrics import log_loss_n
+
+    if select == "error":
+        return (Z_NK.argmax(-1) != y_N).double()
+    if select == "repaired_log_loss":
+        return log_loss_n(temperature.apply(temperature.fit(Z_NK, y_N), Z_NK), y_N)
+    return log_loss_n(Z_NK.log_softmax(-1), y_N)
+
+
+def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | None:
+    """The change [B, S] of a contrast's mean under other choices of both arms' rates; None where either made none.
+
+    A control runs at the rate that another arm chose: its contrasts are those at given rates.
+
+    Args:
+        arm, reference: `Measures`; without a reference, the arm's own mean.
+        parts: method, score and factor: the contrast is the sum of the factors times the differences of these means.
+    """
+    sides = [(one.rechosen, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
+    if any(one is None for one, _ in sides):
+        return None
+    terms = [sign * factor * one.shifts[method][score] for one, sign in sides for method, score, factor in parts]
+    if len({term.shape for term in terms}) > 1:
+        return None
+    return np.asarray(sum(terms), np.float64)

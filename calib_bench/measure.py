@@ -18,6 +18,7 @@ import torch
 from calib_bench import discover
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
+from calib_bench.fate import DEAD
 from calib_bench.inference import ece_null
 from calib_bench.metrics import measure, reliability
 
@@ -48,6 +49,9 @@ TRIALS, TRIALS_BYTES = 5, 1 << 26
 _Row = tuple[str, dict[str, Any], dict[str, np.ndarray], pd.DataFrame | None]
 """Method, table row, per-example scores [N] and, where kept, reliability bins."""
 
+FINISHED = ("done", DEAD)
+"""Status of a trial that left logits."""
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -62,8 +66,9 @@ class Measures:
         log_kappa: float64 [S, M] over the calibration examples: log kappa plus each example's first-order influence on
             it. Row means are log kappa, so that its interval is that of a mean, over seeds and calibration examples.
         at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
-        seeds: seeds that finished.
+        seeds: seeds that finished, dead ones too.
         diverged: seeds whose training diverged.
+        dead: those of `seeds` that ended no better than guessing, see `calib_bench.fate`.
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
     """
@@ -78,6 +83,7 @@ class Measures:
     diverged: tuple[int, ...]
     missing: tuple[int, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    dead: tuple[int, ...] = ()
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -98,8 +104,8 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
-    status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
-    done = [arm.trials[seed] for seed, found in status.items() if found == "done"]
+    status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
+    done = [arm.trials[seed] for seed, found in status.items() if found in FINISHED]
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale))
 
 
@@ -130,10 +136,11 @@ def _whole(arm: Arm, status: Mapping[int, str], measured: Iterable[tuple[list[_R
         reliability=_pool(bins),
         log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=tuple(seed for seed, found in status.items() if found == "done"),
+        seeds=tuple(seed for seed, found in status.items() if found in FINISHED),
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
-        missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
+        missing=tuple(seed for seed, found in status.items() if found not in (*FINISHED, "diverged")),
         refused=refused,
+        dead=tuple(seed for seed, found in status.items() if found == DEAD),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_bench.dynamics import early_rows as read
 from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.fate import GUESS
 from calib_bench.rows import Row, fields
 from calib_bench.separation.cells import families
 from calib_bench.study import Analysis, Table
@@ -286,8 +287,9 @@ def _tables(
         "frontier": Table(
             "Where descent is lost",
             mean("edges", name, ["critical_rate", "frontier", "relative", "catapults", "beyond"]),
-            f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss rose and "
-            "did not come back below that of the best constant prediction. relative: the frontier in critical rates; "
+            f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss is "
+            f"not finite, or ends at {GUESS:.0%} or more of that of the best constant prediction, unless it never rose "
+            "and still falls. relative: the frontier in critical rates; "
             "catapults: rates tried above the critical one at which the loss rose and came back, beyond: the largest "
             "rate at which it did, both the most over seeds.",
         ),

@@ -217,7 +217,8 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
     seeds, rates = settings.seed or (), arms[0].rates
     scores, failed = store.scores(settings.select), planes.worthless(settings)
     trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
-    score_SBR = np.array([[[_known(scores(t)) for t in row] for row in plane] for plane in trials])
+    known = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
+    score_SBR = np.array(known, float)
     values_SNA = _values(settings, store, trials, score_SBR, nested)
     lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
     log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
@@ -230,7 +231,7 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
         betas=tuple(arm.trial.beta for arm in arms),
         rates=rates,
         score_BR=score_SBR.mean(0),
-        failed_BR=np.vectorize(failed, otypes=[float])(score_SBR).mean(0),
+        failed_BR=np.array([[[failed(score) for score in row] for row in plane] for plane in known], float).mean(0),
         log_lambda_SB=log_lambda_SB,
         log_frontier_SB=log_frontier_SB,
         found=resampled_means(values_SNA, own_SC),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.fate import DEAD, GUESS
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
 
@@ -86,6 +87,12 @@ def _trials(frame: pd.DataFrame) -> list[str]:
         if some:
             which = ", ".join(_trial(row) for row in some)
             found.append(f"Left out with their pairs, {text}: {len(some)} of {len(rows)} trials ({which}).")
+    dead = [row for row in rows if row["status"] == DEAD]
+    if dead:
+        found.append(
+            f"Dead at the chosen rate, and part of every mean: {len(dead)} of {len(rows)} trials ended at {GUESS:.0%} "
+            f"or more of the loss of guessing, the entropy of the labels ({', '.join(_trial(row) for row in dead)})."
+        )
     stopped = [row for row in rows if row.get("at_bound") is True]
     if stopped:
         found.append(

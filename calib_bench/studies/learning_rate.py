@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import planes, tuning
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
+from calib_bench.fate import GUESS
 from calib_bench.report import plots_phase
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each
@@ -228,7 +229,7 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
 def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequence[phase.Phase]) -> dict[str, Table]:
     n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
     how = "95% percentile intervals, seeds and selection examples resampled together"
-    fails = f"fails: diverges, or ends above {planes.GUESS:.0%} of what guessing scores"
+    fails = f"fails: diverges, or ends at {GUESS:.0%} or more of the loss of guessing, the entropy of the labels"
     known = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
     found = {
         "slopes": Table(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import files, tuning
+from calib_bench.fate import FAILED
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
 from calib_bench.tracking.history import once, page
@@ -97,7 +98,7 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), known)
-            run.summary.update({"n_trials": len(stored), "n_diverged": int((rows["status"] == "diverged").sum())})
+            run.summary.update({"n_trials": len(stored), "n_failed": int(rows["status"].isin(FAILED).sum())})
 
         self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
 

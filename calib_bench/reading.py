@@ -10,7 +10,7 @@ from calib_bench import discover
 from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
-from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.cells import noted, rate_unit, shown
 from calib_bench.separation.warnings import warnings
 from calib_bench.study import Analysis, Table
 
@@ -74,10 +74,15 @@ class Reader:
 
         settings = self.settings
         score = settings.select.replace("_", " ")
+        unit = rate_unit(settings)
         rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged"
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
         return known | {
-            "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),
+            "rates": Table(
+                "Learning rates tried",
+                shown(pd.DataFrame(self.rates), settings),
+                noted(settings, rates, unit),
+            ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
                 shown(pd.DataFrame(self.trials), settings),

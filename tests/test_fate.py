@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import driver
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic import labels_and_truth, splits_of
 
 from calib_bench import discover, fate, planes, search, tuning
 from calib_bench.execute.worker import selection_scores
@@ -25,8 +27,6 @@ from calib_bench.study import Score
 from calib_bench.train.outcome import Outcome
 from calib_bench.trial import Trial
 from calib_bench.tuning import Arm, templates, trial_at
-from tests import driver
-from tests.synthetic import labels_and_truth, splits_of
 
 CLASSES = 4
 

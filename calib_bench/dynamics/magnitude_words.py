@@ -10,7 +10,7 @@ from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
 from calib_bench.rows import Row, cell, firm
 from calib_bench.separation import controls, interventions
-from calib_bench.separation.cells import families, noted, sample, shown
+from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
+                rate_unit(settings),
             ),
         ),
         "trials": Table(

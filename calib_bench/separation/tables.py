@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calib_bench.separation import controls, factorial, interventions, matched, optimum, refinement, seeds
-from calib_bench.separation.cells import NAMES
+from calib_bench.separation.cells import NAMES, rate_unit
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ def _if_any(
 def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    return Table(title, frame, f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged.")
+    unit = f" {text}." if (text := rate_unit(settings)) else ""
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged.{unit}"
+    return Table(title, frame, note)
 
 
 def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:

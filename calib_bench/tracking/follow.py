@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover
+from calib_bench import discover, stopping
 from calib_bench.errors import StoreError
 from calib_bench.store import Store
 from calib_bench.tracking import content, handover
@@ -141,6 +142,8 @@ def main(arguments: list[str]) -> int:
         out.write(json.dumps(fields) + "\n")
 
     os.nice(10)  # training goes first
+    for number in stopping.WARNINGS:
+        signal.signal(number, signal.SIG_IGN)  # for the job, which then tells this process to leave
     words: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words,), daemon=True).start()
     try:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import discover, stopping
 from calib_bench.errors import StoreError
 from calib_bench.store import Store
-from calib_bench.tracking import content, handover
+from calib_bench.tracking import content, handover, scratch
 from calib_bench.tracking.ledger import Ledger, turn
 from calib_bench.tracking.runs import Logger
 from calib_bench.tracking.session import Session, agent
@@ -170,4 +170,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stderr.flush()
     time.sleep(0.05)
+    scratch.discard(Path(os.environ.get("TMPDIR", "")))  # a job that was killed does not
     os._exit(code)  # not by way of wandb's own farewell, which waits for a server that is gone

@@ -75,7 +75,10 @@ class Logger:
             run.summary.update(content.plain(summary))
 
         config = content.plain(content.config(self.store, self.settings, trial))
-        fields = self._fields(run_id, names.title(trial), names.TRAIN, config)
+        role = names.role(self.settings, trial)
+        fields = self._fields(run_id, names.title(self.settings, trial), role, config)
+        if role == names.CONTROL:
+            fields |= {"group": f"{fields['group']}-{names.CONTROL}", "tags": [names.CONTROL]}
         self._write(fields, known, body, brief=True)
 
     def tuning(self, trials: Iterable[Trial]) -> None:
@@ -106,7 +109,8 @@ class Logger:
         """Every calibrator on every trial at its chosen rate: uses their logits, makes the calibration artifact."""
         run_id = self._page("calibration")
         used = [trial for trial in trials if self.store.has(trial)]
-        known = digest([trial.key for trial in used], {k: f.to_csv() for k, f in found.frames.items()})
+        lasting = {k: frame.drop(columns=list(content.TIMES), errors="ignore") for k, frame in found.frames.items()}
+        known = digest([trial.key for trial in used], {k: frame.to_csv() for k, frame in lasting.items()})
         if self.ledger.has(run_id, known):
             return
 

@@ -11,7 +11,7 @@ from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, rate_unit, shown
-from calib_bench.separation.warnings import warnings
+from calib_bench.separation.warnings import untrained, warnings
 from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class Reader:
 
         found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
         known = self.controlled()
+        verdict = (*untrained(self.arms), *verdict)
         shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
         return Analysis(
             verdict=(*verdict, *controls.told(known)),

@@ -54,7 +54,7 @@ def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Tri
         tables=_tables(settings, frames, slopes, accepted),
         warnings=tuple(_warnings(settings, frames)),
         data={**frames, "slopes": slopes, "arms": [], "limit": settings.limit},
-        summary=tuple(_summary(accepted)),
+        summary=(*_summary(accepted), *_missed(frames["edges"])),
     )
 
 
@@ -182,6 +182,16 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
                 f"beta={mean.idxmax():.3g}, and {mean.iloc[-1]:.3g} at beta={mean.index[-1]:.3g}, as confident "
                 "predictions have no curvature."
             )
+
+
+def _missed(edges: pd.DataFrame) -> Iterator[str]:
+    """Where descent is lost at other rates than the critical one, by more than a factor of two at some beta."""
+    for where, some in families(edges):
+        finite = some[some["relative"].notna()]
+        mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
+        if len(mean) and np.abs(np.log(mean)).max() > math.log(2):
+            low, high = (f"{mean[beta]:.2g} times at beta={beta:.3g}" for beta in (mean.idxmin(), mean.idxmax()))
+            yield f"{where}2 / lambda_max misses where descent is lost: it is lost at {low} and at {high}."
 
 
 def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:

@@ -47,6 +47,7 @@ def warnings(
     found = []
     if settings.limit is not None:
         found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    found += untrained([*grid, *extra]) + _batches([*grid, *extra], provenance)
     references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
     if not references:
         found.append(
@@ -64,6 +65,28 @@ def warnings(
     for split in provenance.get("splits", ()):
         found += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(found))
+
+
+def untrained(arms: Sequence[Arm]) -> list[str]:
+    """What to say of nets that are not trained at all; they head the verdict too."""
+    models = dict.fromkeys(arm.trial.model for arm in arms if arm.trial.epochs == 0 and not arm.trial.pretrained)
+    if not models:
+        return []
+    return [
+        f"Untrained: {', '.join(models)} at epochs=0 is at its initial weights, which nothing has taught: no number or "
+        "sentence about it is about training."
+    ]
+
+
+def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
+    """Batches that ask for more examples than there are."""
+    sizes = [split["sizes"]["train"] for split in provenance.get("splits", ()) if "sizes" in split]
+    large = sorted({arm.trial.batch for arm in arms if sizes and arm.trial.epochs and arm.trial.batch > min(sizes)})
+    return [
+        f"Batch: batch={batch} is more than the {min(sizes):,} training examples, so that every update takes all of "
+        "them and an epoch is one update."
+        for batch in large
+    ]
 
 
 def _tuning(arms: Sequence[Arm]) -> list[str]:

@@ -130,6 +130,8 @@ def _summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     rows = {what: _row(slopes, what, "lr") for what in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
     parts = [f"{SAID[what]} as beta^s with s = {cell(row, 'slope')}" for what, row in rows.items() if row]
     said = [f"{'; '.join(parts).capitalize()}."] if parts else []
+    points = next(rows for _, rows in _groups(frames["phase"]))
+    said += [text for text in _frontier(slopes, points) if text.startswith("Against")]
     return (*said, *_ridge(slopes)[1:], *controls.outcome(frames["controls"])) if said else ()
 
 

@@ -99,7 +99,7 @@ def launch(words: Sequence[str]) -> int:
     settings = parse(rest)
     path = Path(own["script"] or f"{settings.name}.sbatch")
     text = script(own, settings)
-    text += f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    text += f"{SEAL}{_digest(text)}\n"
     try:
         if path.exists() and not _as_written(path.read_text(errors="replace")):
             raise SettingsError(
@@ -116,7 +116,11 @@ def launch(words: Sequence[str]) -> int:
 def _as_written(text: str) -> bool:
     """Whether a script is as `launch` wrote it."""
     body, _, digest = text.rpartition(SEAL)
-    return hashlib.sha256(body.encode()).hexdigest() == digest.strip()
+    return _digest(body) == digest.strip()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def script(own: dict[str, str], settings: Settings, python: str = sys.executable) -> str:

@@ -42,7 +42,7 @@ def _objective(objective: Objective, origin: str) -> None:
             if hook is None:
                 continue
             try:
-                value = hook(*arguments)  # type: ignore[operator]
+                value = hook(*arguments)
             except Exception:
                 return
             got = tuple(getattr(value, "shape", ())) if isinstance(value, torch.Tensor) else type(value).__name__

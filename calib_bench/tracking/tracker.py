@@ -189,6 +189,6 @@ class Tracker:
             prune(self._staging())
 
     def _staging(self) -> Path:
-        """wandb's own data: it makes an empty folder an artifact, and refers to manifests by their place when it syncs
-        a run that was offline."""
+        """wandb's own data, which stay with the run: `wandb sync` looks for a table's file there when it sends a run
+        that was offline. The empty folder that wandb makes for each artifact is removed."""
         return self.store.path.absolute() / "wandb" / "staging"

@@ -7,9 +7,12 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.abc import Loader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from calib_bench import plugin_checks
 from calib_bench.baseline import Calibrator, Objective
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.study import Probe, Study
@@ -147,8 +150,25 @@ def _plug(path: Path) -> None:
     if spec is None or spec.loader is None:
         raise SettingsError(f"{path} cannot be read as a Python file")
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(module_name)
+    sys.modules[module_name] = module  # dataclasses and others look their module up while it is made
     try:
-        spec.loader.exec_module(module)
+        _register(path, module, spec.loader)
+    except BaseException:
+        del sys.modules[module_name]
+        if before is not None:
+            sys.modules[module_name] = before
+        raise
+
+
+def _register(path: Path, module: ModuleType, loader: Loader) -> None:
+    """Run a plug-in file and enter what it sets.
+
+    Raises:
+        SettingsError: as of `use_plugins`; or what it sets does not do what it declares.
+    """
+    try:
+        loader.exec_module(module)
     except Exception as error:
         raise SettingsError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     kinds = [kind for kind, (constant, _) in _CONSTANTS.items() if hasattr(module, constant)]
@@ -157,5 +177,7 @@ def _plug(path: Path) -> None:
     for kind in kinds:
         if path.stem in names(kind):
             raise SettingsError(f"{path}: the name {path.stem!r} is taken by another of the {kind}: rename the file")
-        _plugins[kind][path.stem] = _constant(module, kind, str(path))
-    sys.modules[module_name] = module
+        value = _constant(module, kind, str(path))
+        if isinstance(value, (Objective, Calibrator)):
+            plugin_checks.check(value, str(path))
+        _plugins[kind][path.stem] = value

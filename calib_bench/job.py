@@ -55,6 +55,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     console = _console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = discover.study(resolved.study)
+    _keep_results(resolved)
     store = Store(resolved.folder)
     display = Display(console, store.path, settings.log_format == "json")
     for message in store.audit():
@@ -93,6 +94,20 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     _closing(resolved, analysis, store, console)
     return 1 if failed.of_study(study, resolved, store) else 0
+
+
+def _keep_results(settings: Settings) -> None:
+    """Raises SettingsError where a smoke run would replace the report of a whole one."""
+    if settings.limit is None:
+        return
+    store = Store(settings.folder, "peek")
+    if not (store.path / "report" / "report.html").exists() or not (store.path / "study.json").exists():
+        return
+    if store.settings().limit is None:
+        raise SettingsError(
+            f"limit={settings.limit} makes a smoke run, and {store.label} holds the report of a run on all data, which "
+            f"it would replace: give another folder, for example out={settings.out}-smoke"
+        )
 
 
 def _console(stderr: bool = False) -> Console:

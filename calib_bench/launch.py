@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ HELP = "\n".join(
         "All others are those of run. out= must be a folder that every node sees, or an object store.",
     ]
 )
+
+SEAL = "# as written: "
+"""Before the digest of all above it, by which an edited script is told from one that may be written anew."""
 
 TORCHRUN = """\
 # One process a GPU, all of them on one trial at a time. When one is lost, all start again from the last checkpoint.
@@ -95,13 +99,28 @@ def launch(words: Sequence[str]) -> int:
     settings = parse(rest)
     path = Path(own["script"] or f"{settings.name}.sbatch")
     text = script(own, settings)
+    text += f"{SEAL}{_digest(text)}\n"
     try:
+        if path.exists() and not _as_written(path.read_text(errors="replace")):
+            raise SettingsError(
+                f"{path} is there and was edited, or not written by launch: give another script=, or move it away"
+            )
         path.write_text(text)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written ({error.strerror}): give another script=") from None
     path.chmod(0o755)
     print(f"wrote {path}: look at it, then\n  sbatch {shlex.quote(str(path))}")
     return 0
+
+
+def _as_written(text: str) -> bool:
+    """Whether a script is as `launch` wrote it."""
+    body, _, digest = text.rpartition(SEAL)
+    return _digest(body) == digest.strip()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def script(own: dict[str, str], settings: Settings, python: str = sys.executable) -> str:

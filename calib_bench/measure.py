@@ -18,6 +18,7 @@ import torch
 from calib_bench import discover, fitting
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
+from calib_bench.fate import DEAD
 from calib_bench.inference import Fitted, ece_null
 from calib_bench.inference import fitted as fitted_temperatures
 from calib_bench.masks import offered, zeroed
@@ -53,6 +54,9 @@ TRIALS, TRIALS_BYTES = 5, 1 << 26
 _Row = tuple[str, dict[str, Any], dict[str, np.ndarray], pd.DataFrame | None]
 """Method, table row, per-example scores [N] and, where kept, reliability bins."""
 
+FINISHED = ("done", DEAD)
+"""Status of a trial that left logits."""
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -69,8 +73,9 @@ class Measures:
         slopes: by score, log loss and Brier: first and second derivative in log T of each seed's mean test score after
             the temperature, float64 [2, S]; see `fitted_to`.
         at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
-        seeds: seeds that finished.
+        seeds: seeds that finished, dead ones too.
         diverged: seeds whose training diverged.
+        dead: those of `seeds` that ended no better than guessing, see `calib_bench.fate`.
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
@@ -90,6 +95,7 @@ class Measures:
     cautions: Mapping[str, str] = field(default_factory=dict)
     slopes: Mapping[str, Tensor] = field(default_factory=dict)
     rechosen: Rechosen | None = None
+    dead: tuple[int, ...] = ()
 
 
 def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -112,10 +118,10 @@ def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: 
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
     from calib_bench import rechosen
 
-    status = {seed: store.state(trial) for seed, trial in sorted(arm.trials.items())}
+    status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
     again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
-    done = [arm.trials[seed] for seed, found in status.items() if found == "done"]
+    done = [arm.trials[seed] for seed, found in status.items() if found in FINISHED]
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
 
 
@@ -160,13 +166,14 @@ def _whole(
         reliability=_pool(bins),
         log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=tuple(seed for seed, found in status.items() if found == "done"),
+        seeds=tuple(seed for seed, found in status.items() if found in FINISHED),
         diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
-        missing=tuple(seed for seed, found in status.items() if found not in ("done", "diverged")),
+        missing=tuple(seed for seed, found in status.items() if found not in (*FINISHED, "diverged")),
         refused=refused,
         cautions={method: said for method, said in cautions.items() if method not in refused},
         slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
         rechosen=again() if again is not None else None,
+        dead=tuple(seed for seed, found in status.items() if found == DEAD),
     )
 
 

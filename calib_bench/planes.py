@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib_bench import discover, tuning
+from calib_bench.fate import GUESS
+from calib_bench.study import Score
 from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-GUESS = 0.95
-"""A trial that ends above this share of what guessing scores has learnt nothing."""
 FINE = 2**0.25
 """The frontier is known to within this factor."""
 
@@ -38,9 +38,10 @@ def guess(settings: Settings) -> float:
 
 
 def worthless(settings: Settings) -> Callable[[float], bool]:
-    """Whether a selection score is that of a trial that failed: it diverged, or is no better than guessing."""
+    """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.fate`); of a bare
+    number, whether it is not finite or no better than guessing scores."""
     bound = GUESS * guess(settings)
-    return lambda score: not score < bound
+    return lambda score: score.failed if isinstance(score, Score) else not score < bound
 
 
 def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
@@ -148,9 +149,11 @@ def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, B
     failed = worthless(settings)
 
     def of(seed: int) -> Bracket:
-        return bracket(
-            arm.rates, lambda rate: scores(tuning.trial_at(settings, arm.trial, rate, seed)), failed, settings.extend
-        )
+        def score(rate: float) -> float | None:
+            value = scores(tuning.trial_at(settings, arm.trial, rate, seed))
+            return math.inf if value is not None and failed(value) else value
+
+        return bracket(arm.rates, score, math.isinf, settings.extend)
 
     return {seed: of(seed) for seed in settings.seed or ()}
 

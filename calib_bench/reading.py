@@ -10,8 +10,8 @@ from calib_bench import discover
 from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls
-from calib_bench.separation.cells import noted, shown
-from calib_bench.separation.warnings import warnings
+from calib_bench.separation.cells import noted, rate_unit, shown
+from calib_bench.separation.warnings import untrained, warnings
 from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
@@ -75,12 +75,17 @@ class Reader:
         settings = self.settings
         score = settings.select.replace("_", " ")
         rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
+        unit = rate_unit(settings)
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
         collapses = collapse.rows(pd.DataFrame(self.trials), settings)
         if collapses:
             known |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
         return known | {
-            "rates": Table("Learning rates tried", shown(pd.DataFrame(self.rates), settings), noted(settings, rates)),
+            "rates": Table(
+                "Learning rates tried",
+                shown(pd.DataFrame(self.rates), settings),
+                noted(settings, rates, unit),
+            ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
                 shown(pd.DataFrame(self.trials), settings),
@@ -115,6 +120,7 @@ class Reader:
 
         found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
         known, trials = self.controlled(), pd.DataFrame(self.trials)
+        verdict = (*untrained(self.arms), *verdict)
         shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
         return Analysis(
             verdict=(*verdict, *collapse.words(collapse.rows(trials, self.settings)), *controls.told(known)),

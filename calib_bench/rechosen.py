@@ -7,13 +7,14 @@ moves with the choice alone, which is added to the interval of every contrast of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from calib_bench.study import Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +60,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     from calib_bench.measure import REPAIRED, on_trials
 
     score = store.scores(arm.select)
-    rates = [
-        rate for rate in arm.tried if all(_learnt(store, arm.select, trial, score(trial)) for trial in arm.tried[rate])
-    ]
+    rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
     trials = [trial for rate in rates for trial in arm.tried[rate]]
     if len(rates) < 2 or arm.chosen not in rates:
         return lambda: None
@@ -69,14 +68,9 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
 
 
-def _learnt(store: Store, select: str, trial: Trial, score: float | None) -> bool:
-    """Whether a tuning trial is surely better than guessing, by what chose the rate."""
-    from calib_bench.planes import GUESS
-
-    if score is None or not store.has(trial):
-        return False
-    K = store.split_info(trial)["classes"]
-    return score < GUESS * (1 - 1 / K if select == "error" else math.log(K))
+def _learnt(store: Store, trial: Trial, score: float | None) -> bool:
+    """Whether a tuning trial finished and did not fail."""
+    return isinstance(score, Score) and store.has(trial) and not score.failed
 
 
 def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:

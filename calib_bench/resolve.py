@@ -9,7 +9,7 @@ from calib_bench.baseline import Objective
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.settings import RATES, Settings
 from calib_bench.task import Task
-from calib_bench.trial import CROSS_ENTROPY, format_objective, split_terms
+from calib_bench.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
 """Grid keys whose default comes from the task's recipe, which a model may change."""
@@ -59,9 +59,19 @@ def resolve(settings: Settings) -> Settings:
                     f"rates in lr_rel are relative to the critical rate of gradient descent and have no meaning for "
                     f"{optimizer}: give lr=, for example lr=1e-4,1e-3,1e-2"
                 )
+            _check_eps(filled, optimizer)
         for schedule in space["schedule"]:
             check_schedule(schedule)
     return filled.model_copy(update={"spaces": spaces})
+
+
+def _check_eps(settings: Settings, optimizer: str) -> None:
+    """Raises SettingsError for an eps that the optimizer would not use."""
+    if optimizer in ("adam", "adamw"):
+        return
+    for key in ("eps", "eps_scale"):
+        if getattr(settings, key) != Settings.model_fields[key].default:
+            raise SettingsError(f"{key} is a setting of adam and adamw, and {optimizer} has none: leave {key}= out")
 
 
 def _own(settings: Settings, task: Task) -> dict[str, Any]:
@@ -159,6 +169,8 @@ def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, .
         raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
     space["label_noise"] = settings.label_noise or (0.0,)
     space["norm_batch"] = settings.norm_batch or (None,)
+    space["eps"] = settings.eps or (ADAM_EPS,)
+    space["eps_scale"] = (settings.eps_scale,)
     space["sampling"] = settings.sampling or ("shuffled",)
     if settings.pretrained and (weights := _weights(model)):
         space["weights"] = (weights,)

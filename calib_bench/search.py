@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import SettingsError
-from calib_bench.study import Scores
+from calib_bench.study import Score, Scores
 from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ class Tried:
         trial: its full-length trial, of no particular seed.
         epochs: lengths it was trained for.
         scores: the mean selection score over the tuning seeds at each of them.
+        failed: whether a tuning seed failed at the longest of them, see `calib_bench.fate`.
     """
 
     trial: Trial
     epochs: tuple[int, ...]
     scores: tuple[float, ...]
+    failed: bool = False
 
     @property
     def finished(self) -> bool:
@@ -63,8 +65,8 @@ class Search:
 
     @property
     def best(self) -> Tried | None:
-        """The full-length configuration with the lowest score, of a search that is over; None if all diverged."""
-        full = [t for t in self.tried if t.finished and math.isfinite(t.scores[-1])]
+        """The full-length configuration with the lowest score, of a search that is over; None if all failed."""
+        full = [t for t in self.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
         return None if self.wanted or not full else min(full, key=lambda t: (t.scores[-1], t.trial.lr))
 
 
@@ -153,6 +155,7 @@ def _race(
     `seen` are the scores at each length, of this batch and those before it.
     """
     found: list[list[float]] = [[] for _ in trials]
+    failed: set[int] = set()
     running = list(range(len(trials)))
     rungs = lengths(trials[0])
     for rung, epochs in enumerate(rungs):
@@ -163,8 +166,12 @@ def _race(
             wanted += [run for run, score in zip(runs, known, strict=True) if score is None]
             if None not in known:
                 found[i].append(sum(known) / len(known))  # type: ignore[arg-type]
+                if any(isinstance(score, Score) and score.failed for score in known):
+                    failed.add(i)
+                else:
+                    failed.discard(i)  # what a shorter run had not yet learnt
         if wanted:
-            return _tried(trials, rungs, found), wanted
+            return _tried(trials, rungs, found, failed), wanted
         for i in running:
             proposed[i].report(_finite(found[i][-1]), CUT**rung)
         seen[rung] += [found[i][-1] for i in running]
@@ -176,7 +183,7 @@ def _race(
             _tell(study, proposed, found, stopped, pruned=True)
             running = [i for i in running if i not in stopped]
     _tell(study, proposed, found, running, pruned=False)
-    return _tried(trials, rungs, found), []
+    return _tried(trials, rungs, found, failed), []
 
 
 def _tell(
@@ -191,8 +198,9 @@ def _tell(
             study.tell(proposed[i], _finite(found[i][-1]))
 
 
-def _tried(trials: Sequence[Trial], rungs: tuple[int, ...], found: list[list[float]]) -> list[Tried]:
-    return [Tried(t, rungs[: len(scores)], tuple(scores)) for t, scores in zip(trials, found, strict=True)]
+def _tried(trials: Sequence[Trial], rungs: tuple[int, ...], found: list[list[float]], failed: set[int]) -> list[Tried]:
+    pairs = enumerate(zip(trials, found, strict=True))
+    return [Tried(trial, rungs[: len(scores)], tuple(scores), i in failed) for i, (trial, scores) in pairs]
 
 
 def _finite(score: float) -> float:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.redaction import redact
 from calib_bench.remote import url_of
-from calib_bench.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling
+from calib_bench.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.words import expand, split_word
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
@@ -36,10 +36,20 @@ class Settings(BaseModel):
     lr: tuple[Positive, ...] | None = Field(None, description="learning rates; several are tuned per arm")
     lr_eff: tuple[Positive, ...] | None = Field(None, description="rates as beta^2 * lr")
     lr_rel: tuple[Positive, ...] | None = Field(
-        None, description="rates as lr * lambda_max / 2 at initialization (sgd)"
+        None,
+        description="rates as lr * lambda_max / 2 at initialization (sgd): 1 is the critical rate of plain gradient "
+        "descent, 1 + momentum that of the heavy ball",
     )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
     momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
+    eps: tuple[Positive, ...] | None = Field(
+        None, description="eps of adam and adamw, added to the root of the second moment; default 1e-8"
+    )
+    eps_scale: EpsScale = Field(
+        "none",
+        description="beta: eps of adam and adamw times beta^(1/L), as gradients go with beta in a net that is "
+        "homogeneous of degree L in its weights; L is measured at initialization",
+    )
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
     schedule: tuple[str, ...] | None = Field(
         None, description="constant, cosine, step, linear, parts_1_0.1_1 (factors over equal parts) or timm/NAME"

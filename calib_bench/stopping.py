@@ -1,4 +1,8 @@
-"""Stopping in order: at the first Ctrl-C or SIGTERM loops end their step, save it and leave; at the second, at once."""
+"""Stopping in order: at the first Ctrl-C or SIGTERM loops end their step, save it and leave; at the second, at once.
+
+SIGUSR1, SIGUSR2 and SIGHUP are heeded as warnings that the end is near (batch systems send them before they kill, a
+terminal when it is closed): they stop in the same order, however often they come.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WARNINGS = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
+"""What some systems do not have, and what stays ignored where it was, as nohup does with SIGHUP."""
 SAID = b"\nstopping: the step under way is finished and saved; once more stops at once\n"
 _requested = False
 
@@ -35,24 +41,41 @@ def check() -> None:
         raise Stopped
 
 
+def heeded() -> list[signal.Signals]:
+    """The warnings that this process does not ignore."""
+    return [number for number in WARNINGS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def leave_when_asked() -> None:
+    """For a worker process: SIGTERM, from the process that started it, and every warning are requests to leave. Ctrl-C
+    reaches all processes of a terminal, and is for the first one to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, *heeded()):
+        signal.signal(number, lambda *_: request())
+
+
 @contextmanager
 def orderly() -> Iterator[None]:
-    """Within it the first signal is a request and the second a KeyboardInterrupt. Only the main thread gets signals."""
+    """Within it the first signal is a request; a second SIGINT or SIGTERM is a KeyboardInterrupt, a second warning is
+    nothing, and remains so after a request: the process is about to leave. Only the main thread gets signals."""
     global _requested
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if _requested:
+        if not _requested:
+            request()
+            with suppress(OSError):  # a terminal that is gone
+                os.write(2, SAID)
+        elif number in SIGNALS:
             raise KeyboardInterrupt
-        request()
-        os.write(2, SAID)
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in (*SIGNALS, *heeded())}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            leaving = _requested and number in WARNINGS  # a shell passes on the SIGHUP that its jobs had already
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
         _requested = False

@@ -26,6 +26,27 @@ Scores = Callable[[Trial], float | None]
 """Selection score of a trial, lower is better: inf when it diverged or failed, None when it has not run."""
 
 
+class Score(float):
+    """A selection score out of a store, which also knows whether the training failed, see `calib_bench.fate`."""
+
+    _failed: Callable[[], bool]
+
+    def __new__(cls, value: float, failed: Callable[[], bool]) -> Score:
+        """
+        Args:
+            value: the score.
+            failed: called when `failed` is asked for.
+        """
+        score = super().__new__(cls, value)
+        score._failed = failed
+        return score
+
+    @property
+    def failed(self) -> bool:
+        """Whether the training failed or could not be finished."""
+        return self._failed()
+
+
 @dataclass(frozen=True)
 class Table:
     """A result table.

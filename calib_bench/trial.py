@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 RateUnit = Literal["lr", "lr_eff", "lr_rel"]
 Precision = Literal["fp32", "bf16", "fp64"]
 Sampling = Literal["shuffled", "independent"]
+EpsScale = Literal["none", "beta"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
+ADAM_EPS = 1e-8
 NUMERICS = 2
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
@@ -80,7 +82,9 @@ class Trial(BaseModel):
     optimizer: str
     lr: Positive
     lr_unit: RateUnit
-    """lr: the rate itself; lr_eff: beta^2 rate; lr_rel: rate * lambda_max(H0) / 2, in units of the critical rate."""
+    """lr: the rate itself; lr_eff: beta^2 rate; lr_rel: rate * lambda_max(H0) / 2, in units of plain
+    gradient descent's critical rate. The heavy ball's is 1 + momentum of these units (Polyak, 1964), up to which a
+    quadratic does not diverge."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     schedule: str
@@ -126,6 +130,14 @@ class Trial(BaseModel):
     norm_batch: Annotated[int, Field(ge=2)] | None = None
     """Examples of a batch whose moments batch norm takes together, rows i, i + n, i + 2n, ... of n such parts; None for
     all, on however many processes they are."""
+
+    eps: Positive = ADAM_EPS
+    """Adam's and AdamW's eps, added to the root of the second moment."""
+    eps_scale: EpsScale = "none"
+    """beta: their eps is `eps` * beta^(1 / L), L the degree of the net's homogeneity in its weights, measured at
+    initialization. Gradients by the weights of an L-homogeneous net at inverse temperature beta are beta^(1 / L) times
+    those of the same training at beta = 1, in the coordinates that make them one, so that eps rules no beta more than
+    another."""
 
     @field_validator("objective")
     @classmethod

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +87,22 @@ def call(*words: str, timeout: float = 300, **environment: str) -> subprocess.Co
 
 @contextmanager
 def started(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A command under way, which Ctrl-C stops whatever the tests ignore; it does not outlive the block."""
+    """A command under way, in a process group of its own, which Ctrl-C and a closing terminal reach whatever the tests
+    ignore; it does not outlive the block."""
     env = {**os.environ, **environment}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    run = subprocess.Popen(command(*words), env=env, start_new_session=True, preexec_fn=heard, **pipes)
+    run = subprocess.Popen(command(*words), env=env, start_new_session=True, preexec_fn=_heard, **pipes)
     try:
         yield run
     finally:
         if run.poll() is None:
             run.kill()
         run.communicate()
+
+
+def _heard() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def logits(folder: Path) -> dict[str, str]:

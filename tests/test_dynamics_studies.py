@@ -174,6 +174,26 @@ def test_a_planted_ridge_and_frontier_have_their_slopes(plane: tuple[Store, Sett
     assert "above it at beta=0.1, 1, 10 and below it at beta=0.01;" in text
 
 
+@pytest.mark.parametrize(("momentum", "side"), [(0.0, "above"), (0.9, "below")])
+def test_the_critical_rate_is_that_of_the_heavy_ball(momentum: float, side: str, tmp_path: Path) -> None:
+    """Training fails at 1.4 times 2 / lambda_max: above the limit of plain descent, below the heavy ball's."""
+    words = ("study=learning_rate", "beta=0.1,1", "lr=0.1,1,10", "seed=0..2", "extend=2", f"momentum={momentum}")
+    store, settings = planted(
+        tmp_path,
+        *words,
+        noise=lambda trial: off(trial.lr, 0.5 / trial.beta),
+        frontier=lambda trial: 1.4 / trial.beta,
+        curvature=lambda trial: 2 * trial.beta,
+    )
+    analysis = discover.study("learning_rate").analyse(settings, store)
+    for row in analysis.tables["phase"].frame.to_dict("records"):
+        assert row["critical_rate_lr"] == pytest.approx((1 + momentum) / row["beta"])
+        assert row["critical_rate_lr_rel"] == pytest.approx(1 + momentum)
+        assert row["failure_lr_rel"] == pytest.approx(1.4, rel=0.1)  # its unit stays that of plain descent
+    text = " ".join(analysis.verdict)
+    assert f"critical rate {phase.LIMIT} at initialization, training begins to fail {side} it at beta=0.1, 1;" in text
+
+
 def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Store, Settings, Analysis]) -> None:
     store, settings, analysis = plane
     cells = analysis.tables["cells"].frame

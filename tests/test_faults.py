@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import weakref
@@ -14,6 +15,7 @@ import torch
 from faulty import TINY, logits, plug, started
 from test_train import trial
 
+from calib_bench import stopping
 from calib_bench.cli import main
 from calib_bench.errors import OutOfMemory
 from calib_bench.execute import worker
@@ -111,6 +113,60 @@ def check(kind: str, undisturbed: Path, out: Path, more: list[str], capsys: pyte
     assert not Store(folder, "read").failures.now()
     assert logits(folder) == whole
     assert "Failed:" not in (folder / "report" / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGUSR1, 1),
+        pytest.param(signal.SIGHUP, 2),
+        *(
+            pytest.param(number, 1, marks=pytest.mark.soak)
+            for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+        ),
+    ],
+)
+def test_a_warning_saves_however_often_it_comes(number: signal.Signals, workers: int, tmp_path: Path) -> None:
+    """To every process of the run at once, as batch systems and closing terminals send it."""
+    words = ["task=digits", "model=cnn_4,cnn_5", "beta=1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=3000"]
+    words += ["interventions=no", "wandb=disabled", "calibrator=temperature_scaling", f"workers={workers}"]
+    words += ["stack=1", "checkpoint=1000", f"out={tmp_path}"]
+    with started("run", *words) as run:
+        assert _until(lambda: len(list(tmp_path.glob("*/checkpoints/*.json"))) == workers, run)
+        time.sleep(2)
+        os.killpg(run.pid, number)
+        if number in stopping.WARNINGS:
+            time.sleep(0.01)
+            os.killpg(run.pid, number)
+        _, err = run.communicate(timeout=90)
+        assert run.returncode == 130, err
+        assert "go on with" in err
+    assert len(list(tmp_path.glob("*/checkpoints/*.pt"))) == workers
+
+
+def test_what_was_ignored_stays_ignored_and_handlers_come_back() -> None:
+    """nohup ignores SIGHUP, so that a run survives its terminal."""
+    before = {number: signal.getsignal(number) for number in stopping.WARNINGS}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.orderly():
+            assert signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
+        assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
+        with stopping.orderly():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopping.requested()
+            signal.raise_signal(signal.SIGUSR2)
+            signal.raise_signal(signal.SIGUSR1)
+            assert stopping.requested()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+        assert not stopping.requested()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

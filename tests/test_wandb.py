@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from synthetic import make
 from wandb_reader import read, table
 
 from calib_bench import discover, tuning
 from calib_bench.report import build
-from calib_bench.settings import Settings
+from calib_bench.resolve import resolve
+from calib_bench.search import shortened
+from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.study import Analysis
-from calib_bench.tracking import content, handover, names
+from calib_bench.tracking import content, handover, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
+from calib_bench.tuning import templates, trial_at
 
 WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0,1", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
 Run = tuple[Store, Settings, Analysis]
@@ -73,7 +79,9 @@ def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
     for run_id, trial in found.items():
         run, record = runs[run_id], store.record(trial)
         naming = (run["project"], run["group"], run["job_type"])
-        assert naming == ("calib_bench", "separation-digits", "train")
+        control = trial.epochs not in (settings.spaces or {})[trial.model]["epochs"]
+        role = ("separation-digits-positive-control", "positive-control") if control else ("separation-digits", "train")
+        assert naming == ("calib_bench", *role)
         assert f"beta={trial.beta:g}" in run["name"]
         assert f"seed={trial.seed}" in run["name"]
         config = {k: v for k, v in run["config"].items() if k != "_wandb"}
@@ -163,6 +171,91 @@ def test_logging_again_logs_nothing_and_what_is_new_only(logged: Run) -> None:
     assert keys == tried
 
 
+def test_controls_stand_apart_and_no_two_runs_share_a_name(logged: Run) -> None:
+    store, settings, _ = logged
+    log(store, settings, None, wandb_runs="all")
+    found = {run_id: run for run_id, run in read(store.path).items() if "key" in run["config"]}
+    named = [run["name"] for run in found.values()]
+    assert len(set(named)) == len(named)
+    (full,) = {epochs for space in (settings.spaces or {}).values() for epochs in space["epochs"]}
+    short = [run for run in found.values() if run["config"]["epochs"] < full]
+    assert {(run["job_type"], run["group"], *run["tags"]) for run in short} == {
+        ("positive-control", "separation-digits-positive-control", "positive-control")
+    }
+    assert all(f"epochs={run['config']['epochs']}" in run["name"] for run in short)
+    rest = [run for run in found.values() if run["config"]["epochs"] == full]
+    assert {(run["job_type"], run["group"], *run["tags"]) for run in rest} == {("train", "separation-digits")}
+
+
+def test_names_tell_every_setting_that_varies() -> None:
+    words = ["task=digits", "lr=0.1,0.100001", "batch=30,60", "eps_scale=none", "momentum=0,0.9", "epochs=8"]
+    settings = resolve(parse([*words, "beta=1", "objective=cross_entropy"]))
+    trials = [
+        trial_at(settings, t, rate, seed) for t in templates(settings) for rate in (0.1, 0.100001) for seed in (0, 1)
+    ]
+    trials += [shortened(trial, 1) for trial in trials]
+    trials += [trials[0].model_copy(update={"switch_from": 3.0, "switch_at": at}) for at in (0.1, 0.5)]
+    assert len({names.title(settings, trial) for trial in trials}) == len(trials) == 34
+    assert {names.role(settings, trial) for trial in trials[:16]} == {"train"}
+    assert {names.role(settings, trial) for trial in trials[16:32]} == {"positive-control"}
+    tune = resolve(parse(["task=digits", "study=tune", "epochs=9", "beta=0.1,1"]))
+    template = next(iter(templates(tune)))
+    roles = {epochs: names.role(tune, shortened(template, epochs)) for epochs in (1, 2, 3, 9)}
+    assert roles == {1: "train", 2: "positive-control", 3: "train", 9: "train"}
+
+
+def test_times_of_fits_are_no_news(logged: Run) -> None:
+    """A study that is analysed again has other times, and nothing else."""
+    store, settings, analysis = logged
+    handover.write(store, settings, analysis)
+    path = store.path / "wandb" / "analysis" / "measurements.csv"
+    frame = pd.read_csv(path)
+    frame["fit_seconds"] = frame["fit_seconds"].fillna(0) + 1.5
+    before = read(store.path).keys()
+    changed = replace(analysis, data={**analysis.data, "measurements": frame})
+    assert log(store, settings, changed) == (0, [])
+    assert read(store.path).keys() == before
+    frame.loc[0, "log_loss"] += 1
+    with Tracker(store, settings, lambda said: None) as tracker:
+        assert tracker.finish(replace(analysis, data={**analysis.data, "measurements": frame})) == 1
+
+
+def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+    analysis = discover.study("separation").analyse(settings, store)
+    temporary, home = tmp_path / "tmp", tmp_path / "home"
+    temporary.mkdir()
+    home.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("HOME", str(home))
+    count, warnings = log(store, settings, analysis)
+    assert count > 3
+    assert warnings == []
+    assert list(temporary.iterdir()) == []
+    assert not list(home.rglob("staging/*"))
+    staged = [path for path in (store.path / "wandb" / "staging").rglob("*") if path.is_dir()]
+    assert all(any(folder.iterdir()) for folder in staged)  # what `wandb sync` needs of a run that was offline
+
+
+def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = "import os; from calib_bench.tracking.scratch import Scratch; Scratch.make(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "other").mkdir()
+    first = scratch.Scratch.make()
+    second = scratch.Scratch.make()
+    assert {path.name for path in tmp_path.iterdir()} == {"other", first.folder.name, second.folder.name}
+    (second.folder / "table").mkdir()
+    first.remove()
+    second.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    scratch.discard(tmp_path / "other")
+    assert (tmp_path / "other").exists()
+
+
 def test_ids_tell_data_studies_and_questions_apart(logged: Run) -> None:
     store, settings, analysis = logged
     (run_id, trial), *_ = chosen(store, settings, analysis).items()
@@ -195,8 +288,6 @@ def test_only_what_is_known_to_be_chosen_is_logged_during_training(tmp_path: Pat
 
 
 def test_long_tables_are_logged_in_parts() -> None:
-    import pandas as pd
-
     frame = pd.DataFrame({"x": range(2 * ROWS + 1)})
     found = parts("trials", frame)
     assert [len(part) for part in found.values()] == [ROWS, ROWS, 1]

@@ -171,7 +171,7 @@ def test_what_arrives_online_is_what_offline_writes(server: Cloud, digits: Path,
     offline = read(copy)
     whole(runs)
     assert set(runs) == set(offline)
-    assert {run["about"][0] for run in runs.values()} == {"train", "calibrate", "analyse"}
+    assert {run["about"][0] for run in runs.values()} == {"train", "positive-control", "calibrate", "analyse"}
     for name, own in offline.items():
         run = runs[name]
         assert run["about"] == [own["job_type"], own["group"], own["name"], None]

@@ -46,7 +46,7 @@ def online(run: Run, wait: float) -> tuple[list[str], float]:
     assert {path: path.read_bytes() for path in store.path.glob("trials/*/*")} == before
     assert count >= 5
     found = read(store.path)
-    assert {r["job_type"] for r in found.values()} == {"train", "calibrate", "analyse"}
+    assert {r["job_type"] for r in found.values()} == {"train", "positive-control", "calibrate", "analyse"}
     assert {r["project"] for r in found.values()} == {"elsewhere"}
     return warnings, took
 

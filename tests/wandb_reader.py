@@ -64,6 +64,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
             if kind == "run":
                 run |= {"id": record.run.run_id, "project": record.run.project, "group": record.run.run_group}
                 run |= {"job_type": record.run.job_type, "name": record.run.display_name, "sweep": record.run.sweep_id}
+                run["tags"] = list(record.run.tags)
                 run["config"] |= values(record.run.config.update)
             elif kind == "history":
                 run["history"].append(values(record.history.item))

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_bench.dynamics import early_rows as read
 from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.fate import GUESS
 from calib_bench.rows import Row, fields
 from calib_bench.separation.cells import families
 from calib_bench.study import Analysis, Table
@@ -53,7 +54,7 @@ def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Tri
         tables=_tables(settings, frames, slopes, accepted),
         warnings=tuple(_warnings(settings, frames)),
         data={**frames, "slopes": slopes, "arms": [], "limit": settings.limit},
-        summary=tuple(_summary(accepted)),
+        summary=(*_summary(accepted), *_missed(frames["edges"])),
     )
 
 
@@ -183,6 +184,16 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
             )
 
 
+def _missed(edges: pd.DataFrame) -> Iterator[str]:
+    """Where descent is lost at other rates than the critical one, by more than a factor of two at some beta."""
+    for where, some in families(edges):
+        finite = some[some["relative"].notna()]
+        mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
+        if len(mean) and np.abs(np.log(mean)).max() > math.log(2):
+            low, high = (f"{mean[beta]:.2g} times at beta={beta:.3g}" for beta in (mean.idxmin(), mean.idxmax()))
+            yield f"{where}2 / lambda_max misses where descent is lost: it is lost at {low} and at {high}."
+
+
 def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
     for where, some in families(edges):
         finite = some[some["relative"].notna()]
@@ -286,8 +297,9 @@ def _tables(
         "frontier": Table(
             "Where descent is lost",
             mean("edges", name, ["critical_rate", "frontier", "relative", "catapults", "beyond"]),
-            f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss rose and "
-            "did not come back below that of the best constant prediction. relative: the frontier in critical rates; "
+            f"{smoke}{over}{FRONTIER_STEPS} steps of full-batch gradient descent at each rate. Lost: the loss is "
+            f"not finite, or ends at {GUESS:.0%} or more of that of the best constant prediction, unless it never rose "
+            "and still falls. relative: the frontier in critical rates; "
             "catapults: rates tried above the critical one at which the loss rose and came back, beyond: the largest "
             "rate at which it did, both the most over seeds.",
         ),

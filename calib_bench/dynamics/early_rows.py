@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.dynamics.paths import crossing
-from calib_bench.dynamics.stability import fate
+from calib_bench.dynamics.stability import fate, first_lost
 from calib_bench.rows import Row, fields
 
 if TYPE_CHECKING:
@@ -101,10 +101,9 @@ def frontier(runs: Iterable[Row]) -> Row:
     """The rate at which descent is first lost: between the last rate below it and the first lost one, in the middle of
     their logarithms. NaN where every rate is lost, or none."""
     ordered = sorted(runs, key=lambda run: run["relative"])
-    lost = [i for i, run in enumerate(ordered) if run["fate"] == "lost"]
     catapults = [run["relative"] for run in ordered if run["fate"] == "catapult"]
     row: Row = {"critical_rate": ordered[0]["rate"] / ordered[0]["relative"]}
-    edge = lost[0] if lost else 0
+    edge = first_lost([run["fate"] for run in ordered])
     relative = math.sqrt(ordered[edge - 1]["relative"] * ordered[edge]["relative"]) if edge else math.nan
     row |= {"frontier": relative * row["critical_rate"], "relative": relative}
     return {**row, "catapults": sum(1 for rate in catapults if rate > 1), "beyond": max([0.0, *catapults])}

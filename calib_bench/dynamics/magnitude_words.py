@@ -11,7 +11,7 @@ from calib_bench.report.tables import ALPHA
 from calib_bench.rows import FEW_CHOSE, Row, cell, few_chose, firm
 from calib_bench.separation import controls, interventions
 from calib_bench.separation.arms import RECHOSEN
-from calib_bench.separation.cells import families, noted, sample, shown
+from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
                 RECHOSEN,
+                rate_unit(settings),
             ),
         ),
         "trials": Table(

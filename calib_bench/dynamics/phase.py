@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 PROBE = "learning_rate/curvature"
 UNITS = ("lr", "lr_eff", "lr_rel")
 RIDGE, FRONTIER, CRITICAL = "best rate", "failure", "critical rate"
+LIMIT = "2 (1 + momentum) / lambda_max"
 THEORY = {"beta <= 0.1": -1.0, "beta >= 1": -2.0}
-"""Slopes of the critical rate 2 / lambda_max at zero initial logits, by range of beta."""
+"""Slopes of the critical rate 2 (1 + momentum) / lambda_max at zero initial logits, by range of beta."""
 
 
 def all_seeds(settings: Settings) -> Settings:
@@ -79,6 +80,7 @@ class Phase:
         log_frontier_SB: log of the rate where training begins to fail, in `unit`; NaN where that was not found.
         found: means of the selection loss in every cell, then of log_lambda and log_frontier, resampled together.
         unconverged: how many of lambda_max did not converge.
+        momentum: of the heavy ball, 0 of plain gradient descent.
     """
 
     name: Row
@@ -91,6 +93,7 @@ class Phase:
     log_frontier_SB: Array
     found: Resampled
     unconverged: int
+    momentum: float = 0.0
 
     @property
     def relative(self) -> bool:
@@ -106,13 +109,16 @@ class Phase:
     def log_rates(self, what: str, unit: str, means: Array) -> Array:
         """Log of the best rate, of the frontier or of the critical rate, in a unit: [..., B], not finite where unknown.
 
+        The critical rate is 2 (1 + momentum) / lambda_max, up to which the heavy ball does not diverge on a quadratic
+        (Polyak, 1964, doi 10.1016/0041-5553(64)90137-5); the unit lr_rel stays that of plain gradient descent.
+
         Args:
             means: `found.means_A` or `found.drawn_BA`.
         """
         cells, log_lambda, frontier = self._parts(means)
         log_critical = math.log(2) - log_lambda
         if what == CRITICAL:
-            raw = log_critical
+            raw = log_critical + math.log1p(self.momentum)
         else:
             own = frontier if what == FRONTIER else planes.valley(np.log(self.rates), cells)[0]
             raw = own - self._shift(self.unit, log_critical)
@@ -217,7 +223,8 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
     seeds, rates = settings.seed or (), arms[0].rates
     scores, failed = store.scores(settings.select), planes.worthless(settings)
     trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
-    score_SBR = np.array([[[_known(scores(t)) for t in row] for row in plane] for plane in trials])
+    known = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
+    score_SBR = np.array(known, float)
     values_SNA = _values(settings, store, trials, score_SBR, nested)
     lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
     log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
@@ -230,11 +237,12 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
         betas=tuple(arm.trial.beta for arm in arms),
         rates=rates,
         score_BR=score_SBR.mean(0),
-        failed_BR=np.vectorize(failed, otypes=[float])(score_SBR).mean(0),
+        failed_BR=np.array([[[failed(score) for score in row] for row in plane] for plane in known], float).mean(0),
         log_lambda_SB=log_lambda_SB,
         log_frontier_SB=log_frontier_SB,
         found=resampled_means(values_SNA, own_SC),
         unconverged=sum(not converged for row in lambdas for _, converged in row),
+        momentum=arms[0].trial.momentum,
     )
 
 

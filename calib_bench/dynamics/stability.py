@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from calib_bench.dynamics.paths import gradient
+from calib_bench.fate import failed, label_entropy
 from calib_bench.models import unwrap
 from calib_bench.train.objective import Loss
 from calib_bench.train.stacked import Packed, StackedModel, logit_gradient, stacked
@@ -21,10 +22,10 @@ from calib_bench.train.stacked import Packed, StackedModel, logit_gradient, stac
 Fate = Literal["steady", "catapult", "lost"]
 RISE = 1.05
 """A loss that has been above this many times its start has risen."""
-BETTER = 0.9
-"""A risen loss has come back when it ends below this many times that of the best constant prediction."""
 LAST = 0.1
 """Share of the steps, the last ones, over which the end is averaged."""
+FALLING = 1e-3
+"""A loss still falls when its end is lower than its middle by more than this share."""
 COARSE = tuple(4.0**i for i in range(-3, 5))
 """Rates to try first, in units of the critical one."""
 
@@ -32,8 +33,8 @@ COARSE = tuple(4.0**i for i in range(-3, 5))
 def fate(losses: Sequence[float] | Tensor, constant: float) -> Fate:
     """What became of a run: "steady" when its loss never rose, "catapult" when it rose and came back, else "lost".
 
-    Without the rise a run is steady however slow it is. A network whose units have all died predicts a constant, with
-    a finite loss: that it is lost shows by its being no better than the best constant prediction.
+    A run whose end loss failed, see `calib_bench.fate.failed`, is lost: its units have died or are saturated. Only one
+    that never rose and still falls is steady, however slow it is.
 
     Args:
         losses: before every step and after the last; infinite once not finite.
@@ -42,16 +43,21 @@ def fate(losses: Sequence[float] | Tensor, constant: float) -> Fate:
     loss_T = torch.as_tensor(losses, dtype=torch.float64)
     if not bool(loss_T.isfinite().all()):
         return "lost"
-    if float(loss_T.max()) <= RISE * float(loss_T[0]):
-        return "steady"
-    end = loss_T[-max(1, round(LAST * len(loss_T))) :].mean()
-    return "catapult" if float(end) < BETTER * constant else "lost"
+    window, middle = max(1, round(LAST * len(loss_T))), len(loss_T) // 2
+    end = float(loss_T[-window:].mean())
+    steady = float(loss_T.max()) <= RISE * float(loss_T[0])
+    falls = end < (1 - FALLING) * float(loss_T[max(0, middle - window) : middle].mean())
+    if failed(end, constant) and not (steady and falls):
+        return "lost"
+    return "steady" if steady else "catapult"
 
 
-def label_entropy(y_M: Tensor, classes: int) -> float:
-    """Loss in nats of the best constant prediction of the labels."""
-    share_K = torch.bincount(y_M, minlength=classes).double() / len(y_M)
-    return float(torch.special.entr(share_K).sum())
+def first_lost(fates: Sequence[str]) -> int:
+    """Index of the first lost run whose predecessor, at the next lower rate, is not lost; 0 where there is none.
+
+    Rates too small to learn anything in the steps there are say nothing about where training begins to fail.
+    """
+    return next((i for i in range(1, len(fates)) if fates[i] == "lost" != fates[i - 1]), 0)
 
 
 def frontier(model: nn.Module, x: Any, y_M: Tensor, beta: float, critical: float, steps: int) -> tuple[Tensor, Tensor]:
@@ -67,9 +73,9 @@ def frontier(model: nn.Module, x: Any, y_M: Tensor, beta: float, critical: float
     """
     tried, found = list(COARSE), descend(model, x, y_M, beta, [critical * rate for rate in COARSE], steps)
     constant = label_entropy(y_M, int(y_M.max()) + 1)
-    lost = [i for i, losses in enumerate(found) if fate(losses, constant) == "lost"]
-    if lost and lost[0] > 0:
-        low, ratio = tried[lost[0] - 1], tried[lost[0]] / tried[lost[0] - 1]
+    edge = first_lost([fate(losses, constant) for losses in found])
+    if edge:
+        low, ratio = tried[edge - 1], tried[edge] / tried[edge - 1]
         between = [low * ratio ** (i / 4) for i in (1, 2, 3)]
         tried += between
         found = torch.cat([found, descend(model, x, y_M, beta, [critical * rate for rate in between], steps)])

@@ -182,8 +182,7 @@ def _ended(code: int | None) -> str:
 def _begin(settings: Settings, updates: Queue[float], owner: str) -> None:
     global _settings, _queue, _owner
     _settings, _queue, _owner = settings, updates, owner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stopping.request())
+    stopping.leave_when_asked()
     threading.Thread(target=leave_with_parent, daemon=True).start()
     worker.prepare(settings)
     updates.put(0.0)

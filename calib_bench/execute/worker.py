@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -190,9 +190,23 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             micro_batch=settings.micro_batch,
         )
     for outcome in outcomes:
-        store.write(outcome, data, {"selection": selection_scores(outcome, splits)} if outcome.logits else {})
+        facts: dict[str, Any] = {"label_entropy": _label_entropy(outcome.trial, splits)}
+        if outcome.logits:
+            facts["selection"] = selection_scores(outcome, splits)
+        store.write(outcome, data, facts)
         progress(0.0 if outcome.trial.epochs else 1.0)
     store.checkpoints.finish(checkpoint)
+
+
+def _label_entropy(trial: Trial, splits: Splits) -> float:
+    """Entropy in nats of the labels that the trial trains on."""
+    from calib_bench.data.relabel import noisy
+    from calib_bench.fate import label_entropy
+
+    labels = splits.train.labels
+    if trial.label_noise:
+        labels = noisy(labels, trial.label_noise, splits.classes, trial.split)
+    return label_entropy(labels, splits.classes)
 
 
 def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:

@@ -21,7 +21,7 @@ NUMBERED = ("beta", "seed", "split", "order")
 """Columns of numbers that name a row."""
 PARTICULAR = ("method", "metric", "result")
 """Columns of text that name a row wherever they stand."""
-COUNTS = ("seeds", "dropped", "diverged", "missing", "limit", "nested")
+COUNTS = ("seeds", "dropped", "failed", "missing", "limit", "nested")
 """Columns that say the same of most rows."""
 FLAG, GOOD = "tuning", "tuned"
 """A column that is a mark beside the name, and its value that needs none."""

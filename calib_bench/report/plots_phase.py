@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.dynamics.phase import CRITICAL, FRONTIER, RIDGE, UNITS, column
+from calib_bench.dynamics.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, column
 from calib_bench.report.plots import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
 from calib_bench.report.plots_plane import colorbar, path, plane, power_lines, scale
 
@@ -27,7 +27,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     FRONTIER: {"color": "C1", "marker": "s"},
     CRITICAL: {"color": "C3", "linestyle": "--"},
 }
-KEYS = {RIDGE: "best rate", FRONTIER: "training fails above", CRITICAL: "critical rate 2 / lambda_max"}
+KEYS = {RIDGE: "best rate", FRONTIER: "training fails above", CRITICAL: f"critical rate {LIMIT}"}
 
 
 def phase_plane(analysis: Analysis) -> Figure:

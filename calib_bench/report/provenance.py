@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.fate import FAILED
+
 if TYPE_CHECKING:
     from calib_bench.settings import Settings
     from calib_bench.store import Store
@@ -32,18 +34,21 @@ def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dic
 
 def training(store: Store, trials: Iterable[Trial]) -> dict[str, Any]:
     """How many trials were trained, where, and the device time that it took, members of a stack sharing theirs."""
-    status, devices, modes, precisions = (Counter[str]() for _ in range(4))
+    devices, modes, precisions = (Counter[str]() for _ in range(3))
     seconds = []
-    for record in (store.record(trial) for trial in trials if store.has(trial)):  # one in memory at a time
-        f = record.facts
+    failed = 0
+    for trial in trials:
+        if not store.has(trial):
+            continue
+        f = store.record(trial).facts
+        failed += store.fate(trial) in FAILED
         seconds.append(f["seconds"] * f.get("world", 1) / f.get("stack", 1))
-        status[record.status] += 1
         devices[str(f.get("device_name", f.get("device", "unknown")))] += 1
         modes[str(f.get("mode", "unknown"))] += 1
         precisions[str(f.get("precision", "fp32"))] += 1
     return {
         "trials": len(seconds),
-        "diverged": status["diverged"],
+        "failed": failed,
         "device time": duration(math.fsum(seconds)),
         "device": _count(devices),
         "mode": _count(modes),

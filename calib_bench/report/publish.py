@@ -153,7 +153,7 @@ def _check_page(name: str, analysis: Analysis, facts: Mapping[str, Any]) -> str:
 def _made(facts: Mapping[str, Any]) -> str:
     trained = facts["training"]
     return (
-        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['diverged']:,} diverged), "
+        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['failed']:,} failed), "
         f"{trained['device time']} of training in all, on {trained['device']}. [The page](report.html)"
     )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from calib_bench.errors import ResourceError, UserError
+from calib_bench.fate import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,10 +127,10 @@ class Site:
         done, wanted = len(self._done), len(self._wanted)
         now = time.time_ns()
         recent = sum(now - t < RECENT * 1e9 for t in self._times())
-        diverged = sum(self.store.record(t).status == "diverged" for t in self._done if self.store.has(t))
+        failed = sum(self.store.fate(t) in FAILED for t in self._done if self.store.has(t))
         facts = [
             ("trained", f"{done:,} of {wanted:,} so far"),
-            ("diverged", f"{diverged:,}"),
+            ("failed", f"{failed:,}"),
             ("rate", f"{60 * recent / RECENT:.0f} a minute" if recent else "nothing in two minutes"),
         ]
         if done == wanted:

@@ -50,7 +50,8 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
     from calib_bench.measure import METRICS, REPAIRED, fitted_to
 
     rows = []
-    counts = {"seeds": len(measures.seeds), "diverged": len(measures.diverged), "missing": len(measures.missing)}
+    failed = len(measures.diverged) + len(measures.dead)
+    counts = {"seeds": len(measures.seeds), "failed": failed, "missing": len(measures.missing)}
     for method, scores in measures.examples.items():
         frame = measures.frame[measures.frame["method"] == method]
         row: Row = {"method": method, **counts}
@@ -85,7 +86,7 @@ def trials(store: Store, measures: Measures) -> list[Row]:
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
     for seed, trial in sorted(measures.arm.trials.items()):
-        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": store.state(trial)}
+        row: Row = {"seed": seed, "lr": trial.lr, "lr_unit": trial.lr_unit, "status": store.fate(trial)}
         if seed in measures.seeds:
             mine = measures.frame[measures.frame["seed"] == seed].set_index("method")
             raw, repaired = mine.loc["raw"], mine.loc["temperature_scaling"]

@@ -31,6 +31,18 @@ def noted(settings: Settings, *parts: str) -> str:
     return ". ".join([*smoke, *(part for part in parts if part)]) + "."
 
 
+def rate_unit(settings: Settings) -> str:
+    """What the unit of the rates is relative to, for the note of a table of rates; empty of absolute ones."""
+    spaces = (settings.spaces or {}).values()
+    if not any("lr_rel" in space["lr_unit"] for space in spaces):
+        return ""
+    text = "lr_rel: rate lambda_max / 2 at initialization, 1 is the critical rate of plain gradient descent"
+    momenta = sorted({mu for space in spaces for mu in space["momentum"] if mu})
+    if momenta:
+        text += f", 1 + momentum that of the heavy ball ({', '.join(f'{1 + mu:g}' for mu in momenta)} here)"
+    return text
+
+
 def sample(frame: pd.DataFrame) -> str:
     """n and the kind of interval of crossed differences, from the columns seeds, examples and nested."""
     if not len(frame):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import discover
+from calib_bench.fate import DEAD, DIVERGED
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS
 from calib_bench.rows import Row, fields
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch")
 """Columns that name an arm in a frame of trials."""
-DEAD = "dead"
-"""Status of a trial that finished no better than guessing: it collapsed whatever its arm's other seeds did."""
 RESULTS = {"accuracy": True, "repaired_log_loss": False}
 """Results that show a collapse, and whether the largest is the best."""
 
@@ -52,7 +51,7 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
             lost |= collapsed(done[result].astype("float64"), chance[result], largest)
         if not lost.any():
             continue
-        diverged = int((arm["status"] == "diverged").sum())
+        diverged = int((arm["status"] == DIVERGED).sum())
         events, ran = int(lost.sum()) + diverged, len(done) + diverged
         row: Row = {name: arm[name].iloc[0] for name in names}
         row |= {"seeds": ran, **fields("collapsed", rate(events, ran)), "collapsed_trials": f"{events} of {ran}"}

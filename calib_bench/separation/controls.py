@@ -258,7 +258,17 @@ def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
     if failed:
         named = "; ".join(dict.fromkeys(failed))
         return (f"{len(failed)} of {len(known)} controls did not come out as they must ({named}): see Controls.",)
-    return (f"All {len(known)} controls came out as they must.",) if len(known) > 1 else ()
+    if len(known) < 2:
+        return ()
+    return (f"All {len(known)} controls came out as they must{_weakest(known)}.",)
+
+
+def _weakest(known: Sequence[Row]) -> str:
+    """What a positive control that passed by one of its measures did not show by the other."""
+    names = {"log_loss_dyn": "repaired log loss", "accuracy": "accuracy"}
+    rows = [row for row in known if row["control"] == UNDERTRAINED and row["passed"]]
+    weak = [name for column, name in names.items() if any(not excludes_zero(row, column) for row in rows)]
+    return f", though under-training's effect on {' and on '.join(weak)} may be 0" if weak else ""
 
 
 def _known(frame: pd.DataFrame) -> list[Row]:

@@ -71,6 +71,8 @@ def why_not(reference: Trial) -> str:
         return "its head's factors are set by hand"
     if reference.clip:
         return "a bound on the gradient's norm depends on the scale of the head"
+    if reference.eps_scale != "none":
+        return "Adam's eps follows beta, and the head's factors do not move it"
     return "" if reference.epochs else "it does not train"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.fate import FAILED, GUESS
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.rechosen import shift
 from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, few_chose, fields, firm, why_loose
@@ -49,7 +50,7 @@ class Seeds:
         means: by result of GAINS, its mean over test examples for each of `seeds`.
         examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
         selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
-        tried: trials that ran, at whatever rate, and how many of them diverged.
+        tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.fate`.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
         moves: by result of GAINS, by how much other choices of the rate would change its mean, [B, S] over the tuning
@@ -95,7 +96,7 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
 
 
 def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
-    """Stored trials of all rates and how many diverged; at the chosen rate, by seed, whether it did."""
+    """Stored trials of all rates and how many failed; at the chosen rate, by seed, whether it did."""
     ran = diverged = 0
     chosen = {}
     for tried in arm.rates:
@@ -103,7 +104,7 @@ def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int]
             trial = arm.trials[seed] if tried == arm.chosen else trial_at(settings, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
-            bad = store.record(trial).status == "diverged"
+            bad = store.fate(trial) in FAILED
             ran, diverged = ran + 1, diverged + bad
             if tried == arm.chosen:
                 chosen[seed] = bad
@@ -211,10 +212,11 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
             "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
             "number of seeds; picked: the seed that the selection split prefers",
-            f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried; diverged chosen: at the "
+            f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite or "
+            f"ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
-            "those that share a seed are not quite; diverged means not finite, and a finite trial may still have "
-            "collapsed" + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
+            "those that share a seed are not quite; a trial that did not fail may still have collapsed"
+            + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
         ),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calib_bench.rows import DOUBTFUL
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
-from calib_bench.separation.cells import NAMES
+from calib_bench.separation.cells import NAMES, rate_unit
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def _if_any(
 def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}."
+    unit = f" {text}." if (text := rate_unit(settings)) else ""
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}.{unit}"
     return Table(title, frame, note)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
+from calib_bench.fate import DEAD, GUESS
 from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
@@ -49,6 +50,7 @@ def warnings(
     found = []
     if settings.limit is not None:
         found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    found += untrained([*grid, *extra]) + _batches([*grid, *extra], provenance)
     references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
     if not references:
         found.append(
@@ -73,6 +75,28 @@ def warnings(
     for split in provenance.get("splits", ()):
         found += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(found))
+
+
+def untrained(arms: Sequence[Arm]) -> list[str]:
+    """What to say of nets that are not trained at all; they head the verdict too."""
+    models = dict.fromkeys(arm.trial.model for arm in arms if arm.trial.epochs == 0 and not arm.trial.pretrained)
+    if not models:
+        return []
+    return [
+        f"Untrained: {', '.join(models)} at epochs=0 is at its initial weights, which nothing has taught: no number or "
+        "sentence about it is about training."
+    ]
+
+
+def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
+    """Batches that ask for more examples than there are."""
+    sizes = [split["sizes"]["train"] for split in provenance.get("splits", ()) if "sizes" in split]
+    large = sorted({arm.trial.batch for arm in arms if sizes and arm.trial.epochs and arm.trial.batch > min(sizes)})
+    return [
+        f"Batch: batch={batch} is more than the {min(sizes):,} training examples, so that every update takes all of "
+        "them and an epoch is one update."
+        for batch in large
+    ]
 
 
 def _tuning(arms: Sequence[Arm]) -> list[str]:
@@ -105,6 +129,12 @@ def _trials(frame: pd.DataFrame) -> list[str]:
         if some:
             which = ", ".join(_trial(row) for row in some)
             found.append(f"Left out with their pairs, {text}: {len(some)} of {len(rows)} trials ({which}).")
+    dead = [row for row in rows if row["status"] == DEAD]
+    if dead:
+        found.append(
+            f"Dead at the chosen rate, and part of every mean: {len(dead)} of {len(rows)} trials ended at {GUESS:.0%} "
+            f"or more of the loss of guessing, the entropy of the labels ({', '.join(_trial(row) for row in dead)})."
+        )
     stopped = [row for row in rows if row.get("at_bound") is True]
     if stopped:
         found.append(

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from calib_bench import environment, files, mirror, remote
+from calib_bench import environment, fate, files, mirror, remote
 from calib_bench.errors import StoreError
 from calib_bench.failures import Failures
 from calib_bench.redaction import redact, redacted
 from calib_bench.settings import Settings
 from calib_bench.store.checkpoints import Checkpoints
 from calib_bench.store.splits import StoredSplits, tensors
-from calib_bench.study import Scores
-from calib_bench.trial import NUMERICS, Trial, key_of
+from calib_bench.study import Score, Scores
+from calib_bench.trial import CROSS_ENTROPY, NUMERICS, Trial, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,8 @@ class Record:
 
     Attributes:
         status: "done" or "diverged".
-        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores.
+        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
+            label_entropy, of the training labels, in nats.
         environment: versions and machine.
         data: source and digest of the data it was trained on.
     """
@@ -167,7 +168,9 @@ class Store:
                     "is damaged: its bytes are not those that were written" if os.path.isfile(path) else "is missing"
                 )
                 raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
-        selection = content["facts"].get("selection") or {}
+        selection = dict(content["facts"].get("selection") or {})
+        if (entropy := content["facts"].get("label_entropy")) is not None:
+            selection["label_entropy"] = entropy
         self._whole[key] = sys.intern(content["status"]), {sys.intern(name): v for name, v in selection.items()}
 
     def _shared(self, name: str, value: Any) -> Any:
@@ -297,6 +300,29 @@ class Store:
             return self.record(trial).status
         return "failed" if trial.key in self.failures.now() else "missing"
 
+    def fate(self, trial: Trial) -> str:
+        """The trial's status as reports have it: `state`, but "dead" of a trial that is done and ended no better than
+        guessing. See `calib_bench.fate`, which says what counts as failed."""
+        state = self.state(trial)
+        return fate.DEAD if state == "done" and self._is_dead(trial) else state
+
+    def _is_dead(self, trial: Trial) -> bool:
+        numbers = self._whole[trial.key][1]
+        if not fate.trained(trial) or "log_loss" not in numbers:
+            return False
+        entropy = numbers.get("label_entropy")
+        entropy = self.splits.label_entropy(trial) if entropy is None else entropy
+        if not fate.failed(numbers["log_loss"], entropy):
+            return False
+        return fate.failed(fate.end_loss(numbers, self._train_loss(trial)), entropy)
+
+    def _train_loss(self, trial: Trial) -> float | None:
+        """Mean cross-entropy over the last epoch; None where another objective was trained or none was measured."""
+        if trial.objective != CROSS_ENTROPY:
+            return None
+        losses = self.history(trial).get("train_loss")
+        return None if losses is None or losses.isna().iloc[-1] else float(losses.iloc[-1])
+
     def logits(self, trial: Trial) -> dict[str, Tensor]:
         """Raw logits z [N, K] float32 of the selection, calibration and test splits; empty for a diverged trial."""
         return self._tensors(trial, "logits")
@@ -318,14 +344,16 @@ class Store:
         return pd.read_parquet(self.folder(trial) / "history.parquet")
 
     def scores(self, select: str) -> Scores:
-        """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"; inf of what diverged or failed."""
+        """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"; inf of what diverged or could not
+        be finished. The score of a dead trial is what it is."""
         failed = self.failures.now()
 
         def score(trial: Trial) -> float | None:
             if not self.has(trial):
                 return float("inf") if trial.key in failed else None
             status, selection = self._whole[trial.key]
-            return float("inf") if status != "done" else float(selection[select])
+            value = float("inf") if status != "done" else float(selection[select])
+            return Score(value, lambda: self.fate(trial) in fate.FAILED)
 
         return score
 

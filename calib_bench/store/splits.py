@@ -25,6 +25,7 @@ class StoredSplits:
 
     def __init__(self, run: Path) -> None:
         self.run, self.folder = run, run / "splits"
+        self._entropies: dict[Path, float] = {}
 
     def of(self, trial: Trial) -> Path:
         """Where the labels of a trial's splits are."""
@@ -84,6 +85,19 @@ class StoredSplits:
     def info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
         return files.read_sealed(self.of(trial) / "split.json")
+
+    def label_entropy(self, trial: Trial) -> float:
+        """Entropy in nats of all labels that are stored of a trial's splits: stands for that of the training labels,
+        which are of the same population, where a trial did not record it."""
+        import torch
+
+        from calib_bench.fate import label_entropy
+
+        folder = self.of(trial)
+        if folder not in self._entropies:
+            y_N = torch.cat(list(self.labels(trial).values()))
+            self._entropies[folder] = label_entropy(y_N, int(self.info(trial)["classes"]))
+        return self._entropies[folder]
 
     def every(self) -> list[dict[str, Any]]:
         """`info` of all."""

@@ -80,6 +80,8 @@ def why_not(template: Trial) -> str:
         return f"how {template.optimizer}'s state is to be rescaled at a switch is not known"
     if template.clip:
         return "a bound on the gradient's norm depends on the scale of the head"
+    if template.eps_scale != "none":
+        return "Adam's eps follows beta, of which a switch has two"
     return "" if template.epochs else "it does not train"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import planes, tuning
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
+from calib_bench.fate import GUESS
 from calib_bench.report import plots_phase
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each
@@ -31,7 +32,7 @@ NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": 
 
 SAID = {
     phase.RIDGE: "the best rate goes", phase.FRONTIER: "the rate where training begins to fail goes",
-    phase.CRITICAL: "the critical rate 2 / lambda_max goes",
+    phase.CRITICAL: f"the critical rate {phase.LIMIT} goes",
 }  # fmt: skip
 ENDS = ("", "_low", "_high")
 
@@ -129,6 +130,8 @@ def _summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     rows = {what: _row(slopes, what, "lr") for what in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
     parts = [f"{SAID[what]} as beta^s with s = {cell(row, 'slope')}" for what, row in rows.items() if row]
     said = [f"{'; '.join(parts).capitalize()}."] if parts else []
+    points = next(rows for _, rows in _groups(frames["phase"]))
+    said += [text for text in _frontier(slopes, points) if text.startswith("Against")]
     return (*said, *_ridge(slopes)[1:], *controls.outcome(frames["controls"])) if said else ()
 
 
@@ -212,14 +215,15 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     said = [f"{text}."]
     column = phase.column(phase.FRONTIER, "lr_rel")
     rows = points.to_dict("records")
-    above = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_low", math.nan) > 1]
-    below = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_high", math.nan) < 1]
+    limit = phase.column(phase.CRITICAL, "lr_rel")
+    above = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_low", math.nan) > row.get(limit, math.nan)]
+    below = [f"{row['beta']:.3g}" for row in rows if row.get(f"{column}_high", math.nan) < row.get(limit, math.nan)]
     parts = [f"above it at beta={', '.join(above)}"] * bool(above) + [f"below it at beta={', '.join(below)}"] * bool(
         below
     )
     if parts:
         said.append(
-            "Against the critical rate 2 / lambda_max at initialization, training begins to fail "
+            f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail "
             f"{' and '.join(parts)}; elsewhere the data cannot say on which side."
         )
     return said
@@ -228,7 +232,7 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
 def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequence[phase.Phase]) -> dict[str, Table]:
     n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
     how = "95% percentile intervals, seeds and selection examples resampled together"
-    fails = f"fails: diverges, or ends above {planes.GUESS:.0%} of what guessing scores"
+    fails = f"fails: diverges, or ends at {GUESS:.0%} or more of the loss of guessing, the entropy of the labels"
     known = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
     found = {
         "slopes": Table(
@@ -237,7 +241,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
             noted(
                 settings,
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
-                f"grid; {n}; {how}; theory: of 2 / lambda_max at zero initial logits",
+                f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
                 "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
             ),
             paper=True,
@@ -250,7 +254,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
-                f"{planes.FINE:.2f}; critical rate: 2 / lambda_max of the Hessian at initialization, on a batch of "
+                f"{planes.FINE:.2f}; critical rate: {phase.LIMIT} of the Hessian at initialization, on a batch of "
                 "training examples; headroom: where training fails over the best rate",
             ),
             paper=True,

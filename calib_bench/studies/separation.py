@@ -103,6 +103,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     from calib_bench.separation.summary import summary
     from calib_bench.separation.tables import bins, tables
     from calib_bench.separation.verdict import verdict
+    from calib_bench.separation.warnings import untrained as untrained_words
     from calib_bench.separation.warnings import warnings
 
     families = tuning.tuned(settings, store.scores(settings.select), interventions.more(settings))
@@ -127,8 +128,9 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     data: dict[str, Any] = {
         name: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for name, parts in found.items()
     }
+    untrained = untrained_words(arms)
     return Analysis(
-        verdict=verdict(settings, frames),
+        verdict=(*untrained, *verdict(settings, frames)),
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
         warnings=(
             *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
@@ -136,7 +138,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             *study.left_out,
         ),
         data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
-        summary=summary(settings, frames),
+        summary=(*untrained, *summary(settings, frames)),
     )
 
 

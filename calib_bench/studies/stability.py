@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
+from calib_bench.fate import GUESS
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
 from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
@@ -139,13 +140,13 @@ def _failed(settings: Settings, store: Store, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
     from calib_bench.inference import rate
 
-    scores, worthless = store.scores(settings.select), planes.worthless(settings)
+    scores, failed = store.scores(settings.select), planes.worthless(settings)
     tuners = (settings.seed or ())[: settings.tune_seeds]
-    known = {seed: score for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
-    fresh = {seed: score for seed, score in known.items() if seed not in tuners} or known
+    known = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
+    fresh = {seed: bad for seed, bad in known.items() if seed not in tuners} or known
     if not fresh:
         return {}
-    lost = sum(worthless(score) for score in fresh.values())
+    lost = sum(fresh.values())
     return {**fields("failed", rate(lost, len(fresh))), "failed_trials": f"{lost} of {len(fresh)}"}
 
 
@@ -233,9 +234,9 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
             f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
             "chosen rates, whose choice they do not count",
-            f"failed: share of trials at the chosen rate that diverged or ended above {planes.GUESS:.0%} of what "
-            "guessing scores, of seeds that did not choose the rate where there are such, exact limits; diverged seeds "
-            "have no result and are left out of the others",
+            f"failed: share of trials at the chosen rate that diverged or ended at {GUESS:.0%} or more of the loss of "
+            "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
+            "limits; diverged seeds have no result and are left out of the others",
             "* Holm-adjusted p < .05 over the arms, for each result and column",
         ),
         paper=True,

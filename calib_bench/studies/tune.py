@@ -121,7 +121,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     for pair in found:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
-            warnings.append(f"{_named(name)}: a search is not over, or all of its configurations diverged.")
+            warnings.append(f"{_named(name)}: a search is not over, or all of its configurations failed.")
             continue
         gain, arms, control = _gain(settings, store, pair)
         row = name | gain
@@ -286,7 +286,7 @@ def landscape(analysis: Analysis) -> Figure:
     figure, axes = subplots(1, max(1, len(found)), figsize=(5.2 * max(1, len(found)), 4.2), squeeze=False)
     for pair, axis in zip(found, axes[0], strict=False):
         tried = [t for t in (*pair.joint.tried, *pair.plain.tried) if t.scores]
-        finite = [t for t in tried if math.isfinite(t.scores[-1])]
+        finite = [t for t in tried if math.isfinite(t.scores[-1]) and not t.failed]
         sizes = [20 + 60 * t.epochs[-1] / max(1, t.trial.epochs) for t in finite]
         points = axis.scatter(
             [t.trial.beta for t in finite],
@@ -299,7 +299,7 @@ def landscape(analysis: Analysis) -> Figure:
         lost = [t for t in tried if t not in finite]
         if lost:
             betas, rates = [t.trial.beta for t in lost], [t.trial.lr for t in lost]
-            axis.scatter(betas, rates, c="0.4", marker="x", label="diverged")
+            axis.scatter(betas, rates, c="0.4", marker="x", label="failed")
         for best, marker in ((pair.joint.best, "*"), (pair.plain.best, "P")):
             if best is not None:
                 _mark(axis, best, marker, pair)

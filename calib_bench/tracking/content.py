@@ -50,7 +50,7 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     from calib_bench.measure import REPAIRED, measure_arm
 
     record = store.record(trial)
-    found = {"status": record.status, **flat(record.facts)}
+    found = {"status": store.fate(trial), **flat(record.facts)}
     if record.status != "done":
         return found, None
     arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
@@ -80,7 +80,7 @@ def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:
         "key": trial.key,
         "arm": tuning.label(trial),
         **trial.model_dump(mode="json"),
-        "status": record.status,
+        "status": store.fate(trial),
         "selection_score": score if score is not None and math.isfinite(score) else None,
         **{k: v for k, v in flat(record.facts).items() if isinstance(v, int | float | str | bool) or v is None},
     }

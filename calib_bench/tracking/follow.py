@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -18,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover
+from calib_bench import discover, stopping
 from calib_bench.errors import StoreError
 from calib_bench.store import Store
-from calib_bench.tracking import content, handover
+from calib_bench.tracking import content, handover, scratch
 from calib_bench.tracking.ledger import Ledger, turn
 from calib_bench.tracking.runs import Logger
 from calib_bench.tracking.session import Session, agent
@@ -141,6 +142,8 @@ def main(arguments: list[str]) -> int:
         out.write(json.dumps(fields) + "\n")
 
     os.nice(10)  # training goes first
+    for number in stopping.WARNINGS:
+        signal.signal(number, signal.SIG_IGN)  # for the job, which then tells this process to leave
     words: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words,), daemon=True).start()
     try:
@@ -167,4 +170,5 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stderr.flush()
     time.sleep(0.05)
+    scratch.discard(Path(os.environ.get("TMPDIR", "")))  # a job that was killed does not
     os._exit(code)  # not by way of wandb's own farewell, which waits for a server that is gone

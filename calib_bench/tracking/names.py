@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 PROJECT = "calib_bench"
 TRAIN, CALIBRATE, ANALYSE = "train", "calibrate", "analyse"
-"""Job types: a trial, or the table of all trials; every calibrator on every trial; the study's tables and figures."""
+CONTROL = "positive-control"
+"""Job types: a trial, or the table of all trials; every calibrator on every trial; the study's tables and figures; a
+trial of a positive control."""
+SAID = frozenset({"beta", "objective", "lr", "lr_unit", "head_lr", "head_init", "correlation"})
+"""Settings that every run's name tells."""
 PLACES = frozenset(
     {
         "data", "out", "device", "executor", "workers", "threads", "compile", "stack", "checkpoint", "lease", "stall",
@@ -53,6 +57,27 @@ def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
     return f"{group(settings)}-{kind}-{digest_of([asked, sorted(digests)])[:12]}"
 
 
-def title(trial: Trial) -> str:
-    """A trial's run name."""
-    return f"{trial.model} {tuning.label(trial)} {trial.lr_unit}={trial.lr:.3g} seed={trial.seed}"
+def role(settings: Settings, trial: Trial) -> str:
+    """The job type of a trial: `CONTROL` of one that runs shorter than anything that the study asks for."""
+    from calib_bench.search import lengths
+
+    epochs: Iterable[int] = (settings.spaces or {}).get(trial.model, {}).get("epochs", (trial.epochs,))
+    if settings.study == "tune":  # whose searches train for a part of the epochs first
+        epochs = [part for most in epochs for part in lengths(trial.model_copy(update={"epochs": most}))]
+    return TRAIN if trial.probe or trial.epochs in epochs else CONTROL
+
+
+def title(settings: Settings, trial: Trial) -> str:
+    """A trial's run name, unique in its study: what its settings vary, and in what it departs from them."""
+    space = (settings.spaces or {}).get(trial.model, {})
+    also = [
+        f" {key}={getattr(trial, key)}"
+        for key, values in space.items()
+        if key not in SAID and (len(values) > 1 or getattr(trial, key) not in values)
+    ]
+    if trial.switch_from is not None:
+        also.append(f" switch_at={trial.switch_at:g}")
+    if trial.probe:
+        also.append(f" probe={trial.probe}")
+    rate = f"{trial.lr_unit}={trial.lr:.6g}"
+    return f"{trial.model} {tuning.label(trial)}{''.join(also)} {rate} seed={trial.seed}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import files, tuning
+from calib_bench.fate import FAILED
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
 from calib_bench.tracking.history import once, page
@@ -74,7 +75,10 @@ class Logger:
             run.summary.update(content.plain(summary))
 
         config = content.plain(content.config(self.store, self.settings, trial))
-        fields = self._fields(run_id, names.title(trial), names.TRAIN, config)
+        role = names.role(self.settings, trial)
+        fields = self._fields(run_id, names.title(self.settings, trial), role, config)
+        if role == names.CONTROL:
+            fields |= {"group": f"{fields['group']}-{names.CONTROL}", "tags": [names.CONTROL]}
         self._write(fields, known, body, brief=True)
 
     def tuning(self, trials: Iterable[Trial]) -> None:
@@ -97,7 +101,7 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), known)
-            run.summary.update({"n_trials": len(stored), "n_diverged": int((rows["status"] == "diverged").sum())})
+            run.summary.update({"n_trials": len(stored), "n_failed": int(rows["status"].isin(FAILED).sum())})
 
         self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
 
@@ -105,7 +109,8 @@ class Logger:
         """Every calibrator on every trial at its chosen rate: uses their logits, makes the calibration artifact."""
         run_id = self._page("calibration")
         used = [trial for trial in trials if self.store.has(trial)]
-        known = digest([trial.key for trial in used], {k: f.to_csv() for k, f in found.frames.items()})
+        lasting = {k: frame.drop(columns=list(content.TIMES), errors="ignore") for k, frame in found.frames.items()}
+        known = digest([trial.key for trial in used], {k: frame.to_csv() for k, frame in lasting.items()})
         if self.ledger.has(run_id, known):
             return
 

@@ -52,7 +52,7 @@ class Session:
         """One run, opened, filled and closed.
 
         Args:
-            fields: project, group, job_type, id, name, config.
+            fields: project, group, job_type, id, name, config; tags where it has any.
             body: logs its content; a resumed run's `summary` tells what the server already has.
             sweep: what ties this run to a sweep, see `agent`.
             brief: leave out what wandb finds out of the machine, which slows a short run more than all of its values.

@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.tracking import handover
+from calib_bench.tracking.scratch import Scratch, prune
 
 if TYPE_CHECKING:
     from calib_bench.settings import Settings
@@ -41,6 +43,7 @@ class Tracker:
         self.store, self.settings, self.warn = store, settings, warn
         self.mode: str = settings.wandb
         self.process: subprocess.Popen[str] | None = None
+        self.scratch: Scratch | None = None
         self.stage = ""
         self.count = 0
         self.trouble = ""
@@ -64,6 +67,7 @@ class Tracker:
             self.process.wait(LEAVE)
         except subprocess.TimeoutExpired:
             self._kill()
+        self._clean()
 
     def trained(self) -> None:
         """Nothing is left to train."""
@@ -142,6 +146,8 @@ class Tracker:
         folder = self.store.path / "wandb"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self.scratch = Scratch.make()
+            own = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "TMPDIR": str(self.scratch.folder)}
             with open(folder / "follow.log", "a") as log:
                 self.process = subprocess.Popen(
                     command,
@@ -149,7 +155,8 @@ class Tracker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"},
+                    env={"WANDB_DATA_DIR": str(self._staging()), **os.environ, **own},
+                    pass_fds=(self.scratch.lock,),
                     start_new_session=True,  # Ctrl-C is for the job, which then tells this process to leave
                 )
         except OSError as error:
@@ -172,3 +179,16 @@ class Tracker:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             self.process.wait()
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what wandb left behind, once its process has ended."""
+        if self.scratch is not None:
+            self.scratch.remove()
+            self.scratch = None
+            prune(self._staging())
+
+    def _staging(self) -> Path:
+        """wandb's own data, which stay with the run: `wandb sync` looks for a table's file there when it sends a run
+        that was offline. The empty folder that wandb makes for each artifact is removed."""
+        return self.store.path.absolute() / "wandb" / "staging"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ class _Stack:
         self.params, self.grads = self.packed.by, Packed(weights)
         self.run = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
-        self.optimizer = StackedOptimizer(trials, self.packed, rate_S, self.head)
+        eps = [rate.eps(trial) for rate, trial in zip(self.rates, trials, strict=True)]
+        self.optimizer = StackedOptimizer(trials, self.packed, rate_S, self.head, eps)
         self.losses = self._losses()
         self.per_epoch = splits.train.steps(first.batch)
         self.total = first.epochs * self.per_epoch
@@ -131,11 +133,12 @@ class _Stack:
         found: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            alike = (trial.lr_unit, trial.seed, trial.head_lr, trial.head_init, trial.correlation, rate_beta(trial))
+            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation, rate_beta(trial))
+            alike = (trial.lr_unit, trial.eps_scale, *start)
             if alike not in found:
                 found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
             unit = found[alike]
-            rates.append(Rate(unit.value * trial.lr, unit.lambda_max, unit.converged))
+            rates.append(replace(unit, value=unit.value * trial.lr))
         return rates
 
     def _losses(self) -> list[tuple[slice, Loss]]:

@@ -14,7 +14,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.train.choices import check_optimizer, check_schedule, part_factors
 from calib_bench.trial import Trial
 
-ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
+ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
 
 
 def adam_beta1(momentum: float) -> float:
@@ -122,11 +122,14 @@ def head_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in own}
 
 
-def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.Optimizer:
+def make_optimizer(trial: Trial, model: nn.Module, rate: float, eps: float | None = None) -> torch.optim.Optimizer:
     """The trial's optimizer over two groups, body and head, whose "initial" rates are `rate` and `rate * head_lr`.
 
     Weight decay applies to every parameter: added to the gradient for SGD and Adam, decoupled for AdamW. The head's
     is divided by head_lr (Agarwala et al., arXiv 2010.07344: training at beta is training the head at beta^2 the rate).
+
+    Args:
+        eps: of Adam and AdamW, the trial's own when None.
 
     Raises:
         SettingsError: the optimizer is unknown, or refuses its settings.
@@ -153,7 +156,8 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
         return torch.optim.SGD(groups, lr=rate, momentum=trial.momentum)
     if trial.optimizer in ("adam", "adamw"):
         make = torch.optim.Adam if trial.optimizer == "adam" else torch.optim.AdamW
-        return make(groups, lr=rate, betas=(adam_beta1(trial.momentum), ADAM_BETA2), eps=ADAM_EPS, weight_decay=0.0)
+        betas, eps = (adam_beta1(trial.momentum), ADAM_BETA2), trial.eps if eps is None else eps
+        return make(groups, lr=rate, betas=betas, eps=eps, weight_decay=0.0)
     from timm.optim import create_optimizer_v2
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,9 +38,17 @@ class Rate:
     value: float
     lambda_max: float | None = None
     converged: bool | None = None
+    degree: float | None = None
+    """Of the net's homogeneity in its weights, where eps follows it."""
 
     def facts(self) -> dict[str, Any]:
-        return {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
+        """What is stored of the rate with the trial."""
+        known = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
+        return known if self.degree is None else {**known, "homogeneity": self.degree}
+
+    def eps(self, trial: Trial) -> float:
+        """Adam's eps for the trial: its own, times beta^(1 / L) where it follows beta."""
+        return trial.eps if self.degree is None else trial.eps * trial.beta ** (1 / self.degree)
 
 
 def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
@@ -51,11 +59,47 @@ def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
 
 
 def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+    """The trial's learning rate, see `_rate`, and what scales its eps.
+
+    Raises:
+        SettingsError: as `_rate`; or the net's homogeneity is to be measured, and has no positive degree.
+    """
+    rate = _rate(trial, model, splits, device)
+    if trial.eps_scale == "none":
+        return rate
+    x, _ = probe(splits, device)
+    degree = homogeneity(model, prepare(x, trial.precision))
+    if not (math.isfinite(degree) and degree > 0):
+        raise SettingsError(
+            f"eps_scale=beta needs the degree to which model {trial.model!r} is homogeneous in its weights, which is "
+            f"{degree:g} at initialization; leave eps_scale= out, or give eps="
+        )
+    return replace(rate, degree=degree)
+
+
+def homogeneity(model: nn.Module, x: Any) -> float:
+    """Degree L of a net's homogeneity in its weights: ||<theta, dz/dtheta>|| / ||z|| on a batch of inputs.
+
+    Where z(s theta) = s^L z(theta), Euler's theorem makes the numerator L z for every input: L is the depth of a net of
+    linear and ReLU layers without biases. For others it is the degree at these weights, whole or not.
+
+    Args:
+        model: at its initialization; left as it is.
+        x: the inputs, as the model takes them.
+    """
+    from calib_bench.dynamics.kernel import Tangent
+
+    tangent = Tangent(model, x)
+    along = tangent.push(tangent.at).double().norm()
+    return float(along / tangent.z.double().norm())
+
+
+def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
     cross-entropy of beta z at initialization (beta of the first update; of a switched trial, the larger of its two),
-    head factors included: 1 is the critical rate of gradient descent.
+    head factors included: 1 is the critical rate of plain gradient descent, 1 + momentum that of the heavy ball.
 
     Args:
         trial: the trial.

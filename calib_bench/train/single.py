@@ -99,7 +99,7 @@ class _Run:
         self.trial, self.splits, self.device = trial, splits, device
         self.model = setup.initial_model(trial, splits, device)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
-        self.optimizer = make_optimizer(trial, self.model, self.rate.value)
+        self.optimizer = make_optimizer(trial, self.model, self.rate.value, self.rate.eps(trial))
         self.share = min(trial.batch, len(splits.train)) // distributed.world()
         self.parts = count_parts(trial, self.model, self.share, micro_batch)
         self.norms = ghost(self.model) if trial.norm_batch else []

@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from calib_bench.models.mlp import MLP
 from calib_bench.models.pair import Pair, PairHead
 from calib_bench.train.objective import Loss
-from calib_bench.train.optim import ADAM_BETA2, ADAM_EPS, adam_beta1
+from calib_bench.train.optim import ADAM_BETA2, adam_beta1
 from calib_bench.trial import Trial
 
 
@@ -181,13 +181,21 @@ def logit_gradient(loss: Loss, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) ->
 class StackedOptimizer:
     """One step of torch's SGD, Adam or AdamW for S models at once, each with a rate of its own."""
 
-    def __init__(self, trials: Sequence[Trial], params: Packed, rate_S: Tensor, head: set[str]) -> None:
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        params: Packed,
+        rate_S: Tensor,
+        head: set[str],
+        eps: Sequence[float] | None = None,
+    ) -> None:
         """
         Args:
             trials: the S members, of one optimizer and momentum (zero or not).
             params: changed in place by `step`.
             rate_S: learning rates of the bodies, float64.
             head: names of the head's parameters.
+            eps: Adam's, one a member; each trial's own when None.
         """
         self.kind, self.clip, self.params, self.count = trials[0].optimizer, trials[0].clip, params, 0
         numbers = lambda name: torch.tensor([getattr(t, name) for t in trials], dtype=torch.float64)  # noqa: E731
@@ -205,6 +213,8 @@ class StackedOptimizer:
         self.spans = params.spans(head)
         self.momentum_S1 = column(numbers("momentum"))
         self.beta1_S = torch.tensor([adam_beta1(trial.momentum) for trial in trials], dtype=torch.float64)
+        eps_S = torch.tensor(eps or [trial.eps for trial in trials], dtype=torch.float64)
+        self.eps_S1 = column(eps_S)
         self.lerp_S1 = column(1 - self.beta1_S)
         names = ["momentum"] if self.kind == "sgd" else ["mean", "square"]
         names = [] if self.kind == "sgd" and trials[0].momentum == 0 else names
@@ -240,7 +250,7 @@ class StackedOptimizer:
         """Kingma & Ba, arXiv 1412.6980, algorithm 1: the step before its rate, in the place of the gradient."""
         mean_SP = self.slots["mean"].all.lerp_(g_SP, self.lerp_S1.expand_as(g_SP))
         square_SP = self.slots["square"].all.mul_(ADAM_BETA2).addcmul_(g_SP, g_SP, value=1 - ADAM_BETA2)
-        denominator_SP = torch.sqrt(square_SP, out=g_SP).div_(math.sqrt(1 - ADAM_BETA2**self.count)).add_(ADAM_EPS)
+        denominator_SP = torch.sqrt(square_SP, out=g_SP).div_(math.sqrt(1 - ADAM_BETA2**self.count)).add_(self.eps_S1)
         correction_S1 = (1 - self.beta1_S**self.count).to(g_SP)[:, None]
         return torch.div(mean_SP, denominator_SP, out=g_SP).div_(correction_S1)
 

@@ -1,0 +1,79 @@
+"""What a plugged-in baseline declares, tried on made-up logits when it is loaded: shapes, and whether classes are kept.
+
+A loss that is averaged already, or of another shape, would train to something else without a word; a calibrator that
+moves a predicted class, and says that it never does, would turn differences of accuracy into findings.
+"""
+
+from __future__ import annotations
+
+from calib_bench.baseline import Calibrator, Objective
+from calib_bench.errors import SettingsError
+
+EXAMPLES, CLASSES = 60, 4
+
+
+def check(baseline: Objective | Calibrator, origin: str) -> None:
+    """Try a baseline. What raises of its own accord is left for where it is used, which says on what.
+
+    Args:
+        origin: the file, for errors.
+
+    Raises:
+        SettingsError: it returns another shape than its contract says, or does not keep a promise.
+    """
+    if isinstance(baseline, Objective):
+        _objective(baseline, origin)
+    else:
+        _calibrator(baseline, origin)
+
+
+def _objective(objective: Objective, origin: str) -> None:
+    import torch
+
+    g = torch.Generator().manual_seed(0)
+    for lead in ((), (2,)):
+        Z = torch.randn(*lead, 5, CLASSES, generator=g)
+        y = torch.randint(CLASSES, (*lead, 5), generator=g)
+        strength = torch.full((*lead, 1) if lead else (), float(objective.strengths[0]))
+        for name, hook, arguments, shape in (
+            ("loss", objective.loss, (Z, y, strength), y.shape),
+            ("logits", objective.logits, (Z, strength), Z.shape),
+        ):
+            if hook is None:
+                continue
+            try:
+                value = hook(*arguments)
+            except Exception:
+                return
+            got = tuple(getattr(value, "shape", ())) if isinstance(value, torch.Tensor) else type(value).__name__
+            if got != tuple(shape):
+                raise SettingsError(
+                    f"{origin}: {name} returns {got} for logits of shape {tuple(Z.shape)}, and must return a tensor of "
+                    f"shape {tuple(shape)}" + (": one value an example, not their mean" if name == "loss" else "")
+                )
+
+
+def _calibrator(calibrator: Calibrator, origin: str) -> None:
+    import torch
+
+    g = torch.Generator().manual_seed(0)
+    Z = 2 * torch.randn(EXAMPLES, CLASSES, generator=g, dtype=torch.float64)
+    y = torch.where(torch.rand(EXAMPLES, generator=g) < 0.5, 0, Z.argmax(-1))  # of a class far too often
+    try:
+        logp = calibrator.apply(calibrator.fit(Z, y), Z)
+    except Exception:
+        return
+    if not isinstance(logp, torch.Tensor) or logp.shape != Z.shape:
+        got = tuple(logp.shape) if isinstance(logp, torch.Tensor) else type(logp).__name__
+        raise SettingsError(f"{origin}: apply returns {got} for logits {tuple(Z.shape)}: it must return their shape")
+    total = logp.logsumexp(-1)
+    if not bool((total.abs() < 1e-6).all()):
+        raise SettingsError(
+            f"{origin}: apply must return log probabilities, and those of a row sum to {float(total.exp()[0]):.3g}"
+        )
+    moved = int((logp.argmax(-1) != Z.argmax(-1)).sum())
+    if calibrator.keeps_argmax and moved:
+        raise SettingsError(
+            f"{origin} says keeps_argmax=True, and changes the predicted class of {moved} of {EXAMPLES} made-up "
+            "examples: say keeps_argmax=False, or mend apply"
+        )

@@ -65,7 +65,8 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
         features: unknowns of a class.
     """
     C, N = x_CN.shape
-    t_CN = targets(y_N, C)
+    offered_N = (x_CN > -torch.inf).sum(0) if C > 1 else torch.full((N,), 2)
+    t_CN = targets(y_N, C, offered_N)
     for plain, run in itertools.groupby(range(C), x_CN.isfinite().all(1).tolist().__getitem__):
         members = list(run)
         if plain:
@@ -76,7 +77,7 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
         for c in members:
             rows = x_CN[c].isfinite()
             if bool(rows.any()):
-                yield x_CN[c : c + 1, rows], targets(y_N[rows], C)[c : c + 1]
+                yield x_CN[c : c + 1, rows], targets(y_N[rows], C, offered_N[rows])[c : c + 1]
             else:
                 x = torch.from_numpy(UNSEEN.score)[None]
                 yield x, x.sigmoid()
@@ -204,8 +205,11 @@ def fit_in_stacks(
     return {name: torch.cat([part[name] for part in parts]).unflatten(0, (S, C)) for name in parts[0]}
 
 
-def targets(y_N: Tensor, C: int) -> Tensor:
+def targets(y_N: Tensor, C: int, offered_N: Tensor | None = None) -> Tensor:
     """Labels mixed with a share 1 / (N + 1) of the uniform, float64 [C, N]: (N [y = k] + 1 / K) / (N + 1).
+
+    Args:
+        offered_N: how many of the K classes each row offers, where not all: the uniform is over these.
 
     Fitting them is fitting the labels themselves, under a prior: total log loss against them is N / (N + 1) times the
     total log loss of the labels plus that of one more example, whose score is any of the N and whose label is any of
@@ -216,7 +220,8 @@ def targets(y_N: Tensor, C: int) -> Tensor:
     (N+ + 1) / (N+ + 2): with many classes and few examples of each that is far below what a good model may say.
     """
     K, N = max(C, 2), len(y_N)
-    t_KN = torch.full((K, N), 1 / (K * (N + 1)), dtype=torch.float64)
+    even_N = torch.full((N,), 1 / K, dtype=torch.float64) if offered_N is None else 1 / offered_N.double()
+    t_KN = (even_N / (N + 1)).repeat(K, 1)
     t_KN[y_N, torch.arange(N)] += N / (N + 1)
     return t_KN[K - C :]
 

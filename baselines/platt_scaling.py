@@ -145,23 +145,21 @@ def newton(scores: Scores, theta: Tensor, tolerance: float, pull: Tensor, steps:
 
 def targets(scores: Scores, K: int) -> Tensor:
     """Sums over examples of target times score and of target [2, K]: the part of the loss linear in (a, b)."""
-    number_K = torch.full((K,), len(scores.y_N), dtype=torch.float64)
-    count_K = torch.bincount(scores.y_N, minlength=K).double()
-    for _, y, certain in scores.blocks():
-        if certain is not None:
-            number_K -= certain.sum(0)
-            count_K.scatter_add_(0, y[:, 0], -certain.gather(1, y)[:, 0].double())
-    if K == 2:
-        low_K, high_K = 1 / (number_K - count_K + 2), (count_K + 1) / (count_K + 2)
-    else:
-        low_K = 1 / (K * (number_K + 1))
-        high_K = low_K + number_K / (number_K + 1)
-    all_K, own_K = torch.zeros(2, K, dtype=torch.float64)
-    for x, y, _ in scores.blocks():
+    number_K, count_K, all_K, own_K, even_K, even_score_K = torch.zeros(6, K, dtype=torch.float64)
+    for x, y, certain in scores.blocks():
+        free = torch.ones_like(x) if certain is None else (~certain).to(x.dtype)  # x is 0 where certain
+        even = free.sum(1, keepdim=True).clamp(min=1).reciprocal()  # the uniform over the classes that a row offers
+        number_K += free.sum(0)
+        count_K.scatter_add_(0, y[:, 0], free.gather(1, y)[:, 0].double())
         all_K += x.sum(0)
         own_K.scatter_add_(0, y[:, 0], x.gather(1, y)[:, 0])
-    lift_K = high_K - low_K
-    return torch.stack([low_K * all_K + lift_K * own_K, low_K * number_K + lift_K * count_K])
+        even_K += (even * free).sum(0)
+        even_score_K += (even * x).sum(0)
+    if K == 2:
+        low_K, high_K = 1 / (number_K - count_K + 2), (count_K + 1) / (count_K + 2)
+        lift_K = high_K - low_K
+        return torch.stack([low_K * all_K + lift_K * own_K, low_K * number_K + lift_K * count_K])
+    return torch.stack([even_score_K + number_K * own_K, even_K + number_K * count_K]) / (number_K + 1)
 
 
 def derivatives(scores: Scores, theta: Tensor, pull: Tensor) -> tuple[Tensor, Tensor, Tensor]:

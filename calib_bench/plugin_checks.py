@@ -43,7 +43,7 @@ def _objective(objective: Objective, origin: str) -> None:
                 continue
             try:
                 value = hook(*arguments)
-            except Exception:
+            except (Exception, SystemExit):
                 return
             got = tuple(getattr(value, "shape", ())) if isinstance(value, torch.Tensor) else type(value).__name__
             if got != tuple(shape):
@@ -61,7 +61,7 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
     y = torch.where(torch.rand(EXAMPLES, generator=g) < 0.5, 0, Z.argmax(-1))  # of a class far too often
     try:
         logp = calibrator.apply(calibrator.fit(Z, y), Z)
-    except Exception:
+    except (Exception, SystemExit):
         return
     if not isinstance(logp, torch.Tensor) or logp.shape != Z.shape:
         got = tuple(logp.shape) if isinstance(logp, torch.Tensor) else type(logp).__name__

@@ -255,7 +255,9 @@ def test_decimals_may_miss_one_by_what_rounding_does() -> None:
         check(p + 1e-4, np.zeros(50, int), "probabilities", "x")
 
 
-@pytest.mark.parametrize("name", discover.calibrators())
+@pytest.mark.parametrize(
+    "name", [name for name, calibrator in discover.calibrators().items() if calibrator.classes is None]
+)
 def test_every_calibrator_of_rounded_probabilities_helps(name: str) -> None:
     p, y = net(1500, 4)
     p = p.round(4)

@@ -207,6 +207,6 @@ def widened(found: Interval, variance: float, level: float = 0.95) -> Interval:
         found,
         low=found.mean - below,
         high=found.mean + above,
-        p=math.nan if math.isnan(found.p) else p,
+        p=found.p if math.isnan(found.p) else max(found.p, p),
         method=f"{found.method}, the choice of rate counted",
     )

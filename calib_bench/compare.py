@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError
-from calib_bench.evaluate_models import Model, alike, check_folds, own_tests
+from calib_bench.evaluate_models import Model, aligned, alike, check_folds, distinct, own_tests
 from calib_bench.evaluate_words import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
 from calib_bench.inference import Interval, difference_interval
 from calib_bench.judge import REPAIRED, Scored, contrasts, fitted_to, score
@@ -36,6 +36,7 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     """
     from calib_bench import discover
 
+    b = aligned(a, b)
     _same_examples(a, b)
     check_folds([*a, *b], folds)
     nested = own_tests(a)
@@ -56,7 +57,8 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
             rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
         rows.append(_row(DYNAMICS, "ece", repaired, after["ece"]))
     frame = _frame(rows)
-    names = a[0].test.name, b[0].test.name
+    one, other = distinct([a[0].test, b[0].test])
+    names = one.name, other.name
     note = (
         f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
         f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."

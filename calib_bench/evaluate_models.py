@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError, SettingsError
@@ -57,11 +58,16 @@ class Model:
 
 
 def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -> list[Model]:
-    """Models by seed, in order.
+    """Models by seed, in order: calibration sets by the seeds in their names, classes by theirs, rows by their ids.
 
     Raises:
-        DataError: counts or numbers of classes differ, or a calibration file is its test file.
+        DataError: counts, numbers or names of classes, or seeds differ, or a calibration file is its test file.
     """
+    from calib_bench.prediction_matching import paired, same_classes, same_rows
+
+    if calibrations:
+        calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
+    tests, calibrations = distinct(tests), distinct(calibrations)
     if calibrations and len(calibrations) != len(tests):
         raise DataError(
             f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
@@ -71,6 +77,9 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name}: {K}" for name, K in classes.items())
         raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
+    tests = [tests[0], *(same_rows(tests[0], same_classes(tests[0], test)) for test in tests[1:])]
+    calibrations = [same_classes(tests[0], calibration) for calibration in calibrations]
+    calibrations = [*calibrations[:1], *(same_rows(calibrations[0], other) for other in calibrations[1:])]
     for test, calibration in zip(tests, calibrations, strict=False):
         same = test.Z_NK.shape == calibration.Z_NK.shape and bool((test.Z_NK == calibration.Z_NK).all())
         if same and bool((test.y_N == calibration.y_N).all()):
@@ -78,8 +87,45 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
                 f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
                 f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
             )
-    paired: list[Predictions | None] = [*calibrations] or [None] * len(tests)
-    return [Model(test, calibration) for test, calibration in zip(tests, paired, strict=True)]
+    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
+    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+
+
+def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:
+    """The predictions, those of the same name told apart by their folders."""
+    times = Counter(p.name for p in predictions)
+    folders = [Path(next(iter(p.sha256), "")).parent.name for p in predictions]
+    return [
+        replace(p, name=f"{folder}/{p.name}") if times[p.name] > 1 and folder else p
+        for p, folder in zip(predictions, folders, strict=True)
+    ]
+
+
+def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
+    """The models of b as those of a stand: by the seeds in their names, classes by theirs, rows by their ids.
+
+    Raises:
+        DataError: seeds, classes or ids differ.
+    """
+    from calib_bench.prediction_matching import match, paired, same_classes, same_rows
+
+    if len(a) == len(b) > 1:
+        tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
+        b = [next(m for m in b if m.test is test) for test in tests]
+    matched = []
+    for one, other in zip(a, b, strict=False):
+        test = same_classes(one.test, other.test)
+        if (differs := match(one.test, test)).kind == "other":
+            raise DataError(
+                f"{one.test.name} and {other.test.name} are not of the same examples: {differs.reason}; a paired "
+                f"comparison needs predictions for the same ones"
+            )
+        calibration = other.calibration
+        if calibration is not None:
+            calibration = same_classes(one.test, calibration)
+            calibration = calibration if one.calibration is None else same_rows(one.calibration, calibration)
+        matched.append(Model(same_rows(one.test, test), calibration))
+    return [*matched, *b[len(matched) :]]
 
 
 def shared_rows(model: Model) -> int:
@@ -88,24 +134,37 @@ def shared_rows(model: Model) -> int:
     Coarse numbers repeat by chance: a test row then has twins in the test set too. That rate r is expected between
     the sets, and only a count above n r + 3 sqrt(n r), n the calibration rows, is returned; else 0.
     """
-    import numpy as np
-
     if model.calibration is None:
         return 0
-    test, calibration = (
-        [row.tobytes() for row in np.column_stack([p.Z_NK.double().numpy(), p.y_N.numpy()]) + 0.0]  # -0 is 0
-        for p in (model.test, model.calibration)
-    )
+    test, calibration = _row_hashes(model.test), _row_hashes(model.calibration)
     times = Counter(test)
     n, r = len(calibration), sum(count for count in times.values() if count > 1) / len(test)
     shared = sum(row in times for row in calibration)
     return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 
+def _row_hashes(predictions: Predictions) -> list[int]:
+    """A hash of each row's numbers and label, in memory far below that of the rows."""
+    import numpy as np
+
+    hashes: list[int] = []
+    for start in range(0, len(predictions.y_N), 1000):
+        Z, y = (part[start : start + 1000].numpy() for part in (predictions.Z_NK, predictions.y_N))
+        hashes += [hash(row.tobytes()) for row in np.column_stack([Z.astype(np.float64), y]) + 0.0]  # -0 is 0
+    return hashes
+
+
 def own_tests(models: Sequence[Model]) -> bool:
-    """Whether seeds have test examples of their own, as labels tell."""
-    first = models[0].test.y_N
-    return any(m.test.y_N.shape != first.shape or bool((m.test.y_N != first).any()) for m in models[1:])
+    """Whether seeds have test examples of their own, as labels and ids tell."""
+    from calib_bench.prediction_matching import match
+
+    first = models[0].test
+    return any(
+        m.test.y_N.shape != first.y_N.shape
+        or bool((m.test.y_N != first.y_N).any())
+        or match(first, m.test).kind == "other"
+        for m in models[1:]
+    )
 
 
 def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> tuple[Tensor, Params]:

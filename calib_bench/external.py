@@ -172,6 +172,7 @@ def export(words: Sequence[str]) -> int:
 
 def _models(places: Sequence[str], calibration: Sequence[str], given: argparse.Namespace) -> list[Model]:
     from calib_bench.evaluate_models import pair_up
+    from calib_bench.prediction_matching import joined
     from calib_bench.predictions import check_kind, read
 
     kind = check_kind(given.kind)
@@ -183,7 +184,7 @@ def _models(places: Sequence[str], calibration: Sequence[str], given: argparse.N
         fits = [p for place in places for p in read(place, "calibration")]
     if fits and given.cross_fit:
         raise SettingsError("--cross-fit is for predictions without a calibration set: give one of the two")
-    return pair_up(tests, fits)
+    return pair_up(joined(tests), joined(fits))
 
 
 def _folder(command: str, names: Sequence[str], models: Sequence[Model]) -> Path:
@@ -194,7 +195,7 @@ def _folder(command: str, names: Sequence[str], models: Sequence[Model]) -> Path
     import hashlib
 
     inputs = [path for m in models for path in m.test.sha256]
-    plain = Path("runs") / "-".join([command, *names])
+    plain = Path("runs") / "-".join([command, *names]).replace("/", "-")
     if not plain.exists() or _inputs(plain) == inputs:
         return plain
     absolute = "\n".join(str(Path(path).absolute()) for path in inputs)

@@ -95,13 +95,17 @@ def check(
     if not trust:
         _as_declared(Z, kind, name)
     found = list(notes)
-    absent = sorted(set(range(2 if single else Z.shape[1])) - set(np.unique(y).tolist()))
-    if absent:
-        found.append(f"no example of {_some('class', absent)}")
+    found += absent_classes(y, 2 if single else Z.shape[1])
     Z_NK, exact = _logits(Z, y, kind, name, found)
     zeros = None if exact or kind == "scores" else zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
     found += [zeros.words] if zeros else []
     return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found), zeros=zeros)
+
+
+def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
+    """A note of the classes without an example; empty where there is none."""
+    absent = sorted(set(range(K)) - set(np.unique(y_N).tolist()))
+    return (f"no example of {_some('class', absent)}",) if absent else ()
 
 
 def _some(what: str, numbers: Sequence[int]) -> str:

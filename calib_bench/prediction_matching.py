@@ -1,0 +1,275 @@
+"""Predictions of several files brought together by names: shards of one model, classes, rows, seeds.
+
+Position counts only where a file says nothing of itself. What names say and files contradict is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.prediction_checks import Predictions, absent_classes
+from calib_bench.prediction_classes import shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# ---- shards of one model
+
+_OF = re.compile(r"(?<!\d)(\d+)[_-]?of[_-]?(\d+)(?!\d)", re.IGNORECASE)
+_PIECE = re.compile(r"(?<![a-z])(?:shard|part|chunk|piece|rank)[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+
+
+def joined(parts: Sequence[Predictions]) -> list[Predictions]:
+    """Predictions in order, those of files named as shards of one another (`-00000-of-00002`, `part1`) as one.
+
+    Raises:
+        DataError: a shard is missing, or shards do not fit together.
+    """
+    groups: dict[str, list[tuple[int, int | None, Predictions]]] = {}
+    for part in parts:
+        place = next(iter(part.sha256), "") if part.trial is None else ""
+        several, piece = _OF.search(place), _PIECE.search(place)
+        if several:
+            key, number, of = _OF.sub("#", place), int(several[1]), int(several[2])
+            groups.setdefault(key, []).append((number, of, part))
+        elif piece:
+            groups.setdefault(_PIECE.sub("#", place), []).append((int(piece[1]), None, part))
+        else:
+            groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
+    return [_whole(key, members) for key, members in groups.items()]
+
+
+def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
+    if len(members) == 1 and members[0][1] in (None, 1):
+        return members[0][2]
+    members = sorted(members, key=lambda member: member[0])
+    numbers = [number for number, _, _ in members]
+    n = max([of for _, of, _ in members if of is not None], default=len(members))
+    first = 0 if 0 in numbers else 1
+    missing = sorted(set(range(first, first + n)) - set(numbers))
+    if missing or len(numbers) != n:
+        raise DataError(
+            f"{key}: these are shards of one model, {n} by their names, and "
+            + (f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once")
+        )
+    return reduce(_joined, (part for _, _, part in members))
+
+
+def _joined(one: Predictions, other: Predictions) -> Predictions:
+    """The rows of both."""
+    import torch
+
+    from calib_bench.censored import together
+
+    other = same_classes(one, other)
+    if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
+        raise DataError(
+            f"{one.name} and {other.name} look like shards of one model by their names, and hold {one.kind} of "
+            f"{one.Z_NK.shape[1]} classes and {other.kind} of {other.Z_NK.shape[1]}"
+        )
+    dtype = torch.promote_types(one.Z_NK.dtype, other.Z_NK.dtype)
+    Z_NK = torch.cat([one.Z_NK.to(dtype), other.Z_NK.to(dtype)])
+    y_N = torch.cat([one.y_N, other.y_N])
+    kept = [note for note in dict.fromkeys((*one.notes, *other.notes)) if not note.startswith("no example of")]
+    shards = len(one.sha256) + len(other.sha256)
+    kept = [note for note in kept if not note.endswith("shards were joined")] + [f"{shards} shards were joined"]
+    return replace(
+        one,
+        Z_NK=Z_NK,
+        y_N=y_N,
+        name=re.sub(r"[_.-]*(?:shard|part|chunk|piece|rank)?[_.=-]*\d+(?:[_-]?of[_-]?\d+)?$", "", one.name) or one.name,
+        sha256={**one.sha256, **other.sha256},
+        notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
+        ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
+        zeros=together(one.zeros, other.zeros),
+    )
+
+
+# ---- classes
+
+
+def same_classes(first: Predictions, other: Predictions) -> Predictions:
+    """The other predictions with their classes in the order of the first's.
+
+    Raises:
+        DataError: classes have other names; or stand in another order, and labels are numbers, of which nobody can tell
+            to which order they belong.
+    """
+    import torch
+
+    if first.classes is None or other.classes is None or first.classes == other.classes:
+        return other
+    if set(first.classes) != set(other.classes):
+        strange = sorted(set(first.classes) ^ set(other.classes))[0]
+        raise DataError(
+            f"{other.name} and {first.name} name different classes ({strange!r} is in one alone): they are of "
+            f"different problems, or a column is missing"
+        )
+    if not other.by_name:
+        raise DataError(
+            f"the classes of {other.name} ({shown(other.classes)}) are those of {first.name} ({shown(first.classes)}) "
+            f"in another order, and its labels are numbers, which may follow either: give labels by name, or one order"
+        )
+    order = [other.classes.index(name) for name in first.classes]
+    place = np.argsort(order)
+
+    return replace(
+        other,
+        Z_NK=other.Z_NK[:, order],
+        y_N=torch.from_numpy(place[other.y_N.numpy()]),
+        classes=first.classes,
+        notes=(*other.notes, "columns were put in the order of the other file's by their names"),
+    )
+
+
+# ---- rows
+
+
+class Match(NamedTuple):
+    """How the rows of two files are to each other, by what names them.
+
+    Attributes:
+        kind: "same", "order" (the same rows in another order), "other" (not the same rows) or "unknown" (no names).
+        order: [N], where each of the first's rows is in the other; of "order" alone.
+        reason: of "other", for people.
+    """
+
+    kind: Literal["same", "order", "other", "unknown"]
+    order: Array | None = None
+    reason: str = ""
+
+
+def match(first: Predictions, other: Predictions) -> Match:
+    """Compare the rows of two files by their ids."""
+    pairs = {name: (first.ids[name], other.ids[name]) for name in first.ids if name in other.ids}
+    if not pairs and len(first.ids) == len(other.ids) == 1:
+        pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
+    matches = {name: _match(name, *map(_texts, pair)) for name, pair in pairs.items()}
+    matches = {name: found for name, found in matches.items() if found.kind != "unknown"}
+    telling = {name: found for name, found in matches.items() if not _counts(*pairs[name])} or matches
+    if not telling:
+        return Match("unknown")
+    for found in telling.values():
+        if found.kind == "other":
+            return found
+    orders = {name: found.order for name, found in telling.items() if found.order is not None}
+    if not orders:
+        return Match("same")
+    named, order = next(iter(orders.items()))
+    for name, found in telling.items():
+        if found.order is None or not np.array_equal(found.order, order):
+            return Match("other", reason=f"{name!r} and {named!r} put the rows in different orders")
+    return Match("order", order)
+
+
+def _texts(values: Array) -> list[str]:
+    if values.dtype.kind == "f" and bool((np.isfinite(values) & (values == np.floor(values))).all()):
+        values = values.astype(np.int64)
+    return [str(value).strip() for value in values.tolist()]
+
+
+def _counts(one: Array, other: Array) -> bool:
+    """Whether both only count rows from 0 or 1."""
+    return all(
+        v.dtype.kind in "iuf" and len(v) and np.array_equal(v, np.arange(len(v)) + v[0]) and v[0] in (0, 1)
+        for v in (one, other)
+    )
+
+
+def _match(name: str, one: list[str], other: list[str]) -> Match:
+    if one == other:
+        return Match("same")
+    distinct, others = set(one), set(other)
+    if len(distinct) <= len(one) / 2 or len(others) <= len(other) / 2:  # a group, and no name of rows
+        return Match("unknown")
+    if distinct != others and any("/" in text or "\\" in text for text in (one[0], other[0])):
+        stems = [[re.split(r"[/\\]", text)[-1] for text in texts] for texts in (one, other)]
+        if len(set(stems[0])) == len(one) and set(stems[0]) == set(stems[1]):
+            return _match(name, *stems)
+    if distinct != others:
+        strange = next((text for text in one if text not in others), None) or next(
+            text for text in other if text not in distinct
+        )
+        return Match("other", reason=f"{name} {strange!r} is in one of them alone")
+    if len(distinct) < len(one) or len(others) < len(other):
+        return Match("other", reason=f"{name!r} names some rows twice, and the rows stand in different orders")
+    place = {text: i for i, text in enumerate(other)}
+    return Match("order", np.array([place[text] for text in one]))
+
+
+def reordered(predictions: Predictions, order: Array) -> Predictions:
+    """The predictions with their rows in another order, [N] row numbers."""
+    import torch
+
+    rows = torch.from_numpy(order)
+    return replace(
+        predictions,
+        Z_NK=predictions.Z_NK[rows],
+        y_N=predictions.y_N[rows],
+        ids={name: values[order] for name, values in predictions.ids.items()},
+        notes=(*predictions.notes, "rows were put in the order of the other file's by their ids"),
+    )
+
+
+def same_rows(first: Predictions, other: Predictions) -> Predictions:
+    """The other predictions with their rows in the order of the first's, where ids tell that they are the same rows."""
+    found = match(first, other)
+    return reordered(other, found.order) if found.order is not None else other
+
+
+# ---- seeds
+
+_SEED = re.compile(r"seed[_=-]?(\d+)", re.IGNORECASE)
+
+
+def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
+    """The seed of each, as its trial or file name tells; None where names tell no different numbers.
+
+    A number after the word seed, or else the one number in which the names differ.
+    """
+    if all(p.trial is not None for p in predictions):
+        return [p.trial.seed for p in predictions if p.trial is not None]
+    places = [next(iter(p.sha256), p.name) for p in predictions]
+    by_word = [int(numbers[-1]) for place in places if (numbers := _SEED.findall(place))]
+    if len(by_word) == len(places) == len(set(by_word)):
+        return by_word
+    if len(places) < 2:
+        return None
+    parts = [re.split(r"(\d+)", place) for place in places]
+    if len({tuple(part[::2]) for part in parts}) > 1:
+        return None
+    columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
+    varying = [column for column in columns if len(set(column)) > 1]
+    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+
+
+def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
+    """The others in the order of the firsts' seeds, where the names of both tell seeds; else as they are.
+
+    Args:
+        names: what the two are, for errors.
+
+    Raises:
+        DataError: their seeds differ.
+    """
+    ours, theirs = seeds(firsts), seeds(others)
+    if ours is None or theirs is None:
+        return list(others)
+    lacking = [(names[1], sorted(set(ours) - set(theirs))), (names[0], sorted(set(theirs) - set(ours)))]
+    gaps = [f"{name} lacks {', '.join(map(str, numbers))}" for name, numbers in lacking if numbers]
+    if gaps:
+        raise DataError(
+            f"the seeds in the names of the files differ: {names[0]} has {', '.join(map(str, sorted(ours)))} and "
+            f"{names[1]} has {', '.join(map(str, sorted(theirs)))} ({'; '.join(gaps)}): give the same seeds of both"
+        )
+    by_seed = dict(zip(theirs, others, strict=True))
+    return [by_seed[seed] for seed in ours]

@@ -33,6 +33,7 @@ def label_entropy(y_M: Tensor, classes: int) -> float:
 def failed(loss: float, entropy: float) -> bool:
     """Whether a training that ends at this loss failed, given the label entropy; both in nats.
 
+    >>> import math
     >>> failed(2.3, math.log(10)), failed(0.4, math.log(10)), failed(math.nan, math.log(10))
     (True, False, True)
     """

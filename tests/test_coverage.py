@@ -405,7 +405,7 @@ def tuned(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             moves.append(values[inference.rechosen(cost, losses, draws=200), :TUNERS] - values[best, :TUNERS])
             own = OWN * EXAMPLE_SD * rng.standard_normal((S, N))
             chosen.append((test[best] + seeds[0][best])[:, None] + results[best] + own)
-        row = contrast.interval("x", torch.from_numpy(chosen[0] - chosen[1]), False, moves[0] - moves[1])
+        row = contrast.interval("x", torch.from_numpy(chosen[0] - chosen[1]), False, move=moves[0] - moves[1])
         found = Interval(row["x"], row["x_low"], row["x_high"], S, N, np.nan, np.nan, "")
         yield f"tuned, {name}", found, EXPECTED_CONTRAST[name]
 

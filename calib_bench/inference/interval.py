@@ -257,8 +257,8 @@ class Sampling(NamedTuple):
         return min(1.0, 2 * math.exp(float(log_tail)))
 
 
-LEAST_TAIL = 1e-300
-"""No p-value of several sources is solved for below twice this."""
+LEAST_TAIL = 1e-100
+"""No p-value of several sources is solved for below twice this; quantiles further out are not finite."""
 
 
 def pool(v: Array, n: int, N: int, fit: Fitted | None = None, m: int = 1) -> Sampling:

@@ -171,7 +171,7 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     Args:
         shift_BS: change of the mean under each of S seeds in each of B draws.
 
-    >>> choice_variance([[0.0, 0.0], [0.2, 0.2]])
+    >>> round(choice_variance([[0.0, 0.0], [0.2, 0.2]]), 12)
     0.02
     """
     shift = np.asarray(shift_BS, np.float64)

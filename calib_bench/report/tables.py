@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import StoreError
-from calib_bench.files import write_bytes, write_json
+from calib_bench.files import write_bytes, write_json, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -204,7 +204,8 @@ def _remove_earlier(folder: Path) -> None:
     for name in names:
         if isinstance(name, str) and Path(name).name == name:
             for ending in ("csv", "md", "tex"):
-                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+                with writing(path := folder / f"{name}.{ending}"):
+                    path.unlink(missing_ok=True)
 
 
 def read(run: Path) -> dict[str, Table]:

@@ -180,6 +180,8 @@ def _classes(
     columns: Sequence[Any], y: Array, name: str
 ) -> tuple[list[int], Array, tuple[str, ...] | None, bool, tuple[str, ...]]:
     """Columns in the order of the classes; labels as positions in it; names; whether labels were numbers; notes."""
+    from calib_bench.prediction_classes import refuse_no_first
+
     K, texts = len(columns), y.dtype.kind in "UT"
     names = [str(column).strip() for column in columns]
     if len(set(names)) < K:
@@ -192,6 +194,7 @@ def _classes(
         shown = ", ".join(names[:10]) + (f"... {names[-1]}" if K > 10 else "")
         if K == 1:
             return [0], y, None, False, ()
+        refuse_no_first([re.sub(r"^.*?prob\w*?_|^logit_", "", text) for text in names], name)
         return list(range(K)), y, tuple(names), True, (f"classes 0 to {K - 1} are the columns {shown}",)
     place = {text: k for k, text in enumerate(names)}
     strange = next((str(label) for label in y.ravel() if str(label).strip() not in place), None)

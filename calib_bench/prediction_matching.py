@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,9 +38,10 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
     groups: dict[str, list[tuple[int, int | None, Predictions]]] = {}
     for part in parts:
         place = next(iter(part.sha256), "") if part.trial is None else ""
-        several, piece = _OF.search(place), _PIECE.search(place)
+        folder, slash, file = place.rpartition("/")
+        several, piece = _OF.search(file), _PIECE.search(place)
         if several:
-            key, number, of = _OF.sub("#", place), int(several[1]), int(several[2])
+            key, number, of = folder + slash + _OF.sub("#", file), int(several[1]), int(several[2])
             groups.setdefault(key, []).append((number, of, part))
         elif piece:
             groups.setdefault(_PIECE.sub("#", place), []).append((int(piece[1]), None, part))
@@ -61,7 +63,25 @@ def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Pred
             f"{key}: these are shards of one model, {n} by their names, and "
             + (f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once")
         )
-    return reduce(_joined, (part for _, _, part in members))
+    parts = [part for _, _, part in members]
+    _refuse_same_rows(key, parts)
+    return reduce(_joined, parts)
+
+
+def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
+    """Raises DataError where files named as shards hold the same rows: by their ids, or by a run of the same labels."""
+    for one, other in pairwise(parts):
+        labels = one.y_N.tolist()
+        chance = sum((labels.count(label) / len(labels)) ** 2 for label in set(labels)) ** len(labels)
+        unnamed = (found := match(one, other)).kind == "unknown" or all(
+            _counts(values, other.ids[name]) for name, values in one.ids.items() if name in other.ids
+        )
+        if found.kind in ("same", "order") if not unnamed else (labels == other.y_N.tolist() and chance < 1e-6):
+            what = "the same labels in the same order" if unnamed else "rows of the same names"
+            raise DataError(
+                f"{key}: these are shards of one model by their names, and {one.name} and {other.name} hold {what}: if "
+                f"they are seeds or models, call the files so, seed1, seed2..."
+            )
 
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:

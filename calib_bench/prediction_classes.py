@@ -8,7 +8,7 @@ name (`sample_id`, `fold`, `pred`) never becomes one.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ NO_CLASS = (
     "fold", "folds", "split", "set", "subset", "pred", "preds", "prediction", "predictions", "predicted", "y_pred",
     "y_hat", "yhat", "pred_label", "predicted_label", "predicted_class", "pred_class", "top1", "argmax", "confidence",
     "conf", "max_prob", "max_probability", "msp", "entropy", "loss", "nll", "margin", "uncertainty", "variance",
-    "energy", "age", "year", "lr", "learning_rate", "duration", "latency", "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed",
+    "energy", "age", "year", "lr", "learning_rate", "duration", "latency",
+    "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed",
     "epoch", "step", "batch", "run", "trial", "model", "temperature", "beta", "group", "timestamp", "time", "date",
     "length", "rank",
 )  # fmt: skip
@@ -110,15 +111,23 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> Stacke
     aside = [n for n in free if n not in texts and n not in whole and plain(n) in (*ROW_IDS, *NO_CLASS)]
     families: dict[str, _Family] = {}
     rest = []
-    words = texts | ({"True"} if any(re.search(r"[_ .-]false$", name.lower()) for name in free) else set())
+    words = label_words(free, texts)
     for name in free:
         if name in aside or name in whole:
             continue
-        kind_and_class = _class_of(name, words)
+        kind_and_class = class_of(name, words)
         if kind_and_class is None:
             rest.append(name)
         else:
             families.setdefault(kind_and_class[0], _Family()).add(kind_and_class[1], name, origin)
+    free_classes = [name for name in rest if columns[name].dtype.kind == "f"] if kind not in (None, "scores") else []
+    if len(free_classes) > 1 and not families and whole and all(kind_of(name) == "scores" for name in whole):
+        if doubtful := [name for name in whole if plain(name) not in NO_CLASS]:
+            raise DataError(
+                f"{origin}: the {kind} may be {doubtful[0]!r} alone or the columns like {free_classes[0]!r}: remove "
+                f"what is no prediction"
+            )
+        whole, aside = [], [*aside, *whole]
     if any(of != "scores" for of in (*families, *map(kind_of, whole))):
         asides = [name for name in whole if kind_of(name) == "scores" and plain(name) in NO_CLASS]
         whole, aside = [name for name in whole if name not in asides], [*aside, *asides]
@@ -211,6 +220,12 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
     return np.array([place[word] for word in words]), True
 
 
+def label_words(names: Iterable[str], texts: Collection[str]) -> set[str]:
+    """Texts that are names of classes: labels, and True or true where a column is that of false."""
+    pairs = {"True" if name.endswith("False") else "true" for name in names if re.search(r"[_ .-][Ff]alse$", name)}
+    return {*texts, *pairs}
+
+
 def plain(name: str) -> str:
     """A name in lower case with underscores between words: `Image ID` and `image-id` are the same."""
     return re.sub(r"[\s.-]+", "_", name.strip().lower())
@@ -235,7 +250,7 @@ _DIGITS = re.compile(r"0|[1-9]\d{0,6}")
 _IDENTIFIER = re.compile(r"[a-z]+\d{4,}", re.IGNORECASE)
 
 
-def _class_of(name: str, words: Collection[str] = ()) -> tuple[str, int | str] | None:
+def class_of(name: str, words: Collection[str] = ()) -> tuple[str, int | str] | None:
     """The kind and the class that a column's name says: `prob_3`, `proba_class_3`, `logit_dog`, `P(dog)`.
 
     Args:

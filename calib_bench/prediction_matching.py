@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _OF = re.compile(r"(?<!\d)(\d+)[_-]?of[_-]?(\d+)(?!\d)", re.IGNORECASE)
 _PIECE = re.compile(r"(?<![a-z])(?:shard|part|chunk|piece|rank)[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_RANK = re.compile(r"(?<![a-z])rank[_=-]?\d+(?!\d)", re.IGNORECASE)
+"""The number of a process, which counts from 0; where it does not, the rank of a matrix."""
 
 
 def joined(parts: Sequence[Predictions]) -> list[Predictions]:
@@ -47,7 +49,11 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
             groups.setdefault(_PIECE.sub("#", place), []).append((int(piece[1]), None, part))
         else:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
-    return [_whole(key, members) for key, members in groups.items()]
+    whole = []
+    for key, members in groups.items():
+        sizes = all(_RANK.search(next(iter(part.sha256), "")) and number > 0 for number, _, part in members)
+        whole += [part for _, _, part in members] if sizes else [_whole(key, members)]
+    return whole
 
 
 def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
@@ -212,7 +218,10 @@ def _match(name: str, one: list[str], other: list[str]) -> Match:
     if len(distinct) <= len(one) / 2 or len(others) <= len(other) / 2:  # a group, and no name of rows
         return Match("unknown")
     if distinct != others and any("/" in text or "\\" in text for text in (one[0], other[0])):
-        stems = [[re.split(r"[/\\]", text)[-1] for text in texts] for texts in (one, other)]
+        below = [_below_root(texts) for texts in (one, other)]
+        if set(below[0]) == set(below[1]):
+            return _match(name, *below)
+        stems = [[text.rpartition("/")[2] for text in texts] for texts in below]
         if len(set(stems[0])) == len(one) and set(stems[0]) == set(stems[1]):
             return _match(name, *stems)
     if distinct != others:
@@ -224,6 +233,15 @@ def _match(name: str, one: list[str], other: list[str]) -> Match:
         return Match("other", reason=f"{name!r} names some rows twice, and the rows stand in different orders")
     place = {text: i for i, text in enumerate(other)}
     return Match("order", np.array([place[text] for text in one]))
+
+
+def _below_root(paths: list[str]) -> list[str]:
+    """Paths from the folder on that all of them lie in."""
+    parts = [re.split(r"[/\\]", path) for path in paths]
+    shared = 0
+    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
 
 
 def reordered(predictions: Predictions, order: Array) -> Predictions:

@@ -282,12 +282,29 @@ def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
         return by_word
     if len(places) < 2:
         return None
+    varying = _varying(places)
+    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+
+
+def _varying(places: Sequence[str]) -> list[list[int]]:
+    """Numbers in which names that are otherwise alike differ: one list a place in the name, a number a file."""
     parts = [re.split(r"(\d+)", place) for place in places]
     if len({tuple(part[::2]) for part in parts}) > 1:
-        return None
+        return []
     columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
-    varying = [column for column in columns if len(set(column)) > 1]
-    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+    return [column for column in columns if len(set(column)) > 1]
+
+
+def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> None:
+    """Raises DataError where names differ in several numbers, and one of these puts the files in another order."""
+    ours, theirs = (_varying([next(iter(p.sha256), p.name) for p in side]) for side in (firsts, others))
+    same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
+    if same and not any(a == b for a, b in same):
+        raise DataError(
+            f"the names of the files differ in several numbers, and {names[0]} and {names[1]} stand in different "
+            f"orders, {', '.join(map(str, same[0][0]))} and {', '.join(map(str, same[0][1]))}: give both in one order, "
+            f"or call the files seed1, seed2..."
+        )
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
@@ -301,6 +318,8 @@ def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: 
     """
     ours, theirs = seeds(firsts), seeds(others)
     if ours is None or theirs is None:
+        if len(firsts) == len(others):
+            _refuse_crossed(firsts, others, names)
         return list(others)
     lacking = [(names[1], sorted(set(ours) - set(theirs))), (names[0], sorted(set(theirs) - set(ours)))]
     gaps = [f"{name} lacks {', '.join(map(str, numbers))}" for name, numbers in lacking if numbers]

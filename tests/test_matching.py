@@ -297,6 +297,15 @@ def test_calibration_sets_go_to_the_tests_of_their_seed() -> None:
         pair_up(tests, called("cal_seed1.npz", "cal_seed3.npz", "cal_seed10.npz"))
 
 
+def test_files_whose_names_differ_in_two_numbers_are_taken_in_one_order_or_refused() -> None:
+    a, fits = called("m1_e10.npz", "m2_e20.npz"), called("c_m1_e30.npz", "c_m2_e15.npz")
+    rows = torch.arange(N).flip(0)
+    fits = [replace(p, Z_NK=p.Z_NK[rows], y_N=p.y_N[rows]) for p in fits]
+    assert [m.calibration.name for m in pair_up(a, fits) if m.calibration] == ["c_m1_e30.npz", "c_m2_e15.npz"]
+    with pytest.raises(DataError, match="stand in different orders, 1, 2 and 2, 1"):
+        pair_up(a, fits[::-1])
+
+
 # ---- rows
 
 
@@ -365,3 +374,12 @@ def test_orders_of_named_rows_and_columns_change_no_number(rows: list[int], orde
     fit_turned = pair_up(read(plain_a), read(turned))
     one, other = (evaluate(models, TEMPERATURE, 0, 0, True).tables["metrics"].frame for models in (fit, fit_turned))
     np.testing.assert_allclose(figures(other), figures(one), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_logits_whose_squares_overflow_are_measured() -> None:
+    from calib_bench.api import evaluate as judged
+
+    values = judged(1e200 * LOGITS, Y, calibrators="temperature_scaling")["log_loss"]
+    below = LOGITS.max(1) - LOGITS[np.arange(N), Y]
+    assert values[0] == pytest.approx(1e200 * below.mean())

@@ -150,6 +150,11 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> Stacke
         numbers = numbers or (bool(family.numbered) and names is not None)
         if classes is not None and names is not None and set(names) != set(classes):
             raise DataError(f"{origin}: the classes are {shown(classes)} in some columns and {shown(names)} in others")
+        if classes is not None and names is not None and names != classes and labels is not None and not texts:
+            raise DataError(
+                f"{origin}: the classes are {shown(classes)} in some columns and {shown(names)}, in another order, in "
+                f"others, and labels are numbers, which may follow either: give labels by name, or one order"
+            )
         if classes is not None and names is not None:
             arrays[of], names = arrays[of][:, [names.index(name) for name in classes]], classes
         classes, notes = names or classes, notes + more
@@ -274,18 +279,36 @@ def class_of(name: str, words: Collection[str] = ()) -> tuple[str, int | str] | 
     return None
 
 
+_AFFIX = re.compile(
+    r"(?:p|pr|prob|probability|softmax|logit|score)[_ .-](?P<a>.+)|"
+    r"(?P<b>.+)[_ .-](?:p|prob|proba|probability|logit|score)",
+    re.IGNORECASE,
+)
+
+
+def bare(names: Sequence[str]) -> dict[str, str]:
+    """Each name's class, without what all the names say beside it: `cat` of `cat_prob` and `dog_prob`, `p_cat`."""
+    stripped = {name: name.strip() for name in names}
+    for side in ("a", "b"):
+        inner = {name: match[side] for name in names if (match := _AFFIX.fullmatch(name.strip())) and match[side]}
+        if len(inner) == len(names) > 1 and len(set(inner.values())) == len(names):
+            return inner
+    return stripped
+
+
 def _free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]) -> _Family:
     """The classes among columns whose names say no kind: those of one beginning with numbers, or else all.
 
     Args:
         words: labels where they are texts: where all are names of columns, the columns are classes by their names.
     """
-    if (words and set(words) <= {name.strip() for name in names}) or all(map(_IDENTIFIER.fullmatch, names)):
+    short = bare(names)
+    if (words and set(words) <= set(short.values())) or all(map(_IDENTIFIER.fullmatch, short.values())):
         _refuse_whole_numbers(names, columns, origin, words)
-        return _Family(named={name.strip(): name for name in names})
+        return _Family(named={short[name]: name for name in names})
     numbered: dict[str, dict[int, str]] = {}
     for name in names:
-        if match := _NUMBER.fullmatch(name.strip().lower()):
+        if match := _NUMBER.fullmatch(short[name].lower()):
             if other := numbered.setdefault(match[1], {}).get(int(match[2])):
                 raise DataError(f"{origin}: columns {other!r} and {name!r} are the same class: remove one")
             numbered[match[1]][int(match[2])] = name
@@ -304,7 +327,7 @@ def _free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str
             )
         return _Family(numbered=members)
     _refuse_whole_numbers(names, columns, origin, words)
-    return _Family(named={name.strip(): name for name in names})
+    return _Family(named={short[name]: name for name in names})
 
 
 def _refuse_whole_numbers(

@@ -124,7 +124,7 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[in
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    from calib_bench.prediction_classes import NO_CLASS, ROW_IDS, class_of, label_words, plain
+    from calib_bench.prediction_classes import NO_CLASS, ROW_IDS, bare, class_of, label_words, plain
 
     words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
     names = [str(column) for column in columns]
@@ -145,7 +145,10 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[in
             f"does not say which class it is: remove it, or name it as the others"
         )
     of_kind = {*kinds, *(kind_of(names[k]) for k in chosen if told[k] is None)}
+    short = bare([names[k] for k in chosen]) if len({names[k] for k in chosen}) == len(chosen) and not kinds else {}
     classes = [of[1] if (of := told[k]) and isinstance(of[1], str) else columns[k] for k in chosen]
+    if any(short[name] != name.strip() for name in short) and not words & set(names):
+        classes = [*short.values()]
     return chosen, classes, next(iter(of_kind)) if len(of_kind) == 1 else None, [names[k] for k in aside]
 
 

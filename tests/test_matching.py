@@ -77,6 +77,10 @@ RAW = float(-np.log(P[np.arange(N), Y]).mean())
         (["7up", "coke", "pepsi", "h2o"], None, "probabilities"),
         (["prob_1", "prob_2", "prob_3", "prob_4"], [1, 2, 3, 4], None),
         (["4", "3", "2", "1"], [4, 3, 2, 1], "probabilities"),
+        ([f"{c}_prob" for c in CLASSES], CLASSES, "probabilities"),
+        ([f"p_{c}" for c in CLASSES], CLASSES, "probabilities"),
+        (["class3_prob", "class1_prob", "class0_prob", "class2_prob"], [3, 1, 0, 2], "probabilities"),
+        (["p3", "p1", "p0", "p2"], [3, 1, 0, 2], "probabilities"),
         (["3", "5", "7", "9"], [3, 5, 7, 9], "probabilities"),
         (["prob_2", "prob_0", "prob_3", "prob_1"], [2, 0, 3, 1], None),
         (["probability_00", "probability_01", "probability_02", "probability_03"], [0, 1, 2, 3], None),
@@ -179,6 +183,8 @@ FRAME = pd.DataFrame(P, columns=[f"prob_{name}" for name in CLASSES])
         (FRAME.assign(age=40.5, id=range(N)), Y),
         (FRAME.iloc[:, ::-1].assign(fold=1), words(CLASSES)),
         (FRAME.set_axis([f"P({name})" for name in CLASSES], axis=1), words(CLASSES)),
+        (pd.DataFrame(LOGITS[:, ::-1], columns=[f"class{k}_logit" for k in (3, 2, 1, 0)]), Y),
+        (pd.DataFrame(LOGITS[:, ::-1], columns=[f"{name}_logit" for name in CLASSES[::-1]]), words(CLASSES)),
         (FRAME.assign(label=words(CLASSES), age=3.5), None),
         (pd.DataFrame(LOGITS, columns=CLASSES).assign(age=3.5), Y),
         (pd.DataFrame(LOGITS).rename(columns="logit_{}".format).assign(sample_id=range(N)), Y),
@@ -188,6 +194,13 @@ def test_data_frames_are_read_as_their_columns_are_called(frame: pd.DataFrame, l
     from calib_bench.api import evaluate as judged
 
     assert judged(frame, labels, calibrators="temperature_scaling")["log_loss"][0] == pytest.approx(RAW)
+
+
+def test_two_kinds_with_classes_in_other_orders_need_labels_by_name(tmp_path: Path) -> None:
+    both = columns([f"prob_{c}" for c in CLASSES[::-1]], P[:, ::-1]) | columns([f"logit_{c}" for c in CLASSES], LOGITS)
+    with pytest.raises(DataError, match="in another order, in others, and labels are numbers"):
+        read(table(tmp_path, "numbers", both, Y))
+    assert loss(read(table(tmp_path, "text", both, words(CLASSES)))[0]) == pytest.approx(RAW)
 
 
 def test_a_column_of_no_class_in_a_data_frame_is_refused() -> None:

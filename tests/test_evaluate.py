@@ -312,8 +312,8 @@ def test_intervals_stay_in_range_and_few_errors_are_marked(tmp_path: Path) -> No
 
 
 def test_differences_stay_in_range(tmp_path: Path) -> None:
-    a = [good(tmp_path, f"a{wrong}", wrong) for wrong in (0, 1, 4)]
-    b = [good(tmp_path, f"b{wrong}", wrong) for wrong in (60, 59, 10)]
+    a = [good(tmp_path, f"a{seed}", wrong) for seed, wrong in enumerate((0, 1, 4))]
+    b = [good(tmp_path, f"b{seed}", wrong) for seed, wrong in enumerate((60, 59, 10))]
     frame = compare(a, b).tables["comparison"].frame.set_index("metric")
     for metric, (low, high) in {"accuracy": (-1, 1), "brier": (-2, 2), "ece": (-1, 1)}.items():
         assert low <= frame.difference_low[metric] <= frame.difference_high[metric] <= high

@@ -274,3 +274,14 @@ def test_zeros_of_rows_that_were_rounded_and_then_normalized_are_below_the_small
     kept = resolution(p / p.sum(1, keepdims=True))
     assert 0.9 * 10.0**-digits <= kept.step <= 1.1 * 10.0**-digits
     assert resolution(p).step == pytest.approx(10.0**-digits)
+
+
+def test_one_zero_in_the_last_column_is_no_class_that_is_not_offered() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 60)
+    y = np.zeros(60, int)
+    for rows, structural in ((1, False), (10, True)):
+        cut = p.copy()
+        cut[:rows, 3] = 0
+        zeros = check(cut / cut.sum(1, keepdims=True), y, "probabilities", "p").zeros
+        assert zeros is not None
+        assert zeros.structural == structural

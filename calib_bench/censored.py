@@ -93,8 +93,11 @@ def _last(column: Array, kept: Resolution, complement: bool) -> float:
 
 
 def _structural(where: Array) -> bool:
-    """Whether zeros are whole columns, or the ends of rows that offer two classes at least."""
+    """Whether zeros are whole columns, or the ends of enough rows, which offer two classes at least."""
     rest = where[:, ~where.all(0)]
+    rows = int(rest.any(1).sum())
+    if rows and rest.shape[1] ** min(rows, 64) < 1000:  # so few zeros stand in the last columns by chance
+        return False
     return rest.shape[1] > 1 and bool((rest[:, 1:] >= rest[:, :-1]).all()) and bool((~where).sum(1).min() > 1)
 
 

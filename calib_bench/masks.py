@@ -24,6 +24,8 @@ APART = 10.0
 """A mask is at least so many times as far from zero as every other logit of its row."""
 DEEP = 500.0
 """How far below its row's largest a logit is that may stand for a class not offered, if a gap sets it apart."""
+SEVERAL = 8
+"""Rows that must hold such numbers where they are not one and the same: fewer may be outliers of ordinary logits."""
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -70,8 +72,8 @@ def offered(Z_NK: Tensor) -> Tensor:
 def set_apart(Z_NK: NDArray[Any], y_N: NDArray[Any]) -> NDArray[Any]:
     """-inf for logits so far below all others of the file that they stand for nothing else; labels have none.
 
-    They are at least DEEP below their row's largest, ten times as far as any other, in several rows, and alike to a
-    tenth: a constant that no library uses, or a large negative number that was added or normalized.
+    They are at least DEEP below their row's largest, ten times as far as any other, one number in two rows or, in
+    SEVERAL, alike to a tenth: a constant that no library uses, or a large negative number that was added or normalized.
     """
     low = Z_NK.min(1)
     if not (Z_NK.max(1) - low > DEEP).any():
@@ -84,7 +86,9 @@ def set_apart(Z_NK: NDArray[Any], y_N: NDArray[Any]) -> NDArray[Any]:
     alike = float(values.max()) - float(values.min()) <= 0.1 * abs(float(np.median(values)))
     apart = float(below[deep].max()) <= 10 * float(below[~deep].min())
     label = deep[np.arange(len(y_N)), y_N].any()
-    if alike and apart and not label and int(deep.any(1).sum()) > 1:
+    rows = int(deep.any(1).sum())
+    enough = rows > 1 if len(np.unique(values)) == 1 else rows >= SEVERAL
+    if alike and apart and not label and enough:
         return np.where(deep, -np.inf, Z_NK)
     return Z_NK
 

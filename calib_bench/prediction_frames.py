@@ -106,15 +106,50 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
     if labels is None or isinstance(labels, str):
         hint = f"{labels!r} names a column, and the predictions have none" if labels else "give an array [N]"
         raise DataError(f"{name}: labels are missing: {hint}")
-    numbers = array(values, name)
     y, notes = _labels(values, labels, name)
-    if not hasattr(values, "columns") or numbers.ndim != 2:
+    if not hasattr(values, "columns"):
+        return Table(array(values, name), y, None, None, False, notes)
+    chosen, names, of, aside = _class_columns([*values.columns], y, name)
+    numbers = array(values if len(chosen) == len(values.columns) else values.iloc[:, chosen], name)
+    notes = (*notes, *([f"not used: {', '.join(aside)}"] if aside else []))
+    if numbers.ndim != 2:
         return Table(numbers, y, None, None, False, notes)
-    order, y, classes, numbered, more = _classes([*values.columns], y, name)
-    kinds = {kind_of(re.sub(r"[_ .]?\d+$", "", str(column))) for column in values.columns}
-    return Table(
-        numbers[:, order], y, next(iter(kinds)) if len(kinds) == 1 else None, classes, numbered, (*notes, *more)
-    )
+    order, y, classes, numbered, more = _classes(names, y, name)
+    return Table(numbers[:, order], y, of, classes, numbered, (*notes, *more))
+
+
+def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[int], list[Any], str | None, list[str]]:
+    """Which columns are classes, by their names; what these say of the class and, if all do, of the kind; the others.
+
+    Raises:
+        DataError: the names of some columns say which class they are, and others' do not.
+    """
+    from calib_bench.prediction_classes import NO_CLASS, ROW_IDS, bare, class_of, label_words, plain
+
+    words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
+    names = [str(column) for column in columns]
+    told = [class_of(text, label_words(names, words)) for text in names]
+    aside = [
+        k
+        for k, text in enumerate(names)
+        if text not in words and not (told[k] or kind_of(text)) and plain(text) in (*ROW_IDS, *NO_CLASS)
+    ]
+    chosen = [k for k in range(len(names)) if k not in aside]
+    if not chosen:
+        return [*range(len(names))], [*columns], None, []
+    kinds = {of[0] for k in chosen if (of := told[k])}
+    strange = [names[k] for k in chosen if told[k] is None]
+    if kinds and strange:
+        raise DataError(
+            f"{name}: column {strange[0]!r} stands beside {next(names[k] for k in chosen if told[k])!r}, and its name "
+            f"does not say which class it is: remove it, or name it as the others"
+        )
+    of_kind = {*kinds, *(kind_of(names[k]) for k in chosen if told[k] is None)}
+    short = bare([names[k] for k in chosen]) if len({names[k] for k in chosen}) == len(chosen) and not kinds else {}
+    classes = [of[1] if (of := told[k]) and isinstance(of[1], str) else columns[k] for k in chosen]
+    if any(short[name] != name.strip() for name in short) and not words & set(names):
+        classes = [*short.values()]
+    return chosen, classes, next(iter(of_kind)) if len(of_kind) == 1 else None, [names[k] for k in aside]
 
 
 def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
@@ -180,6 +215,8 @@ def _classes(
     columns: Sequence[Any], y: Array, name: str
 ) -> tuple[list[int], Array, tuple[str, ...] | None, bool, tuple[str, ...]]:
     """Columns in the order of the classes; labels as positions in it; names; whether labels were numbers; notes."""
+    from calib_bench.prediction_classes import positions, refuse_no_first
+
     K, texts = len(columns), y.dtype.kind in "UT"
     names = [str(column).strip() for column in columns]
     if len(set(names)) < K:
@@ -188,10 +225,13 @@ def _classes(
     numbers = [int(match[2]) for match in matches if match]
     if len(numbers) == K and len({match[1] for match in matches if match}) == 1 and not texts:
         return _numbered(numbers, names, y, name)
+    if y.dtype.kind == "b" and sorted(map(str.lower, names)) == ["false", "true"]:
+        return [0, 1], positions(y, tuple(names), name)[0], tuple(names), False, ()
     if not texts:
         shown = ", ".join(names[:10]) + (f"... {names[-1]}" if K > 10 else "")
         if K == 1:
             return [0], y, None, False, ()
+        refuse_no_first(names, name)
         return list(range(K)), y, tuple(names), True, (f"classes 0 to {K - 1} are the columns {shown}",)
     place = {text: k for k, text in enumerate(names)}
     strange = next((str(label) for label in y.ravel() if str(label).strip() not in place), None)

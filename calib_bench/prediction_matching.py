@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _OF = re.compile(r"(?<!\d)(\d+)[_-]?of[_-]?(\d+)(?!\d)", re.IGNORECASE)
 _PIECE = re.compile(r"(?<![a-z])(?:shard|part|chunk|piece|rank)[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_RANK = re.compile(r"(?<![a-z])rank[_=-]?\d+(?!\d)", re.IGNORECASE)
+"""The number of a process, which counts from 0; where it does not, the rank of a matrix."""
 
 
 def joined(parts: Sequence[Predictions]) -> list[Predictions]:
@@ -37,15 +40,20 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
     groups: dict[str, list[tuple[int, int | None, Predictions]]] = {}
     for part in parts:
         place = next(iter(part.sha256), "") if part.trial is None else ""
-        several, piece = _OF.search(place), _PIECE.search(place)
+        folder, slash, file = place.rpartition("/")
+        several, piece = _OF.search(file), _PIECE.search(place)
         if several:
-            key, number, of = _OF.sub("#", place), int(several[1]), int(several[2])
+            key, number, of = folder + slash + _OF.sub("#", file), int(several[1]), int(several[2])
             groups.setdefault(key, []).append((number, of, part))
         elif piece:
             groups.setdefault(_PIECE.sub("#", place), []).append((int(piece[1]), None, part))
         else:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
-    return [_whole(key, members) for key, members in groups.items()]
+    whole = []
+    for key, members in groups.items():
+        sizes = all(_RANK.search(next(iter(part.sha256), "")) and number > 0 for number, _, part in members)
+        whole += [part for _, _, part in members] if sizes else [_whole(key, members)]
+    return whole
 
 
 def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
@@ -61,7 +69,25 @@ def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Pred
             f"{key}: these are shards of one model, {n} by their names, and "
             + (f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once")
         )
-    return reduce(_joined, (part for _, _, part in members))
+    parts = [part for _, _, part in members]
+    _refuse_same_rows(key, parts)
+    return reduce(_joined, parts)
+
+
+def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
+    """Raises DataError where files named as shards hold the same rows: by their ids, or by a run of the same labels."""
+    for one, other in pairwise(parts):
+        labels = one.y_N.tolist()
+        chance = sum((labels.count(label) / len(labels)) ** 2 for label in set(labels)) ** len(labels)
+        unnamed = (found := match(one, other)).kind == "unknown" or all(
+            _counts(values, other.ids[name]) for name, values in one.ids.items() if name in other.ids
+        )
+        if found.kind in ("same", "order") if not unnamed else (labels == other.y_N.tolist() and chance < 1e-6):
+            what = "the same labels in the same order" if unnamed else "rows of the same names"
+            raise DataError(
+                f"{key}: these are shards of one model by their names, and {one.name} and {other.name} hold {what}: if "
+                f"they are seeds or models, call the files so, seed1, seed2..."
+            )
 
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:
@@ -192,7 +218,10 @@ def _match(name: str, one: list[str], other: list[str]) -> Match:
     if len(distinct) <= len(one) / 2 or len(others) <= len(other) / 2:  # a group, and no name of rows
         return Match("unknown")
     if distinct != others and any("/" in text or "\\" in text for text in (one[0], other[0])):
-        stems = [[re.split(r"[/\\]", text)[-1] for text in texts] for texts in (one, other)]
+        below = [_below_root(texts) for texts in (one, other)]
+        if set(below[0]) == set(below[1]):
+            return _match(name, *below)
+        stems = [[text.rpartition("/")[2] for text in texts] for texts in below]
         if len(set(stems[0])) == len(one) and set(stems[0]) == set(stems[1]):
             return _match(name, *stems)
     if distinct != others:
@@ -204,6 +233,15 @@ def _match(name: str, one: list[str], other: list[str]) -> Match:
         return Match("other", reason=f"{name!r} names some rows twice, and the rows stand in different orders")
     place = {text: i for i, text in enumerate(other)}
     return Match("order", np.array([place[text] for text in one]))
+
+
+def _below_root(paths: list[str]) -> list[str]:
+    """Paths from the folder on that all of them lie in."""
+    parts = [re.split(r"[/\\]", path) for path in paths]
+    shared = 0
+    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
 
 
 def reordered(predictions: Predictions, order: Array) -> Predictions:
@@ -244,12 +282,29 @@ def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
         return by_word
     if len(places) < 2:
         return None
+    varying = _varying(places)
+    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+
+
+def _varying(places: Sequence[str]) -> list[list[int]]:
+    """Numbers in which names that are otherwise alike differ: one list a place in the name, a number a file."""
     parts = [re.split(r"(\d+)", place) for place in places]
     if len({tuple(part[::2]) for part in parts}) > 1:
-        return None
+        return []
     columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
-    varying = [column for column in columns if len(set(column)) > 1]
-    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+    return [column for column in columns if len(set(column)) > 1]
+
+
+def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> None:
+    """Raises DataError where names differ in several numbers, and one of these puts the files in another order."""
+    ours, theirs = (_varying([next(iter(p.sha256), p.name) for p in side]) for side in (firsts, others))
+    same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
+    if same and not any(a == b for a, b in same):
+        raise DataError(
+            f"the names of the files differ in several numbers, and {names[0]} and {names[1]} stand in different "
+            f"orders, {', '.join(map(str, same[0][0]))} and {', '.join(map(str, same[0][1]))}: give both in one order, "
+            f"or call the files seed1, seed2..."
+        )
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
@@ -263,6 +318,8 @@ def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: 
     """
     ours, theirs = seeds(firsts), seeds(others)
     if ours is None or theirs is None:
+        if len(firsts) == len(others):
+            _refuse_crossed(firsts, others, names)
         return list(others)
     lacking = [(names[1], sorted(set(ours) - set(theirs))), (names[0], sorted(set(theirs) - set(ours)))]
     gaps = [f"{name} lacks {', '.join(map(str, numbers))}" for name, numbers in lacking if numbers]

@@ -25,6 +25,9 @@ SAMPLE = 1 << 16
 CHANCE = 1e-9
 """A grid is believed where numbers without one would fall on it with a probability below this."""
 MOST_VOTES = 10_000
+FINER = 7
+"""Decimals beyond those of the smallest number at which a grid ends: quotients of decimals, as rows that were rounded
+and then normalized, fall on grids of very many decimals, and their zeros are below what was kept before."""
 FROM_UNDERFLOW = 1e6
 """A type's zero is an underflow where some number lies within this factor of the smallest that the type holds."""
 
@@ -132,7 +135,7 @@ def _grids(values: Array, narrow: Type) -> list[tuple[float, str]]:
     decimal = votes is not None and votes == 10 ** round(math.log10(votes))
     found = [(1 / votes, f"{1 / votes:g}" if decimal else f"1/{votes}")] if votes else []
     first = max(1, math.ceil(-math.log10(values[0]) - 1e-6))
-    for digits in range(first, first + 16):
+    for digits in range(first, first + FINER):
         if _fits(values, 10.0**-digits, narrow.rounding, CHANCE)[0]:
             found.append((10.0**-digits, f"{10.0**-digits:g}"))
             break

@@ -224,7 +224,7 @@ def test_a_class_that_is_called_like_labels_is_not_left_out(tmp_path: Path) -> N
     for labels in (None, "label"):
         with pytest.raises(DataError, match=r"'y' and 'label' differ|'y' is a name of labels and holds fractions"):
             read(str(path), kind="logits", labels=labels)
-    pd.DataFrame({"true": Z[:, 0], "false": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
+    pd.DataFrame({"false": Z[:, 0], "true": Z[:, 1], "label": Y % 2}).to_csv(path, index=False)
     (found,) = read(str(path), kind="logits")
     assert found.Z_NK.tolist() == Z[:, :2].tolist()
     FRAME.assign(y=0.5).to_csv(path, index=False)

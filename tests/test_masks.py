@@ -220,3 +220,15 @@ def test_one_enormous_row_is_one_row() -> None:
     vector = CALIBRATORS["vector_scaling"]
     alone = vector.fit(z[1:], y[1:])
     torch.testing.assert_close(vector.fit(z, y)["weight"], alone["weight"], rtol=0.05, atol=0.05)
+
+
+def test_a_few_ordinary_logits_far_below_the_rest_are_no_masks() -> None:
+    """Two outliers that differ are logits; the same number in two rows, or eight rows alike, are masks."""
+    Z = np.random.default_rng(0).normal(size=(40, 4))
+    y = np.zeros(40, int)
+    for values, masked in (([-501.0, -505.0], 0), ([-700.0, -700.0], 2), ((-600.0 - np.arange(8)).tolist(), 8)):
+        outlying = Z.copy()
+        outlying[range(len(values)), 2] = values
+        assert int(check(outlying, y, "logits", "p").Z_NK.isneginf().sum()) == masked
+    tiny = np.array([[3.0, -501, 2], [1, 0, -503], [2.0, 1, 0]])
+    assert check(tiny, np.array([0, 1, 2]), "logits", "p").Z_NK.tolist() == tiny.tolist()

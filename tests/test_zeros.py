@@ -264,3 +264,24 @@ def test_every_calibrator_of_rounded_probabilities_helps(name: str) -> None:
     frame = api.evaluate(p[700:], y[700:], (p[:700], y[:700]), kind="probabilities", calibrators=[name])
     assert np.isfinite(frame.log_loss[1])
     assert frame.brier[1] < frame.brier[0] + 0.01
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4, 5])
+def test_zeros_of_rows_that_were_rounded_and_then_normalized_are_below_the_smallest_number(digits: int) -> None:
+    """Quotients of decimals are multiples of 1e-16 or so, of which a zero says nothing."""
+    logits = 4 * np.random.default_rng(digits).normal(size=(300, 4))
+    p = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).round(digits)
+    kept = resolution(p / p.sum(1, keepdims=True))
+    assert 0.9 * 10.0**-digits <= kept.step <= 1.1 * 10.0**-digits
+    assert resolution(p).step == pytest.approx(10.0**-digits)
+
+
+def test_one_zero_in_the_last_column_is_no_class_that_is_not_offered() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 60)
+    y = np.zeros(60, int)
+    for rows, structural in ((1, False), (10, True)):
+        cut = p.copy()
+        cut[:rows, 3] = 0
+        zeros = check(cut / cut.sum(1, keepdims=True), y, "probabilities", "p").zeros
+        assert zeros is not None
+        assert zeros.structural == structural

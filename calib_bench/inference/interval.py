@@ -287,7 +287,7 @@ def around(mean: float, sampling: Sampling, level: float, n: int, N: int, method
     v, df = sampling.variance, float(sampling.df)
     if v == 0 and mean == 0:
         return Interval(mean, mean, mean, n, N, df, 1.0, method)
-    if v <= (ROUNDING * mean) ** 2:
+    if math.sqrt(max(v, 0.0)) <= abs(ROUNDING * mean):  # squares of what is large overflow
         return no_interval(mean, n, N, "all values are the same")
     low, high = sampling.limits(mean, level)
     return Interval(mean, low, high, n, N, df, sampling.p(mean), method)

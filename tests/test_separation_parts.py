@@ -645,6 +645,59 @@ def test_seeds_that_are_all_finite_are_no_proof_that_none_collapses(settings: Se
     assert "no collapse among 5 seeds still allows a rate of up to 52% of trials" in seeds.table(frame, settings).note
 
 
+def frames_with(found: pd.DataFrame, **more: list[Row]) -> dict[str, pd.DataFrame]:
+    """Frames of a study of which only some have rows."""
+    rows: dict[str, list[Row]] = {key: [] for key in collapse.ESTABLISHING}
+    return {name: pd.DataFrame(some) for name, some in (rows | more).items()} | {"trials": found}
+
+
+def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> None:
+    name = {"model": "m", "variant": None, "objective": "cross_entropy", "tuning": "tuned"}
+    sure = {"x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
+    rows = [{**name, "beta": beta, **sure} for beta in (0.1, 10.0)]
+    design = [
+        {"model": "m", "variant": None, "beta": beta, "metric": "accuracy", "head_rate": 1.0} for beta in (0.1, 10)
+    ]
+    kept = [0.9, 0.91, 0.905, 0.895, 0.9]
+    lone = trials([*kept[:4], 0.12], beta=10.0)
+    marked = frames_with(
+        pd.concat([trials(kept), trials(kept, beta=0.1), lone]),
+        separation=rows,
+        two_by_two=design,
+        interventions=[{**row, "intervention": what} for row in rows for what in ("train at beta", "head rate")],
+        best_beta=[{key: name[key] for key in ("model", "variant", "objective")}],
+    )
+    collapse.mark(marked, settings)
+    untouched, mixed = marked["separation"].to_dict("records")
+    assert (firm(untouched, "x"), firm(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
+    assert unsaid(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
+    assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
+    assert "differs at beta=0.1, may differ at beta=10 (not established" in census([untouched, mixed], "x")
+    assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
+    assert marked["two_by_two"]["two_kinds"].fillna("").tolist() == ["", "this arm"]
+    assert marked["interventions"]["two_kinds"].fillna("").tolist() == ["", "", "this arm", ""]
+    assert marked["best_beta"]["two_kinds"].tolist() == ["this arm"]
+    assert "two_kinds" not in marked["matched"]
+
+
+def test_a_reference_with_collapsed_seeds_revokes_its_family_and_a_collapse_of_all_nothing(settings: Settings) -> None:
+    name = {"variant": None, "objective": "cross_entropy", "tuning": "tuned", "beta": 0.1}
+    rows = [{"model": model, **name} for model in ("m", "n")]
+    reference = frames_with(trials([0.9, 0.91, 0.9, 0.12, 0.9]), separation=rows)
+    collapse.mark(reference, settings)
+    assert reference["separation"]["two_kinds"].fillna("").tolist() == ["reference", ""]
+    dead = frames_with(trials([0.1, 0.1, 0.1]).assign(status=collapse.DEAD), separation=rows)
+    collapse.mark(dead, settings)
+    assert "two_kinds" not in dead["separation"]
+    # An intervention that collapsed is no arm of the grid, but a cell of its 2x2.
+    other = trials([0.9, 0.91, 0.9, 0.12, 0.9], beta=0.1, intervention="head rate")
+    design = [{"model": "m", "variant": None, "beta": 0.1, "metric": "accuracy", "head_rate": 1.0}]
+    cells = frames_with(other, separation=rows, two_by_two=design)
+    collapse.mark(cells, settings)
+    assert "two_kinds" not in cells["separation"]
+    assert cells["two_by_two"]["two_kinds"].tolist() == ["this arm"]
+
+
 # rates that were chosen
 
 

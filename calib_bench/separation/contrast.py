@@ -45,8 +45,8 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     Returns:
         For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
         `_high`, `_p`; `<score>_conf_share`, of the total, with its limits (Fieller), left out where they are not
-        bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side has none. The choice of both arms' rates
-        is counted, see `calib_bench.rechosen`.
+        bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
+        has none. The choice of both arms' rates is counted, see `calib_bench.rechosen`.
     """
     mine = {seed: i for i, seed in enumerate(arm.seeds)}
     theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}

@@ -303,7 +303,8 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             "the test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
             sample(frame),
             "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
-            + ("" if first else ", but not in mean confidence and ECE"),
+            + ("" if first else ", but not in mean confidence and ECE")
+            + "; the calibration examples on which confidences were matched are not",
             DOUBTFUL if "doubtful" in frame else "",
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),

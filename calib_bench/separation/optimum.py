@@ -208,7 +208,7 @@ def how(best: pd.DataFrame) -> str:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
     n = f"{seeds} seed{'s' * (seeds > 1)}"
-    counted = f"rates chosen anew where they were chosen{same}, for these calibration examples"
+    counted = f"rates chosen anew where they were chosen, temperatures as fitted{same}"
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 

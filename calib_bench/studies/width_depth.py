@@ -227,7 +227,7 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
     found["curves"] = Table(
         "Every architecture over beta",
         shown(points, settings),
-        noted(settings, f"{n}; error: 1 - accuracy; choices of rates and calibration examples are counted"),
+        noted(settings, f"{n}; error: 1 - accuracy", "choices of rates and calibration examples are counted"),
     )
     return found
 

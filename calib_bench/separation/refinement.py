@@ -266,7 +266,7 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates and recalibrations, whose choice and calibration examples they do not count",
+        f"{sample(frame)}, at the chosen rates; that choice and the calibration examples they do not count",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
     )
 

@@ -84,8 +84,8 @@ def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
 
 
 def firm(row: Mapping[str, Any], column: str) -> bool:
-    """Whether it does, Holm's correction agrees, and enough seeds chose the rates."""
-    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA and not few_chose(row)
+    """Whether it does, Holm's correction agrees, and nothing else keeps it from being established (`revoked`)."""
+    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA and not revoked(row)
 
 
 FEW_CHOSE = f"fewer than {FEWEST_SEEDS} seeds chose the rate"
@@ -96,16 +96,32 @@ def few_chose(row: Mapping[str, Any]) -> bool:
     return FEW_SEEDS in str(row.get("tuning", ""))
 
 
+TWO_KINDS = "two_kinds"
+"""The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
+SOME_COLLAPSED = "some seeds of the arm or its reference collapsed"
+
+
+def revoked(row: Mapping[str, Any]) -> str:
+    """Why nothing can be established in a row, whatever its intervals are; empty where something can.
+
+    Too few seeds chose a rate, or some of an arm's seeds collapsed: no interval over few seeds covers such a mean.
+    """
+    if few_chose(row):
+        return FEW_CHOSE
+    return SOME_COLLAPSED if isinstance(row.get(TWO_KINDS), str) else ""
+
+
 def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
     """Why intervals that leave 0 out establish nothing in these rows."""
-    few = {few_chose(row) for row in rows}
-    if few == {True}:
-        return f"not established, since {FEW_CHOSE}"
-    return "not after Holm's correction" + (f", or not established, since {FEW_CHOSE}" if True in few else "")
+    reasons = list(dict.fromkeys(revoked(row) for row in rows))
+    words = " or ".join(reason for reason in reasons if reason)
+    if words and "" not in reasons:
+        return f"not established, since {words}"
+    return "not after Holm's correction" + (f", or not established, since {words}" if words else "")
 
 
 def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
-    """Nothing where the sign is established, else the words, or that too few seeds chose the rate."""
-    if few_chose(row) and excludes_zero(row, column):
-        return f" (not established: {FEW_CHOSE})"
+    """Nothing where the sign is established, else the words, or why nothing can be established (`revoked`)."""
+    if (why := revoked(row)) and excludes_zero(row, column):
+        return f" (not established: {why})"
     return "" if firm(row, column) else words

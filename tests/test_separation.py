@@ -428,6 +428,9 @@ def test_few_tuning_seeds_and_a_collapsed_seed_are_told_everywhere(tmp_path: Pat
     assert "2 seeds chose the rate of every arm" in few
     (kinds,) = (text for text in analysis.warnings if text.startswith("Seeds of two kinds"))
     assert "seed=0..19" in kinds
+    assert row["two_kinds"] == "this arm"
+    assert "two kinds: whose seeds collapsed in part" in analysis.tables["separation"].note
+    assert "no effect is called established" in kinds
     collapse = analysis.tables["collapse"].frame.iloc[0]
     assert collapse["accuracy_without"] > collapse["accuracy"]
     details = " ".join(text for detail in page.details(analysis) for text in detail.text)

@@ -23,10 +23,13 @@ from calib_bench.baseline import Calibrator
 from calib_bench.data.splits import stream
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.measure import Measures, measure_arm
+from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
 from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
-from calib_bench.separation import collapse, controls, factorial, matched, refinement, seeds
+from calib_bench.separation import arms as arm_rows
+from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import warnings as warning_words
 from calib_bench.separation.cells import census
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
@@ -645,6 +648,59 @@ def test_seeds_that_are_all_finite_are_no_proof_that_none_collapses(settings: Se
     assert "no collapse among 5 seeds still allows a rate of up to 52% of trials" in seeds.table(frame, settings).note
 
 
+def frames_with(found: pd.DataFrame, **more: list[Row]) -> dict[str, pd.DataFrame]:
+    """Frames of a study of which only some have rows."""
+    rows: dict[str, list[Row]] = {key: [] for key in collapse.ESTABLISHING}
+    return {name: pd.DataFrame(some) for name, some in (rows | more).items()} | {"trials": found}
+
+
+def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> None:
+    name = {"model": "m", "variant": None, "objective": "cross_entropy", "tuning": "tuned"}
+    sure = {"x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
+    rows = [{**name, "beta": beta, **sure} for beta in (0.1, 10.0)]
+    design = [
+        {"model": "m", "variant": None, "beta": beta, "metric": "accuracy", "head_rate": 1.0} for beta in (0.1, 10)
+    ]
+    kept = [0.9, 0.91, 0.905, 0.895, 0.9]
+    lone = trials([*kept[:4], 0.12], beta=10.0)
+    marked = frames_with(
+        pd.concat([trials(kept), trials(kept, beta=0.1), lone]),
+        separation=rows,
+        two_by_two=design,
+        interventions=[{**row, "intervention": what} for row in rows for what in ("train at beta", "head rate")],
+        best_beta=[{key: name[key] for key in ("model", "variant", "objective")}],
+    )
+    collapse.mark(marked, settings)
+    untouched, mixed = marked["separation"].to_dict("records")
+    assert (firm(untouched, "x"), firm(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
+    assert unsaid(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
+    assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
+    assert "differs at beta=0.1, may differ at beta=10 (not established" in census([untouched, mixed], "x")
+    assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
+    assert marked["two_by_two"]["two_kinds"].fillna("").tolist() == ["", "this arm"]
+    assert marked["interventions"]["two_kinds"].fillna("").tolist() == ["", "", "this arm", ""]
+    assert marked["best_beta"]["two_kinds"].tolist() == ["this arm"]
+    assert "two_kinds" not in marked["matched"]
+
+
+def test_a_reference_with_collapsed_seeds_revokes_its_family_and_a_collapse_of_all_nothing(settings: Settings) -> None:
+    name = {"variant": None, "objective": "cross_entropy", "tuning": "tuned", "beta": 0.1}
+    rows = [{"model": model, **name} for model in ("m", "n")]
+    reference = frames_with(trials([0.9, 0.91, 0.9, 0.12, 0.9]), separation=rows)
+    collapse.mark(reference, settings)
+    assert reference["separation"]["two_kinds"].fillna("").tolist() == ["reference", ""]
+    dead = frames_with(trials([0.1, 0.1, 0.1]).assign(status=collapse.DEAD), separation=rows)
+    collapse.mark(dead, settings)
+    assert "two_kinds" not in dead["separation"]
+    # An intervention that collapsed is no arm of the grid, but a cell of its 2x2.
+    other = trials([0.9, 0.91, 0.9, 0.12, 0.9], beta=0.1, intervention="head rate")
+    design = [{"model": "m", "variant": None, "beta": 0.1, "metric": "accuracy", "head_rate": 1.0}]
+    cells = frames_with(other, separation=rows, two_by_two=design)
+    collapse.mark(cells, settings)
+    assert "two_kinds" not in cells["separation"]
+    assert cells["two_by_two"]["two_kinds"].tolist() == ["this arm"]
+
+
 # rates that were chosen
 
 
@@ -712,6 +768,98 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
+
+
+def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:
+    """With one factor that does nothing, the other one's effects are the contrast of two arms."""
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    cells = {interventions.RATE: arm, interventions.MAGNITUDE: reference, interventions.TRAINED: arm}
+    rows = {row["metric"]: row for row in interventions.two_by_two(cells, reference, {}, False)}
+    expected = contrast(arm, reference, False)
+    for metric, column in (
+        ("repaired log loss", "log_loss_dyn"),
+        ("accuracy", "accuracy"),
+        ("log loss", "log_loss_total"),
+    ):
+        for effect in ("total", "head_rate", "head_rate_alone"):
+            for end in ("", "_low", "_high", "_p"):
+                assert rows[metric][effect + end] == pytest.approx(expected[column + end], abs=1e-12)
+    bare = {key: replace(one, log_kappa=None) for key, one in cells.items()}
+    without = {row["metric"]: row for row in interventions.two_by_two(bare, reference, {}, False)}
+    assert without["repaired log loss"]["total_high"] < rows["repaired log loss"]["total_high"]
+    assert without["log loss"] == rows["log loss"]
+
+
+def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+    every = optimum.levels(arm, False)
+    fixed = optimum.levels(replace(arm, rechosen=None), False)
+    bare = optimum.levels(replace(arm, rechosen=None, log_kappa=None), False)
+    values = optimum.results(arm)
+    for result, own in values.items():
+        assert bare[result].high == pytest.approx(crossed_interval(own).high)
+        assert bare[result].high <= fixed[result].high < every[result].high
+    assert bare["repaired log loss"].high < fixed["repaired log loss"].high
+    wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
+    raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
+    few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
+    assert optimum.levels(few, False)["error"].high <= 1
+
+
+# limits in doubt, and limits within their range
+
+
+def with_errors(measures: Measures, wrong: int) -> Measures:
+    """The same arm with so many wrong examples in every seed."""
+    correct = torch.ones_like(measures.examples["raw"]["correct"])
+    correct[:, :wrong] = 0
+    return replace(measures, examples={m: scores | {"correct": correct} for m, scores in measures.examples.items()})
+
+
+def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Planted, settings: Settings) -> None:
+    reference, arm = (with_errors(world.arms[beta], 40) for beta in (REFERENCE, WRONGER))
+    few = with_errors(arm, 10)
+    assert "few errors" not in contrast(arm, reference, False).get("doubtful", "")
+    for pair in ((few, reference), (reference, few)):
+        assert "few errors: accuracy" in contrast(*pair, False)["doubtful"]
+        rows = matched.rows_of(matched.compare(*pair, world.store), world.name(WRONGER), False)
+        by_metric = {row["metric"]: row.get("doubtful", "") for row in rows}
+        assert "few errors: total" in by_metric["accuracy"]
+        assert "few errors: total" in by_metric["ECE"]
+        note = matched.other_metrics(pd.DataFrame(rows), settings).note
+        assert "limits that may cover less than 95% of the time" in note
+    assert {row["doubtful"] for row in arm_rows.trials(world.store, few)} == {"few errors: ece"}
+    assert all("doubtful" not in row for row in arm_rows.trials(world.store, arm))
+    frame = pd.DataFrame([{**world.name(WRONGER), **contrast(few, reference, False)}])
+    (said,) = warning_words._doubtful(frame)
+    assert said.startswith("Limits in doubt")
+    assert "m beta=10 cross_entropy (few errors: accuracy" in said
+    assert warning_words._doubtful(frame.drop(columns="doubtful")) == []
+
+
+def test_differences_stay_where_they_can_be() -> None:
+    """Two seeds, one of which is all right where the other arm is all wrong: t limits would pass 1."""
+    y00 = torch.zeros(2, 40, dtype=torch.float64)
+    y11 = torch.ones(2, 40, dtype=torch.float64)
+    y11[1, :30] = 0
+    assert crossed_interval(y11 - y00).high > 1
+    cells = dict.fromkeys(("log_loss", "brier", "correct", "confidence"), (y00, y11, y00, y11))
+    found = matched.Matched((0, 1), (), 0, (0.0, 0.0), cells)
+    rows = {row["metric"]: row for row in matched.rows_of(found, {}, False)}
+    assert rows["accuracy"]["total_high"] == rows["mean confidence"]["total_high"] == 1
+    assert rows["Brier"]["total_high"] == min(2, rows["log loss"]["total_high"])
+    risks = {score: {"log_loss": y, "brier": y} for score, y in (("raw", 2 * y11), ("after", y11))}
+    refined = refinement.Refined((0, 1), {}, risks["raw"], {"temperature_scaling": risks["after"]}, {})
+    for row in refinement.rows(None, refined, {}, False):
+        assert row["refinement_low"] >= 0
+        assert row["score"] != "Brier" or (row["refinement_high"] <= 2 and row["calibration_high"] <= 2)
+    scored = [ties.Scored({"correct": y}, {}, (0, 1)) for y in (y11, y00)]
+    assert ties.difference(scored[0], scored[1], "accuracy", False).high == 1
 
 
 def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:

@@ -47,6 +47,7 @@ def two_by_two(
     level: float = 0.95,
     nested: bool = False,
     choice: Sequence[ArrayLike] | None = None,
+    fits: Sequence[Fitted | None] | None = None,
 ) -> TwoByTwo:
     """Main effects and interaction of a paired 2x2, each with a `crossed_interval`.
 
@@ -56,6 +57,7 @@ def two_by_two(
         nested: see `crossed_interval`; pass rows' means as [S, 1] when their lengths differ.
         choice: of each cell in the same order, by how much its mean would change under other choices [B, S], see
             `choice_variance`: that variance is added.
+        fits: of each effect in the order of `TwoByTwo`, what fitted temperatures add to it; None where they add none.
 
     Raises:
         ValueError: the shapes differ.
@@ -63,7 +65,9 @@ def two_by_two(
     cells = [np.asarray(y, np.float64) for y in (y00_SN, y10_SN, y01_SN, y11_SN)]
     if len({y.shape for y in cells}) > 1:
         raise ValueError(f"the cells of a 2x2 need one shape, not {', '.join(str(y.shape) for y in cells)}")
-    found = [crossed_interval(d, level, nested) for d in _contrasts(*cells)]
+    differences = _contrasts(*cells)
+    each_fit = [None] * len(differences) if fits is None else fits
+    found = [crossed_interval(d, level, nested, fit=fit) for d, fit in zip(differences, each_fit, strict=True)]
     if choice is not None:
         moves = _contrasts(*(np.asarray(shift, np.float64) for shift in choice))
         found = [widened(one, choice_variance(move), level) for one, move in zip(found, moves, strict=True)]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calib_bench.inference.fitted import Fitted
 
 RANGES: dict[str, tuple[float, float]] = {
+    "error": (0, 1), "repaired_log_loss": (0, math.inf),
     "accuracy": (0, 1), "mean_confidence": (0, 1), "log_loss": (0, math.inf), "mean_entropy": (0, math.inf),
     "brier": (0, 2), "ece": (0, 1), "ece_positive": (0, 1), "adaptive_ece": (0, 1), "classwise_ece": (0, 1),
     "smece": (0, 1), "smece_positive": (0, 1), "mce": (0, 1), "aurc": (0, 1), "e_aurc": (0, 1),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
 from calib_bench.errors import UserError
-from calib_bench.inference import Interval, aurc_interval, crossed_interval, ece_interval, holm
+from calib_bench.inference import Interval, aurc_interval, difference_interval, ece_interval, holm
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, measure_arm, own_tests
 from calib_bench.report.tables import ALPHA
 from calib_bench.separation import arms as each
@@ -102,7 +102,7 @@ def difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interva
     mine, theirs = ([s.seeds.index(seed) for seed in seeds] for s in (one, other))
     if metric in MEANS:
         name = MEANS[metric]
-        return crossed_interval(one.examples[name][mine] - other.examples[name][theirs], nested=nested)
+        return difference_interval(metric, one.examples[name][mine] - other.examples[name][theirs], nested)
     if metric in PAIRED:
         a = (one.examples["confidence"][mine], one.examples["correct"][mine])
         b = (other.examples["confidence"][theirs], other.examples["correct"][theirs])
@@ -110,4 +110,4 @@ def difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interva
             return aurc_interval(*a, other=b, excess=metric == "e_aurc", nested=nested)
         return ece_interval(*a, other=b, adaptive=metric == "adaptive_ece", nested=nested)
     x, y = one.metrics[metric], other.metrics[metric]
-    return crossed_interval([[x[i] - y[j]] for i, j in zip(mine, theirs, strict=True)], nested=True)
+    return difference_interval(metric, [[x[i] - y[j]] for i, j in zip(mine, theirs, strict=True)], nested=True)

@@ -82,7 +82,9 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
 
 
 def trials(store: Store, measures: Measures) -> list[Row]:
-    """One row per trial of the chosen rate, finished or not."""
+    """One row per trial of the chosen rate, finished or not; `doubtful` of an ECE that rests on few errors."""
+    from calib_bench.inference.interval import few_errors
+
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
     for seed, trial in sorted(measures.arm.trials.items()):
@@ -93,6 +95,8 @@ def trials(store: Store, measures: Measures) -> list[Row]:
             row |= {name: raw[name] for name in keep}
             row |= {f"repaired_{name}": repaired[name] for name in keep if name != "accuracy"}
             row |= {"kappa": repaired["kappa"], "at_bound": repaired["at_bound"]}
+            doubt = few_errors(measures.examples["raw"]["correct"][[measures.seeds.index(seed)]])
+            row |= {"doubtful": f"{doubt}: ece"} if doubt else {}
         rows.append({**row, "key": trial.key})
     return rows
 

@@ -12,9 +12,11 @@ from calib_bench import discover
 from calib_bench.fate import DEAD, DIVERGED
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS
-from calib_bench.rows import Row, fields
+from calib_bench.rows import TWO_KINDS, Row, fields
 from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.interventions import MAGNITUDE, RATE, TRAINED
 from calib_bench.study import Table
+from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +38,7 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
     Returns:
         `collapsed`, the rate with exact limits (Clopper-Pearson) over the trials that ran, diverged ones counted;
         `collapsed_trials`, "1 of 5"; of each result its mean over the seeds that finished, and `_without` the mean
-        over those that did not collapse, with a t interval over seeds.
+        over those that did not collapse, with a t interval over seeds; `mixed`, whether some that finished did not.
     """
     if "accuracy" not in trials:
         return []
@@ -54,7 +56,12 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
         diverged = int((arm["status"] == DIVERGED).sum())
         events, ran = int(lost.sum()) + diverged, len(done) + diverged
         row: Row = {name: arm[name].iloc[0] for name in names}
-        row |= {"seeds": ran, **fields("collapsed", rate(events, ran)), "collapsed_trials": f"{events} of {ran}"}
+        row |= {
+            "seeds": ran,
+            "mixed": not lost.all(),
+            **fields("collapsed", rate(events, ran)),
+            "collapsed_trials": f"{events} of {ran}",
+        }
         for result in RESULTS:
             values = done[result].to_numpy(np.float64)
             row[result] = float(values.mean())
@@ -63,6 +70,45 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
                 row |= {key: value for key, value in without.items() if not key.endswith("_p")}
         found.append(row)
     return found
+
+
+ESTABLISHING = (
+    "separation", "matched", "refinement", "seeds", "gain", "interventions", "two_by_two", "best_beta",
+    "factorial_tests",
+)  # fmt: skip
+"""Frames of the study by which effects are called established."""
+
+
+def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
+    """Adds the column TWO_KINDS to frames with a row that rests on an arm of which some seeds collapsed, not all.
+
+    It says "this arm" or "reference"; rows of several betas rest on the arm of each.
+    """
+    mixed = [row for row in rows(frames["trials"], settings) if row["mixed"]]
+    for name in ESTABLISHING if mixed else ():
+        frame = frames[name]
+        marks = [_rests_on(row, mixed, settings) for row in frame.to_dict("records")]
+        if any(marks):
+            frames[name] = frame.assign(**{TWO_KINDS: [text or None for text in marks]})
+
+
+def _rests_on(row: Mapping[Any, Any], mixed: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+    """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
+    own = {key: _plain(row[key]) for key in NAMES if key in row}
+    own["intervention"] = "" if own.get("intervention") == TRAINED else own.get("intervention", "")
+    arms = [{key: _plain(arm[key]) for key in NAMES if key in arm} for arm in mixed]
+    if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
+        arms = [arm for arm in arms if arm.get("intervention", "") in ("", RATE, MAGNITUDE)]
+        own.pop("intervention")
+    if any(all(arm.get(key, "") == value for key, value in own.items()) for arm in arms):
+        return "this arm"
+    base = {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
+    base |= {key: own[key] for key in ("model", "variant") if key in own}
+    return "reference" if any(all(arm.get(key, "") == value for key, value in base.items()) for arm in arms) else ""
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None or value != value else value
 
 
 def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -89,7 +135,8 @@ def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:
     few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in found) < SEEDS else ""
     return [
         f"Seeds of two kinds, some of which collapsed: {listed}. Intervals of means and spreads there, and of "
-        f"contrasts with them, do not cover what so few seeds have not shown: read the rate of collapse, and the means "
+        f"contrasts with them, do not cover what so few seeds have not shown: where "
+        f"only some of the seeds collapsed no effect is called established. Read the rate of collapse, and the means "
         f"given no collapse, beside them.{few}"
     ]
 
@@ -107,7 +154,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """
     return Table(
         "Seeds of two kinds: trials that collapsed",
-        shown(frame, settings),
+        shown(frame.drop(columns="mixed", errors="ignore"), settings),
         noted(
             settings,
             "collapsed: diverged, or parted from the better half of its arm's seeds by a gap of ten standard "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.measure import SPLIT, fitted_to, same_calibration
 from calib_bench.rechosen import LOG_KAPPA, shift
-from calib_bench.rows import Row
+from calib_bench.rows import Row, doubtful, fields
 from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.inference import Fitted
+    from calib_bench.inference import Fitted, Interval
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
 
@@ -45,8 +45,8 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     Returns:
         For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
         `_high`, `_p`; `<score>_conf_share`, of the total, with its limits (Fieller), left out where they are not
-        bounded; kappa of the arm; seeds used, and dropped because either side has none. The choice of both arms' rates
-        is counted, see `calib_bench.rechosen`.
+        bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
+        has none. The choice of both arms' rates is counted, see `calib_bench.rechosen`.
     """
     mine = {seed: i for i, seed in enumerate(arm.seeds)}
     theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
@@ -55,12 +55,24 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
     if reference is None or not seeds:
         return row
+    from calib_bench.inference.scores import with_doubt
+
     ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
 
     def difference(method: str, score: str) -> Tensor:
         return arm.examples[method][score][ours] - reference.examples[method][score][others]
 
-    row |= interval("accuracy", difference("raw", "correct"), nested, move=shift(arm, reference, ("raw", "correct", 1)))
+    doubts: dict[str, Interval] = {}
+
+    def add(name: str, limits: Interval) -> Row:
+        doubts[name] = limits
+        return fields(name, limits)
+
+    right = [arm.examples["raw"]["correct"][ours], reference.examples["raw"]["correct"][others]]
+    accuracy = difference_of(
+        "accuracy", right[0] - right[1], nested, None, shift(arm, reference, ("raw", "correct", 1))
+    )
+    row |= add("accuracy", with_doubt(accuracy, right, nested))
     for score in SPLIT:
         total, dyn = difference("raw", score), difference("temperature_scaling", score)
         after = fitted_to(score, (1, arm, ours), (-1, reference, others))
@@ -68,18 +80,25 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         raw, repaired = ("raw", score, 1.0), ("temperature_scaling", score, 1.0)
         moves = [shift(arm, reference, *parts) for parts in ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))]
         for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True):
-            row |= interval(f"{score}_{part}", values, nested, score, fit, move)
+            row |= add(f"{score}_{part}", difference_of(score, values, nested, fit, move))
         row |= _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
-    return row | kappa(arm, ours)
+    return row | doubtful(doubts) | kappa(arm, ours)
 
 
 def interval(
     name: str, d_SN: Tensor, nested: bool, metric: str = "", fit: Fitted | None = None, move: Array | None = None
 ) -> Row:
-    """The interval of a mean difference as columns `name`, `_low`, `_high` and `_p`.
+    """`difference_of` as columns `name`, `_low`, `_high` and `_p`; of the metric `name` where none is named."""
+    return fields(name, difference_of(metric or name, d_SN, nested, fit, move))
+
+
+def difference_of(
+    metric: str, d_SN: Tensor, nested: bool, fit: Fitted | None = None, move: Array | None = None
+) -> Interval:
+    """The interval of a mean difference, within the range of such differences.
 
     Args:
-        metric: what it is a difference of, where the name does not say; its range bounds the limits.
+        metric: what it is a difference of; its range bounds the limits.
         fit: what a fitted temperature adds, see `measure.fitted_to`.
         move: [B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`; that
             variance is added.
@@ -89,8 +108,7 @@ def interval(
     limits = crossed_interval(d_SN, nested=nested, fit=fit)
     if move is not None:
         limits = widened(limits, choice_variance(move))
-    limits = within(limits, metric or name, difference=True)
-    return {name: limits.mean, f"{name}_low": limits.low, f"{name}_high": limits.high, f"{name}_p": limits.p}
+    return within(limits, metric, difference=True)
 
 
 def _share(

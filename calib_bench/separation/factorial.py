@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import variance_shares
-from calib_bench.rows import ALPHA, Row, few_chose, fields
+from calib_bench.rows import ALPHA, Row, fields, revoked
 from calib_bench.separation.cells import families, noted, shown
 from calib_bench.study import Table
 
@@ -277,7 +277,7 @@ _TOLD = ("temperature scaling", "equal confidence")
 
 
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
-    sure = [row for row in rows if row["holm"] < ALPHA and not few_chose(row)]
+    sure = [row for row in rows if row["holm"] < ALPHA and not revoked(row)]
     several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
     single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
     silent = [row["objective"] for row in rows if row not in sure]

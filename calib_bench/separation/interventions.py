@@ -13,10 +13,11 @@ prediction changes there: what differs afterwards is learning alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.measure import REPAIRED, fitted_to
 from calib_bench.rechosen import shift
 from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
 from calib_bench.separation.cells import betas, census, families, noted, sample, shown
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from calib_bench.inference import Fitted
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
     from calib_bench.tuning import More
@@ -130,6 +132,7 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
     Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing.
     """
     from calib_bench.inference import two_by_two as contrasts
+    from calib_bench.inference import within
 
     if not {TRAINED, RATE, MAGNITUDE} <= found.keys():
         return []
@@ -145,15 +148,33 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
         moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
         known = [move for move in moves if move is not None]
         choice = known if len(known) == len(cells) else None
-        effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice)
+        fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
+        effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice, fits=fits)
         row: Row = {**name, "tuning": loose, "metric": metric}
         row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
         row["examples"] = _examples(reference)
         for effect, interval in zip(EFFECTS, effects, strict=False):
-            row |= fields(effect, interval)
-        row |= fields("head_rate_alone", effects.first_alone) | fields("initial_magnitude_alone", effects.second_alone)
+            row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
+        alone = {"head_rate_alone": effects.first_alone, "initial_magnitude_alone": effects.second_alone}
+        for effect, interval in alone.items():
+            row |= fields(effect, within(interval, metric, difference=True))
         found_rows.append(row)
     return found_rows
+
+
+WEIGHTS = (
+    (-1, 0, 0, 1), (-0.5, 0.5, -0.5, 0.5), (-0.5, -0.5, 0.5, 0.5), (1, -1, -1, 1), (-1, 1, 0, 0), (-1, 0, 1, 0)
+)  # fmt: skip
+"""Of the cells y00, y10, y01, y11 in each effect of `inference.two_by_two`, in its order."""
+
+
+def _fitted(cells: Sequence[Measures], seeds: list[int], weights: Sequence[float]) -> Fitted | None:
+    """What the calibration examples of the cells' temperatures add to an effect on repaired log loss."""
+    sides = [
+        (weight, measures, [measures.seeds.index(seed) for seed in seeds])
+        for weight, measures in zip(weights, cells, strict=True)
+    ]
+    return fitted_to("log_loss", *sides)
 
 
 def _values(measures: Measures, seeds: list[int], method: str, score: str) -> Tensor:
@@ -190,8 +211,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
                 settings,
                 f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
-                f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling. * "
-                "Holm-adjusted p < .05 over the betas of a metric",
+                f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
+                "calibration examples are counted. * Holm-adjusted p < .05 over the betas of a metric",
             ),
             paper=True,
         )

@@ -18,10 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calib_bench.inference import Interval, choice_variance, crossed_interval, ece_interval, share, widened
+from calib_bench.inference import Interval, crossed_interval, ece_interval, share
+from calib_bench.inference.scores import with_doubt
 from calib_bench.rechosen import SCORES, shift
-from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
 from calib_bench.separation.cells import census, families, noted, over_beta, sample, shown
+from calib_bench.separation.contrast import difference_of
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -217,9 +219,14 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         }
         row = {**base, "metric": metric}
         moves = found.moves.get(score, {})
-        for part, d_SN in parts.items():
-            one = crossed_interval(d_SN, nested=nested)
-            row |= fields(part, widened(one, choice_variance(moves[part])) if part in moves else one)
+        ranged = metric.lower().replace(" ", "_")
+        intervals = {part: difference_of(ranged, d_SN, nested, None, moves.get(part)) for part, d_SN in parts.items()}
+        intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested)  # four cells, not two
+        if score == "correct":
+            intervals["total"] = with_doubt(intervals["total"], (y11, y00), nested)
+        for part, one in intervals.items():
+            row |= fields(part, one)
+        row |= doubtful(intervals)
         if metric in ("log loss", "Brier"):
             choice = (moves["equal_confidence"], moves["total"]) if moves else None
             row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, choice=choice))
@@ -240,9 +247,13 @@ def _ece(found: Matched, nested: bool) -> Row:
         "confidence_alone": (y01, y00),
         "equal_confidence_reverse": (y10, y00),
     }
-    row: Row = {}
-    for part, ((confidence, correct), theirs) in pairs.items():
-        row |= fields(part, ece_interval(confidence, correct, theirs, nested=nested))
+    intervals = {
+        part: ece_interval(confidence, correct, theirs, nested=nested)
+        for part, ((confidence, correct), theirs) in pairs.items()
+    }
+    row = doubtful(intervals)
+    for part, one in intervals.items():
+        row |= fields(part, one)
     return row
 
 
@@ -272,6 +283,8 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
     if len(frame):
         frame = adjusted(frame, "metric")
         frame = frame[frame["metric"].isin(FIRST) == first]
+    if "doubtful" in frame and frame["doubtful"].isna().all():
+        frame = frame.drop(columns="doubtful")
     return Table(
         title,
         shown(frame, settings),
@@ -290,7 +303,9 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             "the test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
             sample(frame),
             "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
-            + ("" if first else ", but not in mean confidence and ECE"),
+            + ("" if first else ", but not in mean confidence and ECE")
+            + "; the calibration examples on which confidences were matched are not",
+            DOUBTFUL if "doubtful" in frame else "",
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),
         paper=first,

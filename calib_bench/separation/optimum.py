@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import planes
+from calib_bench.measure import REPAIRED, fitted_to
 from calib_bench.rechosen import shift
-from calib_bench.rows import Row, cell, few_chose, fields
+from calib_bench.rows import Row, cell, fields, revoked
 from calib_bench.separation.cells import noted, shown
 from calib_bench.study import Table
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from calib_bench.inference import Resampled
+    from calib_bench.inference import Interval, Resampled
     from calib_bench.measure import Measures
     from calib_bench.settings import Settings
 
@@ -67,6 +68,25 @@ def moves(measures: Measures) -> dict[str, Array]:
     """By how much other choices of the arm's rate would change each of RESULTS: [B, S]; empty where none was chosen."""
     found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
     return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
+
+
+def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
+    """An arm's mean of each of RESULTS, within its range; its rate's choice and its calibration examples are counted.
+
+    None of an arm without a seed.
+    """
+    from calib_bench.inference import choice_variance, crossed_interval, widened, within
+
+    if not measures.seeds:
+        return {}
+    found, shifts = {}, moves(measures)
+    for result, values in results(measures).items():
+        method, score = RESULTS[result]
+        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
+        variance = choice_variance(shifts[result]) if result in shifts else 0.0
+        mean = widened(crossed_interval(values, nested=nested, fit=fit), variance)
+        found[result] = within(mean, result.replace(" ", "_"))
+    return found
 
 
 def curves(
@@ -156,7 +176,7 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
+        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not revoked(row)]
         silent = [row for row in others if row not in sure]
         parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
         if silent:
@@ -188,7 +208,8 @@ def how(best: pd.DataFrame) -> str:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
     n = f"{seeds} seed{'s' * (seeds > 1)}"
-    return f"{n}, test split; 95% percentile intervals, {what}, rates chosen anew where they were chosen{same}"
+    counted = f"rates chosen anew where they were chosen, temperatures as fitted{same}"
+    return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
 def table(best: pd.DataFrame, settings: Settings) -> Table:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import UserError
-from calib_bench.inference import crossed_interval
+from calib_bench.inference import crossed_interval, within
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
 from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
+from calib_bench.separation.contrast import difference_of
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
@@ -208,18 +209,20 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
             if family == CHOSEN:
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
-            row |= _level("calibration", raw - own, nested) | _level("refinement", own, nested)
+            row |= _level("calibration", raw - own, nested, column) | _level("refinement", own, nested, column)
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
                 change = own - reference.after[family][column][theirs]
                 for part, d_SN in (("total", total), ("calibration", total - change), ("refinement", change)):
-                    row |= fields(f"{part}_change", crossed_interval(d_SN, nested=nested))
+                    row |= fields(f"{part}_change", difference_of(column, d_SN, nested))
             out.append(row)
     return out
 
 
-def _level(name: str, d_SN: Tensor, nested: bool) -> Row:
-    found = fields(name, crossed_interval(d_SN, nested=nested))
+def _level(name: str, d_SN: Tensor, nested: bool, column: str) -> Row:
+    level = crossed_interval(d_SN, nested=nested)
+    level = within(level, column) if name == "refinement" else within(level, column, difference=True)
+    found = fields(name, level)
     found.pop(f"{name}_p", None)
     return found
 
@@ -263,7 +266,7 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates, whose choice they do not count",
+        f"{sample(frame)}, at the chosen rates; that choice and the calibration examples they do not count",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.fate import FAILED, GUESS
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.rechosen import shift
-from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, few_chose, fields, firm, why_loose
+from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.separation.collapse import none_seen
 from calib_bench.study import Table
@@ -256,7 +256,7 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
 
 
 def _spreads(rows: Sequence[Row], settings: Settings) -> str:
-    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not few_chose(row)]
+    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not revoked(row)]
     silent = [row for row in rows if row not in sure]
     said = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calib_bench.rows import DOUBTFUL
+from calib_bench.inference import FEWEST
+from calib_bench.rows import DOUBTFUL, TWO_KINDS
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES, rate_unit
@@ -40,14 +41,15 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "separation": Table(
             "Confidence and dynamics: change of test log loss (nats) and accuracy",
             _columns(contrasts, "accuracy", *LOG_LOSS, "log_loss_conf_share", "kappa"),
-            f"{smoke}{against}. {STAR}. {SPLIT}. kappa > 1 is overconfident, < 1 underconfident: a geometric mean, its "
+            f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)} "
+            "kappa > 1 is overconfident, < 1 underconfident: a geometric mean, its "
             "interval over seeds and calibration examples.",
             paper=True,
         ),
         "separation_brier": Table(
             "Confidence and dynamics: change of the Brier score",
             _columns(contrasts, *BRIER, "brier_conf_share"),
-            f"{smoke}{against}. {STAR}. {SPLIT}.",
+            f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)}",
             paper=True,
         ),
         **_if_any(frames, "matched", matched.table, settings, matched.words),
@@ -69,8 +71,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
             "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
             "with these probabilities would show. The calibration examples are counted in log loss and Brier after "
-            "temperature scaling; after other calibrators intervals hold for these fits."
-            + (f" {DOUBTFUL}." if "doubtful" in frames["baselines"] else ""),
+            "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
@@ -86,9 +87,19 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            f"{smoke}repaired: after temperature scaling.",
+            f"{smoke}repaired: after temperature scaling.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
+
+
+TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (few errors)"
+KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
+
+
+def _marks(frame: pd.DataFrame, doubtful: str = DOUBTFUL) -> str:
+    """What the columns mean that only some frames have: "doubtful" and TWO_KINDS."""
+    texts = {"doubtful": doubtful, TWO_KINDS: KINDS}
+    return "".join(f" {text}." for column, text in texts.items() if column in frame)
 
 
 def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
@@ -149,7 +160,7 @@ def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def _columns(frame: pd.DataFrame, *stems: str) -> pd.DataFrame:
-    names = (*NAMES, "seeds", "dropped", "limit")
+    names = (*NAMES, "seeds", "dropped", TWO_KINDS, "doubtful", "limit")
     return frame[[c for c in frame if c in names or _stem(c) in stems]]
 
 

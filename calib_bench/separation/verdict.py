@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import EQUAL, Interval, equivalence
-from calib_bench.rows import cell, excludes_zero, few_chose, firm, unsaid, why_loose
+from calib_bench.rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, seeds
 from calib_bench.separation.cells import betas, families
 from calib_bench.trial import CROSS_ENTROPY
@@ -80,8 +80,8 @@ def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
 
 
 def is_equal(row: Row, column: str) -> bool:
-    """Whether the 95% interval lies within MARGIN of 0, and enough seeds chose the rates."""
-    if few_chose(row):
+    """Whether the 95% interval lies within MARGIN of 0, and nothing keeps it from being established."""
+    if revoked(row):
         return False
     mean, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
     return equivalence(Interval(mean, low, high, 0, 0, math.nan, math.nan, ""), MARGIN) == EQUAL

@@ -58,6 +58,7 @@ def warnings(
         )
     found += _tuning([*grid, *extra]) + _trials(frames["trials"])
     found += collapse.warnings(collapse.rows(frames["trials"], settings))
+    found += _doubtful(frames.get("separation"))
     if len(settings.seed or ()) == 1:
         found.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
@@ -75,6 +76,15 @@ def warnings(
     for split in provenance.get("splits", ()):
         found += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(found))
+
+
+def _doubtful(frame: pd.DataFrame | None) -> list[str]:
+    """Contrasts whose limits are in doubt, by arm."""
+    if frame is None or "doubtful" not in frame:
+        return []
+    rows = frame[frame["doubtful"].notna()].to_dict("records")
+    listed = ", ".join(f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({row['doubtful']})" for row in rows)
+    return [f"Limits in doubt, which may cover less than 95% of the time, minus the reference: {listed}."]
 
 
 def untrained(arms: Sequence[Arm]) -> list[str]:

@@ -300,7 +300,7 @@ def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, 
                 f"{ALL_ALONG}: minus the arm that was from the start where this one ends, what the beginning changes; "
                 f"against reference: beta minus {ref}, both all along",
                 "decided: the share of the difference between both betas that was settled before the switch, where the "
-                "data bound it (Fieller's interval)",
+                "data bound it (Fieller's interval for these rates and calibration examples)",
                 "one rate throughout a run, tuned for each arm with the same budget; dyn: after temperature scaling; * "
                 "Holm-adjusted p < .05 over the rows with the same `against`",
             ),

@@ -13,7 +13,17 @@ from calib_bench import discover, tuning
 from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls, factorial, interventions, matched, optimum, page, refinement, seeds
+from calib_bench.separation import (
+    collapse,
+    controls,
+    factorial,
+    interventions,
+    matched,
+    optimum,
+    page,
+    refinement,
+    seeds,
+)
 from calib_bench.separation.contrast import contrast, is_reference
 from calib_bench.study import Analysis, Scores, Study
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -124,6 +134,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
+    collapse.mark(frames, settings)
     found = {"reliability": study.reliability, "measurements": study.measurements}
     data: dict[str, Any] = {
         name: pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for name, parts in found.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import crossed_interval, variance_shares
+from calib_bench.inference import difference_interval, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.report import plots_two_temperatures as plots
 from calib_bench.rows import Row, adjusted, cell, fields, without_lone
@@ -138,7 +138,7 @@ def _at_equal(cells: list[Cell], settings: Settings) -> list[Row]:
         row: Row = {"beta": one.beta, "effective": one.effective}
         nested = settings.split == "seed"
         for metric, values in one.examples.items():
-            row |= fields(metric, crossed_interval(values - against.examples[metric], nested=nested))
+            row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested))
         rows.append(row)
     return rows
 

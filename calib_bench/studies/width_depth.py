@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
@@ -22,7 +21,6 @@ from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, optimum
 from calib_bench.separation.cells import noted, shown
-from calib_bench.separation.contrast import interval
 from calib_bench.study import DETAILS, Analysis, Detail, Scores, Section, Study, Table
 from calib_bench.task import Task
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -107,9 +105,8 @@ def _curves(
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
-        for result, own in optimum.results(measures).items() if measures.seeds else ():
-            found = interval(result.replace(" ", "_"), torch.from_numpy(own), reader.nested)
-            row |= {k: v for k, v in found.items() if k[-2:] != "_p"}
+        for result, found in optimum.levels(measures, reader.nested).items():
+            row |= {k: v for k, v in fields(result.replace(" ", "_"), found).items() if k[-2:] != "_p"}
         rows.append(row)
         if list(measures.seeds) == seeds:
             values[arm.trial.beta], choices[arm.trial.beta] = optimum.results(measures), optimum.moves(measures)
@@ -228,7 +225,9 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
             paper=True,
         )
     found["curves"] = Table(
-        "Every architecture over beta", shown(points, settings), noted(settings, f"{n}; error: 1 - accuracy")
+        "Every architecture over beta",
+        shown(points, settings),
+        noted(settings, f"{n}; error: 1 - accuracy", "choices of rates and calibration examples are counted"),
     )
     return found
 

@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 # make soak: the tests that take minutes: many drivers, many kills.
 .PHONY: run test fast numeric soak bench check format clean
 NUMERIC := $(addprefix tests/test_,$(addsuffix .py,calibrator_contract calibrators_linear calibrators_univariate coverage \
-	curvature early identities inference kernel measure metrics metrics_defects objectives optimum pair planes stationary))
+	curvature early identities inference kernel measure metrics metrics_defects masks objectives optimum pair planes stationary zeros))
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)

@@ -122,7 +122,7 @@ def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
             for name in RESULTS
         ]
         rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
-        begin = f"Seeds of two kinds, {_named(row)}: {row['collapsed_trials']} trials collapsed, {rates}"
+        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {rates}"
         said.append(f"{begin}; {'; '.join(means)}.")
     return said
 
@@ -134,9 +134,9 @@ def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:
     listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in found)
     few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in found) < SEEDS else ""
     return [
-        f"Seeds of two kinds, some of which collapsed: {listed}. Intervals of means and spreads there, and of "
-        f"contrasts with them, do not cover what so few seeds have not shown: where "
-        f"only some of the seeds collapsed no effect is called established. Read the rate of collapse, and the means "
+        f"Trials that collapsed, at the chosen rate: {listed}. Intervals of means and spreads there, and of "
+        f"contrasts with them, do not cover what so few seeds have not shown; where only some of an arm's seeds "
+        f"collapsed, no effect is called established. Read the rate of collapse, and the means "
         f"given no collapse, beside them.{few}"
     ]
 
@@ -153,7 +153,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         frame: of `rows`.
     """
     return Table(
-        "Seeds of two kinds: trials that collapsed",
+        "Trials that collapsed",
         shown(frame.drop(columns="mixed", errors="ignore"), settings),
         noted(
             settings,

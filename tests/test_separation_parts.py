@@ -619,7 +619,7 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     oracle = stats.ttest_1samp(kept, 0).confidence_interval()
     assert (row["accuracy_without_low"], row["accuracy_without_high"]) == pytest.approx((oracle.low, oracle.high))
     (said,) = collapse.words([row])
-    assert "m beta=1 cross_entropy: 2 of 6 trials collapsed, 33% [4%, 78%]" in said
+    assert "m beta=1 cross_entropy: 2 of 6 trials, 33% [4%, 78%]" in said
     assert "given no collapse 0.9025" in said
     (warned,) = collapse.warnings([row])
     assert "do not cover what so few seeds have not shown" in warned

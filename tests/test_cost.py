@@ -83,11 +83,13 @@ def test_estimate_is_of_the_right_order():
 
     model = models.build("wrn_16_1", CIFAR, 10)
     x, y = torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
-    seconds = []
-    for _ in range(3):
+    seconds, guesses = [], []
+    for _ in range(5):  # in turn and each at its fastest: other processes slow both down
         start = perf_counter()
         torch.nn.functional.cross_entropy(model(x), y).backward()
         seconds.append(perf_counter() - start)
-    guess = estimate_seconds(flops_per_example("wrn_16_1", CIFAR, 10), 64, 1)
-    assert guess is not None
-    assert 0.1 < min(seconds) / guess < 10
+        matmul_speed.cache_clear()
+        guess = estimate_seconds(flops_per_example("wrn_16_1", CIFAR, 10), 64, 1)
+        assert guess is not None
+        guesses.append(guess)
+    assert 0.1 < min(seconds) / min(guesses) < 10

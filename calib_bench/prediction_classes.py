@@ -44,20 +44,8 @@ NO_CLASS = (
 CLASS_NAMES = ("classes", "class_names", "classnames", "classes_", "label_names", "categories", "target_names")
 """Names of arrays that hold the classes' names, in the order of the columns of the predictions."""
 SUMMARIES = (
-    "max",
-    "min",
-    "top",
-    "top1",
-    "true",
-    "label",
-    "pred",
-    "predicted",
-    "target",
-    "mean",
-    "std",
-    "margin",
-    "correct",
-)
+    "max", "min", "top", "top1", "true", "label", "pred", "predicted", "target", "mean", "std", "margin", "correct",
+)  # fmt: skip
 """What a column `prob_max` says after its kind where it is no class."""
 
 
@@ -248,8 +236,6 @@ def _is_note(values: Array) -> bool:
 
 _NUMBER = re.compile(r"(.*?)[_ .-]?(\d{1,7})", re.DOTALL)
 _CLASS_WORD = re.compile(r"(?:^|[_ .-])(?:class|cls|label|category|cat|c|k)$")
-
-
 _IN_BRACKETS = re.compile(r"p(?:r|rob)?\s*\(\s*(?:y\s*=\s*)?([^()]+?)\s*(?:\|\s*x\s*)?\)", re.IGNORECASE)
 _DIGITS = re.compile(r"0|[1-9]\d{0,6}")
 _IDENTIFIER = re.compile(r"[a-z]+\d{4,}", re.IGNORECASE)

@@ -6,6 +6,7 @@ Position counts only where a file says nothing of itself. What names say and fil
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -78,7 +79,8 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
     """Raises DataError where files named as shards hold the same rows: by their ids, or by a run of the same labels."""
     for one, other in pairwise(parts):
         labels = one.y_N.tolist()
-        chance = sum((labels.count(label) / len(labels)) ** 2 for label in set(labels)) ** len(labels)
+        agree = sum((count / len(labels)) ** 2 for count in Counter(labels).values())  # two labels, by chance
+        chance = agree ** len(labels)
         unnamed = (found := match(one, other)).kind == "unknown" or all(
             _counts(values, other.ids[name]) for name, values in one.ids.items() if name in other.ids
         )

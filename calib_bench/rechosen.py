@@ -62,7 +62,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
     trials = [trial for rate in rates for trial in arm.tried[rate]]
-    if len(rates) < 2 or arm.chosen not in rates:
+    if len(arm.tried) < 2 or arm.chosen not in rates:  # of several, one alone may have learnt: its choice moves nothing
         return lambda: None
     read = on_trials(_read, store, trials, discover.calibrators((REPAIRED,)), arm.select)
     return partial(_whole, arm, rates, [score(trial) for trial in trials], read)

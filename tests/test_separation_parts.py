@@ -18,7 +18,7 @@ from scipy import stats
 from synthetic import facts, labels_and_truth, make, splits_of
 from torch import Tensor
 
-from calib_bench import discover, metrics, tuning
+from calib_bench import discover, metrics, rechosen, tuning
 from calib_bench.baseline import Calibrator
 from calib_bench.data.splits import stream
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
@@ -737,6 +737,22 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
             store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
     store.write_study(settings, settings.command())
     return store, settings
+
+
+def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    arm, reference = arms[10.0], measure_arm(store, arms[1.0], repair)
+    assert arm.chosen is not None
+    trials = arm.tried[arm.chosen]
+    lost = [trial.model_copy(update={"lr": 99.0}) for trial in trials]
+    measures = measure_arm(store, replace(arm, tried={arm.chosen: trials, 99.0: lost}), repair)
+    assert measures.rechosen is not None
+    assert measures.rechosen.shares == {arm.chosen: 1.0}
+    assert reference.rechosen is not None
+    moved = rechosen.shift(measures, reference, ("raw", "correct", 1.0))
+    np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
 
 
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:

@@ -25,9 +25,9 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from calib_bench import files
 from calib_bench.errors import StoreError
-from calib_bench.remote import Bucket, url_of
+from calib_bench.system import files
+from calib_bench.system.object_store import Bucket, url_of
 
 OWNER = uuid.uuid4().hex
 """This driver: its workers claim in its name, and take over from each other at once."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from calib_bench import __version__
 from calib_bench.errors import SettingsError, UserError, nearest
-from calib_bench.files import FULL
-from calib_bench.redaction import redact
+from calib_bench.system.files import FULL
+from calib_bench.system.redaction import redact
 
 USAGE = """\
 calib_bench {version}: post-hoc calibration against training-time softmax temperature

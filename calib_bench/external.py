@@ -154,8 +154,8 @@ def export(words: Sequence[str]) -> int:
 
     import numpy as np
 
-    from calib_bench.files import write_bytes
     from calib_bench.predictions import read_trial, stored
+    from calib_bench.system.files import write_bytes
 
     found = stored(given.trial)
     if found is None:
@@ -220,10 +220,10 @@ def _finish(
     from rich.console import Console
     from rich.markup import escape
 
-    from calib_bench import environment
-    from calib_bench.files import write_bytes, write_json
     from calib_bench.report import html, tables
     from calib_bench.settings import shell_line
+    from calib_bench.system import environment
+    from calib_bench.system.files import write_bytes, write_json
 
     line = shell_line(command, words)
     everything = [(what, p) for m in models for what, p in (("test", m.test), ("calibration", m.calibration)) if p]

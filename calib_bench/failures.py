@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from calib_bench import environment, files
 from calib_bench.errors import StoreError
-from calib_bench.redaction import redact
+from calib_bench.system import environment, files
+from calib_bench.system.redaction import redact
 from calib_bench.trial import Trial
 
 Kind = Literal["raised", "memory", "killed", "stalled"]

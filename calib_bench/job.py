@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calib_bench import claims, discover, stopping
+from calib_bench import claims, discover
 from calib_bench import plan as planning
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, pool, worker
@@ -20,6 +20,7 @@ from calib_bench.report import failed
 from calib_bench.resolve import resolve
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.system import shutdown
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
 
@@ -76,10 +77,10 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     display.say("start", folder=store.path, command=_command(settings))
     with Tracker(store, resolved, partial(_warn, display)) as tracker:
         try:
-            with nullcontext() if distributed.requested() else stopping.orderly():
+            with nullcontext() if distributed.requested() else shutdown.orderly():
                 _train(resolved, study, store, plan, workers, device, display)
-        except stopping.Stopped:
-            raise stopping.Stopped(
+        except shutdown.Stopped:
+            raise shutdown.Stopped(
                 f"stopped, and what was under way is saved; go on with\n  {_command(settings)}"
             ) from None
         tracker.trained()
@@ -121,7 +122,7 @@ def _command(settings: Settings) -> str:
 
 
 def _device(settings: Settings) -> str:
-    from calib_bench.device import pick
+    from calib_bench.system.device import pick
 
     return pick(settings.device).type
 

@@ -14,8 +14,8 @@ import os
 import shutil
 from pathlib import Path
 
-from calib_bench import files
-from calib_bench.remote import Bucket
+from calib_bench.system import files
+from calib_bench.system.object_store import Bucket
 
 SHARED = ("study.json", "splits/", "failed/")
 """What is fetched whenever something may have changed: small, and needed by every stage."""

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench import files
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
 from calib_bench.prediction_checks import Predictions, check
 from calib_bench.prediction_files import KINDS, load
+from calib_bench.system import files
 
 if TYPE_CHECKING:
     from calib_bench.store import Store

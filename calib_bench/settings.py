@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.redaction import redact
-from calib_bench.remote import url_of
+from calib_bench.system.object_store import url_of
+from calib_bench.system.redaction import redact
 from calib_bench.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.words import expand, split_word
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from calib_bench import claims, files
+from calib_bench import claims
 from calib_bench.claims import Claims, LostError
+from calib_bench.system import files
 
 LEASE = 0.6
 

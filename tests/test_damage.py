@@ -17,11 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib_bench import discover, files, prediction_files
+from calib_bench import discover, prediction_files
 from calib_bench.errors import DataError, SettingsError, StoreError
 from calib_bench.predictions import read, stored
 from calib_bench.settings import parse
 from calib_bench.store import Store
+from calib_bench.system import files
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.trial import Trial
 

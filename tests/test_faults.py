@@ -16,11 +16,11 @@ import torch
 from faulty import TINY, logits, plug, started
 from test_train import trial
 
-from calib_bench import stopping
 from calib_bench.cli import main
 from calib_bench.errors import OutOfMemory
 from calib_bench.execute import worker
 from calib_bench.store import Store
+from calib_bench.system import shutdown
 
 GRID = ["objective=cross_entropy,faulty:0.1,faulty:0.5"]
 CAUSES = {
@@ -136,7 +136,7 @@ def test_a_warning_saves_however_often_it_comes(number: signal.Signals, workers:
     with started("run", *words) as run:
         assert _until(lambda: _epochs(tmp_path) >= workers, run)
         os.killpg(run.pid, number)
-        if number in stopping.WARNINGS:
+        if number in shutdown.WARNINGS:
             time.sleep(0.01)
             os.killpg(run.pid, number)
         _, err = run.communicate(timeout=90)
@@ -153,23 +153,23 @@ def _epochs(out: Path) -> int:
 
 def test_what_was_ignored_stays_ignored_and_handlers_come_back() -> None:
     """nohup ignores SIGHUP, so that a run survives its terminal."""
-    before = {number: signal.getsignal(number) for number in stopping.WARNINGS}
+    before = {number: signal.getsignal(number) for number in shutdown.WARNINGS}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping.orderly():
+        with shutdown.orderly():
             assert signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
         assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
-        with stopping.orderly():
+        with shutdown.orderly():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             signal.raise_signal(signal.SIGHUP)
-            assert not stopping.requested()
+            assert not shutdown.requested()
             signal.raise_signal(signal.SIGUSR2)
             signal.raise_signal(signal.SIGUSR1)
-            assert stopping.requested()
+            assert shutdown.requested()
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
-        assert not stopping.requested()
+        assert not shutdown.requested()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

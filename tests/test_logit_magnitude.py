@@ -13,7 +13,6 @@ import torch
 
 from calib_bench import discover
 from calib_bench.cli import main
-from calib_bench.data.splits import stream
 from calib_bench.dynamics.magnitude import BETA, MAGNITUDE, equal_norms
 from calib_bench.dynamics.magnitude_words import answer
 from calib_bench.errors import SettingsError
@@ -24,6 +23,7 @@ from calib_bench.separation import controls
 from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.study import Analysis
+from calib_bench.system.random import stream
 from calib_bench.trial import Trial
 
 STUDY = discover.study("logit_magnitude")

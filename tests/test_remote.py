@@ -25,18 +25,19 @@ import torch
 from test_claims import DRIVER, WORDS, trained
 from test_store import DATA, outcome, put, trial
 
-from calib_bench import mirror, remote
+from calib_bench import mirror
 from calib_bench.claims import Claims
 from calib_bench.errors import SettingsError, StoreError
-from calib_bench.remote import Bucket
 from calib_bench.settings import parse
 from calib_bench.store import Store
+from calib_bench.system import object_store
+from calib_bench.system.object_store import Bucket
 
 
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALIB_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(object_store, "PAUSES", (0.01, 0.02, 0.04))
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def another_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_addresses() -> None:
     settings = parse(["out=s3://bucket/some/runs"])
-    assert remote.url_of(settings.folder) == "s3://bucket/some/runs/digits-separation"
+    assert object_store.url_of(settings.folder) == "s3://bucket/some/runs/digits-separation"
     assert settings.words() == ["out=s3://bucket/some/runs"]
-    assert remote.url_of(Path("/a/b")) is None
+    assert object_store.url_of(Path("/a/b")) is None
     with pytest.raises(SettingsError, match="nosuch"):
         Bucket("nosuch://x").names()
 
@@ -367,8 +368,8 @@ def test_a_server_that_fails_or_hangs_is_an_error_within_bounds(
     bad = ThreadingHTTPServer(("127.0.0.1", 0), type("Bad", (_Bad,), {"seconds": seconds}))
     threading.Thread(target=bad.serve_forever, daemon=True).start()
     point_to(f"http://127.0.0.1:{bad.server_port}", monkeypatch)
-    monkeypatch.setattr(remote, "TIMEOUT", 1.0)
-    monkeypatch.setattr(remote, "PAUSES", (0.05,))
+    monkeypatch.setattr(object_store, "TIMEOUT", 1.0)
+    monkeypatch.setattr(object_store, "PAUSES", (0.05,))
     start = time.monotonic()
     with pytest.raises(StoreError, match=r"s3://bucket/x/a cannot be written, after 2 attempts"):
         Bucket("s3://bucket/x").put("a", b"1")

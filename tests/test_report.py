@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make
 
-from calib_bench import discover, files, report
+from calib_bench import discover, report
 from calib_bench.report import build, figures, html, plots, tables
 from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.study import Analysis, Study, Table
+from calib_bench.system import files
 
 EVIL = "<script>alert('x & y')</script>$_{%#"
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}

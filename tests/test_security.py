@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faulty import ROOT, TINY, call
 
-from calib_bench.redaction import HIDDEN, redact, redacted
+from calib_bench.system.redaction import HIDDEN, redact, redacted
 
 PACKAGE = [*sorted((ROOT / "calib_bench").rglob("*.py")), *sorted((ROOT / "tasks").glob("*.py"))]
 PACKAGE += sorted((ROOT / "baselines").glob("*.py"))

@@ -13,7 +13,6 @@ import torch
 from synthetic import Shape, make, shape
 
 from calib_bench import discover, tuning
-from calib_bench.data.splits import stream
 from calib_bench.inference import crossed_interval
 from calib_bench.measure import fitted_to, measure_arm
 from calib_bench.report.tables import number
@@ -25,6 +24,7 @@ from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.studies.separation import STUDY
 from calib_bench.study import Analysis
+from calib_bench.system.random import stream
 from calib_bench.trial import Trial
 
 Split = dict[str, torch.Tensor]

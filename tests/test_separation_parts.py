@@ -20,7 +20,6 @@ from torch import Tensor
 
 from calib_bench import discover, metrics, rechosen, tuning
 from calib_bench.baseline import Calibrator
-from calib_bench.data.splits import stream
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.measure import Measures, measure_arm
 from calib_bench.report import ties
@@ -35,6 +34,7 @@ from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
+from calib_bench.system.random import stream
 from calib_bench.train.outcome import Outcome
 
 CLASSES = 4

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from calib_bench import files, store
+from calib_bench import store
 from calib_bench.data.splits import InputSpec, Splits
 from calib_bench.data.tensors import Resident, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import Store
+from calib_bench.system import files
 from calib_bench.train.outcome import Outcome
 from calib_bench.trial import NUMERICS, Trial
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import stream
 from calib_bench.errors import DataError
+from calib_bench.system.random import stream
 from calib_bench.task import Carve
 
 

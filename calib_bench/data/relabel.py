@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import Splits, stream
+from calib_bench.data.splits import Splits
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.errors import SettingsError
+from calib_bench.system.random import stream
 from calib_bench.trial import Trial
 
 

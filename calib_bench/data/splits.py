@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +100,3 @@ class Splits:
 
     def __getitem__(self, name: str) -> Split:
         return getattr(self, name)
-
-
-def stream(*parts: object) -> torch.Generator:
-    """A CPU generator that is a function of `parts` alone, such as ("order", seed, epoch)."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed that is a function of `parts` alone."""
-    return stream(*parts).initial_seed()

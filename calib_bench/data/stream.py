@@ -15,9 +15,9 @@ from torch import Tensor
 
 from calib_bench.data.grey import Greys
 from calib_bench.data.parts import Part, decode
-from calib_bench.data.splits import seed_of
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
+from calib_bench.system.random import seed_of
 
 Item = tuple[int, int, int]
 """(row, seed, epoch) of a training example; seed -1 asks for the evaluation transform."""

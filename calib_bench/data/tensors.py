@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.data.augment import Augment
-from calib_bench.data.splits import stream
+from calib_bench.system.random import stream
 
 Normalize = tuple[tuple[float, ...], tuple[float, ...]]
 """Channel means and deviations, of pixels in [0, 1] where the data is uint8."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import stream
 from calib_bench.data.tensors import Resident, order, whole_batches
+from calib_bench.system.random import stream
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 """Tokens 0 and 1."""

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 
-from calib_bench import stopping
 from calib_bench.execute import worker
 from calib_bench.execute.slot import Job, Slot
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.system import shutdown
 
 POLL = 0.2
 """Seconds between two looks at the workers."""
@@ -70,9 +70,9 @@ class Workers:
             for slot in self._busy():
                 slot.tell(progress)
                 waiting.extend(slot.look(store))
-            if stopping.requested():
+            if shutdown.requested():
                 self._stop(self._busy())
-                raise stopping.Stopped
+                raise shutdown.Stopped
         return sum(slot.trained for slot in self.slots) - before
 
     def _busy(self) -> list[Slot]:

@@ -18,15 +18,16 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from calib_bench import claims, stopping
+from calib_bench import claims
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.plan import Group
-from calib_bench.remote import url_of
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.system import shutdown
+from calib_bench.system.object_store import url_of
 
 PORT = 6379
 """Of a cluster's head, where an address names none: Ray's default."""
@@ -158,7 +159,7 @@ def patiently(count: Callable[[], int]) -> int:
             if not told:
                 print(f"warning: nodes were lost: {error}. Waiting up to {PATIENCE:g} s for others", flush=True)
                 told = True
-        stopping.check()
+        shutdown.check()
         time.sleep(TICK)
 
 
@@ -231,7 +232,7 @@ class Cluster:
                         failures += self._failed(found, error, store)
                 if not found.left:
                     found.end()
-            stopping.check()
+            shutdown.check()
         for _ in range(2):  # the last call may have been on its way before the last report
             self._tell(progress, wait=10 * TICK)
         if failures:

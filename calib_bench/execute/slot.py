@@ -18,13 +18,14 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from calib_bench import claims, stopping
+from calib_bench import claims
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
 from calib_bench.execute.spawned import apart_from_main
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.system import shutdown
 
 START_SECONDS = 300.0
 """What a worker may take to start, however short a stall is."""
@@ -182,7 +183,7 @@ def _ended(code: int | None) -> str:
 def _begin(settings: Settings, updates: Queue[float], owner: str) -> None:
     global _settings, _queue, _owner
     _settings, _queue, _owner = settings, updates, owner
-    stopping.leave_when_asked()
+    shutdown.leave_when_asked()
     threading.Thread(target=leave_with_parent, daemon=True).start()
     worker.prepare(settings)
     updates.put(0.0)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calib_bench import claims, discover, signs, stopping
-from calib_bench.device import pick
+from calib_bench import claims, discover, signs
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.failures import Kind, kind_of
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
 from calib_bench.store import Store
+from calib_bench.system import shutdown
+from calib_bench.system.device import pick
 from calib_bench.trial import Trial, scored_as_published
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def run_group(
         Spent: an expendable process ran out of memory.
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
-    stopping.check()
+    shutdown.check()
     with claimed(group, settings, store, owner) as (left, claim):
         if claim is None or not left:
             return 0
@@ -136,7 +137,7 @@ def train_apart(group: Group, settings: Settings, store: Store, progress: Progre
     if failed == "memory" and expendable:
         raise Spent
     for half in halves(group, store) if failed else []:
-        stopping.check()
+        shutdown.check()
         train_apart(half, settings, store, progress, expendable)
 
 

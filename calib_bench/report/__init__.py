@@ -48,9 +48,9 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
         StoreError: the store cannot be read or the folder cannot be written.
     """
     from calib_bench.execute import pool
-    from calib_bench.files import write_bytes
     from calib_bench.report import figures, html, tables
     from calib_bench.report.provenance import provenance
+    from calib_bench.system.files import write_bytes
 
     folder = store.path / "report"
     with pool.workers(settings):

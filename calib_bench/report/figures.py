@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from calib_bench.execute import pool
-from calib_bench.files import write_bytes
+from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -106,7 +106,7 @@ def parse(words: Sequence[str]) -> Wish:
 
 def show(words: Sequence[str]) -> int:
     """Print a table and, unless one format was asked for, write all three."""
-    from calib_bench.files import write_bytes
+    from calib_bench.system.files import write_bytes
 
     wish = parse(words)
     name, made = sheet(wish)

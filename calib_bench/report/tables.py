@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import StoreError
-from calib_bench.files import write_bytes, write_json, writing
+from calib_bench.system.files import write_bytes, write_json, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping

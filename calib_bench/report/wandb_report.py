@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import files
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.report import figures
 from calib_bench.report.tables import cells, title
+from calib_bench.system import files
 from calib_bench.tracking import names
 from calib_bench.trial import CROSS_ENTROPY
 

@@ -28,14 +28,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from calib_bench import environment, fate, files, mirror, remote
+from calib_bench import fate, mirror
 from calib_bench.errors import StoreError
 from calib_bench.failures import Failures
-from calib_bench.redaction import redact, redacted
 from calib_bench.settings import Settings
 from calib_bench.store.checkpoints import Checkpoints
 from calib_bench.store.splits import StoredSplits, tensors
 from calib_bench.study import Score, Scores
+from calib_bench.system import environment, files, object_store
+from calib_bench.system.redaction import redact, redacted
 from calib_bench.trial import CROSS_ENTROPY, NUMERICS, Trial, key_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Store:
     """
 
     def __init__(self, path: Path, mode: Literal["write", "read", "peek"] = "write") -> None:
-        url = remote.url_of(path)
+        url = object_store.url_of(path)
         self.address, self.label = path, url or str(path)
         self.mirror = mirror.Mirror(url) if url else None
         if self.mirror:

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import files
 from calib_bench.errors import DataError, StoreError
+from calib_bench.system import files
 from calib_bench.trial import Trial
 
 if TYPE_CHECKING:

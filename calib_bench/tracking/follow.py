@@ -19,9 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, stopping
+from calib_bench import discover
 from calib_bench.errors import StoreError
 from calib_bench.store import Store
+from calib_bench.system import shutdown
 from calib_bench.tracking import content, handover, scratch
 from calib_bench.tracking.ledger import Ledger, turn
 from calib_bench.tracking.runs import Logger
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> int:
         out.write(json.dumps(fields) + "\n")
 
     os.nice(10)  # training goes first
-    for number in stopping.WARNINGS:
+    for number in shutdown.WARNINGS:
         signal.signal(number, signal.SIG_IGN)  # for the job, which then tells this process to leave
     words: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words,), daemon=True).start()

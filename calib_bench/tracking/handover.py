@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import files, tuning
+from calib_bench import tuning
 from calib_bench.errors import StoreError
+from calib_bench.system import files
 
 if TYPE_CHECKING:
     import pandas as pd

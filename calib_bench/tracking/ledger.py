@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from calib_bench.files import write_bytes
+from calib_bench.system.files import write_bytes
 
 WHERE = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
 """What says where runs go, online."""

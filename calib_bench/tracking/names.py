@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from calib_bench import tuning
-from calib_bench.files import digest_of
+from calib_bench.system.files import digest_of
 
 if TYPE_CHECKING:
     from calib_bench.settings import Settings

@@ -12,9 +12,9 @@ from typing import Any
 
 from calib_bench import discover
 from calib_bench.errors import SettingsError
-from calib_bench.files import write_bytes
 from calib_bench.resolve import resolve
 from calib_bench.settings import RATES, Settings, parse
+from calib_bench.system.files import write_bytes
 from calib_bench.tracking import names
 from calib_bench.trial import Trial
 

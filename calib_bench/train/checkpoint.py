@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from calib_bench import stopping
 from calib_bench.errors import DiskFull, StoreError
-from calib_bench.files import FULL
+from calib_bench.system import shutdown
+from calib_bench.system.files import FULL
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Checkpoint:
         """Whether it is time to save, or to leave."""
         if self.path is None:
             return False
-        return stopping.requested() or time.monotonic() - self.last >= self.seconds
+        return shutdown.requested() or time.monotonic() - self.last >= self.seconds
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the file by `state`: tensors, numbers and text in dicts and lists.
@@ -99,7 +99,7 @@ class Checkpoint:
                 f"cannot write checkpoint {self.path}: {error}; free some space or choose another folder"
             ) from error
         self.last = time.monotonic()
-        stopping.check()
+        shutdown.check()
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
         """Save the end of a run, so that nothing is trained twice should its outcome not be stored."""

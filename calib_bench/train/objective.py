@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from calib_bench.baseline import Objective
-from calib_bench.data.splits import InputSpec, seed_of
+from calib_bench.data.splits import InputSpec
 from calib_bench.errors import SettingsError, nearest
+from calib_bench.system.random import seed_of
 from calib_bench.train.choices import OPTIMIZERS, heads
 from calib_bench.trial import Trial
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from calib_bench import models
 from calib_bench.data.relabel import training
-from calib_bench.data.splits import SPLITS, Split, Splits, seed_of
+from calib_bench.data.splits import SPLITS, Split, Splits
 from calib_bench.errors import SettingsError
+from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, measured, probes, setup
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.objective import Course, Loss

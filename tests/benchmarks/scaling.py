@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from calib_bench import cost, discover, scale, tuning
-from calib_bench.files import write_bytes
 from calib_bench.resolve import resolve
 from calib_bench.scale import Scale, number, size
 from calib_bench.settings import parse
 from calib_bench.store import Store
+from calib_bench.system.files import write_bytes
 
 STUDIES = {
     "CIFAR-10": ("task=cifar10", "model=wrn_16_4,wrn_16_4_nonorm,wrn_28_10", "precision=bf16"),

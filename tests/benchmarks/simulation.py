@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from calib_bench.files import write_bytes
+from calib_bench.system.files import write_bytes
 
 SEEDS = (1, 5, 20)
 """5,000 trials each."""

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench import masks
 from calib_bench.baselines._solvers import Params, checked, log_odds, moments
 from calib_bench.baselines._stacks import one_by_one
+from calib_bench.metrics import masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from calib_bench import masks
 from calib_bench.errors import UserError
+from calib_bench.metrics import masks
 
 Params = dict[str, Tensor]
 

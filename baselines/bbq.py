@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from calib_bench import masks
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
 from calib_bench.baselines._solvers import Params, checked
+from calib_bench.core.baseline import Calibrator
+from calib_bench.metrics import masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,7 +4,7 @@ An inverse temperature that changes during training, in the sense of Agarwala et
 late learning see different ones, while predictions are those at the final beta.
 """
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def factor(done: float, strength: float) -> float:

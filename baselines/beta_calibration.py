@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     Logistic,
@@ -28,6 +27,7 @@ from calib_bench.baselines._one_vs_rest import (
     unmarked,
 )
 from calib_bench.baselines._solvers import Params, finite
+from calib_bench.core.baseline import Calibrator
 
 
 def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:

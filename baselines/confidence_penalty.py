@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def confidence_penalty(Z: Tensor, y: Tensor, strength: Tensor) -> Tensor:

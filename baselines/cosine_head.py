@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 class CosineHead(nn.Linear):

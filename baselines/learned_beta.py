@@ -8,7 +8,7 @@ decay, W shrinks and exp(a) makes up for it: `head_decay=0` takes the decay off 
 import torch
 from torch import Tensor, nn
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 class LearnedScale(nn.Linear):

@@ -6,7 +6,7 @@ only temperature the loss knows. Predictions take the logits as they are.
 
 from torch import Tensor
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 FLOOR = 1e-7
 """Added to the norm, as in the paper's experiments: logits of zero stay zero."""

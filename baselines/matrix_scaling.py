@@ -13,13 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench import masks
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import WILDEST, Params, checked, spread
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
+from calib_bench.core.baseline import Calibrator
+from calib_bench.metrics import masks
 
 OFF_DIAGONAL = 10.0
 """Per class."""

@@ -6,7 +6,7 @@ experiments.
 
 import numpy as np
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def share(generator: np.random.Generator, strength: float) -> float:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from calib_bench import masks
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, finite, log_odds, moments
 from calib_bench.baselines._stacks import checked_stack, one_by_one, small
+from calib_bench.core.baseline import Calibrator
+from calib_bench.metrics import masks
 
 RIDGE = 1e-6
 SAMPLE = 4096

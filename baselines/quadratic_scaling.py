@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     fit_in_stacks,
@@ -26,6 +25,7 @@ from calib_bench.baselines._one_vs_rest import (
     unmarked,
 )
 from calib_bench.baselines._solvers import Params
+from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import UserError
 
 LARGEST = 1e100

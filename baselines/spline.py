@@ -16,7 +16,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     class_blocks,
@@ -28,6 +27,7 @@ from calib_bench.baselines._one_vs_rest import (
     unmarked,
 )
 from calib_bench.baselines._solvers import Params, finite
+from calib_bench.core.baseline import Calibrator
 
 KNOTS = 10
 UPDATES = 20

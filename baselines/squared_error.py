@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def squared_error(Z: Tensor, y: Tensor, strength: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench import masks
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._linear import Precision, fit_full, unknowns_of_full, unseen
 from calib_bench.baselines._linear_stacks import fit_fulls, stackable
 from calib_bench.baselines._solvers import Params, checked
 from calib_bench.baselines._stacks import one_by_one
 from calib_bench.baselines.structured_vector_scaling import fit_tempered, fit_tempered_stack, tempered
+from calib_bench.core.baseline import Calibrator
+from calib_bench.metrics import masks
 
 STRENGTH = 1.0
 """lambda of the diagonal, the intercept and the off-diagonal weights."""

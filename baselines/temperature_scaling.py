@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calib_bench import masks
-from calib_bench.baseline import Calibrator
 from calib_bench.baselines._solvers import Params, blocks, checked, deviations, root_mean_square
 from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, together
+from calib_bench.core.baseline import Calibrator
+from calib_bench.metrics import masks
 
 BLOCK = 1 << 16
 """Entries of a block of rows: two float64 temporaries of it stay in the cache."""

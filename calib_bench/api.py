@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from calib_bench.core.study import Analysis
     from calib_bench.predictions import Predictions
-    from calib_bench.study import Analysis
 
 __all__ = [
     "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability", "plot_separation", "run",
@@ -62,8 +62,8 @@ def run(quiet: bool = False, **settings: Any) -> Path:
         SettingsError: an unknown key, or a value of the wrong kind.
     """
     from calib_bench import job
+    from calib_bench.core.settings import parse
     from calib_bench.resolve import resolve
-    from calib_bench.settings import parse
 
     asked = parse(f"{key}={_text(value)}" for key, value in settings.items())
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
@@ -191,9 +191,9 @@ def _png(figure: Figure) -> bytes:
 
 def _saved(run: Path, needs: str) -> Analysis:
     """What the drawings need, from the tables of the report."""
+    from calib_bench.core.study import Analysis
     from calib_bench.report.tables import read
     from calib_bench.store import Store
-    from calib_bench.study import Analysis
 
     tables = read(run)
     if needs not in tables:

@@ -92,14 +92,14 @@ def _dispatch(words: list[str]) -> int:
 
 def usage() -> str:
     """The help text, every key included; imports nothing heavy."""
-    from calib_bench.settings import KEYS, describe
+    from calib_bench.core.settings import KEYS, describe
 
     return USAGE.format(version=__version__, keys="\n".join(f"  {key:13} {describe(key)}" for key in KEYS))
 
 
 def _run(words: list[str]) -> int:
+    from calib_bench.core.settings import parse
     from calib_bench.job import run
-    from calib_bench.settings import parse
 
     return run(parse(_flags(words)), ask=sys.stdin.isatty() and sys.stdout.isatty())
 
@@ -118,8 +118,8 @@ def _flags(words: list[str]) -> list[str]:
 
 
 def _plan(words: list[str]) -> int:
+    from calib_bench.core.settings import parse
     from calib_bench.job import show_plan
-    from calib_bench.settings import parse
 
     own = [word for word in words if word.partition("=")[0] in ("gpus", "price")]
     told = {word.partition("=")[0]: _number(word) for word in own}
@@ -145,8 +145,8 @@ def _number(word: str) -> float:
 
 
 def _report(words: list[str]) -> int:
+    from calib_bench.core.settings import parse
     from calib_bench.job import report
-    from calib_bench.settings import parse
 
     wandb = next((word.partition("=")[2] for word in words if word.startswith("wandb=")), None)
     if wandb is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from calib_bench.data.splits import InputSpec
+    from calib_bench.core.splits import InputSpec
 
 TRAINING = 3.0
 """Forward and backward over forward: the backward pass has two products for each of the forward's."""

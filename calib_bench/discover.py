@@ -12,11 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from calib_bench import plugin_checks
-from calib_bench.baseline import Calibrator, Objective
+from calib_bench.core import plugin_checks
+from calib_bench.core.baseline import Calibrator, Objective
+from calib_bench.core.study import Probe, Study
+from calib_bench.core.task import Task
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.study import Probe, Study
-from calib_bench.task import Task
 
 _CONSTANTS: dict[str, tuple[str, Any]] = {
     "tasks": ("TASK", Task),

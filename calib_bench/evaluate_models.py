@@ -15,8 +15,8 @@ from calib_bench.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator, Params
     from calib_bench.censored import Zeros
+    from calib_bench.core.baseline import Calibrator, Params
     from calib_bench.predictions import Predictions
 
 

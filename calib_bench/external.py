@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
+    from calib_bench.core.study import Analysis
     from calib_bench.evaluate_models import Model
     from calib_bench.predictions import Predictions
-    from calib_bench.study import Analysis
 
 FORMATS = """\
 A file of predictions is .npz, .safetensors, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), .parquet, .arrow, .feather,
@@ -114,8 +114,8 @@ def evaluate(words: Sequence[str]) -> int:
         example = "evaluate --calibration calibration.npz --test test.npz"
         raise SettingsError(f"evaluate takes predictions, for example {example}{': ' * bool(taken)}{taken}")
     from calib_bench import discover
+    from calib_bench.core.syntax import expand
     from calib_bench.judge import evaluate as judge
-    from calib_bench.words import expand
 
     if given.plugins:
         discover.use_plugins(Path(folder) for folder in expand("plugins", given.plugins))
@@ -220,8 +220,8 @@ def _finish(
     from rich.console import Console
     from rich.markup import escape
 
+    from calib_bench.core.settings import shell_line
     from calib_bench.report import html, tables
-    from calib_bench.settings import shell_line
     from calib_bench.system import environment
     from calib_bench.system.files import write_bytes, write_json
 

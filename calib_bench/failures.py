@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import StoreError
 from calib_bench.system import environment, files
 from calib_bench.system.redaction import redact
-from calib_bench.trial import Trial
 
 Kind = Literal["raised", "memory", "killed", "stalled"]
 LINES = 12

@@ -13,21 +13,21 @@ from rich.console import Console
 
 from calib_bench import claims, discover
 from calib_bench import plan as planning
+from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, pool, worker
 from calib_bench.live import Display
 from calib_bench.report import failed
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
 
 if TYPE_CHECKING:
-    from calib_bench.data.splits import Splits
-    from calib_bench.study import Analysis, Study
-    from calib_bench.trial import Trial
+    from calib_bench.core.splits import Splits
+    from calib_bench.core.study import Analysis, Study
+    from calib_bench.core.trial import Trial
 
 ASK_ABOVE_HOURS = 24.0
 

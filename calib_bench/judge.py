@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
 from calib_bench.rows import Row, adjusted, doubtful, fields
-from calib_bench.study import Analysis
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.core.baseline import Calibrator
     from calib_bench.inference import Binned, Fitted, Interval
 
 RAW = "raw"

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.syntax import split_word
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.settings import Settings, parse
-from calib_bench.words import split_word
 
 OWN = {
     "nodes": ("1", "how many nodes"),

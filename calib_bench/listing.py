@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from calib_bench import discover, models
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
+from calib_bench.core.syntax import expand, split_word
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.words import expand, split_word
 
 Row = tuple[str, str]
 

@@ -16,21 +16,21 @@ import pandas as pd
 import torch
 
 from calib_bench import discover, fitting
+from calib_bench.core.fate import DEAD
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
-from calib_bench.fate import DEAD
 from calib_bench.inference import Fitted, ece_null
 from calib_bench.inference import fitted as fitted_temperatures
-from calib_bench.masks import offered, zeroed
 from calib_bench.metrics import measure, reliability
+from calib_bench.metrics.masks import offered, zeroed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator, Params
+    from calib_bench.core.baseline import Calibrator, Params
+    from calib_bench.core.trial import Trial
     from calib_bench.rechosen import Rechosen
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
 
 RAW = "raw"
@@ -75,7 +75,7 @@ class Measures:
         at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
         seeds: seeds that finished, dead ones too.
         diverged: seeds whose training diverged.
-        dead: those of `seeds` that ended no better than guessing, see `calib_bench.fate`.
+        dead: those of `seeds` that ended no better than guessing, see `calib_bench.core.fate`.
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from calib_bench.settings import Settings
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Study
+from calib_bench.core.trial import Trial
 from calib_bench.store import Store
-from calib_bench.study import Study
-from calib_bench.trial import Trial
 
 Group = tuple[Trial, ...]
 """Trials that run together: several are trained as one stacked model."""

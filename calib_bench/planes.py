@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib_bench import discover, tuning
-from calib_bench.fate import GUESS
-from calib_bench.study import Score
-from calib_bench.trial import Trial
+from calib_bench.core.fate import GUESS
+from calib_bench.core.trial import Score, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from calib_bench.settings import Settings
-    from calib_bench.study import Scores
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Scores
 
     Array = NDArray[np.float64]
 
@@ -38,8 +37,8 @@ def guess(settings: Settings) -> float:
 
 
 def worthless(settings: Settings) -> Callable[[float], bool]:
-    """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.fate`); of a bare
-    number, whether it is not finite or no better than guessing scores."""
+    """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.core.fate`); of a
+    bare number, whether it is not finite or no better than guessing scores."""
     bound = GUESS * guess(settings)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
 

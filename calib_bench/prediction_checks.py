@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import masks
 from calib_bench.censored import Zeros, zeros_of
 from calib_bench.errors import DataError
+from calib_bench.metrics import masks
 from calib_bench.resolution import narrowest, resolution, slack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
     Array = NDArray[Any]
 

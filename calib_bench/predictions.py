@@ -125,7 +125,7 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
         DataError: the trial diverged.
         StoreError: it is not whole.
     """
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
     path = store.path / "trials" / key / "trial.json"
     trial = Trial.model_validate(files.read_sealed(path)["trial"])

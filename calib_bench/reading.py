@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
+from calib_bench.core.study import Analysis, Table
 from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls
 from calib_bench.separation.cells import noted, rate_unit, shown
 from calib_bench.separation.warnings import untrained, warnings
-from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 

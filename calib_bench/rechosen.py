@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.study import Score
+from calib_bench.core.trial import Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from calib_bench import discover
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
+from calib_bench.core.settings import RATES, Settings
+from calib_bench.core.task import Task
+from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.settings import RATES, Settings
-from calib_bench.task import Task
-from calib_bench.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
 """Grid keys whose default comes from the task's recipe, which a model may change."""

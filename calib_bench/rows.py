@@ -13,7 +13,7 @@ from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 Row = dict[str, Any]
 

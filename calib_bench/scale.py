@@ -9,14 +9,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from calib_bench import cost, discover
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Study
+    from calib_bench.core.task import Task
     from calib_bench.store import Store
-    from calib_bench.study import Study
-    from calib_bench.task import Task
 
 DEVICE = "H200"
 PEAK = {"bf16": 989e12, "fp32": 67e12, "fp64": 67e12}
@@ -180,7 +180,7 @@ def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, clas
     import torch
 
     from calib_bench import models
-    from calib_bench.data.splits import InputSpec
+    from calib_bench.core.splits import InputSpec
 
     spec = InputSpec(kind, shape, vocabulary)
     with torch.device("meta"):

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.core.trial import Score, Scores, Trial
 from calib_bench.errors import SettingsError
-from calib_bench.study import Score, Scores
-from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +34,7 @@ class Tried:
         trial: its full-length trial, of no particular seed.
         epochs: lengths it was trained for.
         scores: the mean selection score over the tuning seeds at each of them.
-        failed: whether a tuning seed failed at the longest of them, see `calib_bench.fate`.
+        failed: whether a tuning seed failed at the longest of them, see `calib_bench.core.fate`.
     """
 
     trial: Trial

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench import claims
+from calib_bench.core.trial import Trial
 from calib_bench.train import measured
-from calib_bench.trial import Trial
 
 EVERY = 0.5
 """Seconds between two signs of a group at least."""

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
 
-from calib_bench.settings import Settings
-from calib_bench.study import Scores
-from calib_bench.trial import CROSS_ENTROPY, Trial
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 
 _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
 """Trials of plans that someone still holds: a plan made again shares them, with the keys that were computed."""

@@ -1,7 +1,7 @@
 """CIFAR-10: 60,000 colour photographs of 32x32 in 10 classes (Krizhevsky, 2009)."""
 
+from calib_bench.core.task import Carve, Hub, Recipe, Task
 from calib_bench.data import crop, flip, images
-from calib_bench.task import Carve, Hub, Recipe, Task
 
 SOURCE = Hub(
     name="uoft-cs/cifar10",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calib_bench.core.task import Carve, Recipe, Task
 from calib_bench.data import arrays
-from calib_bench.task import Carve, Recipe, Task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from calib_bench.data.splits import Request
+    from calib_bench.core.splits import Request
 
 CARVE = Carve(train=300, selection=250, calibration=250)  # 997 are left to test
 

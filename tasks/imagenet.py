@@ -5,8 +5,8 @@ carved from train. The defaults are the smallest study that supports a claim: th
 all of them.
 """
 
+from calib_bench.core.task import Carve, Hub, Recipe, Task
 from calib_bench.data import streams
-from calib_bench.task import Carve, Hub, Recipe, Task
 
 SOURCE = Hub(
     name="ILSVRC/imagenet-1k",

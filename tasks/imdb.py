@@ -1,7 +1,7 @@
 """IMDB: 50,000 film reviews, half positive and half negative (Maas et al., 2011)."""
 
+from calib_bench.core.task import Carve, Hub, Recipe, Task
 from calib_bench.data import texts
-from calib_bench.task import Carve, Hub, Recipe, Task
 
 SOURCE = Hub(
     name="stanfordnlp/imdb",

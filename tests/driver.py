@@ -8,10 +8,10 @@ from rich.console import Console
 
 from calib_bench import discover, job
 from calib_bench import plan as planning
+from calib_bench.core.settings import parse
 from calib_bench.execute import worker
 from calib_bench.live import Display
 from calib_bench.resolve import resolve
-from calib_bench.settings import parse
 from calib_bench.store import Store
 
 

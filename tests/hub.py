@@ -93,10 +93,10 @@ def main(root: Path) -> None:
     import pandas as pd
     from huggingface_hub import constants
 
+    from calib_bench.core.splits import Request
+    from calib_bench.core.task import Hub
     from calib_bench.data import source
-    from calib_bench.data.splits import Request
     from calib_bench.errors import DataError
-    from calib_bench.task import Hub
 
     source.PATIENCE = 12.0
     hub = Hub("own/small", REVISION, "text", "label", {"train": 300, "test": 300})

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from calib_bench import discover
-from calib_bench.data.splits import InputSpec, Splits
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.splits import InputSpec, Splits
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.system import files
 from calib_bench.system.random import stream
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
 
 SIZES = {"selection": 40, "calibration": 80}
 EPOCHS = 8

@@ -12,14 +12,14 @@ from test_fused import assert_close, fuse
 from test_train import run, trial
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.settings import parse
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import resolve
 from calib_bench.separation.cells import rate_unit
-from calib_bench.settings import parse
 from calib_bench.train.optim import make_optimizer
 from calib_bench.train.rates import Rate, homogeneity
-from calib_bench.trial import Trial
 from calib_bench.tuning import templates
 
 

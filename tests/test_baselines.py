@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import calib_bench
-from calib_bench.baseline import Calibrator, Objective
 from calib_bench.baselines import _solvers
 from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogram
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
@@ -24,6 +23,7 @@ from calib_bench.baselines.matrix_scaling import apply_matrix, fit_matrix
 from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
 from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature, loss
 from calib_bench.baselines.vector_scaling import apply_vector, fit_vector
+from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.errors import UserError
 
 FOLDER = Path(_solvers.__file__).parent

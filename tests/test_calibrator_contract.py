@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from calib_bench import discover
-from calib_bench.baseline import Params
+from calib_bench.core.baseline import Params
 from calib_bench.errors import UserError
 
 CALIBRATORS = discover.calibrators()

@@ -201,8 +201,8 @@ def test_a_long_run_is_asked_about_on_a_terminal(
     answer: str, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from calib_bench import job
+    from calib_bench.core.settings import parse
     from calib_bench.errors import SettingsError
-    from calib_bench.settings import parse
 
     monkeypatch.setattr(job, "ASK_ABOVE_HOURS", 0.0)
     monkeypatch.setattr("builtins.input", lambda *_: answer)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from calib_bench import models
+from calib_bench.core.splits import InputSpec
 from calib_bench.cost import TRAINING, estimate_seconds, flops_per_example, matmul_speed
-from calib_bench.data.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
 
 CIFAR = InputSpec("image", (3, 32, 32))

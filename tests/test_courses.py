@@ -8,11 +8,10 @@ import pytest
 import torch
 from test_train import CPU, digits, run, trial
 
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.train import train
 from calib_bench.train.fused import train_fused
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
 
 EXACT = {"precision": "fp64", "lr": 0.05, "weight_decay": 1e-3}
 DEPARTURES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 from calib_bench.dynamics.curvature import _lanczos, critical_rate, lambda_max
 from calib_bench.errors import UserError
 

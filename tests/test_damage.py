@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib_bench import discover, prediction_files
+from calib_bench.core.settings import parse
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError
 from calib_bench.predictions import read, stored
-from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.system import files
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.trial import Trial
 
 KINDS = ("store.json", "study.json", "split.json", "labels.safetensors", "trial.json", "history.parquet",
          "logits.safetensors", "failed.json", "begun.json")  # fmt: skip

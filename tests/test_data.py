@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from calib_bench.core.splits import Request, Split, Splits
+from calib_bench.core.task import Carve, Hub
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.carve import carve
@@ -27,13 +29,11 @@ from calib_bench.data.duplicates import digests, note
 from calib_bench.data.naming import matched
 from calib_bench.data.parts import decode, folder_part, parquet_part
 from calib_bench.data.source import digest_of
-from calib_bench.data.splits import Request, Split, Splits
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import Resident, TensorSplit, normalized
 from calib_bench.data.text import MARKUP, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.system.random import stream
-from calib_bench.task import Carve, Hub
 
 CPU = torch.device("cpu")
 HUB = Hub("owner/toy", "0" * 40, "img", "label", rows={"train": 40, "test": 10})

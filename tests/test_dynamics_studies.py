@@ -14,6 +14,9 @@ import torch
 from synthetic import labels_and_truth, splits_of
 
 from calib_bench import cli, discover
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.study import DETAILS, Analysis
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
@@ -22,13 +25,9 @@ from calib_bench.plan import make
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.studies import beta_switch, width_depth
-from calib_bench.study import DETAILS, Analysis
 from calib_bench.system.random import stream
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
 from calib_bench.tuning import templates
 
 Number = Callable[[Trial], float]

@@ -16,9 +16,9 @@ import torch
 from synthetic import make
 
 from calib_bench import discover, inference, metrics
-from calib_bench.baseline import Calibrator
 from calib_bench.cli import main
 from calib_bench.compare import compare
+from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import DataError, UserError
 from calib_bench.evaluate_models import Model, calibrated, pair_up, shared_rows
 from calib_bench.inference import crossed_interval

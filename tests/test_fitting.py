@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calib_bench import cli, discover, judge
-from calib_bench.baseline import Calibrator, Params
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, pair_up
 from calib_bench.fitting import MOST_PRODUCTS, MOST_UNKNOWNS, CalibratorError, calibrate, too_large

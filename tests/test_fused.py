@@ -9,15 +9,15 @@ import torch
 from test_train import CPU, digits, kill_midway, run, same, trial
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.train import fused, parts
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.fused import fuse_key, train_fused
 from calib_bench.train.objective import Loss
-from calib_bench.train.outcome import COLUMNS, Outcome
+from calib_bench.train.outcome import COLUMNS
 from calib_bench.train.stacked import Packed, StackedMLP, StackedModel, logit_gradient, stacked
-from calib_bench.trial import Trial
 
 
 def fuse(trials: list[Trial], **options: object) -> list[Outcome]:

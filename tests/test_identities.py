@@ -14,15 +14,14 @@ from test_train import CPU, digits, trial
 from torch import Tensor, nn
 
 from calib_bench import discover, models
-from calib_bench.data.splits import InputSpec, Splits
+from calib_bench.core.splits import InputSpec, Splits
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.tensors import Resident
 from calib_bench.data.text import TextSplit
 from calib_bench.train import setup
 from calib_bench.train.fused import train_fused
 from calib_bench.train.optim import factor
-from calib_bench.train.outcome import Outcome
 from calib_bench.train.single import train_single
-from calib_bench.trial import Trial
 
 OTHERS = ["cnn_4_6", "wrn_10_1_nonorm", "gru_6", "timm/test_resnet"]
 EXACT = {"rtol": 1e-9, "atol": 1e-10}

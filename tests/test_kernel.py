@@ -7,7 +7,7 @@ import torch
 from test_curvature import problem
 from torch.func import functional_call, jacrev
 
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 from calib_bench.dynamics.kernel import Tangent
 from calib_bench.errors import UserError
 

@@ -15,8 +15,8 @@ import torch
 from test_run import TINY
 
 from calib_bench import claims, signs
+from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
-from calib_bench.settings import parse
 from calib_bench.train import measured
 from calib_bench.tuning import templates
 

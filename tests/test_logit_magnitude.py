@@ -13,6 +13,9 @@ import torch
 
 from calib_bench import discover
 from calib_bench.cli import main
+from calib_bench.core.settings import parse
+from calib_bench.core.study import Analysis
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics.magnitude import BETA, MAGNITUDE, equal_norms
 from calib_bench.dynamics.magnitude_words import answer
 from calib_bench.errors import SettingsError
@@ -20,11 +23,8 @@ from calib_bench.inference import variance_shares
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
-from calib_bench.settings import parse
 from calib_bench.store import Store
-from calib_bench.study import Analysis
 from calib_bench.system.random import stream
-from calib_bench.trial import Trial
 
 STUDY = discover.study("logit_magnitude")
 SPLIT = dict[str, torch.Tensor]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from calib_bench import api, discover, masks
+from calib_bench import api, discover
 from calib_bench.baselines._solvers import deviations, spread
 from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.metrics import masks
 from calib_bench.prediction_checks import check
 
 CALIBRATORS = {name: calibrator for name, calibrator in discover.calibrators().items() if calibrator.classes is None}

@@ -14,10 +14,10 @@ import torch
 from synthetic import make
 
 from calib_bench import discover, measure, tuning
+from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.metrics import accuracy, ece, log_loss
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
 
 DIGITS = InputSpec("image", (1, 8, 8))

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from calib_bench import discover, models
 from calib_bench.baselines.cosine_head import CosineHead
 from calib_bench.baselines.learned_beta import LearnedScale
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import spell_out
 from calib_bench.train.objective import Course, Loss
-from calib_bench.trial import Trial
 
 OBJECTIVES = discover.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from calib_bench.core.settings import parse
+from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
 from calib_bench.report import figures, html
 from calib_bench.report.grid import grid
-from calib_bench.settings import parse
-from calib_bench.study import DETAILS, Analysis, Detail, Section, Study, Table
 
 EVIL = "<script>document.title='run'</script>_\"&'"
 NAMES = ("model", "beta", "objective", "method")

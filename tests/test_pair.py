@@ -13,10 +13,10 @@ from test_train import CPU, digits, run, trial
 from torch import Tensor, nn
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.settings import parse
+from calib_bench.core.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.resolve import resolve
-from calib_bench.settings import parse
 from calib_bench.train import setup
 from calib_bench.train.fused import fuse_key
 from calib_bench.train.stacked import Packed, StackedModel, StackedPair, stacked

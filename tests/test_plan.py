@@ -11,10 +11,10 @@ from test_store import trial as stored_trial
 
 from calib_bench import discover, tuning
 from calib_bench import plan as planning
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.trial import Trial
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
-from calib_bench.trial import Trial
 
 STUDY = discover.study("separation")
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from calib_bench.core.settings import parse
+from calib_bench.core.study import Analysis, Study
 from calib_bench.errors import ResourceError
 from calib_bench.execute import pool
 from calib_bench.report import figures
-from calib_bench.settings import parse
-from calib_bench.study import Analysis, Study
 
 
 def _square(value: int) -> tuple[int, int]:

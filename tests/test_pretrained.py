@@ -16,17 +16,17 @@ from synthetic import facts, make
 from test_data import HUB, picture, write
 
 from calib_bench import discover, models
+from calib_bench.core.settings import parse
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.task import Carve
+from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.data import images
 from calib_bench.data.heads import Head, Unmatched, on_head, places
-from calib_bench.data.splits import InputSpec, Request, Splits
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.execute import worker
 from calib_bench.models.timm import pretrained_head, weights_at_hand
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
-from calib_bench.settings import parse
-from calib_bench.task import Carve
-from calib_bench.trial import Trial, scored_as_published
 from calib_bench.tuning import plan
 
 SMALL = Head(

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from test_train import CPU, digits, run, trial
 
 from calib_bench import cli, discover
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.plan import group
 from calib_bench.store import Store
 from calib_bench.train.fused import fuse_key, train_fused
-from calib_bench.trial import Trial
 
 PLUGIN = '''
 """A study that measures the loss of all training examples, and their logits at the end."""

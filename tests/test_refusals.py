@@ -10,16 +10,16 @@ import pytest
 from synthetic import make
 
 from calib_bench import discover, job
+from calib_bench.core.settings import parse
 from calib_bench.dynamics import early_report
 from calib_bench.errors import SettingsError
 from calib_bench.launch import launch
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
 from calib_bench.separation.warnings import untrained, warnings
-from calib_bench.settings import parse
 from calib_bench.tuning import Arm, templates
 
-HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench.baseline import Calibrator, Objective\n"
+HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench.core.baseline import Calibrator, Objective\n"
 WORDS = ["task=digits", "beta=1", "objective=cross_entropy", "lr=0.1"]
 NAMED = 'reference="guo2017", title="Mine"'
 
@@ -110,7 +110,7 @@ def test_a_calibrator_that_breaks_its_word_is_refused(name: str, apply: str, say
 
 
 def test_own_baselines_keep_what_plug_ins_must() -> None:
-    from calib_bench import plugin_checks
+    from calib_bench.core import plugin_checks
 
     for name, baseline in {**discover.objectives(), **discover.calibrators()}.items():
         plugin_checks.check(baseline, name)

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from synthetic import make
 
 from calib_bench import discover, report
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build, figures, html, plots, tables
-from calib_bench.settings import Settings
 from calib_bench.store import Store
-from calib_bench.study import Analysis, Study, Table
 from calib_bench.system import files
 
 EVIL = "<script>alert('x & y')</script>$_{%#"

@@ -65,7 +65,7 @@ def test_torchrun_gives_the_result_of_one_process(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     one, two = (Store(tmp_path / name / "digits-separation", "read") for name in ("one", "two"))
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
     keys = list(logits(one.path))
     assert len(keys) == 2  # with the positive control

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from test_trial import BASE
 
+from calib_bench.core.trial import Trial
 from calib_bench.search import Search, lengths, search, shortened
-from calib_bench.trial import Trial
 
 pytest.importorskip("optuna")
 

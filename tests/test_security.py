@@ -111,7 +111,7 @@ def test_planted_secrets_are_in_no_file_of_a_whole_run(tmp_path: Path) -> None:
     mine.mkdir()
     leak = "os.environ['HF_TOKEN'] + ' at https://planted-user:planted-pass@host/x?token=planted-query-token'"
     (mine / "leaky.py").write_text(
-        '"""Raises an error with secrets in it."""\nimport os\nfrom calib_bench.baseline import Objective\n\n\n'
+        '"""Raises an error with secrets in it."""\nimport os\nfrom calib_bench.core.baseline import Objective\n\n\n'
         f"def leaky(Z, y, strength):\n    raise ValueError({leak})\n\n\n"
         'BASELINE = Objective(leaky, strengths=(0.1,), reference="guo2017", title="Leaky")\n'
     )

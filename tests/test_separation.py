@@ -13,6 +13,9 @@ import torch
 from synthetic import Shape, make, shape
 
 from calib_bench import discover, tuning
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.study import Analysis
+from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.measure import fitted_to, measure_arm
 from calib_bench.report.tables import number
@@ -20,12 +23,9 @@ from calib_bench.resolve import resolve
 from calib_bench.separation import controls, interventions, page
 from calib_bench.separation.contrast import contrast, kappa
 from calib_bench.separation.verdict import share
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.studies.separation import STUDY
-from calib_bench.study import Analysis
 from calib_bench.system.random import stream
-from calib_bench.trial import Trial
 
 Split = dict[str, torch.Tensor]
 Run = tuple[Store, Settings, Analysis]

@@ -19,7 +19,9 @@ from synthetic import facts, labels_and_truth, make, splits_of
 from torch import Tensor
 
 from calib_bench import discover, metrics, rechosen, tuning
-from calib_bench.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.trial import Outcome
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.measure import Measures, measure_arm
 from calib_bench.report import ties
@@ -32,10 +34,8 @@ from calib_bench.separation import warnings as warning_words
 from calib_bench.separation.cells import census
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.system.random import stream
-from calib_bench.train.outcome import Outcome
 
 CLASSES = 4
 REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calib_bench.core.settings import KEYS, Settings, parse
+from calib_bench.core.syntax import expand
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.settings import KEYS, Settings, parse
-from calib_bench.words import expand
 
 
 def test_lists_ranges_and_spacings_span_a_grid() -> None:

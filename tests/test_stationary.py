@@ -15,8 +15,9 @@ from scipy.integrate import quad
 from scipy.stats import norm, vonmises
 
 from calib_bench import discover, models
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.trial import Trial
 from calib_bench.data.relabel import noisy, training
-from calib_bench.data.splits import InputSpec, Request, Splits
 from calib_bench.dynamics import gibbs, stationary
 from calib_bench.dynamics.minimum import minimum
 from calib_bench.errors import SettingsError
@@ -26,7 +27,6 @@ from calib_bench.train.fused import train_fused
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import factor
 from calib_bench.train.single import train_single
-from calib_bench.trial import Trial
 
 CPU = torch.device("cpu")
 

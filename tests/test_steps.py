@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calib_bench import discover
-from calib_bench.data.splits import InputSpec, Request, Splits
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.trial import Trial
 from calib_bench.train import setup
 from calib_bench.train import steps as stepping
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import make_optimizer
 from calib_bench.train.single import train_single
 from calib_bench.train.steps import Mode, Recording, Updater, choose, settle
-from calib_bench.trial import Trial
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CIFAR = InputSpec("image", (3, 32, 32))

@@ -15,13 +15,12 @@ import pytest
 import torch
 
 from calib_bench import store
-from calib_bench.data.splits import InputSpec, Splits
+from calib_bench.core.splits import InputSpec, Splits
+from calib_bench.core.trial import NUMERICS, Outcome, Trial
 from calib_bench.data.tensors import Resident, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import Store
 from calib_bench.system import files
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import NUMERICS, Trial
 
 FIELDS: dict[str, Any] = {
     "task": "digits",

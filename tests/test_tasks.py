@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import calib_bench.tasks
+from calib_bench.core.splits import Request, Splits
+from calib_bench.core.task import Task
+from calib_bench.core.trial import Trial
 from calib_bench.data.carve import carve
-from calib_bench.data.splits import Request, Splits
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.data.text import TextSplit
 from calib_bench.errors import DataError
-from calib_bench.task import Task
-from calib_bench.trial import Trial
 
 FOLDER = Path(calib_bench.tasks.__path__[0])
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "__init__")

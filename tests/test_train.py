@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from calib_bench import discover, models
-from calib_bench.data.splits import Request, Splits
+from calib_bench.core.splits import Request, Splits
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.train import choices, outcome, setup, train
@@ -29,7 +30,6 @@ from calib_bench.train.objective import Loss, cross_entropy
 from calib_bench.train.optim import factor, make_optimizer, set_rate
 from calib_bench.train.rates import PROBE, TOLERANCE, probe
 from calib_bench.train.single import train_single
-from calib_bench.trial import Trial
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from calib_bench.trial import Trial, format_objective, parse_objective
+from calib_bench.core.trial import Trial, format_objective, parse_objective
 
 BASE: dict[str, Any] = {
     "task": "digits",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from calib_bench import cli, discover
+from calib_bench.core.settings import parse
 from calib_bench.plan import make
 from calib_bench.resolve import resolve
-from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.studies import tune
 

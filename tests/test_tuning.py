@@ -6,10 +6,9 @@ import math
 
 import pytest
 
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.trial import Scores, Trial
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings, parse
-from calib_bench.study import Scores
-from calib_bench.trial import Trial
 from calib_bench.tuning import arms, plan, together
 
 WORDS = ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..2", "extend=2"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from calib_bench import cli, discover
+from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import SettingsError
 from calib_bench.inference.grouped import explained
 from calib_bench.plan import make
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.temperature import plane
 

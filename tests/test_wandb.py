@@ -17,12 +17,12 @@ from synthetic import make
 from wandb_reader import read, table
 
 from calib_bench import discover, tuning
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.study import Analysis
 from calib_bench.report import build
 from calib_bench.resolve import resolve
 from calib_bench.search import shortened
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
-from calib_bench.study import Analysis
 from calib_bench.tracking import content, handover, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
@@ -347,7 +347,7 @@ def test_what_is_handed_over_is_of_the_trials_that_are_stored(tmp_path: Path) ->
 
 def test_disabled_starts_nothing_and_imports_nothing() -> None:
     program = (
-        "import sys; from calib_bench.settings import Settings; from calib_bench.tracking.tracker import Tracker\n"
+        "import sys; from calib_bench.core.settings import Settings; from calib_bench.tracking.tracker import Tracker\n"
         "with Tracker(None, Settings(wandb='disabled'), None) as t: t.trained(); assert t.finish(None) == 0\n"
         "assert t.process is None and 'wandb' not in sys.modules"
     )

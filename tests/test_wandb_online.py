@@ -12,9 +12,9 @@ from wandb_reader import read
 from wandb_server import serving
 
 from calib_bench.cli import main
-from calib_bench.settings import Settings
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Analysis
 from calib_bench.store import Store
-from calib_bench.study import Analysis
 
 pytestmark = pytest.mark.slow
 

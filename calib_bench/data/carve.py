@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from calib_bench.core.task import Carve
 from calib_bench.errors import DataError
 from calib_bench.system.random import stream
-from calib_bench.task import Carve
 
 
 def carve(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import Split, Splits
+from calib_bench.core.splits import Split, Splits
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.errors import SettingsError
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from calib_bench.core.splits import InputSpec, Request, Splits
+    from calib_bench.core.task import Carve, Hub
     from calib_bench.data.augment import Augment
     from calib_bench.data.grey import Greys
     from calib_bench.data.parts import Part
     from calib_bench.data.source import Raw
-    from calib_bench.data.splits import InputSpec, Request, Splits
-    from calib_bench.task import Carve, Hub
 
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
@@ -43,9 +43,9 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         import numpy as np
         import torch
 
+        from calib_bench.core.splits import InputSpec
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import check_labels
-        from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
 
         x, y = (np.ascontiguousarray(array) for array in read(request))
@@ -90,11 +90,11 @@ def images(
     def load(request: Request) -> Splits:
         import torch
 
+        from calib_bench.core.splits import InputSpec
         from calib_bench.data.cache import cached
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.grey import told
         from calib_bench.data.source import open_source
-        from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import tensor_splits
 
         raw = open_source(request, source, classes, tuple(names))
@@ -141,10 +141,10 @@ def texts(
         import tokenizers
         import torch
 
+        from calib_bench.core.splits import InputSpec
         from calib_bench.data.cache import cached
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import open_source
-        from calib_bench.data.splits import InputSpec
         from calib_bench.data.tensors import Resident
         from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
 
@@ -194,12 +194,12 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     """
 
     def load(request: Request) -> Splits:
+        from calib_bench.core.splits import InputSpec
         from calib_bench.data.cache import cached
         from calib_bench.data.carve import scaled
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.grey import told
         from calib_bench.data.source import WHOLE, open_source
-        from calib_bench.data.splits import InputSpec
         from calib_bench.data.stream import StreamSplit, preprocess_for
 
         raw = open_source(request, source, classes, subset=True)
@@ -255,7 +255,7 @@ def _splits(
 ) -> Splits:
     import hashlib
 
-    from calib_bench.data.splits import Splits
+    from calib_bench.core.splits import Splits
 
     if request.limit is not None:
         notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import stream
-from calib_bench.trial import Trial
 
 
 def training(splits: Splits, trial: Trial) -> Splits:

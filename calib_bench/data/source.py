@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from calib_bench.core.splits import Request
+from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.naming import listed
 from calib_bench.data.parts import Part, beside, folder_part, parquet_part
-from calib_bench.data.splits import Request
 from calib_bench.errors import DataError
-from calib_bench.task import Hub
 
 ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}
 """Names under which a local folder may hold a split."""

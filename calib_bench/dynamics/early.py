@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import Curvature, lambda_max
 from calib_bench.dynamics.kernel import Tangent
 from calib_bench.dynamics.paths import Path, early_time, follow, speed
 from calib_bench.dynamics.stability import frontier, label_entropy
 from calib_bench.errors import UserError
 from calib_bench.train.setup import prepare, stochastic
-from calib_bench.trial import Trial
 
 RESOLVED = 200
 """Steps that a path takes, at least, to the early-learning time."""

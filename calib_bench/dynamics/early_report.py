@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.fate import GUESS
+from calib_bench.core.study import Analysis, Table
 from calib_bench.dynamics import early_rows as read
 from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
-from calib_bench.fate import GUESS
 from calib_bench.rows import Row, fields
 from calib_bench.separation.cells import families
-from calib_bench.study import Analysis, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
 
 SMALL, LARGE = 0.1, 1.0
 """Inverse temperatures up to the first follow the laws of small ones, from the second on those of large ones."""

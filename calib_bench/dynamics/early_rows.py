@@ -15,7 +15,7 @@ from calib_bench.rows import Row, fields
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
 DEPARTED = 0.1
 """A model has left its tangent when they are this share of the way apart."""

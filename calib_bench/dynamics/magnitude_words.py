@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from calib_bench.core.study import Table
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
 from calib_bench.rows import FEW_CHOSE, Row, cell, few_chose, firm
 from calib_bench.separation import controls, interventions
 from calib_bench.separation.arms import RECHOSEN
 from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
-from calib_bench.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 WEAK = 0.1
 """A share of variance that is surely smaller than this is called small."""

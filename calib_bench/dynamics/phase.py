@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import planes, tuning
+from calib_bench.core.trial import Trial
 from calib_bench.rows import Row, fields
-from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from calib_bench.data.splits import Splits
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.splits import Splits
     from calib_bench.inference import Interval, Resampled
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
 
     Array = NDArray[np.float64]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from calib_bench.core.fate import failed, label_entropy
 from calib_bench.dynamics.paths import gradient
-from calib_bench.fate import failed, label_entropy
 from calib_bench.models import unwrap
 from calib_bench.train.objective import Loss
 from calib_bench.train.stacked import Packed, StackedModel, logit_gradient, stacked
@@ -33,8 +33,8 @@ COARSE = tuple(4.0**i for i in range(-3, 5))
 def fate(losses: Sequence[float] | Tensor, constant: float) -> Fate:
     """What became of a run: "steady" when its loss never rose, "catapult" when it rose and came back, else "lost".
 
-    A run whose end loss failed, see `calib_bench.fate.failed`, is lost: its units have died or are saturated. Only one
-    that never rose and still falls is steady, however slow it is.
+    A run whose end loss failed, see `calib_bench.core.fate.failed`, is lost: its units have died or are saturated. Only
+    one that never rose and still falls is steady, however slow it is.
 
     Args:
         losses: before every step and after the last; infinite once not finite.

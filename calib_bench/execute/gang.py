@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calib_bench import claims
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.train import distributed
-from calib_bench.trial import Trial
 
 
 class Leader:

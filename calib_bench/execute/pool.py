@@ -13,10 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
+from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError
 from calib_bench.execute import local, slot, worker
 from calib_bench.execute.spawned import apart_from_main
-from calib_bench.settings import Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

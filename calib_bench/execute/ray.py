@@ -19,12 +19,12 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from calib_bench import claims
+from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.object_store import url_of

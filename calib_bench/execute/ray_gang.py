@@ -11,9 +11,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from calib_bench.core.settings import Settings
 from calib_bench.execute.ray_task import PeerLost, Rank
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.train import fuse_key
 
 GRACE = 5.0

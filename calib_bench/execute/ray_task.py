@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from calib_bench.core.settings import Settings
 from calib_bench.errors import StoreError
 from calib_bench.execute import gang, worker
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 
 TICK = 0.5

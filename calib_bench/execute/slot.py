@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench import claims
+from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
 from calib_bench.execute.spawned import apart_from_main
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.system import shutdown
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calib_bench import claims, discover, signs
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.failures import Kind, kind_of
 from calib_bench.plan import Group
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.device import pick
-from calib_bench.trial import Trial, scored_as_published
 
 if TYPE_CHECKING:
-    from calib_bench.data.splits import Splits
+    from calib_bench.core.splits import Splits
     from calib_bench.train import Outcome
 
 Progress = Callable[[float], None]
@@ -61,7 +61,7 @@ def load_splits(settings: Settings, trial: Trial) -> Splits:
 
 @lru_cache(maxsize=2)
 def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
-    from calib_bench.data.splits import Request
+    from calib_bench.core.splits import Request
 
     splits = discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
     if not pretrained:
@@ -201,8 +201,8 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
 
 def _label_entropy(trial: Trial, splits: Splits) -> float:
     """Entropy in nats of the labels that the trial trains on."""
+    from calib_bench.core.fate import label_entropy
     from calib_bench.data.relabel import noisy
-    from calib_bench.fate import label_entropy
 
     labels = splits.train.labels
     if trial.label_noise:

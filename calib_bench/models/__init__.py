@@ -12,7 +12,7 @@ from calib_bench.errors import SettingsError, UserError, nearest
 if TYPE_CHECKING:
     from torch import nn
 
-    from calib_bench.data.splits import InputSpec
+    from calib_bench.core.splits import InputSpec
 
 ALIASES = {
     "mlp": "mlp_128_128",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from calib_bench.data.splits import InputSpec
+    from calib_bench.core.splits import InputSpec
 
 
 class Bag(nn.Module):

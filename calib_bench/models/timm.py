@@ -12,8 +12,8 @@ from torch import nn
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
+    from calib_bench.core.splits import InputSpec
     from calib_bench.data.heads import Head
-    from calib_bench.data.splits import InputSpec
 
 WEIGHTS_VARIABLE = "CALIB_BENCH_WEIGHTS"
 """Environment variable: a folder of NAME.safetensors files, looked in before the Hub."""

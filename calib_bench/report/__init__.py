@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Study
     from calib_bench.store import Store
-    from calib_bench.study import Analysis, Study
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench import discover
+from calib_bench.core.trial import parse_objective
 from calib_bench.errors import SettingsError
 from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
-from calib_bench.trial import parse_objective
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 BIB = Path(__file__).parents[1] / "references.bib"
 OWN = "agarwala2023temperature"
@@ -26,7 +26,7 @@ def show(words: Sequence[str]) -> int:
     runs, plugins = ([word for word in words if word.startswith("plugins=") == own] for own in (False, True))
     if len(runs) != 1 or "=" in runs[0] or runs[0].startswith("-") or len(plugins) > 1:
         raise SettingsError("cite takes one run folder: python -m calib_bench cite runs/digits-separation")
-    from calib_bench.settings import parse
+    from calib_bench.core.settings import parse
     from calib_bench.store import Store
 
     run = Path(runs[0])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calib_bench.study import Analysis, Table
+from calib_bench.core.study import Analysis, Table
 
 if TYPE_CHECKING:
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Study
     from calib_bench.failures import Failure
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
-    from calib_bench.study import Study
 
 NAMED = 5
 """Trials that the warning names; the table has them all."""

@@ -15,7 +15,7 @@ from calib_bench.system.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis, Detail, Study
+    from calib_bench.core.study import Analysis, Detail, Study
 
 Result = TypeVar("Result")
 STYLE = Path(__file__).with_name("calib_bench.mplstyle")

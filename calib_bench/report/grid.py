@@ -13,7 +13,7 @@ from calib_bench.report.tables import ALPHA, SIBLINGS, number, places, title
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.study import Table
+    from calib_bench.core.study import Table
 
 MOST_ROWS = 1_000
 """Rows of a table on the page; the CSV has them all."""

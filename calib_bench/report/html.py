@@ -12,16 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import DETAILS, Section
 from calib_bench.report.grid import MOST_ROWS, Grid, grid
 from calib_bench.report.tables import number, title
-from calib_bench.study import DETAILS, Section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from calib_bench.settings import Settings
-    from calib_bench.study import Analysis, Detail, Study
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Detail, Study
 
 __all__ = ["MOST_ROWS", "document", "inline", "page"]
 OPEN_ROWS = 30

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.syntax import expand, split_word
+from calib_bench.core.trial import split_terms
 from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.grid import COUNTS, FLAG, GOOD, fixed, naming
 from calib_bench.report.tables import ALPHA, SIBLINGS, escape_latex, number, places, read, title
-from calib_bench.trial import split_terms
-from calib_bench.words import expand, split_word
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.study import Table
+    from calib_bench.core.study import Table
 
 HELP = """\
 usage: python -m calib_bench table RUN [key=value ...]

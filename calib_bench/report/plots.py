@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.trial import CROSS_ENTROPY
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.tuning import TUNED
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 GUIDE: dict[str, Any] = {"color": "0.55", "linewidth": 0.9}
 FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}

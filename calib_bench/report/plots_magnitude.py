@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
 SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from calib_bench.core.study import Analysis
     from calib_bench.dynamics.phase import Phase
-    from calib_bench.study import Analysis
 
 LABELS = {
     "lr": "learning rate eta",

@@ -10,7 +10,7 @@ from calib_bench.separation.interventions import MAGNITUDE, RATE, SWITCH_FROM, S
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 LOOKS: dict[str, dict[str, Any]] = {
     TRAINED: {"color": "k", "marker": "o"},

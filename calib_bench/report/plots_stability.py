@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 KINDS: dict[str, dict[str, Any]] = {
     "best": {"color": "C2", "marker": "^"},

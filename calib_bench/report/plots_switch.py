@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
 LOOKS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 UNIT = "eta0 = rate / ((1 - momentum) B)"
 

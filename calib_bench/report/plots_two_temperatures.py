@@ -14,7 +14,7 @@ from calib_bench.temperature.plane import Cell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 PANELS = (
     ("error", "error rate"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
 
 PANELS = (("repaired_log_loss", "repaired log loss (nats)"), ("error", "error"))
 MARKERS = "osD^v<>P"

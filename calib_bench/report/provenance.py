@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.fate import FAILED
+from calib_bench.core.fate import FAILED
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
 
 
 def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dict[str, Any]:

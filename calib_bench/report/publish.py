@@ -27,10 +27,10 @@ from calib_bench.system.files import write_bytes, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Study
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.study import Analysis, Study
-    from calib_bench.trial import Trial
 
 MOST_NUMBERS = 64
 """A fit of more numbers than this is left out: it is refitted from the logits in a moment."""
@@ -221,7 +221,7 @@ def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...], bool]:
     Raises:
         SettingsError: not one folder, or an unknown key.
     """
-    from calib_bench.settings import parse
+    from calib_bench.core.settings import parse
 
     plugins = [word for word in given if word.startswith("plugins=")]
     folders = [word for word in given if "=" not in word]

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from calib_bench.core.fate import FAILED
 from calib_bench.errors import ResourceError, UserError
-from calib_bench.fate import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Study
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.study import Study
-    from calib_bench.trial import Trial
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
@@ -121,8 +121,8 @@ class Site:
 
     def _status(self) -> str:
         """How far the run is, as a page."""
+        from calib_bench.core.study import Analysis, Detail, Table
         from calib_bench.report import html
-        from calib_bench.study import Analysis, Detail, Table
 
         done, wanted = len(self._done), len(self._wanted)
         now = time.time_ns()

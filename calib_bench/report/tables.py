@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table as RichTable
 
-    from calib_bench.study import Table
+    from calib_bench.core.study import Table
 
 ALPHA = 0.05
 SIBLINGS = ("_low", "_high", "_p", "_holm")
@@ -216,7 +216,7 @@ def read(run: Path) -> dict[str, Table]:
     """
     import pandas as pd
 
-    from calib_bench.study import Table
+    from calib_bench.core.study import Table
 
     folder = run / "report" / "tables" if (run / "report").is_dir() else run / "tables"
     if not (folder / "index.json").is_file():

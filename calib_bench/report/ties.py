@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.store import Store
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.report import figures
 from calib_bench.report.tables import cells, title
 from calib_bench.system import files
 from calib_bench.tracking import names
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
-    from calib_bench.study import Analysis, Study, Table
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Study, Table
 
 ROWS = 40
 """Rows of a table that the report shows; W&B has them all in the analysis run."""

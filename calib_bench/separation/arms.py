@@ -10,10 +10,10 @@ from calib_bench.rows import Row, doubtful
 from calib_bench.separation.contrast import kappa
 
 if TYPE_CHECKING:
+    from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
     from calib_bench.measure import Measures
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.rows import TWO_KINDS, Row, excludes_zero, firm, why_loose
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""

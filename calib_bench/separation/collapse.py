@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import discover
-from calib_bench.fate import DEAD, DIVERGED
+from calib_bench.core.fate import DEAD, DIVERGED
+from calib_bench.core.study import Table
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS
 from calib_bench.rows import TWO_KINDS, Row, fields
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.interventions import MAGNITUDE, RATE, TRAINED
-from calib_bench.study import Table
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch")
 """Columns that name an arm in a frame of trials."""

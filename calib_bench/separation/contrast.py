@@ -12,19 +12,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.measure import SPLIT, fitted_to, same_calibration
 from calib_bench.rechosen import LOG_KAPPA, shift
 from calib_bench.rows import Row, doubtful, fields
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from calib_bench.core.settings import Settings
     from calib_bench.inference import Fitted, Interval
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
 
     Array = NDArray[np.float64]
 

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench import discover
+from calib_bench.core.study import Section, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.report.tables import number
 from calib_bench.rows import Row, cell, excludes_zero
 from calib_bench.search import shortened
 from calib_bench.separation import arms as each
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.interventions import why_not
-from calib_bench.study import Scores, Section, Table
-from calib_bench.trial import CROSS_ENTROPY, Trial
 from calib_bench.tuning import Arm, More, tuned, unique
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
 
 RESCALED = "reference logits times 2"

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import planes
+from calib_bench.core.study import Table
 from calib_bench.measure import REPAIRED, fitted_to
 from calib_bench.rechosen import shift
 from calib_bench.rows import Row, cell, fields, revoked
 from calib_bench.separation.cells import noted, shown
-from calib_bench.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from calib_bench.core.settings import Settings
     from calib_bench.inference import Interval, Resampled
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
 
     Array = NDArray[np.float64]
 

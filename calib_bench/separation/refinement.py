@@ -20,22 +20,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.core.study import Table
 from calib_bench.errors import UserError
 from calib_bench.inference import crossed_interval, within
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
 from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.separation.contrast import difference_of
-from calib_bench.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Trial
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
 
 TEMPERATURE = "temperature_scaling"

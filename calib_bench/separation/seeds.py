@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.fate import FAILED, GUESS
+from calib_bench.core.fate import FAILED, GUESS
+from calib_bench.core.study import Table
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.rechosen import shift
 from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.separation.collapse import none_seen
-from calib_bench.study import Table
-from calib_bench.trial import CROSS_ENTROPY
 from calib_bench.tuning import trial_at
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 
@@ -50,7 +50,7 @@ class Seeds:
         means: by result of GAINS, its mean over test examples for each of `seeds`.
         examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
         selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
-        tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.fate`.
+        tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.core.fate`.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
         moves: by result of GAINS, by how much other choices of the rate would change its mean, [B, S] over the tuning

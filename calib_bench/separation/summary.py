@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.rows import cell, excludes_zero, firm, why_loose
 from calib_bench.separation import controls
 from calib_bench.separation.cells import betas, families
 from calib_bench.separation.verdict import MARGIN, is_equal
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 Row = Mapping[str, Any]
 MOST = 3

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calib_bench.core.study import Table
 from calib_bench.inference import FEWEST
 from calib_bench.rows import DOUBTFUL, TWO_KINDS
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES, rate_unit
-from calib_bench.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 LOG_LOSS, BRIER = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
 SPLIT = (

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, seeds
 from calib_bench.separation.cells import betas, families
-from calib_bench.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
 
 Row = Mapping[str, Any]
 MARGIN = 0.01

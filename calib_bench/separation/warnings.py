@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
-from calib_bench.fate import DEAD, GUESS
+from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
@@ -15,7 +15,7 @@ from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.tuning import Arm
 
 STATUS = {

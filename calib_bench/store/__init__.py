@@ -28,22 +28,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from calib_bench import fate, mirror
+from calib_bench import mirror
+from calib_bench.core import fate
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import CROSS_ENTROPY, NUMERICS, Score, Scores, Trial, key_of
 from calib_bench.errors import StoreError
 from calib_bench.failures import Failures
-from calib_bench.settings import Settings
 from calib_bench.store.checkpoints import Checkpoints
 from calib_bench.store.splits import StoredSplits, tensors
-from calib_bench.study import Score, Scores
 from calib_bench.system import environment, files, object_store
 from calib_bench.system.redaction import redact, redacted
-from calib_bench.trial import CROSS_ENTROPY, NUMERICS, Trial, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.data.splits import Splits
+    from calib_bench.core.splits import Splits
     from calib_bench.train import Outcome
 
 SCHEMA = 1
@@ -303,7 +303,7 @@ class Store:
 
     def fate(self, trial: Trial) -> str:
         """The trial's status as reports have it: `state`, but "dead" of a trial that is done and ended no better than
-        guessing. See `calib_bench.fate`, which says what counts as failed."""
+        guessing. See `calib_bench.core.fate`, which says what counts as failed."""
         state = self.state(trial)
         return fate.DEAD if state == "done" and self._is_dead(trial) else state
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib_bench.core.trial import Trial
 from calib_bench.mirror import Mirror
 from calib_bench.system import files
-from calib_bench.trial import Trial
 
 
 class Checkpoints:

@@ -6,14 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, StoreError
 from calib_bench.system import files
-from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.data.splits import Splits
+    from calib_bench.core.splits import Splits
 
 
 class StoredSplits:
@@ -41,7 +41,7 @@ class StoredSplits:
         """
         from safetensors.torch import save
 
-        from calib_bench.data.splits import SPLITS
+        from calib_bench.core.splits import SPLITS
 
         data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
         notes = dict(splits.notes)
@@ -91,7 +91,7 @@ class StoredSplits:
         which are of the same population, where a trial did not record it."""
         import torch
 
-        from calib_bench.fate import label_entropy
+        from calib_bench.core.fate import label_entropy
 
         folder = self.of(trial)
         if folder not in self._entropies:

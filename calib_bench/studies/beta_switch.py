@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import tuning
+from calib_bench.core.study import Analysis, Section, Study, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_switch
@@ -21,15 +23,13 @@ from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.contrast import contrast
-from calib_bench.study import Analysis, Scores, Section, Study, Table
 from calib_bench.train.choices import OPTIMIZERS, heads
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm, More
 

@@ -12,17 +12,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import tuning
+from calib_bench.core.study import Analysis, Probe, Section, Study
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots_early
-from calib_bench.study import Analysis, Probe, Scores, Section, Study
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from calib_bench.data.splits import Splits
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.splits import Splits
     from calib_bench.store import Store
 
 KINDS = ("paths", "common", "curvature", "stability")

@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import planes, tuning
+from calib_bench.core.fate import GUESS
+from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
-from calib_bench.fate import GUESS
 from calib_bench.report import plots_phase
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation.cells import families, noted, shown
-from calib_bench.study import DETAILS, Analysis, Detail, Probe, Scores, Section, Study, Table
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.store import Store
 
 NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
+from calib_bench.core.study import Analysis, Section, Study
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import magnitude, magnitude_words
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots_magnitude
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, interventions
-from calib_bench.study import Analysis, Scores, Section, Study
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm, More
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
+from calib_bench.core.study import Analysis, Study
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
@@ -25,15 +27,13 @@ from calib_bench.separation import (
     seeds,
 )
 from calib_bench.separation.contrast import contrast, is_reference
-from calib_bench.study import Analysis, Scores, Study
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.baseline import Calibrator
+    from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 

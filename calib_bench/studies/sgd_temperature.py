@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from calib_bench.core.study import Analysis, Probe, Section, Study, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.report import plots_temperature as plots
 from calib_bench.report.tables import estimate
 from calib_bench.rows import cell
-from calib_bench.study import Analysis, Probe, Scores, Section, Study, Table
 from calib_bench.temperature import arms, probes, tables
 from calib_bench.temperature.read import Density, read, read_gibbs, read_minimum
-from calib_bench.trial import CROSS_ENTROPY, Trial
 from calib_bench.tuning import unique
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.store import Store
 
 

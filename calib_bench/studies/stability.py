@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import planes, tuning
+from calib_bench.core.fate import GUESS
+from calib_bench.core.study import Analysis, Section, Study, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
-from calib_bench.fate import GUESS
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
 from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
@@ -22,14 +24,12 @@ from calib_bench.separation import controls
 from calib_bench.separation import seeds as sown
 from calib_bench.separation.cells import betas, families, noted, shown
 from calib_bench.separation.contrast import is_reference
-from calib_bench.study import Analysis, Scores, Section, Study, Table
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
+from calib_bench.core.study import Analysis, Study, Table
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots
 from calib_bench.rows import FEW_CHOSE, Row, few_chose
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
-from calib_bench.study import Analysis, Scores, Study, Table
-from calib_bench.trial import CROSS_ENTROPY, Trial
 from calib_bench.tuning import FEWEST_SEEDS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.store import Store
 
 NEAR = 1.05

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import planes, tuning
+from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
+from calib_bench.core.task import Task
+from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
 from calib_bench.reading import Reader
@@ -21,15 +24,12 @@ from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, optimum
 from calib_bench.separation.cells import noted, shown
-from calib_bench.study import DETAILS, Analysis, Detail, Scores, Section, Study, Table
-from calib_bench.task import Task
-from calib_bench.trial import CROSS_ENTROPY, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
     from calib_bench.store import Store
     from calib_bench.tuning import Arm
 

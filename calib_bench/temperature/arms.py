@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics.stationary import rate_at
 from calib_bench.errors import SettingsError
-from calib_bench.settings import Settings
-from calib_bench.trial import Trial
 
 STUDY = "sgd_temperature"
 DECAY = 0.03

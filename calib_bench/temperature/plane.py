@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import discover, tuning
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
-from calib_bench.trial import Trial
 from calib_bench.tuning import Arm
 
 if TYPE_CHECKING:
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Scores
     from calib_bench.store import Store
-    from calib_bench.study import Scores
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 

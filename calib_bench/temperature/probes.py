@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.trial import Trial
 
 BATCH = 2048
 TOLERANCE = 1e-7

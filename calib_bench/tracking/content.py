@@ -13,10 +13,10 @@ from calib_bench import discover, tuning
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Study
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.study import Study
-    from calib_bench.trial import Trial
 
 
 TIMES = frozenset({"fit_seconds"})

@@ -29,7 +29,7 @@ from calib_bench.tracking.runs import Logger
 from calib_bench.tracking.session import Session, agent
 
 if TYPE_CHECKING:
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
 PAUSE = 2.0
 """Seconds between looks at the store."""

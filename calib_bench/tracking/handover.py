@@ -20,9 +20,9 @@ from calib_bench.system import files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis
     from calib_bench.store import Store
-    from calib_bench.study import Analysis
 
 FRAMES = ("measurements", "reliability")
 

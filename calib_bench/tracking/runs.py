@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import tuning
-from calib_bench.fate import FAILED
+from calib_bench.core.fate import FAILED
 from calib_bench.system import files
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import wandb
 
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.trial import Trial
     from calib_bench.store import Store
-    from calib_bench.trial import Trial
 
 ROWS = 10_000
 """wandb shows no more rows of a table: longer ones are logged in parts."""

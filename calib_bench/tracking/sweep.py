@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench import discover
+from calib_bench.core.settings import RATES, Settings, parse
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import resolve
-from calib_bench.settings import RATES, Settings, parse
 from calib_bench.system.files import write_bytes
 from calib_bench.tracking import names
-from calib_bench.trial import Trial
 
 SHARED = ("beta", "objective", "model", "seed")
 """Keys that are shared out even where the task's default gives their values; any other when several are given."""

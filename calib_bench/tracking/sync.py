@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from calib_bench import discover
+from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, nearest
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.tracking import handover
 from calib_bench.tracking.tracker import Tracker

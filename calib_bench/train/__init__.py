@@ -13,10 +13,9 @@ from calib_bench.train.choices import fuse_key
 if TYPE_CHECKING:
     import torch
 
-    from calib_bench.data.splits import Splits
-    from calib_bench.train.outcome import Outcome
+    from calib_bench.core.splits import Splits
+    from calib_bench.core.trial import Outcome, Trial
     from calib_bench.train.steps import Compile
-    from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train"]
 log = logging.getLogger(__name__)

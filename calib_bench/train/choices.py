@@ -6,8 +6,8 @@ from collections.abc import Hashable
 from functools import lru_cache
 
 from calib_bench import models
+from calib_bench.core.trial import CROSS_ENTROPY, Trial, parse_objective
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.trial import CROSS_ENTROPY, Trial, parse_objective
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step", "linear")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Trial
 from calib_bench.train.objective import Course
 from calib_bench.train.stacked import Packed, StackedOptimizer
-from calib_bench.trial import Trial
 
 
 class Courses:

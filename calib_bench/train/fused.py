@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.func import stack_module_state
 
+from calib_bench.core.splits import SPLITS, Splits
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.relabel import training
-from calib_bench.data.splits import SPLITS, Splits
 from calib_bench.errors import SettingsError
 from calib_bench.train import measured, probes, setup
 from calib_bench.train.checkpoint import Checkpoint
@@ -29,7 +30,6 @@ from calib_bench.train.optim import factor, head_names
 from calib_bench.train.outcome import (
     CHECK_STEPS,
     EVAL_BATCH,
-    Outcome,
     Ticker,
     accurate,
     environment_facts,
@@ -42,7 +42,6 @@ from calib_bench.train.outcome import (
 from calib_bench.train.parts import PartSaver, parts_of
 from calib_bench.train.rates import Rate, resolve
 from calib_bench.train.stacked import Packed, StackedOptimizer, logit_gradient, stacked
-from calib_bench.trial import Trial
 
 __all__ = ["fuse_key", "train_fused"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from calib_bench.trial import Trial
+from calib_bench.core.trial import Trial
 
 Listener = Callable[[Sequence[Trial], Mapping[str, Any]], None]
 """Called with the trials that train together and a history row: numbers, or of a stack tensors [S]."""

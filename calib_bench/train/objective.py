@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from calib_bench.baseline import Objective
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.baseline import Objective
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.system.random import seed_of
 from calib_bench.train.choices import OPTIMIZERS, heads
-from calib_bench.trial import Trial
 
 if TYPE_CHECKING:
     import numpy as np

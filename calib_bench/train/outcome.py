@@ -6,14 +6,12 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calib_bench.train.objective import cross_entropy
-from calib_bench.trial import Trial
 
 COLUMNS = (
     "epoch",
@@ -36,30 +34,6 @@ CHECK_STEPS = 100
 """Divergence is looked for at least this often; the step recorded is exact."""
 
 EVAL_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one trial.
-
-    Attributes:
-        trial: the trial.
-        status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
-        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
-            labels; float32, or float64 for precision fp64. Empty when diverged.
-        history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
-            update before its end.
-        facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
-            or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
-        arrays: what its probe measured at the end, by name, on the CPU.
-    """
-
-    trial: Trial
-    status: str
-    logits: dict[str, Tensor]
-    history: dict[str, list[float]]
-    facts: dict[str, Any]
-    arrays: dict[str, Tensor] = field(default_factory=dict)
 
 
 ROW_STEPS = 20

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 from calib_bench.train import setup
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.trial import Trial
 
 PART_VALUES = 2**19
 """Parameters of the members that run at once on a CPU: with gradients and momentum, what stays near a core."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.train import distributed
-from calib_bench.trial import Trial
 
 Norm = nn.modules.batchnorm._BatchNorm
 

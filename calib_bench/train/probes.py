@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import discover
-from calib_bench.data.splits import Splits
-from calib_bench.trial import Trial
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 
 if TYPE_CHECKING:
-    from calib_bench.study import Probe
+    from calib_bench.core.study import Probe
 
 
 def columns(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:

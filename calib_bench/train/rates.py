@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.train.choices import heads
 from calib_bench.train.objective import rate_beta
 from calib_bench.train.setup import prepare
-from calib_bench.trial import Trial
 
 PROBE = 64
 """Most training examples on which the curvature at initialization is measured."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import models
-from calib_bench.data.splits import Splits
+from calib_bench.core.splits import Splits
+from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
 from calib_bench.train.objective import known
-from calib_bench.trial import Trial, scored_as_published
 
 Progress = Callable[[int], None]
 

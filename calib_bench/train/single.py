@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import models
+from calib_bench.core.splits import SPLITS, Split, Splits
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.relabel import training
-from calib_bench.data.splits import SPLITS, Split, Splits
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, measured, probes, setup
@@ -23,7 +24,6 @@ from calib_bench.train.optim import factor, make_optimizer, switch_head
 from calib_bench.train.outcome import (
     CHECK_STEPS,
     EVAL_BATCH,
-    Outcome,
     Ticker,
     accurate,
     environment_facts,
@@ -34,7 +34,6 @@ from calib_bench.train.outcome import (
 from calib_bench.train.parts_of_batch import count_parts, ghost, track
 from calib_bench.train.rates import Rate, resolve
 from calib_bench.train.steps import Compile, Updater, choose, rows
-from calib_bench.trial import Trial
 
 
 def train_single(

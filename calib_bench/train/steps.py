@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import cost
-from calib_bench.data.splits import InputSpec
+from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.train import distributed, setup
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import set_rate
 from calib_bench.train.outcome import first_bad, tally_dtype
-from calib_bench.trial import Trial
 
 Compile = Literal["auto", "yes", "no"]
 Numbers = Mapping[str, "float | Tensor"]

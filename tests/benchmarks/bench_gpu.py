@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from calib_bench import models
-from calib_bench.data.splits import InputSpec, Request, Splits
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.trial import Trial
 from calib_bench.train.steps import Mode
-from calib_bench.trial import Trial
 from tests.benchmarks.bench_images import endless, real, splits, usual_data
 from tests.benchmarks.harness import Bench, Case
 

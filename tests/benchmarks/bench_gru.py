@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
-from calib_bench.settings import parse
-from calib_bench.trial import Trial
+from calib_bench.core.settings import parse
+from calib_bench.core.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case, Unavailable
 
 LIMIT, BATCH, WORKERS = 256, 64, 2

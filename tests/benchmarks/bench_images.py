@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from calib_bench import cost, discover, models
-from calib_bench.data.splits import InputSpec, Request, Splits
-from calib_bench.trial import Trial
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case
 
 WORKERS = 2

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tests.benchmarks.harness import OURS, Bench, Case
 
 if TYPE_CHECKING:
-    from calib_bench.data.splits import Splits
-    from calib_bench.trial import Trial
+    from calib_bench.core.splits import Splits
+    from calib_bench.core.trial import Trial
 
 MODEL, EPOCHS, BATCH = "mlp_128_128", 80, 60
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def alone(folder: str, beta: str, lr: str, seed: str) -> None:
 
 def trials(betas: Iterable[float], rates: Iterable[float], seeds: Iterable[int], epochs: int) -> list[Trial]:
     """The digits recipe over a grid; rates are over beta, since small ones train at large rates only."""
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
     recipe = {"task": "digits", "model": MODEL, "objective": "cross_entropy", "optimizer": "sgd", "lr_unit": "lr"}
     recipe |= {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0, "batch": BATCH}
@@ -150,7 +150,7 @@ def trials(betas: Iterable[float], rates: Iterable[float], seeds: Iterable[int],
 
 def load() -> tuple[Splits, Data]:
     from calib_bench import discover
-    from calib_bench.data.splits import SPLITS, Request
+    from calib_bench.core.splits import SPLITS, Request
 
     splits = discover.task("digits").load(Request(task="digits", model=MODEL))
     every: Any = {name: splits[name] for name in ("train", *SPLITS)}
@@ -161,13 +161,13 @@ def load() -> tuple[Splits, Data]:
 def whole_job(wanted: list[Trial]) -> dict[str, float]:
     """Plan, load, train with two workers, store, read, calibrate, and every metric: raw test accuracy by key."""
     from calib_bench import plan as planning
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Study
     from calib_bench.discover import calibrators
     from calib_bench.execute import local
     from calib_bench.metrics import measure
     from calib_bench.resolve import resolve
-    from calib_bench.settings import Settings
     from calib_bench.store import Store
-    from calib_bench.study import Analysis, Study
 
     study = Study("How fast?", lambda settings, scores: wanted, lambda settings, store: Analysis((), {}), {})
     with tempfile.TemporaryDirectory() as folder:

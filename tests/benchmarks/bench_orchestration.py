@@ -15,11 +15,10 @@ import torch
 
 from calib_bench import discover, tuning
 from calib_bench import plan as planning
+from calib_bench.core.settings import Settings, parse
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
-from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -85,7 +84,7 @@ def find_10000() -> Bench:
 
 def store_and_log() -> Bench:
     """All of a study on digits but the training: rounds of planning, stacks of 65, every file, W&B offline."""
-    from calib_bench.study import Analysis
+    from calib_bench.core.study import Analysis
     from calib_bench.tracking.tracker import Tracker
 
     os.environ["WANDB_SILENT"] = "true"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench import discover
+from calib_bench.core.settings import Settings
 from calib_bench.report import build
-from calib_bench.settings import Settings
 from calib_bench.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
 

@@ -22,11 +22,10 @@ import psutil
 
 from calib_bench import discover, report, tuning
 from calib_bench import plan as planning
+from calib_bench.core.settings import parse
+from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
-from calib_bench.settings import parse
 from calib_bench.store import Store
-from calib_bench.train.outcome import Outcome
-from calib_bench.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from calib_bench import cost, discover, scale, tuning
+from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
 from calib_bench.scale import Scale, number, size
-from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.system.files import write_bytes
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.trial import Trial
+from calib_bench.core.trial import Scores, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,34 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-    from calib_bench.data.splits import Splits
-    from calib_bench.settings import Settings
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.splits import Splits
+    from calib_bench.core.task import Task
     from calib_bench.store import Store
-    from calib_bench.task import Task
-
-Scores = Callable[[Trial], float | None]
-"""Selection score of a trial, lower is better: inf when it diverged or failed, None when it has not run."""
-
-
-class Score(float):
-    """A selection score out of a store, which also knows whether the training failed, see `calib_bench.fate`."""
-
-    _failed: Callable[[], bool]
-
-    def __new__(cls, value: float, failed: Callable[[], bool]) -> Score:
-        """
-        Args:
-            value: the score.
-            failed: called when `failed` is asked for.
-        """
-        score = super().__new__(cls, value)
-        score._failed = failed
-        return score
-
-    @property
-    def failed(self) -> bool:
-        """Whether the training failed or could not be finished."""
-        return self._failed()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The trial: one training run, named completely. Same key, same result."""
+"""The trial: one training run, named completely; its result; its selection score. Same key, same result."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RateUnit = Literal["lr", "lr_eff", "lr_rel"]
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -120,7 +124,8 @@ class Trial(BaseModel):
     """Which published weights a pretrained model starts from: "sha256:..." of a local file, "hub:REPOSITORY@COMMIT" or
     "url:..."; None for whatever is there, as trials of earlier versions are stored."""
     probe: str | None = None
-    """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see `calib_bench.study.Probe`."""
+    """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see
+    `calib_bench.core.study.Probe`."""
     label_noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training labels that are another class instead, drawn once for a split: the same for all seeds."""
     sampling: Sampling = "shuffled"
@@ -220,3 +225,52 @@ def _canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults(kind: type[Trial]) -> dict[str, Any]:
     """Fields that have a default, with it."""
     return {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
+
+
+Scores = Callable[[Trial], float | None]
+"""Selection score of a trial, lower is better: inf when it diverged or failed, None when it has not run."""
+
+
+class Score(float):
+    """A selection score out of a store, which also knows whether the training failed, see `calib_bench.core.fate`."""
+
+    _failed: Callable[[], bool]
+
+    def __new__(cls, value: float, failed: Callable[[], bool]) -> Score:
+        """
+        Args:
+            value: the score.
+            failed: called when `failed` is asked for.
+        """
+        score = super().__new__(cls, value)
+        score._failed = failed
+        return score
+
+    @property
+    def failed(self) -> bool:
+        """Whether the training failed or could not be finished."""
+        return self._failed()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one trial.
+
+    Attributes:
+        trial: the trial.
+        status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
+        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
+            labels; float32, or float64 for precision fp64. Empty when diverged.
+        history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
+            update before its end.
+        facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
+            or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
+        arrays: what its probe measured at the end, by name, on the CPU.
+    """
+
+    trial: Trial
+    status: str
+    logits: dict[str, Tensor]
+    history: dict[str, list[float]]
+    facts: dict[str, Any]
+    arrays: dict[str, Tensor] = field(default_factory=dict)

@@ -109,7 +109,7 @@ class Calibrator:
         Raises:
             UserError: one of the sets cannot be fitted.
         """
-        from calib_bench.masks import any_masked
+        from calib_bench.metrics.masks import any_masked
 
         if self.fit_stack is None or len(Z_SNK) == 1 or any_masked(Z_SNK):
             return [self.fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)]
@@ -121,7 +121,7 @@ class Calibrator:
 
 def _fit_with_zeros(fit: Callable[[Tensor, Tensor], Params], Z_NK: Tensor, y_N: Tensor, **more: Any) -> Params:
     """The fit, where labels of probability zero have a small one."""
-    from calib_bench.masks import depth_of_zeros, raised
+    from calib_bench.metrics.masks import depth_of_zeros, raised
 
     depth = depth_of_zeros(Z_NK, y_N)
     if depth is None:
@@ -133,7 +133,7 @@ def _apply_with_zeros(apply: Callable[[Params, Tensor], Tensor], params: Params,
     """What the fit makes of logits, zeros raised as they were for it."""
     if ZERO not in params:
         return apply(params, Z_NK)
-    from calib_bench.masks import raised
+    from calib_bench.metrics.masks import raised
 
     return apply({k: v for k, v in params.items() if k != ZERO}, raised(Z_NK, float(params[ZERO])))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.trial import Trial
+    from calib_bench.core.trial import Trial
 
 GUESS = 0.95
 """A loss of this share of the label entropy, or more, is no better than guessing."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from calib_bench.trial import RateUnit
+from calib_bench.core.trial import RateUnit
 
 if TYPE_CHECKING:
-    from calib_bench.data.splits import Request, Splits
+    from calib_bench.core.splits import Request, Splits
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from calib_bench.core.syntax import expand, split_word
+from calib_bench.core.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.system.object_store import url_of
 from calib_bench.system.redaction import redact
-from calib_bench.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
-from calib_bench.words import expand, split_word
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
 Natural = Annotated[int, Field(ge=0, le=2**53)]

@@ -6,7 +6,7 @@ moves a predicted class, and says that it never does, would turn differences of 
 
 from __future__ import annotations
 
-from calib_bench.baseline import Calibrator, Objective
+from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.errors import SettingsError
 
 EXAMPLES, CLASSES = 60, 4

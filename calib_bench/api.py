@@ -134,7 +134,7 @@ def evaluate(
         DataError: the numbers cannot be predictions of that kind.
         SettingsError: no calibrator has that name.
     """
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.evaluate_models import pair_up
     from calib_bench.judge import evaluate as judge
     from calib_bench.prediction_arrays import held_out, predictions
@@ -147,7 +147,7 @@ def evaluate(
     fits: list[Predictions] = []
     if calibration is not None:
         fits, _ = predictions(*held_out(calibration, values, labels), kind, "calibration", classes)
-    analysis = judge(pair_up(tests, fits), discover.calibrators(names), folds, seed, names is not None)
+    analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, names is not None)
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame

@@ -121,11 +121,11 @@ def filled(Z_NK: Tensor, zeros: Zeros, share: float) -> Tensor:
 
 def share_of(Z_NK: Tensor, y_N: Tensor, zeros: Zeros) -> float:
     """The share of the last digit at which a zero explains the calibration labels best, with a temperature."""
-    from calib_bench import discover
+    from calib_bench import registry
 
     if zeros.resolution.form == "hard":
         return 0.5  # any share is the same with a temperature
-    temperature = discover.calibrators(("temperature_scaling",))["temperature_scaling"]
+    temperature = registry.calibrators(("temperature_scaling",))["temperature_scaling"]
     stride = -(-len(y_N) // ROWS)
     Z_NK, y_N = Z_NK[::stride], y_N[::stride]
     best, share = math.inf, 0.5

@@ -34,7 +34,7 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     Raises:
         DataError: the two are not of the same examples, or not as many.
     """
-    from calib_bench import discover
+    from calib_bench import registry
 
     b = aligned(a, b)
     _same_examples(a, b)
@@ -42,7 +42,7 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     nested = own_tests(a)
     raw = score(a, RAW, None), score(b, RAW, None)
     fits = all(m.calibration is not None for m in (*a, *b)) or folds
-    temperature = discover.calibrators((REPAIRED,))[REPAIRED]
+    temperature = registry.calibrators((REPAIRED,))[REPAIRED]
     pairs = [alike(*pair) for pair in zip(a, b, strict=True)]
     same = [one for one, _ in pairs], [other for _, other in pairs]
     first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in same)

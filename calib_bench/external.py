@@ -113,14 +113,14 @@ def evaluate(words: Sequence[str]) -> int:
         )
         example = "evaluate --calibration calibration.npz --test test.npz"
         raise SettingsError(f"evaluate takes predictions, for example {example}{': ' * bool(taken)}{taken}")
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.core.syntax import expand
     from calib_bench.judge import evaluate as judge
 
     if given.plugins:
-        discover.use_plugins(Path(folder) for folder in expand("plugins", given.plugins))
+        registry.use_plugins(Path(folder) for folder in expand("plugins", given.plugins))
     chosen = expand("calibrator", given.calibrator) if given.calibrator else None
-    calibrators = discover.calibrators(chosen)
+    calibrators = registry.calibrators(chosen)
     models = _models(places, given.calibration, given)
     if chosen and models[0].calibration is None and not given.cross_fit:
         raise SettingsError("--calibrator needs something to fit on: give --calibration, or --cross-fit 5")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calib_bench import claims, discover
+from calib_bench import claims, registry
 from calib_bench import plan as planning
 from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
@@ -55,7 +55,7 @@ def run(settings: Settings, ask: bool = False) -> int:
 def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     console = _console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
-    study = discover.study(resolved.study)
+    study = registry.study(resolved.study)
     _keep_results(resolved)
     store = Store(resolved.folder)
     display = Display(console, store.path, settings.log_format == "json")
@@ -308,7 +308,7 @@ def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) ->
 
     console = _console()
     resolved = resolve(settings)
-    study = discover.study(resolved.study)
+    study = registry.study(resolved.study)
     store = Store(resolved.folder, "peek")
     device = _device(resolved)
     plan = planning.make(resolved, study, store, local.worker_count(resolved, device), device)
@@ -371,9 +371,9 @@ def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study
 
     store = Store(folder, "read")
     settings = store.settings()
-    discover.use_stored(folder, settings.plugins, plugins)
+    registry.use_stored(folder, settings.plugins, plugins)
     worker.prepare(settings)
-    study = discover.study(settings.study)
+    study = registry.study(settings.study)
     failures = store.failures.now()
     wanted = study.plan(settings, store.scores(settings.select))
     missing = [trial for trial in wanted if trial.key not in failures and not store.has(trial)]

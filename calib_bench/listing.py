@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.core.baseline import Objective
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.errors import SettingsError, nearest
@@ -21,7 +21,7 @@ def show(words: list[str]) -> int:
             key, value = split_word(word)
             if key != "plugins":
                 raise SettingsError(f"list takes no key {key!r}: it takes {', '.join(KINDS)} and plugins=")
-            discover.use_plugins(Path(folder) for folder in expand(key, value))
+            registry.use_plugins(Path(folder) for folder in expand(key, value))
     for kind in kinds:
         if kind not in KINDS:
             raise SettingsError(f"list knows no {kind!r}: {nearest(kind, KINDS)}")
@@ -35,14 +35,14 @@ def show(words: list[str]) -> int:
 
 
 def _tasks() -> list[Row]:
-    found = ((name, discover.task(name)) for name in discover.names("tasks"))
+    found = ((name, registry.task(name)) for name in registry.names("tasks"))
     return [(name, f"{task.title} [{task.models[0]}]") for name, task in found]
 
 
 def _baselines() -> list[Row]:
     rows = []
-    for name in discover.names("baselines"):
-        value = discover.load("baselines", name)
+    for name in registry.names("baselines"):
+        value = registry.load("baselines", name)
         kind = "objective" if isinstance(value, Objective) else "calibrator"
         rows.append((name, f"{kind}: {value.title} ({value.reference})"))
     return rows
@@ -53,7 +53,7 @@ def _models() -> list[Row]:
 
 
 def _studies() -> list[Row]:
-    return [(name, discover.study(name).question) for name in discover.names("studies")]
+    return [(name, registry.study(name).question) for name in registry.names("studies")]
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench import discover, fitting
+from calib_bench import fitting, registry
 from calib_bench.core.fate import DEAD
 from calib_bench.errors import UserError
 from calib_bench.execute import pool
@@ -195,7 +195,7 @@ def on_trials(
     memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
     some = min(TRIALS, max(1, TRIALS_BYTES // memory))
     parts = [trials[i : i + some] for i in range(0, len(trials), some)]
-    known = discover.calibrators()
+    known = registry.calibrators()
     if any(calibrators[name] is not known.get(name) for name in calibrators):
         return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
     return chain.from_iterable(
@@ -204,7 +204,7 @@ def on_trials(
 
 
 def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> Any:
-    return function(discover.calibrators(names), *rest)
+    return function(registry.calibrators(names), *rest)
 
 
 def _measured(
@@ -286,7 +286,7 @@ def _predictions(
     share of what fitting them all took.
     """
     yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
-    unasked = len(calibrators) >= len(discover.calibrators())
+    unasked = len(calibrators) >= len(registry.calibrators())
     for method, calibrator in calibrators.items():
         large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
         if large is not None:

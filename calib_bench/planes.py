@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.fate import GUESS
 from calib_bench.core.trial import Score, Trial
 
@@ -32,7 +32,7 @@ FINE = 2**0.25
 
 def guess(settings: Settings) -> float:
     """The selection score of guessing: log K nats, of K classes, or an error of 1 - 1 / K."""
-    classes = discover.task(settings.task).classes
+    classes = registry.task(settings.task).classes
     return 1 - 1 / classes if settings.select == "error" else math.log(classes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.study import Analysis, Table
 from calib_bench.rows import Row, without_lone
 from calib_bench.separation import arms as each
@@ -51,7 +51,7 @@ class Reader:
         """The arm before and after temperature scaling; `name` are the columns that name it."""
         from calib_bench.measure import measure_arm
 
-        measures = measure_arm(self.store, arm, discover.calibrators(REPAIR))
+        measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
         self.rates += [{**name, **row} for row in each.rates(arm, measures.rechosen)]

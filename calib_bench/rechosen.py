@@ -56,7 +56,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.measure import REPAIRED, on_trials
 
     score = store.scores(arm.select)
@@ -64,7 +64,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     trials = [trial for rate in rates for trial in arm.tried[rate]]
     if len(arm.tried) < 2 or arm.chosen not in rates:  # of several, one alone may have learnt: its choice moves nothing
         return lambda: None
-    read = on_trials(_read, store, trials, discover.calibrators((REPAIRED,)), arm.select)
+    read = on_trials(_read, store, trials, registry.calibrators((REPAIRED,)), arm.select)
     return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.baseline import Objective
 from calib_bench.core.settings import RATES, Settings
 from calib_bench.core.task import Task
@@ -25,8 +25,8 @@ def resolve(settings: Settings) -> Settings:
     from calib_bench import models
     from calib_bench.train.choices import check_optimizer, check_schedule
 
-    discover.use_plugins(settings.plugins)
-    task = discover.task(settings.task)
+    registry.use_plugins(settings.plugins)
+    task = registry.task(settings.task)
     settings = settings.model_copy(update=_own(settings, task))
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
     for model in chosen:
@@ -43,11 +43,11 @@ def resolve(settings: Settings) -> Settings:
         update={
             "model": chosen,
             "beta": beta,
-            "objective": tuple(dict.fromkeys(o for text in objective for o in spell_out(text, discover.objectives()))),
+            "objective": tuple(dict.fromkeys(o for text in objective for o in spell_out(text, registry.objectives()))),
             "seed": seeds,
             "tune_seeds": tune_seeds,
             "interventions": _interventions(settings, task),
-            "calibrator": tuple(discover.calibrators(settings.calibrator)),
+            "calibrator": tuple(registry.calibrators(settings.calibrator)),
         }
     )
     spaces = {model: _space(filled, task, model) for model in chosen}
@@ -77,7 +77,7 @@ def _check_eps(settings: Settings, optimizer: str) -> None:
 def _own(settings: Settings, task: Task) -> dict[str, Any]:
     """The study's own defaults of what was not given; the rate is given in any of its units."""
     rated = any(getattr(settings, unit) for unit in RATES)
-    own = discover.study(settings.study).defaults
+    own = registry.study(settings.study).defaults
     unset = {key: v for key, v in own.items() if getattr(settings, key) is None and not (rated and key in RATES)}
     return {key: value(task) if callable(value) else value for key, value in unset.items()}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from calib_bench import cost, discover
+from calib_bench import cost, registry
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 
@@ -96,7 +96,7 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
 
     if gpus < 1:
         raise SettingsError(f"gpus={gpus} is no number of GPUs: give 1 or more")
-    task = discover.task(settings.task)
+    task = registry.task(settings.task)
     if task.example is None or task.source is None:
         return None
     first = {trial.key for trial in study.plan(settings, store.scores(settings.select))}

@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from calib_bench import discover, job
+from calib_bench import job, registry
 from calib_bench import plan as planning
 from calib_bench.core.settings import parse
 from calib_bench.execute import worker
@@ -19,7 +19,7 @@ def main(words: list[str]) -> None:
     """Train; prints how many trials this process trained."""
     settings = resolve(parse(words))
     worker.prepare(settings)
-    study, store = discover.study(settings.study), Store(settings.folder)
+    study, store = registry.study(settings.study), Store(settings.folder)
     for message in store.audit():
         print(message)
     console = Console(width=140, highlight=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import Outcome, Trial
@@ -111,7 +111,7 @@ def make(
     store = Store(path)
 
     scores = store.scores(settings.select)
-    plan = discover.study(settings.study).plan
+    plan = registry.study(settings.study).plan
     originals: dict[Trial, Trial] = {}
     while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
         for trial in new:

@@ -16,7 +16,7 @@ import pytest
 from synthetic import make
 
 import calib_bench
-from calib_bench import api, discover
+from calib_bench import api, registry
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.report import build
 
@@ -25,7 +25,7 @@ from calib_bench.report import build
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("api") / "run"
     store, settings = make(path, "beta=0.3,1,3", "seed=0,1", "calibrator=temperature_scaling")
-    build(store, discover.study("separation"), settings)
+    build(store, registry.study("separation"), settings)
     return path
 
 
@@ -103,7 +103,7 @@ def test_every_function_is_there_documented_and_found_by_completion() -> None:
 
 @pytest.mark.slow
 def test_results_are_the_reports_tables(folder: Path) -> None:
-    analysis = discover.study("separation").analyse
+    analysis = registry.study("separation").analyse
     frame = calib_bench.load_results(str(folder), "separation")
     from calib_bench.store import Store
 

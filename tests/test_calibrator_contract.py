@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.baseline import Params
 from calib_bench.errors import UserError
 
-CALIBRATORS = discover.calibrators()
+CALIBRATORS = registry.calibrators()
 HEAVY = ("matrix_scaling", "structured_matrix_scaling", "dirichlet_scaling")
 """K^2 unknowns: at K = 1000 they take longer than a quick test may."""
 each = pytest.mark.parametrize("name", CALIBRATORS)

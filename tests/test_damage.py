@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib_bench import discover, prediction_files
+from calib_bench import prediction_files, registry
 from calib_bench.core.settings import parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError
@@ -35,7 +35,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trial]]
     """A small whole store, a failure and a group under way included."""
     path = tmp_path_factory.mktemp("store") / "run"
     store, resolved = synthetic.make(path, "beta=0.3,1", "lr=0.1", "seed=0", "objective=cross_entropy", test=20)
-    trials = discover.study("separation").plan(resolved, store.scores("log_loss"))
+    trials = registry.study("separation").plan(resolved, store.scores("log_loss"))
     other = trials[0].model_copy(update={"seed": 99})
     store.failures.record(other, "raised", "ValueError: bad")
     store.checkpoints.begin((other,)).write_bytes(b"a checkpoint")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from synthetic import labels_and_truth, splits_of
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
 from calib_bench.core.trial import Outcome, Trial
@@ -42,7 +42,7 @@ def planted(
     Those of a positive control, trained for one epoch instead of two, have as much again and more.
     """
     settings = resolve(parse(["task=digits", "epochs=2", *words]))
-    store, plan = Store(path), discover.study(settings.study).plan
+    store, plan = Store(path), registry.study(settings.study).plan
     scores = store.scores(settings.select)
     labels, truth = labels_and_truth(TEST, CLASSES)
     splits = splits_of(labels, CLASSES)
@@ -73,7 +73,7 @@ def _logits(trial: Trial, split: str, u: torch.Tensor, noise: float) -> torch.Te
 
 def analysed(store: Store, settings: Settings) -> Analysis:
     """The study's analysis, every figure of it drawn."""
-    study = discover.study(settings.study)
+    study = registry.study(settings.study)
     analysis = study.analyse(settings, store)
     with figures.style():
         for draw in study.figures.values():
@@ -102,7 +102,7 @@ def controlled(store: Store, settings: Settings, analysis: Analysis, power: bool
     text = " ".join(analysis.verdict)
     assert "Negative control" in text
     assert "Positive control" in text
-    plan = discover.study(settings.study).plan(settings, store.scores(settings.select))
+    plan = registry.study(settings.study).plan(settings, store.scores(settings.select))
     (epochs,) = settings.epochs or ()
     short = {trial.key: trial for trial in plan if 0 < trial.epochs < epochs}
     assert len(short) == len(models) * len(settings.seed or ())
@@ -116,7 +116,7 @@ def controlled(store: Store, settings: Settings, analysis: Analysis, power: bool
     assert not seen & set(short)
     # A store of the study as it was without them stays valid.
     before = {t.key for t in plan} - set(short)
-    wanted = discover.study(settings.study).plan(
+    wanted = registry.study(settings.study).plan(
         settings, lambda trial: store.scores(settings.select)(trial) if trial.key in before else None
     )
     assert {t.key for t in wanted} == {t.key for t in plan}
@@ -184,7 +184,7 @@ def test_the_critical_rate_is_that_of_the_heavy_ball(momentum: float, side: str,
         frontier=lambda trial: 1.4 / trial.beta,
         curvature=lambda trial: 2 * trial.beta,
     )
-    analysis = discover.study("learning_rate").analyse(settings, store)
+    analysis = registry.study("learning_rate").analyse(settings, store)
     for row in analysis.tables["phase"].frame.to_dict("records"):
         assert row["critical_rate_lr"] == pytest.approx((1 + momentum) / row["beta"])
         assert row["critical_rate_lr_rel"] == pytest.approx(1 + momentum)
@@ -199,7 +199,7 @@ def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Stor
     assert len(cells) == 4 * len(analysis.data["arms"][0].rates)
     assert (cells["lr_rel"] / cells["lr"]).tolist() == pytest.approx(cells["beta"].tolist())
     assert set(cells.loc[cells["score"] == math.inf, "failed"]) <= {0.25, 0.5, 0.75, 1.0}
-    assert make(settings, discover.study("learning_rate"), store).pending == 0
+    assert make(settings, registry.study("learning_rate"), store).pending == 0
     controlled(store, settings, analysis)
 
 
@@ -223,7 +223,7 @@ def test_a_plane_needs_two_sides() -> None:
     for words, said in {"beta=1": "several values of beta", "lr=0.1": "several values of lr"}.items():
         settings = resolve(parse(["study=learning_rate", words]))
         with pytest.raises(SettingsError, match=said):
-            discover.study("learning_rate").plan(settings, lambda trial: None)
+            registry.study("learning_rate").plan(settings, lambda trial: None)
 
 
 # switches
@@ -272,10 +272,10 @@ def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
 def test_what_cannot_switch_says_why() -> None:
     settings = resolve(parse(["study=beta_switch", "clip=1"]))
     with pytest.raises(SettingsError, match="norm depends on the scale of the head"):
-        discover.study("beta_switch").plan(settings, lambda trial: None)
+        registry.study("beta_switch").plan(settings, lambda trial: None)
     settings = resolve(parse(["study=beta_switch", "beta=1"]))
     with pytest.raises(SettingsError, match="there is one beta"):
-        discover.study("beta_switch").plan(settings, lambda trial: None)
+        registry.study("beta_switch").plan(settings, lambda trial: None)
     grid = list(templates(resolve(parse(["study=beta_switch", "beta=0.1,1,3", "switch_times=0.5"]))))
     found = beta_switch.switches(resolve(parse(["study=beta_switch", "switch_times=0.5"])), grid)
     assert [(s.beta, s.way, s.template.beta, s.template.switch_from) for s in found] == [
@@ -323,7 +323,7 @@ def test_seeds_alike_at_every_beta_say_nothing(tmp_path: Path) -> None:
     analysis = analysed(*planted(tmp_path / "same", *STABLE, noise=noise))
     assert "is nothing that these data can say: no smaller beta surely peaks higher" in " ".join(analysis.verdict)
     with pytest.raises(SettingsError, match="three or more"):
-        discover.study("stability").plan(resolve(parse(["study=stability", "seed=0,1"])), lambda trial: None)
+        registry.study("stability").plan(resolve(parse(["study=stability", "seed=0,1"])), lambda trial: None)
 
 
 # architectures
@@ -377,7 +377,7 @@ def test_names_tell_widths_depths_and_variations() -> None:
     with pytest.raises(SettingsError, match="knows no variations"):
         variations("timm/resnet18")
     with pytest.raises(SettingsError, match="there is one, mlp_8"):
-        discover.study("width_depth").plan(resolve(parse(["study=width_depth", "model=mlp_8"])), lambda trial: None)
+        registry.study("width_depth").plan(resolve(parse(["study=width_depth", "model=mlp_8"])), lambda trial: None)
 
 
 # all of it, small
@@ -399,7 +399,7 @@ SMALL = ("epochs=8", "seed=0..2", "tune_seeds=1", "wandb=disabled", "workers=1",
 def test_runs_from_command_to_report(words: tuple[str, ...], tmp_path: Path) -> None:
     assert cli.main(["run", *words, *SMALL, f"out={tmp_path}"]) == 0
     settings = resolve(parse([*words, *SMALL, f"out={tmp_path}"]))
-    store, study = Store(settings.folder), discover.study(settings.study)
+    store, study = Store(settings.folder), registry.study(settings.study)
     assert make(settings, study, store).pending == 0
     page = (settings.folder / "report" / "report.html").read_text()
     assert all(f'id="{name}-' in page for name in study.figures)

@@ -14,7 +14,7 @@ from test_curvature import VECTOR, dense, problem
 from test_kernel import jacobian
 from test_train import CPU, digits, run, trial
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.dynamics import early, early_report, early_rows
@@ -239,12 +239,12 @@ def test_zero_logits_have_no_early_time() -> None:
 def test_settings_that_mean_nothing_are_refused(word: str, said: str) -> None:
     settings = resolve(parse(["study=early_learning", word]))
     with pytest.raises(SettingsError, match=said):
-        discover.study("early_learning").plan(settings, lambda trial: None)
+        registry.study("early_learning").plan(settings, lambda trial: None)
 
 
 def test_every_measurement_is_one_trial_that_trains_nothing() -> None:
     settings = resolve(parse(["study=early_learning", "beta=0.1,1,10", "seed=0,1"]))
-    wanted = discover.study("early_learning").plan(settings, lambda trial: None)
+    wanted = registry.study("early_learning").plan(settings, lambda trial: None)
     kinds = pd.Series([one.probe for one in wanted]).value_counts()
     assert kinds["early_learning/paths"] == kinds["early_learning/stability"] == 3 * 2
     assert kinds["early_learning/curvature"] == (3 + 2) * 2 * 2
@@ -263,7 +263,7 @@ def test_the_study_from_words_to_report(tmp_path: Path, capsys: pytest.CaptureFi
     drawn = {path.stem for path in (folder / "report" / "figures").glob("*.png")}
     assert drawn == {"collapse", "curvature", "frontier", "timescales"}
     settings = Store(folder, "read").settings()
-    tables = discover.study("early_learning").analyse(settings, Store(folder, "read")).tables
+    tables = registry.study("early_learning").analyse(settings, Store(folder, "read")).tables
     claims = tables["acceptance"].frame.set_index("claim")
     assert claims.loc["time to move by ||Z0||/10, over tau_z/10", "met"] == "met"
     assert claims.loc["slope of tau_nl over beta", "met"] == "not measured"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import discover, inference, metrics
+from calib_bench import inference, metrics, registry
 from calib_bench.cli import main
 from calib_bench.compare import compare
 from calib_bench.core.baseline import Calibrator
@@ -26,7 +26,7 @@ from calib_bench.judge import evaluate
 from calib_bench.measure import METRICS
 from calib_bench.predictions import Predictions, check, read
 
-TEMPERATURE = discover.calibrators(("temperature_scaling",))
+TEMPERATURE = registry.calibrators(("temperature_scaling",))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_help_is_fast_and_says_it_all() -> None:
 def test_probabilities_give_what_logits_give_where_a_shift_is_nothing(folder: Path) -> None:
     exact = evaluate(models(folder, "a", 1), TEMPERATURE)
     test, cal = (read(str(folder / f"a_p_{split}0.npz"))[0] for split in ("test", "cal"))
-    vector = replace(discover.calibrators(("vector_scaling",))["vector_scaling"], shift_invariant=False)
+    vector = replace(registry.calibrators(("vector_scaling",))["vector_scaling"], shift_invariant=False)
     both = evaluate(pair_up([test], [cal]), TEMPERATURE | {"vector_scaling": vector})
     one, other = (e.tables["metrics"].frame.set_index("method") for e in (exact, both))
     for metric in ("log_loss", "brier", "ece", "accuracy", "kappa"):

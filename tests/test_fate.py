@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import labels_and_truth, splits_of
 
-from calib_bench import discover, planes, search, tuning
+from calib_bench import planes, registry, search, tuning
 from calib_bench.core import fate
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Score, Trial
@@ -93,7 +93,7 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
     assert [failed(scores(arm.trials[seed])) for seed in range(5)] == [False, False, True, True, False]  # type: ignore[arg-type]
     assert scores(arm.trials[4]) > math.log(CLASSES)  # type: ignore[operator]  # large, and yet no failure
 
-    measures = measure_arm(store, arm, discover.calibrators(("temperature_scaling",)))
+    measures = measure_arm(store, arm, registry.calibrators(("temperature_scaling",)))
     assert (measures.seeds, measures.diverged, measures.dead) == ((0, 1, 2, 4), (3,), (2,))
     rows = [each.methods(measures, False)[0], sown._divergence(sown.read(measures, store, settings, {}))]
     assert rows[0]["failed"] == 2

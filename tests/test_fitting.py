@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from calib_bench import cli, discover, judge
+from calib_bench import cli, judge, registry
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, pair_up
@@ -54,7 +54,7 @@ def made(fit: str, apply: str) -> Calibrator:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_that_fails_is_named_and_the_others_report(fault: str) -> None:
-    own = discover.calibrators(("temperature_scaling", "vector_scaling"))
+    own = registry.calibrators(("temperature_scaling", "vector_scaling"))
     fit, apply, said = FAULTS[fault]
     alone = judge.evaluate(models(), own).tables["metrics"].frame
     found = judge.evaluate(models(), {fault: made(fit, apply), **own})
@@ -65,7 +65,7 @@ def test_one_that_fails_is_named_and_the_others_report(fault: str) -> None:
 
 
 def test_one_that_was_chosen_and_fails_is_named_too_unless_none_is_left() -> None:
-    own, faulty = discover.calibrators(("temperature_scaling",)), made(*FAULTS["raising"][:2])
+    own, faulty = registry.calibrators(("temperature_scaling",)), made(*FAULTS["raising"][:2])
     found = judge.evaluate(models(), {"faulty": faulty, **own}, chosen=True)
     assert list(found.tables["metrics"].frame.method) == ["raw", "temperature_scaling"]
     with pytest.raises(UserError, match="faulty was left out: its fit raised KeyError"):
@@ -78,7 +78,7 @@ def test_ctrl_c_ends_everything() -> None:
 
 
 def test_what_a_plug_in_writes_into_its_arguments_is_nobody_elses() -> None:
-    own = discover.calibrators(("vector_scaling",))
+    own = registry.calibrators(("vector_scaling",))
     writing = made("Z[:] = 0; y[:] = 0", "logp if Z.zero_() is not None else logp")
     alone = judge.evaluate(models(), own).tables["metrics"].frame
     after = judge.evaluate(models(), {"writing": writing, **own}).tables["metrics"].frame
@@ -105,10 +105,10 @@ def _never(Z_NK: torch.Tensor, y_N: torch.Tensor) -> Params:
 
 
 def test_what_grows_with_pairs_of_classes_is_left_out_of_large_problems_unless_it_is_named() -> None:
-    large = {name for name, calibrator in discover.calibrators().items() if calibrator.unknowns is not None}
+    large = {name for name, calibrator in registry.calibrators().items() if calibrator.unknowns is not None}
     assert large == {"dirichlet_scaling", "matrix_scaling", "structured_matrix_scaling"}
     pairs = Calibrator(_never, lambda p, Z: Z, keeps_argmax=False, reference="", title="", unknowns=lambda K: K * K)
-    own = discover.calibrators(("temperature_scaling",))
+    own = registry.calibrators(("temperature_scaling",))
     found = judge.evaluate(models(6, 3000), {"pairs": pairs, **own})
     assert list(found.tables["metrics"].frame.method) == ["raw", "temperature_scaling"]
     said = next(warning for warning in found.warnings if warning.startswith("pairs was left out"))
@@ -119,9 +119,9 @@ def test_what_grows_with_pairs_of_classes_is_left_out_of_large_problems_unless_i
 
 
 def test_the_rule_counts_classes_and_examples() -> None:
-    matrix = discover.calibrators(("matrix_scaling",))["matrix_scaling"]
+    matrix = registry.calibrators(("matrix_scaling",))["matrix_scaling"]
     assert too_large(matrix, 50_000, 1000) is None
     assert too_large(matrix, 10, 2047) is None
     assert f"more than {MOST_UNKNOWNS:,} numbers" in (too_large(matrix, 10, 2048) or "")
     assert "products" in (too_large(matrix, MOST_PRODUCTS // 1_001_000 + 1, 1000) or "")
-    assert too_large(discover.calibrators(("vector_scaling",))["vector_scaling"], 10, 250_000) is None
+    assert too_large(registry.calibrators(("vector_scaling",))["vector_scaling"], 10, 250_000) is None

@@ -13,7 +13,7 @@ import torch
 from test_train import CPU, digits, trial
 from torch import Tensor, nn
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.tensors import Resident
@@ -169,7 +169,7 @@ def test_a_switch_of_beta_is_a_change_of_the_heads_rate(loop_of: tuple[str, str]
 
 
 def calibrated(Z: Tensor, fit_on: Tensor, y: Tensor) -> Tensor:
-    method = discover.calibrators(["temperature_scaling"])["temperature_scaling"]
+    method = registry.calibrators(["temperature_scaling"])["temperature_scaling"]
     return method.apply(method.fit(fit_on, y), Z)
 
 

@@ -11,7 +11,7 @@ import pytest
 import synthetic
 import torch
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.core.study import Analysis
@@ -26,7 +26,7 @@ from calib_bench.separation import controls
 from calib_bench.store import Store
 from calib_bench.system.random import stream
 
-STUDY = discover.study("logit_magnitude")
+STUDY = registry.study("logit_magnitude")
 SPLIT = dict[str, torch.Tensor]
 
 

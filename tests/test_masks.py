@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from calib_bench import api, discover
+from calib_bench import api, registry
 from calib_bench.baselines._solvers import deviations, spread
 from calib_bench.baselines.temperature_scaling import fit_temperature
 from calib_bench.metrics import masks
 from calib_bench.prediction_checks import check
 
-CALIBRATORS = {name: calibrator for name, calibrator in discover.calibrators().items() if calibrator.classes is None}
+CALIBRATORS = {name: calibrator for name, calibrator in registry.calibrators().items() if calibrator.classes is None}
 each = pytest.mark.parametrize("name", CALIBRATORS)
 MARKS = (-1e4, -5e4, -65504.0, -1e9, float(torch.finfo(torch.bfloat16).min), float(np.finfo(np.float32).min), -1e30)
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.compare import compare
 from calib_bench.errors import DataError
 from calib_bench.evaluate_models import pair_up
@@ -29,7 +29,7 @@ P = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
 Y = np.array([RNG.choice(K, p=row) for row in P])
 OTHER = LOGITS / 2 + RNG.normal(size=(N, K))
 CLASSES = ["cat", "dog", "frog", "ship"]
-TEMPERATURE = discover.calibrators(("temperature_scaling",))
+TEMPERATURE = registry.calibrators(("temperature_scaling",))
 
 
 def table(folder: Path, name: str, columns: dict[str, Any], labels: Any, **extra: Any) -> str:

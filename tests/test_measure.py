@@ -13,7 +13,7 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import discover, measure, tuning
+from calib_bench import measure, registry, tuning
 from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
@@ -35,7 +35,7 @@ def arms(run: tuple[Store, Settings]) -> list[tuning.Arm]:
 
 @pytest.fixture(scope="module")
 def low(run: tuple[Store, Settings], arms: list[tuning.Arm]) -> Measures:
-    return measure_arm(run[0], arms[0], discover.calibrators(("temperature_scaling", "isotonic")))
+    return measure_arm(run[0], arms[0], registry.calibrators(("temperature_scaling", "isotonic")))
 
 
 def test_rows_are_trials_times_methods_and_diverged_trials_are_counted(low: Measures) -> None:
@@ -75,7 +75,7 @@ def test_kappa_is_the_temperature_of_beta_z(run: tuple[Store, Settings], arms: l
 
 
 def test_rescaled_logits_change_kappa_alone(run: tuple[Store, Settings], arms: list[tuning.Arm], low: Measures) -> None:
-    doubled = measure_arm(run[0], arms[0], discover.calibrators(("temperature_scaling",)), scale=2.0)
+    doubled = measure_arm(run[0], arms[0], registry.calibrators(("temperature_scaling",)), scale=2.0)
     kappas = [m.frame.loc[m.frame.method == REPAIRED, "kappa"].to_numpy() for m in (doubled, low)]
     np.testing.assert_allclose(kappas[0], 2 * kappas[1], rtol=1e-8)
     repaired = [m.examples[REPAIRED]["log_loss"] for m in (doubled, low)]
@@ -100,7 +100,7 @@ def test_trials_are_measured_together_as_alone(
     run: tuple[Store, Settings], arms: list[tuning.Arm], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every number of every method, but for rounding."""
-    calibrators = discover.calibrators()
+    calibrators = registry.calibrators()
     together = measure_arm(run[0], arms[1], calibrators)
     monkeypatch.setattr(measure, "TRIALS", 1)
     alone = measure_arm(run[0], arms[1], calibrators)
@@ -117,7 +117,7 @@ def test_one_trial_that_a_calibrator_refuses_does_not_cost_the_others(
     run: tuple[Store, Settings], arms: list[tuning.Arm]
 ) -> None:
     """A stack that cannot be fitted is fitted one by one; the calibrator is left out, and what it said is kept."""
-    known = discover.calibrators(("temperature_scaling", "isotonic"))
+    known = registry.calibrators(("temperature_scaling", "isotonic"))
     smallest = min(float(run[0].logits(trial)["calibration"].min()) for trial in arms[1].trials.values())
 
     def fit(Z_NK: torch.Tensor, y_N: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
     words = ("beta=1", "objective=cross_entropy", "seed=0..4", "lr=0.1")
     store, settings = make(tmp_path / "run", *words, test=997, classes=10)
     (arm,) = tuning.arms(settings, store.scores(settings.select))
-    calibrators = discover.calibrators()
+    calibrators = registry.calibrators()
     measure_arm(store, arm, calibrators)
     start = time.process_time()
     measure_arm(store, arm, calibrators)
@@ -148,9 +148,9 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
 
 def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None:
     """Logits whose best temperature is known: the interval of log kappa covers it, and narrows to the bootstrap's."""
-    from calib_bench.discover import load
     from calib_bench.inference import crossed_interval
     from calib_bench.measure import log_kappa_n
+    from calib_bench.registry import load
 
     temperature = load("baselines", "temperature_scaling")
     covered, trials = 0, 200
@@ -188,7 +188,7 @@ def test_slopes_are_the_derivatives_in_log_temperature() -> None:
 
 def test_fitted_to_is_what_refits_without_an_example_show(run: tuple[Store, Settings], arms: list[tuning.Arm]) -> None:
     """How a calibration example moves the repaired test score: fitted again without it, and with it twice."""
-    found = measure_arm(run[0], arms[1], discover.calibrators((REPAIRED,)))
+    found = measure_arm(run[0], arms[1], registry.calibrators((REPAIRED,)))
     fit = measure.fitted_to("log_loss", (1, found, [0]))
     assert fit is not None
     assert fit.influence_SM is not None
@@ -196,7 +196,7 @@ def test_fitted_to_is_what_refits_without_an_example_show(run: tuple[Store, Sett
     logits, labels = run[0].logits(trial), run[0].labels(trial)
     Z, Z_test = (trial.beta * logits[split].double() for split in ("calibration", "test"))
     y, y_test = labels["calibration"], labels["test"]
-    temperature = discover.calibrators((REPAIRED,))[REPAIRED]
+    temperature = registry.calibrators((REPAIRED,))[REPAIRED]
     M = len(y)
 
     def repaired(keep: torch.Tensor) -> float:

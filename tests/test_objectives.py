@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.baselines.cosine_head import CosineHead
 from calib_bench.baselines.learned_beta import LearnedScale
 from calib_bench.core.splits import InputSpec
@@ -19,7 +19,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.resolve import spell_out
 from calib_bench.train.objective import Course, Loss
 
-OBJECTIVES = discover.objectives()
+OBJECTIVES = registry.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
 IMAGE = InputSpec("image", (1, 8, 8))
 each_loss = pytest.mark.parametrize("name", [name for name, objective in OBJECTIVES.items() if objective.loss])

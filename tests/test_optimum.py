@@ -11,7 +11,7 @@ import pytest
 from synthetic import make
 from test_dynamics_studies import off, planted
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.study import Analysis
 from calib_bench.models.variations import form
 from calib_bench.store import Store
@@ -28,7 +28,7 @@ def noise(trial) -> float:
 def separation(path: Path, *words: str) -> Analysis:
     more = ("calibrator=temperature_scaling", "interventions=no")
     store, settings = planted(path, "study=separation", *more, *words, noise=noise)
-    return discover.study("separation").analyse(settings, store)
+    return registry.study("separation").analyse(settings, store)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_two_studies_of_the_same_trials_agree(found: Analysis, tmp_path: Path) -> None:
     store, settings = planted(tmp_path, "study=width_depth", *GRID, noise=noise)
-    other = discover.study("width_depth").analyse(settings, store)
+    other = registry.study("width_depth").analyse(settings, store)
     pd.testing.assert_frame_equal(found.tables["best_beta"].frame, other.tables["best_beta"].frame)
     said = [text for text in other.verdict if "best beta by" in text and "Among" not in text]
     assert len(said) == 4
@@ -66,7 +66,7 @@ def test_two_betas_have_no_best_one(tmp_path: Path) -> None:
 def test_nothing_trained_has_no_best_beta(tmp_path: Path) -> None:
     words = ("model=mlp_16", "lr=0.1", "beta=0.1,1,10", "seed=0..1", "objective=cross_entropy", "epochs=0")
     store, settings = make(tmp_path, "calibrator=temperature_scaling", *words)
-    analysis = discover.study("separation").analyse(settings, store)
+    analysis = registry.study("separation").analyse(settings, store)
     assert len(analysis.tables["separation"].frame) == 2
     assert "best_beta" not in analysis.tables
 
@@ -82,7 +82,7 @@ def test_the_note_says_what_was_resampled(found: Analysis, tmp_path: Path) -> No
 def test_a_beta_that_lacks_a_seed_is_not_among_them(tmp_path: Path) -> None:
     words = ("calibrator=temperature_scaling", "interventions=no", *GRID)
     store, settings = planted(tmp_path, "study=separation", *words, noise=noise)
-    study = discover.study("separation")
+    study = registry.study("separation")
     plan = study.plan(settings, store.scores(settings.select))
     (lost,) = [t for t in plan if (t.model, t.beta, t.seed, t.epochs) == ("mlp_16", 0.1, 2, 2)]
     shutil.rmtree(store.folder(lost))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.cli import main
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("paper") / "run"
     words = ("calibrator=temperature_scaling,histogram_binning,vector_scaling",)
     store, settings = make(path, *WORDS, *words, test=400)
-    build(store, discover.study("separation"), settings)
+    build(store, registry.study("separation"), settings)
     return path
 
 
@@ -155,9 +155,9 @@ def test_bad_words_name_the_nearest(run: Path, words: list[str], hint: str) -> N
 def test_every_reference_of_the_house_has_a_whole_entry() -> None:
     entries = cite.read()
     keys = {cite.OWN, *(key for some in REFERENCES.values() for key in some)}
-    keys |= {discover.task(name).reference for name in discover.names("tasks")}
-    keys |= {discover.load("baselines", name).reference for name in discover.names("baselines")}
-    keys |= {key for name in discover.names("studies") for key in discover.study(name).references}
+    keys |= {registry.task(name).reference for name in registry.names("tasks")}
+    keys |= {registry.load("baselines", name).reference for name in registry.names("baselines")}
+    keys |= {key for name in registry.names("studies") for key in registry.study(name).references}
     for name in (*models.EXAMPLES, "timm/vit_base_patch16_224", "timm/convnext_tiny"):
         assert references(name), name
         keys |= set(references(name))

@@ -9,14 +9,14 @@ import pytest
 from test_store import put
 from test_store import trial as stored_trial
 
-from calib_bench import discover, tuning
 from calib_bench import plan as planning
+from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.resolve import resolve
 from calib_bench.store import Store
 
-STUDY = discover.study("separation")
+STUDY = registry.study("separation")
 
 
 def settings(*words: str) -> Settings:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from synthetic import facts, make
 from test_data import HUB, picture, write
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Carve
@@ -253,7 +253,7 @@ def test_no_study_scores_a_head_that_nothing_trains(study: str, epochs: int) -> 
     scores: dict[str, float] = {}
 
     def wanted() -> list[Trial]:
-        return discover.study(study).plan(resolved, lambda trial: scores.get(trial.key))
+        return registry.study(study).plan(resolved, lambda trial: scores.get(trial.key))
 
     while new := [trial for trial in wanted() if trial.key not in scores]:
         scores.update({trial.key: facts(trial)["selection"]["log_loss"] for trial in new})
@@ -265,7 +265,7 @@ def test_no_study_scores_a_head_that_nothing_trains(study: str, epochs: int) -> 
 def test_it_is_said_where_there_is_nothing_to_compare_too(tmp_path: Path) -> None:
     words = ("beta=1", "objective=cross_entropy", "seed=0", "epochs=1", "pretrained=true", "warmup=0", "lr=0.1")
     store, resolved = make(tmp_path / "run", "model=timm/test_resnet", "calibrator=temperature_scaling", *words)
-    verdict = discover.study("separation").analyse(resolved, store).verdict
+    verdict = registry.study("separation").analyse(resolved, store).verdict
     assert ["nothing to compare" in verdict[0], "left out, since" in verdict[1]] == [True, True]
 
 
@@ -284,7 +284,7 @@ def test_a_control_that_cannot_be_made_is_left_out_with_a_sentence(tmp_path: Pat
         tmp_path / "run", "model=timm/test_resnet", f"study={study}", "calibrator=temperature_scaling", *words,
         *STUDIES[study],
     )  # fmt: skip
-    analysis = discover.study(study).analyse(resolved, store)
+    analysis = registry.study(study).analyse(resolved, store)
     said = [sentence for sentence in analysis.verdict if "ositive control" in sentence]
     assert said == [
         "Positive control (timm/test_resnet): left out, since the reference trains published weights for 1 epoch, "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_train import CPU, digits, run, trial
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.plan import group
@@ -59,7 +59,7 @@ STUDY = Study("Do probes work?", plan, analyse, {}, probes={"all": Probe(columns
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mine")
     (path / "watched.py").write_text(PLUGIN)
-    discover.use_plugins([path])
+    registry.use_plugins([path])
     return path
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from test_claims import logits, trained
 
-from calib_bench import discover, job
+from calib_bench import job, registry
 from calib_bench import plan as planning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
@@ -60,7 +60,7 @@ def settings(out: Path, *words: str) -> Settings:
 
 
 def groups(of: Settings, store: Store) -> list[planning.Group]:
-    return list(planning.make(of, discover.study(of.study), store).groups)[:COUNT]
+    return list(planning.make(of, registry.study(of.study), store).groups)[:COUNT]
 
 
 @pytest.fixture(scope="module")

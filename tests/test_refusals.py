@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic import make
 
-from calib_bench import discover, job
+from calib_bench import job, registry
 from calib_bench.core.settings import parse
 from calib_bench.dynamics import early_report
 from calib_bench.errors import SettingsError
@@ -62,9 +62,9 @@ def plugged(folder: Path, name: str, source: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.py").write_text(HEAD + source)
     try:
-        discover.use_plugins([folder])
+        registry.use_plugins([folder])
     finally:
-        for kind in discover._plugins.values():
+        for kind in registry._plugins.values():
             kind.pop(name, None)
 
 
@@ -112,7 +112,7 @@ def test_a_calibrator_that_breaks_its_word_is_refused(name: str, apply: str, say
 def test_own_baselines_keep_what_plug_ins_must() -> None:
     from calib_bench.core import plugin_checks
 
-    for name, baseline in {**discover.objectives(), **discover.calibrators()}.items():
+    for name, baseline in {**registry.objectives(), **registry.calibrators()}.items():
         plugin_checks.check(baseline, name)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make
 
-from calib_bench import discover, report
+from calib_bench import registry, report
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build, figures, html, plots, tables
@@ -33,7 +33,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings, Path]:
     words = ("beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibrator=temperature_scaling")
     store, settings = make(tmp_path_factory.mktemp("report") / "run", *words, class_names=(EVIL, "b", "c", "d"))
-    return store, settings, build(store, discover.study("separation"), settings)
+    return store, settings, build(store, registry.study("separation"), settings)
 
 
 class Page(HTMLParser):
@@ -67,7 +67,7 @@ class Page(HTMLParser):
 def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
     folder = run[2].parent
     assert run[2] == run[0].path / "report" / "report.html"
-    study = discover.study("separation")
+    study = registry.study("separation")
     drawn = {p.name for p in (folder / "figures").iterdir()}
     some = set(study.figures) - {"interventions"}  # none was trained
     assert drawn == {f"{name}.{suffix}" for name in some for suffix in ("png", "svg", "pdf")}
@@ -80,7 +80,7 @@ def test_one_arm_leaves_no_warning(tmp_path: Path) -> None:
     """Of a figure without axes, which has nothing to lay out: drawn for the report, and saved from a notebook."""
     words = ("beta=1", "objective=cross_entropy", "seed=0", "lr=0.1", "interventions=no")
     store, settings = make(tmp_path / "run", *words)
-    analysis = discover.study("separation").analyse(settings, store)
+    analysis = registry.study("separation").analyse(settings, store)
     with warnings.catch_warnings(), figures.style():
         warnings.simplefilter("error", UserWarning)
         svg = figures.render(plots.separation(analysis))["svg"].decode()
@@ -148,13 +148,13 @@ def test_a_hostile_task_name_survives_figures_tables_and_page(run: tuple[Store, 
 def test_the_same_store_gives_the_same_bytes(run: tuple[Store, Settings, Path]) -> None:
     store, settings, path = run
     before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
-    build(Store(store.path, "read"), discover.study("separation"), settings)
+    build(Store(store.path, "read"), registry.study("separation"), settings)
     changed = [p.name for p, content in before.items() if p.read_bytes() != content]
     assert changed == []
 
 
 def test_csv_reads_back_exactly(run: tuple[Store, Settings, Path]) -> None:
-    frame = discover.study("separation").analyse(run[1], run[0]).tables["separation"].frame
+    frame = registry.study("separation").analyse(run[1], run[0]).tables["separation"].frame
     back = pd.read_csv(run[2].parent / "tables" / "separation.csv", float_precision="round_trip")
     assert back["log_loss_dyn"].tolist() == frame["log_loss_dyn"].tolist()
     assert list(back.columns) == list(frame.columns)
@@ -214,7 +214,7 @@ def test_markdown_has_one_cell_a_column(run: tuple[Store, Settings, Path]) -> No
 
 def test_a_long_table_is_cut_on_the_page_and_says_so(run: tuple[Store, Settings, Path]) -> None:
     table = Table("long", pd.DataFrame({"n": range(html.MOST_ROWS + 5)}))
-    study = discover.study("separation")
+    study = registry.study("separation")
     text = html.page(study, run[1], Analysis(("v",), {"long": table}), {}, {})
     assert text.count("<tr") == html.MOST_ROWS + 1
     assert f"first {html.MOST_ROWS} of {html.MOST_ROWS + 5} rows" in text
@@ -223,7 +223,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so(run: tuple[Store, Settings,
 def test_the_terminal_table_fits_eighty_columns(run: tuple[Store, Settings, Path]) -> None:
     from rich.console import Console
 
-    table = discover.study("separation").analyse(run[1], run[0]).tables["separation"]
+    table = registry.study("separation").analyse(run[1], run[0]).tables["separation"]
     console = Console(width=80, file=io.StringIO(), highlight=False)
     console.print(tables.rich_table(table))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -237,7 +237,7 @@ def test_the_terminal_table_fits_eighty_columns(run: tuple[Store, Settings, Path
 def test_a_rate_is_called_untuned_only_where_something_is_trained(tmp_path: Path, epochs: int) -> None:
     words = ("beta=1", "objective=cross_entropy", "seed=0..1", "lr=0.1", f"epochs={epochs}")
     store, settings = make(tmp_path / "run", *words, "calibrator=temperature_scaling")
-    said = discover.study("separation").analyse(settings, store).warnings
+    said = registry.study("separation").analyse(settings, store).warnings
     assert any("not tuned" in warning for warning in said) == (epochs > 0)
 
 
@@ -255,5 +255,5 @@ def test_every_study_tells_what_is_to_be_known_of_the_data(tmp_path: Path, study
     (path,) = store.splits.folder.glob("*/split.json")
     content = {key: value for key, value in files.read_sealed(path).items() if key != "sha256"}
     files.write_json(path, files.seal(content | {"notes": {"duplicates": "7 of 120 test examples also occur"}}))
-    warnings = report.analyse(store, discover.study(study), settings).warnings
+    warnings = report.analyse(store, registry.study(study), settings).warnings
     assert warnings.count("Data: 7 of 120 test examples also occur.") == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib_bench import discover, scale
+from calib_bench import registry, scale
 from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
@@ -20,7 +20,7 @@ IMAGENET = ("task=imagenet", "precision=bf16", "beta=0.1,1", "objective=cross_en
 
 def estimate(*words: str, gpus: int = 64) -> scale.Scale | None:
     settings = resolve(parse(words))
-    return scale.estimate(settings, discover.study("separation"), Store(Path("nothing/there"), "peek"), gpus)
+    return scale.estimate(settings, registry.study("separation"), Store(Path("nothing/there"), "peek"), gpus)
 
 
 def test_imagenet_by_hand() -> None:

@@ -25,7 +25,7 @@ CALLS = {
 """Calls that need an argument of this value, or may not be at all."""
 SAFE = {"yaml.safe_dump", "yaml.safe_load"}
 """All of yaml that may be used."""
-IMPORTERS = {"calib_bench/discover.py"}
+IMPORTERS = {"calib_bench/registry.py"}
 """The only module that imports by file name or computed name, besides imports of the package's own."""
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from synthetic import Shape, make, shape
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
@@ -58,7 +58,7 @@ def test_total_is_confidence_plus_dynamics(run: Run, score: str, name: str) -> N
 
 def test_a_contrast_is_the_paired_difference_of_the_seeds_both_have(run: Run, table: pd.DataFrame) -> None:
     store, settings, _ = run
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arms = {(a.trial.beta, a.trial.objective): a for a in tuning.arms(settings, store.scores(settings.select))}
     arm, reference = (measure_arm(store, arms[beta, "cross_entropy"], repair) for beta in (10.0, 1.0))
     row = table.loc[(10.0, "cross_entropy")]
@@ -97,7 +97,7 @@ def test_negative_control_is_zero(run: Run) -> None:
 def test_an_arm_against_itself_is_zero_throughout(run: Run) -> None:
     store, settings, _ = run
     arm = tuning.arms(settings, store.scores(settings.select))[0]
-    measures = measure_arm(store, arm, discover.calibrators(("temperature_scaling",)))
+    measures = measure_arm(store, arm, registry.calibrators(("temperature_scaling",)))
     row = contrast(measures, measures, nested=False)
     assert {v for k, v in row.items() if k.endswith(("_total", "_conf", "_dyn")) or k == "accuracy"} == {0.0}
 
@@ -174,7 +174,7 @@ def test_one_seed_and_smoke_mode_are_said(tmp_path: Path) -> None:
 def test_a_split_for_each_seed_takes_the_seed_level_interval(tmp_path: Path) -> None:
     words = ("beta=0.1,1", "objective=cross_entropy", "seed=0..2", "split=seed", "lr=0.1")
     store, settings, analysis = analysed(tmp_path, *words)
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arm, reference = (measure_arm(store, a, repair) for a in tuning.arms(settings, store.scores(settings.select)))
     by_seed = (arm.examples["raw"]["log_loss"] - reference.examples["raw"]["log_loss"]).mean(1)
     half = 4.302652729911275 * by_seed.std().item() / np.sqrt(3)
@@ -200,7 +200,7 @@ def test_golden_numbers(table: pd.DataFrame) -> None:
 def test_kappa_at_a_bound_has_no_interval(tmp_path: Path) -> None:
     store, settings = make(tmp_path, "beta=1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
     (arm,) = tuning.arms(settings, store.scores(settings.select))
-    free = measure_arm(store, arm, discover.calibrators(("temperature_scaling",)))
+    free = measure_arm(store, arm, registry.calibrators(("temperature_scaling",)))
     assert set(kappa(free, [0, 1])) == {"kappa", "kappa_low", "kappa_high"}
     assert set(kappa(replace(free, at_bound=(1,)), [0, 1])) == {"kappa"}
     assert set(kappa(replace(free, at_bound=(1,)), [0])) == {"kappa", "kappa_low", "kappa_high"}
@@ -214,7 +214,7 @@ def sharpened(trial: Trial, truth: Split, labels: Split) -> Split:
 def blurred(trial: Trial, truth: Split, labels: Split) -> Split:
     """Beta changes dynamics alone: noisier logits, each arm at its own best temperature."""
     Z = {name: noisy(u, trial, name, 0.5 + (trial.beta != 1)) for name, u in truth.items()}
-    fit = discover.calibrators(("temperature_scaling",))["temperature_scaling"].fit
+    fit = registry.calibrators(("temperature_scaling",))["temperature_scaling"].fit
     T = float(fit(Z["calibration"].double(), labels["calibration"])["temperature"])
     return {name: values / T for name, values in Z.items()}
 

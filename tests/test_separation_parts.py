@@ -18,7 +18,7 @@ from scipy import stats
 from synthetic import facts, labels_and_truth, make, splits_of
 from torch import Tensor
 
-from calib_bench import discover, metrics, rechosen, tuning
+from calib_bench import metrics, rechosen, registry, tuning
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome
@@ -81,7 +81,7 @@ class Planted:
 
     def __init__(self, path: Path) -> None:
         self.store, self.settings = planted(path, (REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT))
-        self.calibrators = discover.calibrators(CALIBRATORS)
+        self.calibrators = registry.calibrators(CALIBRATORS)
         arms = tuning.arms(self.settings, self.store.scores(self.settings.select))
         self.arms = {arm.trial.beta: measure_arm(self.store, arm, self.calibrators) for arm in arms}
 
@@ -325,7 +325,7 @@ def test_sets_are_cross_validated_together_as_alone(N: int) -> None:
     g = stream("together")
     Z = 2 * torch.randn(4, N, 3, generator=g, dtype=torch.float64)
     y = torch.multinomial(Z.softmax(-1).flatten(0, 1), 1, generator=g).view(4, N)
-    calibrators = discover.calibrators(refinement.FAMILIES)
+    calibrators = registry.calibrators(refinement.FAMILIES)
     found = refinement.cross_validated_stack(Z, y, calibrators)
     alone = [refinement.cross_validated(*one, calibrators) for one in zip(Z, y, strict=True)]
     slow = {name: replace(own, fit_stack=None) for name, own in calibrators.items()}
@@ -522,7 +522,7 @@ def test_a_much_larger_spread_is_said(settings: Settings) -> None:
 def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
     words = ("beta=1,10", "seed=0..4", "tune_seeds=2", "calibrator=temperature_scaling")
     store, settings = make(tmp_path / "run", *words, diverged={(10.0, 4), (10.0, 3)})
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     found = {}
     for arm in tuning.arms(settings, store.scores(settings.select)):
         name = {"model": "m", "variant": None, "beta": arm.trial.beta, "objective": "cross_entropy", "tuning": "tuned"}
@@ -741,7 +741,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
 
 def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     arm, reference = arms[10.0], measure_arm(store, arms[1.0], repair)
     assert arm.chosen is not None
@@ -757,7 +757,7 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
 
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
     assert reference.rechosen is not None
@@ -789,7 +789,7 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:
     """With one factor that does nothing, the other one's effects are the contrast of two arms."""
     store, settings = chosen
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
     cells = {interventions.RATE: arm, interventions.MAGNITUDE: reference, interventions.TRAINED: arm}
@@ -811,7 +811,7 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
 
 def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
     every = optimum.levels(arm, False)
     fixed = optimum.levels(replace(arm, rechosen=None), False)
@@ -880,7 +880,7 @@ def test_differences_stay_where_they_can_be() -> None:
 
 def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     arm = tuning.arms(settings, store.scores(settings.select))[0]
     reference = measure_arm(store, arm, repair)
     row = controls.rescaled(store, arm, repair, reference, False)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from synthetic import make
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.errors import ResourceError
 from calib_bench.report import build, serve
@@ -26,7 +26,7 @@ WORDS = ("beta=0.3,1", "seed=0,1", "objective=cross_entropy", "calibrator=temper
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "run"
     store, settings = make(path, *WORDS)
-    build(store, discover.study("separation"), settings)
+    build(store, registry.study("separation"), settings)
     return path
 
 
@@ -39,7 +39,7 @@ def run(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def port(run: Path) -> Iterator[int]:
     store = Store(run, "read")
-    site = serve.Site(store, discover.study("separation"), store.settings())
+    site = serve.Site(store, registry.study("separation"), store.settings())
     with serve.server(site, 0) as answering:
         thread = threading.Thread(target=answering.serve_forever, args=(0.02,))
         thread.start()
@@ -127,7 +127,7 @@ def test_a_run_under_way_is_told_and_its_report_follows(run: Path, port: int) ->
     store = Store(run, "read")
     os.utime(run / "trials" / aside[0].name)
     assert b"Everything is trained" in get(port, "/")[1]
-    build(store, discover.study("separation"), store.settings())
+    build(store, registry.study("separation"), store.settings())
     assert get(port, "/state")[1].startswith(b"report")
     assert b"Under way" not in get(port, "/")[1]
 
@@ -155,7 +155,7 @@ def test_the_browser_follows_by_itself(run: Path, port: int) -> None:
 def test_a_port_in_use_is_said_and_bad_words_too(run: Path, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(run, "read")
     with pytest.raises(ResourceError, match=f"port {port}"):
-        serve.server(serve.Site(store, discover.study("separation"), store.settings()), port)
+        serve.server(serve.Site(store, registry.study("separation"), store.settings()), port)
     for words, hint in (
         (["--serve"], "one run folder"),
         ([str(run), "--serve", "port=x"], "not a port"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import SettingsError
 from calib_bench.plan import make
@@ -67,7 +67,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
 @pytest.mark.slow
 def test_the_study_is_run_reported_and_over(folder: Path) -> None:
     own = settings(f"out={folder.parent}")
-    store, study = Store(folder), discover.study("sgd_temperature")
+    store, study = Store(folder), registry.study("sgd_temperature")
     assert make(own, study, store).pending == 0
     analysis = study.analyse(own, store)
     rows = analysis.tables["acceptance"].frame.set_index(["model", "claim"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm, vonmises
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.data.relabel import noisy, training
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 def digits(limit: int | None = None) -> Splits:
-    return discover.task("digits").load(Request("digits", limit=limit, model="linear"))
+    return registry.task("digits").load(Request("digits", limit=limit, model="linear"))
 
 
 def trial(**changes: Any) -> Trial:

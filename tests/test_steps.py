@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.train import setup
@@ -29,7 +29,7 @@ TRACED = "aot_eager"
 
 @cache
 def digits() -> Splits:
-    return discover.task("digits").load(Request(task="digits", model="cnn_4", limit=240))
+    return registry.task("digits").load(Request(task="digits", model="cnn_4", limit=240))
 
 
 def trial(**changes: Any) -> Trial:

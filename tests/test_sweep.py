@@ -11,7 +11,7 @@ import pytest
 import yaml
 from wandb_reader import read
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
@@ -52,7 +52,7 @@ def test_the_file_says_what_w_and_b_wants(tmp_path: Path, capsys: pytest.Capture
 
 def test_points_cover_the_grid() -> None:
     settings = parse([*WORDS, "interventions=no"])
-    plan = discover.study("separation").plan
+    plan = registry.study("separation").plan
     whole = {t.key for t in plan(resolve(settings), lambda t: None)}
     content = configuration(settings)
     covered: set[str] = set()

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from calib_bench import discover, models
+from calib_bench import models, registry
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import lambda_max
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @cache
 def digits(model: str = "mlp_16") -> Splits:
-    return discover.task("digits").load(Request(task="digits", model=model, limit=240))
+    return registry.task("digits").load(Request(task="digits", model=model, limit=240))
 
 
 def trial(**changes: Any) -> Trial:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.settings import parse
 from calib_bench.plan import make
 from calib_bench.resolve import resolve
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_search_is_run_reported_and_over(folder: Path) -> None:
     settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
-    store, study = Store(folder), discover.study("tune")
+    store, study = Store(folder), registry.study("tune")
     plan = make(settings, study, store)
     assert plan.pending == 0
     (pair,) = tune.pairs(settings, store.scores(settings.select))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib_bench import cli, discover
+from calib_bench import cli, registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import SettingsError
 from calib_bench.inference.grouped import explained
@@ -76,7 +76,7 @@ def test_the_study_is_run_reported_and_over(tmp_path: Path, capsys: pytest.Captu
     assert cli.main(["run", *WORDS, f"out={tmp_path}"]) == 0
     folder = tmp_path / "digits-two_temperatures"
     own = settings(f"out={tmp_path}")
-    store, study = Store(folder), discover.study("two_temperatures")
+    store, study = Store(folder), registry.study("two_temperatures")
     plan = make(own, study, store)
     assert plan.pending == 0
     short = [trial for trial in plan.trials if trial.epochs < 16]

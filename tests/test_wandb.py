@@ -16,7 +16,7 @@ import pytest
 from synthetic import make
 from wandb_reader import read, table
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.report import build
@@ -34,7 +34,7 @@ Run = tuple[Store, Settings, Analysis]
 
 
 def analysed(store: Store, settings: Settings) -> Analysis:
-    study = discover.study("separation")
+    study = registry.study("separation")
     analysis = study.analyse(settings, store)
     build(store, replace(study, figures={"over_beta": study.figures["over_beta"]}), settings, analysis)
     return analysis
@@ -131,7 +131,7 @@ def test_artifacts_tie_trials_to_the_calibration_and_that_to_the_analysis(
 def test_all_rates_are_rows_and_histories_of_one_run(logged: Run, runs: dict[str, dict[str, Any]]) -> None:
     store, settings, _ = logged
     (run,) = [run for run in runs.values() if run["name"] == "all rates"]
-    plan = discover.study("separation").plan(settings, store.scores(settings.select))
+    plan = registry.study("separation").plan(settings, store.scores(settings.select))
     rows = table(run, "trials")
     by_key = {row[0]: dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]}
     assert set(by_key) == {trial.key for trial in plan}
@@ -164,7 +164,7 @@ def test_logging_again_logs_nothing_and_what_is_new_only(logged: Run) -> None:
     before = read(store.path)
     assert log(store, settings, analysis) == (0, [])
     assert read(store.path).keys() == before.keys()
-    tried = {t.key for t in discover.study("separation").plan(settings, store.scores(settings.select))}
+    tried = {t.key for t in registry.study("separation").plan(settings, store.scores(settings.select))}
     count, warnings = log(store, settings, None, wandb_runs="all")
     assert (count, warnings) == (len(tried) - len(chosen(store, settings, analysis)), [])
     keys = {run["config"].get("key") for run in read(store.path).values()} - {None}
@@ -222,7 +222,7 @@ def test_times_of_fits_are_no_news(logged: Run) -> None:
 
 def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
-    analysis = discover.study("separation").analyse(settings, store)
+    analysis = registry.study("separation").analyse(settings, store)
     temporary, home = tmp_path / "tmp", tmp_path / "home"
     temporary.mkdir()
     home.mkdir()
@@ -273,7 +273,7 @@ def test_ids_tell_data_studies_and_questions_apart(logged: Run) -> None:
 
 def test_only_what_is_known_to_be_chosen_is_logged_during_training(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS)
-    study = discover.study("separation")
+    study = registry.study("separation")
     found = content.selected(study, settings, store)
     arms = tuning.arms(settings, store.scores(settings.select))
     assert {t.key for t in found} == {t.key for arm in arms for t in arm.trials.values()}
@@ -297,7 +297,7 @@ def test_long_tables_are_logged_in_parts() -> None:
 
 def test_what_goes_wrong_is_one_warning(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
-    analysis = discover.study("separation").analyse(settings, store)
+    analysis = registry.study("separation").analyse(settings, store)
     (store.path / "wandb").write_text("a file where the folder should be")
     count, warnings = log(store, settings, analysis)
     assert count == 0
@@ -339,7 +339,7 @@ def test_a_job_that_stops_early_takes_its_logger_along(tmp_path: Path) -> None:
 def test_what_is_handed_over_is_of_the_trials_that_are_stored(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
     assert not handover.is_current(store)
-    handover.write(store, settings, discover.study("separation").analyse(settings, store))
+    handover.write(store, settings, registry.study("separation").analyse(settings, store))
     assert handover.is_current(store)
     next((store.path / "trials").iterdir()).rename(tmp_path / "gone")
     assert not handover.is_current(store)

@@ -26,7 +26,7 @@ from test_wandb import analysed
 from wandb_cloud import Cloud, Run, cloud
 from wandb_reader import read
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.report import wandb_report
 from calib_bench.store import Store
@@ -270,7 +270,7 @@ def test_a_report_is_published_once_and_then_updated(
 def test_a_report_that_was_deleted_there_is_published_anew(server: Cloud, tmp_path: Path) -> None:
     pytest.importorskip("wandb_workspaces")
     store, settings = make(tmp_path / "run", *MADE)
-    study = discover.study(settings.study)
+    study = registry.study(settings.study)
     server.on_upsertModel({"entityName": ENTITY, "name": "calib_bench"})
     analysis = study.analyse(settings, store)
     server.views.clear()

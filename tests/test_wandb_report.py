@@ -11,7 +11,7 @@ from synthetic import make
 from test_wandb import WORDS
 from wandb_server import serving
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis
@@ -26,7 +26,7 @@ Run = tuple[Store, Settings, Analysis]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     words = ["objective=cross_entropy,label_smoothing:0.1", *(w for w in WORDS if not w.startswith("objective"))]
     store, settings = make(tmp_path_factory.mktemp("report") / "run", *words)
-    return store, settings, discover.study("separation").analyse(settings, store)
+    return store, settings, registry.study("separation").analyse(settings, store)
 
 
 def text_of(block: dict) -> str:
@@ -42,7 +42,7 @@ def test_the_specification_holds_everything_and_needs_no_network(run: Run, monke
         raise AssertionError("a call was made")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    study = discover.study("separation")
+    study = registry.study("separation")
     path = wandb_report.save(store.path, study, settings, analysis)
     assert path == store.path / "report" / "wandb-report.json"
     spec = json.loads(path.read_text())["spec"]

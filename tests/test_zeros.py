@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib_bench import api, discover
+from calib_bench import api, registry
 from calib_bench.baselines.temperature_scaling import fit_temperature
 from calib_bench.censored import filled
 from calib_bench.compare import compare
@@ -256,7 +256,7 @@ def test_decimals_may_miss_one_by_what_rounding_does() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, calibrator in discover.calibrators().items() if calibrator.classes is None]
+    "name", [name for name, calibrator in registry.calibrators().items() if calibrator.classes is None]
 )
 def test_every_calibrator_of_rounded_probabilities_helps(name: str) -> None:
     p, y = net(1500, 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calib_bench import claims, discover, signs
+from calib_bench import claims, registry, signs
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
     """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
     torch.set_num_threads(settings.threads)
     torch.set_flush_denormal(True)
-    discover.use_plugins(settings.plugins)
+    registry.use_plugins(settings.plugins)
 
 
 def load_splits(settings: Settings, trial: Trial) -> Splits:
@@ -63,7 +63,7 @@ def load_splits(settings: Settings, trial: Trial) -> Splits:
 def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
     from calib_bench.core.splits import Request
 
-    splits = discover.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
+    splits = registry.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
     if not pretrained:
         return splits
     from calib_bench.data.heads import on_head
@@ -214,7 +214,7 @@ def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
     from calib_bench.metrics import log_loss_n
 
-    temperature = discover.load("baselines", "temperature_scaling")
+    temperature = registry.load("baselines", "temperature_scaling")
 
     z_NK = outcome.logits["selection"].double() * outcome.trial.beta
     y_N = splits.selection.labels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.trial import parse_objective
 from calib_bench.errors import SettingsError
 from calib_bench.metrics.references import REFERENCES
@@ -31,7 +31,7 @@ def show(words: Sequence[str]) -> int:
 
     run = Path(runs[0])
     settings = Store(run, "read").settings()
-    discover.use_stored(run, settings.plugins, parse(plugins).plugins)
+    registry.use_stored(run, settings.plugins, parse(plugins).plugins)
     print(bibtex(used(settings)), end="")
     return 0
 
@@ -43,11 +43,11 @@ def used(settings: Settings) -> dict[str, list[str]]:
     def add(key: str, what: str) -> None:
         found.setdefault(key, []).append(what)
 
-    add(discover.task(settings.task).reference, f"task {settings.task}")
+    add(registry.task(settings.task).reference, f"task {settings.task}")
     for model in settings.model or ():
         for key in references(model):
             add(key, f"model {model}")
-    objectives, calibrators = discover.objectives(), discover.calibrators(settings.calibrator)
+    objectives, calibrators = registry.objectives(), registry.calibrators(settings.calibrator)
     for term in dict.fromkeys(t for text in settings.objective or () for t in parse_objective(text)):
         add(objectives[term].reference, f"objective {term}")
     for name, calibrator in calibrators.items():
@@ -55,7 +55,7 @@ def used(settings: Settings) -> dict[str, list[str]]:
     for metric, keys in REFERENCES.items():
         for key in keys:
             add(key, f"metric {metric}")
-    for key in (OWN, *discover.study(settings.study).references):
+    for key in (OWN, *registry.study(settings.study).references):
         add(key, f"study {settings.study}")
     return {key: list(dict.fromkeys(what)) for key, what in found.items()}
 

@@ -160,11 +160,11 @@ def _called(column: str, value: Any) -> str:
     """A name as papers print it: a baseline by its title, an objective's strength after it."""
     if column not in ("method", "objective") or not isinstance(value, str):
         return number(value)
-    from calib_bench import discover
+    from calib_bench import registry
 
     def one(term: str) -> str:
         name, colon, strength = term.partition(":")
-        said = discover.load("baselines", name).title if name in discover.names("baselines") else name.replace("_", " ")
+        said = registry.load("baselines", name).title if name in registry.names("baselines") else name.replace("_", " ")
         return f"{said} {strength}" if colon else said
 
     return " + ".join(one(term) for term in split_terms(value))
@@ -228,13 +228,13 @@ def _bold(
     wish: Wish, frame: pd.DataFrame, metrics: Sequence[str], spans: Sequence[range]
 ) -> tuple[set[tuple[int, int]], str]:
     """Cells (row, metric) that are best or cannot be told from it, and the words for the caption."""
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.report import ties
     from calib_bench.store import Store
 
     store = Store(wish.run, "read")
     settings = store.settings()
-    discover.use_stored(wish.run, settings.plugins, wish.plugins)
+    registry.use_stored(wish.run, settings.plugins, wish.plugins)
     scored, nested = ties.scores(store, settings, frame)
     judged = [m for m in metrics if m in ("accuracy", *ties.LOW) and all(m in s.metrics for s in scored)]
     bold = {(i, metrics.index(m)) for m in judged for i in ties.best(scored, m, nested, spans)}

@@ -116,11 +116,11 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
 def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    from calib_bench import discover
+    from calib_bench import registry
 
     for key, (trial, methods) in measured.items():
         Z_NK, y_N = trial.beta * store.logits(trial)["calibration"].double(), store.labels(trial)["calibration"]
-        for method, calibrator in discover.calibrators([m for m in methods if m != "raw"]).items():
+        for method, calibrator in registry.calibrators([m for m in methods if m != "raw"]).items():
             params = calibrator.fit(Z_NK, y_N)
             tensors = {name: torch.as_tensor(value).clone().contiguous() for name, value in params.items()}
             if sum(value.numel() for value in tensors.values()) <= MOST_NUMBERS:

@@ -236,13 +236,13 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
-    from calib_bench import discover, job
+    from calib_bench import job, registry
     from calib_bench.store import Store
 
     store = Store(folder, "read")
     settings = store.settings()
-    discover.use_stored(folder, settings.plugins, plugins)
-    site = Site(store, discover.study(settings.study), settings)
+    registry.use_stored(folder, settings.plugins, plugins)
+    site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):
         job.report(str(folder), tuple(plugins))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.errors import UserError
 from calib_bench.inference import Interval, aurc_interval, difference_interval, ece_interval, holm
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, measure_arm, own_tests
@@ -61,7 +61,7 @@ def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[S
         wanted.setdefault(_key(row), []).append(row["method"])
     found = {}
     for key, methods in wanted.items():
-        fitted = discover.calibrators([m for m in dict.fromkeys((REPAIRED, *methods)) if m != RAW])
+        fitted = registry.calibrators([m for m in dict.fromkeys((REPAIRED, *methods)) if m != RAW])
         measures = measure_arm(store, arms[key], fitted)
         for method in methods:
             frame = measures.frame[measures.frame["method"] == method].set_index("seed").loc[list(measures.seeds)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -42,7 +42,7 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
     """
     if "accuracy" not in trials:
         return []
-    K = discover.task(settings.task).classes
+    K = registry.task(settings.task).classes
     chance = {"accuracy": 1 / K, "repaired_log_loss": math.log(K)}
     names = [name for name in NAMES if name in trials]
     found = []

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.study import Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.report.tables import number
@@ -150,7 +150,7 @@ def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """The same of one arm; `name` are the columns that name it."""
     from calib_bench.measure import measure_arm
 
-    repair = discover.calibrators(REPAIR)
+    repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 

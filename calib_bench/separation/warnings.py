@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
@@ -66,7 +66,7 @@ def warnings(
     if settings.interventions == "yes":
         reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
         found += [f"Left out, interventions on {reason}." for reason in reasons]
-    calibrators = discover.calibrators()
+    calibrators = registry.calibrators()
     every = set(calibrators) <= set(settings.calibrator or calibrators)
     for method, said in refused.items():
         if not (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import magnitude, magnitude_words
@@ -85,7 +85,7 @@ class _Reader:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
         from calib_bench.measure import REPAIRED, measure_arm
 
-        measures = measure_arm(self.store, arm, discover.calibrators((REPAIRED,)))
+        measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
         self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
         self.rows["trials"] += [{**name, **row} for row in each.trials(self.store, measures)]
         self.measurements.append(measures.frame)

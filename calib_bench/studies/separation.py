@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.report import plots, plots_separation
@@ -120,7 +120,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     known = set(tuning.templates(settings))
     arms = [arm for family in families for arm in family.arms]
     grid, extra = ([arm for arm in arms if (arm.trial in known) == own] for own in (True, False))
-    calibrators = discover.calibrators(REPAIR) | discover.calibrators(settings.calibrator)
+    calibrators = registry.calibrators(REPAIR) | registry.calibrators(settings.calibrator)
     study = _Study(settings, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -162,7 +162,7 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tunin
     from calib_bench.measure import measure_arm, own_tests
     from calib_bench.separation.contrast import contrast
 
-    repair = discover.calibrators(("temperature_scaling",))
+    repair = registry.calibrators(("temperature_scaling",))
     measured, row = [], {}  # type: list[Any], Row
     for label, found in (("tuned", pair.joint), ("reference", pair.plain)):
         best = found.best

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
@@ -127,7 +127,7 @@ def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
 def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array]]:
     from calib_bench.metrics import log_loss_n
 
-    temperature = discover.load("baselines", "temperature_scaling")
+    temperature = registry.load("baselines", "temperature_scaling")
     logits, labels = store.logits(trial), store.labels(trial)
     Z = {split: trial.beta * logits[split].double() for split in ("calibration", "test")}
     y = labels["test"]

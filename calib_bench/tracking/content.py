@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover, tuning
+from calib_bench import registry, tuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     if record.status != "done":
         return found, None
     arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
-    measures = measure_arm(store, arm, discover.calibrators((REPAIRED,)))
+    measures = measure_arm(store, arm, registry.calibrators((REPAIRED,)))
     for row in measures.frame.to_dict("records"):
         numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v) and k not in TIMES}
         found |= {f"{row['method']}/{k}": v for k, v in numbers.items()}

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.errors import StoreError
 from calib_bench.store import Store
 from calib_bench.system import shutdown
@@ -46,7 +46,7 @@ class Follower:
         self.folder, self.every, self.words, self.say = folder, every, words, say
         self.store = Store(folder, "read")
         self.settings = self.store.settings()
-        self.study = discover.study(self.settings.study)
+        self.study = registry.study(self.settings.study)
         self.ledger = Ledger(folder / "wandb", mode)
         session = Session(folder, mode, wait)
         self.logger = Logger(self.store, self.settings, session, self.ledger, self._told, agent())
@@ -135,7 +135,7 @@ class Follower:
 def main(arguments: list[str]) -> int:
     """Follow a store; the exit code is 0, or `FAILED` after a line that says why."""
     folder, mode, runs, wait, *plugins = arguments
-    discover.use_plugins(tuple(map(Path, plugins)))  # those that the user gave, whatever the store names
+    registry.use_plugins(tuple(map(Path, plugins)))  # those that the user gave, whatever the store names
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no message
 

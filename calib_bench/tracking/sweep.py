@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.settings import RATES, Settings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
@@ -52,7 +52,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises:
         SettingsError: no key has several values, or the study needs them together.
     """
-    discover.use_plugins(settings.plugins)
+    registry.use_plugins(settings.plugins)
     whole = resolve(settings)
     parameters: dict[str, dict[str, Any]] = {}
     for key, values in _candidates(settings, whole).items():
@@ -67,7 +67,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     fixed = [word for word in rest.words() if word.partition("=")[0] not in parameters]
     content: dict[str, Any] = {
         "name": f"{settings.study} of {settings.task}",
-        "description": discover.study(settings.study).question,
+        "description": registry.study(settings.study).question,
         "project": names.project(),
         "program": "calib_bench",
         "method": "grid",
@@ -110,7 +110,7 @@ def _shares(settings: Settings, whole: Settings, key: str, values: tuple[Any, ..
 def _planned(settings: Settings) -> set[str]:
     """Keys of the trials that the study begins with."""
     resolved = resolve(settings)
-    return {trial.key for trial in discover.study(resolved.study).plan(resolved, lambda trial: None)}
+    return {trial.key for trial in registry.study(resolved.study).plan(resolved, lambda trial: None)}
 
 
 def _plain(value: Any) -> Any:

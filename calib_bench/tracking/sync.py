@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, nearest
 from calib_bench.store import Store
@@ -31,7 +31,7 @@ def sync(words: list[str]) -> int:
     asked = parse(given)
     store = Store(Path(folders[0]), "read")
     settings = store.settings()
-    discover.use_stored(store.path, settings.plugins, asked.plugins)
+    registry.use_stored(store.path, settings.plugins, asked.plugins)
     named = {word.partition("=")[0] for word in given}
     update = {"wandb": "online"} | {key: getattr(asked, key) for key in named} | {"plugins": asked.plugins}
     return _replay(store, settings.model_copy(update=update))
@@ -42,7 +42,7 @@ def _replay(store: Store, settings: Settings) -> int:
     from calib_bench.execute import worker
 
     worker.prepare(settings)
-    study = discover.study(settings.study)
+    study = registry.study(settings.study)
     analysis = None
     if not handover.is_current(store):
         analysis = study.analyse(settings, store)

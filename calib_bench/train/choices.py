@@ -73,9 +73,9 @@ def heads(objective: str) -> tuple[tuple[str, float], ...]:
     """The terms of an objective that replace the model's head, which is then another architecture."""
     if objective == CROSS_ENTROPY:
         return ()
-    from calib_bench import discover
+    from calib_bench import registry
 
-    known = discover.objectives()
+    known = registry.objectives()
     terms = parse_objective(objective)
     return tuple((name, strength) for name, strength in terms.items() if name in known and known[name].head)
 

@@ -67,9 +67,9 @@ def known(names: Iterable[str], objectives: Mapping[str, Objective] | None = Non
     """
     names = sorted(names)
     if objectives is None and names:
-        from calib_bench import discover
+        from calib_bench import registry
 
-        objectives = discover.objectives()
+        objectives = registry.objectives()
     for name in names:
         if name not in (objectives or {}):
             raise SettingsError(f"unknown objective {name!r}: {nearest(name, objectives or {})}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 
@@ -44,4 +44,4 @@ def arrays(trial: Trial, model: nn.Module, splits: Splits, device: torch.device)
 
 def _of(trial: Trial) -> Probe:
     assert trial.probe is not None, "asked only of a trial with a probe"
-    return discover.probe(trial.probe)
+    return registry.probe(trial.probe)

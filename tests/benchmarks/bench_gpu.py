@@ -144,11 +144,11 @@ def jpegs(one: Trial) -> tuple[int, Iterator[Any], Iterator[Any]]:
 
     from timm.data import create_loader
 
-    from calib_bench import discover
+    from calib_bench import registry
 
     if not os.environ.get("CALIB_BENCH_DATA"):
         raise SystemExit("no JPEG images are here: set CALIB_BENCH_DATA to a folder with imagenet/")
-    data = discover.task("imagenet").load(Request("imagenet", model=one.model))
+    data = registry.task("imagenet").load(Request("imagenet", model=one.model))
     batch, device = one.batch, DEVICE
     mine = endless(lambda epoch: data.train.train_batches(seed=0, epoch=epoch, batch=batch, device=device))
     loader = create_loader(
@@ -192,11 +192,11 @@ def torch_device() -> str:
 
 def stack(size: int, epochs: int) -> Bench:
     """`size` digits MLPs over beta and seed, as one stack on the GPU, and one after the other."""
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.train.fused import train_fused
     from calib_bench.train.single import train_single
 
-    data, device = discover.task("digits").load(Request("digits")), DEVICE
+    data, device = registry.task("digits").load(Request("digits")), DEVICE
     base = trial("mlp_128_128", 64, "digits").model_copy(update={"precision": "fp32", "epochs": epochs})
     trials = [base.model_copy(update={"beta": 0.1 * 2 ** (i % 8), "seed": i // 8}) for i in range(size)]
     few = trials[:: max(1, size // 4)]

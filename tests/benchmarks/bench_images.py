@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from calib_bench import cost, discover, models
+from calib_bench import cost, models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
 from tests.benchmarks.harness import OURS, Bench, Case
@@ -35,7 +35,7 @@ def trial(model: str, seed: int) -> Trial:
 def splits(one: Trial) -> Splits:
     """The task's data; noise of the shape of CIFAR-10 where that is not here."""
     if one.task == "digits" or real():
-        return discover.task(one.task).load(Request(one.task, model=one.model))
+        return registry.task(one.task).load(Request(one.task, model=one.model))
     from calib_bench.data import crop, flip
     from calib_bench.data.tensors import tensor_splits
 

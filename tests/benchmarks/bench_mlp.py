@@ -149,10 +149,10 @@ def trials(betas: Iterable[float], rates: Iterable[float], seeds: Iterable[int],
 
 
 def load() -> tuple[Splits, Data]:
-    from calib_bench import discover
+    from calib_bench import registry
     from calib_bench.core.splits import SPLITS, Request
 
-    splits = discover.task("digits").load(Request(task="digits", model=MODEL))
+    splits = registry.task("digits").load(Request(task="digits", model=MODEL))
     every: Any = {name: splits[name] for name in ("train", *SPLITS)}
     x = {name: split.inputs(torch.arange(len(split)), torch.device("cpu")) for name, split in every.items()}
     return splits, Data(x, {name: split.labels for name, split in every.items()})
@@ -163,9 +163,9 @@ def whole_job(wanted: list[Trial]) -> dict[str, float]:
     from calib_bench import plan as planning
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
-    from calib_bench.discover import calibrators
     from calib_bench.execute import local
     from calib_bench.metrics import measure
+    from calib_bench.registry import calibrators
     from calib_bench.resolve import resolve
     from calib_bench.store import Store
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from calib_bench import discover, tuning
 from calib_bench import plan as planning
+from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
@@ -24,7 +24,7 @@ from tests.benchmarks.harness import OURS, Bench, Case
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import synthetic
 
-STUDY = replace(discover.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
+STUDY = replace(registry.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
 TEN_THOUSAND = (
     "task=digits", "beta=logspace(-2,2,20)", "reference=0.01", "lr=logspace(-3,0,10)", "seed=0..9", "tune_seeds=10",
     "objective=cross_entropy,label_smoothing:0.1,label_smoothing:0.2,confidence_penalty:0.1,confidence_penalty:0.2",

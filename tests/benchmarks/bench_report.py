@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calib_bench import discover
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.report import build
 from calib_bench.store import Store
@@ -45,7 +45,7 @@ def report(where: Path) -> tuple[Settings, Path]:
     store = Store(where, "read")
     settings = store.settings()
     shutil.rmtree(where / "report", ignore_errors=True)
-    return settings, build(store, discover.study(settings.study), settings)
+    return settings, build(store, registry.study(settings.study), settings)
 
 
 def report_500() -> Bench:

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from calib_bench import discover, report, tuning
 from calib_bench import plan as planning
+from calib_bench import registry, report, tuning
 from calib_bench.core.settings import parse
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
@@ -31,7 +31,7 @@ from tests.benchmarks.harness import OURS, Bench, Case
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import synthetic
 
-STUDY = replace(discover.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
+STUDY = replace(registry.study("separation"), plan=tuning.plan)  # the grid alone: it sets the number of trials
 OBJECTIVES = "cross_entropy,label_smoothing:0.1,label_smoothing:0.2,confidence_penalty:0.1"
 LARGE = ("beta=logspace(-1,1,5)", "lr=logspace(-3,0,250)", f"objective={OBJECTIVES}")  # 5,000 trials a seed
 SMALL = ("beta=0.5,1", "lr=logspace(-3,0,50)", "objective=cross_entropy,label_smoothing:0.1")  # 200 trials a seed

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_bench import cost, discover, scale, tuning
+from calib_bench import cost, registry, scale, tuning
 from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
 from calib_bench.scale import Scale, number, size
@@ -30,7 +30,7 @@ STUDIES = {
 
 def estimate(words: tuple[str, ...]) -> Scale:
     settings = resolve(parse(words))
-    found = scale.estimate(settings, discover.study(settings.study), Store(Path("nothing/there"), "peek"))
+    found = scale.estimate(settings, registry.study(settings.study), Store(Path("nothing/there"), "peek"))
     assert found is not None
     return found
 
@@ -60,7 +60,7 @@ def model_rows() -> Iterator[str]:
     """One row a model: what one of its trials is, and what its seconds on a GPU are made of."""
     for name, words in STUDIES.items():
         settings = resolve(parse(words))
-        task = discover.task(settings.task)
+        task = registry.task(settings.task)
         for template in {trial.model: trial for trial in tuning.templates(settings)}.values():
             forward, parameters = scale.model(template.model, task)
             steps = template.epochs * scale.per_epoch(template, task)

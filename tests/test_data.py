@@ -24,10 +24,10 @@ from calib_bench.core.splits import Request, Split, Splits
 from calib_bench.core.task import Carve, Hub
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
-from calib_bench.data.carve import carve
 from calib_bench.data.duplicates import digests, note
 from calib_bench.data.naming import matched
-from calib_bench.data.parts import decode, folder_part, parquet_part
+from calib_bench.data.partition import carve
+from calib_bench.data.raw_split import decode, folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import Resident, TensorSplit, normalized

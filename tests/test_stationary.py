@@ -17,7 +17,7 @@ from scipy.stats import norm, vonmises
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
-from calib_bench.data.relabel import noisy, training
+from calib_bench.data.label_noise import noisy, training
 from calib_bench.dynamics import gibbs, stationary
 from calib_bench.dynamics.minimum import minimum
 from calib_bench.errors import SettingsError

@@ -18,7 +18,7 @@ import calib_bench.tasks
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.task import Task
 from calib_bench.core.trial import Trial
-from calib_bench.data.carve import carve
+from calib_bench.data.partition import carve
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.data.text import TextSplit

@@ -13,7 +13,7 @@ from calib_bench.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from calib_bench.data.parts import Part, Place
+    from calib_bench.data.raw_split import Part, Place
 
 WHITES = (1.0, 255.0, 65535.0)
 """What may be white where the format does not say: a share, or the last value of 8 or 16 bits."""

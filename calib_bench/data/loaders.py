@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calib_bench.core.task import Carve, Hub
     from calib_bench.data.augment import Augment
     from calib_bench.data.grey import Greys
-    from calib_bench.data.parts import Part
+    from calib_bench.data.raw_split import Part
     from calib_bench.data.source import Raw
 
     Load = Callable[[Request], Splits]
@@ -196,9 +196,9 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     def load(request: Request) -> Splits:
         from calib_bench.core.splits import InputSpec
         from calib_bench.data.cache import cached
-        from calib_bench.data.carve import scaled
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.grey import told
+        from calib_bench.data.partition import scaled
         from calib_bench.data.source import WHOLE, open_source
         from calib_bench.data.stream import StreamSplit, preprocess_for
 
@@ -232,7 +232,7 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
 
 
 def _carve(request: Request, sizes: Carve, rows: int, test_rows: int | None) -> dict[str, Any]:
-    from calib_bench.data.carve import carve
+    from calib_bench.data.partition import carve
 
     return carve(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
@@ -292,7 +292,7 @@ def _sampled(raw: Raw) -> Greys:
     import numpy as np
 
     from calib_bench.data.grey import Greys
-    from calib_bench.data.parts import decode
+    from calib_bench.data.raw_split import decode
     from calib_bench.errors import DataError
 
     greys = Greys((raw.train, raw.test))
@@ -307,7 +307,7 @@ def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
 
-    from calib_bench.data.parts import decode
+    from calib_bench.data.raw_split import decode
     from calib_bench.errors import DataError
 
     out: np.ndarray | None = None

@@ -19,7 +19,7 @@ from calib_bench.core.splits import Request
 from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.naming import listed
-from calib_bench.data.parts import Part, beside, folder_part, parquet_part
+from calib_bench.data.raw_split import Part, beside, folder_part, parquet_part
 from calib_bench.errors import DataError
 
 ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}

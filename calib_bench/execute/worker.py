@@ -202,7 +202,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
 def _label_entropy(trial: Trial, splits: Splits) -> float:
     """Entropy in nats of the labels that the trial trains on."""
     from calib_bench.core.fate import label_entropy
-    from calib_bench.data.relabel import noisy
+    from calib_bench.data.label_noise import noisy
 
     labels = splits.train.labels
     if trial.label_noise:

@@ -19,7 +19,7 @@ from torch.func import stack_module_state
 
 from calib_bench.core.splits import SPLITS, Splits
 from calib_bench.core.trial import Outcome, Trial
-from calib_bench.data.relabel import training
+from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
 from calib_bench.train import measured, probes, setup
 from calib_bench.train.checkpoint import Checkpoint

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from calib_bench import models
 from calib_bench.core.splits import SPLITS, Split, Splits
 from calib_bench.core.trial import Outcome, Trial
-from calib_bench.data.relabel import training
+from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, measured, probes, setup

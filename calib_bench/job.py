@@ -185,7 +185,7 @@ def _check_and_estimate(settings: Settings, study: Study, store: Store, device: 
 
 
 def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
-    from calib_bench import cost
+    from calib_bench.models import flops as cost
 
     flops = trial.copies * cost.flops_per_example(trial.model, splits.spec, splits.classes)
     read = sum(len(splits[name]) for name in ("selection", "calibration", "test"))

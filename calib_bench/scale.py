@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from calib_bench import cost, registry
+from calib_bench import registry
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
+from calib_bench.models import flops as cost
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings

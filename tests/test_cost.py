@@ -3,8 +3,8 @@ import torch
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
-from calib_bench.cost import TRAINING, estimate_seconds, flops_per_example, matmul_speed
 from calib_bench.errors import SettingsError, UserError
+from calib_bench.models.flops import TRAINING, estimate_seconds, flops_per_example, matmul_speed
 
 CIFAR = InputSpec("image", (3, 32, 32))
 TEXT = InputSpec("tokens", (100,), vocabulary=1000)

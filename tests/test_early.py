@@ -19,9 +19,9 @@ from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.dynamics import early, early_report, early_rows
 from calib_bench.dynamics.curvature import lambda_max
-from calib_bench.dynamics.kernel import Tangent
-from calib_bench.dynamics.paths import crossing, early_time, follow
+from calib_bench.dynamics.gradient_flow import crossing, early_time, follow
 from calib_bench.dynamics.stability import COARSE, _alone, descend, fate, frontier, label_entropy
+from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.resolve import resolve
 from calib_bench.store import Store

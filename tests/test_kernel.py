@@ -8,7 +8,7 @@ from test_curvature import problem
 from torch.func import functional_call, jacrev
 
 from calib_bench.core.splits import InputSpec
-from calib_bench.dynamics.kernel import Tangent
+from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import UserError
 
 ARCHITECTURES = [

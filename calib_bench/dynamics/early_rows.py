@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.dynamics.paths import crossing
+from calib_bench.dynamics.gradient_flow import crossing
 from calib_bench.dynamics.stability import fate, first_lost
 from calib_bench.rows import Row, fields
 

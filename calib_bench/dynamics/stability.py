@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from calib_bench.core.fate import failed, label_entropy
-from calib_bench.dynamics.paths import gradient
+from calib_bench.dynamics.gradient_flow import gradient
 from calib_bench.models import unwrap
 from calib_bench.train.objective import Loss
 from calib_bench.train.stacked import Packed, StackedModel, logit_gradient, stacked

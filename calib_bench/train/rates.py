@@ -87,7 +87,7 @@ def homogeneity(model: nn.Module, x: Any) -> float:
         model: at its initialization; left as it is.
         x: the inputs, as the model takes them.
     """
-    from calib_bench.dynamics.kernel import Tangent
+    from calib_bench.dynamics.tangent_kernel import Tangent
 
     tangent = Tangent(model, x)
     along = tangent.push(tangent.at).double().norm()

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from calib_bench import cost
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
+from calib_bench.models import flops as cost
 from calib_bench.train import distributed, setup
 from calib_bench.train.objective import Loss
 from calib_bench.train.optim import set_rate

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from calib_bench import cost, models, registry
+from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
+from calib_bench.models import flops as cost
 from tests.benchmarks.harness import OURS, Bench, Case
 
 WORKERS = 2

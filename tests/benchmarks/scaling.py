@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_bench import cost, registry, scale, tuning
+from calib_bench import registry, scale, tuning
 from calib_bench.core.settings import parse
+from calib_bench.models import flops
 from calib_bench.resolve import resolve
 from calib_bench.scale import Scale, number, size
 from calib_bench.store import Store
@@ -68,7 +69,7 @@ def model_rows() -> Iterator[str]:
             launches = steps * scale.STEP_SECONDS
             updates = f"{template.epochs} x {steps // template.epochs:,} of {template.batch}"
             yield (
-                f"| {name} | {template.model} | {parameters:,} | {cost.TRAINING * forward:.2e} | "
+                f"| {name} | {template.model} | {parameters:,} | {flops.TRAINING * forward:.2e} | "
                 f"{template.precision} | {updates} | {compute:,.0f} s | {launches:,.0f} s | "
                 f"{'operations' if compute > launches else 'updates'} |"
             )

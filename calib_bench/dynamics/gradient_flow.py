@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calib_bench.dynamics.curvature import twice_differentiable
-from calib_bench.dynamics.kernel import Tangent
+from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.models import unwrap
 
 if TYPE_CHECKING:

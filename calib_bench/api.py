@@ -193,7 +193,7 @@ def _saved(run: Path, needs: str) -> Analysis:
     """What the drawings need, from the tables of the report."""
     from calib_bench.core.study import Analysis
     from calib_bench.report.tables import read
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     tables = read(run)
     if needs not in tables:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calib_bench import claims, registry
 from calib_bench import plan as planning
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, pool, worker
 from calib_bench.live import Display
 from calib_bench.report import failed
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store import leases
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
@@ -87,7 +88,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
         if distributed.requested():
             gang.dismiss()
             distributed.stop()
-        with claims.of(store.address, claims.OWNER, resolved.lease).turn("report"):
+        with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
             analysis = _report(resolved, study, store, console)
             with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
                 tracker.finish(analysis)
@@ -226,7 +227,7 @@ def _train(
 ) -> None:
     console = display.console
     start, rounds = time.perf_counter(), 0
-    total, known = 0, claims.of(store.address, claims.OWNER, settings.lease)
+    total, known = 0, leases.of(store.address, leases.OWNER, settings.lease)
     with _executor(settings, workers) as executor:
         while plan.pending:
             _wait_for_others(plan, known, console)
@@ -247,14 +248,14 @@ def _train(
         console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
 
 
-def _wait_for_others(plan: planning.Plan, known: claims.Claims, console: Console) -> None:
+def _wait_for_others(plan: planning.Plan, known: leases.Claims, console: Console) -> None:
     """Return when there is something to do: a trial that no other driver is at work on, be it done meanwhile."""
     keys, told = {trial.key for group in plan.groups for trial in group}, False
     while keys <= known.busy():
         if not told:
             console.print(f"{len(keys):,} trials are with other drivers on this store: waiting for them", markup=False)
             told = True
-        time.sleep(min(1.0, known.lease / claims.BEATS))
+        time.sleep(min(1.0, known.lease / leases.BEATS))
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:

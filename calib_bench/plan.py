@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Study
 from calib_bench.core.trial import Trial
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 Group = tuple[Trial, ...]
 """Trials that run together: several are trained as one stacked model."""

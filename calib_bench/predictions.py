@@ -18,7 +18,7 @@ from calib_bench.prediction_files import KINDS, load
 from calib_bench.system import files
 
 if TYPE_CHECKING:
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 __all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
 
@@ -100,7 +100,7 @@ def stored(place: str) -> tuple[Store, str] | None:
     Raises:
         StoreError: the run folder holds no such trial.
     """
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     path = Path(place)
     if path.name == "trial.json":

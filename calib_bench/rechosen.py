@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
     from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Study
     from calib_bench.core.task import Task
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 DEVICE = "H200"
 PEAK = {"bf16": 989e12, "fp32": 67e12, "fp64": 67e12}

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calib_bench import claims
 from calib_bench.core.trial import Trial
+from calib_bench.store import leases
 from calib_bench.train import measured
 
 EVERY = 0.5
@@ -44,7 +44,7 @@ def given(store: Path, name: str, trials: Sequence[Trial]) -> Iterator[None]:
     """Give signs of the group that is trained within the block."""
     path = store / "live" / f"{name}.json"
     pid = os.getpid()
-    about = {"machine": claims.machine(), "pid": pid, "start": claims.process_start(pid), "trials": len(trials)}
+    about = {"machine": leases.machine(), "pid": pid, "start": leases.process_start(pid), "trials": len(trials)}
     losses: dict[str, tuple[int, float]] = {}
     last = 0.0
 
@@ -83,7 +83,7 @@ def read(store: Path) -> Now:
     for path in sorted((store / "live").glob("[!.]*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             sign = json.loads(path.read_text())
-            if sign["machine"] == claims.machine() and claims.process_start(sign["pid"]) != sign["start"]:
+            if sign["machine"] == leases.machine() and leases.process_start(sign["pid"]) != sign["start"]:
                 path.unlink(missing_ok=True)
                 continue
             running += sign["trials"]

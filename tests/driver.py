@@ -12,7 +12,7 @@ from calib_bench.core.settings import parse
 from calib_bench.execute import worker
 from calib_bench.live import Display
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 
 def main(words: list[str]) -> None:

@@ -105,7 +105,7 @@ def test_every_function_is_there_documented_and_found_by_completion() -> None:
 def test_results_are_the_reports_tables(folder: Path) -> None:
     analysis = registry.study("separation").analyse
     frame = calib_bench.load_results(str(folder), "separation")
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     store = Store(folder, "read")
     expected = analysis(store.settings(), store).tables["separation"]

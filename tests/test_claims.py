@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from calib_bench import claims
-from calib_bench.claims import Claims, LostError
+from calib_bench.store import leases
+from calib_bench.store.leases import Claims, LostError
 from calib_bench.system import files
 
 LEASE = 0.6
@@ -92,10 +92,10 @@ def test_a_living_claim_beats_for_longer_than_its_lease(tmp_path: Path) -> None:
 
 def test_a_claim_of_a_process_that_is_gone_expires_at_once(tmp_path: Path) -> None:
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    own = {"machine": claims.machine(), "start": "12345"}
+    own = {"machine": leases.machine(), "start": "12345"}
     elsewhere(tmp_path, "1" * 32, **own, pid=int(gone.stdout), keys=["x"])
     elsewhere(tmp_path, "2" * 32, **own, pid=os.getpid(), keys=["y"])  # the number was given to another process
-    mine = {**own, "start": claims.process_start(os.getpid())}
+    mine = {**own, "start": leases.process_start(os.getpid())}
     elsewhere(tmp_path, "3" * 32, **mine, pid=os.getpid(), keys=["z"])
     assert make(tmp_path, lease=1e6).busy() == {"z"}
 

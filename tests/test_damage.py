@@ -22,7 +22,7 @@ from calib_bench.core.settings import parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError
 from calib_bench.predictions import read, stored
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system import files
 from calib_bench.train.checkpoint import Checkpoint
 

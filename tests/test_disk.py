@@ -17,7 +17,7 @@ import pytest
 from faulty import ROOT, TINY, call, logits, remount, small_disk, started
 
 from calib_bench.cli import main
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 SHORT = [w for w in TINY if not w.startswith(("beta", "lr_rel", "epochs"))]
 SHORT += ["beta=1", "lr_rel=0.5", "objective=cross_entropy"]

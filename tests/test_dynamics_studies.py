@@ -25,7 +25,7 @@ from calib_bench.plan import make
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.studies import beta_switch, width_depth
 from calib_bench.system.random import stream
 from calib_bench.tuning import templates

@@ -24,7 +24,7 @@ from calib_bench.dynamics.stability import COARSE, _alone, descend, fate, fronti
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.train import setup
 
 

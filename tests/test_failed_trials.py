@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calib_bench import cli, registry
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 COMMON = ("limit=60", "workers=1", "wandb=disabled")
 FIXED = {

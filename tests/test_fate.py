@@ -24,7 +24,7 @@ from calib_bench.resolve import resolve
 from calib_bench.separation import arms as each
 from calib_bench.separation import seeds as sown
 from calib_bench.separation.warnings import warnings
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.tuning import Arm, templates, trial_at
 
 CLASSES = 4

@@ -19,7 +19,7 @@ from test_train import trial
 from calib_bench.cli import main
 from calib_bench.errors import OutOfMemory
 from calib_bench.execute import worker
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 
 GRID = ["objective=cross_entropy,faulty:0.1,faulty:0.5"]

@@ -14,9 +14,10 @@ import pytest
 import torch
 from test_run import TINY
 
-from calib_bench import claims, signs
+from calib_bench import signs
 from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
+from calib_bench.store import leases
 from calib_bench.train import measured
 from calib_bench.tuning import templates
 
@@ -104,7 +105,7 @@ def test_signs_tell_what_trains_now(tmp_path: Path) -> None:
 def test_signs_of_the_dead_are_removed(tmp_path: Path) -> None:
     (tmp_path / "live").mkdir()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    about = {"machine": claims.machine(), "pid": child.pid, "start": claims.process_start(child.pid)}
+    about = {"machine": leases.machine(), "pid": child.pid, "start": leases.process_start(child.pid)}
     path = tmp_path / "live" / "x.json"
     path.write_text(json.dumps({**about, "trials": 5, "loss": 1.5, "epoch": 3}))
     (tmp_path / "live" / "y.json").write_text("{")

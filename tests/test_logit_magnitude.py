@@ -23,7 +23,7 @@ from calib_bench.inference import variance_shares
 from calib_bench.report import figures
 from calib_bench.resolve import resolve
 from calib_bench.separation import controls
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system.random import stream
 
 STUDY = registry.study("logit_magnitude")

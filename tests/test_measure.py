@@ -18,7 +18,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.metrics import accuracy, ece, log_loss
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 
 @pytest.fixture(scope="module")

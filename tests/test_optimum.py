@@ -14,7 +14,7 @@ from test_dynamics_studies import off, planted
 from calib_bench import registry
 from calib_bench.core.study import Analysis
 from calib_bench.models.variations import form
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 GRID = ("model=mlp_16,mlp_256", "lr=0.1", "beta=0.01,0.1,1,10,100", "seed=0..2", "objective=cross_entropy")
 

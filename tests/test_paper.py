@@ -67,7 +67,7 @@ def test_rows_columns_and_digits_are_chosen(run: Path) -> None:
 
 def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path) -> None:
     _, made = shown(run, "columns=log_loss", "objective=cross_entropy")
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     store = Store(run, "read")
     frame = tables.read(run)["baselines"].frame.query("objective == 'cross_entropy'").reset_index()

@@ -14,7 +14,7 @@ from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 STUDY = registry.study("separation")
 

@@ -14,7 +14,7 @@ from calib_bench import cli, registry
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.plan import group
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.train.fused import fuse_key, train_fused
 
 PLUGIN = '''

@@ -25,7 +25,7 @@ from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
 from calib_bench.execute import local
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 ray = pytest.importorskip("ray")
 from calib_bench.execute import ray as executor  # noqa: E402

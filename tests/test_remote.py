@@ -25,11 +25,11 @@ import torch
 from test_claims import DRIVER, WORDS, trained
 from test_store import DATA, outcome, put, trial
 
-from calib_bench import mirror
-from calib_bench.claims import Claims
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError, StoreError
-from calib_bench.store import Store
+from calib_bench.store import mirror
+from calib_bench.store.leases import Claims
+from calib_bench.store.store import Store
 from calib_bench.system import object_store
 from calib_bench.system.object_store import Bucket
 

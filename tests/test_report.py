@@ -22,7 +22,7 @@ from calib_bench import registry, report
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build, figures, html, plots, tables
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system import files
 
 EVIL = "<script>alert('x & y')</script>$_{%#"

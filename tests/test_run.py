@@ -14,7 +14,7 @@ import driver
 import pytest
 
 from calib_bench.cli import main
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 pytestmark = pytest.mark.slow
 

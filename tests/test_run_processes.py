@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_run import CHEAP, ROOT, TINY, call, example, logits
 
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 IMAGENET = ("task=imagenet", "precision=bf16", "beta=0.1,1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=2")
 

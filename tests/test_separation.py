@@ -23,7 +23,7 @@ from calib_bench.resolve import resolve
 from calib_bench.separation import controls, interventions, page
 from calib_bench.separation.contrast import contrast, kappa
 from calib_bench.separation.verdict import share
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.studies.separation import STUDY
 from calib_bench.system.random import stream
 

@@ -34,7 +34,7 @@ from calib_bench.separation import warnings as warning_words
 from calib_bench.separation.cells import census
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system.random import stream
 
 CLASSES = 4

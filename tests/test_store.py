@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from calib_bench import store
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import NUMERICS, Outcome, Trial
 from calib_bench.data.tensors import Resident, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
-from calib_bench.store import Store
+from calib_bench.store import store
+from calib_bench.store.store import Store
 from calib_bench.system import files
 
 FIELDS: dict[str, Any] = {

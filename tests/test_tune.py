@@ -10,7 +10,7 @@ from calib_bench import cli, registry
 from calib_bench.core.settings import parse
 from calib_bench.plan import make
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.studies import tune
 
 pytest.importorskip("optuna")

@@ -14,7 +14,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.inference.grouped import explained
 from calib_bench.plan import make
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.temperature import plane
 
 WORDS = (

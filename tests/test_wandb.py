@@ -22,7 +22,7 @@ from calib_bench.core.study import Analysis
 from calib_bench.report import build
 from calib_bench.resolve import resolve
 from calib_bench.search import shortened
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.tracking import content, handover, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts

@@ -29,7 +29,7 @@ from wandb_reader import read
 from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.report import wandb_report
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.tracking import handover
 from calib_bench.tracking.follow import Follower
 from calib_bench.tracking.session import UploadError

@@ -14,7 +14,7 @@ from wandb_server import serving
 from calib_bench.cli import main
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from calib_bench.cli import main
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis
 from calib_bench.report import wandb_report
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 wr = pytest.importorskip("wandb_workspaces.reports.v2")
 Run = tuple[Store, Settings, Analysis]

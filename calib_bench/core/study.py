@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
     from calib_bench.core.task import Task
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 
 @dataclass(frozen=True)

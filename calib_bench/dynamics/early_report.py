@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 SMALL, LARGE = 0.1, 1.0
 """Inverse temperatures up to the first follow the laws of small ones, from the second on those of large ones."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
     from calib_bench.inference import Interval, Resampled
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 

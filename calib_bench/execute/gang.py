@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from calib_bench import claims
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store import leases
+from calib_bench.store.store import Store
 from calib_bench.train import distributed
 
 
 class Leader:
     """The main process: it announces each trial, trains it together with the others, and stores it."""
 
-    def __init__(self, settings: Settings, owner: str = claims.OWNER) -> None:
+    def __init__(self, settings: Settings, owner: str = leases.OWNER) -> None:
         self.settings, self.owner = settings, owner
         worker.prepare(settings)
 

@@ -11,7 +11,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.execute import worker
 from calib_bench.execute.slot import Job, Slot
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 
 POLL = 0.2

@@ -18,14 +18,14 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from calib_bench import claims
 from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store import leases
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.object_store import url_of
 
@@ -256,7 +256,7 @@ class Cluster:
         return together(group, self.settings)
 
     def _submit(self, group: Group, tries: int) -> Flight:
-        rest = (self.settings, self.settings.folder, claims.OWNER, self.reports)
+        rest = (self.settings, self.settings.folder, leases.OWNER, self.reports)
         if self._together(group):
             patiently(partial(check_gang, self.settings, self.wanted))
             wanted = whole(self.wanted)

@@ -10,7 +10,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.errors import StoreError
 from calib_bench.execute import gang, worker
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 
 TICK = 0.5
 """Seconds between two reports of progress."""

@@ -18,13 +18,13 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from calib_bench import claims
 from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
 from calib_bench.execute.spawned import apart_from_main
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store import leases
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 
 START_SECONDS = 300.0
@@ -64,7 +64,7 @@ class Slot:
         context = multiprocessing.get_context("spawn")
         self.updates: Queue[float] = context.Queue()  # of its own: who dies while sending leaves it locked
         self.pool = ProcessPoolExecutor(
-            1, context, initializer=_begin, initargs=(self.settings, self.updates, claims.OWNER)
+            1, context, initializer=_begin, initargs=(self.settings, self.updates, leases.OWNER)
         )
         self.processes: list[BaseProcess] = []
         self.ready = False

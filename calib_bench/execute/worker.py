@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calib_bench import claims, registry, signs
+from calib_bench import registry, signs
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
-from calib_bench.failures import Kind, kind_of
 from calib_bench.plan import Group
-from calib_bench.store import Store
+from calib_bench.store import leases
+from calib_bench.store.failures import Kind, kind_of
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.device import pick
 
@@ -73,9 +74,9 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
 
 
 @contextmanager
-def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, claims.Claim | None]]:
+def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Claim | None]]:
     """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = claims.of(store.address, owner, settings.lease)
+    known = leases.of(store.address, owner, settings.lease)
     busy = known.busy()
     free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
     claim = known.take([trial.key for trial in free]) if free else None
@@ -94,7 +95,7 @@ def run_group(
     settings: Settings,
     store: Store,
     progress: Progress,
-    owner: str = claims.OWNER,
+    owner: str = leases.OWNER,
     expendable: bool = False,
 ) -> int:
     """Train what is left of one group and store its outcomes; returns how many are stored now.
@@ -118,7 +119,7 @@ def run_group(
 
         try:
             train_apart(left, settings, store, told, expendable)
-        except claims.LostError:
+        except leases.LostError:
             return 0
         return sum(store.has(trial) for trial in left)
 
@@ -145,7 +146,7 @@ def _attempt(group: Group, settings: Settings, store: Store, progress: Progress)
     """Train a group; how it failed, if it did. Once this has returned, no frame holds on to what filled the memory."""
     try:
         train_group(group, settings, store, progress)
-    except (*FATAL, claims.LostError):
+    except (*FATAL, leases.LostError):
         raise
     except Exception as error:
         store.checkpoints.finish(store.checkpoints.path(group))

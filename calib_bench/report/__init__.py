@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:

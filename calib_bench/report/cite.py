@@ -27,7 +27,7 @@ def show(words: Sequence[str]) -> int:
     if len(runs) != 1 or "=" in runs[0] or runs[0].startswith("-") or len(plugins) > 1:
         raise SettingsError("cite takes one run folder: python -m calib_bench cite runs/digits-separation")
     from calib_bench.core.settings import parse
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     run = Path(runs[0])
     settings = Store(run, "read").settings()

@@ -10,8 +10,8 @@ from calib_bench.core.study import Analysis, Table
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Study
-    from calib_bench.failures import Failure
-    from calib_bench.store import Store
+    from calib_bench.store.failures import Failure
+    from calib_bench.store.store import Store
 
 NAMED = 5
 """Trials that the warning names; the table has them all."""

@@ -230,7 +230,7 @@ def _bold(
     """Cells (row, metric) that are best or cannot be told from it, and the words for the caption."""
     from calib_bench import registry
     from calib_bench.report import ties
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     store = Store(wish.run, "read")
     settings = store.settings()

@@ -12,7 +12,7 @@ from calib_bench.core.fate import FAILED
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 
 def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dict[str, Any]:

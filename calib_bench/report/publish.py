@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 MOST_NUMBERS = 64
 """A fit of more numbers than this is left out: it is refitted from the logits in a moment."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Study
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
@@ -237,7 +237,7 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
         ResourceError: the port is taken.
     """
     from calib_bench import job, registry
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     store = Store(folder, "read")
     settings = store.settings()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.core.settings import Settings
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""

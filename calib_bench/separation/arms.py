@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
     from calib_bench.measure import Measures
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
     from calib_bench.tuning import Arm
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}

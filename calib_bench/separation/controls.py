@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 RESCALED = "reference logits times 2"
 UNDERTRAINED = "the reference trained too briefly"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calib_bench.core.trial import Trial
-from calib_bench.mirror import Mirror
+from calib_bench.store.mirror import Mirror
 from calib_bench.system import files
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 KINDS = ("paths", "common", "curvature", "stability")
 PLAIN = {

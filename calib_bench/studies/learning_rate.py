@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Settings
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Settings
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
     from calib_bench.tuning import Arm
 
 BEST, MEAN, WORST = "best", "mean", "worst"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Settings
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
     from calib_bench.tuning import Arm
 
 GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}

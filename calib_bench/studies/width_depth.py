@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calib_bench.core.settings import Settings
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
     from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]

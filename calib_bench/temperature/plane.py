@@ -18,7 +18,7 @@ from calib_bench.tuning import Arm
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Scores
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 

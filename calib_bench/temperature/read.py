@@ -13,7 +13,7 @@ from calib_bench.dynamics import stationary
 from calib_bench.temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 

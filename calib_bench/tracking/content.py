@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Study
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 
 TIMES = frozenset({"fit_seconds"})

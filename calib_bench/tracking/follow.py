@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.errors import StoreError
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking import content, handover, scratch
 from calib_bench.tracking.ledger import Ledger, turn

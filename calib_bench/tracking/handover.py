@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 FRAMES = ("measurements", "reliability")
 

@@ -12,7 +12,7 @@ from calib_bench.system.files import digest_of
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Record
+    from calib_bench.store.store import Record
 
 PROJECT = "calib_bench"
 TRAIN, CALIBRATE, ANALYSE = "train", "calibrate", "analyse"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 ROWS = 10_000
 """wandb shows no more rows of a table: longer ones are logged in parts."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, nearest
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.tracking import handover
 from calib_bench.tracking.tracker import Tracker
 

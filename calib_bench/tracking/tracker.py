@@ -20,7 +20,7 @@ from calib_bench.tracking.scratch import Scratch, prune
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
 BUSY = 120.0
 """Seconds that the process may be silent where no server is to blame: it starts on a busy machine, or works offline."""

@@ -167,7 +167,7 @@ def whole_job(wanted: list[Trial]) -> dict[str, float]:
     from calib_bench.metrics import measure
     from calib_bench.registry import calibrators
     from calib_bench.resolve import resolve
-    from calib_bench.store import Store
+    from calib_bench.store.store import Store
 
     study = Study("How fast?", lambda settings, scores: wanted, lambda settings, store: Analysis((), {}), {})
     with tempfile.TemporaryDirectory() as folder:

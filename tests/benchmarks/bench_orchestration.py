@@ -18,7 +18,7 @@ from calib_bench import registry, tuning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.resolve import resolve
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -18,7 +18,7 @@ from calib_bench.core.settings import parse
 from calib_bench.models import flops
 from calib_bench.resolve import resolve
 from calib_bench.scale import Scale, number, size
-from calib_bench.store import Store
+from calib_bench.store.store import Store
 from calib_bench.system.files import write_bytes
 
 STUDIES = {

@@ -68,7 +68,7 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
 
 def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:
     """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
-    from calib_bench.train.choices import fuse_key
+    from calib_bench.train.fusion import fuse_key
 
     alike: dict[object, list[Trial]] = {}
     for trial in trials:

@@ -23,7 +23,7 @@ def resolve(settings: Settings) -> Settings:
             contradict each other.
     """
     from calib_bench import models
-    from calib_bench.train.choices import check_optimizer, check_schedule
+    from calib_bench.train.fusion import check_optimizer, check_schedule
 
     registry.use_plugins(settings.plugins)
     task = registry.task(settings.task)

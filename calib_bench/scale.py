@@ -138,7 +138,7 @@ def _sizes(task: Task, trial: Trial) -> dict[str, int]:
 
 
 def _rows(trial: Trial, task: Task) -> frozenset[int]:
-    from calib_bench.train.outcome import row_epochs
+    from calib_bench.train.history import row_epochs
 
     return row_epochs(trial.epochs, per_epoch(trial, task))
 

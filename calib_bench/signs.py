@@ -18,7 +18,7 @@ from typing import Any
 
 from calib_bench.core.trial import Trial
 from calib_bench.store import leases
-from calib_bench.train import measured
+from calib_bench.train import callbacks
 
 EVERY = 0.5
 """Seconds between two signs of a group at least."""
@@ -70,7 +70,7 @@ def given(store: Path, name: str, trials: Sequence[Trial]) -> Iterator[None]:
 
     write()
     try:
-        with measured.listening(listen):
+        with callbacks.listening(listen):
             yield
     finally:
         with suppress(OSError):

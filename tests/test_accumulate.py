@@ -15,7 +15,8 @@ import torch
 from test_train import CPU, digits, run, trial
 
 from calib_bench.errors import SettingsError
-from calib_bench.train import steps, train
+from calib_bench.train import update
+from calib_bench.train.train import train
 
 ROOT = Path(__file__).parents[1]
 GHOST = trial(precision="fp64", model="wrn_10_1", epochs=2, lr=0.02, batch=32, norm_batch=8)
@@ -51,7 +52,7 @@ def test_batch_norm_makes_parts_another_trial() -> None:
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, sizes = steps.forward, []
+    real, sizes = update.forward, []
 
     def small(model: Any, loss: Any, x: Any, *rest: Any) -> Any:
         sizes.append(len(x))
@@ -60,7 +61,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
         return real(model, loss, x, *rest)
 
     whole = run(PLAIN)
-    monkeypatch.setattr(steps, "forward", small)
+    monkeypatch.setattr(update, "forward", small)
     (got,) = train([PLAIN], digits(PLAIN.model), device=CPU)
     assert sizes[:2] == [32, 16]
     assert got.facts["micro_batch"] == 8

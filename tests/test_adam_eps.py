@@ -18,8 +18,8 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import resolve
 from calib_bench.separation.cells import rate_unit
-from calib_bench.train.optim import make_optimizer
-from calib_bench.train.rates import Rate, homogeneity
+from calib_bench.train.learning_rate import Rate, homogeneity
+from calib_bench.train.optimizer import make_optimizer
 from calib_bench.tuning import templates
 
 

@@ -10,8 +10,8 @@ from test_train import CPU, digits, run, trial
 
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.errors import SettingsError
-from calib_bench.train import train
-from calib_bench.train.fused import train_fused
+from calib_bench.train.stacked_loop import train_fused
+from calib_bench.train.train import train
 
 EXACT = {"precision": "fp64", "lr": 0.05, "weight_decay": 1e-3}
 DEPARTURES: dict[str, dict[str, Any]] = {
@@ -86,11 +86,11 @@ def test_training_after_a_switch_is_training_at_the_new_beta() -> None:
 def _by_hand(beta: float, change: float, **changes: Any) -> torch.Tensor:
     """Logits of a run at `beta` whose head's rate is multiplied half-way by `change`, in a plain loop."""
     from calib_bench import models
-    from calib_bench.train import setup
+    from calib_bench.train import initialize
 
     one = trial(beta=beta, **changes)
     splits = digits()
-    model = setup.initial_model(one, splits, CPU)
+    model = initialize.initial_model(one, splits, CPU)
     head = {id(p) for p in models.head(model).parameters()}
     optimizer = torch.optim.SGD(
         [{"params": [p for p in model.parameters() if (id(p) in head) == own], "lr": one.lr} for own in (False, True)],
@@ -152,7 +152,7 @@ def test_what_cannot_be_switched_says_so(changes: dict[str, Any], words: str) ->
 
 
 def test_members_with_other_heads_are_not_stacked_together() -> None:
-    from calib_bench.train.choices import fuse_key
+    from calib_bench.train.fusion import fuse_key
 
     keys = {
         fuse_key(Trial(**{**trial().model_dump(), "objective": o}))

@@ -16,7 +16,7 @@ from torch import nn
 
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.train import distributed
-from calib_bench.train.outcome import COLUMNS
+from calib_bench.train.history import COLUMNS
 
 SOON = timedelta(seconds=30)
 TRIALS = {
@@ -50,9 +50,9 @@ def worker(folder: Path) -> None:
 
 def _interrupt(one: object, path: Path) -> None:
     """Leave a checkpoint from within the second epoch."""
-    from calib_bench.train import single
+    from calib_bench.train import single_loop
     from calib_bench.train.checkpoint import Checkpoint
-    from calib_bench.train.outcome import Ticker
+    from calib_bench.train.history import Ticker
 
     class Enough(Exception):
         pass
@@ -62,7 +62,7 @@ def _interrupt(one: object, path: Path) -> None:
             if state.step == state.per_epoch + 2:
                 raise Enough
 
-    state = single._Run(one, digits(one.model), CPU, None)  # type: ignore[arg-type, attr-defined]
+    state = single_loop._Run(one, digits(one.model), CPU, None)  # type: ignore[arg-type, attr-defined]
     state.epoch(Checkpoint(None, "", 0), Ticker(lambda steps: None))
     with pytest.raises(Enough):
         state.epoch(Checkpoint(None, "", 0), Short(lambda steps: None))

@@ -25,7 +25,7 @@ from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.resolve import resolve
 from calib_bench.store.store import Store
-from calib_bench.train import setup
+from calib_bench.train import initialize
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 10.0])
@@ -47,7 +47,7 @@ def test_a_path_is_what_the_real_loop_trains(beta: float) -> None:
         beta=beta, batch=240, epochs=8, lr=0.02, schedule="constant", warmup=0.0, momentum=0.0, weight_decay=0.0,
         precision="fp64",
     )  # fmt: skip
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     x, y = next(iter(digits().train.train_batches(seed=0, epoch=0, batch=240, device=CPU)))
     step = one.lr * beta**2
     path = follow(model, x.double(), y, beta, Tangent(model, x.double()), step, step, 8)
@@ -78,7 +78,7 @@ def test_real_training_at_large_beta_follows_the_linearized_path() -> None:
     for beta in (1.0, 300.0):
         one = trial(model="mlp_32", beta=beta, batch=240, epochs=20, lr=0.05, lr_unit="lr_eff", precision="fp64")
         one = one.model_copy(update={**fields, "head_init": 1 / beta})
-        model = setup.initial_model(one, digits("mlp_32"), CPU)
+        model = initialize.initial_model(one, digits("mlp_32"), CPU)
         x, y = next(iter(digits("mlp_32").train.train_batches(seed=0, epoch=0, batch=240, device=CPU)))
         linear = follow(model, x.double(), y, beta, Tangent(model, x.double()), 0.05, 0.05, 20).loss_linear
         trained = run(one).history["train_loss"][1:]
@@ -217,7 +217,7 @@ def test_what_draws_random_numbers_has_no_path() -> None:
 
 def test_zero_logits_have_no_early_time() -> None:
     one = trial(model="mlp_8", correlation=-1.0, precision="fp64", epochs=0)
-    model = setup.initial_model(one, digits("mlp_8"), CPU)
+    model = initialize.initial_model(one, digits("mlp_8"), CPU)
     with pytest.raises(UserError, match="initial logits of mlp_8 are zero"):
         early.paths(one, model, digits("mlp_8"), CPU)
     found = early.curvature(one, model, digits("mlp_8"), CPU)

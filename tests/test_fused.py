@@ -12,12 +12,12 @@ from calib_bench import models
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.errors import SettingsError
-from calib_bench.train import fused, parts
+from calib_bench.train import chunks, stacked_loop
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.train.fused import fuse_key, train_fused
-from calib_bench.train.objective import Loss
-from calib_bench.train.outcome import COLUMNS
-from calib_bench.train.stacked import Packed, StackedMLP, StackedModel, logit_gradient, stacked
+from calib_bench.train.history import COLUMNS
+from calib_bench.train.loss import Loss
+from calib_bench.train.stacked_loop import fuse_key, train_fused
+from calib_bench.train.stacked_model import Packed, StackedMLP, StackedModel, logit_gradient, stacked
 
 
 def fuse(trials: list[Trial], **options: object) -> list[Outcome]:
@@ -119,7 +119,7 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     trials = [trial(beta=beta, seed=seed) for beta in (0.3, 1.0, 3.0) for seed in (1, 0)] + [trial(lr=1e30)]
     whole = fuse(trials)
     assert whole[0].facts["stack"] == len(trials)
-    monkeypatch.setattr(parts, "PART_VALUES", 2 * whole[0].facts["parameters"])
+    monkeypatch.setattr(chunks, "PART_VALUES", 2 * whole[0].facts["parameters"])
     stops = 0
     while True:  # killed after every third step, between parts too
         saves: list[int] = []
@@ -132,7 +132,7 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "Checkpoint", Saver)
+            patch.setattr(stacked_loop, "Checkpoint", Saver)
             try:
                 apart = fuse(trials, checkpoint=path, checkpoint_seconds=0)
                 break

@@ -18,10 +18,10 @@ from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.tensors import Resident
 from calib_bench.data.text import TextSplit
-from calib_bench.train import setup
-from calib_bench.train.fused import train_fused
-from calib_bench.train.optim import factor
-from calib_bench.train.single import train_single
+from calib_bench.train import initialize
+from calib_bench.train.optimizer import factor
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.stacked_loop import train_fused
 
 OTHERS = ["cnn_4_6", "wrn_10_1_nonorm", "gru_6", "timm/test_resnet"]
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
@@ -122,10 +122,10 @@ def test_training_a_homogeneous_net_at_beta_is_rescaling_it(
 ) -> None:
     """Without biases or decay, 3 layers: beta equals every initial weight times beta^(1/3), rates times beta^(2/3)."""
     shared = {"model": model, "weight_decay": 0.0, "epochs": 6}
-    plain = setup.initial_model
-    monkeypatch.setattr(setup, "initial_model", homogeneous(1.0, plain))
+    plain = initialize.initial_model
+    monkeypatch.setattr(initialize, "initial_model", homogeneous(1.0, plain))
     at_beta = train_one(exact(beta=beta, lr=0.02, **shared), loop)
-    monkeypatch.setattr(setup, "initial_model", homogeneous(beta ** (1 / 3), plain))
+    monkeypatch.setattr(initialize, "initial_model", homogeneous(beta ** (1 / 3), plain))
     at_one = train_one(exact(beta=1.0, lr=0.02 * beta ** (2 / 3), **shared), loop)
     assert_scaled(at_beta, beta, at_one)
 
@@ -133,7 +133,7 @@ def test_training_a_homogeneous_net_at_beta_is_rescaling_it(
 def unswitched(one: Trial, change: float) -> Tensor:
     """Test logits of a plain loop at the first beta, in which the head's rate alone is multiplied half-way."""
     splits = splits_of(one.model)
-    model = setup.initial_model(one, splits, CPU).train()
+    model = initialize.initial_model(one, splits, CPU).train()
     head = {id(p) for p in models.head(model).parameters()}
     groups = [{"params": [p for p in model.parameters() if (id(p) in head) == own]} for own in (False, True)]
     optimizer = torch.optim.SGD(groups, lr=one.lr, momentum=one.momentum)
@@ -147,12 +147,12 @@ def unswitched(one: Trial, change: float) -> Tensor:
         for group, own in zip(optimizer.param_groups, (1.0, change if step >= total // 2 else 1.0), strict=True):
             group["lr"] = rate * own
         optimizer.zero_grad()
-        nn.functional.cross_entropy(one.beta * model(setup.prepare(x, "fp64")), y).backward()
+        nn.functional.cross_entropy(one.beta * model(initialize.prepare(x, "fp64")), y).backward()
         optimizer.step()
     z_NK = torch.empty(len(splits.test), splits.classes, dtype=torch.float64)
     model.eval()
     for x, index in splits.test.eval_batches(batch=256, device=CPU):
-        z_NK[index] = model(setup.prepare(x, "fp64")).detach()
+        z_NK[index] = model(initialize.prepare(x, "fp64")).detach()
     return z_NK
 
 

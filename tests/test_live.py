@@ -18,7 +18,7 @@ from calib_bench import signs
 from calib_bench.core.settings import parse
 from calib_bench.resolve import resolve
 from calib_bench.store import leases
-from calib_bench.train import measured
+from calib_bench.train import callbacks
 from calib_bench.tuning import templates
 
 WORDS = ["run", *TINY, "calibrator=temperature_scaling", "wandb=disabled", "objective=cross_entropy", "workers=2"]
@@ -94,12 +94,12 @@ def test_signs_tell_what_trains_now(tmp_path: Path) -> None:
     with signs.given(tmp_path, "a", trials):
         assert signs.read(tmp_path) == signs.Now(3, None, None)
         nan = float("nan")
-        measured.tell(trials, {"epoch": torch.tensor([2, 2, 2]), "train_loss": torch.tensor([1.0, 3.0, nan])})
+        callbacks.tell(trials, {"epoch": torch.tensor([2, 2, 2]), "train_loss": torch.tensor([1.0, 3.0, nan])})
         with signs.given(tmp_path, "b", trials[:1]):
             assert signs.read(tmp_path).running == 4
         assert signs.read(tmp_path) == signs.Now(3, 2.0, 2)
     assert signs.read(tmp_path) == signs.Now()
-    measured.tell(trials, {})  # nobody listens
+    callbacks.tell(trials, {})  # nobody listens
 
 
 def test_signs_of_the_dead_are_removed(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.resolve import spell_out
-from calib_bench.train.objective import Course, Loss
+from calib_bench.train.loss import Course, Loss
 
 OBJECTIVES = registry.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)

@@ -17,9 +17,9 @@ from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.resolve import resolve
-from calib_bench.train import setup
-from calib_bench.train.fused import fuse_key
-from calib_bench.train.stacked import Packed, StackedModel, StackedPair, stacked
+from calib_bench.train import initialize
+from calib_bench.train.stacked_loop import fuse_key
+from calib_bench.train.stacked_model import Packed, StackedModel, StackedPair, stacked
 
 VECTOR = InputSpec("vector", (12,))
 CORRELATIONS = (-1.0, -0.9, -0.5, 0.0, 0.7, 1.0)
@@ -76,10 +76,10 @@ def test_each_copys_gradients_keep_their_scale() -> None:
 
 @pytest.mark.parametrize("model", ["mlp_16", "cnn_4", "wrn_10_1"])
 def test_arms_of_a_seed_share_their_bodies(model: str) -> None:
-    plain = setup.initial_model(trial(model=model), digits(model), CPU)
+    plain = initialize.initial_model(trial(model=model), digits(model), CPU)
     bodies = [name for name, _ in plain.named_parameters() if not name.startswith("head")]
     for correlation in (-1.0, 0.3):
-        state = setup.initial_model(trial(model=model, correlation=correlation), digits(model), CPU).state_dict()
+        state = initialize.initial_model(trial(model=model, correlation=correlation), digits(model), CPU).state_dict()
         for name in bodies:
             for copy in ("first", "second"):
                 assert torch.equal(state[f"{copy}.{name}"], plain.state_dict()[name])

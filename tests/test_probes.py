@@ -15,7 +15,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.plan import group
 from calib_bench.store.store import Store
-from calib_bench.train.fused import fuse_key, train_fused
+from calib_bench.train.stacked_loop import fuse_key, train_fused
 
 PLUGIN = '''
 """A study that measures the loss of all training examples, and their logits at the end."""

@@ -21,12 +21,12 @@ from calib_bench.data.label_noise import noisy, training
 from calib_bench.dynamics import gibbs, stationary
 from calib_bench.dynamics.minimum import minimum
 from calib_bench.errors import SettingsError
-from calib_bench.train import fuse_key
-from calib_bench.train.choices import check_schedule
-from calib_bench.train.fused import train_fused
-from calib_bench.train.objective import Loss
-from calib_bench.train.optim import factor
-from calib_bench.train.single import train_single
+from calib_bench.train.fusion import check_schedule
+from calib_bench.train.loss import Loss
+from calib_bench.train.optimizer import factor
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.stacked_loop import train_fused
+from calib_bench.train.train import fuse_key
 
 CPU = torch.device("cpu")
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from calib_bench import registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
-from calib_bench.train import setup
-from calib_bench.train import steps as stepping
-from calib_bench.train.objective import Loss
-from calib_bench.train.optim import make_optimizer
-from calib_bench.train.single import train_single
-from calib_bench.train.steps import Mode, Recording, Updater, choose, settle
+from calib_bench.train import initialize
+from calib_bench.train import update as stepping
+from calib_bench.train.loss import Loss
+from calib_bench.train.optimizer import make_optimizer
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.update import Mode, Recording, Updater, choose, settle
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CIFAR = InputSpec("image", (3, 32, 32))
@@ -45,7 +45,7 @@ def updated(
     one: Trial, mode: Mode, count: int, scale: float = 1.0, numbers: dict[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], Updater]:
     """Parameters and buffers after `count` updates."""
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     dtype = torch.float64 if one.precision == "fp64" else torch.float32
     loss = Loss({name: torch.tensor(strength, dtype=dtype) for name, strength in one.terms.items()})
     updater = Updater(one, model, make_optimizer(one, model, one.lr), loss, CPU, mode, backend=TRACED)
@@ -90,7 +90,7 @@ def test_recorded_optimizers_agree(optimizer: str, momentum: float) -> None:
 def test_first_update_is_that_of_the_plain_loop(mode: Mode, precision: str) -> None:
     one = trial(precision=precision, model="wrn_10_1")
     plain, got = updated(one, Mode(), 1)[0], updated(one, mode, 1)[0]
-    start = setup.initial_model(one, digits(), CPU).state_dict()
+    start = initialize.initial_model(one, digits(), CPU).state_dict()
     moved = sum((plain[name] - start[name]).double().square().sum() for name in plain).sqrt()
     apart = sum((plain[name] - got[name]).double().square().sum() for name in plain).sqrt()
     assert moved > 0
@@ -102,8 +102,8 @@ def test_an_update_is_written_out() -> None:
     one = trial(objective="cross_entropy", momentum=0.0, weight_decay=0.0)
     x, y = next(iter(digits().train.train_batches(seed=0, epoch=0, batch=60, device=CPU)))
     partner, share = torch.arange(60).flip(0), 0.3
-    model = setup.initial_model(one, digits(), CPU)
-    z = model(setup.prepare(share * x.double() + (1 - share) * x.double()[partner], "fp64"))
+    model = initialize.initial_model(one, digits(), CPU)
+    z = model(initialize.prepare(share * x.double() + (1 - share) * x.double()[partner], "fp64"))
     (share * F.cross_entropy(2 * z, y) + (1 - share) * F.cross_entropy(2 * z, y[partner])).backward()
     for mode in (Mode(), Mode(compiled=True), Mode(recorded=True)):
         got, _ = updated(one, mode, 1, 0.5, {"beta": 2.0, "share": share, "partner": partner})
@@ -125,7 +125,7 @@ def test_one_compiled_function_serves_a_grid() -> None:
     counter = CompileCounterWithBackend("eager")
     for at, beta in enumerate((0.1, 1.0, 10.0)):
         one = trial(precision="bf16", model="wrn_10_1", beta=beta, seed=at, lr=0.1 * beta)
-        model = setup.initial_model(one, digits(), CPU)
+        model = initialize.initial_model(one, digits(), CPU)
         loss = Loss({"label_smoothing": torch.tensor(0.1 * at)})
         updater = Updater(one, model, make_optimizer(one, model, one.lr), loss, CPU, Mode(compiled=True), counter)  # type: ignore[arg-type]
         for step, (x, y) in enumerate(digits().train.train_batches(seed=at, epoch=0, batch=60, device=CPU)):
@@ -153,7 +153,7 @@ def test_a_state_passes_between_modes(optimizer: str) -> None:
     whole, _ = updated(one, Mode(), 4)
     batches = list(digits().train.train_batches(seed=0, epoch=0, batch=60, device=CPU))
     for first, then in ((False, True), (True, False)):
-        model = setup.initial_model(one, digits(), CPU)
+        model = initialize.initial_model(one, digits(), CPU)
         loss = Loss({name: torch.tensor(strength, dtype=torch.float64) for name, strength in one.terms.items()})
         made = make_optimizer(one, model, one.lr)
         begun = Updater(one, model, made, loss, CPU, Mode(recorded=first))
@@ -171,7 +171,7 @@ def test_a_state_passes_between_modes(optimizer: str) -> None:
 def test_other_optimizers_are_left_alone() -> None:
     one = trial(optimizer="timm/lamb", precision="fp32", lr=0.01)
     assert not choose(one, "yes", CUDA, CIFAR, 10, 10_000).recorded
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     optimizer = make_optimizer(one, model, 0.01)
     Updater(one, model, optimizer, Loss({}), CPU)
     assert isinstance(optimizer.param_groups[0]["lr"], float)

@@ -24,12 +24,13 @@ from calib_bench.core.splits import Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.errors import SettingsError, StoreError
-from calib_bench.train import choices, outcome, setup, train
+from calib_bench.train import fusion, history, initialize
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.train.objective import Loss, cross_entropy
-from calib_bench.train.optim import factor, make_optimizer, set_rate
-from calib_bench.train.rates import PROBE, TOLERANCE, probe
-from calib_bench.train.single import train_single
+from calib_bench.train.learning_rate import PROBE, TOLERANCE, probe
+from calib_bench.train.loss import Loss, cross_entropy
+from calib_bench.train.optimizer import factor, make_optimizer, set_rate
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.train import train
 
 CPU = torch.device("cpu")
 
@@ -60,13 +61,13 @@ def trial(**changes: Any) -> Trial:
     return Trial(**{**base, **changes})
 
 
-def run(one: Trial, **options: Any) -> outcome.Outcome:
+def run(one: Trial, **options: Any) -> history.Outcome:
     return train_single(one, digits(one.model), device=CPU, **options)
 
 
-def same(a: outcome.Outcome, b: outcome.Outcome) -> bool:
+def same(a: history.Outcome, b: history.Outcome) -> bool:
     """Bit-equal logits and history, seconds aside."""
-    columns = [name for name in outcome.COLUMNS if name != "seconds"]
+    columns = [name for name in history.COLUMNS if name != "seconds"]
     return all(torch.equal(a.logits[name], b.logits[name]) for name in a.logits) and all(
         torch.equal(torch.tensor(a.history[name]).nan_to_num(), torch.tensor(b.history[name]).nan_to_num())
         for name in columns
@@ -75,7 +76,7 @@ def same(a: outcome.Outcome, b: outcome.Outcome) -> bool:
 
 def test_equals_a_plain_loop() -> None:
     one = trial(schedule="constant", warmup=0.0, clip=0.5)
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=one.lr, momentum=0.9, weight_decay=1e-3)
     for epoch in range(one.epochs):
         for x, y in digits().train.train_batches(seed=0, epoch=epoch, batch=60, device=CPU):
@@ -94,7 +95,7 @@ def test_equals_a_plain_loop() -> None:
 
 def test_history_and_facts_describe_the_run() -> None:
     got = run(trial(epochs=3))
-    assert tuple(got.history) == outcome.COLUMNS
+    assert tuple(got.history) == history.COLUMNS
     assert got.history["epoch"] == [0, 1, 2, 3]
     assert got.history["step"] == [0, 4, 8, 12]
     z, y = got.logits["selection"].double(), digits().selection.labels
@@ -115,14 +116,14 @@ def test_no_epochs_leaves_the_initial_model() -> None:
 
 
 def test_arms_of_a_seed_start_alike_and_seeds_do_not() -> None:
-    weight = lambda one: models.head(setup.initial_model(one, digits(), CPU)).weight  # noqa: E731
+    weight = lambda one: models.head(initialize.initial_model(one, digits(), CPU)).weight  # noqa: E731
     assert torch.equal(weight(trial()), weight(trial(beta=5.0, lr=0.7, objective="label_smoothing:0.1")))
     assert not torch.equal(weight(trial()), weight(trial(seed=1)))
 
 
 def test_divergence_is_a_result_with_its_exact_step() -> None:
     one = trial(lr=1e30, schedule="constant", warmup=0.0, clip=0.0, momentum=0.0)
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     step = None
     optimizer = torch.optim.SGD(model.parameters(), lr=one.lr, weight_decay=1e-3)
     for at, (x, y) in enumerate(digits().train.train_batches(seed=0, epoch=0, batch=60, device=CPU)):
@@ -179,7 +180,7 @@ def test_loss_is_float32_for_half_precision_logits() -> None:
 
 
 @given(
-    schedule=st.sampled_from(choices.schedules()),
+    schedule=st.sampled_from(fusion.schedules()),
     epochs=st.integers(1, 12),
     per_epoch=st.integers(1, 7),
     warmup=st.integers(0, 10),
@@ -211,7 +212,7 @@ def test_schedules_have_their_closed_forms() -> None:
 
 def test_optimizer_groups_carry_the_head_factors() -> None:
     one = trial(head_lr=4.0, weight_decay=0.1)
-    model = setup.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU)
     optimizer = make_optimizer(one, model, 0.5)
     set_rate(optimizer, 0.5)
     body, head = optimizer.param_groups
@@ -225,7 +226,7 @@ def test_timm_optimizers_and_unknown_ones() -> None:
     assert got.history["train_loss"][-1] < got.history["train_loss"][1]
     for name in ("sdg", "timm/lamp"):
         with pytest.raises(SettingsError, match="did you mean"):
-            choices.check_optimizer(name)
+            fusion.check_optimizer(name)
 
 
 def test_rate_units() -> None:
@@ -234,7 +235,7 @@ def test_rate_units() -> None:
     got = run(one)
     x, y = probe(digits(), CPU)
     assert len(y) == PROBE < len(digits().train)
-    top = lambda_max(setup.initial_model(one, digits(), CPU), x, y, 2.0, head_lr=2.0)
+    top = lambda_max(initialize.initial_model(one, digits(), CPU), x, y, 2.0, head_lr=2.0)
     assert got.facts["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)
     assert got.facts["lambda_max_converged"]
     with pytest.raises(SettingsError, match="lr_rel"):
@@ -243,10 +244,10 @@ def test_rate_units() -> None:
 
 def test_dropout_is_found_and_reproducible() -> None:
     model = models.build("timm/mobilenetv3_small_050", digits("cnn_4").spec, 10)
-    assert not setup.stochastic(models.build("cnn_4", digits("cnn_4").spec, 10))
-    assert setup.stochastic(nn.Sequential(nn.Dropout(0.1)))
-    assert not setup.stochastic(nn.Sequential(nn.Dropout(0.0)))
-    assert isinstance(setup.stochastic(model), bool)
+    assert not initialize.stochastic(models.build("cnn_4", digits("cnn_4").spec, 10))
+    assert initialize.stochastic(nn.Sequential(nn.Dropout(0.1)))
+    assert not initialize.stochastic(nn.Sequential(nn.Dropout(0.0)))
+    assert isinstance(initialize.stochastic(model), bool)
 
 
 VICTIM = """
@@ -308,7 +309,7 @@ def test_stopping_after_any_step_resumes_bit_for_bit(tmp_path: Path) -> None:
     stops = 0
     while True:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("calib_bench.train.single.Checkpoint", Saver)
+            patch.setattr("calib_bench.train.single_loop.Checkpoint", Saver)
             try:
                 resumed = run(one, checkpoint=path, checkpoint_seconds=0)
                 break
@@ -341,7 +342,7 @@ def test_unwritable_checkpoint_is_said_plainly(tmp_path: Path) -> None:
 
 @given(st.integers(0, 5000), st.integers(1, 1000))
 def test_history_has_every_long_epoch_and_both_ends(epochs: int, per_epoch: int) -> None:
-    rows = sorted(outcome.row_epochs(epochs, per_epoch))
+    rows = sorted(history.row_epochs(epochs, per_epoch))
     assert rows[0] == 0
     assert rows[-1] == epochs
     assert min(1, epochs) in rows

@@ -17,7 +17,7 @@ from calib_bench.dynamics.gradient_flow import Path, early_time, follow, speed
 from calib_bench.dynamics.stability import frontier, label_entropy
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import UserError
-from calib_bench.train.setup import prepare, stochastic
+from calib_bench.train.initialize import prepare, stochastic
 
 RESOLVED = 200
 """Steps that a path takes, at least, to the early-learning time."""

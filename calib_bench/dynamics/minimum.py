@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from calib_bench.train.objective import Loss
+from calib_bench.train.loss import Loss
 
 ITERATIONS = 4000
 """Most L-BFGS iterations."""

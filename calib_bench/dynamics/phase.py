@@ -59,7 +59,7 @@ def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: to
     """lambda_max at initialization and whether it converged, float64 [2]."""
     import torch
 
-    from calib_bench.train.rates import curvature
+    from calib_bench.train.learning_rate import curvature
 
     value, converged = curvature(trial, model, splits, device)
     return {"lambda_max": torch.tensor([value, float(converged)], dtype=torch.float64)}

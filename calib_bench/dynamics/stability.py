@@ -16,8 +16,8 @@ from torch.func import stack_module_state
 from calib_bench.core.fate import failed, label_entropy
 from calib_bench.dynamics.gradient_flow import gradient
 from calib_bench.models import unwrap
-from calib_bench.train.objective import Loss
-from calib_bench.train.stacked import Packed, StackedModel, logit_gradient, stacked
+from calib_bench.train.loss import Loss
+from calib_bench.train.stacked_model import Packed, StackedModel, logit_gradient, stacked
 
 Fate = Literal["steady", "catapult", "lost"]
 RISE = 1.05

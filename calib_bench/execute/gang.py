@@ -41,7 +41,7 @@ def dismiss() -> None:
 def follow(settings: Settings) -> None:
     """Follow: train what the main process announces, until it says that it is done."""
     from calib_bench.system.device import pick
-    from calib_bench.train import train
+    from calib_bench.train.train import train
 
     worker.prepare(settings)
     while True:

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from calib_bench.core.settings import Settings
 from calib_bench.execute.ray_task import PeerLost, Rank
 from calib_bench.plan import Group
-from calib_bench.train import fuse_key
+from calib_bench.train.train import fuse_key
 
 GRACE = 5.0
 """Seconds that the processes of a gang have to fail too, once one has: only one of them knows the cause."""

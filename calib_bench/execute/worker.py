@@ -22,7 +22,7 @@ from calib_bench.system.device import pick
 
 if TYPE_CHECKING:
     from calib_bench.core.splits import Splits
-    from calib_bench.train import Outcome
+    from calib_bench.train.train import Outcome
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
@@ -169,7 +169,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     Raises:
         OutOfMemory: a batch does not fit in memory.
     """
-    from calib_bench.train import train
+    from calib_bench.train.train import train
 
     splits = load_splits(settings, group[0])
     data = store.write_splits(group[0], splits)

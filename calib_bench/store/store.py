@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.core.splits import Splits
-    from calib_bench.train import Outcome
+    from calib_bench.train.train import Outcome
 
 SCHEMA = 1
 FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors")

@@ -23,7 +23,7 @@ from calib_bench.separation import arms as each
 from calib_bench.separation import controls
 from calib_bench.separation.cells import noted, shown
 from calib_bench.separation.contrast import contrast
-from calib_bench.train.choices import OPTIMIZERS, heads
+from calib_bench.train.fusion import OPTIMIZERS, heads
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,8 +20,8 @@ TOLERANCE = 1e-7
 def whole(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:
     """Columns `whole_loss`, the mean training loss over all training examples, in nats, and `whole_objective`, the same
     with weight_decay / 2 ||theta||^2: what SGD descends."""
-    from calib_bench.train.objective import Loss
-    from calib_bench.train.setup import prepare
+    from calib_bench.train.initialize import prepare
+    from calib_bench.train.loss import Loss
 
     loss = Loss({name: _number(value, device) for name, value in trial.terms.items()})
     beta, total = _number(trial.beta, device), 0.0
@@ -45,10 +45,10 @@ def minimum(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     """
     from calib_bench import models
     from calib_bench.dynamics.minimum import minimum as descend
-    from calib_bench.train import setup
-    from calib_bench.train.objective import Loss
+    from calib_bench.train import initialize
+    from calib_bench.train.loss import Loss
 
-    if splits.spec.kind == "tokens" or not models.fusable(trial.model) or setup.stochastic(model):
+    if splits.spec.kind == "tokens" or not models.fusable(trial.model) or initialize.stochastic(model):
         raise SettingsError(
             f"the gradients of single examples at a minimum need inputs that are tensors and a model without batch "
             f"norm, dropout or recurrence, unlike {trial.model!r} on task {trial.task!r}: give model=linear or an mlp"

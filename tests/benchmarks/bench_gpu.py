@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from calib_bench import models
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
-from calib_bench.train.steps import Mode
+from calib_bench.train.update import Mode
 from tests.benchmarks.bench_images import endless, real, splits, usual_data
 from tests.benchmarks.harness import Bench, Case
 
@@ -32,14 +32,14 @@ def trial(model: str, batch: int = 128, task: str = "cifar10") -> Trial:
 
 def ours(one: Trial, spec: InputSpec, classes: int, batches: Iterator[Any]) -> Callable[[int], float]:
     """(updates to make) -> mean loss, compiled and replayed; the device is waited for once, at the end."""
-    from calib_bench.train import setup
-    from calib_bench.train.objective import Loss
-    from calib_bench.train.optim import factor, make_optimizer
-    from calib_bench.train.steps import Updater
+    from calib_bench.train import initialize
+    from calib_bench.train.loss import Loss
+    from calib_bench.train.optimizer import factor, make_optimizer
+    from calib_bench.train.update import Updater
 
     device = DEVICE
     shapes = Splits(*[None] * 4, spec, classes, (), "", "", {})  # type: ignore[arg-type]
-    model = setup.initial_model(one, shapes, device).train()
+    model = initialize.initial_model(one, shapes, device).train()
     updater = Updater(one, model, make_optimizer(one, model, one.lr), Loss({}), device, MODE)
     steps = itertools.count()
 
@@ -193,8 +193,8 @@ def torch_device() -> str:
 def stack(size: int, epochs: int) -> Bench:
     """`size` digits MLPs over beta and seed, as one stack on the GPU, and one after the other."""
     from calib_bench import registry
-    from calib_bench.train.fused import train_fused
-    from calib_bench.train.single import train_single
+    from calib_bench.train.single_loop import train_single
+    from calib_bench.train.stacked_loop import train_fused
 
     data, device = registry.task("digits").load(Request("digits")), DEVICE
     base = trial("mlp_128_128", 64, "digits").model_copy(update={"precision": "fp32", "epochs": epochs})

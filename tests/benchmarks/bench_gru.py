@@ -41,7 +41,7 @@ def splits() -> Any:
 
 
 def train_one(seed: int) -> dict[str, Tensor]:
-    from calib_bench.train import train
+    from calib_bench.train.train import train
 
     return train([trial(seed)], splits(), device=torch.device("cpu"))[0].logits
 

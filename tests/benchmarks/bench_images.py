@@ -62,13 +62,13 @@ def start_worker(model: str, barrier: Any) -> None:
 
 def on_its_way(one: Trial) -> Callable[[int], float]:
     """(updates to make) -> mean loss over them, by this project's own loop."""
-    from calib_bench.train import setup
-    from calib_bench.train.objective import Loss
-    from calib_bench.train.optim import factor, make_optimizer
-    from calib_bench.train.steps import Updater
+    from calib_bench.train import initialize
+    from calib_bench.train.loss import Loss
+    from calib_bench.train.optimizer import factor, make_optimizer
+    from calib_bench.train.update import Updater
 
     data, cpu = splits(one), torch.device("cpu")
-    model = setup.initial_model(one, data, cpu).train()
+    model = initialize.initial_model(one, data, cpu).train()
     updater = Updater(one, model, make_optimizer(one, model, one.lr), Loss({}), cpu)
     per_epoch = data.train.steps(one.batch)
     batches = endless(lambda epoch: data.train.train_batches(seed=one.seed, epoch=epoch, batch=one.batch, device=cpu))
@@ -230,14 +230,14 @@ TWO = (2, "two threads")
 @torch.no_grad()
 def alike(one: Trial, data: Splits) -> float:
     """Relative difference of the mean loss of a batch between this project's model and the plain one's weights."""
-    from calib_bench.train import setup
+    from calib_bench.train import initialize
 
-    ours = setup.initial_model(one, data, torch.device("cpu")).train()
+    ours = initialize.initial_model(one, data, torch.device("cpu")).train()
     plain = models.build(one.model, data.spec, data.classes).train()
     plain.load_state_dict(ours.state_dict())
     x, y = data.train.inputs(torch.arange(128), torch.device("cpu")), data.train.labels[:128]  # type: ignore[attr-defined]
-    with setup.autocast(one, torch.device("cpu")):
-        z = ours(setup.prepare(x, one.precision))
+    with initialize.autocast(one, torch.device("cpu")):
+        z = ours(initialize.prepare(x, one.precision))
     a, b = nn.functional.cross_entropy(z.float(), y), nn.functional.cross_entropy(plain(x), y)
     return float((a - b).abs() / b)
 

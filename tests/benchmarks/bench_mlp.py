@@ -244,15 +244,15 @@ def make_job() -> Bench:
 
 
 def make_stack() -> Bench:
-    from calib_bench.train import setup
-    from calib_bench.train.fused import train_fused
+    from calib_bench.train import initialize
+    from calib_bench.train.stacked_loop import train_fused
 
     epochs, cpu = 40, torch.device("cpu")
     splits, data = load()
     wanted = trials((0.1, 0.3, 1.0, 3.0), (0.005 * 2**i for i in range(8)), range(2), epochs)
     torch.set_flush_denormal(True)
     orders = {seed: [splits.train.order(seed, epoch).tolist() for epoch in range(epochs)] for seed in range(2)}  # type: ignore[attr-defined]
-    starts = [setup.initial_model(one, splits, cpu) for one in wanted]
+    starts = [initialize.initial_model(one, splits, cpu) for one in wanted]
     some = [0, len(wanted) - 1]
 
     def ours(epochs: int = epochs) -> list[Tensor]:
@@ -262,7 +262,7 @@ def make_stack() -> Bench:
     def loop(epochs: int = epochs) -> list[Tensor]:
         found = []
         for i in some:
-            model = setup.initial_model(wanted[i], splits, cpu)
+            model = initialize.initial_model(wanted[i], splits, cpu)
             plain_train(model, data, wanted[i].beta, wanted[i].lr, epochs, orders[wanted[i].seed])
             with torch.no_grad():
                 found.append(model(data.x["test"]))

@@ -10,7 +10,7 @@ import torch
 
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
-from calib_bench.train import setup
+from calib_bench.train import initialize
 from calib_bench.train.checkpoint import Checkpoint
 
 PART_VALUES = 2**19
@@ -24,7 +24,7 @@ def parts_of(trials: Sequence[Trial], splits: Splits, device: torch.device) -> l
     """
     most = len(trials)
     if device.type == "cpu":
-        values = sum(p.numel() for p in setup.initial_model(trials[0], splits, device).parameters())
+        values = sum(p.numel() for p in initialize.initial_model(trials[0], splits, device).parameters())
         most = max(1, PART_VALUES // values)
     size = math.ceil(len(trials) / math.ceil(len(trials) / most))
     return [list(trials[i : i + size]) for i in range(0, len(trials), size)]

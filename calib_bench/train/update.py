@@ -22,10 +22,10 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models import flops as cost
-from calib_bench.train import distributed, setup
-from calib_bench.train.objective import Loss
-from calib_bench.train.optim import set_rate
-from calib_bench.train.outcome import first_bad, tally_dtype
+from calib_bench.train import distributed, initialize
+from calib_bench.train.history import first_bad, tally_dtype
+from calib_bench.train.loss import Loss
+from calib_bench.train.optimizer import set_rate
 
 Compile = Literal["auto", "yes", "no"]
 Numbers = Mapping[str, "float | Tensor"]
@@ -256,7 +256,7 @@ class Updater:
             scale: the schedule's factor on every rate.
             numbers: as in `forward`; floats, or tensors on any device.
         """
-        x = setup.prepare(x, self.trial.precision)
+        x = initialize.prepare(x, self.trial.precision)
         set_rate(self.optimizer, scale)
         placed = {name: self._number(name, value) for name, value in numbers.items()}
         if self.recording is not None:

@@ -17,8 +17,8 @@ from torch.func import functional_call, vmap
 from calib_bench.core.trial import Trial
 from calib_bench.models.mlp import MLP
 from calib_bench.models.pair import Pair, PairHead
-from calib_bench.train.objective import Loss
-from calib_bench.train.optim import ADAM_BETA2, adam_beta1
+from calib_bench.train.loss import Loss
+from calib_bench.train.optimizer import ADAM_BETA2, adam_beta1
 
 
 class Packed:

@@ -13,7 +13,7 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.system.random import seed_of
-from calib_bench.train.choices import OPTIMIZERS, heads
+from calib_bench.train.fusion import OPTIMIZERS, heads
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
-from calib_bench.train.objective import known
+from calib_bench.train.loss import known
 
 Progress = Callable[[int], None]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calib_bench.train.objective import cross_entropy
+from calib_bench.train.loss import cross_entropy
 
 COLUMNS = (
     "epoch",

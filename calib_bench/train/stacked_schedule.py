@@ -10,8 +10,8 @@ from torch import Tensor
 
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
-from calib_bench.train.objective import Course
-from calib_bench.train.stacked import Packed, StackedOptimizer
+from calib_bench.train.loss import Course
+from calib_bench.train.stacked_model import Packed, StackedOptimizer
 
 
 class Courses:

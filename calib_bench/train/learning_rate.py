@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.train.choices import heads
-from calib_bench.train.objective import rate_beta
-from calib_bench.train.setup import prepare
+from calib_bench.train.fusion import heads
+from calib_bench.train.initialize import prepare
+from calib_bench.train.loss import rate_beta
 
 PROBE = 64
 """Most training examples on which the curvature at initialization is measured."""

@@ -21,13 +21,11 @@ from calib_bench.core.splits import SPLITS, Splits
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
-from calib_bench.train import measured, probes, setup
+from calib_bench.train import callbacks, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.train.choices import fuse_key
-from calib_bench.train.courses import Courses
-from calib_bench.train.objective import Loss, rate_beta
-from calib_bench.train.optim import factor, head_names
-from calib_bench.train.outcome import (
+from calib_bench.train.chunks import PartSaver, parts_of
+from calib_bench.train.fusion import fuse_key
+from calib_bench.train.history import (
     CHECK_STEPS,
     EVAL_BATCH,
     Ticker,
@@ -39,9 +37,11 @@ from calib_bench.train.outcome import (
     table,
     tally_dtype,
 )
-from calib_bench.train.parts import PartSaver, parts_of
-from calib_bench.train.rates import Rate, resolve
-from calib_bench.train.stacked import Packed, StackedOptimizer, logit_gradient, stacked
+from calib_bench.train.learning_rate import Rate, resolve
+from calib_bench.train.loss import Loss, rate_beta
+from calib_bench.train.optimizer import factor, head_names
+from calib_bench.train.stacked_model import Packed, StackedOptimizer, logit_gradient, stacked
+from calib_bench.train.stacked_schedule import Courses
 
 __all__ = ["fuse_key", "train_fused"]
 
@@ -53,11 +53,11 @@ def train_fused(
     device: torch.device,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    progress: setup.Progress = setup.silent,
+    progress: initialize.Progress = initialize.silent,
 ) -> list[Outcome]:
     """Train trials of one `fuse_key` as one stack; outcomes in the order of `trials`.
 
-    Arguments as in `calib_bench.train.train`; a checkpoint is of this very sequence of trials.
+    Arguments as in `calib_bench.train.train.train`; a checkpoint is of this very sequence of trials.
 
     Raises:
         SettingsError: the trials cannot be stacked.
@@ -95,11 +95,11 @@ class _Stack:
         first = trials[0]
         self.seeds = sorted({trial.seed for trial in trials})
         self.seed_S = torch.tensor([self.seeds.index(trial.seed) for trial in trials], device=device)
-        members = [setup.initial_model(trial, splits, device) for trial in trials]
+        members = [initialize.initial_model(trial, splits, device) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
         weights, buffers = stack_module_state(members)
-        if buffers or setup.stochastic(self.model):
+        if buffers or initialize.stochastic(self.model):
             raise SettingsError(f"model {first.model!r} has buffers or dropout and cannot be trained as a stack")
         self.packed = Packed(weights)
         for name, p in weights.items():
@@ -255,7 +255,7 @@ class _Stack:
             **self._columns(),
         }
         self.rows.append({name: value.cpu() for name, value in row.items()})
-        measured.tell(self.trials, self.rows[-1])
+        callbacks.tell(self.trials, self.rows[-1])
 
     def _columns(self) -> dict[str, Tensor]:
         """Further columns, [S], that the members' probe measures: members of a stack share it."""

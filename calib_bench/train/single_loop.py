@@ -17,11 +17,10 @@ from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
-from calib_bench.train import distributed, measured, probes, setup
+from calib_bench.train import callbacks, distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
-from calib_bench.train.objective import Course, Loss
-from calib_bench.train.optim import factor, make_optimizer, switch_head
-from calib_bench.train.outcome import (
+from calib_bench.train.grad_accumulation import count_parts, ghost, track
+from calib_bench.train.history import (
     CHECK_STEPS,
     EVAL_BATCH,
     Ticker,
@@ -31,9 +30,10 @@ from calib_bench.train.outcome import (
     score,
     table,
 )
-from calib_bench.train.parts_of_batch import count_parts, ghost, track
-from calib_bench.train.rates import Rate, resolve
-from calib_bench.train.steps import Compile, Updater, choose, rows
+from calib_bench.train.learning_rate import Rate, resolve
+from calib_bench.train.loss import Course, Loss
+from calib_bench.train.optimizer import factor, make_optimizer, switch_head
+from calib_bench.train.update import Compile, Updater, choose, rows
 
 
 def train_single(
@@ -43,11 +43,11 @@ def train_single(
     device: torch.device,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
-    progress: setup.Progress = setup.silent,
+    progress: initialize.Progress = initialize.silent,
     compile: Compile = "auto",
     micro_batch: int | None = None,
 ) -> Outcome:
-    """Train one model; arguments as in `calib_bench.train.train`.
+    """Train one model; arguments as in `calib_bench.train.train.train`.
 
     In a process group each process takes its rows of every global batch and all return the same outcome; only the
     main process's `checkpoint` is used.
@@ -97,7 +97,7 @@ class _Run:
         micro_batch: int | None = None,
     ) -> None:
         self.trial, self.splits, self.device = trial, splits, device
-        self.model = setup.initial_model(trial, splits, device)
+        self.model = initialize.initial_model(trial, splits, device)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
         self.optimizer = make_optimizer(trial, self.model, self.rate.value, self.rate.eps(trial))
         self.share = min(trial.batch, len(splits.train)) // distributed.world()
@@ -105,7 +105,7 @@ class _Run:
         self.norms = ghost(self.model) if trial.norm_batch else []
         self.parallel = distributed.parallel(self.model, device, synchronised=not self.norms)
         self._order_gradients()
-        self.draws = setup.stochastic(self.model)
+        self.draws = initialize.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
         self.course = Course(trial, trial.epochs * self.per_epoch)
         self.course.check(splits.spec, distributed.world() * self.parts)
@@ -132,8 +132,8 @@ class _Run:
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         x, y = next(iter(self._batches(0)))
         self.parallel.train()
-        with setup.autocast(self.trial, self.device):
-            z = self.parallel(setup.prepare(rows(x, 0, self.parts), self.trial.precision))
+        with initialize.autocast(self.trial, self.device):
+            z = self.parallel(initialize.prepare(rows(x, 0, self.parts), self.trial.precision))
         nn.functional.cross_entropy(z, y[:: self.parts]).backward()
         self.optimizer.zero_grad(set_to_none=True)
         for norm in self.norms:
@@ -238,7 +238,7 @@ class _Run:
                 **self._probed(probes.columns),
             }
         )
-        measured.tell((self.trial,), self.rows[-1])
+        callbacks.tell((self.trial,), self.rows[-1])
 
     def _probed(self, measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """What the trial's probe finds, which the main process measures for all."""
@@ -260,8 +260,8 @@ class _Run:
             batch=self._eval_batch(), device=self.device, rank=distributed.rank(), world=distributed.world()
         )
         for x, index in batches:
-            with setup.autocast(self.trial, self.device):
-                z = self.model(setup.prepare(x, self.trial.precision))
+            with initialize.autocast(self.trial, self.device):
+                z = self.model(initialize.prepare(x, self.trial.precision))
             parts.append(z if z.dtype == torch.float64 else z.float())
             indices.append(index)
         self.model.train()

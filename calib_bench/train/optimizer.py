@@ -12,7 +12,7 @@ from torch import nn
 from calib_bench import models
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.train.choices import check_optimizer, check_schedule, part_factors
+from calib_bench.train.fusion import check_optimizer, check_schedule, part_factors
 
 ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
 

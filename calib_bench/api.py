@@ -63,7 +63,7 @@ def run(quiet: bool = False, **settings: Any) -> Path:
     """
     from calib_bench import job
     from calib_bench.core.settings import parse
-    from calib_bench.resolve import resolve
+    from calib_bench.planning.defaults import resolve
 
     asked = parse(f"{key}={_text(value)}" for key, value in settings.items())
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from calib_bench import plan as planning
 from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import gang, local, pool, worker
 from calib_bench.live import Display
+from calib_bench.planning import plan as planning
+from calib_bench.planning.defaults import resolve
 from calib_bench.report import failed
-from calib_bench.resolve import resolve
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
@@ -305,7 +305,7 @@ def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) ->
         gpus: for which the time on a cluster is told.
         price: of one GPU for an hour, to tell a cost.
     """
-    from calib_bench import scale
+    from calib_bench.planning import cluster_estimate
 
     console = _console()
     resolved = resolve(settings)
@@ -321,7 +321,7 @@ def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) ->
     sizes = sorted((len(group) for group in plan.groups), reverse=True)
     if sizes:
         console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
-    if plan.pending and (found := scale.estimate(resolved, study, store, gpus)):
+    if plan.pending and (found := cluster_estimate.estimate(resolved, study, store, gpus)):
         console.print(found.text(price), markup=False)
     if plan.pending:
         try:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from calib_bench.core.baseline import Calibrator, Params
     from calib_bench.core.trial import Trial
+    from calib_bench.planning.tuning import Arm
     from calib_bench.rechosen import Rechosen
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.fate import GUESS
 from calib_bench.core.trial import Score, Trial
+from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

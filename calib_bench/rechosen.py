@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.trial import Trial
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import FEWEST, Interval, holm
+from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
 from calib_bench.report.tables import ALPHA, estimate
-from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd

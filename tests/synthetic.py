@@ -14,7 +14,7 @@ from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import Outcome, Trial
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 from calib_bench.system import files
 from calib_bench.system.random import stream

@@ -16,11 +16,11 @@ from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import templates
 from calib_bench.separation.cells import rate_unit
 from calib_bench.train.learning_rate import Rate, homogeneity
 from calib_bench.train.optimizer import make_optimizer
-from calib_bench.tuning import templates
 
 
 def network(name: str, seed: int = 0) -> torch.nn.Module:

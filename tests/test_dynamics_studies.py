@@ -21,14 +21,14 @@ from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
 from calib_bench.models.variations import form, variations
-from calib_bench.plan import make
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.plan import make
+from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
-from calib_bench.resolve import resolve
 from calib_bench.separation import controls
 from calib_bench.store.store import Store
 from calib_bench.studies import beta_switch, width_depth
 from calib_bench.system.random import stream
-from calib_bench.tuning import templates
 
 Number = Callable[[Trial], float]
 CLASSES, TEST = 4, 300

@@ -23,7 +23,7 @@ from calib_bench.dynamics.gradient_flow import crossing, early_time, follow
 from calib_bench.dynamics.stability import COARSE, _alone, descend, fate, frontier, label_entropy
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 from calib_bench.train import initialize
 

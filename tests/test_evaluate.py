@@ -412,8 +412,8 @@ def test_every_interval_is_about_its_metric(folder: Path) -> None:
 
 
 def test_a_stored_trial_is_judged_as_in_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from calib_bench import tuning
     from calib_bench.measure import measure_arm
+    from calib_bench.planning import tuning
 
     words = ("beta=0.3,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibrator=temperature_scaling")
     store, settings = make(tmp_path / "run", *words)

@@ -13,19 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import labels_and_truth, splits_of
 
-from calib_bench import planes, registry, search, tuning
+from calib_bench import planes, registry
 from calib_bench.core import fate
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Score, Trial
 from calib_bench.execute.worker import selection_scores
 from calib_bench.measure import measure_arm
+from calib_bench.planning import search, tuning
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import Arm, templates, trial_at
 from calib_bench.report import provenance
-from calib_bench.resolve import resolve
 from calib_bench.separation import arms as each
 from calib_bench.separation import seeds as sown
 from calib_bench.separation.warnings import warnings
 from calib_bench.store.store import Store
-from calib_bench.tuning import Arm, templates, trial_at
 
 CLASSES = 4
 

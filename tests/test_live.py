@@ -16,10 +16,10 @@ from test_run import TINY
 
 from calib_bench import signs
 from calib_bench.core.settings import parse
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import templates
 from calib_bench.store import leases
 from calib_bench.train import callbacks
-from calib_bench.tuning import templates
 
 WORDS = ["run", *TINY, "calibrator=temperature_scaling", "wandb=disabled", "objective=cross_entropy", "workers=2"]
 STATE = {"round", "done", "running", "left", "failed", "rate", "seconds_left", "loss", "epoch"}

@@ -20,8 +20,8 @@ from calib_bench.dynamics.magnitude import BETA, MAGNITUDE, equal_norms
 from calib_bench.dynamics.magnitude_words import answer
 from calib_bench.errors import SettingsError
 from calib_bench.inference import variance_shares
+from calib_bench.planning.defaults import resolve
 from calib_bench.report import figures
-from calib_bench.resolve import resolve
 from calib_bench.separation import controls
 from calib_bench.store.store import Store
 from calib_bench.system.random import stream

@@ -13,11 +13,12 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import measure, registry, tuning
+from calib_bench import measure, registry
 from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
 from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.metrics import accuracy, ece, log_loss
+from calib_bench.planning import tuning
 from calib_bench.store.store import Store
 
 

@@ -16,7 +16,7 @@ from calib_bench.baselines.learned_beta import LearnedScale
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.resolve import spell_out
+from calib_bench.planning.defaults import spell_out
 from calib_bench.train.loss import Course, Loss
 
 OBJECTIVES = registry.objectives()

@@ -16,7 +16,7 @@ from calib_bench import models
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
 from calib_bench.train import initialize
 from calib_bench.train.stacked_loop import fuse_key
 from calib_bench.train.stacked_model import Packed, StackedModel, StackedPair, stacked

@@ -9,11 +9,12 @@ import pytest
 from test_store import put
 from test_store import trial as stored_trial
 
-from calib_bench import plan as planning
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Trial
-from calib_bench.resolve import resolve
+from calib_bench.planning import plan as planning
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 
 STUDY = registry.study("separation")

@@ -15,9 +15,9 @@ from calib_bench import planes
 from calib_bench.core.settings import parse
 from calib_bench.inference import best_of, crossed_interval, percentile, resampled_means
 from calib_bench.inference.extremes import pseudo_values
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import Arm, templates
 from calib_bench.report import figures, plots_plane
-from calib_bench.resolve import resolve
-from calib_bench.tuning import Arm, templates
 
 # where a curve is lowest
 

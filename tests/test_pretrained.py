@@ -25,9 +25,9 @@ from calib_bench.data.heads import Head, Unmatched, on_head, places
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.execute import worker
 from calib_bench.models.timm import pretrained_head, weights_at_hand
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import plan
 from calib_bench.separation import controls
-from calib_bench.tuning import plan
 
 SMALL = Head(
     ("n00000001", "n00000002", "n00000003", "n00000004", "n00000005"),

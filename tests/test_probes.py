@@ -13,7 +13,7 @@ from test_train import CPU, digits, run, trial
 from calib_bench import cli, registry
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.plan import group
+from calib_bench.planning.plan import group
 from calib_bench.store.store import Store
 from calib_bench.train.stacked_loop import fuse_key, train_fused
 

@@ -20,11 +20,11 @@ import torch
 from test_claims import logits, trained
 
 from calib_bench import job, registry
-from calib_bench import plan as planning
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
 from calib_bench.execute import local
-from calib_bench.resolve import resolve
+from calib_bench.planning import plan as planning
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 
 ray = pytest.importorskip("ray")

@@ -8,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib_bench import registry, scale
+from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
-from calib_bench.resolve import resolve
+from calib_bench.planning import cluster_estimate
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 
 IMAGENET = ("task=imagenet", "precision=bf16", "beta=0.1,1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=2")
 
 
-def estimate(*words: str, gpus: int = 64) -> scale.Scale | None:
+def estimate(*words: str, gpus: int = 64) -> cluster_estimate.Scale | None:
     settings = resolve(parse(words))
-    return scale.estimate(settings, registry.study("separation"), Store(Path("nothing/there"), "peek"), gpus)
+    return cluster_estimate.estimate(settings, registry.study("separation"), Store(Path("nothing/there"), "peek"), gpus)
 
 
 def test_imagenet_by_hand() -> None:
@@ -46,7 +47,7 @@ def test_imagenet_by_hand() -> None:
 @given(st.lists(st.floats(0.1, 100), max_size=30), st.integers(1, 8))
 def test_the_last_job_ends_between_the_bounds(jobs: list[float], machines: int) -> None:
     """Graham (1969): longest first is at most 4/3 of the best, which is at least the mean load and the longest job."""
-    found = scale.makespan(jobs, machines)
+    found = cluster_estimate.makespan(jobs, machines)
     best = max(sum(jobs) / machines, max(jobs, default=0))
     assert best - 1e-9 <= found <= sum(jobs) / machines + max(jobs, default=0) + 1e-9
 

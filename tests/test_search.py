@@ -9,7 +9,7 @@ import pytest
 from test_trial import BASE
 
 from calib_bench.core.trial import Trial
-from calib_bench.search import Search, lengths, search, shortened
+from calib_bench.planning.search import Search, lengths, search, shortened
 
 pytest.importorskip("optuna")
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 from synthetic import Shape, make, shape
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.measure import fitted_to, measure_arm
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
 from calib_bench.report.tables import number
-from calib_bench.resolve import resolve
 from calib_bench.separation import controls, interventions, page
 from calib_bench.separation.contrast import contrast, kappa
 from calib_bench.separation.verdict import share

@@ -18,15 +18,16 @@ from scipy import stats
 from synthetic import facts, labels_and_truth, make, splits_of
 from torch import Tensor
 
-from calib_bench import metrics, rechosen, registry, tuning
+from calib_bench import metrics, rechosen, registry
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.measure import Measures, measure_arm
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
 from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
-from calib_bench.resolve import resolve
 from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
 from calib_bench.separation import arms as arm_rows
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds

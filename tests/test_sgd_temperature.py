@@ -11,8 +11,8 @@ import pytest
 from calib_bench import cli, registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import SettingsError
-from calib_bench.plan import make
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
 from calib_bench.temperature import arms, tables
 

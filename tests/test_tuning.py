@@ -8,8 +8,8 @@ import pytest
 
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Scores, Trial
-from calib_bench.resolve import resolve
-from calib_bench.tuning import arms, plan, together
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.tuning import arms, plan, together
 
 WORDS = ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..2", "extend=2"]
 

@@ -16,18 +16,19 @@ import pytest
 from synthetic import make
 from wandb_reader import read, table
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
+from calib_bench.planning.search import shortened
+from calib_bench.planning.tuning import templates, trial_at
 from calib_bench.report import build
-from calib_bench.resolve import resolve
-from calib_bench.search import shortened
 from calib_bench.store.store import Store
 from calib_bench.tracking import content, handover, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
-from calib_bench.tuning import templates, trial_at
 
 WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0,1", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
 Run = tuple[Store, Settings, Analysis]

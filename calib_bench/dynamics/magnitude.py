@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.planning.tuning import together
 from calib_bench.rows import Row, fields
 from calib_bench.separation.contrast import contrast
-from calib_bench.tuning import together
 
 if TYPE_CHECKING:
     from calib_bench.inference import VarianceShares

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import planes, tuning
+from calib_bench import planes
 from calib_bench.core.trial import Trial
+from calib_bench.planning import tuning
 from calib_bench.rows import Row, fields
 
 if TYPE_CHECKING:

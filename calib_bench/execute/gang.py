@@ -8,7 +8,7 @@ from pathlib import Path
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.train import distributed

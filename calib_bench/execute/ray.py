@@ -23,7 +23,7 @@ from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
 from calib_bench.execute.ray_task import TICK, Reports, work
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from calib_bench.core.settings import Settings
 from calib_bench.execute.ray_task import PeerLost, Rank
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.train.train import fuse_key
 
 GRACE = 5.0

@@ -9,7 +9,7 @@ from typing import Any
 from calib_bench.core.settings import Settings
 from calib_bench.errors import StoreError
 from calib_bench.execute import gang, worker
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
 
 TICK = 0.5

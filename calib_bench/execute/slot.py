@@ -22,7 +22,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
 from calib_bench.execute.spawned import apart_from_main
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown

@@ -13,7 +13,7 @@ from calib_bench import registry, signs
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
-from calib_bench.plan import Group
+from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.failures import Kind, kind_of
 from calib_bench.store.store import Store

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.tuning import TUNED
+from calib_bench.planning.tuning import TUNED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.core.study import Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
+from calib_bench.planning.search import shortened
+from calib_bench.planning.tuning import Arm, More, tuned, unique
 from calib_bench.report.tables import number
 from calib_bench.rows import Row, cell, excludes_zero
-from calib_bench.search import shortened
 from calib_bench.separation import arms as each
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.interventions import why_not
-from calib_bench.tuning import Arm, More, tuned, unique
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")

@@ -16,11 +16,11 @@ from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
+from calib_bench.planning.tuning import trial_at
 from calib_bench.rechosen import shift
 from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.separation.collapse import none_seen
-from calib_bench.tuning import trial_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.core.fate import DEAD, GUESS
+from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
 from calib_bench.separation import collapse
 from calib_bench.separation.contrast import is_reference
 from calib_bench.separation.interventions import why_not
-from calib_bench.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Settings
-    from calib_bench.tuning import Arm
+    from calib_bench.planning.tuning import Arm
 
 STATUS = {
     "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import tuning
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_switch
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm, More
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm, More
 
 TO, FROM = "reference to beta", "beta to reference"
 NEVER, ALL_ALONG = "never switching", "that beta all along"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import tuning
 from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
 from calib_bench.report import plots_early
 
 if TYPE_CHECKING:

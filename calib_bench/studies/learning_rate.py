@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import planes, tuning
+from calib_bench import planes
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
 from calib_bench.report import plots_phase
 from calib_bench.rows import Row, adjusted, cell, firm, without_lone
 from calib_bench.separation import arms as each

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import magnitude, magnitude_words
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
 from calib_bench.report import plots_magnitude
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm, More
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm, More
 
 FACTORS = (interventions.RATE, interventions.MAGNITUDE)
 FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "trials")

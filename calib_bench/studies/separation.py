@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
+from calib_bench.planning import tuning
 from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 REPAIR = ("temperature_scaling",)
 FRAMES = (

@@ -11,11 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import planes, tuning
+from calib_bench import planes
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
 from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from calib_bench.core.settings import Settings
     from calib_bench.measure import Measures
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 BEST, MEAN, WORST = "best", "mean", "worst"
 MOST = 3

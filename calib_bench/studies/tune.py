@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
+from calib_bench.planning.search import Search, Tried, search, shortened
+from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.report import plots
 from calib_bench.rows import FEW_CHOSE, Row, few_chose
-from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls
-from calib_bench.tuning import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd

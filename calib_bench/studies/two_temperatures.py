@@ -13,20 +13,20 @@ from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.inference import difference_interval, variance_shares
 from calib_bench.inference.grouped import explained
+from calib_bench.planning.tuning import unique
 from calib_bench.report import plots_two_temperatures as plots
 from calib_bench.rows import Row, adjusted, cell, fields, without_lone
 from calib_bench.separation import controls
 from calib_bench.separation.arms import named
 from calib_bench.temperature import plane
 from calib_bench.temperature.plane import METRICS, Cell
-from calib_bench.tuning import unique
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Settings
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
 GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
 NAMES = {

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import planes, tuning
+from calib_bench import planes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
 from calib_bench.core.task import Task
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
+from calib_bench.planning import tuning
 from calib_bench.reading import Reader
 from calib_bench.report import plots_width
 from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calib_bench.core.settings import Settings
+    from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
-    from calib_bench.tuning import Arm
 
     Array = NDArray[np.float64]
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
-from calib_bench.tuning import Arm
+from calib_bench.planning import tuning
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings

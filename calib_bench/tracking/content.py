@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import registry, tuning
+from calib_bench import registry
+from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
     import pandas as pd

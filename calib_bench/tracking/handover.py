@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import tuning
 from calib_bench.errors import StoreError
+from calib_bench.planning import tuning
 from calib_bench.system import files
 
 if TYPE_CHECKING:

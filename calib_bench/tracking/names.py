@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench import tuning
+from calib_bench.planning import tuning
 from calib_bench.system.files import digest_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
 
 def role(settings: Settings, trial: Trial) -> str:
     """The job type of a trial: `CONTROL` of one that runs shorter than anything that the study asks for."""
-    from calib_bench.search import lengths
+    from calib_bench.planning.search import lengths
 
     epochs: Iterable[int] = (settings.spaces or {}).get(trial.model, {}).get("epochs", (trial.epochs,))
     if settings.study == "tune":  # whose searches train for a part of the epochs first

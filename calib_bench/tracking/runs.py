@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import tuning
 from calib_bench.core.fate import FAILED
+from calib_bench.planning import tuning
 from calib_bench.system import files
 from calib_bench.tracking import content, names
 from calib_bench.tracking.handover import HandedOver, as_words

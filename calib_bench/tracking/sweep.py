@@ -14,7 +14,7 @@ from calib_bench import registry
 from calib_bench.core.settings import RATES, Settings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.resolve import resolve
+from calib_bench.planning.defaults import resolve
 from calib_bench.system.files import write_bytes
 from calib_bench.tracking import names
 

@@ -160,13 +160,13 @@ def load() -> tuple[Splits, Data]:
 
 def whole_job(wanted: list[Trial]) -> dict[str, float]:
     """Plan, load, train with two workers, store, read, calibrate, and every metric: raw test accuracy by key."""
-    from calib_bench import plan as planning
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.execute import local
     from calib_bench.metrics import measure
+    from calib_bench.planning import plan as planning
+    from calib_bench.planning.defaults import resolve
     from calib_bench.registry import calibrators
-    from calib_bench.resolve import resolve
     from calib_bench.store.store import Store
 
     study = Study("How fast?", lambda settings, scores: wanted, lambda settings, store: Analysis((), {}), {})

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from calib_bench import plan as planning
-from calib_bench import registry, tuning
+from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Trial
-from calib_bench.resolve import resolve
+from calib_bench.planning import plan as planning
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from calib_bench import registry, scale, tuning
+from calib_bench import registry
 from calib_bench.core.settings import parse
 from calib_bench.models import flops
-from calib_bench.resolve import resolve
-from calib_bench.scale import Scale, number, size
+from calib_bench.planning import cluster_estimate as scale
+from calib_bench.planning import tuning
+from calib_bench.planning.cluster_estimate import Scale, number, size
+from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 from calib_bench.system.files import write_bytes
 

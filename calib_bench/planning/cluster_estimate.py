@@ -93,7 +93,7 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
     Raises:
         SettingsError: `gpus` is below 1.
     """
-    from calib_bench import plan as planning
+    from calib_bench.planning import plan as planning
 
     if gpus < 1:
         raise SettingsError(f"gpus={gpus} is no number of GPUs: give 1 or more")

@@ -14,8 +14,8 @@ from rich.console import Console
 from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
-from calib_bench.execute import gang, local, pool, worker
-from calib_bench.live import Display
+from calib_bench.execute import analysis_pool, data_parallel, local, worker
+from calib_bench.execute.progress import Display
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import failed
@@ -48,7 +48,7 @@ def run(settings: Settings, ask: bool = False) -> int:
     if distributed.is_main():
         _run(settings, resolved, ask)
     else:
-        gang.follow(resolved)
+        data_parallel.follow(resolved)
     distributed.stop()
     return 0
 
@@ -86,7 +86,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
             ) from None
         tracker.trained()
         if distributed.requested():
-            gang.dismiss()
+            data_parallel.dismiss()
             distributed.stop()
         with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
             analysis = _report(resolved, study, store, console)
@@ -218,7 +218,7 @@ def _duration(seconds: float) -> str:
 def _executor(settings: Settings, workers: int) -> Any:
     """Where trials run: on all processes of a `torchrun`, as tasks of a Ray cluster, or on workers of this machine."""
     if distributed.requested():
-        return nullcontext(gang.Leader(settings))
+        return nullcontext(data_parallel.Leader(settings))
     return _ray().Cluster(settings) if settings.executor == "ray" else local.Workers(settings, workers)
 
 
@@ -262,7 +262,7 @@ def _report(settings: Settings, study: Study, store: Store, console: Console) ->
     from calib_bench import report as reporting
 
     shown = console.status("calibrating and measuring") if console.is_terminal else _Quiet()
-    with shown, pool.workers(settings):
+    with shown, analysis_pool.workers(settings):
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
     return analysis
@@ -382,7 +382,7 @@ def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study
         raise UserError(
             f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
         )
-    with pool.workers(settings):
+    with analysis_pool.workers(settings):
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
     return store, study, settings, analysis

@@ -18,7 +18,7 @@ import torch
 from calib_bench import fitting, registry
 from calib_bench.core.fate import DEAD
 from calib_bench.errors import UserError
-from calib_bench.execute import pool
+from calib_bench.execute import analysis_pool
 from calib_bench.inference import Fitted, ece_null
 from calib_bench.inference import fitted as fitted_temperatures
 from calib_bench.metrics import measure, reliability
@@ -199,7 +199,7 @@ def on_trials(
     if any(calibrators[name] is not known.get(name) for name in calibrators):
         return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
     return chain.from_iterable(
-        pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, some * memory)
+        analysis_pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, some * memory)
     )
 
 

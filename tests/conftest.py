@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
-from calib_bench.execute import pool
+from calib_bench.execute import analysis_pool
 
 torch.set_num_threads(1)
-pool.WORTH = float("inf")  # an analysis stays in the process of its test: the tests beside it use the others
+analysis_pool.WORTH = float("inf")  # an analysis stays in the process of its test: the tests beside it use the others
 hypothesis_settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("default")
 

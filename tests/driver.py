@@ -9,7 +9,7 @@ from rich.console import Console
 from calib_bench import job, registry
 from calib_bench.core.settings import parse
 from calib_bench.execute import worker
-from calib_bench.live import Display
+from calib_bench.execute.progress import Display
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store

@@ -14,8 +14,8 @@ import pytest
 import torch
 from test_run import TINY
 
-from calib_bench import signs
 from calib_bench.core.settings import parse
+from calib_bench.execute import heartbeat
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
 from calib_bench.store import leases
@@ -91,14 +91,14 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
 def test_signs_tell_what_trains_now(tmp_path: Path) -> None:
     one = trial()
     trials = [one.model_copy(update={"seed": seed}) for seed in range(3)]
-    with signs.given(tmp_path, "a", trials):
-        assert signs.read(tmp_path) == signs.Now(3, None, None)
+    with heartbeat.given(tmp_path, "a", trials):
+        assert heartbeat.read(tmp_path) == heartbeat.Now(3, None, None)
         nan = float("nan")
         callbacks.tell(trials, {"epoch": torch.tensor([2, 2, 2]), "train_loss": torch.tensor([1.0, 3.0, nan])})
-        with signs.given(tmp_path, "b", trials[:1]):
-            assert signs.read(tmp_path).running == 4
-        assert signs.read(tmp_path) == signs.Now(3, 2.0, 2)
-    assert signs.read(tmp_path) == signs.Now()
+        with heartbeat.given(tmp_path, "b", trials[:1]):
+            assert heartbeat.read(tmp_path).running == 4
+        assert heartbeat.read(tmp_path) == heartbeat.Now(3, 2.0, 2)
+    assert heartbeat.read(tmp_path) == heartbeat.Now()
     callbacks.tell(trials, {})  # nobody listens
 
 
@@ -109,9 +109,9 @@ def test_signs_of_the_dead_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "live" / "x.json"
     path.write_text(json.dumps({**about, "trials": 5, "loss": 1.5, "epoch": 3}))
     (tmp_path / "live" / "y.json").write_text("{")
-    assert signs.read(tmp_path) == signs.Now(5, 1.5, 3)
+    assert heartbeat.read(tmp_path) == heartbeat.Now(5, 1.5, 3)
     child.communicate(b"\n")
-    assert signs.read(tmp_path) == signs.Now()
+    assert heartbeat.read(tmp_path) == heartbeat.Now()
     assert not path.exists()
 
 

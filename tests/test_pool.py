@@ -16,7 +16,7 @@ import torch
 from calib_bench.core.settings import parse
 from calib_bench.core.study import Analysis, Study
 from calib_bench.errors import ResourceError
-from calib_bench.execute import pool
+from calib_bench.execute import analysis_pool
 from calib_bench.report import figures
 
 
@@ -33,28 +33,28 @@ def _die(value: int) -> None:
 
 def _wait() -> None:
     """Until workers are up: jobs that are worth it start them."""
-    while not pool.up():
-        list(pool.each(_square, range(4)))
+    while not analysis_pool.up():
+        list(analysis_pool.each(_square, range(4)))
 
 
 def test_outside_it_is_map():
-    found = pool.each(_square, range(3))
+    found = analysis_pool.each(_square, range(3))
     assert list(found) == [(value * value, os.getpid()) for value in range(3)]
 
 
 def test_few_items_stay_here(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 3.0)
-    with pool.workers(parse(["workers=2"])):
-        assert {where for _, where in pool.each(_square, range(5))} == {os.getpid()}
-        assert not pool.up()
+    monkeypatch.setattr(analysis_pool, "WORTH", 3.0)
+    with analysis_pool.workers(parse(["workers=2"])):
+        assert {where for _, where in analysis_pool.each(_square, range(5))} == {os.getpid()}
+        assert not analysis_pool.up()
 
 
 @pytest.mark.slow
 def test_many_are_shared_in_order(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
-        found = list(pool.each(_square, range(20)))
+        found = list(analysis_pool.each(_square, range(20)))
     assert [value for value, _ in found] == [value * value for value in range(20)]
     assert len({where for _, where in found}) == 2
     assert os.getpid() in {where for _, where in found}
@@ -62,11 +62,11 @@ def test_many_are_shared_in_order(monkeypatch):
 
 @pytest.mark.slow
 def test_workers_go_on_with_later_calls_while_an_earlier_one_is_read(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
-        first, second = pool.each(_square, [2]), pool.each(_square, [3])
-        given = [future for jobs in pool._current.open for future in jobs.given.values()]
+        first, second = analysis_pool.each(_square, [2]), analysis_pool.each(_square, [3])
+        given = [future for jobs in analysis_pool._current.open for future in jobs.given.values()]
         assert len(given) == 2
         futures.wait(given, 120)
         assert [value for value, _ in first] == [4]
@@ -83,60 +83,60 @@ def _sees(value: float) -> tuple[int, bool]:
 
 @pytest.mark.slow
 def test_both_sides_compute_alike(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
     before = _sees(2.0**-1060)
-    with pool.workers(parse(["workers=2"])):
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
-        assert len(set(pool.each(_sees, [2.0**-1060] * 20))) == 1
+        assert len(set(analysis_pool.each(_sees, [2.0**-1060] * 20))) == 1
     assert _sees(2.0**-1060) == before
 
 
 def test_too_little_memory_for_workers_keeps_the_work_here(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
-        assert {where for _, where in pool.each(_square, range(5), memory=1 << 60)} == {os.getpid()}
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
+        assert {where for _, where in analysis_pool.each(_square, range(5), memory=1 << 60)} == {os.getpid()}
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_told(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
         with pytest.raises(ResourceError, match="workers=1"):
-            list(pool.each(_die, range(20)))
+            list(analysis_pool.each(_die, range(20)))
 
 
 @pytest.mark.slow
 def test_a_worker_that_died_meanwhile_is_told_to_the_next_call(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
         for one in multiprocessing.active_children():
             one.kill()
             one.join()
         time.sleep(1)
-        found = pool.each(_square, range(20))
+        found = analysis_pool.each(_square, range(20))
         with pytest.raises(ResourceError, match="workers=1"):
             list(found)
 
 
 @pytest.mark.slow
 def test_a_call_that_nobody_reads_keeps_no_later_one_from_the_workers(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
-    with pool.workers(parse(["workers=2"])):
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
-        for _ in range(3 * pool.AHEAD):
-            pool.each(_square, [1])
-        assert not pool._current.open
-        assert len({where for _, where in pool.each(_square, range(20))}) == 2
+        for _ in range(3 * analysis_pool.AHEAD):
+            analysis_pool.each(_square, [1])
+        assert not analysis_pool._current.open
+        assert len({where for _, where in analysis_pool.each(_square, range(20))}) == 2
 
 
 def test_a_job_that_raises_for_another_call_raises_for_its_own_too(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 1e9)
-    with pool.workers(parse(["workers=2"])):
-        some = pool.each(_refuse, [1])
+    monkeypatch.setattr(analysis_pool, "WORTH", 1e9)
+    with analysis_pool.workers(parse(["workers=2"])):
+        some = analysis_pool.each(_refuse, [1])
         with pytest.raises(ZeroDivisionError):
-            pool._current._take(pool._current.open)
+            analysis_pool._current._take(analysis_pool._current.open)
         with pytest.raises(ZeroDivisionError):
             list(some)
 
@@ -153,11 +153,11 @@ def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
 
 @pytest.mark.slow
 def test_a_figure_is_the_same_whoever_draws_it(monkeypatch):
-    monkeypatch.setattr(pool, "WORTH", 0.0)
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
     study = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {str(i): partial(_wave, float(i)) for i in range(3)})
     analysis = Analysis((), {}, data={"here": 1})
     here = list(figures.drawn(study, analysis))
-    with pool.workers(parse(["workers=2"])):
+    with analysis_pool.workers(parse(["workers=2"])):
         _wait()
         assert list(figures.drawn(study, analysis)) == here
         local = Analysis((), {}, data={"here": lambda: 1})

@@ -29,7 +29,7 @@ from calib_bench.store.store import Store
 
 ray = pytest.importorskip("ray")
 from calib_bench.execute import ray as executor  # noqa: E402
-from calib_bench.execute import ray_gang, ray_task  # noqa: E402
+from calib_bench.execute import ray_data_parallel, ray_task  # noqa: E402
 
 DRIVER = str(Path(__file__).with_name("driver.py"))
 WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0", "epochs=100", "extend=0", "stack=1"]
@@ -175,11 +175,11 @@ def children(word: str) -> list[Any]:
 def test_what_a_gang_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     one = settings(tmp_path, *TOGETHER, "gang=2", "device=cpu")
     (group, *_) = groups(one, Store(one.folder))
-    assert ray_gang.together(group, one)
-    assert not ray_gang.together(group, one.model_copy(update={"gang": 1}))
-    assert not ray_gang.together((group[0], group[0]), one)
-    assert not ray_gang.together((group[0].model_copy(update={"model": "mlp_16"}),), one)
-    assert not ray_gang.together((group[0].model_copy(update={"epochs": 0}),), one)
+    assert ray_data_parallel.together(group, one)
+    assert not ray_data_parallel.together(group, one.model_copy(update={"gang": 1}))
+    assert not ray_data_parallel.together((group[0], group[0]), one)
+    assert not ray_data_parallel.together((group[0].model_copy(update={"model": "mlp_16"}),), one)
+    assert not ray_data_parallel.together((group[0].model_copy(update={"epochs": 0}),), one)
     nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     with pytest.raises(ResourceError, match=r"gang=2 needs 2 times 1 CPU, 1 GPU, 0\.0 GiB, .* have room for 1: "):

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 
 from calib_bench.core.settings import Settings
 from calib_bench.execute import worker
-from calib_bench.execute.slot import Job, Slot
+from calib_bench.execute.process import Job, Slot
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
-from calib_bench.execute.ray_gang import Flight, Gang, blames, together, whole
+from calib_bench.execute.ray_data_parallel import Flight, Gang, blames, together, whole
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases

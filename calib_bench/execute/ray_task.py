@@ -8,7 +8,7 @@ from typing import Any
 
 from calib_bench.core.settings import Settings
 from calib_bench.errors import StoreError
-from calib_bench.execute import gang, worker
+from calib_bench.execute import data_parallel, worker
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
 
@@ -114,12 +114,12 @@ class Rank:
             device = distributed.join(settings.device, rank, world, store, ray.util.get_node_ip_address())
             own = settings.model_copy(update={"device": str(device)})
             if rank:
-                gang.follow(own)
+                data_parallel.follow(own)
                 return 0
             told = reporter(reports)
-            count = gang.Leader(own, owner).run([group], open_store(path), told)
+            count = data_parallel.Leader(own, owner).run([group], open_store(path), told)
             told(0.0)
-            gang.dismiss()
+            data_parallel.dismiss()
             return count
         except Exception as error:
             if distributed.of_others(error):

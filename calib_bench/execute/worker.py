@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calib_bench import registry, signs
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
+from calib_bench.execute import heartbeat
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.failures import Kind, kind_of
@@ -180,7 +181,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         store.checkpoints.keep(checkpoint)
         progress(done / steps)
 
-    with signs.given(store.path, checkpoint.stem, group):
+    with heartbeat.given(store.path, checkpoint.stem, group):
         outcomes = train(
             group,
             splits,

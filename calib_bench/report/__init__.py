@@ -19,10 +19,10 @@ def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
         StoreError: a stored trial cannot be read.
         ResourceError: a worker process died.
     """
-    from calib_bench.execute import pool
+    from calib_bench.execute import analysis_pool
     from calib_bench.report import failed
 
-    with pool.workers(settings):
+    with analysis_pool.workers(settings):
         found = failed.including(study.analyse(settings, store), failed.of_study(study, settings, store))
     return _with_notes(found, store)
 
@@ -47,13 +47,13 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     Raises:
         StoreError: the store cannot be read or the folder cannot be written.
     """
-    from calib_bench.execute import pool
+    from calib_bench.execute import analysis_pool
     from calib_bench.report import figures, html, tables
     from calib_bench.report.provenance import provenance
     from calib_bench.system.files import write_bytes
 
     folder = store.path / "report"
-    with pool.workers(settings):
+    with analysis_pool.workers(settings):
         analysis = analyse(store, study, settings) if analysis is None else analysis
         files, about = figures.drawn(study, analysis), figures.told(study, analysis)
         tables.save(analysis.tables, folder / "tables")

@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from calib_bench.execute import pool
+from calib_bench.execute import analysis_pool
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ Draw = Callable[[], "Figure | None"]
 
 def _each(make: Callable[[Draw], Result], draws: list[Draw]) -> Iterator[Result]:
     """make(draw) of each: by workers too, if there are any by now and the drawings can be sent to them."""
-    if pool.up() and _can_be_sent(draws):
-        return pool.each(make, draws)
+    if analysis_pool.up() and _can_be_sent(draws):
+        return analysis_pool.each(make, draws)
     return map(make, draws)
 
 

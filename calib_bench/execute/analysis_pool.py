@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from calib_bench.core.settings import Settings
 from calib_bench.errors import ResourceError
-from calib_bench.execute import local, slot, worker
+from calib_bench.execute import local, process, worker
 from calib_bench.execute.spawned import apart_from_main
 
 Item = TypeVar("Item")
@@ -222,7 +222,7 @@ def _nothing() -> None:
 
 def _start(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=slot.leave_with_parent, daemon=True).start()
+    threading.Thread(target=process.leave_with_parent, daemon=True).start()
     from threadpoolctl import threadpool_limits
 
     worker.prepare(settings)

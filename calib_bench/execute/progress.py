@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from calib_bench import signs
+from calib_bench.execute import heartbeat
 
 EVERY = 2.0
 """Seconds between two events of progress; a terminal is refreshed twice as often."""
@@ -94,7 +94,7 @@ class Display:
 
     def state(self) -> dict[str, Any]:
         """Where training stands."""
-        now = signs.read(self.store)
+        now = heartbeat.read(self.store)
         seconds = max(time.monotonic() - self.begun, 1e-9)
         done = min(self.amount, self.total)
         rate = done / seconds if done > 0 else None

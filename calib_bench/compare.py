@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
 from calib_bench.evaluate_models import Model, aligned, alike, check_folds, distinct, own_tests
 from calib_bench.evaluate_words import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
 from calib_bench.inference import Interval, difference_interval
 from calib_bench.judge import REPAIRED, Scored, contrasts, fitted_to, score
-from calib_bench.rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -179,7 +179,7 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     """
     import torch
 
-    from calib_bench.fitting import calibrate
+    from calib_bench.analysis.fitting import calibrate
 
     y_N = model.test.y_N
     if calibrator is None:

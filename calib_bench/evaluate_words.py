@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import ALPHA, number
+from calib_bench.analysis.result_rows import DOUBTFUL, cell, firm
 from calib_bench.core.study import Table
-from calib_bench.report.tables import ALPHA, number
-from calib_bench.rows import DOUBTFUL, cell, firm
 
 if TYPE_CHECKING:
     import pandas as pd

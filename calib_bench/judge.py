@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
-from calib_bench.rows import Row, adjusted, doubtful, fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +62,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     """
     from torch.nn.functional import one_hot
 
+    from calib_bench.analysis.measure import METRICS, log_kappa_n, temperature_slopes
     from calib_bench.inference import ece_null
-    from calib_bench.measure import METRICS, log_kappa_n, temperature_slopes
     from calib_bench.metrics import confidence_n, entropy_n, measure
 
     cells = sum(m.test.Z_NK.numel() for m in models)
@@ -207,8 +207,8 @@ def evaluate(
         UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
             for the folds.
     """
+    from calib_bench.analysis.fitting import CalibratorError, too_large
     from calib_bench.evaluate_words import tables, verdict, warnings
-    from calib_bench.fitting import CalibratorError, too_large
 
     check_folds(models, folds)
     nested = own_tests(models)

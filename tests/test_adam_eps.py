@@ -12,13 +12,13 @@ from test_fused import assert_close, fuse
 from test_train import run, trial
 
 from calib_bench import models
+from calib_bench.analysis.table_notes import rate_unit
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
-from calib_bench.separation.cells import rate_unit
 from calib_bench.train.learning_rate import Rate, homogeneity
 from calib_bench.train.optimizer import make_optimizer
 

@@ -23,10 +23,10 @@ import torch
 from scipy import stats
 
 from calib_bench import inference
+from calib_bench.analysis import contrast
+from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
 from calib_bench.inference import Interval
-from calib_bench.measure import log_kappa_n, temperature_slopes
 from calib_bench.metrics.binned import equal_width
-from calib_bench.separation import contrast
 
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], Iterator[tuple[str, Interval, float]]]

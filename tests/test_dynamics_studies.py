@@ -14,6 +14,7 @@ import torch
 from synthetic import labels_and_truth, splits_of
 
 from calib_bench import cli, registry
+from calib_bench.analysis import controls
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
 from calib_bench.core.trial import Outcome, Trial
@@ -25,7 +26,6 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
-from calib_bench.separation import controls
 from calib_bench.store.store import Store
 from calib_bench.studies import beta_switch, width_depth
 from calib_bench.system.random import stream

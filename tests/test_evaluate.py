@@ -16,6 +16,7 @@ import torch
 from synthetic import make
 
 from calib_bench import inference, metrics, registry
+from calib_bench.analysis.measure import METRICS
 from calib_bench.cli import main
 from calib_bench.compare import compare
 from calib_bench.core.baseline import Calibrator
@@ -23,7 +24,6 @@ from calib_bench.errors import DataError, UserError
 from calib_bench.evaluate_models import Model, calibrated, pair_up, shared_rows
 from calib_bench.inference import crossed_interval
 from calib_bench.judge import evaluate
-from calib_bench.measure import METRICS
 from calib_bench.predictions import Predictions, check, read
 
 TEMPERATURE = registry.calibrators(("temperature_scaling",))
@@ -412,7 +412,7 @@ def test_every_interval_is_about_its_metric(folder: Path) -> None:
 
 
 def test_a_stored_trial_is_judged_as_in_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from calib_bench.measure import measure_arm
+    from calib_bench.analysis.measure import measure_arm
     from calib_bench.planning import tuning
 
     words = ("beta=0.3,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibrator=temperature_scaling")

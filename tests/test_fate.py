@@ -13,19 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import labels_and_truth, splits_of
 
-from calib_bench import planes, registry
+from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis import seed_spread as sown
+from calib_bench.analysis.measure import measure_arm
+from calib_bench.analysis.warnings import warnings
 from calib_bench.core import fate
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome, Score, Trial
 from calib_bench.execute.worker import selection_scores
-from calib_bench.measure import measure_arm
 from calib_bench.planning import search, tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates, trial_at
 from calib_bench.report import provenance
-from calib_bench.separation import arms as each
-from calib_bench.separation import seeds as sown
-from calib_bench.separation.warnings import warnings
 from calib_bench.store.store import Store
 
 CLASSES = 4
@@ -90,7 +91,7 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
     assert [store.fate(arm.trials[seed]) for seed in range(5)] == ["done", "done", "dead", "diverged", "done"]
     assert [store.state(arm.trials[seed]) for seed in range(5)] == ["done", "done", "done", "diverged", "done"]
     scores = store.scores(settings.select)
-    failed = planes.worthless(settings)
+    failed = beta_rate_plane.worthless(settings)
     assert [failed(scores(arm.trials[seed])) for seed in range(5)] == [False, False, True, True, False]  # type: ignore[arg-type]
     assert scores(arm.trials[4]) > math.log(CLASSES)  # type: ignore[operator]  # large, and yet no failure
 
@@ -102,7 +103,7 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
     assert rows[1]["diverged_trials"] == "7 of 10"
     assert provenance.training(store, [*arm.trials.values()])["failed"] == 2
 
-    found = planes.brackets(settings, arm, scores)
+    found = beta_rate_plane.brackets(settings, arm, scores)
     assert (found[0].best, found[0].failing) == (0.1, 0.4)
     assert math.isnan(found[2].best)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from calib_bench import cli, judge, registry
+from calib_bench.analysis.fitting import MOST_PRODUCTS, MOST_UNKNOWNS, CalibratorError, calibrate, too_large
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 from calib_bench.evaluate_models import Model, pair_up
-from calib_bench.fitting import MOST_PRODUCTS, MOST_UNKNOWNS, CalibratorError, calibrate, too_large
 from calib_bench.prediction_checks import check
 
 PLUGIN = """

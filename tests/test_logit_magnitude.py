@@ -12,6 +12,7 @@ import synthetic
 import torch
 
 from calib_bench import registry
+from calib_bench.analysis import controls
 from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.core.study import Analysis
@@ -22,7 +23,6 @@ from calib_bench.errors import SettingsError
 from calib_bench.inference import variance_shares
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import figures
-from calib_bench.separation import controls
 from calib_bench.store.store import Store
 from calib_bench.system.random import stream
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from synthetic import make
 
-from calib_bench import measure, registry
+from calib_bench import registry
+from calib_bench.analysis import measure
+from calib_bench.analysis.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
-from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, Measures, measure_arm
 from calib_bench.metrics import accuracy, ece, log_loss
 from calib_bench.planning import tuning
 from calib_bench.store.store import Store
@@ -149,8 +150,8 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
 
 def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None:
     """Logits whose best temperature is known: the interval of log kappa covers it, and narrows to the bootstrap's."""
+    from calib_bench.analysis.measure import log_kappa_n
     from calib_bench.inference import crossed_interval
-    from calib_bench.measure import log_kappa_n
     from calib_bench.registry import load
 
     temperature = load("baselines", "temperature_scaling")

@@ -13,10 +13,10 @@ import torch
 from synthetic import make
 
 from calib_bench import models, registry
+from calib_bench.analysis.measure import METRICS
 from calib_bench.cli import main
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
-from calib_bench.measure import METRICS
 from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
 from calib_bench.report import build, cite, paper, tables, ties

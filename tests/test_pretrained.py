@@ -16,6 +16,7 @@ from synthetic import facts, make
 from test_data import HUB, picture, write
 
 from calib_bench import models, registry
+from calib_bench.analysis import controls
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Carve
@@ -27,7 +28,6 @@ from calib_bench.execute import worker
 from calib_bench.models.timm import pretrained_head, weights_at_hand
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import plan
-from calib_bench.separation import controls
 
 SMALL = Head(
     ("n00000001", "n00000002", "n00000003", "n00000004", "n00000005"),

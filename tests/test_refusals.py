@@ -10,14 +10,14 @@ import pytest
 from synthetic import make
 
 from calib_bench import job, registry
+from calib_bench.analysis import controls
+from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.settings import parse
 from calib_bench.dynamics import early_report
 from calib_bench.errors import SettingsError
 from calib_bench.launch import launch
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates
-from calib_bench.separation import controls
-from calib_bench.separation.warnings import untrained, warnings
 
 HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench.core.baseline import Calibrator, Objective\n"
 WORDS = ["task=digits", "beta=1", "objective=cross_entropy", "lr=0.1"]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from synthetic import make
 
 from calib_bench import registry, report
+from calib_bench.analysis.format import estimate, number
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build, figures, html, plots, tables
@@ -162,7 +163,7 @@ def test_csv_reads_back_exactly(run: tuple[Store, Settings, Path]) -> None:
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-7, 1e3))
 def test_an_estimate_is_right_to_a_hundredth_of_its_half_width(mean: float, half: float) -> None:
-    text = tables.estimate(mean, mean - half, mean + half).replace("−", "-")
+    text = estimate(mean, mean - half, mean + half).replace("−", "-")
     shown = [float(part) for part in re.findall(r"-?[\d.]+", text)]
     for value, told in zip((mean, mean - half, mean + half), shown, strict=True):
         assert abs(value - told) <= max(0.051 * half, 5.1e-7)
@@ -173,7 +174,7 @@ def test_an_estimate_is_right_to_a_hundredth_of_its_half_width(mean: float, half
     [(None, "–"), (math.nan, "–"), (math.inf, "inf"), (3, "3"), (True, "True"), (-0.12345, "−0.1235"), ("a", "a")],
 )
 def test_lone_values(value: object, text: str) -> None:
-    assert tables.number(value) == text
+    assert number(value) == text
 
 
 def test_siblings_fold_and_stars_are_for_adjusted_p() -> None:

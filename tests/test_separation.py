@@ -13,16 +13,17 @@ import torch
 from synthetic import Shape, make, shape
 
 from calib_bench import registry
+from calib_bench.analysis import controls, interventions
+from calib_bench.analysis.contrast import contrast, kappa
+from calib_bench.analysis.format import number
+from calib_bench.analysis.measure import fitted_to, measure_arm
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
-from calib_bench.measure import fitted_to, measure_arm
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
-from calib_bench.report.tables import number
-from calib_bench.separation import controls, interventions, page
-from calib_bench.separation.contrast import contrast, kappa
+from calib_bench.separation import page
 from calib_bench.separation.verdict import share
 from calib_bench.store.store import Store
 from calib_bench.studies.separation import STUDY

@@ -18,22 +18,23 @@ from scipy import stats
 from synthetic import facts, labels_and_truth, make, splits_of
 from torch import Tensor
 
-from calib_bench import metrics, rechosen, registry
+from calib_bench import metrics, registry
+from calib_bench.analysis import arms as arm_rows
+from calib_bench.analysis import best_beta, collapse, controls, interventions, rate_choice, seed_spread
+from calib_bench.analysis import warnings as warning_words
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.measure import Measures, measure_arm
+from calib_bench.analysis.result_rows import Row, adjusted, firm, unsaid, why_loose
+from calib_bench.analysis.table_notes import census
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
-from calib_bench.measure import Measures, measure_arm
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
-from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
-from calib_bench.separation import arms as arm_rows
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
-from calib_bench.separation import warnings as warning_words
-from calib_bench.separation.cells import census
-from calib_bench.separation.contrast import contrast
+from calib_bench.separation import factorial, matched, refinement
 from calib_bench.separation.verdict import is_equal
 from calib_bench.store.store import Store
 from calib_bench.system.random import stream
@@ -477,13 +478,15 @@ def settings() -> Settings:
 # seeds
 
 
-def sown(beta: float, values: np.ndarray, selection: list[float], objective: str = "cross_entropy") -> seeds.Seeds:
+def sown(
+    beta: float, values: np.ndarray, selection: list[float], objective: str = "cross_entropy"
+) -> seed_spread.Seeds:
     """An arm whose per-example scores [S, N] are `values` for every result."""
     name = {"model": "m", "variant": None, "beta": beta, "objective": objective, "tuning": "tuned"}
-    examples = {result: torch.from_numpy(values) for result in seeds.GAINS}
-    means = {result: tuple(values.mean(1)) for result in seeds.GAINS}
+    examples = {result: torch.from_numpy(values) for result in seed_spread.GAINS}
+    means = {result: tuple(values.mean(1)) for result in seed_spread.GAINS}
     S = len(values)
-    return seeds.Seeds(name, tuple(range(S)), means, examples, dict(enumerate(selection)), (20, 0), (S, 0), True)
+    return seed_spread.Seeds(name, tuple(range(S)), means, examples, dict(enumerate(selection)), (20, 0), (S, 0), True)
 
 
 def normal(S: int, N: int, spread: float, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -495,7 +498,7 @@ def test_spread_peak_and_pick(settings: Settings) -> None:
     values = normal(6, 50, 0.01)
     arm = sown(0.1, values, [3.0, 1.0, 2.0, 5.0, 4.0, 6.0])
     reference = sown(1.0, normal(6, 50, 0.01, seed=1), [1.0] * 6)
-    accuracy, loss = seeds.rows(reference, arm)
+    accuracy, loss = seed_spread.rows(reference, arm)
     means = values.mean(1)
     assert accuracy["spread"] == pytest.approx(means.std(ddof=1))
     assert (accuracy["peak"], loss["peak"]) == (means.max(), means.min())
@@ -503,19 +506,19 @@ def test_spread_peak_and_pick(settings: Settings) -> None:
     ratio = means.std(ddof=1) / np.std(reference.means["accuracy"], ddof=1)
     assert accuracy["spread_ratio"] == pytest.approx(ratio)
     assert accuracy["spread_ratio_low"] < 1 < accuracy["spread_ratio_high"]
-    (own, _) = seeds.rows(reference, reference)
+    (own, _) = seed_spread.rows(reference, reference)
     assert "spread_ratio" not in own
-    frame = pd.DataFrame([*seeds.rows(reference, arm), *seeds.rows(reference, reference)])
-    said = " ".join(seeds.words(frame, settings))
+    frame = pd.DataFrame([*seed_spread.rows(reference, arm), *seed_spread.rows(reference, reference)])
+    said = " ".join(seed_spread.words(frame, settings))
     assert "at beta=0.1 the data cannot say whether it is larger or smaller" in said
     assert "The single best seed" in said
-    assert latex(seeds.table(frame, settings))
+    assert latex(seed_spread.table(frame, settings))
 
 
 def test_a_much_larger_spread_is_said(settings: Settings) -> None:
     reference = sown(1.0, normal(12, 400, 0.01, seed=1), [1.0] * 12)
-    frame = pd.DataFrame(seeds.rows(reference, sown(0.1, normal(12, 400, 1.0), [1.0] * 12)))
-    said = " ".join(seeds.words(frame, settings))
+    frame = pd.DataFrame(seed_spread.rows(reference, sown(0.1, normal(12, 400, 1.0), [1.0] * 12)))
+    said = " ".join(seed_spread.words(frame, settings))
     assert "How accuracy depends on the seed, its standard deviation compared with beta=1: " in said
     assert "cannot say" not in said
 
@@ -527,33 +530,33 @@ def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
     found = {}
     for arm in tuning.arms(settings, store.scores(settings.select)):
         name = {"model": "m", "variant": None, "beta": arm.trial.beta, "objective": "cross_entropy", "tuning": "tuned"}
-        found[arm.trial.beta] = seeds.read(measure_arm(store, arm, repair), store, settings, name)
+        found[arm.trial.beta] = seed_spread.read(measure_arm(store, arm, repair), store, settings, name)
     # Three rates with two tuning seeds each, and three more seeds at the chosen rate.
     assert (found[1.0].tried, found[1.0].chosen) == ((9, 0), (3, 0))
     assert (found[10.0].tried, found[10.0].chosen) == ((9, 2), (3, 2))
     assert found[10.0].fresh
     assert found[10.0].seeds == (0, 1, 2)
     assert [s for s, score in found[10.0].selection.items() if math.isinf(score)] == [3, 4]
-    row = seeds.rows(found[1.0], found[10.0])[0]
+    row = seed_spread.rows(found[1.0], found[10.0])[0]
     limits = stats.binomtest(2, 9).proportion_ci(method="exact")
     assert (row["diverged_low"], row["diverged_high"]) == pytest.approx((limits.low, limits.high))
-    frame = pd.DataFrame([row, *seeds.rows(None, found[1.0])])
-    said = seeds.words(frame, settings)
+    frame = pd.DataFrame([row, *seed_spread.rows(None, found[1.0])])
+    said = seed_spread.words(frame, settings)
     assert any("Trials diverged at beta=10; at the chosen rate, 67% [9%, 99%] of trials at beta=10" in s for s in said)
-    (gain, *_) = seeds.gain([found[1.0], found[10.0], _copy(found[1.0], 0.1)], 1.0, False)
+    (gain, *_) = seed_spread.gain([found[1.0], found[10.0], _copy(found[1.0], 0.1)], 1.0, False)
     assert (gain["betas"], gain["left_out"]) == (2, "10")
-    assert seeds.gain([found[1.0], found[10.0]], 1.0, False) == []
+    assert seed_spread.gain([found[1.0], found[10.0]], 1.0, False) == []
 
 
-def _copy(arm: seeds.Seeds, beta: float) -> seeds.Seeds:
-    return seeds.Seeds(arm.name | {"beta": beta}, *(getattr(arm, f) for f in list(arm.__dataclass_fields__)[1:]))
+def _copy(arm: seed_spread.Seeds, beta: float) -> seed_spread.Seeds:
+    return seed_spread.Seeds(arm.name | {"beta": beta}, *(getattr(arm, f) for f in list(arm.__dataclass_fields__)[1:]))
 
 
 def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     S, N = 6, 300
     arms = [sown(b, normal(S, N, 0.01, shift, seed=int(10 * b)), [1 + shift + 0.01 * s for s in range(S)])
             for b, shift in ((0.1, -0.2), (1.0, 0.0), (10.0, 0.3))]  # fmt: skip
-    rows = seeds.gain(arms, 1.0, False)
+    rows = seed_spread.gain(arms, 1.0, False)
     oracle = selected_gain(
         [[arm.selection[s] for s in range(S)] for arm in arms], [arm.examples["log loss"].numpy() for arm in arms], 1
     )
@@ -563,12 +566,12 @@ def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     assert row["gain"] == pytest.approx(-0.2, abs=0.03)
     assert (row["chosen"], row["choices"], row["betas"]) == (0.1, "0.1 (6)", 3)
     frame = pd.DataFrame(rows)
-    (said,) = seeds.gain_words(frame, settings)
+    (said,) = seed_spread.gain_words(frame, settings)
     assert said.startswith("Choosing beta on the selection split (3 betas, 6 seeds; all together choose beta=0.1)")
     # The same scores are a gain as a loss and a loss as an accuracy.
     assert ", a gain; accuracy by" in said
     assert "a loss" in said
-    assert "6 seeds, 300 test examples" in seeds.gain_table(frame, settings).note
+    assert "6 seeds, 300 test examples" in seed_spread.gain_table(frame, settings).note
 
 
 def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
@@ -576,17 +579,17 @@ def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
     rng = np.random.default_rng(3)
     arms = [sown(b, normal(5, 200, 0.02, seed=10 + i), list(rng.standard_normal(5))) for i, b in
             enumerate((0.1, 0.3, 1.0, 3.0, 10.0))]  # fmt: skip
-    frame = pd.DataFrame(seeds.gain(arms, 1.0, False))
+    frame = pd.DataFrame(seed_spread.gain(arms, 1.0, False))
     assert (frame["gain_low"] < 0).all()
     assert (frame["gain_high"] > 0).all()
-    assert "the data cannot say whether this is a gain" in seeds.gain_words(frame, settings)[0]
+    assert "the data cannot say whether this is a gain" in seed_spread.gain_words(frame, settings)[0]
 
 
 def test_always_choosing_the_reference_gains_exactly_nothing(settings: Settings) -> None:
     arms = [sown(1.0, normal(4, 50, 0.01), [0.0] * 4), sown(3.0, normal(4, 50, 0.01, seed=2), [1.0] * 4)]
-    frame = pd.DataFrame(seeds.gain(arms, 1.0, False))
+    frame = pd.DataFrame(seed_spread.gain(arms, 1.0, False))
     assert (frame["gain"] == 0).all()
-    assert "always chooses the reference, beta=1: it gains nothing." in seeds.gain_words(frame, settings)[0]
+    assert "always chooses the reference, beta=1: it gains nothing." in seed_spread.gain_words(frame, settings)[0]
 
 
 # seeds of two kinds
@@ -645,8 +648,11 @@ def test_interventions_at_one_beta_are_arms_of_their_own(settings: Settings) -> 
 
 
 def test_seeds_that_are_all_finite_are_no_proof_that_none_collapses(settings: Settings) -> None:
-    frame = pd.DataFrame(seeds.rows(None, sown(1.0, normal(5, 40, 0.01), [1.0] * 5)))
-    assert "no collapse among 5 seeds still allows a rate of up to 52% of trials" in seeds.table(frame, settings).note
+    frame = pd.DataFrame(seed_spread.rows(None, sown(1.0, normal(5, 40, 0.01), [1.0] * 5)))
+    assert (
+        "no collapse among 5 seeds still allows a rate of up to 52% of trials"
+        in seed_spread.table(frame, settings).note
+    )
 
 
 def frames_with(found: pd.DataFrame, **more: list[Row]) -> dict[str, pd.DataFrame]:
@@ -752,7 +758,7 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     assert measures.rechosen is not None
     assert measures.rechosen.shares == {arm.chosen: 1.0}
     assert reference.rechosen is not None
-    moved = rechosen.shift(measures, reference, ("raw", "correct", 1.0))
+    moved = rate_choice.shift(measures, reference, ("raw", "correct", 1.0))
     np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
 
 
@@ -814,10 +820,10 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     store, settings = chosen
     repair = registry.calibrators(("temperature_scaling",))
     arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
-    every = optimum.levels(arm, False)
-    fixed = optimum.levels(replace(arm, rechosen=None), False)
-    bare = optimum.levels(replace(arm, rechosen=None, log_kappa=None), False)
-    values = optimum.results(arm)
+    every = best_beta.levels(arm, False)
+    fixed = best_beta.levels(replace(arm, rechosen=None), False)
+    bare = best_beta.levels(replace(arm, rechosen=None, log_kappa=None), False)
+    values = best_beta.results(arm)
     for result, own in values.items():
         assert bare[result].high == pytest.approx(crossed_interval(own).high)
         assert bare[result].high <= fixed[result].high < every[result].high
@@ -825,7 +831,7 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
-    assert optimum.levels(few, False)["error"].high <= 1
+    assert best_beta.levels(few, False)["error"].high <= 1
 
 
 # limits in doubt, and limits within their range
@@ -909,7 +915,7 @@ def test_a_sign_is_established_only_after_holm() -> None:
     assert [unsaid(row, "x", "?") for row in rows] == ["", "?", "?"]
 
 
-@pytest.mark.parametrize("module", [matched, refinement, factorial, seeds])
+@pytest.mark.parametrize("module", [matched, refinement, factorial, seed_spread])
 def test_tables_and_words_of_nothing(module: object, settings: Settings) -> None:
     empty = pd.DataFrame()
     for name in ("table", "tests_table", "gain_table", "other_metrics", "every_family"):
@@ -937,5 +943,5 @@ def test_one_seed_has_intervals_over_examples_and_says_so(world: Planted) -> Non
     frame = pd.DataFrame(matched.rows(reference, arm, world.store, world.name(WRONGER), False))
     assert frame.set_index("metric").loc["log loss", "total_low"] > 0
     assert "95% intervals over test examples only" in matched.table(frame, world.settings).note
-    spread = seeds.rows(None, sown(1.0, normal(1, 20, 0.1), [1.0]))[0]
+    spread = seed_spread.rows(None, sown(1.0, normal(1, 20, 0.1), [1.0]))[0]
     assert math.isnan(spread["spread_low"])

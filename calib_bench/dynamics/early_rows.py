@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.dynamics.gradient_flow import crossing
 from calib_bench.dynamics.stability import fate, first_lost
-from calib_bench.rows import Row, fields
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.planning.tuning import together
-from calib_bench.rows import Row, fields
-from calib_bench.separation.contrast import contrast
 
 if TYPE_CHECKING:
+    from calib_bench.analysis.measure import Measures
     from calib_bench.inference import VarianceShares
-    from calib_bench.measure import Measures
 
 METRICS = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_scaling", "log_loss")}
 """What generalization is: the method, and the per-example score each is the mean of."""
@@ -56,9 +56,9 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
     Args:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
+    from calib_bench.analysis.arms import over_seeds
+    from calib_bench.analysis.measure import REPAIRED, fitted_to
     from calib_bench.inference import score_interval
-    from calib_bench.measure import REPAIRED, fitted_to
-    from calib_bench.separation.arms import over_seeds
 
     measures = cell.measures
     found: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis import controls, interventions
+from calib_bench.analysis.arms import RECHOSEN
+from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, firm
+from calib_bench.analysis.table_notes import families, noted, rate_unit, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
-from calib_bench.report.tables import ALPHA
-from calib_bench.rows import FEW_CHOSE, Row, cell, few_chose, firm
-from calib_bench.separation import controls, interventions
-from calib_bench.separation.arms import RECHOSEN
-from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import planes
+from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.core.trial import Trial
 from calib_bench.planning import tuning
-from calib_bench.rows import Row, fields
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class Phase:
         if what == CRITICAL:
             raw = log_critical + math.log1p(self.momentum)
         else:
-            own = frontier if what == FRONTIER else planes.valley(np.log(self.rates), cells)[0]
+            own = frontier if what == FRONTIER else beta_rate_plane.valley(np.log(self.rates), cells)[0]
             raw = own - self._shift(self.unit, log_critical)
         with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
             return raw + self._shift(unit, log_critical)
@@ -134,7 +134,10 @@ class Phase:
 
     def inside(self) -> list[bool]:
         """By beta, whether the best rate has a worse one on either side."""
-        return [not edge for edge in planes.valley(np.log(self.rates), self._parts(self.found.means_A)[0])[1].tolist()]
+        return [
+            not edge
+            for edge in beta_rate_plane.valley(np.log(self.rates), self._parts(self.found.means_A)[0])[1].tolist()
+        ]
 
     def rows(self) -> list[Row]:
         """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate."""
@@ -177,11 +180,11 @@ class Phase:
             for unit in UNITS:
                 mean_B, drawn = (self.log_rates(what, unit, m) for m in (self.found.means_A, self.found.drawn_BA))
                 usable = np.isfinite(mean_B) & (inside | (what != RIDGE))
-                for where, some in planes.regimes(self.betas).items():
+                for where, some in beta_rate_plane.regimes(self.betas).items():
                     own = [b for b in some if usable[b]]
                     if len(own) < 2 or (what == CRITICAL and unit == "lr_rel"):
                         continue
-                    slope, slopes = (planes.slope(x_B[own], y[..., own]) for y in (mean_B, drawn))
+                    slope, slopes = (beta_rate_plane.slope(x_B[own], y[..., own]) for y in (mean_B, drawn))
                     row = {**self.name, "rate": what, "unit": unit, "range": where, "betas": len(own)}
                     row |= {
                         "left_out": len(some) - len(own),
@@ -222,14 +225,14 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
 
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
     seeds, rates = settings.seed or (), arms[0].rates
-    scores, failed = store.scores(settings.select), planes.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
     trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
     known = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
     score_SBR = np.array(known, float)
     values_SNA = _values(settings, store, trials, score_SBR, nested)
     lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
     log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
-    frontiers = [planes.brackets(settings, arm, scores) for arm in arms]
+    frontiers = [beta_rate_plane.brackets(settings, arm, scores) for arm in arms]
     log_frontier_SB = np.log(np.array([[one[seed].rate for one in frontiers] for seed in seeds]))
     own_SC = np.concatenate([log_lambda_SB, log_frontier_SB], 1)
     return Phase(

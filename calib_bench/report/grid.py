@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.tables import ALPHA, SIBLINGS, number, places, title
+from calib_bench.analysis.format import ALPHA, SIBLINGS, number, places, title
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import number, title
 from calib_bench.core.study import DETAILS, Section
 from calib_bench.report.grid import MOST_ROWS, Grid, grid
-from calib_bench.report.tables import number, title
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import ALPHA, SIBLINGS, number, places, title
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.core.trial import split_terms
 from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.grid import COUNTS, FLAG, GOOD, fixed, naming
-from calib_bench.report.tables import ALPHA, SIBLINGS, escape_latex, number, places, read, title
+from calib_bench.report.tables import escape_latex, read
 
 if TYPE_CHECKING:
     import pandas as pd

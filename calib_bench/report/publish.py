@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import title
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.report import provenance
-from calib_bench.report.tables import title
 from calib_bench.system.files import write_bytes, write_json
 
 if TYPE_CHECKING:

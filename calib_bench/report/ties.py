@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.measure import PER_EXAMPLE, RAW, REPAIRED, measure_arm, own_tests
 from calib_bench.errors import UserError
 from calib_bench.inference import Interval, aurc_interval, difference_interval, ece_interval, holm
-from calib_bench.measure import PER_EXAMPLE, RAW, REPAIRED, measure_arm, own_tests
 from calib_bench.planning import tuning
-from calib_bench.report.tables import ALPHA
-from calib_bench.separation import arms as each
 
 if TYPE_CHECKING:
     import pandas as pd

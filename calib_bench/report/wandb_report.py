@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import title
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.report import figures
-from calib_bench.report.tables import cells, title
+from calib_bench.report.tables import cells
 from calib_bench.system import files
 from calib_bench.tracking import names
 

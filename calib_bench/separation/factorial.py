@@ -18,18 +18,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.result_rows import ALPHA, Row, fields, revoked
+from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.study import Table
 from calib_bench.inference import variance_shares
-from calib_bench.rows import ALPHA, Row, fields, revoked
-from calib_bench.separation.cells import families, noted, shown
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (

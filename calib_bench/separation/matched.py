@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.rate_choice import SCORES, shift
+from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
+from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.inference import Interval, crossed_interval, ece_interval, share
 from calib_bench.inference.scores import with_doubt
-from calib_bench.rechosen import SCORES, shift
-from calib_bench.rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
-from calib_bench.separation.cells import census, families, noted, over_beta, sample, shown
-from calib_bench.separation.contrast import difference_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.measure import Measures
     from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.controls import SECTION
+from calib_bench.analysis.result_rows import cell, unsaid
 from calib_bench.core.study import DETAILS, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import plots
-from calib_bench.rows import cell, unsaid
-from calib_bench.separation.controls import SECTION
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,21 +20,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.result_rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.errors import UserError
 from calib_bench.inference import crossed_interval, within
-from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
-from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
-from calib_bench.separation.contrast import difference_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 
@@ -75,7 +75,7 @@ def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iter
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.measure import on_trials
+    from calib_bench.analysis.measure import on_trials
 
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})

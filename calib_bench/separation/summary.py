@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis import controls
+from calib_bench.analysis.result_rows import cell, excludes_zero, firm, why_loose
+from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.rows import cell, excludes_zero, firm, why_loose
-from calib_bench.separation import controls
-from calib_bench.separation.cells import betas, families
 from calib_bench.separation.verdict import MARGIN, is_equal
 
 if TYPE_CHECKING:

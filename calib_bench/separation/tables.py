@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
+from calib_bench.analysis.result_rows import DOUBTFUL, TWO_KINDS
+from calib_bench.analysis.table_notes import NAMES, rate_unit
 from calib_bench.core.study import Table
 from calib_bench.inference import FEWEST
-from calib_bench.rows import DOUBTFUL, TWO_KINDS
-from calib_bench.separation import arms as each
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
-from calib_bench.separation.cells import NAMES, rate_unit
+from calib_bench.separation import factorial, matched, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +61,10 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         **_if_any(frames, "factorial_tests", factorial.tests_table, settings),
         **_if_any(frames, "refinement", refinement.table, settings, refinement.words),
         **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
-        **_if_any(frames, "best_beta", optimum.table, settings),
-        **_if_any(frames, "gain", seeds.gain_table, settings),
+        **_if_any(frames, "best_beta", best_beta.table, settings),
+        **_if_any(frames, "gain", seed_spread.gain_table, settings),
         **_collapse(settings, frames["trials"]),
-        **_if_any(frames, "seeds", seeds.table, settings, seeds.words),
+        **_if_any(frames, "seeds", seed_spread.table, settings, seed_spread.words),
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
             _marked(settings, frames["baselines"]),

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
+from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
+from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import EQUAL, Interval, equivalence
-from calib_bench.rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, seeds
-from calib_bench.separation.cells import betas, families
+from calib_bench.separation import factorial, matched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +39,9 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     said += factorial.tests_words(frames["factorial_tests"], settings)
     said += interventions.words(frames, settings)
     said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
-    said += optimum.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
+    said += best_beta.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
     gain = frames["gain"]
-    said += seeds.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    said += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
     said += collapse.words(collapse.rows(frames["trials"], settings))
     return (*said, *controls.words(frames["controls"]))
 

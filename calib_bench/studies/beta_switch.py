@@ -12,24 +12,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import controls
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.result_rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_switch
-from calib_bench.rows import Row, adjusted, cell, firm, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls
-from calib_bench.separation.cells import noted, shown
-from calib_bench.separation.contrast import contrast
 from calib_bench.train.fusion import OPTIMIZERS, heads
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm, More
     from calib_bench.store.store import Store
 
@@ -111,7 +111,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
 
     found = tuning.tuned(settings, store.scores(settings.select), more(settings))
     variants = each.variants(family.arms[0].trial.family() for family in found)

@@ -10,7 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import planes
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import beta_rate_plane, controls
+from calib_bench.analysis.result_rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
@@ -18,10 +21,6 @@ from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
 from calib_bench.report import plots_phase
-from calib_bench.rows import Row, adjusted, cell, firm, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls
-from calib_bench.separation.cells import families, noted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +51,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
         for arm in family.arms:
             starts = [phase.start_of(settings, arm.trial, seed) for seed in settings.seed or ()]
             wanted += [start for start in starts if start is not None]
-            wanted += planes.wanted(settings, arm, scores)
+            wanted += beta_rate_plane.wanted(settings, arm, scores)
     return tuning.unique(wanted)
 
 
@@ -76,7 +75,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
 
     settings = phase.all_seeds(settings)
     found = tuning.tuned(settings, store.scores(settings.select))
@@ -107,7 +106,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         data={
             "arms": [arm for family in found for arm in family.arms],
             "phases": phases,
-            "cap": planes.guess(settings),
+            "cap": beta_rate_plane.guess(settings),
             "limit": settings.limit,
         },
     )
@@ -255,8 +254,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
-                f"{planes.FINE:.2f}; critical rate: {phase.LIMIT} of the Hessian at initialization, on a batch of "
-                "training examples; headroom: where training fails over the best rate",
+                f"{beta_rate_plane.FINE:.2f}; critical rate: {phase.LIMIT} of the Hessian at initialization, on a "
+                "batch of training examples; headroom: where training fails over the best rate",
             ),
             paper=True,
             first=(

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import controls, interventions
+from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import magnitude, magnitude_words
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
 from calib_bench.report import plots_magnitude
-from calib_bench.rows import Row, adjusted, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls, interventions
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm, More
     from calib_bench.store.store import Store
 
@@ -84,7 +84,7 @@ class _Reader:
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
-        from calib_bench.measure import REPAIRED, measure_arm
+        from calib_bench.analysis.measure import REPAIRED, measure_arm
 
         measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
         self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
@@ -110,8 +110,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
-    from calib_bench.separation.warnings import warnings
+    from calib_bench.analysis.measure import own_tests
+    from calib_bench.analysis.warnings import warnings
 
     families = tuning.tuned(_alone(settings), store.scores(settings.select), _more(settings))
     arms = [arm for family in families for arm in family.arms]

@@ -10,31 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import best_beta, collapse, controls, interventions
+from calib_bench.analysis import seed_spread as seeds
+from calib_bench.analysis.contrast import contrast, is_reference
+from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.report import plots, plots_separation
-from calib_bench.rows import Row, adjusted, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import (
-    collapse,
-    controls,
-    factorial,
-    interventions,
-    matched,
-    optimum,
-    page,
-    refinement,
-    seeds,
-)
-from calib_bench.separation.contrast import contrast, is_reference
+from calib_bench.separation import factorial, matched, page, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 
@@ -65,7 +57,7 @@ class _Study:
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     points: list[Row] = field(default_factory=list)
     seeds: list[seeds.Seeds] = field(default_factory=list)
-    curves: list[optimum.Curve] = field(default_factory=list)
+    curves: list[best_beta.Curve] = field(default_factory=list)
     reliability: list[pd.DataFrame] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -80,7 +72,7 @@ class _Study:
 
         Arms under every calibrator are cross-validated too, where a choice among families is asked for.
         """
-        from calib_bench import measure
+        from calib_bench.analysis import measure
 
         chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
         self.begun[id(arm)] = measure.begun(self.store, arm, chosen)
@@ -110,12 +102,12 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
+    from calib_bench.analysis.warnings import untrained as untrained_words
+    from calib_bench.analysis.warnings import warnings
     from calib_bench.separation.summary import summary
     from calib_bench.separation.tables import bins, tables
     from calib_bench.separation.verdict import verdict
-    from calib_bench.separation.warnings import untrained as untrained_words
-    from calib_bench.separation.warnings import warnings
 
     families = tuning.tuned(settings, store.scores(settings.select), interventions.more(settings))
     known = set(tuning.templates(settings))
@@ -128,7 +120,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
     study.rows["factorial"] = factorial.rows(study.points)
     study.rows["factorial_tests"] = factorial.tests(study.points)
-    study.rows["best_beta"] = optimum.rows(study.curves)
+    study.rows["best_beta"] = best_beta.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
     frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
@@ -218,17 +210,17 @@ def _read(
 
 def _curves(
     study: _Study, grid: Sequence[Arm], variant: str | None, known: Mapping[float, Measures]
-) -> list[optimum.Curve]:
+) -> list[best_beta.Curve]:
     """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
     seeds = list(study.settings.seed or ())
     name = {"model": grid[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
     name["tuning"] = tuning.together(one.arm for one in known.values())
     if not grid[0].trial.epochs:  # nothing was learned
         return []
-    whole = {beta: optimum.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
-    if len(known) >= optimum.FEWEST:
-        study.left_out += optimum.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
-    return optimum.curves(name, whole, study.nested, {beta: optimum.moves(known[beta]) for beta in whole})
+    whole = {beta: best_beta.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
+    if len(known) >= best_beta.FEWEST:
+        study.left_out += best_beta.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
+    return best_beta.curves(name, whole, study.nested, {beta: best_beta.moves(known[beta]) for beta in whole})
 
 
 def _light(measures: Measures) -> Measures:

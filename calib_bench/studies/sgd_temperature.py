@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.format import estimate
+from calib_bench.analysis.result_rows import cell
 from calib_bench.core.study import Analysis, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.planning.tuning import unique
 from calib_bench.report import plots_temperature as plots
-from calib_bench.report.tables import estimate
-from calib_bench.rows import cell
 from calib_bench.temperature import arms, probes, tables
 from calib_bench.temperature.read import Density, read, read_gibbs, read_minimum
 

@@ -11,26 +11,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import planes
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import beta_rate_plane, controls
+from calib_bench.analysis import seed_spread as sown
+from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.result_rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
+from calib_bench.analysis.table_notes import betas, families, noted, shown
+from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
-from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls
-from calib_bench.separation import seeds as sown
-from calib_bench.separation.cells import betas, families, noted, shown
-from calib_bench.separation.contrast import is_reference
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 
@@ -60,7 +59,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
 
     found = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in found)
@@ -141,7 +140,7 @@ def _failed(settings: Settings, store: Store, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
     from calib_bench.inference import rate
 
-    scores, failed = store.scores(settings.select), planes.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
     tuners = (settings.seed or ())[: settings.tune_seeds]
     known = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
     fresh = {seed: bad for seed, bad in known.items() if seed not in tuners} or known

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import controls
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -20,9 +23,6 @@ from calib_bench.planning import tuning
 from calib_bench.planning.search import Search, Tried, search, shortened
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.report import plots
-from calib_bench.rows import FEW_CHOSE, Row, few_chose
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,8 +160,8 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
 
 def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row]]:
     """The winner against the reference's winner, both arms, and the controls of the latter."""
-    from calib_bench.measure import measure_arm, own_tests
-    from calib_bench.separation.contrast import contrast
+    from calib_bench.analysis.contrast import contrast
+    from calib_bench.analysis.measure import measure_arm, own_tests
 
     repair = registry.calibrators(("temperature_scaling",))
     measured, row = [], {}  # type: list[Any], Row
@@ -177,7 +177,7 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tunin
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
-    from calib_bench.report.tables import estimate
+    from calib_bench.analysis.format import estimate
 
     where = f"{_named(row)}: " if several else ""
     head = (

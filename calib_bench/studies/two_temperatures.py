@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis import controls
+from calib_bench.analysis.arms import named
+from calib_bench.analysis.result_rows import Row, adjusted, cell, fields, without_lone
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.inference import difference_interval, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.planning.tuning import unique
 from calib_bench.report import plots_two_temperatures as plots
-from calib_bench.rows import Row, adjusted, cell, fields, without_lone
-from calib_bench.separation import controls
-from calib_bench.separation.arms import named
 from calib_bench.temperature import plane
 from calib_bench.temperature.plane import METRICS, Cell
 
@@ -80,7 +80,7 @@ def _controls(settings: Settings, store: Store, base: Arm | None, name: Row) -> 
     """The controls of a family's cell that does best at the reference's beta."""
     if base is None:
         return []
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
 
     differs = ", ".join(f"{key}={value}" for key, value in name.items() if key not in ("model", "objective"))
     return controls.of_arm(store, base, named(base, differs or None), own_tests(store, [base]))

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import planes
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import best_beta, beta_rate_plane, controls
+from calib_bench.analysis.result_rows import Row, adjusted, cell, few_chose, fields, firm
+from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
 from calib_bench.core.task import Task
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
 from calib_bench.planning import tuning
-from calib_bench.reading import Reader
 from calib_bench.report import plots_width
-from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
-from calib_bench.separation import arms as each
-from calib_bench.separation import controls, optimum
-from calib_bench.separation.cells import noted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,12 +72,12 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.measure import own_tests
+    from calib_bench.analysis.measure import own_tests
 
     found = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in found)
     reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
-    curves, points, said = [], [], []  # type: list[optimum.Curve], list[Row], list[str]
+    curves, points, said = [], [], []  # type: list[best_beta.Curve], list[Row], list[str]
     for family in found:
         variant = variants[family.arms[0].trial.family()]
         reader.control(family.arms, variant)
@@ -86,7 +85,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             own = [arm for arm in family.arms if arm.trial.objective == objective]
             some, rows, warned = _curves(reader, own, variant)
             curves, points, said = curves + some, points + rows, said + warned
-    best = pd.DataFrame(optimum.rows(curves))
+    best = pd.DataFrame(best_beta.rows(curves))
     trends = pd.DataFrame(_trends(curves))
     best, trends = (adjusted(f, "result") if "result" in f else f for f in (best, trends))
     data: dict[str, Any] = {"best": best, "points": pd.DataFrame(points)}
@@ -96,7 +95,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
 
 def _curves(
     reader: Reader, arms: Sequence[Arm], variant: str | None
-) -> tuple[list[optimum.Curve], list[Row], list[str]]:
+) -> tuple[list[best_beta.Curve], list[Row], list[str]]:
     """An architecture's curves, a row an arm, and which arms are left out."""
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
@@ -106,18 +105,18 @@ def _curves(
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
-        for result, found in optimum.levels(measures, reader.nested).items():
+        for result, found in best_beta.levels(measures, reader.nested).items():
             row |= {k: v for k, v in fields(result.replace(" ", "_"), found).items() if k[-2:] != "_p"}
         rows.append(row)
         if list(measures.seeds) == seeds:
-            values[arm.trial.beta], choices[arm.trial.beta] = optimum.results(measures), optimum.moves(measures)
+            values[arm.trial.beta], choices[arm.trial.beta] = best_beta.results(measures), best_beta.moves(measures)
     lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
-    said = optimum.left_out(str(name["model"]), lacking, len(values))
+    said = best_beta.left_out(str(name["model"]), lacking, len(values))
     about = {**name, "tuning": tuning.together(arms)}
-    return optimum.curves(about, values, reader.nested, choices), rows, said
+    return best_beta.curves(about, values, reader.nested, choices), rows, said
 
 
-def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
+def _trends(curves: Sequence[best_beta.Curve]) -> list[Row]:
     """Among architectures that differ in one of width, depth and normalization: the log-log slope of the best beta over
     the first two, and the ratio with and without the third."""
     from calib_bench.inference import percentile
@@ -125,7 +124,7 @@ def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
     rows = []
     forms = [(one, curve) for curve in curves if (one := form(str(curve.name["model"])))]
     for over in ("width", "depth", "norm"):
-        groups: dict[Any, list[tuple[Form, optimum.Curve]]] = {}
+        groups: dict[Any, list[tuple[Form, best_beta.Curve]]] = {}
         for one, curve in forms:
             rest = tuple(getattr(one, key) for key in ("kind", "width", "depth", "norm") if key != over)
             own = (curve.result, curve.name["objective"], curve.name["variant"])
@@ -136,8 +135,8 @@ def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
                 continue
             x = [float(value != "none") if over == "norm" else math.log(value) for value in values]
             bests = [curve.best() for _, curve in members]
-            slope = planes.slope(x, [place for place, _, _ in bests])
-            slopes = planes.slope(x, np.stack([drawn for _, drawn, _ in bests], -1))
+            slope = beta_rate_plane.slope(x, [place for place, _, _ in bests])
+            slopes = beta_rate_plane.slope(x, np.stack([drawn for _, drawn, _ in bests], -1))
             curve = members[0][1]
             row = {"over": over, "models": ", ".join(str(one.name["model"]) for _, one in members)}
             row |= {"objective": curve.name["objective"], "result": curve.result}
@@ -155,7 +154,7 @@ def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     if not len(best):
         return ["There is nothing to compare: no architecture has three betas at which every seed finished."]
     several = best["objective"].nunique() > 1
-    return optimum.words(best) + [
+    return best_beta.words(best) + [
         f"{row['objective']}: {_trend(row)}" if several else _trend(row) for row in trends.to_dict("records")
     ]
 
@@ -167,9 +166,9 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
     said = []
     for result, own in best.groupby("result", sort=False):
         rows = own.sort_values("best_beta").to_dict("records")
-        low, high = (f"{cell(row, 'best_beta')} ({optimum.named(row)})" for row in (rows[0], rows[-1]))
-        first = optimum.named(next(iter(own.to_dict("records"))))
-        sure = [optimum.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
+        low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
+        first = best_beta.named(next(iter(own.to_dict("records"))))
+        sure = [best_beta.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
         said.append(
             f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
             f"another than {first}'s is established for {', '.join(sure) or 'none'}."
@@ -191,7 +190,7 @@ def details(analysis: Analysis) -> list[Detail]:
         for key, value in zip(("model", "variant", "objective"), keys, strict=True):
             own = own[own[key] == value] if len(own) else own
         known = own.to_dict("records")
-        parts = [f"{cell(row, 'best_beta')} by {row['result']}{optimum.edge(row)}" for row in known]
+        parts = [f"{cell(row, 'best_beta')} by {row['result']}{best_beta.edge(row)}" for row in known]
         title = " ".join(str(key) for key in keys[: 3 if points["objective"].nunique() > 1 else 2] if key)
         kept = [c for c in rows if c not in ("model", "variant", "objective")]
         table = Table("Over beta, test split", rows[kept], names=("beta",))
@@ -212,7 +211,7 @@ def _trend(row: Mapping[Any, Any]) -> str:
 
 def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points: pd.DataFrame) -> dict[str, Table]:
     n = f"{len(settings.seed or ())} seeds, test split"
-    found = {"best_beta": optimum.table(best, settings)}
+    found = {"best_beta": best_beta.table(best, settings)}
     if len(trends):
         found["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
@@ -220,7 +219,7 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
             noted(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
-                f"norm the log of the ratio with normalization to without; {optimum.how(best)}",
+                f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
             ),
             paper=True,

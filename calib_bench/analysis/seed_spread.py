@@ -12,15 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.collapse import none_seen
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
+from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.planning.tuning import trial_at
-from calib_bench.rechosen import shift
-from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
-from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
-from calib_bench.separation.collapse import none_seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import collapse
+from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.interventions import why_not
 from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
-from calib_bench.separation import collapse
-from calib_bench.separation.contrast import is_reference
-from calib_bench.separation.interventions import why_not
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,22 +17,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
+from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
-from calib_bench.measure import REPAIRED, fitted_to
 from calib_bench.planning.tuning import together
-from calib_bench.rechosen import shift
-from calib_bench.rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
-from calib_bench.separation.cells import betas, census, families, noted, sample, shown
-from calib_bench.separation.contrast import contrast
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
     from calib_bench.inference import Fitted
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import More
 
 TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"

@@ -57,7 +57,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
         StoreError: a stored trial cannot be read.
     """
     from calib_bench import registry
-    from calib_bench.measure import REPAIRED, on_trials
+    from calib_bench.analysis.measure import REPAIRED, on_trials
 
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
@@ -96,7 +96,7 @@ def _read(
 ) -> list[tuple[Array, dict[str, dict[str, float]]]]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
     from calib_bench import metrics
-    from calib_bench.measure import REPAIRED, _predictions, _Read
+    from calib_bench.analysis.measure import REPAIRED, _predictions, _Read
 
     read, losses = [], []
     for trial in trials:

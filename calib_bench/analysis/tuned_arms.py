@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import collapse, controls
+from calib_bench.analysis.result_rows import Row, without_lone
+from calib_bench.analysis.table_notes import noted, rate_unit, shown
+from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.study import Analysis, Table
-from calib_bench.rows import Row, without_lone
-from calib_bench.separation import arms as each
-from calib_bench.separation import collapse, controls
-from calib_bench.separation.cells import noted, rate_unit, shown
-from calib_bench.separation.warnings import untrained, warnings
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 
@@ -49,7 +49,7 @@ class Reader:
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; `name` are the columns that name it."""
-        from calib_bench.measure import measure_arm
+        from calib_bench.analysis.measure import measure_arm
 
         measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import ALPHA, estimate
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
-from calib_bench.report.tables import ALPHA, estimate
 
 if TYPE_CHECKING:
     import pandas as pd

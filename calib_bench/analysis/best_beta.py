@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import planes
+from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import Row, cell, fields, revoked
+from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.study import Table
-from calib_bench.measure import REPAIRED, fitted_to
-from calib_bench.rechosen import shift
-from calib_bench.rows import Row, cell, fields, revoked
-from calib_bench.separation.cells import noted, shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
     from calib_bench.inference import Interval, Resampled
-    from calib_bench.measure import Measures
 
     Array = NDArray[np.float64]
 
@@ -54,8 +54,8 @@ class Curve:
     def best(self) -> tuple[float, Array, bool]:
         """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
         x_B = np.log(self.betas)
-        place, edge = planes.valley(x_B, self.found.means_A)
-        return float(place), planes.valley(x_B, self.found.drawn_BA)[0], bool(edge)
+        place, edge = beta_rate_plane.valley(x_B, self.found.means_A)
+        return float(place), beta_rate_plane.valley(x_B, self.found.drawn_BA)[0], bool(edge)
 
 
 def results(measures: Measures) -> dict[str, Array]:

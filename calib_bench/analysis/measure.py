@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench import fitting, registry
+from calib_bench import registry
+from calib_bench.analysis import fitting
 from calib_bench.core.fate import DEAD
 from calib_bench.errors import UserError
 from calib_bench.execute import analysis_pool
@@ -27,10 +28,10 @@ from calib_bench.metrics.masks import offered, zeroed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from calib_bench.analysis.rate_choice import Rechosen
     from calib_bench.core.baseline import Calibrator, Params
     from calib_bench.core.trial import Trial
     from calib_bench.planning.tuning import Arm
-    from calib_bench.rechosen import Rechosen
     from calib_bench.store.store import Store
 
 RAW = "raw"
@@ -116,7 +117,7 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
-    from calib_bench import rechosen
+    from calib_bench.analysis import rate_choice as rechosen
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.rechosen import Rechosen, shift
-from calib_bench.rows import Row, doubtful
-from calib_bench.separation.contrast import kappa
+from calib_bench.analysis.contrast import kappa
+from calib_bench.analysis.rate_choice import Rechosen, shift
+from calib_bench.analysis.result_rows import Row, doubtful
 
 if TYPE_CHECKING:
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
-    from calib_bench.measure import Measures
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
 
@@ -46,8 +46,8 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
+    from calib_bench.analysis.measure import METRICS, REPAIRED, fitted_to
     from calib_bench.inference import choice_variance, ece_interval, score_interval, widened, within
-    from calib_bench.measure import METRICS, REPAIRED, fitted_to
 
     rows = []
     failed = len(measures.diverged) + len(measures.dead)

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
+from calib_bench.analysis import arms as each
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.format import number
+from calib_bench.analysis.interventions import why_not
+from calib_bench.analysis.result_rows import Row, cell, excludes_zero
 from calib_bench.core.study import Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
 from calib_bench.planning.tuning import Arm, More, tuned, unique
-from calib_bench.report.tables import number
-from calib_bench.rows import Row, cell, excludes_zero
-from calib_bench.separation import arms as each
-from calib_bench.separation.contrast import contrast
-from calib_bench.separation.interventions import why_not
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
-    from calib_bench.measure import Measures
     from calib_bench.store.store import Store
 
 RESCALED = "reference logits times 2"
@@ -148,7 +148,7 @@ def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | N
 
 def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """The same of one arm; `name` are the columns that name it."""
-    from calib_bench.measure import measure_arm
+    from calib_bench.analysis.measure import measure_arm
 
     repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
@@ -156,7 +156,7 @@ def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
 
 def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
     """The negative control: the reference with its logits doubled, so that only confidence differs."""
-    from calib_bench.measure import measure_arm
+    from calib_bench.analysis.measure import measure_arm
 
     row: Row = {"control": RESCALED, "must": "leave dyn and accuracy at 0"}
     row |= contrast(measure_arm(store, arm, repair, scale=2.0), reference, nested)
@@ -178,7 +178,7 @@ def both(store: Store, reference: Measures, repair: Mapping[str, Calibrator], ne
 
     The study's plan has the trials of `shorter`.
     """
-    from calib_bench.measure import measure_arm
+    from calib_bench.analysis.measure import measure_arm
 
     rows = [rescaled(store, reference.arm, repair, reference, nested)]
     if why_none(reference.arm.trial) is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, excludes_zero, firm, why_loose
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.rows import TWO_KINDS, Row, excludes_zero, firm, why_loose
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.analysis.interventions import MAGNITUDE, RATE, TRAINED
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS
-from calib_bench.rows import TWO_KINDS, Row, fields
-from calib_bench.separation.cells import noted, shown
-from calib_bench.separation.interventions import MAGNITUDE, RATE, TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,19 +12,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.measure import SPLIT, fitted_to, same_calibration
+from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
+from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.measure import SPLIT, fitted_to, same_calibration
-from calib_bench.rechosen import LOG_KAPPA, shift
-from calib_bench.rows import Row, doubtful, fields
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
     from calib_bench.inference import Fitted, Interval
-    from calib_bench.measure import Measures
 
     Array = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         For log loss (nats) and Brier: `<score>_total`, `_conf`, `_dyn`, and `accuracy` (raw), each with `_low`,
         `_high`, `_p`; `<score>_conf_share`, of the total, with its limits (Fieller), left out where they are not
         bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
-        has none. The choice of both arms' rates is counted, see `calib_bench.rechosen`.
+        has none. The choice of both arms' rates is counted, see `calib_bench.analysis.rate_choice`.
     """
     mine = {seed: i for i, seed in enumerate(arm.seeds)}
     theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}

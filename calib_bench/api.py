@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from calib_bench.core.study import Analysis
-    from calib_bench.predictions import Predictions
+    from calib_bench.evaluation.predictions import Predictions
 
 __all__ = [
     "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability", "plot_separation", "run",
@@ -135,10 +135,10 @@ def evaluate(
         SettingsError: no calibrator has that name.
     """
     from calib_bench import registry
-    from calib_bench.evaluate_models import pair_up
-    from calib_bench.judge import evaluate as judge
-    from calib_bench.prediction_arrays import held_out, predictions
-    from calib_bench.predictions import check_kind
+    from calib_bench.evaluation.arrays import held_out, predictions
+    from calib_bench.evaluation.evaluate import evaluate as judge
+    from calib_bench.evaluation.models import pair_up
+    from calib_bench.evaluation.predictions import check_kind
     from calib_bench.report.evaluation import Evaluation
 
     check_kind(kind)

@@ -11,8 +11,8 @@ from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
     from calib_bench.core.study import Analysis
-    from calib_bench.evaluate_models import Model
-    from calib_bench.predictions import Predictions
+    from calib_bench.evaluation.models import Model
+    from calib_bench.evaluation.predictions import Predictions
 
 FORMATS = """\
 A file of predictions is .npz, .safetensors, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), .parquet, .arrow, .feather,
@@ -115,7 +115,7 @@ def evaluate(words: Sequence[str]) -> int:
         raise SettingsError(f"evaluate takes predictions, for example {example}{': ' * bool(taken)}{taken}")
     from calib_bench import registry
     from calib_bench.core.syntax import expand
-    from calib_bench.judge import evaluate as judge
+    from calib_bench.evaluation.evaluate import evaluate as judge
 
     if given.plugins:
         registry.use_plugins(Path(folder) for folder in expand("plugins", given.plugins))
@@ -134,7 +134,7 @@ def evaluate(words: Sequence[str]) -> int:
 def compare(words: Sequence[str]) -> int:
     """Compare two predictors; print a table and write report, tables and provenance."""
     given = _compare_parser().read(words)
-    from calib_bench.compare import compare as contrast
+    from calib_bench.evaluation.compare import compare as contrast
 
     calibration = given.calibration or [None, None]
     a, b = (_models([w], [c] if c else [], given) for w, c in zip((given.a, given.b), calibration, strict=True))
@@ -154,7 +154,7 @@ def export(words: Sequence[str]) -> int:
 
     import numpy as np
 
-    from calib_bench.predictions import read_trial, stored
+    from calib_bench.evaluation.predictions import read_trial, stored
     from calib_bench.system.files import write_bytes
 
     found = stored(given.trial)
@@ -171,9 +171,9 @@ def export(words: Sequence[str]) -> int:
 
 
 def _models(places: Sequence[str], calibration: Sequence[str], given: argparse.Namespace) -> list[Model]:
-    from calib_bench.evaluate_models import pair_up
-    from calib_bench.prediction_matching import joined
-    from calib_bench.predictions import check_kind, read
+    from calib_bench.evaluation.matching import joined
+    from calib_bench.evaluation.models import pair_up
+    from calib_bench.evaluation.predictions import check_kind, read
 
     kind = check_kind(given.kind)
     if not 0 <= given.seed < 2**63:

@@ -17,8 +17,8 @@ from sklearn.metrics import log_loss
 
 import calib_bench
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.prediction_arrays import predictions
-from calib_bench.prediction_frames import array
+from calib_bench.evaluation.arrays import predictions
+from calib_bench.evaluation.frames import array
 
 N, K = 60, 3
 RNG = np.random.default_rng(0)

@@ -17,11 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib_bench import prediction_files, registry
+from calib_bench import registry
 from calib_bench.core.settings import parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError
-from calib_bench.predictions import read, stored
+from calib_bench.evaluation import formats
+from calib_bench.evaluation.predictions import read, stored
 from calib_bench.store.store import Store
 from calib_bench.system import files
 from calib_bench.train.checkpoint import Checkpoint
@@ -264,7 +265,7 @@ def test_pickled_arrays_and_archives_that_point_outside_are_refused(tmp_path: Pa
     path = tmp_path / "objects.npz"
     np.savez(path, logits=np.array([Bomb()], dtype=object), labels=np.zeros(1, int), allow_pickle=True)
     with pytest.raises(DataError, match="never read"):
-        prediction_files.load(path)
+        formats.load(path)
     inside = tmp_path / "outside.npz"
     np.savez(tmp_path / "a.npz", logits=np.zeros((2, 2)), labels=np.zeros(2, int))
     with zipfile.ZipFile(tmp_path / "a.npz") as source, zipfile.ZipFile(inside, "w") as target:
@@ -272,7 +273,7 @@ def test_pickled_arrays_and_archives_that_point_outside_are_refused(tmp_path: Pa
             target.writestr(f"../../{name}", source.read(name))
     before = sorted(p.name for p in tmp_path.parent.iterdir())
     with pytest.raises(DataError, match="no labels"):
-        prediction_files.load(inside)
+        formats.load(inside)
     assert sorted(p.name for p in tmp_path.parent.iterdir()) == before
 
 

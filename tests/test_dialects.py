@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 
 from calib_bench.cli import main
 from calib_bench.errors import DataError
-from calib_bench.prediction_files import load
-from calib_bench.predictions import read
+from calib_bench.evaluation.formats import load
+from calib_bench.evaluation.predictions import read
 
 Z = np.array([[2.5, -1.25, 0.0], [0.5, 3.0, -2.0], [-0.0625, 1.0, 4.0], [9.0, 1.5, 1e-3], [1.0, -7.0, 2.0]])
 Y = np.array([0, 1, 2, 0, 1])

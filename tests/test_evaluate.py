@@ -18,13 +18,13 @@ from synthetic import make
 from calib_bench import inference, metrics, registry
 from calib_bench.analysis.measure import METRICS
 from calib_bench.cli import main
-from calib_bench.compare import compare
 from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import DataError, UserError
-from calib_bench.evaluate_models import Model, calibrated, pair_up, shared_rows
+from calib_bench.evaluation.compare import compare
+from calib_bench.evaluation.evaluate import evaluate
+from calib_bench.evaluation.models import Model, calibrated, pair_up, shared_rows
+from calib_bench.evaluation.predictions import Predictions, check, read
 from calib_bench.inference import crossed_interval
-from calib_bench.judge import evaluate
-from calib_bench.predictions import Predictions, check, read
 
 TEMPERATURE = registry.calibrators(("temperature_scaling",))
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from calib_bench import cli, judge, registry
+from calib_bench import cli, registry
 from calib_bench.analysis.fitting import MOST_PRODUCTS, MOST_UNKNOWNS, CalibratorError, calibrate, too_large
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
-from calib_bench.evaluate_models import Model, pair_up
-from calib_bench.prediction_checks import check
+from calib_bench.evaluation import evaluate
+from calib_bench.evaluation.models import Model, pair_up
+from calib_bench.evaluation.validation import check
 
 PLUGIN = """
 import sys
@@ -56,8 +57,8 @@ def made(fit: str, apply: str) -> Calibrator:
 def test_one_that_fails_is_named_and_the_others_report(fault: str) -> None:
     own = registry.calibrators(("temperature_scaling", "vector_scaling"))
     fit, apply, said = FAULTS[fault]
-    alone = judge.evaluate(models(), own).tables["metrics"].frame
-    found = judge.evaluate(models(), {fault: made(fit, apply), **own})
+    alone = evaluate.evaluate(models(), own).tables["metrics"].frame
+    found = evaluate.evaluate(models(), {fault: made(fit, apply), **own})
     assert found.tables["metrics"].frame.equals(alone)
     with pytest.raises(CalibratorError, match=said):
         calibrate(made(fit, apply), models()[0].test.Z_NK, models()[0].test.y_N, models()[0].test.Z_NK)
@@ -66,22 +67,22 @@ def test_one_that_fails_is_named_and_the_others_report(fault: str) -> None:
 
 def test_one_that_was_chosen_and_fails_is_named_too_unless_none_is_left() -> None:
     own, faulty = registry.calibrators(("temperature_scaling",)), made(*FAULTS["raising"][:2])
-    found = judge.evaluate(models(), {"faulty": faulty, **own}, chosen=True)
+    found = evaluate.evaluate(models(), {"faulty": faulty, **own}, chosen=True)
     assert list(found.tables["metrics"].frame.method) == ["raw", "temperature_scaling"]
     with pytest.raises(UserError, match="faulty was left out: its fit raised KeyError"):
-        judge.evaluate(models(), {"faulty": faulty}, chosen=True)
+        evaluate.evaluate(models(), {"faulty": faulty}, chosen=True)
 
 
 def test_ctrl_c_ends_everything() -> None:
     with pytest.raises(KeyboardInterrupt):
-        judge.evaluate(models(), {"slow": made("raise KeyboardInterrupt", "logp")})
+        evaluate.evaluate(models(), {"slow": made("raise KeyboardInterrupt", "logp")})
 
 
 def test_what_a_plug_in_writes_into_its_arguments_is_nobody_elses() -> None:
     own = registry.calibrators(("vector_scaling",))
     writing = made("Z[:] = 0; y[:] = 0", "logp if Z.zero_() is not None else logp")
-    alone = judge.evaluate(models(), own).tables["metrics"].frame
-    after = judge.evaluate(models(), {"writing": writing, **own}).tables["metrics"].frame
+    alone = evaluate.evaluate(models(), own).tables["metrics"].frame
+    after = evaluate.evaluate(models(), {"writing": writing, **own}).tables["metrics"].frame
     assert after[after.method != "writing"].reset_index(drop=True).equals(alone)
 
 
@@ -109,13 +110,13 @@ def test_what_grows_with_pairs_of_classes_is_left_out_of_large_problems_unless_i
     assert large == {"dirichlet_scaling", "matrix_scaling", "structured_matrix_scaling"}
     pairs = Calibrator(_never, lambda p, Z: Z, keeps_argmax=False, reference="", title="", unknowns=lambda K: K * K)
     own = registry.calibrators(("temperature_scaling",))
-    found = judge.evaluate(models(6, 3000), {"pairs": pairs, **own})
+    found = evaluate.evaluate(models(6, 3000), {"pairs": pairs, **own})
     assert list(found.tables["metrics"].frame.method) == ["raw", "temperature_scaling"]
     said = next(warning for warning in found.warnings if warning.startswith("pairs was left out"))
     assert "9,000,000 numbers" in said
     assert "2.2 GB" in said
     with pytest.raises(UserError, match="it was fitted"):
-        judge.evaluate(models(6, 3000), {"pairs": pairs}, chosen=True)
+        evaluate.evaluate(models(6, 3000), {"pairs": pairs}, chosen=True)
 
 
 def test_the_rule_counts_classes_and_examples() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from calib_bench import api, registry
 from calib_bench.baselines._solvers import deviations, spread
 from calib_bench.baselines.temperature_scaling import fit_temperature
+from calib_bench.evaluation.validation import check
 from calib_bench.metrics import masks
-from calib_bench.prediction_checks import check
 
 CALIBRATORS = {name: calibrator for name, calibrator in registry.calibrators().items() if calibrator.classes is None}
 each = pytest.mark.parametrize("name", CALIBRATORS)

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calib_bench import registry
-from calib_bench.compare import compare
 from calib_bench.errors import DataError
-from calib_bench.evaluate_models import pair_up
-from calib_bench.judge import evaluate
-from calib_bench.prediction_checks import Predictions
-from calib_bench.prediction_matching import joined, match, seeds
-from calib_bench.predictions import check, read
+from calib_bench.evaluation.compare import compare
+from calib_bench.evaluation.evaluate import evaluate
+from calib_bench.evaluation.matching import joined, match, seeds
+from calib_bench.evaluation.models import pair_up
+from calib_bench.evaluation.predictions import check, read
+from calib_bench.evaluation.validation import Predictions
 
 N, K = 120, 4
 RNG = np.random.default_rng(0)

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from synthetic import make
 
 from calib_bench.errors import DataError, SettingsError, StoreError
-from calib_bench.prediction_files import KINDS
-from calib_bench.predictions import check, check_kind, read
+from calib_bench.evaluation.formats import KINDS
+from calib_bench.evaluation.predictions import check, check_kind, read
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Write = Callable[[Path, np.ndarray, np.ndarray, str], str]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from calib_bench import api, registry
 from calib_bench.baselines.temperature_scaling import fit_temperature
-from calib_bench.censored import filled
-from calib_bench.compare import compare
 from calib_bench.errors import DataError
-from calib_bench.evaluate_models import alike, form, pair_up
-from calib_bench.prediction_checks import check
-from calib_bench.resolution import resolution
+from calib_bench.evaluation.censored import filled
+from calib_bench.evaluation.compare import compare
+from calib_bench.evaluation.models import alike, form, pair_up
+from calib_bench.evaluation.resolution import resolution
+from calib_bench.evaluation.validation import check
 
 
 @functools.cache

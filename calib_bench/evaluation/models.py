@@ -15,9 +15,9 @@ from calib_bench.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.censored import Zeros
     from calib_bench.core.baseline import Calibrator, Params
-    from calib_bench.predictions import Predictions
+    from calib_bench.evaluation.censored import Zeros
+    from calib_bench.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Model:
     @cached_property
     def zeros(self) -> Zeros | None:
         """What is known of probabilities of zero that are below what its files keep; None without such."""
-        from calib_bench.censored import together
+        from calib_bench.evaluation.censored import together
 
         return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
 
@@ -46,7 +46,7 @@ class Model:
 
     def share(self, rows: Tensor | None = None) -> float:
         """The share of the last digit that stands for a zero, found on the calibration set, or on some test rows."""
-        from calib_bench.censored import share_of
+        from calib_bench.evaluation.censored import share_of
 
         assert self.zeros is not None
         key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
@@ -63,7 +63,7 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     Raises:
         DataError: counts, numbers or names of classes, or seeds differ, or a calibration file is its test file.
     """
-    from calib_bench.prediction_matching import paired, same_classes, same_rows
+    from calib_bench.evaluation.matching import paired, same_classes, same_rows
 
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
@@ -107,7 +107,7 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
     Raises:
         DataError: seeds, classes or ids differ.
     """
-    from calib_bench.prediction_matching import match, paired, same_classes, same_rows
+    from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 
     if len(a) == len(b) > 1:
         tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
@@ -156,7 +156,7 @@ def _row_hashes(predictions: Predictions) -> list[int]:
 
 def own_tests(models: Sequence[Model]) -> bool:
     """Whether seeds have test examples of their own, as labels and ids tell."""
-    from calib_bench.prediction_matching import match
+    from calib_bench.evaluation.matching import match
 
     first = models[0].test
     return any(
@@ -232,7 +232,7 @@ def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> 
     if model.exact:
         return predictions.Z_NK
     if model.zeros is not None and bool(predictions.Z_NK.isneginf().any()):
-        from calib_bench.censored import filled
+        from calib_bench.evaluation.censored import filled
 
         return filled(predictions.Z_NK, model.zeros, model.share(rows))
     return predictions.Z_NK.double().log_softmax(-1)

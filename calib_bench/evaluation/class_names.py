@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
-from calib_bench.prediction_dialects import no_numbers
-from calib_bench.prediction_files import kind_of
+from calib_bench.evaluation.dialects import no_numbers
+from calib_bench.evaluation.formats import kind_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

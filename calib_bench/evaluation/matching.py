@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.prediction_checks import Predictions, absent_classes
-from calib_bench.prediction_classes import shown
+from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.validation import Predictions, absent_classes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
     """The rows of both."""
     import torch
 
-    from calib_bench.censored import together
+    from calib_bench.evaluation.censored import together
 
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):

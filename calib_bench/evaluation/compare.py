@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
-from calib_bench.evaluate_models import Model, aligned, alike, check_folds, distinct, own_tests
-from calib_bench.evaluate_words import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
+from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, score
+from calib_bench.evaluation.findings import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
+from calib_bench.evaluation.models import Model, aligned, alike, check_folds, distinct, own_tests
 from calib_bench.inference import Interval, difference_interval
-from calib_bench.judge import REPAIRED, Scored, contrasts, fitted_to, score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +165,7 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
     import pandas as pd
 
-    from calib_bench.judge import kappa_of
+    from calib_bench.evaluation.evaluate import kappa_of
 
     return pd.DataFrame(
         [

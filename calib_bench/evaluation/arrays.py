@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.prediction_checks import Predictions, check
-from calib_bench.prediction_frames import array, holds_labels, local, reordered, table
+from calib_bench.evaluation.frames import array, holds_labels, local, reordered, table
+from calib_bench.evaluation.validation import Predictions, check
 
 
 def predictions(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
-from calib_bench.prediction_files import choose, from_torch, kind_of
-from calib_bench.prediction_labels import refuse_confidence, with_labels
+from calib_bench.evaluation.formats import choose, from_torch, kind_of
+from calib_bench.evaluation.labels import refuse_confidence, with_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +124,7 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[in
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    from calib_bench.prediction_classes import NO_CLASS, ROW_IDS, bare, class_of, label_words, plain
+    from calib_bench.evaluation.class_names import NO_CLASS, ROW_IDS, bare, class_of, label_words, plain
 
     words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
     names = [str(column) for column in columns]
@@ -154,7 +154,7 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[in
 
 def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
-    from calib_bench.prediction_classes import named, stack
+    from calib_bench.evaluation.class_names import named, stack
 
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
@@ -215,7 +215,7 @@ def _classes(
     columns: Sequence[Any], y: Array, name: str
 ) -> tuple[list[int], Array, tuple[str, ...] | None, bool, tuple[str, ...]]:
     """Columns in the order of the classes; labels as positions in it; names; whether labels were numbers; notes."""
-    from calib_bench.prediction_classes import positions, refuse_no_first
+    from calib_bench.evaluation.class_names import positions, refuse_no_first
 
     K, texts = len(columns), y.dtype.kind in "UT"
     names = [str(column).strip() for column in columns]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
-from calib_bench.prediction_checks import Predictions, check
-from calib_bench.prediction_files import KINDS, load
+from calib_bench.evaluation.formats import KINDS, load
+from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.system import files
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.censored import Zeros, zeros_of
 from calib_bench.errors import DataError
+from calib_bench.evaluation.censored import Zeros, zeros_of
+from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
-from calib_bench.resolution import narrowest, resolution, slack
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

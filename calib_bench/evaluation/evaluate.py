@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
-from calib_bench.evaluate_models import Model, calibrated, calibration_set, check_folds, own_tests
+from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, own_tests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +208,7 @@ def evaluate(
             for the folds.
     """
     from calib_bench.analysis.fitting import CalibratorError, too_large
-    from calib_bench.evaluate_words import tables, verdict, warnings
+    from calib_bench.evaluation.findings import tables, verdict, warnings
 
     check_folds(models, folds)
     nested = own_tests(models)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.prediction_classes import Stacked
+    from calib_bench.evaluation.class_names import Stacked
 
     Array = NDArray[Any]
 
@@ -84,9 +84,9 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     Raises:
         DataError: the file cannot be read, or what is the prediction and what the label cannot be told by name.
     """
-    from calib_bench.prediction_classes import named, stack
-    from calib_bench.prediction_dialects import TABLES, table_suffix
-    from calib_bench.prediction_labels import refuse_confidence, with_labels
+    from calib_bench.evaluation.class_names import named, stack
+    from calib_bench.evaluation.dialects import TABLES, table_suffix
+    from calib_bench.evaluation.labels import refuse_confidence, with_labels
 
     suffix = table_suffix(path)
     if suffix == ".npy":
@@ -98,7 +98,7 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
         arrays, label_notes = with_labels(members, str(path), label)
         return _chosen(named(arrays, str(path)), str(path), kind, label_notes)
     if suffix in TABLES:
-        from calib_bench.prediction_tables import read_table
+        from calib_bench.evaluation.text_tables import read_table
 
         columns, read_notes = read_table(path)
         arrays, label_notes = with_labels(columns, str(path), label)
@@ -143,7 +143,7 @@ def choose(arrays: Mapping[str, Array], origin: str, kind: str | None, notes: It
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     content = arrays[name]
     if content.dtype.kind == "O":
-        from calib_bench.prediction_dialects import no_numbers
+        from calib_bench.evaluation.dialects import no_numbers
 
         content = np.full(len(content), no_numbers(content))
     if content.dtype.kind == "U" and content.ndim == 1 and len(content):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
-from calib_bench.prediction_files import LABELS, kind_of
+from calib_bench.evaluation.formats import LABELS, kind_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

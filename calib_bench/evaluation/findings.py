@@ -13,8 +13,8 @@ from calib_bench.core.study import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.evaluate_models import Model
-    from calib_bench.predictions import Predictions
+    from calib_bench.evaluation.models import Model
+    from calib_bench.evaluation.predictions import Predictions
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
@@ -159,7 +159,7 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
-    from calib_bench.evaluate_models import shared_rows
+    from calib_bench.evaluation.models import shared_rows
 
     said = []
     least = min(len(m.test.y_N) for m in models)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
+from calib_bench.evaluation.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from calib_bench.execute import analysis_pool, data_parallel, local, worker
 from calib_bench.execute.progress import Display
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
-from calib_bench.report import failed
+from calib_bench.report import failed_trials
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
@@ -95,7 +95,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     _closing(resolved, analysis, store, console)
-    return 1 if failed.of_study(study, resolved, store) else 0
+    return 1 if failed_trials.of_study(study, resolved, store) else 0
 
 
 def _keep_results(settings: Settings) -> None:
@@ -259,7 +259,7 @@ def _wait_for_others(plan: planning.Plan, known: leases.Claims, console: Console
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
-    from calib_bench import report as reporting
+    from calib_bench.report import build as reporting
 
     shown = console.status("calibrating and measuring") if console.is_terminal else _Quiet()
     with shown, analysis_pool.workers(settings):
@@ -368,7 +368,7 @@ def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = (),
 
 
 def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study, Settings, Analysis]:
-    from calib_bench import report as reporting
+    from calib_bench.report import build as reporting
 
     store = Store(folder, "read")
     settings = store.settings()

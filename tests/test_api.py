@@ -18,7 +18,7 @@ from synthetic import make
 import calib_bench
 from calib_bench import api, registry
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.report import build
+from calib_bench.report.build import build
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from calib_bench.core.settings import parse
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
 from calib_bench.report import figures, html
-from calib_bench.report.grid import grid
+from calib_bench.report.page_tables import grid
 
 EVIL = "<script>document.title='run'</script>_\"&'"
 NAMES = ("model", "beta", "objective", "method")

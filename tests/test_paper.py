@@ -19,7 +19,8 @@ from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
 from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
-from calib_bench.report import build, cite, paper, tables, ties
+from calib_bench.report import cite, paper, tables, ties
+from calib_bench.report.build import build
 
 WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2", "lr=0.03,0.1,0.3")
 

@@ -17,7 +17,7 @@ from calib_bench.inference import best_of, crossed_interval, percentile, resampl
 from calib_bench.inference.extremes import pseudo_values
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates
-from calib_bench.report import figures, plots_plane
+from calib_bench.report import figures, plane_drawing
 
 # where a curve is lowest
 
@@ -194,10 +194,10 @@ def test_a_plane_draws_every_cell_between_its_neighbours() -> None:
         from matplotlib.figure import Figure
 
         axis = Figure().subplots()
-        drawn = plots_plane.plane(axis, frame, "beta", "rate", "score", plots_plane.scale(frame["score"]))
-        plots_plane.power_lines(axis, -1, [(1.0, 1.0)])
-        plots_plane.path(axis, [0.1, 10], [10, 0.1], color="k")
-        plots_plane.colorbar(drawn, axis, "score")
+        drawn = plane_drawing.plane(axis, frame, "beta", "rate", "score", plane_drawing.scale(frame["score"]))
+        plane_drawing.power_lines(axis, -1, [(1.0, 1.0)])
+        plane_drawing.path(axis, [0.1, 10], [10, 0.1], color="k")
+        plane_drawing.colorbar(drawn, axis, "score")
         files = figures.render(axis.figure)
     assert set(files) == {"png", "svg", "pdf"}
     crosses, cells_drawn = axis.collections[-1], axis.collections[:-1]
@@ -208,7 +208,7 @@ def test_a_plane_draws_every_cell_between_its_neighbours() -> None:
     assert boxes[0].x1 == boxes[3].x0 == pytest.approx(10**-0.5)
     assert boxes[3].y1 == boxes[4].y0 == pytest.approx(0.5**0.5)
     grey = cells_drawn[2].get_facecolor()[0]
-    assert grey[:3] == pytest.approx([float(plots_plane.FAILED)] * 3)
+    assert grey[:3] == pytest.approx([float(plane_drawing.FAILED)] * 3)
     line = axis.lines[0]
     assert np.prod([line.get_xdata(), line.get_ydata()], 0) == pytest.approx([1, 1])
     assert axis.get_ylim() == pytest.approx((boxes[6].y0, boxes[2].y1))

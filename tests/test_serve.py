@@ -16,7 +16,8 @@ from synthetic import make
 from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.errors import ResourceError
-from calib_bench.report import build, serve
+from calib_bench.report import serve
+from calib_bench.report.build import build
 from calib_bench.store.store import Store
 
 WORDS = ("beta=0.3,1", "seed=0,1", "objective=cross_entropy", "calibrator=temperature_scaling")

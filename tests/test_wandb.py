@@ -23,7 +23,7 @@ from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.search import shortened
 from calib_bench.planning.tuning import templates, trial_at
-from calib_bench.report import build
+from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from calib_bench.tracking import content, handover, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import number, title
 from calib_bench.core.study import DETAILS, Section
-from calib_bench.report.grid import MOST_ROWS, Grid, grid
+from calib_bench.report.page_tables import MOST_ROWS, Grid, grid
 
 if TYPE_CHECKING:
     from jinja2 import Environment

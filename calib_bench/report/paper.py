@@ -13,7 +13,7 @@ from calib_bench.analysis.format import ALPHA, SIBLINGS, number, places, title
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.core.trial import split_terms
 from calib_bench.errors import SettingsError, UserError, nearest
-from calib_bench.report.grid import COUNTS, FLAG, GOOD, fixed, naming
+from calib_bench.report.page_tables import COUNTS, FLAG, GOOD, fixed, naming
 from calib_bench.report.tables import escape_latex, read
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.report.plots import _beta_axis, _empty, _families, _grid, _legend, plain
+from calib_bench.report.drawing import _beta_axis, _empty, _families, _grid, _legend, plain
 
 if TYPE_CHECKING:
     import pandas as pd

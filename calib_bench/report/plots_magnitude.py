@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.dynamics.magnitude import BETA, METRICS, ZERO
 from calib_bench.planning.tuning import TUNED
-from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, _line, _some_untuned, plain
+from calib_bench.report.drawing import (
+    _beta_axis,
+    _dodge,
+    _empty,
+    _families,
+    _grid,
+    _legend,
+    _line,
+    _some_untuned,
+    plain,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.dynamics.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, column
-from calib_bench.report.plots import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
-from calib_bench.report.plots_plane import colorbar, path, plane, power_lines, scale
+from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

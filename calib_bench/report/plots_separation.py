@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.interventions import MAGNITUDE, RATE, SWITCH_FROM, SWITCH_TO, TRAINED
-from calib_bench.report.plots import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
+from calib_bench.report.drawing import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.plots import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
+from calib_bench.report.drawing import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
 
 if TYPE_CHECKING:
     import pandas as pd

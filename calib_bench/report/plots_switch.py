@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.plots import WIDTH, _dodge, _empty, _legend
+from calib_bench.report.drawing import WIDTH, _dodge, _empty, _legend
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.dynamics import stationary
-from calib_bench.report.plots import WIDTH, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
 from calib_bench.temperature import tables
 from calib_bench.temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.temperature.read import Reading

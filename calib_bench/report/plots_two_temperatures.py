@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.report import plots_plane
-from calib_bench.report.plots import WIDTH, _empty, _legend, plain
+from calib_bench.report import plane_drawing
+from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
 from calib_bench.temperature.plane import Cell
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def plane(analysis: Analysis) -> Figure:
             if not np.isfinite(frame[name]).any():
                 axis.set_axis_off()
                 continue
-            drawn = plots_plane.plane(axis, frame, "beta", "eta0", name, plots_plane.scale(frame[name]))
-            plots_plane.power_lines(axis, -2, list(through.values())[::2], color="0.15", linewidth=0.8)
+            drawn = plane_drawing.plane(axis, frame, "beta", "eta0", name, plane_drawing.scale(frame[name]))
+            plane_drawing.power_lines(axis, -2, list(through.values())[::2], color="0.15", linewidth=0.8)
             axis.set(xlabel="beta", ylabel="eta0 = rate / ((1 - momentum) B)")
-            plots_plane.colorbar(drawn, axis, dict(PANELS)[name])
+            plane_drawing.colorbar(drawn, axis, dict(PANELS)[name])
         line[0].set_title(_title(cells), loc="left")
     keys: list[tuple[str, dict[str, Any]]] = [("equal beta^2 eta0", {"color": "0.15", "linewidth": 0.8})]
     keys.append(("some seed diverged", {"color": "0.25", "marker": "x", "linestyle": "none"}))

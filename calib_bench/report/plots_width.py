@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.plots import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
 
 if TYPE_CHECKING:
     import pandas as pd

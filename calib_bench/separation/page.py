@@ -10,7 +10,7 @@ from calib_bench.analysis.controls import SECTION
 from calib_bench.analysis.result_rows import cell, unsaid
 from calib_bench.core.study import DETAILS, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report import plots
+from calib_bench.report import drawing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def details(analysis: Analysis) -> list[Detail]:
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return []
-    families = list(plots._families(frame))
+    families = list(drawing._families(frame))
     return [
         _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
         for family, rows in families
@@ -54,7 +54,7 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
     import pandas as pd
 
     beta = float(rows["beta"].iloc[0])
-    some = rows[rows["method"].isin((plots.RAW, plots.REPAIRED))]
+    some = rows[rows["method"].isin((drawing.RAW, drawing.REPAIRED))]
     columns = ["objective", "tuning", "method"]
     columns += [
         c for c in some if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
@@ -66,16 +66,16 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
         brief=_brief(rows),
         text=tuple(_words(analysis, rows)),
         table=Table("Before and after temperature scaling", some[columns], names=("objective", "method")),
-        figure=partial(plots.reliability_row, bins) if len(bins) else None,
+        figure=partial(drawing.reliability_row, bins) if len(bins) else None,
     )
 
 
 def _brief(rows: pd.DataFrame) -> str:
     """The cross-entropy arm's main numbers."""
     own = rows[rows["objective"] == CROSS_ENTROPY].set_index("method")
-    if not {plots.RAW, plots.REPAIRED} <= set(own.index):
+    if not {drawing.RAW, drawing.REPAIRED} <= set(own.index):
         return ""
-    raw, repaired = own.loc[plots.RAW], own.loc[plots.REPAIRED]
+    raw, repaired = own.loc[drawing.RAW], own.loc[drawing.REPAIRED]
     kappa = repaired.get("kappa")
     more = f", kappa {kappa:.2f}" if kappa is not None and kappa == kappa else ""
     return (

@@ -18,7 +18,7 @@ from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.report import plots, plots_separation
+from calib_bench.report import drawing, plots_separation
 from calib_bench.separation import factorial, matched, page, refinement
 
 if TYPE_CHECKING:
@@ -273,11 +273,11 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={
-        "over_beta": plots.over_beta,
-        "separation": plots.separation,
+        "over_beta": drawing.over_beta,
+        "separation": drawing.separation,
         "interventions": plots_separation.interventions,
-        "reliability": plots.reliability,
-        "learning_rates": plots.learning_rates,
+        "reliability": drawing.reliability,
+        "learning_rates": drawing.learning_rates,
     },
     sections=page.SECTIONS,
     details=page.details,

@@ -22,7 +22,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
 from calib_bench.planning.search import Search, Tried, search, shortened
 from calib_bench.planning.tuning import FEWEST_SEEDS
-from calib_bench.report import plots
+from calib_bench.report import drawing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,13 +305,13 @@ def landscape(analysis: Analysis) -> Figure:
             if best is not None:
                 _mark(axis, best, marker, pair)
         axis.set(xscale="log", yscale="log", xlabel="beta", ylabel=f"rate ({pair.template.lr_unit})")
-        plots.plain(axis.xaxis)
-        plots.plain(axis.yaxis)
+        drawing.plain(axis.xaxis)
+        drawing.plain(axis.yaxis)
         axis.set_title(_named(pair.template.model_dump()), loc="left")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=0.6)
         if finite:
             bar = figure.colorbar(points, ax=axis, label="selection score (larger dots: longer runs)")
-            plots.plain(bar.ax.yaxis)
+            drawing.plain(bar.ax.yaxis)
     return figure
 
 

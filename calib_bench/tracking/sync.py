@@ -38,8 +38,8 @@ def sync(words: list[str]) -> int:
 
 
 def _replay(store: Store, settings: Settings) -> int:
-    from calib_bench import report as reporting
     from calib_bench.execute import worker
+    from calib_bench.report import build as reporting
 
     worker.prepare(settings)
     study = registry.study(settings.study)

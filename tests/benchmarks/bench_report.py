@@ -12,7 +12,7 @@ from typing import Any
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings
-from calib_bench.report import build
+from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
 

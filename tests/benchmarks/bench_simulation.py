@@ -20,12 +20,13 @@ from typing import Any
 
 import psutil
 
-from calib_bench import registry, report
+from calib_bench import registry
 from calib_bench.core.settings import parse
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
+from calib_bench.report import build
 from calib_bench.store.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
 
@@ -94,7 +95,7 @@ def _stage(where: Path, words: Sequence[str], splits: Any, labels: Any, truth: A
     planned = time.process_time() - start
     start = time.process_time()
     store.write_study(settings, settings.command())
-    report.build(store, STUDY, settings)
+    build.build(store, STUDY, settings)
     analysed = time.process_time() - start
     ended = held()
     assert len(plan.trials) == plan.done

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.report.plots import plain
+from calib_bench.report.drawing import plain
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,64 @@
+"""The report: figures, tables and one HTML page, rebuilt from the store alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calib_bench.core.settings import Settings
+    from calib_bench.core.study import Analysis, Study
+    from calib_bench.store.store import Store
+
+
+def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
+    """What the study finds in the store, and what failed; fits and measurements on worker processes where many.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+        ResourceError: a worker process died.
+    """
+    from calib_bench.execute import analysis_pool
+    from calib_bench.report import failed_trials
+
+    with analysis_pool.workers(settings):
+        found = failed_trials.including(study.analyse(settings, store), failed_trials.of_study(study, settings, store))
+    return _with_notes(found, store)
+
+
+def _with_notes(analysis: Analysis, store: Store) -> Analysis:
+    """The analysis, what is to be known of the data among its warnings."""
+    notes = [f"Data: {note}." for split in store.splits.every() for note in split.get("notes", {}).values()]
+    return replace(analysis, warnings=tuple(dict.fromkeys((*analysis.warnings, *notes))))
+
+
+def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:
+    """Writes report.html, figures/ and tables/ under `<run>/report`, each file whole or not at all.
+
+    The same store gives the same bytes, wherever and whenever it is done.
+
+    Args:
+        analysis: what `study.analyse` gave, if it was called already.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        StoreError: the store cannot be read or the folder cannot be written.
+    """
+    from calib_bench.execute import analysis_pool
+    from calib_bench.report import figures, html, tables
+    from calib_bench.report.provenance import provenance
+    from calib_bench.system.files import write_bytes
+
+    folder = store.path / "report"
+    with analysis_pool.workers(settings):
+        analysis = analyse(store, study, settings) if analysis is None else analysis
+        files, about = figures.drawn(study, analysis), figures.told(study, analysis)
+        tables.save(analysis.tables, folder / "tables")
+        origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
+        drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)
+    path = folder / "report.html"
+    write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())
+    return path

@@ -23,14 +23,25 @@ _CONSTANTS: dict[str, tuple[str, Any]] = {
     "baselines": ("BASELINE", (Objective, Calibrator)),
     "studies": ("STUDY", Study),
 }
+_STUDY_FILE = "study.py"
+"""The file of a study's folder that sets STUDY."""
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 
 
 @functools.cache
 def _own(kind: str) -> tuple[str, ...]:
     package = importlib.import_module(f"calib_bench.{kind}")
-    files = (path for folder in package.__path__ for path in Path(folder).glob("*.py"))
-    return tuple(sorted(path.stem for path in files if not path.stem.startswith("_")))
+    return tuple(sorted({_name(path) for folder in package.__path__ for path in _plugin_files(Path(folder))}))
+
+
+def _plugin_files(folder: Path) -> list[Path]:
+    """Of a folder the files that set a constant: `NAME.py`, or `NAME/study.py` of a study in a folder of its own."""
+    files = [*folder.glob("*.py"), *folder.glob(f"*/{_STUDY_FILE}")]
+    return sorted(path for path in files if not _name(path).startswith("_"))
+
+
+def _name(path: Path) -> str:
+    return path.parent.name if path.name == _STUDY_FILE else path.stem
 
 
 def names(kind: str) -> list[str]:
@@ -50,7 +61,10 @@ def load(kind: str, name: str) -> Any:
         raise SettingsError(
             f"no {kind[:-1] if kind != 'studies' else 'study'} is called {name!r}: {nearest(name, names(kind))}"
         )
-    return _constant(importlib.import_module(f"calib_bench.{kind}.{name}"), kind, name)
+    module = importlib.import_module(f"calib_bench.{kind}.{name}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.{Path(_STUDY_FILE).stem}")
+    return _constant(module, kind, name)
 
 
 def _constant(module: Any, kind: str, origin: str) -> Any:

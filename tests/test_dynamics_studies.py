@@ -27,7 +27,8 @@ from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
 from calib_bench.store.store import Store
-from calib_bench.studies import beta_switch, width_depth
+from calib_bench.studies import width_depth
+from calib_bench.studies.beta_switch import study as beta_switch
 from calib_bench.system.random import stream
 
 Number = Callable[[Trial], float]

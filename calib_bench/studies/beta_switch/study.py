@@ -22,7 +22,7 @@ from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.report import plots_switch
+from calib_bench.studies.beta_switch import figures
 from calib_bench.train.fusion import OPTIMIZERS, heads
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ STUDY = Study(
     question="When in training does the inverse temperature beta matter?",
     plan=plan,
     analyse=analyse,
-    figures={"switches": plots_switch.switches},
+    figures={"switches": figures.switches},
     defaults={"objective": (CROSS_ENTROPY,), "beta": (0.01, 0.1, 1.0, 10.0)},
     sections=(
         Section(

@@ -17,14 +17,15 @@ from test_train import CPU, digits, run, trial
 from calib_bench import cli, registry
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
-from calib_bench.dynamics import early, early_report, early_rows
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.dynamics.gradient_flow import crossing, early_time, follow
-from calib_bench.dynamics.stability import COARSE, _alone, descend, fate, frontier, label_entropy
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
+from calib_bench.studies.early_learning import findings, probes
+from calib_bench.studies.early_learning import rows as early_rows
+from calib_bench.studies.early_learning.descent import COARSE, _alone, descend, fate, frontier, label_entropy
 from calib_bench.train import initialize
 
 
@@ -198,7 +199,7 @@ def test_a_frontier_lies_between_its_neighbours() -> None:
     [([0.9, 1.1], "met"), ([0.9, 1.2], "not met"), ([], "not measured"), ([math.nan], "not measured")],
 )
 def test_a_claim_is_met_only_when_every_value_is_within(values: list[float], word: str) -> None:
-    assert early_report._judged({}, "claim", "where", values, 0.85, 1.15)["met"] == word
+    assert findings._judged({}, "claim", "where", values, 0.85, 1.15)["met"] == word
 
 
 def test_slopes_over_beta() -> None:
@@ -212,18 +213,18 @@ def test_what_draws_random_numbers_has_no_path() -> None:
     one = trial(model="mlp_8")
     model = torch.nn.Sequential(torch.nn.Linear(64, 10), torch.nn.Dropout(0.5))
     with pytest.raises(UserError, match="draws random numbers"):
-        early.curvature(one, model, digits(), CPU)
+        probes.curvature(one, model, digits(), CPU)
 
 
 def test_zero_logits_have_no_early_time() -> None:
     one = trial(model="mlp_8", correlation=-1.0, precision="fp64", epochs=0)
     model = initialize.initial_model(one, digits("mlp_8"), CPU)
     with pytest.raises(UserError, match="initial logits of mlp_8 are zero"):
-        early.paths(one, model, digits("mlp_8"), CPU)
-    found = early.curvature(one, model, digits("mlp_8"), CPU)
+        probes.paths(one, model, digits("mlp_8"), CPU)
+    found = probes.curvature(one, model, digits("mlp_8"), CPU)
     assert float(found["norm"]) == 0
     assert bool(found["converged"])
-    assert float(found["residual"]) <= early.TOLERANCE
+    assert float(found["residual"]) <= probes.TOLERANCE
 
 
 @pytest.mark.parametrize(

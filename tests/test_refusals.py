@@ -13,11 +13,11 @@ from calib_bench import job, registry
 from calib_bench.analysis import controls
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.settings import parse
-from calib_bench.dynamics import early_report
 from calib_bench.errors import SettingsError
 from calib_bench.launch import launch
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates
+from calib_bench.studies.early_learning import findings
 
 HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench.core.baseline import Calibrator, Objective\n"
 WORDS = ["task=digits", "beta=1", "objective=cross_entropy", "lr=0.1"]
@@ -147,7 +147,7 @@ def test_the_headline_of_early_learning_says_that_the_critical_rate_misses() -> 
     frame = pd.DataFrame(
         {"model": "mlp", "variant": None, "beta": [0.01, 1.0, 10.0], "relative": [0.12, 1.1, 60.0], "seed": 0}
     )
-    (text,) = early_report._missed(frame)
+    (text,) = findings._missed(frame)
     assert "lost at 0.12 times at beta=0.01 and at 60 times at beta=10" in text
     near = frame.assign(relative=[0.8, 1.1, np.nan])
-    assert list(early_report._missed(near)) == []
+    assert list(findings._missed(near)) == []

@@ -15,7 +15,7 @@ from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.report import plots_early
+from calib_bench.studies.early_learning import figures
 
 if TYPE_CHECKING:
     import torch
@@ -106,10 +106,10 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.dynamics import early_report
+    from calib_bench.studies.early_learning import findings
 
     by_kind = {kind: [trial for trial in trials(settings, kind) if store.has(trial)] for kind in KINDS}
-    return early_report.analysis(settings, store, by_kind)
+    return findings.analysis(settings, store, by_kind)
 
 
 def _probe(kind: str) -> Probe:
@@ -117,9 +117,9 @@ def _probe(kind: str) -> Probe:
 
 
 def _measure(kind: str, trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
-    from calib_bench.dynamics import early
+    from calib_bench.studies.early_learning import probes
 
-    measure: Callable[..., dict[str, Any]] = getattr(early, kind)
+    measure: Callable[..., dict[str, Any]] = getattr(probes, kind)
     return measure(trial, model, splits, device)
 
 
@@ -128,10 +128,10 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={
-        "timescales": plots_early.timescales,
-        "collapse": plots_early.collapse,
-        "curvature": plots_early.curvature,
-        "frontier": plots_early.frontier,
+        "timescales": figures.timescales,
+        "collapse": figures.collapse,
+        "curvature": figures.curvature,
+        "frontier": figures.frontier,
     },
     defaults={
         "objective": (CROSS_ENTROPY,),

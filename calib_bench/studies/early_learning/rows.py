@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.dynamics.gradient_flow import crossing
-from calib_bench.dynamics.stability import fate, first_lost
+from calib_bench.studies.early_learning.descent import fate, first_lost
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,9 @@ from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import Curvature, lambda_max
 from calib_bench.dynamics.gradient_flow import Path, early_time, follow, speed
-from calib_bench.dynamics.stability import frontier, label_entropy
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import UserError
+from calib_bench.studies.early_learning.descent import frontier, label_entropy
 from calib_bench.train.initialize import prepare, stochastic
 
 RESOLVED = 200

@@ -12,8 +12,8 @@ from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import Analysis, Table
-from calib_bench.dynamics import early_rows as read
-from calib_bench.dynamics.early import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.studies.early_learning import rows as read
+from calib_bench.studies.early_learning.probes import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
 
 if TYPE_CHECKING:
     import pandas as pd

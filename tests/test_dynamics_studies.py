@@ -18,7 +18,6 @@ from calib_bench.analysis import controls
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
 from calib_bench.core.trial import Outcome, Trial
-from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
 from calib_bench.models.variations import form, variations
@@ -29,6 +28,7 @@ from calib_bench.report import figures
 from calib_bench.store.store import Store
 from calib_bench.studies import width_depth
 from calib_bench.studies.beta_switch import study as beta_switch
+from calib_bench.studies.learning_rate import phase
 from calib_bench.system.random import stream
 
 Number = Callable[[Trial], float]

@@ -1,7 +1,7 @@
 """Which learning rate does each inverse temperature beta want, and which does it stand?
 
 The plane of beta and rate in three units, every seed in every cell: its ridge, where the selection score is best, and
-its frontier, above which training fails; `calib_bench.dynamics.phase` has the numbers.
+its frontier, above which training fails; `calib_bench.studies.learning_rate.phase` has the numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
-from calib_bench.dynamics import phase
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.report import plots_phase
+from calib_bench.studies.learning_rate import figures, phase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -308,7 +307,7 @@ STUDY = Study(
     "unit of the rate do they stand still?",
     plan=plan,
     analyse=analyse,
-    figures={"phase_plane": plots_phase.phase_plane, "ridge": plots_phase.ridge},
+    figures={"phase_plane": figures.phase_plane, "ridge": figures.ridge},
     defaults={"objective": (CROSS_ENTROPY,), "seed": (0, 1, 2, 3, 4)},
     sections=(
         Section("How the best rate and the failing one move with beta", ("ridge", "slopes")),

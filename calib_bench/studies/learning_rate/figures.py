@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.dynamics.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, column
 from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
+from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from calib_bench.core.study import Analysis
-    from calib_bench.dynamics.phase import Phase
+    from calib_bench.studies.learning_rate.phase import Phase
 
 LABELS = {
     "lr": "learning rate eta",

@@ -17,13 +17,13 @@ from calib_bench.cli import main
 from calib_bench.core.settings import parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
-from calib_bench.dynamics.magnitude import BETA, MAGNITUDE, equal_norms
-from calib_bench.dynamics.magnitude_words import answer
 from calib_bench.errors import SettingsError
 from calib_bench.inference import variance_shares
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import figures
 from calib_bench.store.store import Store
+from calib_bench.studies.logit_magnitude.findings import answer
+from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE, equal_norms
 from calib_bench.system.random import stream
 
 STUDY = registry.study("logit_magnitude")

@@ -12,7 +12,7 @@ from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, firm
 from calib_bench.analysis.table_notes import families, noted, rate_unit, sample, shown
 from calib_bench.core.study import Table
-from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
+from calib_bench.studies.logit_magnitude.plane import ALIKE, BETA, MAGNITUDE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.dynamics.magnitude import BETA, METRICS, ZERO
 from calib_bench.planning.tuning import TUNED
 from calib_bench.report.drawing import (
     _beta_axis,
@@ -19,6 +18,7 @@ from calib_bench.report.drawing import (
     _some_untuned,
     plain,
 )
+from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,10 @@ from calib_bench.analysis import controls, interventions
 from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
-from calib_bench.dynamics import magnitude, magnitude_words
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.report import plots_magnitude
+from calib_bench.studies.logit_magnitude import figures, findings
+from calib_bench.studies.logit_magnitude import plane as magnitude
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +132,10 @@ def analyse(settings: Settings, store: Store) -> Analysis:
             frames[name] = adjusted(frames[name], *by)
     grid = [arm for family in families for arm in family.arms if _of_grid(arm.trial, family.arms[0].trial)]
     extra = [arm for arm in arms if arm not in grid]
-    verdict = magnitude_words.verdict(frames, settings)
+    verdict = findings.verdict(frames, settings)
     return Analysis(
         verdict=(*verdict, *controls.told(frames["controls"])),
-        tables=magnitude_words.tables(frames, settings),
+        tables=findings.tables(frames, settings),
         warnings=warnings(_alone(settings), grid, extra, frames, {}, store.provenance()),
         data={
             "arms": arms,
@@ -196,9 +196,9 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={
-        "plane": plots_magnitude.plane,
-        "shares": plots_magnitude.shares,
-        "two_by_two": plots_magnitude.factors,
+        "plane": figures.plane,
+        "shares": figures.shares,
+        "two_by_two": figures.factors,
     },
     defaults={
         "objective": (CROSS_ENTROPY,),

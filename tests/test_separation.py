@@ -23,10 +23,10 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
-from calib_bench.separation import page
-from calib_bench.separation.verdict import share
 from calib_bench.store.store import Store
-from calib_bench.studies.separation import STUDY
+from calib_bench.studies.separation import page
+from calib_bench.studies.separation.findings import share
+from calib_bench.studies.separation.study import STUDY
 from calib_bench.system.random import stream
 
 Split = dict[str, torch.Tensor]

@@ -34,9 +34,10 @@ from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
-from calib_bench.separation import factorial, matched, refinement
-from calib_bench.separation.verdict import is_equal
 from calib_bench.store.store import Store
+from calib_bench.studies.separation import equal_confidence as matched
+from calib_bench.studies.separation import factorial, refinement
+from calib_bench.studies.separation.findings import is_equal
 from calib_bench.system.random import stream
 
 CLASSES = 4

@@ -18,8 +18,8 @@ from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.report import drawing, plots_separation
-from calib_bench.separation import factorial, matched, page, refinement
+from calib_bench.report import drawing
+from calib_bench.studies.separation import equal_confidence, factorial, figures, page, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,9 +105,9 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     from calib_bench.analysis.measure import own_tests
     from calib_bench.analysis.warnings import untrained as untrained_words
     from calib_bench.analysis.warnings import warnings
-    from calib_bench.separation.summary import summary
-    from calib_bench.separation.tables import bins, tables
-    from calib_bench.separation.verdict import verdict
+    from calib_bench.studies.separation.findings import verdict
+    from calib_bench.studies.separation.summary import summary
+    from calib_bench.studies.separation.tables import bins, tables
 
     families = tuning.tuned(settings, store.scores(settings.select), interventions.more(settings))
     known = set(tuning.templates(settings))
@@ -199,9 +199,9 @@ def _read(
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
     study.points += factorial.points(measures, name)
     if reference is not None:
-        found = matched.compare(reference, measures, store)
-        study.rows["matched"] += matched.rows_of(found, name, nested) if measures is not reference else []
-        study.points += matched.points(found, name)
+        found = equal_confidence.compare(reference, measures, store)
+        study.rows["matched"] += equal_confidence.rows_of(found, name, nested) if measures is not reference else []
+        study.points += equal_confidence.points(found, name)
     study.seeds.append(sown)
     if len(measures.reliability):
         study.reliability.append(measures.reliability.assign(**name))
@@ -275,7 +275,7 @@ STUDY = Study(
     figures={
         "over_beta": drawing.over_beta,
         "separation": drawing.separation,
-        "interventions": plots_separation.interventions,
+        "interventions": figures.interventions,
         "reliability": drawing.reliability,
         "learning_rates": drawing.learning_rates,
     },

@@ -11,7 +11,7 @@ from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked,
 from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import EQUAL, Interval, equivalence
-from calib_bench.separation import factorial, matched
+from calib_bench.studies.separation import equal_confidence, factorial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
             *controls.without(frames["controls"]),
         )
     said = [text for where, own in families(contrasts) for text in _over_beta(where, own, settings)]
-    said += matched.headlines(frames["matched"], settings)
+    said += equal_confidence.headlines(frames["matched"], settings)
     said += factorial.tests_words(frames["factorial_tests"], settings)
     said += interventions.words(frames, settings)
     said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]

@@ -9,7 +9,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import cell, excludes_zero, firm, why_loose
 from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.separation.verdict import MARGIN, is_equal
+from calib_bench.studies.separation.findings import MARGIN, is_equal
 
 if TYPE_CHECKING:
     import pandas as pd

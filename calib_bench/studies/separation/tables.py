@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TWO_KINDS
 from calib_bench.analysis.table_notes import NAMES, rate_unit
 from calib_bench.core.study import Table
 from calib_bench.inference import FEWEST
-from calib_bench.separation import factorial, matched, refinement
+from calib_bench.studies.separation import equal_confidence, factorial, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +53,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)}",
             paper=True,
         ),
-        **_if_any(frames, "matched", matched.table, settings, matched.words),
-        **_if_any(frames, "matched", matched.other_metrics, settings, to="matched_more"),
+        **_if_any(frames, "matched", equal_confidence.table, settings, equal_confidence.words),
+        **_if_any(frames, "matched", equal_confidence.other_metrics, settings, to="matched_more"),
         **interventions.tables(settings, frames),
         "controls": controls.table(frames["controls"], settings),
         **_if_any(frames, "factorial", factorial.table, settings, factorial.words),

@@ -14,7 +14,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.temperature import arms, tables
+from calib_bench.studies.sgd_temperature import arms, tables
 
 WORDS = (
     "study=sgd_temperature", "model=linear,mlp_8", "epochs=60", "batch=10,30", "lr=0.1,0.3", "momentum=0,0.5",
@@ -91,7 +91,7 @@ def test_the_study_is_run_reported_and_over(folder: Path) -> None:
 
 def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
     from calib_bench.dynamics import stationary
-    from calib_bench.temperature.read import Minimum, Reading
+    from calib_bench.studies.sgd_temperature.read import Minimum, Reading
 
     linear, _ = arms.families(settings("lr=0.1,0.2,0.4"))
     minimum = Minimum({"mean_square": 8.0, "loss": 1.0, "accuracy": 0.5, "noise_curvature": 0.1, "converged": 1.0})

@@ -18,9 +18,10 @@ from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.data.label_noise import noisy, training
-from calib_bench.dynamics import gibbs, stationary
-from calib_bench.dynamics.minimum import minimum
+from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
+from calib_bench.studies.sgd_temperature import gibbs
+from calib_bench.studies.sgd_temperature.minimum import minimum
 from calib_bench.train.fusion import check_schedule
 from calib_bench.train.loss import Loss
 from calib_bench.train.optimizer import factor

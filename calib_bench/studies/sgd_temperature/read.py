@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.dynamics import gibbs as densities
 from calib_bench.dynamics import stationary
-from calib_bench.temperature.arms import Arm, Family
+from calib_bench.studies.sgd_temperature import gibbs as densities
+from calib_bench.studies.sgd_temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
     from calib_bench.store.store import Store
@@ -28,7 +28,7 @@ DIVERGED, FAILED, SHORT = "diverged", "failed", "too short"
 
 @dataclass(frozen=True)
 class Minimum:
-    """What the trial at the minimum measured, see `calib_bench.dynamics.minimum.Minimum`."""
+    """What the trial at the minimum measured, see `calib_bench.studies.sgd_temperature.minimum.Minimum`."""
 
     values: dict[str, float]
 

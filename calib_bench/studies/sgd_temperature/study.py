@@ -2,7 +2,7 @@
 
 Theory is of batches drawn independently and of a loss with a minimum: the stationary loss lies (eta0 / 4) E||g_b||^2
 above it, whatever batch size and momentum make eta0; a model that fits every label has no heat capacity. The trials are
-those of `calib_bench.temperature.arms`.
+those of `calib_bench.studies.sgd_temperature.arms`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from calib_bench.core.study import Analysis, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.planning.tuning import unique
-from calib_bench.report import plots_temperature as plots
-from calib_bench.temperature import arms, probes, tables
-from calib_bench.temperature.read import Density, read, read_gibbs, read_minimum
+from calib_bench.studies.sgd_temperature import arms, probes, tables
+from calib_bench.studies.sgd_temperature import figures as plots
+from calib_bench.studies.sgd_temperature.read import Density, read, read_gibbs, read_minimum
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -38,13 +38,14 @@ def whole(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) 
 
 
 def minimum(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
-    """Scalars of `calib_bench.dynamics.minimum.Minimum`, from the model's weights on, and `examples`, their number.
+    """Scalars of `calib_bench.studies.sgd_temperature.minimum.Minimum`, from the model's weights on, and `examples`,
+    their number.
 
     Raises:
         SettingsError: the model or the data does not allow gradients of single examples.
     """
     from calib_bench import models
-    from calib_bench.dynamics.minimum import minimum as descend
+    from calib_bench.studies.sgd_temperature.minimum import minimum as descend
     from calib_bench.train import initialize
     from calib_bench.train.loss import Loss
 

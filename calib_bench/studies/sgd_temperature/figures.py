@@ -9,9 +9,9 @@ import numpy as np
 
 from calib_bench.dynamics import stationary
 from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
-from calib_bench.temperature import tables
-from calib_bench.temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
-from calib_bench.temperature.read import Reading
+from calib_bench.studies.sgd_temperature import tables
+from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
+from calib_bench.studies.sgd_temperature.read import Reading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,18 @@ from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.inference.interval import no_interval
-from calib_bench.temperature.arms import ADAM, BATCHES, COLD, COOLED, HEAT, MOMENTA, SHUFFLED, UNCOOLED, Family
-from calib_bench.temperature.read import Density, Minimum, Phases, Reading, phases, predicted
+from calib_bench.studies.sgd_temperature.arms import (
+    ADAM,
+    BATCHES,
+    COLD,
+    COOLED,
+    HEAT,
+    MOMENTA,
+    SHUFFLED,
+    UNCOOLED,
+    Family,
+)
+from calib_bench.studies.sgd_temperature.read import Density, Minimum, Phases, Reading, phases, predicted
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]

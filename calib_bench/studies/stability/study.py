@@ -23,7 +23,7 @@ from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.report import plots_stability
+from calib_bench.studies.stability import figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +250,7 @@ STUDY = Study(
     "seeds, more failed trainings?",
     plan=plan,
     analyse=analyse,
-    figures={"stability": plots_stability.stability},
+    figures={"stability": figures.stability},
     defaults={"objective": (CROSS_ENTROPY,), "seed": tuple(range(12))},
     sections=(
         Section("Peak and reliability", ("stability", "peaks"), "What the best, the mean and the worst seed reach."),

@@ -11,7 +11,7 @@ from calib_bench.core.settings import parse
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies import tune
+from calib_bench.studies.tune import study as tune
 
 pytest.importorskip("optuna")
 

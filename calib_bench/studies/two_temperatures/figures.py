@@ -9,7 +9,7 @@ import numpy as np
 
 from calib_bench.report import plane_drawing
 from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
-from calib_bench.temperature.plane import Cell
+from calib_bench.studies.two_temperatures.plane import Cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,9 +17,9 @@ from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.inference import difference_interval, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.planning.tuning import unique
-from calib_bench.report import plots_two_temperatures as plots
-from calib_bench.temperature import plane
-from calib_bench.temperature.plane import METRICS, Cell
+from calib_bench.studies.two_temperatures import figures as plots
+from calib_bench.studies.two_temperatures import plane
+from calib_bench.studies.two_temperatures.plane import METRICS, Cell
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,9 +26,9 @@ from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
 from calib_bench.store.store import Store
-from calib_bench.studies import width_depth
 from calib_bench.studies.beta_switch import study as beta_switch
 from calib_bench.studies.learning_rate import phase
+from calib_bench.studies.width_depth import study as width_depth
 from calib_bench.system.random import stream
 
 Number = Callable[[Trial], float]

@@ -23,7 +23,7 @@ from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
 from calib_bench.planning import tuning
-from calib_bench.report import plots_width
+from calib_bench.studies.width_depth import figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,7 +237,7 @@ STUDY = Study(
     "its normalization?",
     plan=plan,
     analyse=analyse,
-    figures={"over_beta": plots_width.over_beta, "best_beta": plots_width.best_beta},
+    figures={"over_beta": figures.over_beta, "best_beta": figures.best_beta},
     defaults={"objective": (CROSS_ENTROPY,), "model": models},
     sections=(
         Section("The best beta of each architecture", ("best_beta",)),

@@ -347,12 +347,12 @@ def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None
     store, study, settings, analysis = _rebuilt(Path(folder), plugins)
     _closing(settings, analysis, store, console)
     if wandb is not None:
-        from calib_bench.report import wandb_report
+        from calib_bench.tracking import workspace_report
 
-        path = wandb_report.save(store.path, study, settings, analysis)
+        path = workspace_report.save(store.path, study, settings, analysis)
         console.print(f"W&B Report: {path}", markup=False)
         if (wandb or settings.wandb) == "online":
-            console.print(f"published: {wandb_report.publish(store.path, study, settings, analysis)}", markup=False)
+            console.print(f"published: {workspace_report.publish(store.path, study, settings, analysis)}", markup=False)
     return 0
 
 

@@ -25,7 +25,7 @@ from calib_bench.planning.search import shortened
 from calib_bench.planning.tuning import templates, trial_at
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
-from calib_bench.tracking import content, handover, names, scratch
+from calib_bench.tracking import analysis_export, content, names, scratch
 from calib_bench.tracking.ledger import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
@@ -208,7 +208,7 @@ def test_names_tell_every_setting_that_varies() -> None:
 def test_times_of_fits_are_no_news(logged: Run) -> None:
     """A study that is analysed again has other times, and nothing else."""
     store, settings, analysis = logged
-    handover.write(store, settings, analysis)
+    analysis_export.write(store, settings, analysis)
     path = store.path / "wandb" / "analysis" / "measurements.csv"
     frame = pd.read_csv(path)
     frame["fit_seconds"] = frame["fit_seconds"].fillna(0) + 1.5
@@ -339,11 +339,11 @@ def test_a_job_that_stops_early_takes_its_logger_along(tmp_path: Path) -> None:
 
 def test_what_is_handed_over_is_of_the_trials_that_are_stored(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
-    assert not handover.is_current(store)
-    handover.write(store, settings, registry.study("separation").analyse(settings, store))
-    assert handover.is_current(store)
+    assert not analysis_export.is_current(store)
+    analysis_export.write(store, settings, registry.study("separation").analyse(settings, store))
+    assert analysis_export.is_current(store)
     next((store.path / "trials").iterdir()).rename(tmp_path / "gone")
-    assert not handover.is_current(store)
+    assert not analysis_export.is_current(store)
 
 
 def test_disabled_starts_nothing_and_imports_nothing() -> None:

@@ -28,11 +28,10 @@ from wandb_reader import read
 
 from calib_bench import registry
 from calib_bench.cli import main
-from calib_bench.report import wandb_report
 from calib_bench.store.store import Store
-from calib_bench.tracking import handover
-from calib_bench.tracking.follow import Follower
-from calib_bench.tracking.session import UploadError
+from calib_bench.tracking import analysis_export, workspace_report
+from calib_bench.tracking.client import UploadError
+from calib_bench.tracking.logging_process import Follower
 
 ENTITY = "us"
 DIGITS = ["task=digits", "model=mlp_16", "beta=0.3,1", "objective=cross_entropy", "lr=0.1", "epochs=3", "seed=0"]
@@ -275,10 +274,10 @@ def test_a_report_that_was_deleted_there_is_published_anew(server: Cloud, tmp_pa
     analysis = study.analyse(settings, store)
     server.views.clear()
     for _ in range(2):
-        wandb_report.publish(store.path, study, settings, analysis)
+        workspace_report.publish(store.path, study, settings, analysis)
         server.views.clear()
-    wandb_report.publish(store.path, study, settings, analysis)
-    wandb_report.publish(store.path, study, settings, analysis)
+    workspace_report.publish(store.path, study, settings, analysis)
+    workspace_report.publish(store.path, study, settings, analysis)
     assert [view["updates"] for view in server.views.values()] == [1]
 
 
@@ -291,7 +290,7 @@ Made = tuple[Store, tuple[dict[str, Any], dict[str, Any]]]
 def made(server: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A store, and what it leaves where nothing goes wrong."""
     store, settings = make(tmp_path_factory.mktemp("made") / "run", *MADE)
-    handover.write(store, settings, analysed(store, settings))
+    analysis_export.write(store, settings, analysed(store, settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_PROJECT", "unbroken")
         online(store)

@@ -15,8 +15,8 @@ from calib_bench import registry
 from calib_bench.cli import main
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis
-from calib_bench.report import wandb_report
 from calib_bench.store.store import Store
+from calib_bench.tracking import workspace_report
 
 wr = pytest.importorskip("wandb_workspaces.reports.v2")
 Run = tuple[Store, Settings, Analysis]
@@ -43,7 +43,7 @@ def test_the_specification_holds_everything_and_needs_no_network(run: Run, monke
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     study = registry.study("separation")
-    path = wandb_report.save(store.path, study, settings, analysis)
+    path = workspace_report.save(store.path, study, settings, analysis)
     assert path == store.path / "report" / "wandb-report.json"
     spec = json.loads(path.read_text())["spec"]
     blocks = spec["blocks"]
@@ -81,7 +81,7 @@ def test_what_it_draws_is_what_is_logged(run: Run) -> None:
     store, _, analysis = run
     (arm, *_) = analysis.data["arms"]  # type: ignore[misc]
     summary, _ = content.summary(store, next(iter(arm.trials.values())))
-    for metric in wandb_report.OVER_BETA:
+    for metric in workspace_report.OVER_BETA:
         assert {f"raw/{metric}", f"temperature_scaling/{metric}"} <= set(summary)
     assert "temperature_scaling/kappa" in summary
 

@@ -14,10 +14,10 @@ from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
 from calib_bench.system import files
 from calib_bench.tracking import content, names
-from calib_bench.tracking.handover import HandedOver, as_words
+from calib_bench.tracking.analysis_export import HandedOver, as_words
+from calib_bench.tracking.client import Session, mark
 from calib_bench.tracking.history import once, page
 from calib_bench.tracking.ledger import Ledger, digest
-from calib_bench.tracking.session import Session, mark
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, nearest
 from calib_bench.store.store import Store
-from calib_bench.tracking import handover
+from calib_bench.tracking import analysis_export
 from calib_bench.tracking.tracker import Tracker
 
 KEYS = ("wandb", "wandb_runs", "wandb_wait", "plugins")
@@ -44,7 +44,7 @@ def _replay(store: Store, settings: Settings) -> int:
     worker.prepare(settings)
     study = registry.study(settings.study)
     analysis = None
-    if not handover.is_current(store):
+    if not analysis_export.is_current(store):
         analysis = study.analyse(settings, store)
         reporting.build(store, study, settings, analysis)
     said: list[str] = []

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench.tracking import handover
+from calib_bench.tracking import analysis_export
 from calib_bench.tracking.scratch import Scratch, prune
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Tracker:
             return 0
         try:
             if analysis is not None:
-                handover.write(self.store, self.settings, analysis)
+                analysis_export.write(self.store, self.settings, analysis)
         except Exception as error:  # a full disk, a folder that is no folder: none may cost the user a result
             self._give_up(f"{type(error).__name__}: {error}")
             return self.count
@@ -141,7 +141,13 @@ class Tracker:
 
     def _start(self) -> None:
         """Start the process, and tell it what the one before was told."""
-        command = [sys.executable, "-m", "calib_bench.tracking.follow", str(self.store.path.absolute()), self.mode]
+        command = [
+            sys.executable,
+            "-m",
+            "calib_bench.tracking.logging_process",
+            str(self.store.path.absolute()),
+            self.mode,
+        ]
         command += [self.settings.wandb_runs, str(self.settings.wandb_wait), *map(str, self.settings.plugins)]
         folder = self.store.path / "wandb"
         try:

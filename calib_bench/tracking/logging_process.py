@@ -1,6 +1,6 @@
 """The process that logs: reads a store while others write it, and says what it did, one JSON object a line.
 
-    python -m calib_bench.tracking.follow RUN MODE RUNS WAIT [PLUGINS...]
+    python -m calib_bench.tracking.logging_process RUN MODE RUNS WAIT [PLUGINS...]
 
 On its standard input the tracker tells it how far the job is: "trained" (nothing is left to train), "analysed" (the
 analysis is handed over, log the rest and leave), "stop" (leave). The end of the input is "stop".
@@ -23,10 +23,10 @@ from calib_bench import registry
 from calib_bench.errors import StoreError
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
-from calib_bench.tracking import content, handover, scratch
+from calib_bench.tracking import analysis_export, content, scratch
+from calib_bench.tracking.client import Session, agent
 from calib_bench.tracking.ledger import Ledger, turn
 from calib_bench.tracking.runs import Logger
-from calib_bench.tracking.session import Session, agent
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
@@ -108,7 +108,7 @@ class Follower:
 
     def _everything(self) -> None:
         """What the analysis rests on, and the analysis."""
-        found = handover.read(self.store)
+        found = analysis_export.read(self.store)
         plan = self._wanted()
         by_key = {trial.key: trial for trial in plan}
         chosen = [by_key[key] for key in dict.fromkeys(found.selected if found else ()) if key in by_key]

@@ -61,7 +61,7 @@ def run(quiet: bool = False, **settings: Any) -> Path:
     Raises:
         SettingsError: an unknown key, or a value of the wrong kind.
     """
-    from calib_bench import job
+    from calib_bench.commands import run as job
     from calib_bench.core.settings import parse
     from calib_bench.planning.defaults import resolve
 

@@ -98,8 +98,8 @@ def usage() -> str:
 
 
 def _run(words: list[str]) -> int:
+    from calib_bench.commands.run import run
     from calib_bench.core.settings import parse
-    from calib_bench.job import run
 
     return run(parse(_flags(words)), ask=sys.stdin.isatty() and sys.stdout.isatty())
 
@@ -118,8 +118,8 @@ def _flags(words: list[str]) -> list[str]:
 
 
 def _plan(words: list[str]) -> int:
+    from calib_bench.commands.plan import show_plan
     from calib_bench.core.settings import parse
-    from calib_bench.job import show_plan
 
     own = [word for word in words if word.partition("=")[0] in ("gpus", "price")]
     told = {word.partition("=")[0]: _number(word) for word in own}
@@ -145,8 +145,8 @@ def _number(word: str) -> float:
 
 
 def _report(words: list[str]) -> int:
+    from calib_bench.commands.report import report
     from calib_bench.core.settings import parse
-    from calib_bench.job import report
 
     wandb = next((word.partition("=")[2] for word in words if word.startswith("wandb=")), None)
     if wandb is not None:
@@ -167,7 +167,7 @@ def _report(words: list[str]) -> int:
         return report(folders[0], trusted, wandb)
     from pathlib import Path
 
-    from calib_bench.report.serve import serve
+    from calib_bench.commands.serve import serve
 
     port = ports[0].removeprefix("port=") if ports else "8000"
     if not (port.isdecimal() and int(port) < 65536):
@@ -176,63 +176,63 @@ def _report(words: list[str]) -> int:
 
 
 def _publish(words: list[str]) -> int:
-    from calib_bench.job import published
-    from calib_bench.report import publish
+    from calib_bench.commands import publish
+    from calib_bench.commands.report import published
 
     return published(*publish.words(words))
 
 
 def _list(words: list[str]) -> int:
-    from calib_bench.listing import show
+    from calib_bench.commands.list import show
 
     return show(words)
 
 
 def _table(words: list[str]) -> int:
-    from calib_bench.report.paper import show
+    from calib_bench.commands.table import show
 
     return show(words)
 
 
 def _cite(words: list[str]) -> int:
-    from calib_bench.report.cite import show
+    from calib_bench.commands.cite import show
 
     return show(words)
 
 
 def _sync(words: list[str]) -> int:
-    from calib_bench.tracking.sync import sync
+    from calib_bench.commands.sync import sync
 
     return sync(words)
 
 
 def _sweep(words: list[str]) -> int:
-    from calib_bench.tracking.sweep import sweep
+    from calib_bench.commands.sweep import sweep
 
     return sweep(words)
 
 
 def _launch(words: list[str]) -> int:
-    from calib_bench.launch import launch
+    from calib_bench.commands.launch import launch
 
     return launch(words)
 
 
 def _help_of(command: str) -> str:
     if command == "table":
-        from calib_bench.report.paper import HELP
+        from calib_bench.commands.table import HELP
 
         return HELP
-    from calib_bench.external import help_of
+    from calib_bench.commands.evaluate import help_of
 
     return help_of(command)
 
 
 def _external(command: str) -> Callable[[list[str]], int]:
     def call(words: list[str]) -> int:
-        from calib_bench import external
+        from calib_bench.commands import evaluate
 
-        return int(getattr(external, command)(words))
+        return int(getattr(evaluate, command)(words))
 
     return call
 

@@ -6,7 +6,8 @@ import sys
 
 from rich.console import Console
 
-from calib_bench import job, registry
+from calib_bench import registry
+from calib_bench.commands import run
 from calib_bench.core.settings import parse
 from calib_bench.execute import worker
 from calib_bench.execute.progress import Display
@@ -23,9 +24,9 @@ def main(words: list[str]) -> None:
     for message in store.audit():
         print(message)
     console = Console(width=140, highlight=False)
-    workers, device = job._capacity(settings)
+    workers, device = run._capacity(settings)
     plan = planning.make(settings, study, store, workers, device)
-    job._train(settings, study, store, plan, workers, device, Display(console, store.path, False))
+    run._train(settings, study, store, plan, workers, device, Display(console, store.path, False))
 
 
 if __name__ == "__main__":

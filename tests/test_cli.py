@@ -200,16 +200,16 @@ def test_plan_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_long_run_is_asked_about_on_a_terminal(
     answer: str, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calib_bench import job
+    from calib_bench.commands import run
     from calib_bench.core.settings import parse
     from calib_bench.errors import SettingsError
 
-    monkeypatch.setattr(job, "ASK_ABOVE_HOURS", 0.0)
+    monkeypatch.setattr(run, "ASK_ABOVE_HOURS", 0.0)
     monkeypatch.setattr("builtins.input", lambda *_: answer)
     settings = parse([*TINY, "model=mlp_8", f"out={tmp_path}"])
     if trained:
-        assert job.run(settings, ask=True) == 0
+        assert run.run(settings, ask=True) == 0
     else:
         with pytest.raises(SettingsError, match="not started"):
-            job.run(settings, ask=True)
+            run.run(settings, ask=True)
     assert len(list(tmp_path.glob("*/trials/*"))) == trained

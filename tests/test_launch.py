@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from calib_bench.cli import main
+from calib_bench.commands.launch import launch
 from calib_bench.errors import SettingsError
-from calib_bench.launch import launch
 
 STUBS = {
     "srun": """#!/bin/bash

@@ -15,11 +15,12 @@ from synthetic import make
 from calib_bench import models, registry
 from calib_bench.analysis.measure import METRICS
 from calib_bench.cli import main
+from calib_bench.commands import cite, table, table_ties
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
 from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
-from calib_bench.report import cite, paper, tables, ties
+from calib_bench.report import tables
 from calib_bench.report.build import build
 
 WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2", "lr=0.03,0.1,0.3")
@@ -34,8 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def shown(run: Path, *words: str) -> tuple[str, paper.Sheet]:
-    return paper.sheet(paper.parse([str(run), *words]))
+def shown(run: Path, *words: str) -> tuple[str, table.Sheet]:
+    return table.sheet(table.parse([str(run), *words]))
 
 
 def test_tables_read_back_as_they_were_saved(run: Path) -> None:
@@ -61,7 +62,7 @@ def test_rows_columns_and_digits_are_chosen(run: Path) -> None:
     assert made.rows[0][1][0] == f"{row.log_loss:.3f} ± {half:.3f}"
     assert len(made.rows) == 4
     assert "seeds: 3" in made.caption
-    back = pd.read_csv(io.StringIO(paper.csv(made)), float_precision="round_trip")
+    back = pd.read_csv(io.StringIO(table.csv(made)), float_precision="round_trip")
     assert back["log_loss"].tolist() == frame["log_loss"].tolist()
     assert back["seeds"].tolist() == [3] * 4
 
@@ -72,7 +73,7 @@ def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path
 
     store = Store(run, "read")
     frame = tables.read(run)["baselines"].frame.query("objective == 'cross_entropy'").reset_index()
-    scored, nested = ties.scores(store, store.settings(), frame)
+    scored, nested = table_ties.scores(store, store.settings(), frame)
     losses = [s.examples["log_loss"].numpy() for s in scored]
     top = int(np.argmin([v.mean() for v in losses]))
     others = [i for i in range(len(losses)) if i != top]
@@ -83,9 +84,9 @@ def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path
     assert "Bold" in made.caption
 
 
-def scored(rows: np.ndarray) -> ties.Scored:
+def scored(rows: np.ndarray) -> table_ties.Scored:
     values = torch.tensor(rows)
-    return ties.Scored({"log_loss": values}, {"log_loss": values.mean(1).tolist()}, tuple(range(len(rows))))
+    return table_ties.Scored({"log_loss": values}, {"log_loss": values.mean(1).tolist()}, tuple(range(len(rows))))
 
 
 def test_a_tie_of_copies_a_clear_loser_and_an_undecided_seed() -> None:
@@ -93,10 +94,10 @@ def test_a_tie_of_copies_a_clear_loser_and_an_undecided_seed() -> None:
     base = rng.gamma(2.0, size=(4, 300))
     noise = 0.01 * rng.normal(size=base.shape)
     three = [scored(base), scored(base + noise - noise.mean()), scored(base + 0.5 + noise)]
-    assert ties.best(three, "log_loss", False, [range(3)]) == {0, 1}
-    assert ties.best(three, "log_loss", False, [[0, 2], [1]]) == {0, 1}
+    assert table_ties.best(three, "log_loss", False, [range(3)]) == {0, 1}
+    assert table_ties.best(three, "log_loss", False, [[0, 2], [1]]) == {0, 1}
     single = [scored(base[:1]), scored(base[:1] + 5.0 * rng.normal(size=(1, 300)))]
-    assert ties.best(single, "log_loss", True, [range(2)]) == {0, 1}
+    assert table_ties.best(single, "log_loss", True, [range(2)]) == {0, 1}
 
 
 def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
@@ -108,7 +109,7 @@ def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
     for start in (0, 2, 4):
         for column in range(2):
             assert any((i, column) in made.bold for i in (start, start + 1))
-    text = paper.latex(made)
+    text = table.latex(made)
     assert text.count(r"\midrule") == 3
     (align,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
     body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
@@ -118,7 +119,7 @@ def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert r"\textbf{" in text
     assert "Histogram binning" in text
-    lines = [line for line in paper.markdown(made).splitlines() if line.startswith("|")]
+    lines = [line for line in table.markdown(made).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert "**" in lines[2] + lines[3]
 
@@ -205,4 +206,4 @@ def test_broken_bibliographies_are_refused(tmp_path: Path) -> None:
 
 def test_an_integer_or_text_cell_stays_as_it_is() -> None:
     row = {"n": 3, "x": 0.25, "x_low": float("nan"), "x_high": float("nan"), "who": "a"}
-    assert [paper.cell(row, c, 2, "yes") for c in ("n", "x", "who")] == ["3", "0.25", "a"]
+    assert [table.cell(row, c, 2, "yes") for c in ("n", "x", "who")] == ["3", "0.25", "a"]

@@ -11,7 +11,7 @@ import synthetic
 from safetensors.torch import load_file
 
 from calib_bench import cli
-from calib_bench.report.publish import BEGIN, END
+from calib_bench.commands.publish import BEGIN, END
 
 WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
 

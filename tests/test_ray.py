@@ -19,7 +19,8 @@ import pytest
 import torch
 from test_claims import logits, trained
 
-from calib_bench import job, registry
+from calib_bench import registry
+from calib_bench.commands import run
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
 from calib_bench.execute import local
@@ -186,7 +187,7 @@ def test_what_a_gang_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         executor.check_gang(one, {"CPU": 1.0, "GPU": 0.5, "memory": 0.0})
     executor.check_gang(one, {"CPU": 1.0, "GPU": 0.0, "memory": 0.0})
     with pytest.raises(SettingsError, match="gang=2 needs executor=ray"):
-        job._capacity(one.model_copy(update={"executor": "local"}))
+        run._capacity(one.model_copy(update={"executor": "local"}))
 
 
 @pytest.mark.slow
@@ -386,10 +387,10 @@ def test_paths_are_whole_for_every_node(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_without_ray_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from calib_bench import job
+    from calib_bench.commands import run
 
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "calib_bench.execute.ray")
     monkeypatch.delattr("calib_bench.execute.ray", raising=False)
     with pytest.raises(SettingsError, match=re.escape("calib_bench[ray]")):
-        job._ray()
+        run._ray()

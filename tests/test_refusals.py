@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from synthetic import make
 
-from calib_bench import job, registry
+from calib_bench import registry
 from calib_bench.analysis import controls
 from calib_bench.analysis.warnings import untrained, warnings
+from calib_bench.commands import run
+from calib_bench.commands.launch import launch
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
-from calib_bench.launch import launch
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates
 from calib_bench.studies.early_learning import findings
@@ -29,18 +30,18 @@ def test_a_smoke_run_does_not_replace_a_finished_report(tmp_path: Path) -> None:
     store, _ = make(tmp_path / "digits-separation", *words)
     again = ["task=digits", *words, f"out={tmp_path}"]
     smoke = resolve(parse([*again, "limit=50"]))
-    job._keep_results(smoke)  # there is no report yet
+    run._keep_results(smoke)  # there is no report yet
     (store.path / "report").mkdir()
     page = store.path / "report" / "report.html"
     page.write_text("results")
     with pytest.raises(SettingsError, match="another folder"):
-        job._keep_results(smoke)
+        run._keep_results(smoke)
     with pytest.raises(SettingsError, match="another folder"):
-        job.run(parse([*again, "limit=50", "wandb=disabled"]))
+        run.run(parse([*again, "limit=50", "wandb=disabled"]))
     assert page.read_text() == "results"
-    job._keep_results(resolve(parse(again)))
+    run._keep_results(resolve(parse(again)))
     store.write_study(smoke, "a smoke run")
-    job._keep_results(smoke)  # one smoke run follows another
+    run._keep_results(smoke)  # one smoke run follows another
 
 
 def test_launch_keeps_a_script_that_was_edited(tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, adjusted, firm, unsaid, why_loose
 from calib_bench.analysis.table_notes import census
+from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.trial import Outcome
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
-from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
 from calib_bench.store.store import Store
 from calib_bench.studies.separation import equal_confidence as matched
@@ -882,8 +882,8 @@ def test_differences_stay_where_they_can_be() -> None:
     for row in refinement.rows(None, refined, {}, False):
         assert row["refinement_low"] >= 0
         assert row["score"] != "Brier" or (row["refinement_high"] <= 2 and row["calibration_high"] <= 2)
-    scored = [ties.Scored({"correct": y}, {}, (0, 1)) for y in (y11, y00)]
-    assert ties.difference(scored[0], scored[1], "accuracy", False).high == 1
+    scored = [table_ties.Scored({"correct": y}, {}, (0, 1)) for y in (y11, y00)]
+    assert table_ties.difference(scored[0], scored[1], "accuracy", False).high == 1
 
 
 def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:

@@ -15,8 +15,8 @@ from synthetic import make
 
 from calib_bench import registry
 from calib_bench.cli import main
+from calib_bench.commands import serve
 from calib_bench.errors import ResourceError
-from calib_bench.report import serve
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
 

@@ -13,9 +13,9 @@ from wandb_reader import read
 
 from calib_bench import registry
 from calib_bench.cli import main
+from calib_bench.commands.sweep import configuration
 from calib_bench.core.settings import parse
 from calib_bench.planning.defaults import resolve
-from calib_bench.tracking.sweep import configuration
 
 WORDS = ["beta=0.1,1", "objective=cross_entropy,label_smoothing:0.1", "lr=0.1", "epochs=1", "seed=0,1"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from calib_bench import registry
+from calib_bench.commands.console import Quiet, duration, open_console, print_results, warn
 from calib_bench.core.settings import Settings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
@@ -43,7 +43,7 @@ def run(settings: Settings, ask: bool = False) -> int:
     resolved = resolve(settings)
     if not distributed.requested():
         return _run(settings, resolved, ask)
-    device = distributed.start(_device(resolved))
+    device = distributed.start(device_type(resolved))
     resolved = resolved.model_copy(update={"device": str(device)})
     if distributed.is_main():
         _run(settings, resolved, ask)
@@ -54,7 +54,7 @@ def run(settings: Settings, ask: bool = False) -> int:
 
 
 def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
-    console = _console(stderr=settings.log_format == "json")
+    console = open_console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = registry.study(resolved.study)
     _keep_results(resolved)
@@ -66,9 +66,9 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     for failure in store.failures.retry():
         console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
-    console.print(f"{_command(settings)}\n{_summary(plan, store)}", markup=False)
+    console.print(f"{_command(settings)}\n{summary(plan, store)}", markup=False)
     if plan.pending:
-        hours = _check_and_estimate(resolved, study, store, device, console)
+        hours = check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
             answer = console.input(f"This takes about {hours:,.0f} device hours. Go on? [y/N] ", markup=False)
             if answer.strip().lower() not in ("y", "yes"):
@@ -76,7 +76,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
     _check_data(resolved, plan, store)
     store.write_study(resolved, _command(settings))
     display.say("start", folder=store.path, command=_command(settings))
-    with Tracker(store, resolved, partial(_warn, display)) as tracker:
+    with Tracker(store, resolved, partial(warn, display)) as tracker:
         try:
             with nullcontext() if distributed.requested() else shutdown.orderly():
                 _train(resolved, study, store, plan, workers, device, display)
@@ -90,11 +90,11 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
             distributed.stop()
         with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
             analysis = _report(resolved, study, store, console)
-            with console.status("logging to Weights & Biases") if console.is_terminal else _Quiet():
+            with console.status("logging to Weights & Biases") if console.is_terminal else Quiet():
                 tracker.finish(analysis)
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
-    _closing(resolved, analysis, store, console)
+    print_results(resolved, analysis, store, console)
     return 1 if failed_trials.of_study(study, resolved, store) else 0
 
 
@@ -112,17 +112,12 @@ def _keep_results(settings: Settings) -> None:
         )
 
 
-def _console(stderr: bool = False) -> Console:
-    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140, stderr=stderr)
-
-
 def _command(settings: Settings) -> str:
     """The command as it was given: what to type to get this again."""
     return settings.command()
 
 
-def _device(settings: Settings) -> str:
+def device_type(settings: Settings) -> str:
     from calib_bench.system.device import pick
 
     return pick(settings.device).type
@@ -136,7 +131,7 @@ def _capacity(settings: Settings) -> tuple[int, str]:
         raise SettingsError(
             f"gang={settings.gang} needs executor=ray; without Ray: torchrun --nproc-per-node={settings.gang} -m ..."
         )
-    device = _device(settings)
+    device = device_type(settings)
     return local.worker_count(settings, device), device
 
 
@@ -150,14 +145,14 @@ def _ray() -> ModuleType:
     return ray
 
 
-def _summary(plan: planning.Plan, store: Store) -> str:
+def summary(plan: planning.Plan, store: Store) -> str:
     return (
         f"{len(plan.trials):,} trials in {store.label}: {plan.done:,} done, {plan.pending:,} to run "
         f"in {len(plan.groups):,} group{'s' * (len(plan.groups) != 1)}"
     )
 
 
-def _check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
+def check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
     """Load the data, so that what is wrong with it shows now; print and return the device hours still to come."""
     from calib_bench import models
 
@@ -178,7 +173,7 @@ def _check_and_estimate(settings: Settings, study: Study, store: Store, device: 
         console.print(f"{len(coming):,} trials; how long they take on {device} is not known")
         return None
     console.print(
-        f"{len(coming):,} trials still to come, about {_duration(known)} of device time (rough)"
+        f"{len(coming):,} trials still to come, about {duration(known)} of device time (rough)"
         + (", and what their probes take" if any(trial.probe for trial in coming) else ""),
         markup=False,
     )
@@ -207,12 +202,6 @@ def _check_data(settings: Settings, plan: planning.Plan, store: Store) -> None:
                 raise
             continue
         store.write_splits(trial, splits)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
 def _executor(settings: Settings, workers: int) -> Any:
@@ -261,128 +250,8 @@ def _wait_for_others(plan: planning.Plan, known: leases.Claims, console: Console
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
     from calib_bench.report import build as reporting
 
-    shown = console.status("calibrating and measuring") if console.is_terminal else _Quiet()
+    shown = console.status("calibrating and measuring") if console.is_terminal else Quiet()
     with shown, analysis_pool.workers(settings):
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)
     return analysis
-
-
-def _warn(display: Display, text: str) -> None:
-    display.say("warning", message=text)
-    display.console.print(f"[yellow]warning:[/] {_plain(text)}")
-
-
-class _Quiet:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _closing(settings: Settings, analysis: Analysis, store: Store, console: Console) -> None:
-    from calib_bench.report.tables import rich_table
-
-    first = next((table for table in analysis.tables.values() if table.paper), None)
-    if first is not None:
-        console.print(rich_table(first))
-    for sentence in analysis.verdict:
-        console.print(f"- {sentence}", markup=False)
-    for warning in analysis.warnings:
-        console.print(f"[yellow]warning:[/] {_plain(warning)}")
-    console.print(f"report: {store.path / 'report' / 'report.html'}", markup=False)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) -> int:
-    """Print what `run` would do, and change nothing.
-
-    Args:
-        gpus: for which the time on a cluster is told.
-        price: of one GPU for an hour, to tell a cost.
-    """
-    from calib_bench.planning import cluster_estimate
-
-    console = _console()
-    resolved = resolve(settings)
-    study = registry.study(resolved.study)
-    store = Store(resolved.folder, "peek")
-    device = _device(resolved)
-    plan = planning.make(resolved, study, store, local.worker_count(resolved, device), device)
-    console.print(f"{study.question}\n{resolved.command()}", markup=False)
-    for model, space in (resolved.spaces or {}).items():
-        grid = "  ".join(f"{key}={','.join(_short(v) for v in values)}" for key, values in space.items())
-        console.print(f"{model}: {grid}  seed={','.join(map(str, resolved.seed or ()))}", markup=False)
-    console.print(_summary(plan, store), markup=False)
-    sizes = sorted((len(group) for group in plan.groups), reverse=True)
-    if sizes:
-        console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
-    if plan.pending and (found := cluster_estimate.estimate(resolved, study, store, gpus)):
-        console.print(found.text(price), markup=False)
-    if plan.pending:
-        try:
-            _check_and_estimate(resolved, study, store, device, console)
-        except DataError as error:
-            console.print(f"cost not estimated: {error}", markup=False)
-    return 0
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None) -> int:
-    """Rebuild the report of a run folder from what it stores.
-
-    Args:
-        plugins: folders of plug-ins. Those that the run folder names are code, and run only when they are given here.
-        wandb: build a W&B Report too: "online" publishes it, else its specification is kept beside the page; "" does
-            as the run did.
-    """
-    console = _console()
-    store, study, settings, analysis = _rebuilt(Path(folder), plugins)
-    _closing(settings, analysis, store, console)
-    if wandb is not None:
-        from calib_bench.tracking import workspace_report
-
-        path = workspace_report.save(store.path, study, settings, analysis)
-        console.print(f"W&B Report: {path}", markup=False)
-        if (wandb or settings.wandb) == "online":
-            console.print(f"published: {workspace_report.publish(store.path, study, settings, analysis)}", markup=False)
-    return 0
-
-
-def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = (), check: bool = False) -> int:
-    """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
-    from calib_bench.report import publish
-
-    publish.refuse_smoke(folder, Store(folder, "read").settings(), check)  # before it takes time
-    store, study, settings, analysis = _rebuilt(folder, plugins)
-    where = publish.publish(store, study, settings, analysis, to, name, check)
-    _console().print(f"published: {where / 'README.md'}", markup=False)
-    return 0
-
-
-def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study, Settings, Analysis]:
-    from calib_bench.report import build as reporting
-
-    store = Store(folder, "read")
-    settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
-    worker.prepare(settings)
-    study = registry.study(settings.study)
-    failures = store.failures.now()
-    wanted = study.plan(settings, store.scores(settings.select))
-    missing = [trial for trial in wanted if trial.key not in failures and not store.has(trial)]
-    if missing:
-        raise UserError(
-            f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
-        )
-    with analysis_pool.workers(settings):
-        analysis = reporting.analyse(store, study, settings)
-        reporting.build(store, study, settings, analysis)
-    return store, study, settings, analysis

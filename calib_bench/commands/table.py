@@ -230,16 +230,16 @@ def _bold(
 ) -> tuple[set[tuple[int, int]], str]:
     """Cells (row, metric) that are best or cannot be told from it, and the words for the caption."""
     from calib_bench import registry
-    from calib_bench.report import ties
+    from calib_bench.commands import table_ties
     from calib_bench.store.store import Store
 
     store = Store(wish.run, "read")
     settings = store.settings()
     registry.use_stored(wish.run, settings.plugins, wish.plugins)
-    scored, nested = ties.scores(store, settings, frame)
-    judged = [m for m in metrics if m in ("accuracy", *ties.LOW) and all(m in s.metrics for s in scored)]
-    bold = {(i, metrics.index(m)) for m in judged for i in ties.best(scored, m, nested, spans)}
-    alone = [title(m) for m in judged if m not in ties.PAIRED or nested]
+    scored, nested = table_ties.scores(store, settings, frame)
+    judged = [m for m in metrics if m in ("accuracy", *table_ties.LOW) and all(m in s.metrics for s in scored)]
+    bold = {(i, metrics.index(m)) for m in judged for i in table_ties.best(scored, m, nested, spans)}
+    alone = [title(m) for m in judged if m not in table_ties.PAIRED or nested]
     seeds = f", for {', '.join(alone)} over seeds alone" if alone else ""
     within = f" within each {', '.join(map(title, wish.by))}" if wish.by else ""
     return bold, (

@@ -236,7 +236,8 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
-    from calib_bench import job, registry
+    from calib_bench import registry
+    from calib_bench.commands.report import report
     from calib_bench.store.store import Store
 
     store = Store(folder, "read")
@@ -245,7 +246,7 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):
-        job.report(str(folder), tuple(plugins))
+        report(str(folder), tuple(plugins))
     print(f"http://{HOST}:{answering.server_address[1]}/ shows {folder}; Ctrl-C ends it", flush=True)
     with answering, contextlib.suppress(KeyboardInterrupt):
         answering.serve_forever(poll_interval=0.2)

@@ -715,6 +715,39 @@ def test_ordinary_seeds_do_not_collapse(noise: str, S: int) -> None:
         assert np.mean(fired) <= 0.02
 
 
+LONG_TAILS = {
+    "exponential": (lambda rng, S: 1 - rng.exponential(size=S), 0.04),
+    "lognormal": (
+        lambda rng, S: (math.exp(0.5) - np.exp(rng.standard_normal(S))) / math.sqrt(math.e**2 - math.e),
+        0.06,
+    ),
+    "gamma": (lambda rng, S: math.sqrt(2) * (0.5 - rng.gamma(0.5, size=S)), 0.06),
+}
+
+
+@pytest.mark.parametrize("S", [3, 5, 10])
+@pytest.mark.parametrize("noise", LONG_TAILS)
+def test_a_long_tail_towards_guessing_is_seldom_a_collapse(noise: str, S: int) -> None:
+    """Standard deviation a tenth of the way to guessing; a gap of ten of those within was no rarer than 6 and 9%."""
+    draw, most = LONG_TAILS[noise]
+    rng = np.random.default_rng(S)
+    assert np.mean([collapsed(0.9 + 0.08 * draw(rng, S), 0.1, largest=True).any() for _ in range(1500)]) <= most
+
+
+@pytest.mark.parametrize(("spread", "least"), [(0.04, 0.98), (0.08, 0.75)])
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+def test_seeds_near_chance_are_found_among_seeds_that_scatter(S: int, spread: float, least: float) -> None:
+    rng = np.random.default_rng(S)
+    hits = []
+    for _ in range(400):
+        bad = rng.random(S) < 0.2
+        bad &= bad.cumsum() <= S // 2
+        accuracy = np.where(bad, 0.115, 0.9 + spread * rng.standard_normal(S))
+        if bad.any():
+            hits.append((collapsed(accuracy, 0.1, largest=True) == bad).all())
+    assert np.mean(hits) >= least
+
+
 @pytest.mark.parametrize("S", [3, 5, 10, 20])
 def test_seeds_at_chance_are_found_and_no_others(S: int) -> None:
     rng = np.random.default_rng(S)

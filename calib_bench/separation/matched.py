@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from calib_bench.inference import Interval, crossed_interval, ece_interval, share
 from calib_bench.inference.scores import with_doubt
 from calib_bench.rechosen import SCORES, shift
-from calib_bench.rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
+from calib_bench.rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.separation.cells import census, families, noted, over_beta, sample, shown
 from calib_bench.separation.contrast import difference_of
 from calib_bench.study import Table
@@ -305,7 +305,7 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
             + ("" if first else ", but not in mean confidence and ECE")
             + "; the calibration examples on which confidences were matched are not",
-            DOUBTFUL if "doubtful" in frame else "",
+            *marks(frame),
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),
         paper=first,

@@ -15,7 +15,7 @@ import numpy as np
 from calib_bench import planes
 from calib_bench.measure import REPAIRED, fitted_to
 from calib_bench.rechosen import shift
-from calib_bench.rows import Row, cell, fields, revoked
+from calib_bench.rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.separation.cells import noted, shown
 from calib_bench.study import Table
 
@@ -149,6 +149,8 @@ def rows(some: Sequence[Curve]) -> list[Row]:
         row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
+            if TWO_KINDS in base.name:
+                row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
             row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
         found.append(row)
@@ -176,14 +178,21 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not revoked(row)]
-        silent = [row for row in others if row not in sure]
+        sure = [row for row in others if differs(row)]
+        hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
+        silent = [row for row in others if row not in (*sure, *hints)]
         parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
+        parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
         if silent:
             parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
         if parts:
             said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
     return said
+
+
+def differs(row: Mapping[Any, Any]) -> bool:
+    """Whether a best beta is surely another than the first architecture's: Holm agrees, and nothing revokes it."""
+    return bool(row.get("ratio_holm", math.nan) < ALPHA) and not revoked(row)
 
 
 def edge(row: Mapping[Any, Any]) -> str:
@@ -230,6 +239,7 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
             f"the best beta tried{ratio}",
             how(best),
             "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
+            *marks(best),
         ),
         paper=True,
     )

@@ -6,13 +6,12 @@ arXiv 2010.07344): what is equal along lines of equal beta^2 eta0 is shared, and
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import difference_interval, variance_shares
+from calib_bench.inference import difference_interval, rate, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.report import plots_two_temperatures as plots
-from calib_bench.rows import Row, adjusted, cell, fields, without_lone
+from calib_bench.rows import TWO_KINDS, Row, adjusted, cell, excludes_zero, fields, firm, marks, why_loose, without_lone
 from calib_bench.separation import controls
 from calib_bench.separation.arms import named
 from calib_bench.study import Analysis, Scores, Section, Study, Table
@@ -136,6 +135,8 @@ def _at_equal(cells: list[Cell], settings: Settings) -> list[Row]:
         if against is None or one.beta == settings.reference or not one.examples:
             continue
         row: Row = {"beta": one.beta, "effective": one.effective}
+        if one.mixed or against.mixed:
+            row[TWO_KINDS] = "this arm" if one.mixed else "reference"
         nested = settings.split == "seed"
         for metric, values in one.examples.items():
             row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested))
@@ -147,6 +148,8 @@ def _cells(cells: list[Cell]) -> list[Row]:
     rows = []
     for one in sorted(cells, key=lambda c: (c.beta, c.eta0)):
         row: Row = {"beta": one.beta, "eta0": one.eta0, "effective": one.effective, "failed": one.failed}
+        if one.lost:
+            row |= fields("collapsed", rate(one.lost, len(one.trials)))
         for metric in METRICS:
             row |= {metric: float(one.values[metric].mean())}
         rows.append(row)
@@ -177,10 +180,12 @@ def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
         )
     equal = _own(frames["at_equal"], name)
     if equal:
-        firm = [row for row in equal if row.get("error_holm", math.nan) < 0.05]
+        sure = [row for row in equal if firm(row, "error")]
+        hints = [row for row in equal if row not in sure and excludes_zero(row, "error")]
+        more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
         said.append(
-            f"Of {len(equal)} pairs of a beta and the reference at equal beta^2 eta0, {len(firm)} differ in error rate "
-            "after Holm's correction."
+            f"Of {len(equal)} pairs of a beta and the reference at equal beta^2 eta0, {len(sure)} differ in error rate "
+            f"after Holm's correction{more}."
         )
     return said
 
@@ -203,6 +208,14 @@ def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
                 f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged or failed; "
                 "they count in no share."
             )
+        split = [one for one in cells if one.mixed]
+        if split:
+            listed = ", ".join(f"beta={one.beta:.3g} eta0={one.eta0:.3g}" for one in split)
+            said.append(
+                f"{cells[0].trials[0].model}: in {len(split)} of {len(cells)} cells some seeds collapsed and others "
+                f"did not ({listed}); their means, and shares of variance that rest on them, depend on how many did, "
+                "and no difference from them is established."
+            )
         if not plane.block(cells):
             said.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
     return tuple(said)
@@ -211,6 +224,7 @@ def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
 def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     seeds = f"{len(settings.seed or ())} seeds, test split. "
+    lost = "collapsed" in frames["cells"]
     every = {
         "shares": Table(
             "What one number accounts for, of the variance between cells", frames["shares"],
@@ -227,10 +241,14 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
         "at_equal": Table(
             f"Each beta less beta={settings.reference:g} at equal beta^2 eta0", frames["at_equal"],
             f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
-            "correction over the table.",
+            "correction over the table." + "".join(f" {text}." for text in marks(frames["at_equal"])),
         ),
         "controls": controls.table(frames["controls"], settings),
-        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share not finished."),
+        "cells": Table(
+            "Every cell", frames["cells"].drop(columns="collapsed_p", errors="ignore"),
+            f"{smoke}{seeds}Means over seeds; failed: share not finished"
+            + ("; collapsed: parted from the better half of the seeds by a gap, exact limits." * lost or "."),
+        ),
     }  # fmt: skip
     return {name: table for name, table in every.items() if len(table.frame)}
 

@@ -12,6 +12,8 @@ import numpy as np
 from calib_bench import discover, tuning
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
+from calib_bench.fate import DEAD
+from calib_bench.inference import collapsed
 from calib_bench.trial import Trial
 from calib_bench.tuning import Arm
 
@@ -41,6 +43,7 @@ class Cell:
         values: of `METRICS` on the test split [S]; NaN where a seed diverged or failed.
         examples: "error" and "repaired_log_loss" by example [S, N]; empty when one did.
         failed: share of the seeds that diverged or failed.
+        lost: how many seeds collapsed, of those that finished, by error or repaired log loss (`inference.collapsed`).
     """
 
     trials: tuple[Trial, ...]
@@ -48,6 +51,12 @@ class Cell:
     values: dict[str, Array]
     examples: dict[str, Array]
     failed: float
+    lost: int = 0
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of the seeds collapsed, and some that finished did not."""
+        return 0 < self.lost < round((1 - self.failed) * len(self.trials))
 
     @property
     def beta(self) -> float:
@@ -121,7 +130,16 @@ def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
     values = {name: np.array([one[0][name] if one else math.nan for one in found]) for name in METRICS}
     whole = [one[1] for one in found if one]
     examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}
-    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found))
+    dead = [store.fate(one) == DEAD for one, values in zip(trials, found, strict=True) if values]
+    lost = _lost([one[0] for one in found if one], dead, int(store.split_info(trial)["classes"]))
+    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found), lost)
+
+
+def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int:
+    """How many seeds are dead or collapsed, of the values of those that finished."""
+    chance = {"error": 1 - 1 / classes, "repaired_log_loss": math.log(classes)}
+    lost = [collapsed([one[name] for one in values], guess, largest=False) for name, guess in chance.items()]
+    return int(np.stack([np.array(dead, bool), *lost]).any(0).sum())
 
 
 def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array]]:

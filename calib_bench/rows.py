@@ -122,7 +122,8 @@ def revoked(row: Mapping[str, Any]) -> str:
     """
     if few_chose(row):
         return FEW_CHOSE
-    return SOME_COLLAPSED if isinstance(row.get(TWO_KINDS), str) else ""
+    kinds = row.get(TWO_KINDS)
+    return SOME_COLLAPSED if isinstance(kinds, str) and kinds else ""
 
 
 def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -61,6 +61,6 @@ def _cut(ordered: NDArray[np.float64], chance: float) -> float | None:
         gap = better[0] - worse[-1]
         within = np.sqrt((worse.var() * k + better.var() * (S - k)) / max(S - 2, 1))
         distance = better.mean() - chance
-        if gap > 0 and gap >= share * distance > 0 and gap * gap >= TIMES * distance * within:
+        if gap > 0 and gap >= share * distance > 0 and gap * min(gap, distance) >= TIMES * distance * within:
             return float(worse[-1])
     return None

@@ -6,6 +6,7 @@ arXiv 2010.07344): what is equal along lines of equal beta^2 eta0 is shared, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import difference_interval, rate, variance_shares
@@ -179,15 +180,18 @@ def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
             f"beta adds a share of its own and one that depends on the temperature: {told}."
         )
     equal = _own(frames["at_equal"], name)
-    if equal:
-        sure = [row for row in equal if firm(row, "error")]
-        hints = [row for row in equal if row not in sure and excludes_zero(row, "error")]
-        more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
-        said.append(
-            f"Of {len(equal)} pairs of a beta and the reference at equal beta^2 eta0, {len(sure)} differ in error rate "
-            f"after Holm's correction{more}."
-        )
-    return said
+    return [*said, _differ(equal)] if equal else said
+
+
+def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """How many pairs at equal beta^2 eta0 surely differ."""
+    sure = [row for row in rows if firm(row, "error")]
+    hints = [row for row in rows if row not in sure and excludes_zero(row, "error")]
+    more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
+    return (
+        f"Of {len(rows)} pairs of a beta and the reference at equal beta^2 eta0, {len(sure)} differ in error rate "
+        f"after Holm's correction{more}."
+    )
 
 
 def _own(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:

@@ -778,3 +778,34 @@ def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: An
     order = random.sample(range(len(values)), len(values))
     np.testing.assert_array_equal(collapsed(np.asarray(values)[order], -0.5, largest=True), found[order])
     np.testing.assert_array_equal(collapsed(-8 * np.asarray(values), 4.0, largest=False), found)
+
+
+# temperatures fitted anew
+
+
+def test_refitted_has_the_moments_of_fitted_and_is_common_to_arms() -> None:
+    rng = np.random.default_rng(2)
+    log_T, slope, curvature = 0.3 + 3 * rng.standard_normal((4, 250)), rng.standard_normal(4) / 9, np.full(4, 0.8)
+    log_T += 4 * rng.standard_normal(250)  # what an example does, it does to every seed
+    drawn = inference.refitted(log_T, slope, curvature, draws=40_000)
+    found = inference.fitted(log_T[None], slope[None], curvature[None])
+    first = found.influence_SM.mean(0)
+    assert drawn.mean() == pytest.approx(-found.bias, rel=0.05)
+    assert drawn.var() == pytest.approx(first.var(ddof=1) / 250 + found.variance, rel=0.05)
+    other = inference.refitted(log_T + 1, slope, curvature, draws=40_000)
+    np.testing.assert_allclose(other, drawn, atol=1e-12)
+    np.testing.assert_allclose(inference.refitted(log_T, slope, curvature, False, draws=5), -found.bias)
+
+
+def test_a_mean_of_refits_is_where_refitted_puts_it() -> None:
+    """Draws of the truth from temperatures of a normal error cover it as often as they say, at a slope of 0 too."""
+    rng = np.random.default_rng(3)
+    inside = []
+    for _ in range(300):
+        error = rng.standard_normal(100)
+        influence = 5 * (error - error.mean()) / error.std(ddof=1)
+        delta = 5 / math.sqrt(100) * rng.standard_normal()
+        estimate = delta**2 / 2  # of a score that is least at the true temperature, where it is 0
+        low, high = estimate + np.quantile(inference.refitted(influence[None], [delta], [1.0]), [0.025, 0.975])
+        inside.append(low <= 1e-12 and high >= -1e-12)
+    assert np.mean(inside) >= 0.93

@@ -22,7 +22,7 @@ from calib_bench import discover, metrics, rechosen, tuning
 from calib_bench.baseline import Calibrator
 from calib_bench.data.splits import stream
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
-from calib_bench.measure import Measures, measure_arm
+from calib_bench.measure import Measures, fitted_to, measure_arm
 from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
@@ -825,6 +825,28 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
     assert optimum.levels(few, False)["error"].high <= 1
+
+
+def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings]) -> None:
+    """Temperatures fitted anew move curves of repaired loss, by what `fitted_to` says, and no curve of errors."""
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+    (own,) = optimum.refits(arm).items()
+    fit = fitted_to("log_loss", (1, arm, range(len(arm.seeds))))
+    assert fit is not None
+    assert own[0] == "repaired log loss"
+    assert own[1].mean() == pytest.approx(-fit.bias, rel=0.3)
+    values = {beta: optimum.results(arm) for beta in (0.1, 1.0, 10.0)}
+    as_fitted = optimum.curves({}, values, False)
+    anew = optimum.curves({}, values, False, None, dict.fromkeys(values, optimum.refits(arm)))
+    for before, after in zip(as_fitted, anew, strict=True):
+        moved = after.found.drawn_BA - before.found.drawn_BA
+        expected = own[1][:, None] if after.result == own[0] else np.zeros((1, 1))
+        np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-12)
+    stuck = replace(arm, at_bound=arm.seeds)
+    np.testing.assert_allclose(optimum.refits(stuck)["repaired log loss"], 0, atol=1e-15)
+    assert optimum.refits(replace(arm, log_kappa=None)) == {}
 
 
 # limits in doubt, and limits within their range

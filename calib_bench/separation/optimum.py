@@ -70,6 +70,25 @@ def moves(measures: Measures) -> dict[str, Array]:
     return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
 
 
+def refits(measures: Measures) -> dict[str, Array]:
+    """What temperatures fitted on other calibration examples would add to the arm's mean of each of RESULTS: [B].
+
+    Empty where calibration sets differ in size between seeds, so that only seeds are independent.
+    """
+    from calib_bench.inference import refitted
+    from calib_bench.measure import same_calibration
+
+    if measures.log_kappa is None:
+        return {}
+    log_T = measures.log_kappa.clone()
+    for i, one in enumerate(measures.seeds):
+        if one in measures.at_bound:  # no influence that could be told, as in `fitted_to`
+            log_T[i] = log_T[i].mean()
+    shared = same_calibration(measures)
+    after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
+    return {result: refitted(log_T, *measures.slopes[score], shared=shared) for result, score in after.items()}
+
+
 def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
     """An arm's mean of each of RESULTS, within its range; its rate's choice and its calibration examples are counted.
 
@@ -94,6 +113,7 @@ def curves(
     values: Mapping[float, Mapping[str, Array]],
     nested: bool,
     choices: Mapping[float, Mapping[str, Array]] | None = None,
+    fits: Mapping[float, Mapping[str, Array]] | None = None,
 ) -> list[Curve]:
     """An architecture's curves, one for each of RESULTS; none where fewer than three betas are there.
 
@@ -102,6 +122,7 @@ def curves(
         values: `results` of the arms in which every seed finished, by beta.
         nested: each seed has test examples of its own.
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
+        fits: `refits` of them: and by the calibration examples.
     """
     from calib_bench.inference import resampled_means
 
@@ -117,6 +138,9 @@ def curves(
         for column, move in enumerate(chosen):
             if move is not None:
                 resampled.drawn_BA[:, column] += np.resize(move.mean(1), len(resampled.drawn_BA))
+        for column, beta in enumerate(betas):
+            if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
+                resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
         found.append(Curve(name, result, betas, resampled))
     return found
 
@@ -217,7 +241,7 @@ def how(best: pd.DataFrame) -> str:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
     n = f"{seeds} seed{'s' * (seeds > 1)}"
-    counted = f"rates chosen anew where they were chosen, temperatures as fitted{same}"
+    counted = f"rates chosen anew where they were chosen, temperatures fitted anew{same}"
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 

@@ -101,6 +101,7 @@ def _curves(
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
     choices: dict[float, dict[str, Array]] = {}
+    fits: dict[float, dict[str, Array]] = {}
     values: dict[float, dict[str, Array]] = {}
     kinds: Row = {}
     rows = []
@@ -112,11 +113,13 @@ def _curves(
         rows.append(row | two_kinds(measures))
         if list(measures.seeds) == seeds:
             kinds |= two_kinds(measures)
-            values[arm.trial.beta], choices[arm.trial.beta] = optimum.results(measures), optimum.moves(measures)
+            beta = arm.trial.beta
+            values[beta], choices[beta] = optimum.results(measures), optimum.moves(measures)
+            fits[beta] = optimum.refits(measures)
     lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
     said = optimum.left_out(str(name["model"]), lacking, len(values))
     about = {**name, "tuning": tuning.together(arms), **kinds}
-    return optimum.curves(about, values, reader.nested, choices), rows, said
+    return optimum.curves(about, values, reader.nested, choices, fits), rows, said
 
 
 def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:

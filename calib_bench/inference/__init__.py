@@ -18,7 +18,7 @@ from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
-from calib_bench.inference.fitted import Fitted, apart, fitted, refitted
+from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
@@ -70,6 +70,7 @@ __all__ = [
     "equivalence",
     "fitted",
     "holm",
+    "jackknifed",
     "percentile",
     "rate",
     "rechosen",

@@ -70,6 +70,21 @@ def fitted(
     return Fitted(first_SM, max(float(variance), 0.0), float(bias))
 
 
+def jackknifed(without_SF: ArrayLike) -> Fitted:
+    """What calibration examples add to a mean over seeds after maps of any kind, by leaving out a fold at a time.
+
+    The variance is (F - 1) / F sum_f (m_f - m)^2, m_f the mean after maps that were fitted without fold f (the grouped
+    jackknife; Quenouille, 1956; Shao & Tu, 1995, section 2.3), with F - 1 degrees of freedom. What a map costs because
+    it rests on so few examples is part of the mean, and no bias.
+
+    Args:
+        without_SF: each seed's mean score, or a sum of several arms', without each of F folds, the same in all seeds.
+    """
+    without = np.asarray(without_SF, np.float64)
+    F = without.shape[1]
+    return Fitted((1 - F) * (without - without.mean(1, keepdims=True)), 0.0, 0.0)
+
+
 def refitted(
     log_T_SM: ArrayLike,
     slope_S: ArrayLike,

@@ -86,7 +86,10 @@ def refits(measures: Measures) -> dict[str, Array]:
             log_T[i] = log_T[i].mean()
     shared = same_calibration(measures)
     after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
-    return {result: refitted(log_T, *measures.slopes[score], shared=shared) for result, score in after.items()}
+    return {
+        result: refitted(log_T, measures.slopes[score][0], measures.slopes[score][1], shared)
+        for result, score in after.items()
+    }
 
 
 def levels(measures: Measures, nested: bool) -> dict[str, Interval]:

@@ -849,6 +849,54 @@ def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings
     assert optimum.refits(replace(arm, log_kappa=None)) == {}
 
 
+def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]) -> None:
+    """Maps fitted without a fold, or a temperature's influence, widen every difference and move none."""
+    store, settings = chosen
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+    plans = tuning.arms(settings, store.scores(settings.select))
+    arms = [measure_arm(store, arm, calibrators) for arm in plans]
+    base, arm = (
+        refinement.refine(one, refinement.begun(store, plan, calibrators))
+        for one, plan in zip(arms, plans, strict=True)
+    )
+    assert {name: tuple(parts["log_loss"].shape) for name, parts in arm.without.items()} == dict.fromkeys(
+        ("temperature_scaling", "vector_scaling", refinement.CHOSEN), (4, refinement.FOLDS)
+    )
+    counted = refinement.rows(base, arm, {}, False)
+    as_fitted = refinement.rows(replace(base, measures=None), replace(arm, measures=None), {}, False)
+    for row, bare in zip(counted, as_fitted, strict=True):
+        for part in ("calibration", "refinement", "calibration_change", "refinement_change"):
+            assert row[part] == bare[part]
+            assert row[f"{part}_high"] - row[f"{part}_low"] > bare[f"{part}_high"] - bare[f"{part}_low"]
+        assert row["total_change_high"] == bare["total_change_high"]
+    split = contrast(arms[1], replace(arms[0], rechosen=None), False)
+    own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
+    for end in ("", "_low", "_high"):
+        assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])
+        assert own[f"calibration_change{end}"] == pytest.approx(split[f"log_loss_conf{end}"])
+
+
+def test_leaving_out_folds_tells_at_least_how_far_refits_scatter() -> None:
+    g = stream("refits")
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        u = 1.5 * torch.randn(n, 4, generator=g, dtype=torch.float64)
+        y = torch.multinomial(u.softmax(-1), 1, generator=g)[:, 0]
+        return 2 * u + torch.tensor([1.0, 0.0, 0.0, -0.5]) + 0.8 * torch.randn(
+            n, 4, generator=g, dtype=torch.float64
+        ), y
+
+    test = draw(1500)
+    sets = [draw(150) for _ in range(30)]
+    Z, y = (torch.stack(parts) for parts in zip(*sets, strict=True))
+    found = refinement.cross_validated_stack(Z, y, calibrators, tests=[test] * len(sets))
+    for name, own in calibrators.items():
+        means = [float(metrics.log_loss_n(own.apply(own.fit(*one), test[0]), test[1]).mean()) for one in sets]
+        told = np.mean([np.var(risks[name]["log_loss_without"]) * (refinement.FOLDS - 1) for risks in found])
+        assert 0.8 < told / np.var(means) < 8
+
+
 # limits in doubt, and limits within their range
 
 

@@ -150,8 +150,9 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
     loss = torch.nn.functional.cross_entropy(Z, labels["test"], reduction="none")
     torch.testing.assert_close(found.cells["log_loss"][2][2], loss)
     frame = world.matched(SKEWED)
-    oracle = crossed_interval(found.cells["log_loss"][3] - found.cells["log_loss"][2])
-    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low
+    left = found.cells["log_loss"][3] - found.cells["log_loss"][2]
+    oracle = crossed_interval(left, fit=found.fits["log_loss"]["equal_confidence"])
+    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low < crossed_interval(left).low
 
     def ece(measures: Measures) -> float:
         trials = measures.arm.trials.values()
@@ -159,6 +160,28 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
         return float(torch.stack(found).mean())
 
     assert frame.loc["ECE", "total"] == pytest.approx(ece(arm) - ece(reference), abs=1e-12)
+
+
+def test_a_matched_temperature_moves_as_its_influences_say() -> None:
+    """Matched again without one calibration example, which both models lose: an oracle of the derivative."""
+    g = stream("influence")
+    Z, other = (3 * torch.randn(400, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    T = matched.temperature_for(Z, matched.doubt(other))
+    assert T is not None
+    log_T = matched._log_T_n(Z, T, other)
+    assert float(log_T.mean()) == pytest.approx(math.log(T), abs=1e-12)
+    for n in range(0, 400, 50):
+        kept = torch.arange(400) != n
+        again = matched.temperature_for(Z[kept], matched.doubt(other[kept]))
+        assert again is not None
+        assert math.log(again / T) == pytest.approx(-(float(log_T[n]) - math.log(T)) / 399, rel=0.02, abs=1e-6)
+    y, h = torch.randint(3, (400,), generator=g), 1e-4
+    slopes = matched._slopes(Z / T, y)
+    for score in ("log_loss", "brier", "confidence"):
+        up, here, down = (float(matched._scores(Z / (T * math.exp(k * h)), y)[score].mean()) for k in (1, 0, -1))
+        assert slopes[score][0] == pytest.approx((up - down) / (2 * h), rel=1e-5)
+        if score != "confidence":
+            assert slopes[score][1] == pytest.approx((up - 2 * here + down) / h**2, rel=1e-3)
 
 
 def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> None:
@@ -240,8 +263,11 @@ def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Plante
     (row,) = (r for r in found if (r["score"], r["family"]) == ("Brier", "temperature_scaling"))
     dyn = arm.examples["temperature_scaling"]["brier"] - reference.examples["temperature_scaling"]["brier"]
     total = arm.examples["raw"]["brier"] - reference.examples["raw"]["brier"]
-    for part, d_SN in (("refinement", dyn), ("calibration", total - dyn), ("total", total)):
-        oracle = crossed_interval(d_SN)
+    fit = fitted_to("brier", (1, arm, range(4)), (-1, reference, range(4)))
+    assert fit is not None
+    parts = (("refinement", dyn, fit), ("calibration", total - dyn, fit.negative()), ("total", total, None))
+    for part, d_SN, how in parts:
+        oracle = crossed_interval(d_SN, fit=how)
         assert row[f"{part}_change"] == oracle.mean
         assert (row[f"{part}_change_low"], row[f"{part}_change_high"]) == (oracle.low, oracle.high)
 

@@ -419,6 +419,27 @@ def test_share_counts_what_was_fitted() -> None:
         assert crossed_interval(part - (limit + sign * 1e-6) * whole, fit=fit).p < 0.05
 
 
+def test_share_counts_what_was_fitted_to_the_whole_too() -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((3, 60)) + 5
+    part = 0.5 * whole + 0.3 * rng.standard_normal((3, 60))
+    influences = 3 * rng.standard_normal((2, 3, 40))
+
+    def fit(of_part: float, of_whole: float) -> inference.Fitted:
+        both = np.array([of_part, of_whole])
+        return inference.Fitted(np.tensordot(both, influences - influences.mean(-1, keepdims=True), 1), 0.0, 0.0)
+
+    bare, found = inference.share(part, whole), inference.share(part, whole, fit=fit)
+    assert found.low < bare.low < bare.high < found.high
+    for limit, sign in ((found.low, -1), (found.high, 1)):
+        for step, inside in ((-sign * 1e-6, True), (sign * 1e-6, False)):
+            r = limit + step
+            assert (crossed_interval(part - r * whole, fit=fit(1.0, -r)).p > 0.05) is inside
+    # A whole that its fitted temperatures do not tell from 0 bounds no share.
+    lost = inference.share(part, whole, fit=lambda a, b: inference.Fitted(60 * (a + b) * influences[0], 0.0, 0.0))
+    assert (lost.low, lost.high) == (-math.inf, math.inf)
+
+
 def test_share_of_nothing_is_unbounded() -> None:
     rng = np.random.default_rng(0)
     part = rng.standard_normal((3, 40)) + 5

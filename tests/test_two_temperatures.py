@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_a_pair_with_a_cell_of_two_kinds_does_not_count_as_different() -> None:
     assert (mixed.lost, mixed.mixed) == (2, True)
     assert "0 differ in error rate after Holm's correction; 1 may, not established, since some seeds" in text
     assert not said(10)[1].mixed
+
+
+def test_pairs_count_the_calibration_examples_of_both_temperatures() -> None:
+    own = settings("beta=1,10", "lr_eff=1", "seed=0..3")
+    (family,) = plane.families(own)
+    rng = np.random.default_rng(0)
+    examples = {name: rng.random((4, 200)) for name in ("error", "repaired_log_loss")}
+    slopes = np.array([[0.1] * 4, [0.5] * 4])
+    cells = [
+        plane.Cell(trials, 1 / trials[0].beta ** 2, {}, examples | {"repaired_log_loss": rng.random((4, 200))}, 0.0, 0,
+                   (rng.standard_normal((4, 60)), slopes))
+        for trials in family
+    ]  # fmt: skip
+    (counted,) = two_temperatures._at_equal(cells, own)
+    (bare,) = two_temperatures._at_equal([replace(one, temperatures=None) for one in cells], own)
+    assert counted["repaired_log_loss"] == bare["repaired_log_loss"]
+    assert counted["repaired_log_loss_high"] > bare["repaired_log_loss_high"]
+    assert counted["error_high"] == bare["error_high"]
 
 
 def test_relative_rates_have_no_temperature() -> None:

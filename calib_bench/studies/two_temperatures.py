@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.inference import difference_interval, rate, variance_shares
+from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.report import plots_two_temperatures as plots
 from calib_bench.rows import TWO_KINDS, Row, adjusted, cell, excludes_zero, fields, firm, marks, why_loose, without_lone
@@ -140,9 +140,23 @@ def _at_equal(cells: list[Cell], settings: Settings) -> list[Row]:
             row[TWO_KINDS] = "this arm" if one.mixed else "reference"
         nested = settings.split == "seed"
         for metric, values in one.examples.items():
-            row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested))
+            fit = _fitted(one, against, not nested) if metric == "repaired_log_loss" else None
+            row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested, fit))
         rows.append(row)
     return rows
+
+
+def _fitted(one: Cell, against: Cell, shared: bool) -> Fitted | None:
+    """What calibration examples add to the difference of two cells' repaired log losses."""
+    import numpy as np
+
+    if one.temperatures is None or against.temperatures is None:
+        return None
+    (log_T, slopes), (other_T, others) = one.temperatures, against.temperatures
+    if log_T.shape != other_T.shape:
+        return None
+    slope, curvature = np.stack([slopes, others], 1)
+    return fitted(np.stack([log_T, other_T]), slope, curvature, (1, -1), shared)
 
 
 def _cells(cells: list[Cell]) -> list[Row]:
@@ -244,7 +258,8 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
         ),
         "at_equal": Table(
             f"Each beta less beta={settings.reference:g} at equal beta^2 eta0", frames["at_equal"],
-            f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
+            f"{smoke}{seeds}Paired by seed and example, 95% intervals over both, which count the calibration examples "
+            "that temperatures were fitted on; a star: p < .05 after Holm's "
             "correction over the table." + "".join(f" {text}." for text in marks(frames["at_equal"])),
         ),
         "controls": controls.table(frames["controls"], settings),

@@ -44,6 +44,8 @@ class Cell:
         examples: "error" and "repaired_log_loss" by example [S, N]; empty when one did.
         failed: share of the seeds that diverged or failed.
         lost: how many seeds collapsed, of those that finished, by error or repaired log loss (`inference.collapsed`).
+        temperatures: log T plus the influence of each calibration example on it [S, M], and first and second derivative
+            in log T of each seed's repaired log loss [2, S] (`inference.fitted`); None where a seed did not finish.
     """
 
     trials: tuple[Trial, ...]
@@ -52,6 +54,7 @@ class Cell:
     examples: dict[str, Array]
     failed: float
     lost: int = 0
+    temperatures: tuple[Array, Array] | None = None
 
     @property
     def mixed(self) -> bool:
@@ -132,7 +135,10 @@ def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
     examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}
     dead = [store.fate(one) == DEAD for one, values in zip(trials, found, strict=True) if values]
     lost = _lost([one[0] for one in found if one], dead, int(store.split_info(trial)["classes"]))
-    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found), lost)
+    fits = [one[2] for one in found if one]
+    known = len(fits) == len(found) and len({len(influence) for influence, _ in fits}) == 1
+    temperatures = (np.stack([i for i, _ in fits]), np.stack([s for _, s in fits], 1)) if known else None
+    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found), lost, temperatures)
 
 
 def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int:
@@ -142,7 +148,9 @@ def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int
     return int(np.stack([np.array(dead, bool), *lost]).any(0).sum())
 
 
-def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array]]:
+def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
+    """Scores, scores by example, and what is known of the temperature: log T with influences [M], slopes [2]."""
+    from calib_bench.measure import log_kappa_n, temperature_slopes
     from calib_bench.metrics import log_loss_n
 
     temperature = discover.load("baselines", "temperature_scaling")
@@ -150,7 +158,12 @@ def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Arr
     Z = {split: trial.beta * logits[split].double() for split in ("calibration", "test")}
     y = labels["test"]
     params = temperature.fit(Z["calibration"], labels["calibration"])
-    repaired = log_loss_n(temperature.apply(params, Z["test"]), y)
+    logp = temperature.apply(params, Z["test"])
+    repaired = log_loss_n(logp, y)
+    log_T = log_kappa_n(Z["calibration"], labels["calibration"], float(params["temperature"])).numpy()
+    if bool(params["at_bound"]):  # no influence that could be told, as in `measure.fitted_to`
+        log_T = np.full_like(log_T, log_T.mean())
+    known = log_T, np.array(temperature_slopes(logp, y)["log_loss"])
     wrong = (Z["test"].argmax(-1) != y).double()
     values = {
         "error": float(wrong.mean()),
@@ -158,7 +171,7 @@ def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Arr
         "repaired_log_loss": float(repaired.mean()),
         "kappa": float(params["temperature"]),
     }
-    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}
+    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}, known
 
 
 def learned(cells: list[Cell], classes: int) -> list[Cell]:

@@ -833,6 +833,31 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
     without = {row["metric"]: row for row in interventions.two_by_two(bare, reference, {}, False)}
     assert without["repaired log loss"]["total_high"] < rows["repaired log loss"]["total_high"]
     assert without["log loss"] == rows["log loss"]
+    assert "doubtful" not in rows["accuracy"]
+    right = torch.ones_like(arm.examples["raw"]["correct"])
+    right[:, :5] = 0
+    few = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": right}})
+    doubtful = {
+        row["metric"]: row
+        for row in interventions.two_by_two({**cells, interventions.TRAINED: few}, reference, {}, False)
+    }
+    assert doubtful["accuracy"]["doubtful"].startswith("few errors: total, head rate, initial magnitude")
+    frames = {
+        "interventions": pd.DataFrame(
+            interventions.rows({interventions.TRAINED: few}, reference, {interventions.TRAINED: {"beta": 10.0}}, False)
+        ),
+        "two_by_two": pd.DataFrame(doubtful.values()),
+    }
+    tables = interventions.tables(settings, frames)
+    assert all("doubtful: limits that may cover less" in table.note for table in tables.values())
+    assert all(table.frame["doubtful"].notna().any() for table in tables.values())
+    lost = torch.ones_like(right)
+    lost[0] = 0
+    mixed = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": lost}})
+    kinds = [interventions.two_by_two({**cells, kind: mixed}, reference, {}, False)[0]["two_kinds"] for kind in cells]
+    assert kinds == ["this arm"] * 3
+    assert interventions.two_by_two(cells, mixed, {}, False)[0]["two_kinds"] == "reference"
+    assert "two_kinds" not in rows["accuracy"]
 
 
 def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:

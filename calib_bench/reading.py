@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover
-from calib_bench.rows import Row, without_lone
+from calib_bench.rows import TRIALS_DOUBTFUL, Row, marks, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls
 from calib_bench.separation.cells import noted, rate_unit, shown
@@ -77,7 +77,8 @@ class Reader:
         rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
         unit = rate_unit(settings)
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
-        collapses = collapse.rows(pd.DataFrame(self.trials), settings)
+        trials = pd.DataFrame(self.trials)
+        collapses = collapse.rows(trials, settings)
         if collapses:
             known |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
         return known | {
@@ -88,8 +89,8 @@ class Reader:
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                shown(pd.DataFrame(self.trials), settings),
-                noted(settings, "repaired: after temperature scaling"),
+                shown(trials, settings),
+                noted(settings, "repaired: after temperature scaling", *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 

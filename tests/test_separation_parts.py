@@ -22,7 +22,7 @@ from calib_bench import discover, metrics, rechosen, tuning
 from calib_bench.baseline import Calibrator
 from calib_bench.data.splits import stream
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
-from calib_bench.measure import Measures, measure_arm
+from calib_bench.measure import Measures, fitted_to, measure_arm
 from calib_bench.report import ties
 from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
@@ -150,8 +150,9 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
     loss = torch.nn.functional.cross_entropy(Z, labels["test"], reduction="none")
     torch.testing.assert_close(found.cells["log_loss"][2][2], loss)
     frame = world.matched(SKEWED)
-    oracle = crossed_interval(found.cells["log_loss"][3] - found.cells["log_loss"][2])
-    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low
+    left = found.cells["log_loss"][3] - found.cells["log_loss"][2]
+    oracle = crossed_interval(left, fit=found.fits["log_loss"]["equal_confidence"])
+    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low < crossed_interval(left).low
 
     def ece(measures: Measures) -> float:
         trials = measures.arm.trials.values()
@@ -159,6 +160,28 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
         return float(torch.stack(found).mean())
 
     assert frame.loc["ECE", "total"] == pytest.approx(ece(arm) - ece(reference), abs=1e-12)
+
+
+def test_a_matched_temperature_moves_as_its_influences_say() -> None:
+    """Matched again without one calibration example, which both models lose: an oracle of the derivative."""
+    g = stream("influence")
+    Z, other = (3 * torch.randn(400, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    T = matched.temperature_for(Z, matched.doubt(other))
+    assert T is not None
+    log_T = matched._log_T_n(Z, T, other)
+    assert float(log_T.mean()) == pytest.approx(math.log(T), abs=1e-12)
+    for n in range(0, 400, 50):
+        kept = torch.arange(400) != n
+        again = matched.temperature_for(Z[kept], matched.doubt(other[kept]))
+        assert again is not None
+        assert math.log(again / T) == pytest.approx(-(float(log_T[n]) - math.log(T)) / 399, rel=0.02, abs=1e-6)
+    y, h = torch.randint(3, (400,), generator=g), 1e-4
+    slopes = matched._slopes(Z / T, y)
+    for score in ("log_loss", "brier", "confidence"):
+        up, here, down = (float(matched._scores(Z / (T * math.exp(k * h)), y)[score].mean()) for k in (1, 0, -1))
+        assert slopes[score][0] == pytest.approx((up - down) / (2 * h), rel=1e-5)
+        if score != "confidence":
+            assert slopes[score][1] == pytest.approx((up - 2 * here + down) / h**2, rel=1e-3)
 
 
 def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> None:
@@ -240,8 +263,11 @@ def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Plante
     (row,) = (r for r in found if (r["score"], r["family"]) == ("Brier", "temperature_scaling"))
     dyn = arm.examples["temperature_scaling"]["brier"] - reference.examples["temperature_scaling"]["brier"]
     total = arm.examples["raw"]["brier"] - reference.examples["raw"]["brier"]
-    for part, d_SN in (("refinement", dyn), ("calibration", total - dyn), ("total", total)):
-        oracle = crossed_interval(d_SN)
+    fit = fitted_to("brier", (1, arm, range(4)), (-1, reference, range(4)))
+    assert fit is not None
+    parts = (("refinement", dyn, fit), ("calibration", total - dyn, fit.negative()), ("total", total, None))
+    for part, d_SN, how in parts:
+        oracle = crossed_interval(d_SN, fit=how)
         assert row[f"{part}_change"] == oracle.mean
         assert (row[f"{part}_change_low"], row[f"{part}_change_high"]) == (oracle.low, oracle.high)
 
@@ -807,6 +833,31 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
     without = {row["metric"]: row for row in interventions.two_by_two(bare, reference, {}, False)}
     assert without["repaired log loss"]["total_high"] < rows["repaired log loss"]["total_high"]
     assert without["log loss"] == rows["log loss"]
+    assert "doubtful" not in rows["accuracy"]
+    right = torch.ones_like(arm.examples["raw"]["correct"])
+    right[:, :5] = 0
+    few = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": right}})
+    doubtful = {
+        row["metric"]: row
+        for row in interventions.two_by_two({**cells, interventions.TRAINED: few}, reference, {}, False)
+    }
+    assert doubtful["accuracy"]["doubtful"].startswith("few errors: total, head rate, initial magnitude")
+    frames = {
+        "interventions": pd.DataFrame(
+            interventions.rows({interventions.TRAINED: few}, reference, {interventions.TRAINED: {"beta": 10.0}}, False)
+        ),
+        "two_by_two": pd.DataFrame(doubtful.values()),
+    }
+    tables = interventions.tables(settings, frames)
+    assert all("doubtful: limits that may cover less" in table.note for table in tables.values())
+    assert all(table.frame["doubtful"].notna().any() for table in tables.values())
+    lost = torch.ones_like(right)
+    lost[0] = 0
+    mixed = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": lost}})
+    kinds = [interventions.two_by_two({**cells, kind: mixed}, reference, {}, False)[0]["two_kinds"] for kind in cells]
+    assert kinds == ["this arm"] * 3
+    assert interventions.two_by_two(cells, mixed, {}, False)[0]["two_kinds"] == "reference"
+    assert "two_kinds" not in rows["accuracy"]
 
 
 def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:
@@ -825,6 +876,76 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
     assert optimum.levels(few, False)["error"].high <= 1
+
+
+def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings]) -> None:
+    """Temperatures fitted anew move curves of repaired loss, by what `fitted_to` says, and no curve of errors."""
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+    (own,) = optimum.refits(arm).items()
+    fit = fitted_to("log_loss", (1, arm, range(len(arm.seeds))))
+    assert fit is not None
+    assert own[0] == "repaired log loss"
+    assert own[1].mean() == pytest.approx(-fit.bias, rel=0.3)
+    values = {beta: optimum.results(arm) for beta in (0.1, 1.0, 10.0)}
+    as_fitted = optimum.curves({}, values, False)
+    anew = optimum.curves({}, values, False, None, dict.fromkeys(values, optimum.refits(arm)))
+    for before, after in zip(as_fitted, anew, strict=True):
+        moved = after.found.drawn_BA - before.found.drawn_BA
+        expected = own[1][:, None] if after.result == own[0] else np.zeros((1, 1))
+        np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-12)
+    stuck = replace(arm, at_bound=arm.seeds)
+    np.testing.assert_allclose(optimum.refits(stuck)["repaired log loss"], 0, atol=1e-15)
+    assert optimum.refits(replace(arm, log_kappa=None)) == {}
+
+
+def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]) -> None:
+    """Maps fitted without a fold, or a temperature's influence, widen every difference and move none."""
+    store, settings = chosen
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+    plans = tuning.arms(settings, store.scores(settings.select))
+    arms = [measure_arm(store, arm, calibrators) for arm in plans]
+    base, arm = (
+        refinement.refine(one, refinement.begun(store, plan, calibrators))
+        for one, plan in zip(arms, plans, strict=True)
+    )
+    assert {name: tuple(parts["log_loss"].shape) for name, parts in arm.without.items()} == dict.fromkeys(
+        ("temperature_scaling", "vector_scaling", refinement.CHOSEN), (4, refinement.FOLDS)
+    )
+    counted = refinement.rows(base, arm, {}, False)
+    as_fitted = refinement.rows(replace(base, measures=None), replace(arm, measures=None), {}, False)
+    for row, bare in zip(counted, as_fitted, strict=True):
+        for part in ("calibration", "refinement", "calibration_change", "refinement_change"):
+            assert row[part] == bare[part]
+            assert row[f"{part}_high"] - row[f"{part}_low"] > bare[f"{part}_high"] - bare[f"{part}_low"]
+        assert row["total_change_high"] == bare["total_change_high"]
+    split = contrast(arms[1], replace(arms[0], rechosen=None), False)
+    own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
+    for end in ("", "_low", "_high"):
+        assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])
+        assert own[f"calibration_change{end}"] == pytest.approx(split[f"log_loss_conf{end}"])
+
+
+def test_leaving_out_folds_tells_at_least_how_far_refits_scatter() -> None:
+    g = stream("refits")
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        u = 1.5 * torch.randn(n, 4, generator=g, dtype=torch.float64)
+        y = torch.multinomial(u.softmax(-1), 1, generator=g)[:, 0]
+        return 2 * u + torch.tensor([1.0, 0.0, 0.0, -0.5]) + 0.8 * torch.randn(
+            n, 4, generator=g, dtype=torch.float64
+        ), y
+
+    test = draw(1500)
+    sets = [draw(150) for _ in range(30)]
+    Z, y = (torch.stack(parts) for parts in zip(*sets, strict=True))
+    found = refinement.cross_validated_stack(Z, y, calibrators, tests=[test] * len(sets))
+    for name, own in calibrators.items():
+        means = [float(metrics.log_loss_n(own.apply(own.fit(*one), test[0]), test[1]).mean()) for one in sets]
+        told = np.mean([np.var(risks[name]["log_loss_without"]) * (refinement.FOLDS - 1) for risks in found])
+        assert 0.8 < told / np.var(means) < 8
 
 
 # limits in doubt, and limits within their range

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from calib_bench import cli, discover
 from calib_bench.plan import make
@@ -12,6 +14,7 @@ from calib_bench.resolve import resolve
 from calib_bench.settings import parse
 from calib_bench.store import Store
 from calib_bench.studies import tune
+from calib_bench.train.outcome import Outcome
 
 pytest.importorskip("optuna")
 
@@ -79,3 +82,32 @@ def test_advice_follows_the_intervals(
     total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[float, float], words: str
 ) -> None:
     assert words in tune._advice(parse(["study=tune"]), row(total, dyn, accuracy))
+
+
+def test_advice_is_none_where_a_winner_has_seeds_of_two_kinds() -> None:
+    mixed = row((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01)) | {"two_kinds": "this arm"}
+    said = tune._advice(parse(["study=tune"]), mixed)
+    assert said.startswith(
+        "Advice: stay at beta=1; that tuning beta gains anything is not established, since some seeds"
+    )
+
+
+def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, tmp_path: Path) -> None:
+    settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
+    copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    store = Store(copy)
+    (pair,) = tune.pairs(settings, store.scores(settings.select))
+    assert pair.joint.best is not None
+    lost = pair.joint.best.trial.model_copy(update={"seed": 2})
+    z = {split: torch.zeros_like(values) for split, values in store.logits(lost).items()}
+    data = store.record(lost).data
+    shutil.rmtree(store.folder(lost))
+    store.write(Outcome(lost, "done", z, {"epoch": [0.0]}, {}), data, {"selection": {settings.select: 2.4}})
+    analysis = tune.analyse(settings, Store(copy))
+    (gain,) = analysis.tables["gain"].frame.to_dict("records")
+    assert gain["two_kinds"] == "this arm"
+    (collapse,) = analysis.tables["collapse"].frame.to_dict("records")
+    assert (collapse["search"], collapse["collapsed_trials"]) == ("beta and rate", "1 of 3")
+    assert any("beta and rate: 1 of 3 trials, 33% [1%, 91%]; mean accuracy" in said for said in analysis.verdict)
+    assert any(said.startswith("Trials that collapsed") for said in analysis.warnings)
+    assert "whose seeds collapsed in part" in analysis.tables["gain"].note

@@ -18,7 +18,7 @@ from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
-from calib_bench.inference.fitted import Fitted, apart, fitted
+from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
@@ -70,9 +70,11 @@ __all__ = [
     "equivalence",
     "fitted",
     "holm",
+    "jackknifed",
     "percentile",
     "rate",
     "rechosen",
+    "refitted",
     "resampled_means",
     "score_interval",
     "selected_gain",

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.inference import variance_shares
-from calib_bench.rows import ALPHA, Row, fields, revoked
+from calib_bench.rows import ALPHA, Row, fields, marks, revoked
 from calib_bench.separation.cells import families, noted, shown
 from calib_bench.study import Table
 
@@ -226,6 +226,7 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
             f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples and the chosen rates at "
             "hand; no interval",
+            *marks(frame),
         ),
     )
 

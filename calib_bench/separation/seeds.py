@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.fate import FAILED, GUESS
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.rechosen import shift
-from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
+from calib_bench.rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, marks, revoked, why_loose
 from calib_bench.separation.cells import betas, families, noted, over_beta, sample, shown
 from calib_bench.separation.collapse import none_seen
 from calib_bench.study import Table
@@ -217,6 +217,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
             "those that share a seed are not quite; a trial that did not fail may still have collapsed"
             + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
+            *marks(frame),
         ),
     )
 
@@ -234,6 +235,7 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "the rates at the chosen beta and the reference; training at every beta is what it costs",
             sample(frame),
             "* Holm-adjusted p < .05 over this table",
+            *marks(frame),
         ),
     )
 

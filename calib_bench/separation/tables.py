@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calib_bench.inference import FEWEST
-from calib_bench.rows import DOUBTFUL, TWO_KINDS
+from calib_bench.rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
 from calib_bench.separation import arms as each
 from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
 from calib_bench.separation.cells import NAMES, rate_unit
@@ -92,14 +91,9 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
     }
 
 
-TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (few errors)"
-KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
-
-
 def _marks(frame: pd.DataFrame, doubtful: str = DOUBTFUL) -> str:
     """What the columns mean that only some frames have: "doubtful" and TWO_KINDS."""
-    texts = {"doubtful": doubtful, TWO_KINDS: KINDS}
-    return "".join(f" {text}." for column, text in texts.items() if column in frame)
+    return "".join(f" {text}." for text in marks(frame, doubtful))
 
 
 def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:

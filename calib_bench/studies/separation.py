@@ -227,7 +227,9 @@ def _curves(
     whole = {beta: optimum.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
     if len(known) >= optimum.FEWEST:
         study.left_out += optimum.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
-    return optimum.curves(name, whole, study.nested, {beta: optimum.moves(known[beta]) for beta in whole})
+    name |= next((kinds for beta in whole if (kinds := collapse.two_kinds(known[beta]))), {})
+    choices, fits = ({beta: of(known[beta]) for beta in whole} for of in (optimum.moves, optimum.refits))
+    return optimum.curves(name, whole, study.nested, choices, fits)
 
 
 def _light(measures: Measures) -> Measures:

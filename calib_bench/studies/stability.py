@@ -16,9 +16,21 @@ from calib_bench.errors import SettingsError
 from calib_bench.fate import GUESS
 from calib_bench.reading import Reader, intervals
 from calib_bench.report import plots_stability
-from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
+from calib_bench.rows import (
+    ALPHA,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+    without_lone,
+)
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls
+from calib_bench.separation import collapse, controls
 from calib_bench.separation import seeds as sown
 from calib_bench.separation.cells import betas, families, noted, shown
 from calib_bench.separation.contrast import is_reference
@@ -85,6 +97,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     frames = {name: _ordered(frame) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
+    collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, settings)
+    del frames["trials"]
     dots = [
         {**one.name, "seed": seed, **{result: one.means[result][i] for result in sown.RESULTS}}
         for one in members
@@ -191,7 +205,7 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
         if row["beta"] < settings.reference
         and row.get("spread_ratio_holm", math.nan) < ALPHA
         and row["spread_ratio"] > 1
-        and not few_chose(row)
+        and not revoked(row)
     ]
     base = peaks[peaks["beta"] == settings.reference].to_dict("records")
     ceiling = base[0].get("failed_high", math.nan) if base else math.nan
@@ -208,8 +222,14 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     elif better:
         told = "does not show: where it peaks higher the data cannot say that it costs reliability"
     else:
-        told = "is nothing that these data can say: no smaller beta surely peaks higher"
+        told = f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
     return [*said, f"That small beta peaks higher at the cost of reliability {told}."]
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why peaks that seem to be higher are not surely so, where that is not their intervals."""
+    hints = [row for row in rows if revoked(row) and excludes_zero(row, "best_change") and _better(row, "best_change")]
+    return f" (at {betas(hints)} {why_loose(hints)})" if hints else ""
 
 
 def _better(row: Mapping[str, Any], column: str) -> bool:
@@ -238,6 +258,7 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
             "limits; diverged seeds have no result and are left out of the others",
             "* Holm-adjusted p < .05 over the arms, for each result and column",
+            *marks(frames["peaks"]),
         ),
         paper=True,
     )

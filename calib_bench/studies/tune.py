@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import discover, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.report import plots
-from calib_bench.rows import FEW_CHOSE, Row, few_chose
+from calib_bench.rows import FEW_CHOSE, Row, few_chose, marks, revoked
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
-from calib_bench.separation import controls
+from calib_bench.separation import collapse, controls
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 from calib_bench.tuning import FEWEST_SEEDS
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from calib_bench.settings import Settings
     from calib_bench.store import Store
 
+SEARCHES = ("beta and rate", "rate")
+"""What the two searches of a pair are over."""
 NEAR = 1.05
 """A winner within this factor of a bound of its search is said to be at the edge."""
 
@@ -118,12 +120,14 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     variants = each.variants(pair.template.family() for pair in found)
     winners: list[tuning.Arm] = []
     rows, known, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
+    trials: list[Row] = []
     for pair in found:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations failed.")
             continue
-        gain, arms, control = _gain(settings, store, pair)
+        gain, arms, control, ran = _gain(settings, store, pair)
+        trials += [name | row for row in ran]
         row = name | gain
         known += [name | {"beta": settings.reference} | one for one in control]
         winners += arms
@@ -138,6 +142,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         )
     if any(few_chose(row) for row in rows):
         warnings.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
+    collapses = collapse.rows(pd.DataFrame(trials), settings)
+    warnings += collapse.warnings(collapses)
     if len(settings.seed or ()) == 1:
         warnings.append("One seed: intervals hold for this one initialization and batch order.")
     tried = [
@@ -145,8 +151,11 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     ]
     control = pd.DataFrame(known)
     return Analysis(
-        verdict=(*verdict, *controls.words(control)) if verdict else ("There is nothing to compare yet.",),
-        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control),
+        verdict=(*verdict, *collapse.words(collapses), *controls.words(control))
+        if verdict
+        else ("There is nothing to compare yet.",),
+        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control)
+        | ({"collapse": collapse.table(pd.DataFrame(collapses), settings)} if collapses else {}),
         warnings=tuple(warnings),
         data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
     )
@@ -157,8 +166,8 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
     return name | ({"variant": variant} if variant else {})
 
 
-def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row]]:
-    """The winner against the reference's winner, both arms, and the controls of the latter."""
+def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row], list[Row]]:
+    """The winner against the reference's winner, both arms, the controls of the latter, and both arms' trials."""
     from calib_bench.measure import measure_arm, own_tests
     from calib_bench.separation.contrast import contrast
 
@@ -172,7 +181,10 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tunin
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
     row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
-    return row, arms, controls.both(store, measured[1], repair, nested)
+    row |= collapse.two_kinds(*measured)
+    searched = [{"beta": one.arm.trial.beta, "search": s} for one, s in zip(measured, SEARCHES, strict=True)]
+    ran = [about | trial for about, one in zip(searched, measured, strict=True) for trial in each.trials(store, one)]
+    return row, arms, controls.both(store, measured[1], repair, nested), ran
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
@@ -201,8 +213,8 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
         return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
 
     beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={settings.reference:g}"
-    if few_chose(row):
-        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {FEW_CHOSE}."
+    if why := revoked(row):
+        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {why}."
     if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
         return f"Advice: train at {beta}; what it gains, no temperature after training can give."
     if sign("log_loss_dyn") > 0 or sign("accuracy") < 0:
@@ -232,7 +244,7 @@ def _named(row: Mapping[str, Any]) -> str:
 
 def _configurations(pair: Pair) -> list[dict[str, Any]]:
     rows = []
-    for name, found in (("beta and rate", pair.joint), ("rate", pair.plain)):
+    for name, found in zip(SEARCHES, (pair.joint, pair.plain), strict=True):
         for order, tried in enumerate(found.tried):
             row = {"search": name, "order": order, "beta": tried.trial.beta, "rate": tried.trial.lr}
             row |= {"unit": tried.trial.lr_unit, "epochs": tried.epochs[-1] if tried.epochs else 0}
@@ -259,7 +271,7 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
             f"{smoke}Test split, paired by seed and example, {how}, for the two configurations that were chosen: the "
             "choice itself is not counted. "
             f"conf is what temperature scaling repairs, dyn what it cannot. Budget {settings.budget} configurations "
-            "a search; epochs spent are over all tuning seeds.",
+            "a search; epochs spent are over all tuning seeds." + "".join(f" {text}." for text in marks(gains)),
             paper=True,
         ),
         "gain_brier": Table(

@@ -17,10 +17,11 @@ from calib_bench.errors import SettingsError
 from calib_bench.models.variations import Form, form, variations
 from calib_bench.reading import Reader
 from calib_bench.report import plots_width
-from calib_bench.rows import Row, adjusted, cell, few_chose, fields, firm
+from calib_bench.rows import TWO_KINDS, Row, adjusted, cell, excludes_zero, fields, firm, marks, revoked, why_loose
 from calib_bench.separation import arms as each
 from calib_bench.separation import controls, optimum
 from calib_bench.separation.cells import noted, shown
+from calib_bench.separation.collapse import two_kinds
 from calib_bench.study import DETAILS, Analysis, Detail, Scores, Section, Study, Table
 from calib_bench.task import Task
 from calib_bench.trial import CROSS_ENTROPY, Trial
@@ -100,20 +101,25 @@ def _curves(
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
     choices: dict[float, dict[str, Array]] = {}
+    fits: dict[float, dict[str, Array]] = {}
     values: dict[float, dict[str, Array]] = {}
+    kinds: Row = {}
     rows = []
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
         for result, found in optimum.levels(measures, reader.nested).items():
             row |= {k: v for k, v in fields(result.replace(" ", "_"), found).items() if k[-2:] != "_p"}
-        rows.append(row)
+        rows.append(row | two_kinds(measures))
         if list(measures.seeds) == seeds:
-            values[arm.trial.beta], choices[arm.trial.beta] = optimum.results(measures), optimum.moves(measures)
+            kinds |= two_kinds(measures)
+            beta = arm.trial.beta
+            values[beta], choices[beta] = optimum.results(measures), optimum.moves(measures)
+            fits[beta] = optimum.refits(measures)
     lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
     said = optimum.left_out(str(name["model"]), lacking, len(values))
-    about = {**name, "tuning": tuning.together(arms)}
-    return optimum.curves(about, values, reader.nested, choices), rows, said
+    about = {**name, "tuning": tuning.together(arms), **kinds}
+    return optimum.curves(about, values, reader.nested, choices, fits), rows, said
 
 
 def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
@@ -141,6 +147,8 @@ def _trends(curves: Sequence[optimum.Curve]) -> list[Row]:
             row = {"over": over, "models": ", ".join(str(one.name["model"]) for _, one in members)}
             row |= {"objective": curve.name["objective"], "result": curve.result}
             row["tuning"] = ", ".join(dict.fromkeys(str(one.name.get("tuning", "tuned")) for _, one in members))
+            if any(TWO_KINDS in one.name for _, one in members):
+                row[TWO_KINDS] = "these arms"
             rows.append(row | fields("slope", percentile(float(slope), slopes, curve.found)))
     return rows
 
@@ -168,7 +176,7 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         rows = own.sort_values("best_beta").to_dict("records")
         low, high = (f"{cell(row, 'best_beta')} ({optimum.named(row)})" for row in (rows[0], rows[-1]))
         first = optimum.named(next(iter(own.to_dict("records"))))
-        sure = [optimum.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
+        sure = [optimum.named(row) for row in rows if optimum.differs(row)]
         said.append(
             f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
             f"another than {first}'s is established for {', '.join(sure) or 'none'}."
@@ -200,12 +208,13 @@ def details(analysis: Analysis) -> list[Detail]:
 
 def _trend(row: Mapping[Any, Any]) -> str:
     among = f"Among {row['models']}, the best beta by {row['result']}"
+    why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
     if row["over"] == "norm":
         moved = firm(row, "slope")
         ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
-        tail = "" if moved else ": whether normalization moves it the data cannot say"
+        tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
         return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say"
+    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
     return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."
 
 
@@ -221,13 +230,19 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {optimum.how(best)}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
+                *marks(trends),
             ),
             paper=True,
         )
     found["curves"] = Table(
         "Every architecture over beta",
         shown(points, settings),
-        noted(settings, f"{n}; error: 1 - accuracy", "choices of rates and calibration examples are counted"),
+        noted(
+            settings,
+            f"{n}; error: 1 - accuracy",
+            "choices of rates and calibration examples are counted",
+            *marks(points),
+        ),
     )
     return found
 
@@ -240,7 +255,7 @@ STUDY = Study(
     figures={"over_beta": plots_width.over_beta, "best_beta": plots_width.best_beta},
     defaults={"objective": (CROSS_ENTROPY,), "model": models},
     sections=(
-        Section("The best beta of each architecture", ("best_beta",)),
+        Section("The best beta of each architecture", ("best_beta", "collapse")),
         Section("Width, depth, normalization", ("trends",)),
         Section("Each architecture over beta", ("over_beta", DETAILS, "curves")),
         controls.SECTION,

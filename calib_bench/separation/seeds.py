@@ -49,7 +49,7 @@ class Seeds:
         seeds: that finished.
         means: by result of GAINS, its mean over test examples for each of `seeds`.
         examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
-        selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
+        selection: by seed at its rate, the score that chooses: inf where it diverged; absent where not run.
         tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.fate`.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
@@ -101,7 +101,7 @@ def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int]
     chosen = {}
     for tried in arm.rates:
         for seed in settings.seed or ():
-            trial = arm.trials[seed] if tried == arm.chosen else trial_at(settings, arm.trial, tried, seed)
+            trial = trial_at(settings, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
             bad = store.fate(trial) in FAILED

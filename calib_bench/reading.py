@@ -13,6 +13,7 @@ from calib_bench.separation import collapse, controls
 from calib_bench.separation.cells import noted, rate_unit, shown
 from calib_bench.separation.warnings import untrained, warnings
 from calib_bench.study import Analysis, Table
+from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +90,7 @@ class Reader:
             "trials": Table(
                 "Trials at the chosen rates, test split",
                 shown(pd.DataFrame(self.trials), settings),
-                noted(settings, "repaired: after temperature scaling"),
+                noted(settings, f"repaired: after temperature scaling; lr: {CROSS_FITTED}"),
             ),
         }
 

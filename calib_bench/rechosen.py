@@ -2,9 +2,9 @@
 
 The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example
 by example, and the test results at each rate. Choosing anew (`inference.rechosen`) then shows by how much a result
-moves with the choice alone, which is added to the interval of every contrast of tuned arms. It is made again in two ways, of
-which the one that moves a result more counts: once for all seeds, and for each tuning seed by the others, as results
-are reported (`tuning.cross_fitted`).
+moves with the choice alone, which is added to the interval of every contrast of tuned arms. It is made again in two
+ways, of which the one that moves a result more counts: once for all seeds, and for each tuning seed by the others, as
+results are reported (`tuning.cross_fitted`).
 """
 
 from __future__ import annotations

@@ -28,13 +28,25 @@ from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
 from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
 from calib_bench.separation import arms as arm_rows
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import (
+    choice,
+    collapse,
+    controls,
+    factorial,
+    interventions,
+    matched,
+    optimum,
+    page,
+    refinement,
+    seeds,
+)
 from calib_bench.separation import warnings as warning_words
 from calib_bench.separation.cells import census
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
+from calib_bench.studies import separation
 from calib_bench.train.outcome import Outcome
 
 CLASSES = 4
@@ -791,6 +803,65 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
+
+
+def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    name = arm_rows.named(arm.arm, None)
+
+    def right(beta: float, rate: float) -> float:
+        trials = arms[beta].tried[rate]
+        hits = [store.logits(trial)["test"].argmax(1) == store.labels(trial)["test"] for trial in trials]
+        return float(torch.stack(hits).double().mean())
+
+    (row,) = choice.rows(arm, reference, name)
+    (mirrored,) = choice.rows(reference, arm, name)
+    assert (row["rate"], row["pairs"], mirrored["rate"], mirrored["runner_up"]) == (0.2, 2, 0.2, 0.4)
+    scores = {rate: np.mean([store.scores("log_loss")(t) for t in arms[1.0].tried[rate]]) for rate in (0.2, 0.4)}
+    assert mirrored["behind"] == pytest.approx(scores[0.4] - scores[0.2])
+    ends = sorted(right(10.0, 0.2) - right(1.0, rate) for rate in (0.2, 0.4))
+    assert row["accuracy"] == pytest.approx(right(10.0, 0.2) - right(1.0, 0.2))
+    assert [row["accuracy_least"], row["accuracy_most"]] == pytest.approx(ends)
+    assert row["accuracy_runner_up"] == pytest.approx(right(10.0, row["runner_up"]) - right(1.0, 0.2))
+    for result in choice.RESULTS:
+        assert row[result] == pytest.approx(-mirrored[result])
+        assert row[f"{result}_least"] == pytest.approx(-mirrored[f"{result}_most"])
+        changes = row[f"{result}_least"] < 0 < row[f"{result}_most"]
+        assert (result.replace("_", " ") in (row["hangs"] or "").split(", ")) == changes
+    assert choice.rows(arm, None, name) == choice.rows(replace(arm, rechosen=None), reference, name) == []
+
+
+def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None:
+    name = {"model": "m", "variant": None, "objective": "cross_entropy", "tuning": "tuned"}
+    limits = {"log_loss_dyn": 1.0, "log_loss_dyn_low": 0.5, "log_loss_dyn_high": 1.5, "log_loss_dyn_holm": 0.001}
+    contrasts = pd.DataFrame([{**name, "beta": beta, **limits} for beta in (0.1, 10.0)])
+    found = pd.DataFrame(
+        [{**name, "beta": 0.1, "hangs": "log loss dyn, accuracy"}, {**name, "beta": 10.0, "hangs": None}]
+    )
+    (said,) = choice.words(found, contrasts)
+    assert "m beta=0.1 cross_entropy (log loss dyn)" in said
+    assert "beta=10" not in said
+    assert choice.words(found, contrasts.assign(log_loss_dyn_low=-0.1)) == []
+    assert choice.words(found.assign(hangs=None), contrasts) == choice.words(pd.DataFrame(), contrasts) == []
+
+
+def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    repair = discover.calibrators(("temperature_scaling",))
+    assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arms[1.0])} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
+    trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measure_arm(store, arms[1.0], repair))}
+    assert trials == {0: 0.2, 1: 0.4, 2: 0.2, 3: 0.2}
+    analysis = separation.analyse(settings, store)
+    for table in ("rates", "trials"):
+        assert "the rate that the other tuning seeds choose" in analysis.tables[table].note
+    details = {detail.title: " ".join(detail.text) for detail in page.details(analysis)}
+    assert "0.2 with cross_entropy (seed 1 at 0.4, as the others choose)" in details["beta = 1"]
+    assert "seed" not in details["beta = 10"].split("Chosen rates")[1]
+    assert list(analysis.tables["choice"].frame["beta"]) == [10.0]
 
 
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:

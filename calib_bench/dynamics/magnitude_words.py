@@ -13,6 +13,7 @@ from calib_bench.separation import controls, interventions
 from calib_bench.separation.arms import RECHOSEN
 from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 from calib_bench.study import Table
+from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +177,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
         "trials": Table(
             "Trials at the chosen rates, test split",
             shown(frames["trials"], settings),
-            noted(settings, "repaired: after temperature scaling"),
+            noted(settings, f"repaired: after temperature scaling; lr: {CROSS_FITTED}"),
         ),
     }
     return {name: table for name, table in found.items() if len(table.frame)}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calib_bench.rechosen import Rechosen, shift
 from calib_bench.rows import Row, doubtful
 from calib_bench.separation.contrast import kappa
+from calib_bench.tuning import CROSS_FITTED, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     from calib_bench.inference import Interval
@@ -21,9 +22,9 @@ MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 
 RECHOSEN = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
-    "examples, is drawn anew"
+    f"examples, is drawn anew; cross fitted: the seeds for which it is the choice of the others: {CROSS_FITTED}"
 )
-"""What tables of rates say of that column."""
+"""What tables of rates say of these columns."""
 
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
@@ -82,7 +83,7 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
 
 
 def trials(store: Store, measures: Measures) -> list[Row]:
-    """One row per trial of the chosen rate, finished or not; `doubtful` of an ECE that rests on few errors."""
+    """One row per trial of the arm, finished or not; `doubtful` of an ECE that rests on few errors."""
     from calib_bench.inference.interval import few_errors
 
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
@@ -102,7 +103,13 @@ def trials(store: Store, measures: Measures) -> list[Row]:
 
 
 def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
-    """One row per rate tried; with `again`, how often other selection data would have chosen it."""
+    """One row per rate tried, and which tuning seeds are reported at it where each is at the others' choice.
+
+    Args:
+        again: with it, how often other selection data would have chosen each.
+    """
+    tuners = [trial.seed for trial in arm.tried.get(arm.rates[0], ())]
+    crossed = tuners if len(tuners) >= FEWEST_SEEDS else []
     return [
         {
             "rate": rate,
@@ -110,6 +117,7 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
             **({"rechosen": again.shares.get(rate, 0.0)} if again else {}),
+            **({"cross_fitted": ", ".join(f"{s}" for s in crossed if arm.trials[s].lr == rate)} if crossed else {}),
         }
         for rate in arm.rates
     ]

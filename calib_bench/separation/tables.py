@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING
 from calib_bench.inference import FEWEST
 from calib_bench.rows import DOUBTFUL, TWO_KINDS
 from calib_bench.separation import arms as each
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import (
+    choice,
+    collapse,
+    controls,
+    factorial,
+    interventions,
+    matched,
+    optimum,
+    refinement,
+    seeds,
+)
 from calib_bench.separation.cells import NAMES, rate_unit
 from calib_bench.study import Table
+from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +85,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
+        **_if_any(frames, "choice", choice.table, settings),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
         **(
             {
@@ -87,7 +99,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            f"{smoke}repaired: after temperature scaling.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
+            f"{smoke}repaired: after temperature scaling; lr: {CROSS_FITTED}."
+            f"{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
 

@@ -14,6 +14,7 @@ from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import (
+    choice,
     collapse,
     controls,
     factorial,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
-    "factorial", "factorial_tests", "baselines", "rates", "intervention_rates", "trials",
+    "factorial", "factorial_tests", "baselines", "rates", "choice", "intervention_rates", "trials",
 )  # fmt: skip
 
 
@@ -145,6 +146,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
         warnings=(
             *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+            *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {said}." for method, said in study.cautions.items()),
             *study.left_out,
         ),
@@ -169,6 +171,7 @@ def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
             continue
         measures = study.measure(arm)
         study.rows["separation"].append({**name, **contrast(measures, reference, study.nested)})
+        study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:
             by_beta[arm.trial.beta] = _light(measures)

@@ -864,6 +864,55 @@ def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settin
     assert list(analysis.tables["choice"].frame["beta"]) == [10.0]
 
 
+def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Settings]) -> None:
+    """The row of temperature scaling is the split into confidence and dynamics; other families count as it does."""
+    store, settings = chosen
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
+    refined, fixed = (
+        [refinement.refine(replace(one, rechosen=again), None) for one, again in ((reference, r), (arm, a))]
+        for r, a in ((reference.rechosen, arm.rechosen), (None, None))
+    )
+    with_choice, without = (refinement.rows(pair[0], pair[1], {}, False) for pair in (refined, fixed))
+    split = contrast(arm, reference, False)
+    parts = {"total": (1.0, 0.0), "calibration": (1.0, -1.0), "refinement": (0.0, 1.0)}
+    for row, before in zip(with_choice, without, strict=True):
+        score = refinement.SCORES[row["score"]]
+        for part, (raw, repaired) in parts.items():
+            move = rechosen.shift(arm, reference, ("raw", score, raw), ("temperature_scaling", score, repaired))
+            half = math.hypot(
+                before[f"{part}_change_high"] - before[f"{part}_change"],
+                stats.norm.ppf(0.975) * math.sqrt(choice_variance(move)),
+            )
+            assert row[f"{part}_change_high"] - row[f"{part}_change"] == pytest.approx(half)
+        assert row["total_change_low"] == pytest.approx(split[f"{score}_total_low"])
+    own, before = (refinement.rows(None, pair[0], {}, False)[0] for pair in (refined, fixed))
+    assert own["refinement_low"] < before["refinement_low"] < before["refinement_high"] < own["refinement_high"]
+    assert {row["family"] for row in with_choice} == {"temperature_scaling", "vector_scaling"}
+
+
+def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    points: list[Row] = []
+    moves: factorial.Moves = {}
+    for arm in tuning.arms(settings, store.scores(settings.select)):
+        measures, name = measure_arm(store, arm, repair), arm_rows.named(arm, None)
+        points += factorial.points(measures, name)
+        moves |= factorial.moves(measures, name)
+    assert len(moves) == 2
+    for row, fixed in zip(factorial.rows(points, moves), factorial.rows(points), strict=True):
+        for column in ("beta", "seed"):
+            assert row[column] == fixed[column]
+            assert row[f"{column}_low"] <= fixed[f"{column}_low"] <= fixed[f"{column}_high"] <= row[f"{column}_high"]
+        assert row["seed_high"] > fixed["seed_high"] or fixed["seed_high"] == 1
+        assert (row["beta_p"], row["tuning"]) == (fixed["beta_p"], fixed["tuning"])
+    few = pd.DataFrame(factorial.rows([{**point, "tuning": "few seeds"} for point in points]))
+    assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, settings)[0]
+    assert factorial.rows(points, dict(list(moves.items())[:1])) == factorial.rows(points)
+
+
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:
     """With one factor that does nothing, the other one's effects are the contrast of two arms."""
     store, settings = chosen

@@ -21,22 +21,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import UserError
-from calib_bench.inference import crossed_interval, within
+from calib_bench.inference import choice_variance, crossed_interval, widened, within
+from calib_bench.rechosen import shift
 from calib_bench.rows import Row, adjusted, cell, fields, firm, unsaid
 from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.separation.contrast import difference_of
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.baseline import Calibrator
     from calib_bench.measure import Measures
+    from calib_bench.rechosen import Rechosen
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
+
+    Array = NDArray[np.float64]
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -60,6 +66,7 @@ class Refined:
         raw: by score, float64 [S, N].
         after: by family, then score: float64 [S, N]; CHOSEN among them.
         choices: by score, the family chosen for each seed.
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -67,6 +74,7 @@ class Refined:
     raw: Mapping[str, Tensor]
     after: Mapping[str, Mapping[str, Tensor]]
     choices: Mapping[str, tuple[str, ...]]
+    rechosen: Rechosen | None = None
 
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
@@ -107,6 +115,7 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
         raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
         after=after,
         choices={score: tuple(names) for score, names in choices.items()},
+        rechosen=measures.rechosen,
     )
 
 
@@ -193,7 +202,8 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
 
     Returns:
         `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
-        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families.
+        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families. The
+        choice of rates is counted, see `_moves`.
     """
     other = reference or arm
     places = {seed: i for i, seed in enumerate(other.seeds)}
@@ -204,23 +214,38 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
     out = []
     for score, column in SCORES.items():
+        levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
         for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
             raw, own = arm.raw[column][mine], arm.after[family][column][mine]
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
             if family == CHOSEN:
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
-            row |= _level("calibration", raw - own, nested, column) | _level("refinement", own, nested, column)
+            for part, values in (("calibration", raw - own), ("refinement", own)):
+                row |= _level(part, values, nested, column, levels.get(part))
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
                 change = own - reference.after[family][column][theirs]
                 for part, d_SN in (("total", total), ("calibration", total - change), ("refinement", change)):
-                    row |= fields(f"{part}_change", difference_of(column, d_SN, nested))
+                    row |= fields(f"{part}_change", difference_of(column, d_SN, nested, None, changes.get(part)))
             out.append(row)
     return out
 
 
-def _level(name: str, d_SN: Tensor, nested: bool, column: str) -> Row:
+def _moves(arm: Refined, reference: Refined | None, column: str) -> dict[str, Array]:
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
+
+    What is left after any family of maps changes as what is left after temperature scaling does, of which every tuning
+    trial tells: to fit each family to every trial that was tried would take many times as long as all else.
+    """
+    raw, repaired = (shift(arm, reference, (method, column, 1.0)) for method in ("raw", TEMPERATURE))
+    if raw is None or repaired is None:
+        return {}
+    return {"total": raw, "calibration": raw - repaired, "refinement": repaired}
+
+
+def _level(name: str, d_SN: Tensor, nested: bool, column: str, move: Array | None) -> Row:
     level = crossed_interval(d_SN, nested=nested)
+    level = level if move is None else widened(level, choice_variance(move))
     level = within(level, column) if name == "refinement" else within(level, column, difference=True)
     found = fields(name, level)
     found.pop(f"{name}_p", None)
@@ -266,7 +291,8 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates; that choice and the calibration examples they do not count",
+        f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
+        "the calibration examples they do not count",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
     )
 

@@ -64,6 +64,7 @@ class _Study:
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     points: list[Row] = field(default_factory=list)
+    moves: factorial.Moves = field(default_factory=dict)
     seeds: list[seeds.Seeds] = field(default_factory=list)
     curves: list[optimum.Curve] = field(default_factory=list)
     reliability: list[pd.DataFrame] = field(default_factory=list)
@@ -126,7 +127,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
-    study.rows["factorial"] = factorial.rows(study.points)
+    study.rows["factorial"] = factorial.rows(study.points, study.moves)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = optimum.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
@@ -208,6 +209,7 @@ def _read(
     study.rows["refinement"] += refinement.rows(base[0] if base else None, refined, name, nested)
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
     study.points += factorial.points(measures, name)
+    study.moves |= factorial.moves(measures, name)
     if reference is not None:
         found = matched.compare(reference, measures, store)
         study.rows["matched"] += matched.rows_of(found, name, nested) if measures is not reference else []

@@ -15,6 +15,7 @@ from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.fate import GUESS
 from calib_bench.reading import Reader, intervals
+from calib_bench.rechosen import shift
 from calib_bench.report import plots_stability
 from calib_bench.rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
 from calib_bench.separation import arms as each
@@ -107,11 +108,16 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list[Row]:
     """A row a result: what the best and the worst of m seeds, and the mean seed, reach, and by how much more than the
-    reference's, paired over the seeds that finished in both."""
-    from calib_bench.inference import best_of
+    reference's, paired over the seeds that finished in both.
+
+    The choice of rates is counted by what it changes in the mean seed: best and worst are taken to move with it.
+    """
+    from calib_bench.inference import best_of, choice_variance, widened
 
     rows = []
     for result, (method, score) in sown.RESULTS.items() if measures.seeds else ():
+        each_move, change_move = (shift(measures, one, (method, score, 1.0)) for one in (None, reference))
+        chosen, changed = (0.0 if move is None else choice_variance(move) for move in (each_move, change_move))
         largest = result == "accuracy"
         values = measures.examples[method][score].numpy()
         values = values.mean(1, keepdims=True) if nested else values
@@ -121,7 +127,8 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             continue
         kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
         for kind, (n, most) in kinds.items():
-            row |= {k: v for k, v in fields(kind, best_of(values, n, None, most)).items() if k != f"{kind}_p"}
+            limits = widened(best_of(values, n, None, most), chosen)
+            row |= {k: v for k, v in fields(kind, limits).items() if k != f"{kind}_p"}
         common = [seed for seed in measures.seeds if reference is not None and seed in reference.seeds]
         if reference is not None and reference is not measures and len(common) > max(m, 1):
             mine, theirs = (
@@ -131,7 +138,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             if nested:
                 mine, theirs = mine.mean(1, keepdims=True), theirs.mean(1, keepdims=True)
             for kind, (n, most) in kinds.items():
-                row |= fields(f"{kind}_change", best_of(mine, n, theirs, most))
+                row |= fields(f"{kind}_change", widened(best_of(mine, n, theirs, most), changed))
         rows.append(row)
     return rows
 
@@ -232,8 +239,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
-            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
-            "chosen rates, whose choice they do not count",
+            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, which count "
+            "the choice of rates by what it changes in the mean seed",
             f"failed: share of trials at the chosen rate that diverged or ended at {GUESS:.0%} or more of the loss of "
             "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
             "limits; diverged seeds have no result and are left out of the others",

@@ -46,7 +46,7 @@ from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
-from calib_bench.studies import separation
+from calib_bench.studies import separation, stability
 from calib_bench.train.outcome import Outcome
 
 CLASSES = 4
@@ -911,6 +911,24 @@ def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings])
     few = pd.DataFrame(factorial.rows([{**point, "tuning": "few seeds"} for point in points]))
     assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, settings)[0]
     assert factorial.rows(points, dict(list(moves.items())[:1])) == factorial.rows(points)
+
+
+def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    counted = stability._peaks(arm, reference, False)
+    fixed = stability._peaks(replace(arm, rechosen=None), reference, False)
+    for row, before in zip(counted, fixed, strict=True):
+        move = rechosen.shift(arm, reference, (*stability.sown.RESULTS[row["result"]], 1.0))
+        added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
+        for kind in ("best_change", "mean_change", "worst_change"):
+            assert row[kind] == before[kind]
+            half = math.hypot(before[f"{kind}_high"] - before[kind], added)
+            assert row[f"{kind}_high"] - row[kind] == pytest.approx(half)
+            assert row[f"{kind}_p"] >= before[f"{kind}_p"]
+    assert added > 0
 
 
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:

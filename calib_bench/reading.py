@@ -13,7 +13,6 @@ from calib_bench.separation import collapse, controls
 from calib_bench.separation.cells import noted, rate_unit, shown
 from calib_bench.separation.warnings import untrained, warnings
 from calib_bench.study import Analysis, Table
-from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +73,8 @@ class Reader:
         import pandas as pd
 
         settings = self.settings
-        score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
+        score, tried = settings.select.replace("_", " "), pd.DataFrame(self.rates)
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
         unit = rate_unit(settings)
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
         collapses = collapse.rows(pd.DataFrame(self.trials), settings)
@@ -84,13 +83,13 @@ class Reader:
         return known | {
             "rates": Table(
                 "Learning rates tried",
-                shown(pd.DataFrame(self.rates), settings),
+                shown(tried, settings),
                 noted(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
                 shown(pd.DataFrame(self.trials), settings),
-                noted(settings, f"repaired: after temperature scaling; lr: {CROSS_FITTED}"),
+                noted(settings, each.trials_note(tried)),
             ),
         }
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -47,6 +47,7 @@ class Arm:
         trials: by seed, at the rate it is reported at, see `elsewhere`; empty while pending.
         tried: by rate, the tuning seeds' trials, where a rate was chosen among several that train; else empty.
         select: the score that chose, see `Settings.select`.
+        crossed: whether each tuning seed is reported at the rate that the others choose.
     """
 
     trial: Trial
@@ -57,6 +58,7 @@ class Arm:
     trials: dict[int, Trial]
     tried: Mapping[float, tuple[Trial, ...]] = field(default_factory=dict)
     select: str = "log_loss"
+    crossed: bool = False
 
     @property
     def tuning(self) -> str:
@@ -70,6 +72,11 @@ class Arm:
         """By seed that is not reported at the chosen rate, the rate that the other tuning seeds choose."""
         tuners = {trial.seed for trials in self.tried.values() for trial in trials}
         return {s: trial.lr for s, trial in self.trials.items() if s in tuners and trial.lr != self.chosen}
+
+    def at_chosen(self) -> Arm:
+        """The arm with every seed at the chosen rate: for how far seeds differ at one rate."""
+        same = {trial.seed: trial for trial in self.tried.get(self.chosen, ())} if self.chosen is not None else {}
+        return replace(self, trials={**self.trials, **same}, crossed=False)
 
     @property
     def label(self) -> str:
@@ -252,7 +259,7 @@ def _arm(
     chose = status in ("tuned", "edge")
     apart = cross_fitted(tried, chosen, scores) if chose else {}
     trials = {seed: family.trial(number, apart.get(seed, chosen), seed) for seed in settings.seed or ()}
-    return Arm(arm, rates, known, chosen, status, trials, tried if chose else {}, settings.select)
+    return Arm(arm, rates, known, chosen, status, trials, tried if chose else {}, settings.select, bool(apart))
 
 
 def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: Scores) -> dict[int, float]:

@@ -855,6 +855,16 @@ def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settin
     assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arms[1.0])} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
     trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measure_arm(store, arms[1.0], repair))}
     assert trials == {0: 0.2, 1: 0.4, 2: 0.2, 3: 0.2}
+    # How far seeds differ at one rate is no matter of which rates others choose.
+    measures = measure_arm(store, arms[1.0], repair)
+    read = seeds.read(measures, store, settings, {})
+    right = [
+        store.logits(t)["test"].argmax(1) == store.labels(t)["test"] for t in arms[1.0].at_chosen().trials.values()
+    ]
+    assert {trial.lr for trial in arms[1.0].at_chosen().trials.values()} == {0.2}
+    assert read.means["accuracy"] == pytest.approx(tuple(float(hits.double().mean()) for hits in right))
+    assert read.examples["accuracy"] is measures.examples["raw"]["correct"]
+    assert (read.at_chosen[1], read.selection[1]) == (0.4, store.scores("log_loss")(arms[1.0].tried[0.4][1]))
     analysis = separation.analyse(settings, store)
     for table in ("rates", "trials"):
         assert "the rate that the other tuning seeds choose" in analysis.tables[table].note

@@ -10,10 +10,9 @@ from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
 from calib_bench.rows import FEW_CHOSE, Row, cell, few_chose, firm
 from calib_bench.separation import controls, interventions
-from calib_bench.separation.arms import RECHOSEN
+from calib_bench.separation.arms import rates_note, trials_note
 from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 from calib_bench.study import Table
-from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,14 +169,14 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
-                RECHOSEN,
+                rates_note(frames["rates"]),
                 rate_unit(settings),
             ),
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
             shown(frames["trials"], settings),
-            noted(settings, f"repaired: after temperature scaling; lr: {CROSS_FITTED}"),
+            noted(settings, trials_note(frames["rates"])),
         ),
     }
     return {name: table for name, table in found.items() if len(table.frame)}

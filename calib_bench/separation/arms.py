@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from calib_bench.rechosen import Rechosen, shift
 from calib_bench.rows import Row, doubtful
 from calib_bench.separation.contrast import kappa
-from calib_bench.tuning import CROSS_FITTED, FEWEST_SEEDS
+from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from calib_bench.inference import Interval
     from calib_bench.measure import Measures
     from calib_bench.store import Store
@@ -22,9 +24,9 @@ MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 
 RECHOSEN = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
-    f"examples, is drawn anew; cross fitted: the seeds for which it is the choice of the others: {CROSS_FITTED}"
+    "examples, is drawn anew"
 )
-"""What tables of rates say of these columns."""
+"""What tables of rates say of that column."""
 
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
@@ -108,8 +110,7 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
     Args:
         again: with it, how often other selection data would have chosen each.
     """
-    tuners = [trial.seed for trial in arm.tried.get(arm.rates[0], ())]
-    crossed = tuners if len(tuners) >= FEWEST_SEEDS else []
+    crossed = [trial.seed for trial in arm.tried.get(arm.rates[0], ())] if arm.crossed else []
     return [
         {
             "rate": rate,
@@ -121,6 +122,18 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
         }
         for rate in arm.rates
     ]
+
+
+def rates_note(frame: pd.DataFrame) -> str:
+    """What tables of rates say of their columns."""
+    if "cross_fitted" not in frame:
+        return RECHOSEN
+    return f"{RECHOSEN}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+
+
+def trials_note(frame: pd.DataFrame) -> str:
+    """What a table of trials says beside a table of rates, of this frame."""
+    return "repaired: after temperature scaling" + (f"; lr: {CROSS_FITTED}" if "cross_fitted" in frame else "")
 
 
 def over_seeds(name: str, values: list[float]) -> Row:

@@ -22,7 +22,6 @@ from calib_bench.separation import (
 )
 from calib_bench.separation.cells import NAMES, rate_unit
 from calib_bench.study import Table
-from calib_bench.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +98,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            f"{smoke}repaired: after temperature scaling; lr: {CROSS_FITTED}."
-            f"{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
+            f"{smoke}{each.trials_note(frames['rates'])}.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
 
@@ -168,7 +166,8 @@ def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     unit = f" {text}." if (text := rate_unit(settings)) else ""
-    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}.{unit}"
+    how = each.rates_note(frame)
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {how}.{unit}"
     return Table(title, frame, note)
 
 

@@ -67,7 +67,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
     for family in found:
-        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in family.arms]
+        arms = [arm.at_chosen() for arm in family.arms]
+        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in arms]
         named.sort(key=lambda pair: not is_reference(pair[0], settings))
         base: tuple[Measures, sown.Seeds] | None = None
         for name, arm in named:
@@ -240,7 +241,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
             f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, which count "
-            "the choice of rates by what it changes in the mean seed",
+            "the choice of rates by what it changes in the mean seed; seeds that helped to choose are at the rate they "
+            "chose, like all others, so that seeds differ by nothing else",
             f"failed: share of trials at the chosen rate that diverged or ended at {GUESS:.0%} or more of the loss of "
             "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
             "limits; diverged seeds have no result and are left out of the others",

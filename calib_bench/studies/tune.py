@@ -111,7 +111,9 @@ def _final(settings: Settings, found: Search, scores: Scores) -> tuning.Arm:
     apart = tuning.cross_fitted(tried, rate, scores)
     trials = {s: _seeded(settings, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
     means = {r: t.scores[-1] for r, t in configurations.items()}
-    return tuning.Arm(best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, settings.select)
+    return tuning.Arm(
+        best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, settings.select, bool(apart)
+    )
 
 
 def _full(found: Search) -> list[Tried]:

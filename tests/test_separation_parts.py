@@ -47,7 +47,10 @@ from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
 from calib_bench.studies import separation, stability
+from calib_bench.study import Scores
+from calib_bench.tracking import content
 from calib_bench.train.outcome import Outcome
+from calib_bench.trial import Trial
 
 CLASSES = 4
 REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3
@@ -728,15 +731,11 @@ def test_what_few_seeds_chose_is_not_established() -> None:
     assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
-    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
-    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
-    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
-    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], list[Trial]]) -> None:
+    """Stores what the plan wants, with planted logits."""
     labels, truth = labels_and_truth(300, CLASSES)
     scores = store.scores(settings.select)
-    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+    while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
         for trial in new:
             data = store.write_splits(trial, splits_of(labels, CLASSES))
             noise = 2.0 if trial.lr == 0.4 and trial.beta == 1 else 0.5
@@ -747,6 +746,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
             told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}
             kept = {s: (z / trial.beta).float() for s, z in Z.items()}
             store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
+    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
+    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
+    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+    learn(store, settings, tuning.plan)
     store.write_study(settings, settings.command())
     return store, settings
 
@@ -765,6 +773,17 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     assert reference.rechosen is not None
     moved = rechosen.shift(measures, reference, ("raw", "correct", 1.0))
     np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
+
+
+def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
+    chosen: tuple[Store, Settings], tmp_path: Path
+) -> None:
+    settings, store = chosen[1], Store(tmp_path / "run")
+    learn(store, settings, controls.plan)
+    selected = content.selected(discover.study("stability"), settings, store)
+    arms = tuning.arms(settings, store.scores(settings.select))
+    assert {trial.lr for trial in controls.positive(arms[0])} == {0.2, 0.4}
+    assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
 
 
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:

@@ -73,8 +73,8 @@ class Reader:
         import pandas as pd
 
         settings = self.settings
-        score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
+        score, tried = settings.select.replace("_", " "), pd.DataFrame(self.rates)
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
         unit = rate_unit(settings)
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
         trials = pd.DataFrame(self.trials)
@@ -84,13 +84,13 @@ class Reader:
         return known | {
             "rates": Table(
                 "Learning rates tried",
-                shown(pd.DataFrame(self.rates), settings),
+                shown(tried, settings),
                 noted(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
                 shown(trials, settings),
-                noted(settings, "repaired: after temperature scaling", *marks(trials, TRIALS_DOUBTFUL)),
+                noted(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 

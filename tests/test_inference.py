@@ -547,6 +547,33 @@ def test_variance_shares_add_up_and_are_unbiased() -> None:
     assert np.mean(found, 0) == pytest.approx(parts / parts.sum(), abs=0.02)
 
 
+def test_shares_count_a_choice_to_first_order() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((4, 3, 1)) + 0.3 * rng.standard_normal((4, 3, 5))
+    plain = inference.variance_shares(values, draws=9)
+    # One cell moves, by the same under each of two seeds: a share moves by its derivative.
+    step, moves = 1e-4, np.zeros((4, 3, 1, 1, 2))
+    moves[1, 2] = step
+    counted = inference.variance_shares(values, draws=9, choice=moves)
+    shifted = values.copy()
+    shifted[1, 2] += step
+    other = inference.variance_shares(shifted, draws=9)
+    for name in ("first", "second", "interaction", "seed", "second_given_first", "first_given_second"):
+        before, after = getattr(plain, name), getattr(counted, name)
+        size = abs(getattr(other, name).mean - before.mean)
+        low = before.mean - math.hypot(before.mean - before.low, stats.norm.ppf(0.975) * size)
+        assert after.mean == before.mean
+        assert after.low == pytest.approx(max(low, 0), abs=1e-9)
+        assert 0 <= after.low <= before.low <= before.high <= after.high <= 1
+        wide = getattr(inference.variance_shares(values, draws=9, choice=1e4 * moves), name)
+        assert wide.low < before.low or before.low == 0
+    # What seeds differ in alone is no choice's doing.
+    noise = np.zeros((4, 3, 1, 2, 2))
+    noise[1, 2] = [[1.0, -1.0], [-1.0, 1.0]]
+    assert inference.variance_shares(values, draws=9, choice=noise).first == plain.first
+    assert (counted.p_first, counted.p_second) == (plain.p_first, plain.p_second)
+
+
 def test_variance_shares_without_replicates_or_variance() -> None:
     values = np.random.default_rng(0).standard_normal((3, 2, 2))
     assert "three seeds" in inference.variance_shares(values, draws=9).first.method

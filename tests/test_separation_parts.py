@@ -28,14 +28,29 @@ from calib_bench.report.tables import latex, markdown
 from calib_bench.resolve import resolve
 from calib_bench.rows import Row, adjusted, firm, unsaid, why_loose
 from calib_bench.separation import arms as arm_rows
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import (
+    choice,
+    collapse,
+    controls,
+    factorial,
+    interventions,
+    matched,
+    optimum,
+    page,
+    refinement,
+    seeds,
+)
 from calib_bench.separation import warnings as warning_words
 from calib_bench.separation.cells import census
 from calib_bench.separation.contrast import contrast
 from calib_bench.separation.verdict import is_equal
 from calib_bench.settings import Settings, parse
 from calib_bench.store import Store
+from calib_bench.studies import separation, stability
+from calib_bench.study import Scores
+from calib_bench.tracking import content
 from calib_bench.train.outcome import Outcome
+from calib_bench.trial import Trial
 
 CLASSES = 4
 REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3
@@ -742,15 +757,11 @@ def test_what_few_seeds_chose_is_not_established() -> None:
     assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
-    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
-    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
-    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
-    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], list[Trial]]) -> None:
+    """Stores what the plan wants, with planted logits."""
     labels, truth = labels_and_truth(300, CLASSES)
     scores = store.scores(settings.select)
-    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+    while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
         for trial in new:
             data = store.write_splits(trial, splits_of(labels, CLASSES))
             noise = 2.0 if trial.lr == 0.4 and trial.beta == 1 else 0.5
@@ -761,6 +772,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
             told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}
             kept = {s: (z / trial.beta).float() for s, z in Z.items()}
             store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
+    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
+    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
+    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+    learn(store, settings, tuning.plan)
     store.write_study(settings, settings.command())
     return store, settings
 
@@ -781,6 +801,17 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
 
 
+def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
+    chosen: tuple[Store, Settings], tmp_path: Path
+) -> None:
+    settings, store = chosen[1], Store(tmp_path / "run")
+    learn(store, settings, controls.plan)
+    selected = content.selected(discover.study("stability"), settings, store)
+    arms = tuning.arms(settings, store.scores(settings.select))
+    assert {trial.lr for trial in controls.positive(arms[0])} == {0.2, 0.4}
+    assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
+
+
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
     repair = discover.calibrators(("temperature_scaling",))
@@ -797,9 +828,16 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     }
     moved = np.array(right[0.4]) - right[0.2]
     shifts = reference.rechosen.shifts["raw"]["correct"]
-    chose = ~np.isclose(shifts, 0).all(1)
+    chose = ~np.isclose(shifts[0], 0).all(1)
     assert chose.mean() == reference.rechosen.shares[0.4]
-    np.testing.assert_allclose(shifts[chose], np.repeat(moved[None], chose.sum(), 0))
+    np.testing.assert_allclose(shifts[0][chose], np.repeat(moved[None], chose.sum(), 0))
+    # As they are reported, seed 1 is at the other rate; of four seeds three choose, and the last changes as they do.
+    assert arms[1.0].elsewhere == {1: 0.4}
+    rest = shifts[1] - shifts[0] / 4
+    for seed, sign in enumerate((1, -1, 1)):
+        went = ~np.isclose(rest[:, seed], 0)
+        assert 0 < went.mean() < 1
+        np.testing.assert_allclose(rest[went, seed], 3 / 4 * sign * moved[seed])
     with_choice = contrast(arm, reference, False)
     given = contrast(replace(arm, rechosen=None), reference, False)
     for column in ("accuracy", "log_loss_total", "log_loss_dyn", "brier_dyn"):
@@ -810,6 +848,142 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
+
+
+def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    name = arm_rows.named(arm.arm, None)
+
+    def right(beta: float, rate: float) -> float:
+        trials = arms[beta].tried[rate]
+        hits = [store.logits(trial)["test"].argmax(1) == store.labels(trial)["test"] for trial in trials]
+        return float(torch.stack(hits).double().mean())
+
+    (row,) = choice.rows(arm, reference, name)
+    (mirrored,) = choice.rows(reference, arm, name)
+    assert (row["rate"], row["pairs"], mirrored["rate"], mirrored["runner_up"]) == (0.2, 2, 0.2, 0.4)
+    scores = {rate: np.mean([store.scores("log_loss")(t) for t in arms[1.0].tried[rate]]) for rate in (0.2, 0.4)}
+    assert mirrored["behind"] == pytest.approx(scores[0.4] - scores[0.2])
+    ends = sorted(right(10.0, 0.2) - right(1.0, rate) for rate in (0.2, 0.4))
+    assert row["accuracy"] == pytest.approx(right(10.0, 0.2) - right(1.0, 0.2))
+    assert [row["accuracy_least"], row["accuracy_most"]] == pytest.approx(ends)
+    assert row["accuracy_runner_up"] == pytest.approx(right(10.0, row["runner_up"]) - right(1.0, 0.2))
+    for result in choice.RESULTS:
+        assert row[result] == pytest.approx(-mirrored[result])
+        assert row[f"{result}_least"] == pytest.approx(-mirrored[f"{result}_most"])
+        changes = row[f"{result}_least"] < 0 < row[f"{result}_most"]
+        assert (result.replace("_", " ") in (row["hangs"] or "").split(", ")) == changes
+    assert choice.rows(arm, None, name) == choice.rows(replace(arm, rechosen=None), reference, name) == []
+
+
+def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None:
+    name = {"model": "m", "variant": None, "objective": "cross_entropy", "tuning": "tuned"}
+    limits = {"log_loss_dyn": 1.0, "log_loss_dyn_low": 0.5, "log_loss_dyn_high": 1.5, "log_loss_dyn_holm": 0.001}
+    contrasts = pd.DataFrame([{**name, "beta": beta, **limits} for beta in (0.1, 10.0)])
+    found = pd.DataFrame(
+        [{**name, "beta": 0.1, "hangs": "log loss dyn, accuracy"}, {**name, "beta": 10.0, "hangs": None}]
+    )
+    (said,) = choice.words(found, contrasts)
+    assert "m beta=0.1 cross_entropy (log loss dyn)" in said
+    assert "beta=10" not in said
+    assert choice.words(found, contrasts.assign(log_loss_dyn_low=-0.1)) == []
+    assert choice.words(found.assign(hangs=None), contrasts) == choice.words(pd.DataFrame(), contrasts) == []
+
+
+def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    repair = discover.calibrators(("temperature_scaling",))
+    assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arms[1.0])} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
+    trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measure_arm(store, arms[1.0], repair))}
+    assert trials == {0: 0.2, 1: 0.4, 2: 0.2, 3: 0.2}
+    # How far seeds differ at one rate is no matter of which rates others choose.
+    measures = measure_arm(store, arms[1.0], repair)
+    read = seeds.read(measures, store, settings, {})
+    right = [
+        store.logits(t)["test"].argmax(1) == store.labels(t)["test"] for t in arms[1.0].at_chosen().trials.values()
+    ]
+    assert {trial.lr for trial in arms[1.0].at_chosen().trials.values()} == {0.2}
+    assert read.means["accuracy"] == pytest.approx(tuple(float(hits.double().mean()) for hits in right))
+    assert read.examples["accuracy"] is measures.examples["raw"]["correct"]
+    assert (read.at_chosen[1], read.selection[1]) == (0.4, store.scores("log_loss")(arms[1.0].tried[0.4][1]))
+    analysis = separation.analyse(settings, store)
+    for table in ("rates", "trials"):
+        assert "the rate that the other tuning seeds choose" in analysis.tables[table].note
+    details = {detail.title: " ".join(detail.text) for detail in page.details(analysis)}
+    assert "0.2 with cross_entropy (seed 1 at 0.4, as the others choose)" in details["beta = 1"]
+    assert "seed" not in details["beta = 10"].split("Chosen rates")[1]
+    assert list(analysis.tables["choice"].frame["beta"]) == [10.0]
+
+
+def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Settings]) -> None:
+    """The row of temperature scaling is the split into confidence and dynamics; other families count as it does."""
+    store, settings = chosen
+    calibrators = discover.calibrators(("temperature_scaling", "vector_scaling"))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
+    refined, fixed = (
+        [refinement.refine(replace(one, rechosen=again), None) for one, again in ((reference, r), (arm, a))]
+        for r, a in ((reference.rechosen, arm.rechosen), (None, None))
+    )
+    with_choice, without = (refinement.rows(pair[0], pair[1], {}, False) for pair in (refined, fixed))
+    split = contrast(arm, reference, False)
+    parts = {"total": (1.0, 0.0), "calibration": (1.0, -1.0), "refinement": (0.0, 1.0)}
+    for row, before in zip(with_choice, without, strict=True):
+        score = refinement.SCORES[row["score"]]
+        for part, (raw, repaired) in parts.items():
+            move = rechosen.shift(arm, reference, ("raw", score, raw), ("temperature_scaling", score, repaired))
+            half = math.hypot(
+                before[f"{part}_change_high"] - before[f"{part}_change"],
+                stats.norm.ppf(0.975) * math.sqrt(choice_variance(move)),
+            )
+            assert row[f"{part}_change_high"] - row[f"{part}_change"] == pytest.approx(half)
+        assert row["total_change_low"] == pytest.approx(split[f"{score}_total_low"])
+    own, before = (refinement.rows(None, pair[0], {}, False)[0] for pair in (refined, fixed))
+    assert own["refinement_low"] < before["refinement_low"] < before["refinement_high"] < own["refinement_high"]
+    assert {row["family"] for row in with_choice} == {"temperature_scaling", "vector_scaling"}
+
+
+def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    points: list[Row] = []
+    moves: factorial.Moves = {}
+    for arm in tuning.arms(settings, store.scores(settings.select)):
+        measures, name = measure_arm(store, arm, repair), arm_rows.named(arm, None)
+        points += factorial.points(measures, name)
+        moves |= factorial.moves(measures, name)
+    assert len(moves) == 2
+    for row, fixed in zip(factorial.rows(points, moves), factorial.rows(points), strict=True):
+        for column in ("beta", "seed"):
+            assert row[column] == fixed[column]
+            assert row[f"{column}_low"] <= fixed[f"{column}_low"] <= fixed[f"{column}_high"] <= row[f"{column}_high"]
+        assert row["seed_high"] > fixed["seed_high"] or fixed["seed_high"] == 1
+        assert (row["beta_p"], row["tuning"]) == (fixed["beta_p"], fixed["tuning"])
+    few = pd.DataFrame(factorial.rows([{**point, "tuning": "few seeds"} for point in points]))
+    assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, settings)[0]
+    assert factorial.rows(points, dict(list(moves.items())[:1])) == factorial.rows(points)
+
+
+def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = discover.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    counted = stability._peaks(arm, reference, False)
+    fixed = stability._peaks(replace(arm, rechosen=None), reference, False)
+    for row, before in zip(counted, fixed, strict=True):
+        move = rechosen.shift(arm, reference, (*stability.sown.RESULTS[row["result"]], 1.0))
+        added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
+        for kind in ("best_change", "mean_change", "worst_change"):
+            assert row[kind] == before[kind]
+            half = math.hypot(before[f"{kind}_high"] - before[kind], added)
+            assert row[f"{kind}_high"] - row[kind] == pytest.approx(half)
+            assert row[f"{kind}_p"] >= before[f"{kind}_p"]
+    assert added > 0
 
 
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 from calib_bench.dynamics.magnitude import ALIKE, BETA, MAGNITUDE
 from calib_bench.report.tables import ALPHA
-from calib_bench.rows import TRIALS_DOUBTFUL, Row, cell, excludes_zero, firm, marks, revoked, why_loose
+from calib_bench.rows import (
+    TRIALS_DOUBTFUL,
+    Row,
+    cell,
+    excludes_zero,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)  # fmt: skip
 from calib_bench.separation import collapse, controls, interventions
-from calib_bench.separation.arms import RECHOSEN
+from calib_bench.separation.arms import rates_note, trials_note
 from calib_bench.separation.cells import families, noted, rate_unit, sample, shown
 from calib_bench.study import Table
 
@@ -178,14 +187,14 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
-                RECHOSEN,
+                rates_note(frames["rates"]),
                 rate_unit(settings),
             ),
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
             shown(frames["trials"], settings),
-            noted(settings, "repaired: after temperature scaling", *marks(frames["trials"], TRIALS_DOUBTFUL)),
+            noted(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
     return {name: table for name, table in found.items() if len(table.frame)}

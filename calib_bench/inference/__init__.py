@@ -35,7 +35,14 @@ from calib_bench.inference.interval import (
 from calib_bench.inference.ranking import aurc_interval, aurc_n
 from calib_bench.inference.resampled import Resampled, percentile, resampled_means
 from calib_bench.inference.scores import difference_interval, score_interval, within
-from calib_bench.inference.selection import SelectedGain, choice_variance, rechosen, selected_gain, widened
+from calib_bench.inference.selection import (
+    SelectedGain,
+    choice_variance,
+    rechosen,
+    rechosen_apart,
+    selected_gain,
+    widened,
+)
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
@@ -74,6 +81,7 @@ __all__ = [
     "percentile",
     "rate",
     "rechosen",
+    "rechosen_apart",
     "refitted",
     "resampled_means",
     "score_interval",

@@ -63,7 +63,7 @@ class Matched:
         dropped: number of seeds that did not finish in both.
         log_temperature: log T of the reference at the arm's confidence, [S]; 0 where both are equally confident.
         cells: by per-example score: y00, y10, y01, y11, each float64 [S, N].
-        moves: by per-example score and part, by how much other choices of both rates would change it, [B, S].
+        moves: by per-example score and part, by how much other choices of both rates would change it, [V, B, S].
         fits: likewise, what the calibration examples add on which confidences were matched.
     """
 
@@ -149,7 +149,7 @@ def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
 
 
 def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
-    """By part, by how much other choices of both rates would change it, [B, S]; empty where none was chosen.
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
 
     What is left at equal confidence changes as what is left after temperature scaling does, of which every tuning trial
     tells: to match it with a reference of another rate, too, would take as many fits as pairs.

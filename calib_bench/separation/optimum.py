@@ -65,7 +65,7 @@ def results(measures: Measures) -> dict[str, Array]:
 
 
 def moves(measures: Measures) -> dict[str, Array]:
-    """By how much other choices of the arm's rate would change each of RESULTS: [B, S]; empty where none was chosen."""
+    """By how much other choices of the arm's rate would change each of RESULTS, [V, B, S]; empty where it has none."""
     found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
     return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
 
@@ -140,7 +140,7 @@ def curves(
         chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
         for column, move in enumerate(chosen):
             if move is not None:
-                resampled.drawn_BA[:, column] += np.resize(move.mean(1), len(resampled.drawn_BA))
+                resampled.drawn_BA[:, column] += np.resize(move.mean(-1), len(resampled.drawn_BA))
         for column, beta in enumerate(betas):
             if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
                 resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))

@@ -21,23 +21,29 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.errors import UserError
-from calib_bench.inference import Fitted, crossed_interval, jackknifed, within
+from calib_bench.inference import Fitted, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.rechosen import shift
 from calib_bench.rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.separation.cells import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.separation.contrast import difference_of
 from calib_bench.study import Table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.baseline import Calibrator
     from calib_bench.inference import Interval
     from calib_bench.measure import Measures
+    from calib_bench.rechosen import Rechosen
     from calib_bench.settings import Settings
     from calib_bench.store import Store
     from calib_bench.trial import Trial
     from calib_bench.tuning import Arm
+
+    Array = NDArray[np.float64]
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -65,6 +71,7 @@ class Refined:
             the calibration examples; of families that were cross-validated.
         measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
             are counted.
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -74,6 +81,7 @@ class Refined:
     choices: Mapping[str, tuple[str, ...]]
     without: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     measures: Measures | None = None
+    rechosen: Rechosen | None = None
 
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
@@ -121,6 +129,7 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
         choices={score: tuple(names) for score, names in choices.items()},
         without={name: found for name, sets in folds.items() if (found := _without(sets, scores))},
         measures=replace(measures, examples={}),
+        rechosen=measures.rechosen,
     )
 
 
@@ -252,7 +261,8 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
 
     Returns:
         `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
-        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families.
+        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families. The
+        choice of rates is counted, see `_moves`.
     """
     other = reference or arm
     places = {seed: i for i, seed in enumerate(other.seeds)}
@@ -263,6 +273,7 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
     out = []
     for score, column in SCORES.items():
+        levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
         for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
             raw, own = arm.raw[column][mine], arm.after[family][column][mine]
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
@@ -270,11 +281,11 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
             fit = _fit(family, column, (1, arm, mine))
             before = None if fit is None else fit.negative()
-            found = {
-                "calibration": _level("calibration", raw - own, nested, column, before),
-                "refinement": _level("refinement", own, nested, column, fit),
+            parts = {
+                "calibration": _level("calibration", raw - own, nested, column, before, levels.get("calibration")),
+                "refinement": _level("refinement", own, nested, column, fit, levels.get("refinement")),
             }
-            row |= {k: v for part, one in found.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
+            row |= {k: v for part, one in parts.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
                 change = own - reference.after[family][column][theirs]
@@ -283,14 +294,27 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
                 for part, d_SN, how in (
                     ("total", total, None), ("calibration", total - change, before), ("refinement", change, fit)
                 ):  # fmt: skip
-                    found[f"{part}_change"] = difference_of(column, d_SN, nested, how)
-                    row |= fields(f"{part}_change", found[f"{part}_change"])
-            out.append(row | doubtful(found))
+                    parts[f"{part}_change"] = difference_of(column, d_SN, nested, how, changes.get(part))
+                    row |= fields(f"{part}_change", parts[f"{part}_change"])
+            out.append(row | doubtful(parts))
     return out
 
 
-def _level(name: str, d_SN: Tensor, nested: bool, column: str, fit: Fitted | None) -> Interval:
+def _moves(arm: Refined, reference: Refined | None, column: str) -> dict[str, Array]:
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
+
+    What is left after any family of maps changes as what is left after temperature scaling does, of which every tuning
+    trial tells: to fit each family to every trial that was tried would take many times as long as all else.
+    """
+    raw, repaired = (shift(arm, reference, (method, column, 1.0)) for method in ("raw", TEMPERATURE))
+    if raw is None or repaired is None:
+        return {}
+    return {"total": raw, "calibration": raw - repaired, "refinement": repaired}
+
+
+def _level(name: str, d_SN: Tensor, nested: bool, column: str, fit: Fitted | None, move: Array | None) -> Interval:
     level = crossed_interval(d_SN, nested=nested, fit=fit)
+    level = level if move is None else widened(level, choice_variance(move))
     return within(level, column) if name == "refinement" else within(level, column, difference=True)
 
 
@@ -358,9 +382,9 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates, a choice that they do not count; the calibration examples that maps "
-        f"are fitted on count, by leaving out each of {FOLDS} folds (of temperatures, by their influence), the family "
-        "as it was chosen; not in a family that was not cross-validated",
+        f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
+        f"the calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of "
+        "temperatures, by their influence), the family as it was chosen; not in a family that was not cross-validated",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
         *marks(frame),
     )

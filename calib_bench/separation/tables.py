@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from calib_bench.rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
 from calib_bench.separation import arms as each
-from calib_bench.separation import collapse, controls, factorial, interventions, matched, optimum, refinement, seeds
+from calib_bench.separation import (
+    choice,
+    collapse,
+    controls,
+    factorial,
+    interventions,
+    matched,
+    optimum,
+    refinement,
+    seeds,
+)
 from calib_bench.separation.cells import NAMES, rate_unit
 from calib_bench.study import Table
 
@@ -73,6 +83,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
+        **_if_any(frames, "choice", choice.table, settings),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
         **(
             {
@@ -86,7 +97,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            f"{smoke}repaired: after temperature scaling.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
+            f"{smoke}{each.trials_note(frames['rates'])}.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
 
@@ -149,7 +160,8 @@ def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     unit = f" {text}." if (text := rate_unit(settings)) else ""
-    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}.{unit}"
+    how = each.rates_note(frame)
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {how}.{unit}"
     return Table(title, frame, note)
 
 

@@ -14,6 +14,7 @@ from calib_bench.report import plots, plots_separation
 from calib_bench.rows import Row, adjusted, without_lone
 from calib_bench.separation import arms as each
 from calib_bench.separation import (
+    choice,
     collapse,
     controls,
     factorial,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
-    "factorial", "factorial_tests", "baselines", "rates", "intervention_rates", "trials",
+    "factorial", "factorial_tests", "baselines", "rates", "choice", "intervention_rates", "trials",
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ class _Study:
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     points: list[Row] = field(default_factory=list)
+    moves: factorial.Moves = field(default_factory=dict)
     seeds: list[seeds.Seeds] = field(default_factory=list)
     curves: list[optimum.Curve] = field(default_factory=list)
     reliability: list[pd.DataFrame] = field(default_factory=list)
@@ -125,7 +127,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
-    study.rows["factorial"] = factorial.rows(study.points)
+    study.rows["factorial"] = factorial.rows(study.points, study.moves)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = optimum.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
@@ -145,6 +147,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
         warnings=(
             *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+            *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {said}." for method, said in study.cautions.items()),
             *study.left_out,
         ),
@@ -169,6 +172,7 @@ def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
             continue
         measures = study.measure(arm)
         study.rows["separation"].append({**name, **contrast(measures, reference, study.nested)})
+        study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:
             by_beta[arm.trial.beta] = _light(measures)
@@ -205,6 +209,7 @@ def _read(
     study.rows["refinement"] += refinement.rows(base[0] if base else None, refined, name, nested)
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
     study.points += factorial.points(measures, name)
+    study.moves |= factorial.moves(measures, name)
     if reference is not None:
         found = matched.compare(reference, measures, store)
         study.rows["matched"] += matched.rows_of(found, name, nested) if measures is not reference else []

@@ -15,6 +15,7 @@ from calib_bench import planes, tuning
 from calib_bench.errors import SettingsError
 from calib_bench.fate import GUESS
 from calib_bench.reading import Reader, intervals
+from calib_bench.rechosen import shift
 from calib_bench.report import plots_stability
 from calib_bench.rows import (
     ALPHA,
@@ -78,7 +79,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
     for family in found:
-        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in family.arms]
+        arms = [arm.at_chosen() for arm in family.arms]
+        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in arms]
         named.sort(key=lambda pair: not is_reference(pair[0], settings))
         base: tuple[Measures, sown.Seeds] | None = None
         for name, arm in named:
@@ -121,11 +123,16 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list[Row]:
     """A row a result: what the best and the worst of m seeds, and the mean seed, reach, and by how much more than the
-    reference's, paired over the seeds that finished in both."""
-    from calib_bench.inference import best_of
+    reference's, paired over the seeds that finished in both.
+
+    The choice of rates is counted by what it changes in the mean seed: best and worst are taken to move with it.
+    """
+    from calib_bench.inference import best_of, choice_variance, widened
 
     rows = []
     for result, (method, score) in sown.RESULTS.items() if measures.seeds else ():
+        each_move, change_move = (shift(measures, one, (method, score, 1.0)) for one in (None, reference))
+        chosen, changed = (0.0 if move is None else choice_variance(move) for move in (each_move, change_move))
         largest = result == "accuracy"
         values = measures.examples[method][score].numpy()
         values = values.mean(1, keepdims=True) if nested else values
@@ -135,7 +142,8 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             continue
         kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
         for kind, (n, most) in kinds.items():
-            row |= {k: v for k, v in fields(kind, best_of(values, n, None, most)).items() if k != f"{kind}_p"}
+            limits = widened(best_of(values, n, None, most), chosen)
+            row |= {k: v for k, v in fields(kind, limits).items() if k != f"{kind}_p"}
         common = [seed for seed in measures.seeds if reference is not None and seed in reference.seeds]
         if reference is not None and reference is not measures and len(common) > max(m, 1):
             mine, theirs = (
@@ -145,7 +153,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             if nested:
                 mine, theirs = mine.mean(1, keepdims=True), theirs.mean(1, keepdims=True)
             for kind, (n, most) in kinds.items():
-                row |= fields(f"{kind}_change", best_of(mine, n, theirs, most))
+                row |= fields(f"{kind}_change", widened(best_of(mine, n, theirs, most), changed))
         rows.append(row)
     return rows
 
@@ -252,8 +260,9 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
-            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
-            "chosen rates, whose choice they do not count",
+            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, which count "
+            "the choice of rates by what it changes in the mean seed; seeds that helped to choose are at the rate they "
+            "chose, like all others, so that seeds differ by nothing else",
             f"failed: share of trials at the chosen rate that diverged or ended at {GUESS:.0%} or more of the loss of "
             "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
             "limits; diverged seeds have no result and are left out of the others",

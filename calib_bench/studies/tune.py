@@ -2,14 +2,15 @@
 
 Two searches of the same budget, by the same method and on the same selection split: one over beta and the rate, one
 over the rate alone at the reference beta. Both winners are trained with every seed and compared on the test split,
-which no search has seen.
+which no search has seen. Where enough seeds tune, each of them is compared at the configurations that the others choose
+among those trained for their full length (`tuning.cross_fitted`), which have every tuning seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import discover, tuning
@@ -18,7 +19,7 @@ from calib_bench.report import plots
 from calib_bench.rows import FEW_CHOSE, Row, few_chose, marks, revoked
 from calib_bench.search import Search, Tried, search, shortened
 from calib_bench.separation import arms as each
-from calib_bench.separation import collapse, controls
+from calib_bench.separation import choice, collapse, controls
 from calib_bench.study import Analysis, Scores, Study, Table
 from calib_bench.trial import CROSS_ENTROPY, Trial
 from calib_bench.tuning import FEWEST_SEEDS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from calib_bench.measure import Measures
     from calib_bench.settings import Settings
     from calib_bench.store import Store
 
@@ -87,21 +89,38 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     for pair in pairs(settings, scores):
         for found in (pair.joint, pair.plain):
             tried = [run for t in found.tried for run in _runs(settings, t, seeds)]
-            final = _seeded(settings, found.best.trial, settings.seed or ()) if found.best else []
+            final = _final(settings, found, scores).trials.values() if found.best else ()
             for trial in (*tried, *found.wanted, *final):
                 wanted.setdefault(trial.key, trial)
         if pair.plain.best:
-            control = controls.positive(_final(settings, pair.plain.best))
+            control = controls.positive(_final(settings, pair.plain, scores))
             wanted |= {trial.key: trial for trial in control if trial.key not in wanted}
     return list(wanted.values())
 
 
-def _final(settings: Settings, best: Tried) -> tuning.Arm:
-    """A winner with every seed."""
-    trials = {trial.seed: trial for trial in _seeded(settings, best.trial, settings.seed or ())}
+def _final(settings: Settings, found: Search, scores: Scores) -> tuning.Arm:
+    """The winner of a search that is over, every seed at the configuration that it is reported at.
+
+    The arm's rates stand for configurations; of two at one rate the better counts.
+    """
+    best = found.best
+    assert best is not None, "checked by the caller"
+    full = sorted(_full(found), key=lambda t: (t.scores[-1], t.trial.lr), reverse=True)
+    configurations = {t.trial.lr: t for t in full}
+    seeds = settings.seed or ()
+    tried = {r: tuple(_seeded(settings, t.trial, seeds[: settings.tune_seeds])) for r, t in configurations.items()}
     rate = best.trial.lr
-    tuners = tuple(trials.values())[: settings.tune_seeds]
-    return tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials, {rate: tuners})
+    apart = tuning.cross_fitted(tried, rate, scores)
+    trials = {s: _seeded(settings, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
+    means = {r: t.scores[-1] for r, t in configurations.items()}
+    return tuning.Arm(
+        best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, settings.select, bool(apart)
+    )
+
+
+def _full(found: Search) -> list[Tried]:
+    """The configurations that were trained for their full length, by every tuning seed."""
+    return [t for t in found.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
 
 
 def _runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
@@ -121,14 +140,16 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     winners: list[tuning.Arm] = []
     rows, known, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
     trials: list[Row] = []
+    others: list[Row] = []
     for pair in found:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations failed.")
             continue
-        gain, arms, control, ran = _gain(settings, store, pair)
+        gain, arms, control, ran, hangs = _gain(settings, store, pair)
         trials += [name | row for row in ran]
         row = name | gain
+        others += [name | one for one in hangs]
         known += [name | {"beta": settings.reference} | one for one in control]
         winners += arms
         rows.append(row)
@@ -154,7 +175,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         verdict=(*verdict, *collapse.words(collapses), *controls.words(control))
         if verdict
         else ("There is nothing to compare yet.",),
-        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control)
+        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control, pd.DataFrame(others))
         | ({"collapse": collapse.table(pd.DataFrame(collapses), settings)} if collapses else {}),
         warnings=tuple(warnings),
         data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
@@ -166,8 +187,11 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
     return name | ({"variant": variant} if variant else {})
 
 
-def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row], list[Row]]:
-    """The winner against the reference's winner, both arms, the controls of the latter, and both arms' trials."""
+def _gain(
+    settings: Settings, store: Store, pair: Pair
+) -> tuple[Row, list[tuning.Arm], list[Row], list[Row], list[Row]]:
+    """The winner against the reference's winner, both arms, the controls of the latter, both arms' trials, and the rows
+    of `_hangs`."""
     from calib_bench.measure import measure_arm, own_tests
     from calib_bench.separation.contrast import contrast
 
@@ -176,15 +200,32 @@ def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tunin
     for label, found in (("tuned", pair.joint), ("reference", pair.plain)):
         best = found.best
         assert best is not None, "checked by the caller"
-        measured.append(measure_arm(store, _final(settings, best), repair))
+        measured.append(measure_arm(store, _final(settings, found, store.scores(settings.select)), repair))
         row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": found.cost}
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
     row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
-    row |= collapse.two_kinds(*measured)
+    row |= {"elsewhere": _elsewhere(arms)} | collapse.two_kinds(*measured)
     searched = [{"beta": one.arm.trial.beta, "search": s} for one, s in zip(measured, SEARCHES, strict=True)]
     ran = [about | trial for about, one in zip(searched, measured, strict=True) for trial in each.trials(store, one)]
-    return row, arms, controls.both(store, measured[1], repair, nested), ran
+    return row, arms, controls.both(store, measured[1], repair, nested), ran, _hangs(pair, measured)
+
+
+def _elsewhere(arms: Sequence[tuning.Arm]) -> str | None:
+    """The seeds that are reported at another configuration than the one that all chose."""
+    moved = [
+        f"seed {seed} at beta={arm.trials[seed].beta:.3g}, {rate:.3g}"
+        for arm in arms
+        for seed, rate in arm.elsewhere.items()
+    ]
+    return "; ".join(moved) or None
+
+
+def _hangs(pair: Pair, measured: Sequence[Measures]) -> list[Row]:
+    """What the gain is at the runner-up, and at configurations that might have been chosen, see `choice.rows`."""
+    betas = {t.trial.lr: t.trial.beta for t in _full(pair.joint)}
+    found = choice.rows(measured[0], measured[1], {"beta": measured[0].arm.trial.beta})
+    return [{**row, **({"runner_up_beta": betas[row["runner_up"]]} if "runner_up" in row else {})} for row in found]
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
@@ -253,7 +294,9 @@ def _configurations(pair: Pair) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, control: pd.DataFrame) -> dict[str, Table]:
+def _tables(
+    settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, control: pd.DataFrame, others: pd.DataFrame
+) -> dict[str, Table]:
     nested = "nested" in gains and bool(gains["nested"].any())
     how = (
         "95% t intervals over seeds, each with its own test examples"
@@ -268,8 +311,10 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
         "gain": Table(
             "Beta and rate tuned together, minus the rate tuned at the reference",
             gains[shown],
-            f"{smoke}Test split, paired by seed and example, {how}, for the two configurations that were chosen: the "
-            "choice itself is not counted. "
+            f"{smoke}Test split, paired by seed and example, {how}, which count the choice of both configurations "
+            "among those trained for their full length, not how the searches came to them. Elsewhere: the seeds "
+            "that helped to choose and are reported at the configuration that the other tuning seeds choose "
+            f"(cross-fitting, where {FEWEST_SEEDS} or more tune). "
             f"conf is what temperature scaling repairs, dyn what it cannot. Budget {settings.budget} configurations "
             "a search; epochs spent are over all tuning seeds." + "".join(f" {text}." for text in marks(gains)),
             paper=True,
@@ -279,6 +324,7 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
             gains[[c for c in gains if str(c).startswith("brier") or c in ("model", "objective", "seeds")]],
             smoke,
         ),
+        **({"choice": _choice(settings, others)} if len(others) else {}),
         "controls": controls.table(control, settings),
         "configurations": Table(
             "Configurations tried",
@@ -287,6 +333,15 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
             "longest length that each was trained for; inf: diverged.",
         ),
     }
+
+
+def _choice(settings: Settings, others: pd.DataFrame) -> Table:
+    table = choice.table(others, settings)
+    return replace(
+        table,
+        title="Does the gain hang on the choice of configuration?",
+        note=f"{table.note} A rate stands for its configuration, of both searches those trained for their full length.",
+    )
 
 
 def landscape(analysis: Analysis) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib_bench import stopping
 from calib_bench.data.grey import Greys
 from calib_bench.data.parts import Part, decode
 from calib_bench.data.splits import seed_of
@@ -124,6 +126,15 @@ def collate(images: list[Tensor | DataError]) -> Tensor | DataError:
     return next((image for image in images if isinstance(image, DataError)), None) or torch.stack(tensors)
 
 
+def apart(number: int) -> None:
+    """For a loader's process: signals are for the one that it loads for. Terminals and launchers send them to whole
+    process groups, and a loader that died of one would fail the training which is about to save."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    for ignored in (signal.SIGINT, *stopping.WARNINGS):
+        signal.signal(ignored, signal.SIG_IGN)
+
+
 class Batches(torch.utils.data.Sampler[list[Item]]):
     """The batches of the coming pass; replaced before each one, so that worker processes outlive an epoch."""
 
@@ -194,6 +205,7 @@ class StreamSplit:
             pin_memory=device.type == "cuda",
             persistent_workers=persistent and workers > 0,
             prefetch_factor=2 if workers else None,
+            worker_init_fn=apart,
             generator=torch.Generator(),  # its seeds would otherwise come from the global state
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from calib_bench import claims
+from calib_bench import claims, stopping
 from calib_bench.execute import worker
 from calib_bench.plan import Group
 from calib_bench.settings import Settings
@@ -22,9 +22,14 @@ class Leader:
         worker.prepare(settings)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
-        """Run every trial of every group that no other driver is at work on, one after another; returns how many."""
+        """Run every trial of every group that no other driver is at work on, one after another; returns how many.
+
+        Raises:
+            Stopped: one of the processes was asked to leave; what was under way is saved, and all of them leave.
+        """
         count = 0
         for trial in (trial for group in groups for trial in group):
+            leave_if_asked()
             with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
@@ -38,8 +43,28 @@ def dismiss() -> None:
     distributed.broadcast(("stop", None, None))
 
 
+def leave_if_asked() -> None:
+    """Between two trials: where the main process was asked to, let the others go and leave; it raises Stopped."""
+    if stopping.wished():
+        dismiss()
+        raise stopping.Stopped
+
+
 def follow(settings: Settings) -> None:
-    """Follow: train what the main process announces, until it says that it is done."""
+    """Follow: train what the main process announces, until it says that it is done.
+
+    Raises:
+        Stopped: one of the processes was asked to leave, and the main one has saved what was under way.
+    """
+    try:
+        _follow(settings)
+    except Exception as error:
+        if stopping.wished() and distributed.of_others(error):  # the main one had left before it led anything
+            raise stopping.Stopped from None
+        raise
+
+
+def _follow(settings: Settings) -> None:
     from calib_bench.device import pick
     from calib_bench.train import train
 

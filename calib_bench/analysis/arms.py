@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis.contrast import kappa
 from calib_bench.analysis.rate_choice import Rechosen, shift
 from calib_bench.analysis.result_rows import Row, doubtful
+from calib_bench.planning.tuning import CROSS_FITTED
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
@@ -82,7 +85,7 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
 
 
 def trials(store: Store, measures: Measures) -> list[Row]:
-    """One row per trial of the chosen rate, finished or not; `doubtful` of an ECE that rests on few errors."""
+    """One row per trial of the arm, finished or not; `doubtful` of an ECE that rests on few errors."""
     from calib_bench.inference.interval import few_errors
 
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
@@ -102,7 +105,12 @@ def trials(store: Store, measures: Measures) -> list[Row]:
 
 
 def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
-    """One row per rate tried; with `again`, how often other selection data would have chosen it."""
+    """One row per rate tried, and which tuning seeds are reported at it where each is at the others' choice.
+
+    Args:
+        again: with it, how often other selection data would have chosen each.
+    """
+    crossed = [trial.seed for trial in arm.tried.get(arm.rates[0], ())] if arm.crossed else []
     return [
         {
             "rate": rate,
@@ -110,9 +118,22 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
             **({"rechosen": again.shares.get(rate, 0.0)} if again else {}),
+            **({"cross_fitted": ", ".join(f"{s}" for s in crossed if arm.trials[s].lr == rate)} if crossed else {}),
         }
         for rate in arm.rates
     ]
+
+
+def rates_note(frame: pd.DataFrame) -> str:
+    """What tables of rates say of their columns."""
+    if "cross_fitted" not in frame:
+        return RECHOSEN
+    return f"{RECHOSEN}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+
+
+def trials_note(frame: pd.DataFrame) -> str:
+    """What a table of trials says beside a table of rates, of this frame."""
+    return "repaired: after temperature scaling" + (f"; lr: {CROSS_FITTED}" if "cross_fitted" in frame else "")
 
 
 def over_seeds(name: str, values: list[float]) -> Row:

@@ -15,7 +15,7 @@ import numpy as np
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.measure import REPAIRED, fitted_to
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, cell, fields, revoked
+from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.study import Table
 
@@ -65,9 +65,31 @@ def results(measures: Measures) -> dict[str, Array]:
 
 
 def moves(measures: Measures) -> dict[str, Array]:
-    """By how much other choices of the arm's rate would change each of RESULTS: [B, S]; empty where none was chosen."""
+    """By how much other choices of the arm's rate would change each of RESULTS, [V, B, S]; empty where it has none."""
     found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
     return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
+
+
+def refits(measures: Measures) -> dict[str, Array]:
+    """What temperatures fitted on other calibration examples would add to the arm's mean of each of RESULTS: [B].
+
+    Empty where calibration sets differ in size between seeds, so that only seeds are independent.
+    """
+    from calib_bench.analysis.measure import same_calibration
+    from calib_bench.inference import refitted
+
+    if measures.log_kappa is None:
+        return {}
+    log_T = measures.log_kappa.clone()
+    for i, one in enumerate(measures.seeds):
+        if one in measures.at_bound:  # no influence that could be told, as in `fitted_to`
+            log_T[i] = log_T[i].mean()
+    shared = same_calibration(measures)
+    after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
+    return {
+        result: refitted(log_T, measures.slopes[score][0], measures.slopes[score][1], shared)
+        for result, score in after.items()
+    }
 
 
 def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
@@ -94,6 +116,7 @@ def curves(
     values: Mapping[float, Mapping[str, Array]],
     nested: bool,
     choices: Mapping[float, Mapping[str, Array]] | None = None,
+    fits: Mapping[float, Mapping[str, Array]] | None = None,
 ) -> list[Curve]:
     """An architecture's curves, one for each of RESULTS; none where fewer than three betas are there.
 
@@ -102,6 +125,7 @@ def curves(
         values: `results` of the arms in which every seed finished, by beta.
         nested: each seed has test examples of its own.
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
+        fits: `refits` of them: and by the calibration examples.
     """
     from calib_bench.inference import resampled_means
 
@@ -116,7 +140,10 @@ def curves(
         chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
         for column, move in enumerate(chosen):
             if move is not None:
-                resampled.drawn_BA[:, column] += np.resize(move.mean(1), len(resampled.drawn_BA))
+                resampled.drawn_BA[:, column] += np.resize(move.mean(-1), len(resampled.drawn_BA))
+        for column, beta in enumerate(betas):
+            if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
+                resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
         found.append(Curve(name, result, betas, resampled))
     return found
 
@@ -149,6 +176,8 @@ def rows(some: Sequence[Curve]) -> list[Row]:
         row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
+            if TWO_KINDS in base.name:
+                row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
             row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
         found.append(row)
@@ -176,14 +205,21 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
         said.append(f"{where}The best beta by {result} is {listed}.")
         others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not revoked(row)]
-        silent = [row for row in others if row not in sure]
+        sure = [row for row in others if differs(row)]
+        hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
+        silent = [row for row in others if row not in (*sure, *hints)]
         parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
+        parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
         if silent:
             parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
         if parts:
             said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
     return said
+
+
+def differs(row: Mapping[Any, Any]) -> bool:
+    """Whether a best beta is surely another than the first architecture's: Holm agrees, and nothing revokes it."""
+    return bool(row.get("ratio_holm", math.nan) < ALPHA) and not revoked(row)
 
 
 def edge(row: Mapping[Any, Any]) -> str:
@@ -208,7 +244,7 @@ def how(best: pd.DataFrame) -> str:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
     n = f"{seeds} seed{'s' * (seeds > 1)}"
-    counted = f"rates chosen anew where they were chosen, temperatures as fitted{same}"
+    counted = f"rates chosen anew where they were chosen, temperatures fitted anew{same}"
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
@@ -230,6 +266,7 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
             f"the best beta tried{ratio}",
             how(best),
             "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
+            *marks(best),
         ),
         paper=True,
     )

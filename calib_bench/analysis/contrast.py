@@ -100,8 +100,8 @@ def difference_of(
     Args:
         metric: what it is a difference of; its range bounds the limits.
         fit: what a fitted temperature adds, see `measure.fitted_to`.
-        move: [B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`; that
-            variance is added.
+        move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
+            that variance is added.
     """
     from calib_bench.inference import choice_variance, crossed_interval, widened, within
 

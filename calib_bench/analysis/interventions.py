@@ -17,10 +17,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import REPAIRED, fitted_to
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
+from calib_bench.analysis.result_rows import (  # fmt: skip
+    MAGNITUDE,
+    RATE,
+    TRAINED,
+    TWO_KINDS,
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    unsaid,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
@@ -35,7 +51,6 @@ if TYPE_CHECKING:
     from calib_bench.inference import Fitted
     from calib_bench.planning.tuning import More
 
-TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
 SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
 KINDS = (TRAINED, RATE, MAGNITUDE, SWITCH_TO, SWITCH_FROM)
 METRICS = {
@@ -45,6 +60,7 @@ METRICS = {
 }
 """Metrics of the 2x2: the method, and the per-example score each is the mean of."""
 EFFECTS = ("total", "head_rate", "initial_magnitude", "interaction")
+ALONE = ("head_rate_alone", "initial_magnitude_alone")
 
 
 @dataclass(frozen=True)
@@ -129,10 +145,12 @@ def _examples(measures: Measures) -> int:
 def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, nested: bool) -> list[Row]:
     """One row a metric at one beta: total = head_rate + initial_magnitude (main effects), and their interaction.
 
-    Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing.
+    Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing. `doubtful` names
+    effects whose limits are in doubt.
     """
     from calib_bench.inference import two_by_two as contrasts
     from calib_bench.inference import within
+    from calib_bench.inference.scores import with_doubt
 
     if not {TRAINED, RATE, MAGNITUDE} <= found.keys():
         return []
@@ -141,6 +159,7 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
     if not seeds:
         return []
     loose = together(measures.arm for measures in cells)
+    kinds = next((kind for one in cells[1:] if (kind := two_kinds(one))), two_kinds(found[TRAINED], reference))
     either = {seed for measures in cells for seed in measures.arm.trials}
     found_rows = []
     for metric, (method, score) in METRICS.items():
@@ -150,15 +169,16 @@ def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, ne
         choice = known if len(known) == len(cells) else None
         fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
         effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice, fits=fits)
-        row: Row = {**name, "tuning": loose, "metric": metric}
+        row: Row = {**name, **kinds, "tuning": loose, "metric": metric}
         row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
         row["examples"] = _examples(reference)
-        for effect, interval in zip(EFFECTS, effects, strict=False):
+        if score == "correct":
+            effects = effects._replace(
+                **{name: with_doubt(one, (y00, y10, y01, y11), nested) for name, one in effects._asdict().items()}
+            )
+        for effect, interval in zip((*EFFECTS, *ALONE), effects, strict=True):
             row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
-        alone = {"head_rate_alone": effects.first_alone, "initial_magnitude_alone": effects.second_alone}
-        for effect, interval in alone.items():
-            row |= fields(effect, within(interval, metric, difference=True))
-        found_rows.append(row)
+        found_rows.append(row | doubtful(dict(zip((*EFFECTS, *ALONE), effects, strict=True))))
     return found_rows
 
 
@@ -189,7 +209,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     found = {}
     if len(arms):
         stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
-        columns = ("model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped")
+        columns = ["model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped"]
+        columns += [TWO_KINDS, "doubtful"]
         keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
         found["interventions"] = Table(
             "Interventions: what moves when one part of beta moves",
@@ -201,6 +222,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
                 f"training at beta. Switch: beta changes after {settings.switch_at:.0%} of the updates, from {ref} "
                 f"(to) or to {ref} (from), without changing a prediction there. Rates tuned like every arm's. "
                 "* Holm-adjusted p < .05 over the rows of this table",
+                *marks(arms[keep]),
             ),
         )
     if len(design):
@@ -213,6 +235,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
                 f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
                 "calibration examples are counted. * Holm-adjusted p < .05 over the betas of a metric",
+                *marks(design),
             ),
             paper=True,
         )

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
+from calib_bench.analysis.result_rows import (
+    ALPHA,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.study import Table
@@ -47,9 +58,12 @@ class Seeds:
     Attributes:
         name: columns that name the arm.
         seeds: that finished.
-        means: by result of GAINS, its mean over test examples for each of `seeds`.
+        means: by result of GAINS, its mean over test examples for each of `seeds`, all at the chosen rate: how far
+            seeds differ must not hold how far rates do.
         examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
-        selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
+        selection: by seed at the rate it is reported at, the score that chooses: inf where it diverged; absent where
+            not run.
+        at_chosen: the same at the chosen rate; empty where that is where all are reported.
         tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.core.fate`.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
@@ -66,6 +80,7 @@ class Seeds:
     chosen: tuple[int, int]
     fresh: bool
     moves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    at_chosen: Mapping[int, float] = field(default_factory=dict)
 
 
 def read(measures: Measures, store: Store, settings: Settings, name: Row, examples: bool = True) -> Seeds:
@@ -77,7 +92,10 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
     arm = measures.arm
     values = {k: measures.examples[method][score] for k, (method, score) in GAINS.items() if measures.seeds}
     scores = store.scores(settings.select)
-    selection = {seed: scores(trial) for seed, trial in sorted(arm.trials.items())}
+    selection, at_one = (
+        {seed: score for seed, trial in sorted(one.trials.items()) if (score := scores(trial)) is not None}
+        for one in (arm, arm.at_chosen())
+    )
     tuners = (settings.seed or ())[: settings.tune_seeds]
     tried, at_chosen = _states(arm, store, settings)
     fresh = {seed: bad for seed, bad in at_chosen.items() if seed not in tuners}
@@ -85,14 +103,27 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
     return Seeds(
         name=name,
         seeds=measures.seeds,
-        means={k: tuple(v.mean(1).tolist()) for k, v in values.items()},
+        means={k: _at_chosen(measures, k, v.mean(1).tolist()) for k, v in values.items()},
         examples=values if examples else {},
-        selection={seed: score for seed, score in selection.items() if score is not None},
+        selection=selection,
         tried=tried,
         chosen=(len(counted), sum(counted.values())),
         fresh=bool(fresh),
         moves={k: m for k, where in GAINS.items() if (m := shift(measures, None, (*where, 1.0))) is not None},
+        at_chosen=at_one if arm.elsewhere else {},
     )
+
+
+def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple[float, ...]:
+    """The means of the arm's seeds, of those reported elsewhere that of their trial at the chosen rate."""
+    arm, again = measures.arm, measures.rechosen
+    if not arm.elsewhere or again is None or arm.chosen is None:
+        return tuple(means)
+    method, score = GAINS[result]
+    known = again.results[method][score][arm.chosen].tolist()
+    tuners = [trial.seed for trial in arm.tried[arm.chosen]]
+    one = dict(zip(tuners, known, strict=True))
+    return tuple(one.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
 
 
 def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
@@ -101,7 +132,7 @@ def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int]
     chosen = {}
     for tried in arm.rates:
         for seed in settings.seed or ():
-            trial = arm.trials[seed] if tried == arm.chosen else trial_at(settings, arm.trial, tried, seed)
+            trial = trial_at(settings, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
             bad = store.fate(trial) in FAILED
@@ -125,7 +156,8 @@ def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
     for result in RESULTS if arm.seeds else ():
         values = arm.means[result]
         best = max if result == "accuracy" else min
-        known = {seed: arm.selection[seed] for seed in arm.seeds if seed in arm.selection}
+        scores = arm.at_chosen or arm.selection
+        known = {seed: scores[seed] for seed in arm.seeds if seed in scores}
         row: Row = {**base, "result": result, "mean": math.fsum(values) / len(values), "peak": best(values)}
         if known:
             row["picked"] = values[arm.seeds.index(min(known, key=lambda s: known[s]))]
@@ -211,12 +243,14 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
             "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
             "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
-            "number of seeds; picked: the seed that the selection split prefers",
+            "number of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of "
+            "the tuning seeds chose",
             f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite or "
             f"ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
             "those that share a seed are not quite; a trial that did not fail may still have collapsed"
             + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
+            *marks(frame),
         ),
     )
 
@@ -234,6 +268,7 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "the rates at the chosen beta and the reference; training at every beta is what it costs",
             sample(frame),
             "* Holm-adjusted p < .05 over this table",
+            *marks(frame),
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import Row, excludes_zero, firm, why_loose
 from calib_bench.core.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""
-HIDDEN = ("nested", "examples", TWO_KINDS)
+HIDDEN = ("nested", "examples")
 """Columns that the note or a warning tells and the table need not."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
-from calib_bench.analysis.result_rows import Row, without_lone
+from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, marks, without_lone
 from calib_bench.analysis.table_notes import noted, rate_unit, shown
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.study import Analysis, Table
@@ -73,23 +73,24 @@ class Reader:
         import pandas as pd
 
         settings = self.settings
-        score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
+        score, tried = settings.select.replace("_", " "), pd.DataFrame(self.rates)
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
         unit = rate_unit(settings)
         known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
-        collapses = collapse.rows(pd.DataFrame(self.trials), settings)
+        trials = pd.DataFrame(self.trials)
+        collapses = collapse.rows(trials, settings)
         if collapses:
             known |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
         return known | {
             "rates": Table(
                 "Learning rates tried",
-                shown(pd.DataFrame(self.rates), settings),
+                shown(tried, settings),
                 noted(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                shown(pd.DataFrame(self.trials), settings),
-                noted(settings, "repaired: after temperature scaling"),
+                shown(trials, settings),
+                noted(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 

@@ -61,7 +61,14 @@ class Predictions:
 
 
 def check(
-    values: Array, labels: Array, kind: str, name: str, *, trust: bool = False, notes: Sequence[str] = ()
+    values: Array,
+    labels: Array,
+    kind: str,
+    name: str,
+    *,
+    trust: bool = False,
+    notes: Sequence[str] = (),
+    ours: bool = False,
 ) -> Predictions:
     """Arrays as predictions, if they can be what `kind` says.
 
@@ -69,6 +76,7 @@ def check(
         values: [N, K]; where K = 2 also [N] or [N, 1] for class 1: its logit (log odds), probability or margin.
         labels: [N], integers in any numeric type.
         trust: believe `kind` even where logits or margins look like probabilities.
+        ours: whether nobody else holds the values, so that they need no copy.
 
     Raises:
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
@@ -90,7 +98,8 @@ def check(
             f"{name}: scores are one number a row, the margin for class 1, not shape {Z.shape}: call them logits?"
         )
     y = _labels(np.asarray(labels), 2 if single else Z.shape[1], Z.shape, name)
-    Z = Z.astype(np.float32 if Z.dtype == np.float16 else np.float64 if Z.dtype != np.float32 else np.float32)
+    dtype = np.float32 if Z.dtype in (np.float16, np.float32) else np.float64
+    Z = Z.astype(dtype, copy=not (ours and Z.flags.writeable and Z.flags.c_contiguous))
     _finite(Z, kind, name)
     if not trust:
         _as_declared(Z, kind, name)

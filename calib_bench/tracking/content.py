@@ -109,6 +109,8 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     for rates in arms.values():
         if len(rates) > 1:
             tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
+            if any(len(known) < len(tuning_seeds) for known in tuned.values()):
+                continue  # not tuned: seeds at the rates of another arm
             best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
             chosen += [trial for trial in rates[best].values() if store.has(trial)]
     return chosen

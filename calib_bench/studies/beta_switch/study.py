@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
+from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.result_rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.analysis.result_rows import Row, adjusted, cell, excludes_zero, firm, marks, why_loose, without_lone
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.study import Analysis, Section, Study, Table
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
+    from calib_bench.inference import Fitted
     from calib_bench.planning.tuning import Arm, More
     from calib_bench.store.store import Store
 
@@ -149,8 +151,9 @@ def _family(reader: Reader, arms: Sequence[Arm], variant: str | None) -> list[Ro
             mine = [arm for arm in arms if arm.trial in own and own[arm.trial].beta == beta]
             for arm in (arm for arm in mine if arm.trial.objective == objective):
                 switch = own[arm.trial]
-                measures = _read(reader, arm, name | {"switch": f"{switch.way} at {switch.at:g}"})
                 begun, ended = (reference, trained) if switch.way == TO else (trained, reference)
+                betas = " to ".join(f"{one.arm.trial.beta:g}" for one in (begun, ended))
+                measures = _read(reader, arm, name | {"switch": f"{betas} at {switch.at:g}"})
                 row = {**about, "way": switch.way, "at": switch.at, "tuning": arm.tuning}
                 rows.append({**row, "against": NEVER, **_difference(measures, begun, reader.nested)})
                 last = {"against": ALL_ALONG, **_difference(measures, ended, reader.nested)}
@@ -171,14 +174,20 @@ def _light(measures: Measures) -> Measures:
 
 def _difference(arm: Measures, other: Measures, nested: bool) -> Row:
     found = contrast(arm, other, nested)
-    keep = ("seeds", "dropped", "accuracy", "log_loss_total", "log_loss_dyn")
-    return {key: value for key, value in found.items() if key.startswith(keep)}
+    keep = ("seeds", "dropped", "accuracy", "log_loss_total", "log_loss_dyn", "doubtful")
+    return {key: value for key, value in found.items() if key.startswith(keep)} | two_kinds(arm, other)
 
 
 def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> Row:
-    """What share of the difference between both betas the updates before the switch had decided (Fieller's limits)."""
+    """What share of the difference between both betas the updates before the switch had decided (Fieller's limits).
+
+    With last and first the arms that are all along at the beta it ends at and at the one it begins at, the share is
+    (arm - last) / (first - last). The choices of the three rates count, and the calibration examples of temperatures.
+    """
     import math
 
+    from calib_bench.analysis.measure import REPAIRED, fitted_to
+    from calib_bench.analysis.rate_choice import shift
     from calib_bench.inference import share
 
     seeds = [seed for seed in arm.seeds if seed in begun.seeds and seed in ended.seeds]
@@ -186,10 +195,17 @@ def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> R
     for name, (method, score) in {"accuracy": ("raw", "correct"), "dyn": ("temperature_scaling", "log_loss")}.items():
         if not seeds:
             continue
-        y, first, last = (
-            m.examples[method][score][[m.seeds.index(seed) for seed in seeds]] for m in (arm, begun, ended)
-        )
-        found = share(y - last, first - last, nested=nested)
+        places = [[m.seeds.index(seed) for seed in seeds] for m in (arm, begun, ended)]
+        y, first, last = (m.examples[method][score][at] for m, at in zip((arm, begun, ended), places, strict=True))
+
+        def fit(part: float, whole: float, score: str = score, places: list[list[int]] = places) -> Fitted | None:
+            weights = (part, whole, -part - whole)
+            return fitted_to(score, *zip(weights, (arm, begun, ended), places, strict=True))
+
+        moves = shift(arm, ended, (method, score, 1.0)), shift(begun, ended, (method, score, 1.0))
+        choice = None if moves[0] is None or moves[1] is None else (moves[0], moves[1])
+        fits = fit if method == REPAIRED else None
+        found = share(y - last, first - last, nested=nested, fit=fits, choice=choice)
         if math.isfinite(found.low) and math.isfinite(found.high):
             row |= {f"decided_{name}": found.mean, f"decided_{name}_low": found.low, f"decided_{name}_high": found.high}
     return row
@@ -243,6 +259,8 @@ def _whole(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -
     if whole is None:
         return f"{begin}: no seed has finished at both."
     loose = "" if moved(whole) else "; whether that is an effect the data cannot say"
+    if loose and _hints([whole]):
+        loose += f" ({why_loose([whole])})"
     return (
         f"{begin}, accuracy changes by {cell(whole, 'accuracy')} and repaired log loss by {cell(whole, 'log_loss_dyn')}"
         f"{loose}."
@@ -265,16 +283,25 @@ def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Set
 
 def _times(rows: Sequence[Mapping[str, Any]], than: str) -> str:
     """At which times of the switch there is a difference, with the largest."""
-    sure = [row for row in rows if moved(row)]
+    sure, silent = ([row for row in rows if moved(row) == wanted] for wanted in (True, False))
     if not sure:
-        return f"makes no difference to {than} that the data show, at any time of the switch"
-    silent = [row for row in rows if not moved(row)]
+        return f"makes no difference to {than} that the data show, at any time of the switch{_why(silent)}"
     most = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    rest = f"; at {_shares(silent)} the data cannot say" if silent else ""
+    rest = f"; at {_shares(silent)} the data cannot say{_why(silent)}" if silent else ""
     return (
         f"makes a difference to {than} with the switch at {_shares(sure)} of the updates (at {most['at']:.3g}: "
         f"accuracy {cell(most, 'accuracy')}, repaired log loss {cell(most, 'log_loss_dyn')}){rest}"
     )
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why nothing is established in rows that do not move, where some interval leaves 0 out."""
+    hints = _hints(rows)
+    return f" (at {_shares(hints)} it may, {why_loose(hints)})" if hints else ""
+
+
+def _hints(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if any(excludes_zero(row, column) for column in MOVES)]
 
 
 def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -300,9 +327,10 @@ def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, 
                 f"{ALL_ALONG}: minus the arm that was from the start where this one ends, what the beginning changes; "
                 f"against reference: beta minus {ref}, both all along",
                 "decided: the share of the difference between both betas that was settled before the switch, where the "
-                "data bound it (Fieller's interval for these rates and calibration examples)",
+                "data bound it (Fieller's interval; the choices of rates and the calibration examples are counted)",
                 "one rate throughout a run, tuned for each arm with the same budget; dyn: after temperature scaling; * "
                 "Holm-adjusted p < .05 over the rows with the same `against`",
+                *marks(frame),
             ),
             paper=True,
         )
@@ -318,7 +346,7 @@ STUDY = Study(
     sections=(
         Section(
             "What each part of training decides",
-            ("switches",),
+            ("switches", "collapse"),
             "No prediction changes at the switch: what differs afterwards was learnt at another beta.",
         ),
         controls.SECTION,

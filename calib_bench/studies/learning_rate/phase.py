@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.core.trial import Trial
 from calib_bench.planning import tuning
 
@@ -82,6 +82,7 @@ class Phase:
         found: means of the selection loss in every cell, then of log_lambda and log_frontier, resampled together.
         unconverged: how many of lambda_max did not converge.
         momentum: of the heavy ball, 0 of plain gradient descent.
+        lost_B: of the seeds at the best rate of the grid, how many failed or collapsed (`inference.collapsed`).
     """
 
     name: Row
@@ -95,6 +96,7 @@ class Phase:
     found: Resampled
     unconverged: int
     momentum: float = 0.0
+    lost_B: tuple[int, ...] = ()
 
     @property
     def relative(self) -> bool:
@@ -140,7 +142,13 @@ class Phase:
         ]
 
     def rows(self) -> list[Row]:
-        """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate."""
+        """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate.
+
+        `collapsed` is the share of seeds that failed or collapsed at the best rate, with exact limits; no column where
+        none did.
+        """
+        from calib_bench.inference import rate
+
         out: list[Row] = [
             {**self.name, "beta": beta, "seeds": self.found.n_seeds, "inside": inside}
             for beta, inside in zip(self.betas, self.inside(), strict=True)
@@ -153,6 +161,10 @@ class Phase:
         for row, ratio in zip(out, self._headroom(), strict=True):
             if math.isfinite(ratio.mean):
                 row |= {k: math.exp(v) for k, v in fields("headroom", ratio).items() if "_p" not in k}
+        for row, lost in zip(out, self.lost_B, strict=False):
+            if lost:
+                row |= fields("collapsed", rate(lost, self.found.n_seeds))
+                row["collapsed_trials"] = f"{lost} of {self.found.n_seeds}"
         return out
 
     def _intervals(self, what: str, unit: str) -> list[Interval]:
@@ -171,10 +183,14 @@ class Phase:
         return [percentile(float(m), drawn[:, b], self.found) for b, m in enumerate(mean_B)]
 
     def slopes(self) -> list[Row]:
-        """Log-log slopes over beta, one row a range of beta, rate and unit: with limits, p of 0, and the theory's."""
+        """Log-log slopes over beta, one row a range of beta, rate and unit: with limits, p of 0, and the theory's.
+
+        Those of the best rate have a column TWO_KINDS where some seeds collapsed at one of the best rates, not all.
+        """
         from calib_bench.inference import percentile
 
         x_B, inside = np.log(self.betas), np.array(self.inside())
+        mixed = {b for b, lost in enumerate(self.lost_B) if 0 < lost < self.found.n_seeds}
         out = []
         for what in (RIDGE, FRONTIER, CRITICAL):
             for unit in UNITS:
@@ -186,6 +202,8 @@ class Phase:
                         continue
                     slope, slopes = (beta_rate_plane.slope(x_B[own], y[..., own]) for y in (mean_B, drawn))
                     row = {**self.name, "rate": what, "unit": unit, "range": where, "betas": len(own)}
+                    if what == RIDGE and mixed & set(own):
+                        row[TWO_KINDS] = "these betas"
                     row |= {
                         "left_out": len(some) - len(own),
                         **fields("slope", percentile(float(slope), slopes, self.found)),
@@ -247,7 +265,17 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
         found=resampled_means(values_SNA, own_SC),
         unconverged=sum(not converged for row in lambdas for _, converged in row),
         momentum=arms[0].trial.momentum,
+        lost_B=tuple(_lost(known, score_SBR, b, settings) for b in range(len(arms))),
     )
+
+
+def _lost(known: Any, score_SBR: Array, b: int, settings: Settings) -> int:
+    """How many seeds failed or collapsed at a beta's best rate of the grid; `known` are the scores as stored."""
+    from calib_bench.inference import collapsed
+
+    failed, best = beta_rate_plane.worthless(settings), int(score_SBR[:, b].mean(0).argmin())
+    lost_S = collapsed(score_SBR[:, b, best], beta_rate_plane.guess(settings), largest=False)
+    return sum(bool(lost) or failed(plane[b][best]) for lost, plane in zip(lost_S, known, strict=True))
 
 
 def _known(score: float | None) -> float:

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
-from calib_bench.analysis.result_rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+    without_lone,
+)
 from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.fate import GUESS
 from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
@@ -117,7 +127,7 @@ def _verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[st
     said = []
     for where, own in _groups(frames["slopes"]):
         points = next(rows for name, rows in _groups(frames["phase"]) if name == where)
-        said += [where + text for text in (*_ridge(own), *_frontier(own, points))]
+        said += [where + text for text in (*_ridge(own), *_collapses(points), *_frontier(own, points))]
     return tuple(said)
 
 
@@ -187,11 +197,24 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
         text += f"; for the rate itself {ranges}"
     still = [NAMED[unit] for unit, row in known.items() if not firm(row, "slope")]
     if still:
+        hints = [row for row in known.values() if revoked(row) and excludes_zero(row, "slope")]
+        why = f" ({why_loose(hints)})" if hints else ""
         return [
             f"{text}.",
-            f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say.",
+            f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say{why}.",
         ]
     return [f"{text}.", f"So one value for every beta is best in none of the {len(known)} units."]
+
+
+def _collapses(points: pd.DataFrame) -> list[str]:
+    """How many trials failed or collapsed at the best rates."""
+    rows = [row for row in points.to_dict("records") if row.get("collapsed", 0) > 0]
+    listed = "; ".join(
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {row['collapsed']:.0%} "
+        f"[{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
+        for row in rows
+    )
+    return [f"Collapse at the best rate: {listed}."] if rows else []
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
@@ -242,6 +265,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
                 "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
+                *marks(frames["slopes"]),
             ),
             paper=True,
         ),
@@ -255,6 +279,10 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
                 f"{beta_rate_plane.FINE:.2f}; critical rate: {phase.LIMIT} of the Hessian at initialization, on a "
                 "batch of training examples; headroom: where training fails over the best rate",
+                "collapsed: share of seeds at the best rate of the grid that fail, or part from the better half by a "
+                "gap (exact limits)"
+                if "collapsed" in frames["phase"]
+                else "",
             ),
             paper=True,
             first=(
@@ -292,6 +320,13 @@ def _warnings(
                 f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "
                 "at none, so no frontier is given; extend= lets the grid go on."
             )
+    lost = [row for row in frames["phase"].to_dict("records") if row.get("collapsed", 0) > 0]
+    if lost:
+        listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)
+        said.append(
+            f"Trials that collapsed at the best rate: {listed}. Intervals of best rates do not cover what so few seeds "
+            "have not shown; where only some of a beta's seeds collapsed, no slope of the best rate is established."
+        )
     loose = sum(one.unconverged for one in phases)
     if loose:
         said.append(f"lambda_max had not converged at {loose} starts: there it is an underestimate.")

@@ -6,10 +6,19 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from calib_bench.analysis import controls, interventions
-from calib_bench.analysis.arms import RECHOSEN
+from calib_bench.analysis import collapse, controls, interventions
+from calib_bench.analysis.arms import rates_note, trials_note
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, firm
+from calib_bench.analysis.result_rows import (  # fmt: skip
+    TRIALS_DOUBTFUL,
+    Row,
+    cell,
+    excludes_zero,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import families, noted, rate_unit, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.studies.logit_magnitude.plane import ALIKE, BETA, MAGNITUDE
@@ -39,7 +48,8 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str
         said[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
     for where, some in _planes(frames["contrasts"]):
         said += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
-    return (*said, *interventions.words({**frames, "interventions": shares.iloc[:0]}, settings))
+    said += interventions.words({**frames, "interventions": shares.iloc[:0]}, settings)
+    return (*said, *collapse.words(collapse.rows(frames["trials"], settings)))
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -62,8 +72,8 @@ def _answer(row: Row) -> str:
 
 def answer(row: Row) -> str:
     """What the intervals of the two shares let one say."""
-    if few_chose(row):
-        return f"the data cannot say, since {FEW_CHOSE}"
+    if why := revoked(row):
+        return f"the data cannot say, since {why}"
     (_, beta_low, beta_high), (_, low, high) = (_limits(row, column) for column in SHARES)
     if math.isnan(beta_low + low):
         return "the data cannot say (shares have no intervals)"
@@ -84,7 +94,7 @@ def _limits(row: Row, column: str) -> tuple[float, float, float]:
 
 
 def _moves(row: Row, column: str) -> bool:
-    return bool(row.get(f"{column}_holm", math.nan) < ALPHA) and not few_chose(row)
+    return bool(row.get(f"{column}_holm", math.nan) < ALPHA) and not revoked(row)
 
 
 def _share(row: Row, column: str) -> str:
@@ -104,7 +114,9 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
     for metric in ("accuracy", "repaired_log_loss"):
         sure = [row for row in rows if firm(row, metric)]
         if not sure:
-            said.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do")
+            hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
+            why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""
+            said.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do{why}")
             continue
         most = max(sure, key=lambda row: abs(row[metric]))
         where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
@@ -121,6 +133,8 @@ def _norms(row: Row, moves: str) -> str:
 
 def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, Table]:
     """Every table that has rows."""
+    import pandas as pd
+
     found = {
         "plane": Table(
             "The plane: accuracy and repaired log loss (nats) over beta and correlation",
@@ -132,6 +146,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 f"temperature scaling; change: minus the model alone at beta={settings.reference:g}, paired by seed "
                 f"and example, {MARK} the table",
                 sample(frames["plane"]),
+                *marks(frames["plane"]),
             ),
             paper=True,
             names=(*FAMILY, "beta", "correlation"),
@@ -145,6 +160,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 f"the cell at `from`; magnitudes within a factor of {ALIKE:g} count as equal",
                 sample(frames["contrasts"]),
                 f"{MARK} a kind",
+                *marks(frames["contrasts"]),
             ),
             names=(*FAMILY, "moves", "beta"),
         ),
@@ -157,26 +173,28 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
                 "interaction is part of it. Shares are of the ranges covered here. Intervals: jackknife over seeds; "
                 f"{MARK} a metric, planes and 2x2 apart, by permutation within seeds",
+                *marks(frames["shares"]),
             ),
             paper=True,
             names=(*FAMILY, "design", "metric"),
         ),
         **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
         "controls": controls.table(frames["controls"], settings),
+        "collapse": collapse.table(pd.DataFrame(collapse.rows(frames["trials"], settings)), settings),
         "rates": Table(
             "Learning rates tried",
             shown(frames["rates"], settings),
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
-                RECHOSEN,
+                rates_note(frames["rates"]),
                 rate_unit(settings),
             ),
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
             shown(frames["trials"], settings),
-            noted(settings, "repaired: after temperature scaling"),
+            noted(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
     return {name: table for name, table in found.items() if len(table.frame)}

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.planning.tuning import together
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
             "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
         )
         found |= fields(name, replace(interval, p=math.nan))
-    return found | (_change(cell, base, nested, "_change") if base and base is not cell and base.measures.seeds else {})
+    if base is None or base is cell or not base.measures.seeds:
+        return found | two_kinds(measures)
+    return found | _change(cell, base, nested, "_change") | two_kinds(measures, base.measures)
 
 
 def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator[Row]:
@@ -111,7 +114,7 @@ def _pair(moves: str, cell: Cell, base: Cell, nested: bool) -> Row:
     loose = together(one.measures.arm for one in (cell, base))
     found: Row = {"moves": moves, "beta": cell.beta, "tuning": loose, "from_beta": base.beta}
     found |= {"initial_norm": cell.norm, "from_norm": base.norm}
-    return found | _change(cell, base, nested)
+    return found | _change(cell, base, nested) | two_kinds(cell.measures, base.measures)
 
 
 def _change(cell: Cell, base: Cell, nested: bool, suffix: str = "") -> Row:
@@ -161,7 +164,7 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
     for metric, (method, score) in METRICS.items():
         values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
         head: Row = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
-        head |= {"tuning": loose}
+        head |= {"tuning": loose, **({TWO_KINDS: "these cells"} if any(map(mixed, everyone)) else {})}
         found.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
     return found
 

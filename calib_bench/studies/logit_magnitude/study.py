@@ -206,7 +206,7 @@ STUDY = Study(
         "correlation": (-1.0, -0.8, 1.0),
     },
     sections=(
-        Section("The plane of beta and initial logit magnitude", ("plane", "contrasts")),
+        Section("The plane of beta and initial logit magnitude", ("plane", "contrasts", "collapse")),
         Section("Whose the variance is", ("shares",)),
         Section("Beta as head rate and initial head", ("two_by_two",)),
         controls.SECTION,

@@ -14,13 +14,14 @@ split by temperature scaling (Guo et al., 2017), no model is first made as calib
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.measure import same_calibration, temperature_slopes
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
+from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.inference import Interval, crossed_interval, ece_interval, share
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
+    from calib_bench.inference import Fitted
     from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
@@ -61,7 +63,8 @@ class Matched:
         dropped: number of seeds that did not finish in both.
         log_temperature: log T of the reference at the arm's confidence, [S]; 0 where both are equally confident.
         cells: by per-example score: y00, y10, y01, y11, each float64 [S, N].
-        moves: by per-example score and part, by how much other choices of both rates would change it, [B, S].
+        moves: by per-example score and part, by how much other choices of both rates would change it, [V, B, S].
+        fits: likewise, what the calibration examples add on which confidences were matched.
     """
 
     seeds: tuple[int, ...]
@@ -70,14 +73,21 @@ class Matched:
     log_temperature: tuple[float, ...]
     cells: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]
     moves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, Fitted]] = field(default_factory=dict)
 
 
 class _Pair(NamedTuple):
-    """log T of the reference at the arm's confidence; scores [N] of it there, and of the arm at the reference's."""
+    """log T of the reference at the arm's confidence; scores [N] of it there, and of the arm at the reference's.
+
+    Of both also log T plus the influence of each calibration example on it, [2, M], and by score the first and second
+    derivative of its mean in log T, [2, 2].
+    """
 
     log_temperature: float
     reference: dict[str, Tensor]
     arm: dict[str, Tensor]
+    log_T: Tensor
+    slopes: dict[str, Array]
 
 
 def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
@@ -109,11 +119,37 @@ def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
         log_temperature=tuple(pair.log_temperature for pair in found.values()),
         cells=cells,
         moves={score: move for score in cells if score in SCORES and (move := _moves(reference, arm, score))},
+        fits=_fits(list(found.values()), all(same_calibration(one) for one in (reference, arm))),
     )
 
 
+ON = {
+    "equal_confidence": (-1, 0),
+    "confidence_alone": (1, 0),
+    "equal_confidence_reverse": (0, 1),
+    "interaction": (-1, -1),
+}
+"""By part, the factors of the matched reference and of the matched arm in it."""
+
+
+def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
+    """See `Matched.fits`: none where seeds have calibration sets of different sizes."""
+    import numpy as np
+
+    from calib_bench.inference import fitted
+
+    if len({pair.log_T.shape for pair in pairs}) != 1:
+        return {}
+    log_T_ASM = np.stack([pair.log_T.numpy() for pair in pairs], 1)
+    found: dict[str, dict[str, Fitted]] = {}
+    for score in pairs[0].slopes:
+        slope_AS, curvature_AS = np.stack([pair.slopes[score] for pair in pairs], -1).swapaxes(0, 1)
+        found[score] = {part: fitted(log_T_ASM, slope_AS, curvature_AS, on, shared) for part, on in ON.items()}
+    return found
+
+
 def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
-    """By part, by how much other choices of both rates would change it, [B, S]; empty where none was chosen.
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
 
     What is left at equal confidence changes as what is left after temperature scaling does, of which every tuning trial
     tells: to match it with a reference of another rate, too, would take as many fits as pairs.
@@ -131,6 +167,9 @@ def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
 
 def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
     """Both at the other's mean confidence; None where a temperature does not reach it."""
+    import numpy as np
+    import torch
+
     Z, test, labels = [], [], []
     for trial in (reference, arm):
         z = store.logits(trial)
@@ -141,7 +180,33 @@ def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
     if T_reference is None or T_arm is None:
         return None
     at_arm, at_reference = _scores(test[0] / T_reference, labels[0]), _scores(test[1] / T_arm, labels[1])
-    return _Pair(math.log(T_reference), at_arm, at_reference)
+    log_T = [_log_T_n(Z[0], T_reference, Z[1]), _log_T_n(Z[1], T_arm, Z[0])]
+    both = [_slopes(test[0] / T_reference, labels[0]), _slopes(test[1] / T_arm, labels[1])]
+    slopes = {score: np.array([one[score] for one in both]) for score in both[0]}
+    return _Pair(math.log(T_reference), at_arm, at_reference, torch.stack(log_T), slopes)
+
+
+def _confidence(Z_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence of softmax(Z / T) and its derivative in log T, at T = 1: [N] each."""
+    log_NK = Z_NK.log_softmax(-1).clamp(min=-800.0)  # exp(-800) is zero, and 0 * -inf is not
+    top_N = log_NK.amax(-1)
+    return top_N.exp(), top_N.exp() * ((log_NK.exp() * log_NK).sum(-1) - top_N)
+
+
+def _log_T_n(Z_NK: Tensor, T: float, other_NK: Tensor) -> Tensor:
+    """log T plus the first-order influence of each calibration example on it, [N], where softmax(Z / T) is brought to
+    the mean confidence of softmax(other)."""
+    confidence_N, slope_N = _confidence(Z_NK / T)
+    gap_N = confidence_N - _confidence(other_NK)[0]
+    influence_N = (gap_N.mean() - gap_N) / slope_N.mean()
+    return math.log(T) + influence_N.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _slopes(Z_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
+    """First and second derivative in log T of mean scores of softmax(Z / T); of confidence the first alone, which
+    rules."""
+    logp_NK = Z_NK.log_softmax(-1)
+    return temperature_slopes(logp_NK, y_N) | {"confidence": (float(_confidence(Z_NK)[1].mean()), 0.0)}
 
 
 def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
@@ -220,8 +285,12 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         row = {**base, "metric": metric}
         moves = found.moves.get(score, {})
         ranged = metric.lower().replace(" ", "_")
-        intervals = {part: difference_of(ranged, d_SN, nested, None, moves.get(part)) for part, d_SN in parts.items()}
-        intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested)  # four cells, not two
+        fits = found.fits.get(score, {})
+        intervals = {
+            part: difference_of(ranged, d_SN, nested, fits.get(part), moves.get(part)) for part, d_SN in parts.items()
+        }
+        # Of four cells, not two.
+        intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested, fit=fits.get("interaction"))
         if score == "correct":
             intervals["total"] = with_doubt(intervals["total"], (y11, y00), nested)
         for part, one in intervals.items():
@@ -229,7 +298,8 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         row |= doubtful(intervals)
         if metric in ("log loss", "Brier"):
             choice = (moves["equal_confidence"], moves["total"]) if moves else None
-            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, choice=choice))
+            fit = fits.get("equal_confidence")
+            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, fit=fit, choice=choice))
         out.append(row)
     return [*out, {**base, "metric": "ECE", **_ece(found, nested)}]
 
@@ -304,8 +374,9 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             sample(frame),
             "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
             + ("" if first else ", but not in mean confidence and ECE")
-            + "; the calibration examples on which confidences were matched are not",
-            DOUBTFUL if "doubtful" in frame else "",
+            + "; the calibration examples on which confidences were matched are counted"
+            + ("" if first else ", but not in ECE"),
+            *marks(frame),
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),
         paper=first,

@@ -18,7 +18,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import ALPHA, Row, fields, revoked
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import ALPHA, FEW_CHOSE, Row, few_chose, fields, marks, revoked
 from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.study import Table
 from calib_bench.inference import variance_shares
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.settings import Settings
+
+    Array = NDArray[np.float64]
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (
@@ -52,6 +55,24 @@ def points(measures: Measures, name: Row) -> list[Row]:
         {**name, **{key: row[key] for key in ("seed", "method", "accuracy", "log_loss", "brier")}}
         for row in wanted.to_dict("records")
     ]
+
+
+Moves = dict[tuple[Any, ...], "dict[tuple[str, str], Array]"]
+"""By model, variant, beta and objective, then metric and method: see `moves`."""
+ARM = ("model", "variant", "beta", "objective")
+
+
+def moves(measures: Measures, name: Row) -> Moves:
+    """By how much other choices of an arm's rate would change its results of SHARES, [V, B, S]; empty where none was.
+
+    At equal confidence results change as they do after temperature scaling, see `matched`.
+    """
+    out = {}
+    for metric, method in SHARES.values():
+        stored = REPAIRED if method == MATCHED else method
+        out[metric, method] = shift(measures, None, (stored, "correct" if metric == "accuracy" else metric, 1.0))
+    known = {key: move for key, move in out.items() if move is not None}
+    return {tuple(name[key] for key in ARM): known} if known else {}
 
 
 def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
@@ -83,16 +104,17 @@ def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.fl
     return values.reshape(len(betas), len(objectives), len(seeds)), betas, objectives, every - len(seeds)
 
 
-def rows(found: Iterable[Row]) -> list[Row]:
+def rows(found: Iterable[Row], choices: Moves | None = None) -> list[Row]:
     """Variance shares: one row per family and result of SHARES.
 
     Args:
         found: `points` of all arms (and of `matched.points`): model, variant, beta, objective, seed, method, accuracy,
             log_loss, brier.
+        choices: `moves` of all arms; shares count the choice of rates where every cell has them.
 
     Returns:
         `beta`, `objective`, `interaction`, `seed`: shares with `_low`, `_high`; `beta_p`, `objective_p` of no effect
-        at any level of the other; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
+        at any level of the other; `tuning`; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
     """
     out = []
     for name, frame in _families(found):
@@ -100,8 +122,10 @@ def rows(found: Iterable[Row]) -> list[Row]:
             values, betas, objectives, dropped = layout(frame, metric, method)
             if len(betas) < 2 or values.shape[-1] == 0:
                 continue
-            shares = variance_shares(values, draws=DRAWS)
-            row: Row = {**name, "result": result, "betas": len(betas), "objectives": len(objectives)}
+            cells = [[(*name.values(), beta, objective) for objective in objectives] for beta in betas]
+            shares = variance_shares(values, draws=DRAWS, choice=_choice(choices or {}, cells, (metric, method)))
+            row: Row = {**name, "tuning": _tuning(frame), "result": result}
+            row |= {"betas": len(betas), "objectives": len(objectives)}
             row |= {"seeds": values.shape[-1], "dropped": dropped}
             row |= fields("beta", shares.first) | {"beta_p": shares.p_first}
             if len(objectives) > 1:
@@ -109,6 +133,23 @@ def rows(found: Iterable[Row]) -> list[Row]:
                 row |= fields("interaction", shares.interaction)
             out.append(row | fields("seed", shares.seed))
     return out
+
+
+def _choice(
+    choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]
+) -> NDArray[np.float64] | None:
+    """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
+    import numpy as np
+
+    known = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
+    if len({None if move is None else move.shape for line in known for move in line}) > 1 or known[0][0] is None:
+        return None
+    return np.array(known, np.float64)
+
+
+def _tuning(frame: pd.DataFrame) -> str:
+    """What is to be said of the rates of any of the arms, or "tuned"."""
+    return ", ".join(text for text in dict.fromkeys(frame.get("tuning", ())) if text != "tuned") or "tuned"
 
 
 def tests(found: Iterable[Row]) -> list[Row]:
@@ -131,8 +172,7 @@ def tests(found: Iterable[Row]) -> list[Row]:
         for result, metric, method, label in checks:
             for objective in dict.fromkeys(frame["objective"]):
                 own = frame[frame["objective"] == objective]
-                loose = [text for text in dict.fromkeys(own.get("tuning", ())) if text != "tuned"]
-                row = {**name, "objective": objective, "tuning": ", ".join(loose) or "tuned"}
+                row = {**name, "objective": objective, "tuning": _tuning(own)}
                 mine += _tested(own, metric, method, {**row, "result": result, "method": label})
         for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
             for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
@@ -199,7 +239,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "split is the reference's",
             f"{_span(frame, 'seeds')} seeds in the layout, {_span(frame, 'betas')} betas, "
             f"{_span(frame, 'objectives')} objectives; seeds that some cell lacks are dropped",
-            "95% jackknife intervals over seeds, for the test examples and the chosen rates at hand",
+            "95% jackknife intervals over seeds, for the test examples at hand; where every rate was chosen among "
+            "several they count the choice of rates, p-values do not",
         ),
         paper=True,
     )
@@ -224,8 +265,10 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
             "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
             "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
-            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples and the chosen rates at "
-            "hand; no interval",
+            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples at hand and the rates as "
+            "they were chosen: of betas that are alike, other rates may have been chosen by chance, and a test sees "
+            "that; no interval",
+            *marks(frame),
         ),
     )
 
@@ -236,9 +279,14 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     for where, own in families(frame):
         listed = [f"{row['result']} {_share(row)}" for row in own.to_dict("records") if row["result"] in _SAID]
         factors = "beta, objective and seed" if int(own["objectives"].max()) > 1 else "beta and seed"
+        few = f" Not established: {FEW_CHOSE}." if own.get("tuning", own["result"]).map(_few).any() else ""
         if listed:
-            said.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.")
+            said.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.{few}")
     return said
+
+
+def _few(tuning: str) -> bool:
+    return few_chose({"tuning": tuning})
 
 
 _SAID = ("accuracy", "repaired log loss", "log loss at equal confidence")

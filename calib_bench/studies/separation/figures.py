@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.interventions import MAGNITUDE, RATE, SWITCH_FROM, SWITCH_TO, TRAINED
+from calib_bench.analysis.interventions import SWITCH_FROM, SWITCH_TO
+from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED
 from calib_bench.report.drawing import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ SECTIONS = (
     Section("Richer calibrators", ("refinement", "refinement_families")),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
-    Section("Tuning and trials", ("learning_rates", "rates", "trials", "reliability_bins")),
+    Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
 
@@ -97,8 +97,18 @@ def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     rates = _same(analysis.tables["rates"].frame, rows)
     chosen = rates[rates["chosen"]].to_dict("records") if "chosen" in rates else []
     if chosen:
-        said = ", ".join(f"{row['rate']:.3g} with {row['objective']}" for row in chosen)
+        said = ", ".join(f"{row['rate']:.3g} with {row['objective']}{_elsewhere(rates, row)}" for row in chosen)
         yield f"Chosen rates ({chosen[0]['unit']}): {said}."
+
+
+def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
+    """The seeds of an arm that are reported at another rate than the one that all chose."""
+    if "cross_fitted" not in rates:
+        return ""
+    own = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
+    own = own[own["cross_fitted"].fillna("") != ""]
+    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in own.to_dict("records")]
+    return f" ({', '.join(moved)}, as the others choose)" if moved else ""
 
 
 def _against(row: Mapping[str, Any], reference: float) -> str:

@@ -17,26 +17,33 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.result_rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.core.study import Table
 from calib_bench.errors import UserError
-from calib_bench.inference import crossed_interval, within
+from calib_bench.inference import Fitted, choice_variance, crossed_interval, jackknifed, widened, within
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.analysis.rate_choice import Rechosen
     from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
+    from calib_bench.inference import Interval
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
+
+    Array = NDArray[np.float64]
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -60,6 +67,11 @@ class Refined:
         raw: by score, float64 [S, N].
         after: by family, then score: float64 [S, N]; CHOSEN among them.
         choices: by score, the family chosen for each seed.
+        without: by family, then score: float64 [S, F], mean test scores after maps fitted without each of F folds of
+            the calibration examples; of families that were cross-validated.
+        measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
+            are counted.
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -67,6 +79,9 @@ class Refined:
     raw: Mapping[str, Tensor]
     after: Mapping[str, Mapping[str, Tensor]]
     choices: Mapping[str, tuple[str, ...]]
+    without: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    measures: Measures | None = None
+    rechosen: Rechosen | None = None
 
 
 def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
@@ -93,7 +108,8 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
     present = [name for name in FAMILIES if name in measures.examples]
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
     choices: dict[str, list[str]] = {score: [] for score in scores}
-    for own in risks or ():
+    known = list(risks or ())
+    for own in known:
         able = [name for name in present if name in own]
         for score in scores:
             choices[score].append(min(able, key=lambda name: own[name][score]))
@@ -101,29 +117,56 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
         after[CHOSEN] = {
             score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
         }
+    folds = {name: [own.get(name, {}) for own in known] for name in present}
+    folds[CHOSEN] = [
+        {w: own[choices[s][i]].get(w) for s in scores for w in [s + WITHOUT]} for i, own in enumerate(known)
+    ]
     return Refined(
         seeds=measures.seeds,
         trials=measures.arm.trials,
         raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
         after=after,
         choices={score: tuple(names) for score, names in choices.items()},
+        without={name: found for name, sets in folds.items() if (found := _without(sets, scores))},
+        measures=replace(measures, examples={}),
+        rechosen=measures.rechosen,
     )
 
 
-Risks = dict[str, dict[str, float]]
-"""By calibrator, then score."""
+def _without(sets: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> dict[str, Tensor]:
+    """Of each score [S, F] without each fold, where every set has them."""
+    import torch
+
+    found = {score: [own.get(score + WITHOUT) for own in sets] for score in scores}
+    return {
+        score: torch.tensor(rows, dtype=torch.float64)
+        for score, rows in found.items()
+        if rows and all(rows) and len({len(row) for row in rows if row}) == 1
+    }
+
+
+Risks = dict[str, dict[str, Any]]
+"""By calibrator, then score, the risk on examples held out; by score + WITHOUT, that on the test split of a map fitted
+without each fold."""
+WITHOUT = "_without"
 
 
 def _risks(calibrators: Mapping[str, Calibrator], store: Store, trials: Sequence[Trial]) -> list[Risks]:
     """Of each trial, see `cross_validated`."""
     import torch
 
-    Z = [trial.beta * store.logits(trial)["calibration"].double() for trial in trials]
-    y = [store.labels(trial)["calibration"] for trial in trials]
+    logits, labels = [store.logits(trial) for trial in trials], [store.labels(trial) for trial in trials]
+    Z, Z_test = (
+        [trial.beta * own[split].double() for trial, own in zip(trials, logits, strict=True)]
+        for split in ("calibration", "test")
+    )
+    y, y_test = ([own[split] for own in labels] for split in ("calibration", "test"))
+    tests = list(zip(Z_test, y_test, strict=True))
     able = {name: own for name, own in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
     if len({z.shape for z in Z}) > 1:
-        return [cross_validated(z, labels, able) for z, labels in zip(Z, y, strict=True)]
-    return cross_validated_stack(torch.stack(Z), torch.stack(y), able)
+        own = zip(Z, y, tests, strict=True)
+        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in own]
+    return cross_validated_stack(torch.stack(Z), torch.stack(y), able, tests=tests)
 
 
 def cross_validated(
@@ -138,11 +181,20 @@ def cross_validated(
 
 
 def cross_validated_stack(
-    Z_SNK: Tensor, y_SN: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
+    Z_SNK: Tensor,
+    y_SN: Tensor,
+    calibrators: Mapping[str, Calibrator],
+    folds: int = FOLDS,
+    seed: int = 0,
+    tests: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> list[Risks]:
     """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together.
 
     A calibrator that cannot take one of the sets is left out.
+
+    Args:
+        tests: of each set logits [M, K] and labels [M] of test examples: their mean scores after the map that was
+            fitted without each fold are by score + WITHOUT.
     """
     import numpy as np
     import torch
@@ -154,6 +206,7 @@ def cross_validated_stack(
         return [{name: dict.fromkeys(names, math.nan) for name in calibrators} for _ in range(S)]
     order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
     total = {name: {score: torch.zeros(S, dtype=torch.float64) for score in names} for name in calibrators}
+    without: dict[str, list[Risks]] = {name: [{} for _ in range(S)] for name in calibrators}
     for parts in _alike([part for part in torch.tensor_split(order, folds) if len(part)], Z_SNK.numel()):
         kept = torch.ones(len(parts), N, dtype=torch.bool).scatter_(1, parts, False)
         rest = kept.nonzero()[:, 1].view(len(parts), -1)
@@ -165,15 +218,30 @@ def cross_validated_stack(
                 logp = torch.stack([calibrators[name].apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
                 if bool(logp.isnan().any()):
                     raise UserError("NaN")
+                for i, fit in enumerate(fits if tests else ()):
+                    _add(without[name][i // len(parts)], calibrators[name], fit, *tests[i // len(parts)])
             except (Exception, SystemExit):  # measuring the trials tells why
                 del total[name]
                 continue
             for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):
                 total[name][score] += values.view(S, -1).sum(1)
     return [
-        {name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} for name, sums in total.items()}
+        {
+            name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} | without[name][i]
+            for name, sums in total.items()
+        }
         for i in range(S)
     ]
+
+
+def _add(found: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
+    """Adds the mean test scores of one fit to those of the folds before it."""
+    from calib_bench.metrics.scores import scores_n
+
+    names = tuple(SCORES.values())
+    logp = calibrator.apply(fit, Z_MK)
+    for score, values in zip(names, scores_n(logp[None], y_M[None], *names), strict=True):
+        found.setdefault(score + WITHOUT, []).append(float(values.double().mean()))
 
 
 def _alike(parts: Sequence[Tensor], entries: int) -> list[Tensor]:
@@ -193,7 +261,8 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
 
     Returns:
         `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
-        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families.
+        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families. The
+        choice of rates is counted, see `_moves`.
     """
     other = reference or arm
     places = {seed: i for i, seed in enumerate(other.seeds)}
@@ -204,27 +273,74 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
     out = []
     for score, column in SCORES.items():
+        levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
         for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
             raw, own = arm.raw[column][mine], arm.after[family][column][mine]
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
             if family == CHOSEN:
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
-            row |= _level("calibration", raw - own, nested, column) | _level("refinement", own, nested, column)
+            fit = _fit(family, column, (1, arm, mine))
+            before = None if fit is None else fit.negative()
+            parts = {
+                "calibration": _level("calibration", raw - own, nested, column, before, levels.get("calibration")),
+                "refinement": _level("refinement", own, nested, column, fit, levels.get("refinement")),
+            }
+            row |= {k: v for part, one in parts.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
                 change = own - reference.after[family][column][theirs]
-                for part, d_SN in (("total", total), ("calibration", total - change), ("refinement", change)):
-                    row |= fields(f"{part}_change", difference_of(column, d_SN, nested))
-            out.append(row)
+                fit = _fit(family, column, (1, arm, mine), (-1, reference, theirs))
+                before = None if fit is None else fit.negative()
+                for part, d_SN, how in (
+                    ("total", total, None), ("calibration", total - change, before), ("refinement", change, fit)
+                ):  # fmt: skip
+                    parts[f"{part}_change"] = difference_of(column, d_SN, nested, how, changes.get(part))
+                    row |= fields(f"{part}_change", parts[f"{part}_change"])
+            out.append(row | doubtful(parts))
     return out
 
 
-def _level(name: str, d_SN: Tensor, nested: bool, column: str) -> Row:
-    level = crossed_interval(d_SN, nested=nested)
-    level = within(level, column) if name == "refinement" else within(level, column, difference=True)
-    found = fields(name, level)
-    found.pop(f"{name}_p", None)
-    return found
+def _moves(arm: Refined, reference: Refined | None, column: str) -> dict[str, Array]:
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
+
+    What is left after any family of maps changes as what is left after temperature scaling does, of which every tuning
+    trial tells: to fit each family to every trial that was tried would take many times as long as all else.
+    """
+    raw, repaired = (shift(arm, reference, (method, column, 1.0)) for method in ("raw", TEMPERATURE))
+    if raw is None or repaired is None:
+        return {}
+    return {"total": raw, "calibration": raw - repaired, "refinement": repaired}
+
+
+def _level(name: str, d_SN: Tensor, nested: bool, column: str, fit: Fitted | None, move: Array | None) -> Interval:
+    level = crossed_interval(d_SN, nested=nested, fit=fit)
+    level = level if move is None else widened(level, choice_variance(move))
+    return within(level, column) if name == "refinement" else within(level, column, difference=True)
+
+
+def _fit(family: str, column: str, *sides: tuple[float, Refined, Sequence[int]]) -> Fitted | None:
+    """What calibration examples add to a sum of arms' mean scores after their maps: weight, arm and places of seeds.
+
+    A temperature's by its influence, other maps' by leaving out folds, the family chosen as it was. None where it is
+    not known: a family that was not cross-validated, or seeds with calibration examples of their own, whose spread has
+    it already.
+    """
+    from calib_bench.analysis.measure import fitted_to, same_calibration
+
+    known = [(weight, arm.measures, places) for weight, arm, places in sides if arm.measures is not None]
+    if len(known) < len(sides):
+        return None
+    if family == TEMPERATURE:
+        return fitted_to(column, *known)
+    folds = [arm.without.get(family, {}).get(column) for _, arm, _ in sides]
+    if not all(same_calibration(measures) for _, measures, _ in known):
+        return None
+    terms = [
+        weight * part[list(places)] for part, (weight, _, places) in zip(folds, sides, strict=True) if part is not None
+    ]
+    if len(terms) < len(sides) or len({term.shape for term in terms}) > 1:
+        return None
+    return jackknifed(sum(terms[1:], terms[0]))
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -266,8 +382,11 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates; that choice and the calibration examples they do not count",
+        f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
+        f"the calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of "
+        "temperatures, by their influence), the family as it was chosen; not in a family that was not cross-validated",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
+        *marks(frame),
     )
 
 

@@ -1,6 +1,7 @@
 """How much of what training at inverse temperature beta changes is confidence, and how much is learning dynamics?
 
-Every arm is compared with the reference of its family; `calib_bench.separation` has the parts, one a module.
+Every arm is compared with the reference of its family; the modules beside this one have its parts, and those of
+`calib_bench.analysis` what it shares with other studies.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
-from calib_bench.analysis import best_beta, collapse, controls, interventions
+from calib_bench.analysis import best_beta, choice, collapse, controls, interventions
 from calib_bench.analysis import seed_spread as seeds
 from calib_bench.analysis.contrast import contrast, is_reference
-from calib_bench.analysis.result_rows import Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import TRAINED, Row, adjusted, without_lone
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
-    "factorial", "factorial_tests", "baselines", "rates", "intervention_rates", "trials",
+    "factorial", "factorial_tests", "baselines", "rates", "choice", "intervention_rates", "trials",
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class _Study:
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     points: list[Row] = field(default_factory=list)
+    moves: factorial.Moves = field(default_factory=dict)
     seeds: list[seeds.Seeds] = field(default_factory=list)
     curves: list[best_beta.Curve] = field(default_factory=list)
     reliability: list[pd.DataFrame] = field(default_factory=list)
@@ -118,7 +120,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         _family(study, family.arms, variants[family.arms[0].trial.family()])
-    study.rows["factorial"] = factorial.rows(study.points)
+    study.rows["factorial"] = factorial.rows(study.points, study.moves)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
@@ -138,6 +140,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
         warnings=(
             *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+            *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {said}." for method, said in study.cautions.items()),
             *study.left_out,
         ),
@@ -162,6 +165,7 @@ def _family(study: _Study, arms: list[Arm], variant: str | None) -> None:
             continue
         measures = study.measure(arm)
         study.rows["separation"].append({**name, **contrast(measures, reference, study.nested)})
+        study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:
             by_beta[arm.trial.beta] = _light(measures)
@@ -198,6 +202,7 @@ def _read(
     study.rows["refinement"] += refinement.rows(base[0] if base else None, refined, name, nested)
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
     study.points += factorial.points(measures, name)
+    study.moves |= factorial.moves(measures, name)
     if reference is not None:
         found = equal_confidence.compare(reference, measures, store)
         study.rows["matched"] += equal_confidence.rows_of(found, name, nested) if measures is not reference else []
@@ -220,7 +225,9 @@ def _curves(
     whole = {beta: best_beta.results(one) for beta, one in known.items() if list(one.seeds) == seeds}
     if len(known) >= best_beta.FEWEST:
         study.left_out += best_beta.left_out(str(name["model"]), [b for b in known if b not in whole], len(whole))
-    return best_beta.curves(name, whole, study.nested, {beta: best_beta.moves(known[beta]) for beta in whole})
+    name |= next((kinds for beta in whole if (kinds := collapse.two_kinds(known[beta]))), {})
+    choices, fits = ({beta: of(known[beta]) for beta in whole} for of in (best_beta.moves, best_beta.refits))
+    return best_beta.curves(name, whole, study.nested, choices, fits)
 
 
 def _light(measures: Measures) -> Measures:
@@ -233,10 +240,10 @@ def _intervene(
     study: _Study, variant: str | None, beta: float, trained: Measures, arms: Mapping[str, Arm], reference: Measures
 ) -> None:
     """The interventions at one beta, beside training at it."""
-    found = {interventions.TRAINED: trained, **{kind: study.measure(arm, False) for kind, arm in arms.items()}}
+    found = {TRAINED: trained, **{kind: study.measure(arm, False) for kind, arm in arms.items()}}
     names = {kind: {**each.named(measures.arm, variant), "beta": beta} for kind, measures in found.items()}
     study.rows["interventions"] += interventions.rows(found, reference, names, study.nested)
-    name = {key: names[interventions.TRAINED][key] for key in ("model", "variant", "beta")}
+    name = {key: names[TRAINED][key] for key in ("model", "variant", "beta")}
     study.rows["two_by_two"] += interventions.two_by_two(found, reference, name, study.nested)
     for kind, arm in arms.items():
         about = {**names[kind], "intervention": kind}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import registry
 from calib_bench.dynamics import stationary
+from calib_bench.inference import collapsed
 from calib_bench.studies.sgd_temperature import gibbs as densities
 from calib_bench.studies.sgd_temperature.arms import Arm, Family
 
@@ -59,6 +61,8 @@ class Reading:
         excess: mean over the second half of the run, less the minimum's, [S]; NaN without a plateau to speak of.
         plateau: of the second half; None when a trial did not end or the run is too short.
         state: "flat", "drifts", "undecided", "diverged", "failed" or "too short".
+        mixed: whether some seeds collapsed (`inference.collapsed`, towards the excess loss of guessing), not all: then
+            their mean depends on how many did.
     """
 
     arm: Arm
@@ -69,6 +73,7 @@ class Reading:
     excess: Array
     plateau: stationary.Plateau | None
     state: str
+    mixed: bool = False
 
     @property
     def mean(self) -> float:
@@ -106,7 +111,10 @@ def read(store: Store, arm: Arm, minimum: Minimum) -> Reading:
     excess = loss - minimum.objective
     scale = max(abs(float(excess[:, late].mean())), 1e-12)
     found = stationary.plateau(excess[:, late], MARGIN * scale)
-    return Reading(arm, heat, batch, epochs, loss, excess[:, late].mean(1), found, found.verdict)
+    mean_S = excess[:, late].mean(1)
+    guess = math.log(registry.task(arm.trial.task).classes) - minimum.objective
+    mixed = bool(collapsed(mean_S, guess, largest=False).any())
+    return Reading(arm, heat, batch, epochs, loss, mean_S, found, found.verdict, mixed)
 
 
 def predicted(reading: Reading, minimum: Minimum) -> float:

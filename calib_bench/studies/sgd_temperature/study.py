@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.format import estimate
-from calib_bench.analysis.result_rows import cell
+from calib_bench.analysis.result_rows import SOME_COLLAPSED, cell, marks, revoked
 from calib_bench.core.study import Analysis, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.dynamics import stationary
@@ -117,6 +117,8 @@ def _break(one: tables.Found) -> list[str]:
     base = {r.arm.temperature: r.mean for r in one.part(arms.HEAT)}
     if not grown or one.minimum.interpolates:
         return []
+    if any(r.mixed for r in (*grown, *one.part(arms.HEAT))):
+        return [f"Where the collapse over batch size ends is not established, since {SOME_COLLAPSED}."]
     hottest = max(r.arm.temperature for r in grown)
     mine = sorted((r for r in grown if r.arm.temperature == hottest), key=lambda r: r.batch)
     broken = [r for r in mine if r.state == "diverged" or abs(r.mean / base[hottest] - 1) > tables.COLLAPSE]
@@ -138,6 +140,8 @@ def _cooling(one: tables.Found) -> list[str]:
         back = "hysteresis" if low > 1 + tables.REHEATED or high < 1 - tables.REHEATED else "no hysteresis to speak of"
         if not row["stationary"]:
             back = "the time lost in the cold: nothing can be said of hysteresis"
+        if why := revoked(row):
+            back = f"nothing can be said of hysteresis, since {why}"
         moves = "" if row["stationary"] else ", while runs never cooled go on falling all along"
         said.append(
             f"{arms.COLD:g} of the rate at eta0={row['eta0']:.3g} takes the excess loss to {cold} of what it was"
@@ -150,6 +154,8 @@ def _adam(one: tables.Found) -> list[str]:
     spread = tables.rule_spread(one)
     if len(spread) < 2 or not all(math.isfinite(value) for value in spread.values()):
         return []
+    if why := next((why for row in tables.adam_rows(one) if (why := revoked(row))), ""):
+        return [f"Which rule Adam's stationary loss follows over batch sizes is not established, since {why}."]
     better = min(spread, key=lambda rule: spread[rule])
     return [
         f"Adam's stationary loss follows the {better} rule over batch sizes: log excess moves by "
@@ -177,7 +183,8 @@ def _warnings(settings: Settings, found: list[tables.Found]) -> tuple[str, ...]:
         lost = [r for r in settling if r.state == "diverged"]
         short = [r for r in settling if r.state == "too short"]
         failed = [r for r in settling if r.state == "failed"]
-        kinds = (unsettled, "still drift"), (lost, "diverged"), (failed, "failed"), (short, "are too short to judge")
+        kinds = [(unsettled, "still drift"), (lost, "diverged"), (failed, "failed"), (short, "are too short to judge")]
+        kinds += [([r for r in settling if r.mixed], "have some seeds that collapsed and some that did not")]
         for some, what in kinds:
             if some:
                 named = ", ".join(f"{r.arm.part} B={r.batch} eta0={r.eta0:.3g}" for r in some[:4])
@@ -198,11 +205,15 @@ def _tables(
     def rows(*parts: str) -> pd.DataFrame:
         return pd.DataFrame([row for one in found for row in tables.stationary_rows(one, *parts)])
 
+    def told(frame: pd.DataFrame) -> str:
+        return "".join(f" {text}." for text in marks(frame))
+
     every = {
         "acceptance": Table(
             "What theory claims and what was measured", accepted,
             f"{over}A claim is met when the measured value, not its interval, is within the tolerance (relative, but "
-            "for distances).", paper=True, names=("model", "claim"),
+            f"for distances); undecided where seeds of two kinds made it.{told(accepted)}", paper=True,
+            names=("model", "claim"),
         ),
         "minima": Table(
             "Minima of the training objective", pd.DataFrame([tables.minimum_row(one) for one in found]),
@@ -210,22 +221,24 @@ def _tables(
             "included; capacity is a quarter of it; noise_curvature is tr(CH) / tr(C).",
         ),
         "heat": Table(
-            "Excess loss over eta0", rows(arms.HEAT, arms.SHUFFLED),
+            "Excess loss over eta0", heat := rows(arms.HEAT, arms.SHUFFLED),
             f"{over}{held}theory is capacity times eta0; theory_finite_rate divides it by 1 - rate "
-            "noise_curvature / (2 (1 + momentum)). ratio is excess over theory.", paper=True,
+            f"noise_curvature / (2 (1 + momentum)). ratio is excess over theory.{told(heat)}", paper=True,
         ),
         "collapse": Table(
-            "Excess loss over batch size and momentum at equal eta0", rows(arms.BATCHES, arms.MOMENTA), f"{over}{held}"
+            "Excess loss over batch size and momentum at equal eta0", same := rows(arms.BATCHES, arms.MOMENTA),
+            f"{over}{held}{told(same)}",
         ),
         "cooling": Table(
             "The rate lowered for a third of the run and restored",
-            pd.DataFrame([row for one in found for row in tables.cooling_rows(one)]),
+            cooling := pd.DataFrame([row for one in found for row in tables.cooling_rows(one)]),
             f"{over}Excess loss in the second half of each third; control: the last third of runs with the same "
-            "batches at the unchanged rate; stationary: whether those had settled before.",
+            f"batches at the unchanged rate; stationary: whether those had settled before.{told(cooling)}",
         ),
         "adam": Table(
-            "Adam over batch sizes", pd.DataFrame([row for one in found for row in tables.adam_rows(one)]),
-            f"{over}{held}relative is to the first batch size at the same rate_at_first (Malladi et al., 2022).",
+            "Adam over batch sizes", adam := pd.DataFrame([row for one in found for row in tables.adam_rows(one)]),
+            f"{over}{held}relative is to the first batch size at the same rate_at_first (Malladi et al., 2022)."
+            f"{told(adam)}",
         ),
         "gibbs": Table(
             "The one-parameter model", pd.DataFrame(tables.gibbs_rows(densities)),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.inference.interval import no_interval
@@ -75,6 +75,7 @@ def stationary_rows(found: Found, *parts: str) -> list[Row]:
         row |= {"theory_finite_rate": predicted(reading, found.minimum)}
         ratio = over_seeds(reading.excess / theory) if theory > 0 else no_interval(math.nan, 0, 0, "theory gives 0")
         row |= fields("ratio", ratio) | {"plateau": reading.state}
+        row |= {TWO_KINDS: "this arm"} if reading.mixed else {}
         if reading.plateau is not None:
             gap = float(np.diff(reading.epochs).mean())
             row |= {"drift": reading.plateau.drift, "correlation_epochs": reading.plateau.tau * gap}
@@ -103,6 +104,7 @@ def cooling_rows(found: Found) -> list[Row]:
         row |= fields("cold_over_hot", over_seeds(got.cold / got.hot))
         row |= fields("reheated_over_control", over_seeds(got.again / got.control))
         row["stationary"] = settled(got)
+        row |= {TWO_KINDS: "these runs"} if any(one.mixed for one in found.part(COOLED, UNCOOLED)) else {}
         rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
 
@@ -130,6 +132,7 @@ def adam_rows(found: Found) -> list[Row]:
                 row |= {"batch": reading.batch, "rate": reading.arm.trial.lr}
                 row |= fields("excess", over_seeds(reading.excess))
                 row |= fields("relative", over_seeds(reading.excess / base.excess)) | {"plateau": reading.state}
+                row |= {TWO_KINDS: "this arm" if reading.mixed else "reference"} if reading.mixed or base.mixed else {}
                 rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
 
@@ -164,11 +167,21 @@ def acceptance(found: Sequence[Found], densities: Sequence[Density]) -> list[Row
     return rows
 
 
-def _row(claim: str, theory: float, measured: float | Interval, tolerance: float, met: bool | None) -> Row:
+def _row(
+    claim: str,
+    theory: float,
+    measured: float | Interval,
+    tolerance: float,
+    met: bool | None,
+    of: Sequence[Reading] = (),
+) -> Row:
+    """A claim; undecided, whatever its number, where it rests on readings `of` which some have seeds of two kinds."""
     shown = fields("measured", measured) if isinstance(measured, Interval) else {"measured": measured}
     shown.pop("measured_p", None)
-    said = OPEN if met is None else MET if met else NOT_MET
-    return {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": said}
+    mixed = any(one.mixed for one in of)
+    said = OPEN if met is None or mixed else MET if met else NOT_MET
+    row = {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": said}
+    return row | ({TWO_KINDS: "these runs"} if mixed else {})
 
 
 def slope(found: Found) -> Interval | None:
@@ -192,7 +205,7 @@ def _heat(found: Found) -> list[Row]:
     if measured is None or not found.minimum.converged:
         return [*rows, _row(claim, 1.0, math.nan, SLOPE, None)]
     ratio = _scaled(measured, 1 / found.minimum.capacity)
-    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE)]
+    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE, heats)]
 
 
 def _scaled(found: Interval, by: float) -> Interval:
@@ -215,7 +228,8 @@ def _collapse(found: Found) -> list[Row]:
         if found.part(part):
             claim = f"collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
             worst = max(gaps, key=lambda ratio: abs(math.log(ratio))) if gaps else math.nan
-            rows.append(_row(claim, 1.0, worst, COLLAPSE, abs(worst - 1) <= COLLAPSE if gaps else None))
+            met = abs(worst - 1) <= COLLAPSE if gaps else None
+            rows.append(_row(claim, 1.0, worst, COLLAPSE, met, found.part(HEAT, part)))
     return rows
 
 
@@ -227,15 +241,17 @@ def _law(reading: Reading, minimum: Minimum) -> bool:
 
 def _cooled(found: Found) -> list[Row]:
     rows = []
+    whole = found.part(COOLED, UNCOOLED)
     for _, got in cooled(found):
         if found.minimum.interpolates:
             continue
         cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.control)
         stays = settled(got)
         claim = f"cooling: excess loss at {COLD:g} of the rate over that before"
-        rows.append(_row(claim, COLD, cold, REHEATED, abs(cold.mean / COLD - 1) <= REHEATED if stays else None))
+        met = abs(cold.mean / COLD - 1) <= REHEATED if stays else None
+        rows.append(_row(claim, COLD, cold, REHEATED, met, whole))
         claim = "reheating: excess loss once the rate is restored over that of runs never cooled"
-        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED))
+        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED, whole))
     return rows
 
 
@@ -245,7 +261,7 @@ def _rules(found: Found) -> list[Row]:
     if len(spread) == 2 and all(math.isfinite(value) for value in spread.values()):
         ratio = spread["square root"] / spread["linear"]
         claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
-        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1))
+        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1, found.part(ADAM)))
     return rows
 
 

@@ -12,10 +12,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
-from calib_bench.analysis import beta_rate_plane, controls
+from calib_bench.analysis import beta_rate_plane, collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
-from calib_bench.analysis.result_rows import ALPHA, Row, adjusted, cell, few_chose, fields, firm, without_lone
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import (
+    ALPHA,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+    without_lone,
+)
 from calib_bench.analysis.table_notes import betas, families, noted, shown
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.fate import GUESS
@@ -66,7 +79,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
     for family in found:
-        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in family.arms]
+        arms = [arm.at_chosen() for arm in family.arms]
+        named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in arms]
         named.sort(key=lambda pair: not is_reference(pair[0], settings))
         base: tuple[Measures, sown.Seeds] | None = None
         for name, arm in named:
@@ -85,6 +99,8 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     frames = {name: _ordered(frame) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
+    collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, settings)
+    del frames["trials"]
     dots = [
         {**one.name, "seed": seed, **{result: one.means[result][i] for result in sown.RESULTS}}
         for one in members
@@ -107,11 +123,16 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list[Row]:
     """A row a result: what the best and the worst of m seeds, and the mean seed, reach, and by how much more than the
-    reference's, paired over the seeds that finished in both."""
-    from calib_bench.inference import best_of
+    reference's, paired over the seeds that finished in both.
+
+    The choice of rates is counted by what it changes in the mean seed: best and worst are taken to move with it.
+    """
+    from calib_bench.inference import best_of, choice_variance, widened
 
     rows = []
     for result, (method, score) in sown.RESULTS.items() if measures.seeds else ():
+        each_move, change_move = (shift(measures, one, (method, score, 1.0)) for one in (None, reference))
+        chosen, changed = (0.0 if move is None else choice_variance(move) for move in (each_move, change_move))
         largest = result == "accuracy"
         values = measures.examples[method][score].numpy()
         values = values.mean(1, keepdims=True) if nested else values
@@ -121,7 +142,8 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             continue
         kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
         for kind, (n, most) in kinds.items():
-            row |= {k: v for k, v in fields(kind, best_of(values, n, None, most)).items() if k != f"{kind}_p"}
+            limits = widened(best_of(values, n, None, most), chosen)
+            row |= {k: v for k, v in fields(kind, limits).items() if k != f"{kind}_p"}
         common = [seed for seed in measures.seeds if reference is not None and seed in reference.seeds]
         if reference is not None and reference is not measures and len(common) > max(m, 1):
             mine, theirs = (
@@ -131,7 +153,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
             if nested:
                 mine, theirs = mine.mean(1, keepdims=True), theirs.mean(1, keepdims=True)
             for kind, (n, most) in kinds.items():
-                row |= fields(f"{kind}_change", best_of(mine, n, theirs, most))
+                row |= fields(f"{kind}_change", widened(best_of(mine, n, theirs, most), changed))
         rows.append(row)
     return rows
 
@@ -191,7 +213,7 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
         if row["beta"] < settings.reference
         and row.get("spread_ratio_holm", math.nan) < ALPHA
         and row["spread_ratio"] > 1
-        and not few_chose(row)
+        and not revoked(row)
     ]
     base = peaks[peaks["beta"] == settings.reference].to_dict("records")
     ceiling = base[0].get("failed_high", math.nan) if base else math.nan
@@ -208,8 +230,14 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     elif better:
         told = "does not show: where it peaks higher the data cannot say that it costs reliability"
     else:
-        told = "is nothing that these data can say: no smaller beta surely peaks higher"
+        told = f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
     return [*said, f"That small beta peaks higher at the cost of reliability {told}."]
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why peaks that seem to be higher are not surely so, where that is not their intervals."""
+    hints = [row for row in rows if revoked(row) and excludes_zero(row, "best_change") and _better(row, "best_change")]
+    return f" (at {betas(hints)} {why_loose(hints)})" if hints else ""
 
 
 def _better(row: Mapping[str, Any], column: str) -> bool:
@@ -232,12 +260,14 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "
-            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, at the "
-            "chosen rates, whose choice they do not count",
+            f"{intervals(settings, nested)}, by jackknife over seeds, {len(settings.seed or ())} seeds, which count "
+            "the choice of rates by what it changes in the mean seed; seeds that helped to choose are at the rate they "
+            "chose, like all others, so that seeds differ by nothing else",
             f"failed: share of trials at the chosen rate that diverged or ended at {GUESS:.0%} or more of the loss of "
             "guessing (the entropy of the labels), of seeds that did not choose the rate where there are such, exact "
             "limits; diverged seeds have no result and are left out of the others",
             "* Holm-adjusted p < .05 over the arms, for each result and column",
+            *marks(frames["peaks"]),
         ),
         paper=True,
     )

@@ -6,15 +6,26 @@ arXiv 2010.07344): what is equal along lines of equal beta^2 eta0 is shared, and
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
 from calib_bench.analysis.arms import named
-from calib_bench.analysis.result_rows import Row, adjusted, cell, fields, without_lone
+from calib_bench.analysis.result_rows import (
+    TWO_KINDS,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    why_loose,
+    without_lone,
+)
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
-from calib_bench.inference import difference_interval, variance_shares
+from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.planning.tuning import unique
 from calib_bench.studies.two_temperatures import figures as plots
@@ -136,17 +147,35 @@ def _at_equal(cells: list[Cell], settings: Settings) -> list[Row]:
         if against is None or one.beta == settings.reference or not one.examples:
             continue
         row: Row = {"beta": one.beta, "effective": one.effective}
+        if one.mixed or against.mixed:
+            row[TWO_KINDS] = "this arm" if one.mixed else "reference"
         nested = settings.split == "seed"
         for metric, values in one.examples.items():
-            row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested))
+            fit = _fitted(one, against, not nested) if metric == "repaired_log_loss" else None
+            row |= fields(metric, difference_interval(metric, values - against.examples[metric], nested, fit))
         rows.append(row)
     return rows
+
+
+def _fitted(one: Cell, against: Cell, shared: bool) -> Fitted | None:
+    """What calibration examples add to the difference of two cells' repaired log losses."""
+    import numpy as np
+
+    if one.temperatures is None or against.temperatures is None:
+        return None
+    (log_T, slopes), (other_T, others) = one.temperatures, against.temperatures
+    if log_T.shape != other_T.shape:
+        return None
+    slope, curvature = np.stack([slopes, others], 1)
+    return fitted(np.stack([log_T, other_T]), slope, curvature, (1, -1), shared)
 
 
 def _cells(cells: list[Cell]) -> list[Row]:
     rows = []
     for one in sorted(cells, key=lambda c: (c.beta, c.eta0)):
         row: Row = {"beta": one.beta, "eta0": one.eta0, "effective": one.effective, "failed": one.failed}
+        if one.lost:
+            row |= fields("collapsed", rate(one.lost, len(one.trials)))
         for metric in METRICS:
             row |= {metric: float(one.values[metric].mean())}
         rows.append(row)
@@ -176,13 +205,18 @@ def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
             f"beta adds a share of its own and one that depends on the temperature: {told}."
         )
     equal = _own(frames["at_equal"], name)
-    if equal:
-        firm = [row for row in equal if row.get("error_holm", math.nan) < 0.05]
-        said.append(
-            f"Of {len(equal)} pairs of a beta and the reference at equal beta^2 eta0, {len(firm)} differ in error rate "
-            "after Holm's correction."
-        )
-    return said
+    return [*said, _differ(equal)] if equal else said
+
+
+def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """How many pairs at equal beta^2 eta0 surely differ."""
+    sure = [row for row in rows if firm(row, "error")]
+    hints = [row for row in rows if row not in sure and excludes_zero(row, "error")]
+    more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
+    return (
+        f"Of {len(rows)} pairs of a beta and the reference at equal beta^2 eta0, {len(sure)} differ in error rate "
+        f"after Holm's correction{more}."
+    )
 
 
 def _own(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
@@ -203,6 +237,14 @@ def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
                 f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged or failed; "
                 "they count in no share."
             )
+        split = [one for one in cells if one.mixed]
+        if split:
+            listed = ", ".join(f"beta={one.beta:.3g} eta0={one.eta0:.3g}" for one in split)
+            said.append(
+                f"{cells[0].trials[0].model}: in {len(split)} of {len(cells)} cells some seeds collapsed and others "
+                f"did not ({listed}); their means, and shares of variance that rest on them, depend on how many did, "
+                "and no difference from them is established."
+            )
         if not plane.block(cells):
             said.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
     return tuple(said)
@@ -211,6 +253,7 @@ def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
 def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     seeds = f"{len(settings.seed or ())} seeds, test split. "
+    lost = "collapsed" in frames["cells"]
     every = {
         "shares": Table(
             "What one number accounts for, of the variance between cells", frames["shares"],
@@ -226,11 +269,16 @@ def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Ta
         ),
         "at_equal": Table(
             f"Each beta less beta={settings.reference:g} at equal beta^2 eta0", frames["at_equal"],
-            f"{smoke}{seeds}Paired by seed and example, 95% intervals over both; a star: p < .05 after Holm's "
-            "correction over the table.",
+            f"{smoke}{seeds}Paired by seed and example, 95% intervals over both, which count the calibration examples "
+            "that temperatures were fitted on; a star: p < .05 after Holm's "
+            "correction over the table." + "".join(f" {text}." for text in marks(frames["at_equal"])),
         ),
         "controls": controls.table(frames["controls"], settings),
-        "cells": Table("Every cell", frames["cells"], f"{smoke}{seeds}Means over seeds; failed: share not finished."),
+        "cells": Table(
+            "Every cell", frames["cells"].drop(columns="collapsed_p", errors="ignore"),
+            f"{smoke}{seeds}Means over seeds; failed: share not finished"
+            + ("; collapsed: parted from the better half of the seeds by a gap, exact limits." * lost or "."),
+        ),
     }  # fmt: skip
     return {name: table for name, table in every.items() if len(table.frame)}
 

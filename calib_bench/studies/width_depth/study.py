@@ -14,7 +14,19 @@ import numpy as np
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, beta_rate_plane, controls
-from calib_bench.analysis.result_rows import Row, adjusted, cell, few_chose, fields, firm
+from calib_bench.analysis.collapse import two_kinds
+from calib_bench.analysis.result_rows import (
+    TWO_KINDS,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
@@ -100,20 +112,25 @@ def _curves(
     seeds = list(reader.settings.seed or ())
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
     choices: dict[float, dict[str, Array]] = {}
+    fits: dict[float, dict[str, Array]] = {}
     values: dict[float, dict[str, Array]] = {}
+    kinds: Row = {}
     rows = []
     for arm in sorted(arms, key=lambda arm: arm.trial.beta):
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
         for result, found in best_beta.levels(measures, reader.nested).items():
             row |= {k: v for k, v in fields(result.replace(" ", "_"), found).items() if k[-2:] != "_p"}
-        rows.append(row)
+        rows.append(row | two_kinds(measures))
         if list(measures.seeds) == seeds:
-            values[arm.trial.beta], choices[arm.trial.beta] = best_beta.results(measures), best_beta.moves(measures)
+            kinds |= two_kinds(measures)
+            beta = arm.trial.beta
+            values[beta], choices[beta] = best_beta.results(measures), best_beta.moves(measures)
+            fits[beta] = best_beta.refits(measures)
     lacking = [arm.trial.beta for arm in arms if arm.trial.beta not in values]
     said = best_beta.left_out(str(name["model"]), lacking, len(values))
-    about = {**name, "tuning": tuning.together(arms)}
-    return best_beta.curves(about, values, reader.nested, choices), rows, said
+    about = {**name, "tuning": tuning.together(arms), **kinds}
+    return best_beta.curves(about, values, reader.nested, choices, fits), rows, said
 
 
 def _trends(curves: Sequence[best_beta.Curve]) -> list[Row]:
@@ -141,6 +158,8 @@ def _trends(curves: Sequence[best_beta.Curve]) -> list[Row]:
             row = {"over": over, "models": ", ".join(str(one.name["model"]) for _, one in members)}
             row |= {"objective": curve.name["objective"], "result": curve.result}
             row["tuning"] = ", ".join(dict.fromkeys(str(one.name.get("tuning", "tuned")) for _, one in members))
+            if any(TWO_KINDS in one.name for _, one in members):
+                row[TWO_KINDS] = "these arms"
             rows.append(row | fields("slope", percentile(float(slope), slopes, curve.found)))
     return rows
 
@@ -168,7 +187,7 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         rows = own.sort_values("best_beta").to_dict("records")
         low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
         first = best_beta.named(next(iter(own.to_dict("records"))))
-        sure = [best_beta.named(row) for row in rows if row.get("ratio_holm", math.nan) < 0.05 and not few_chose(row)]
+        sure = [best_beta.named(row) for row in rows if best_beta.differs(row)]
         said.append(
             f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
             f"another than {first}'s is established for {', '.join(sure) or 'none'}."
@@ -200,12 +219,13 @@ def details(analysis: Analysis) -> list[Detail]:
 
 def _trend(row: Mapping[Any, Any]) -> str:
     among = f"Among {row['models']}, the best beta by {row['result']}"
+    why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
     if row["over"] == "norm":
         moved = firm(row, "slope")
         ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
-        tail = "" if moved else ": whether normalization moves it the data cannot say"
+        tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
         return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say"
+    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
     return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."
 
 
@@ -221,13 +241,19 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
+                *marks(trends),
             ),
             paper=True,
         )
     found["curves"] = Table(
         "Every architecture over beta",
         shown(points, settings),
-        noted(settings, f"{n}; error: 1 - accuracy", "choices of rates and calibration examples are counted"),
+        noted(
+            settings,
+            f"{n}; error: 1 - accuracy",
+            "choices of rates and calibration examples are counted",
+            *marks(points),
+        ),
     )
     return found
 
@@ -240,7 +266,7 @@ STUDY = Study(
     figures={"over_beta": figures.over_beta, "best_beta": figures.best_beta},
     defaults={"objective": (CROSS_ENTROPY,), "model": models},
     sections=(
-        Section("The best beta of each architecture", ("best_beta",)),
+        Section("The best beta of each architecture", ("best_beta", "collapse")),
         Section("Width, depth, normalization", ("trends",)),
         Section("Each architecture over beta", ("over_beta", DETAILS, "curves")),
         controls.SECTION,

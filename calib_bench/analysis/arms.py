@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
@@ -49,7 +49,8 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-    from calib_bench.analysis.measure import METRICS, REPAIRED, fitted_to
+    from calib_bench.analysis.measure import METRICS, fitted_to
+    from calib_bench.analysis.trial_predictions import REPAIRED
     from calib_bench.inference import choice_variance, ece_interval, score_interval, widened, within
 
     rows = []
@@ -84,7 +85,7 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
     return rows
 
 
-def trials(store: Store, measures: Measures) -> list[Row]:
+def trials(store: Results, measures: Measures) -> list[Row]:
     """One row per trial of the arm, finished or not; `doubtful` of an ECE that rests on few errors."""
     from calib_bench.inference.interval import few_errors
 

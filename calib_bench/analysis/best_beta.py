@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.measure import fitted_to
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 RESCALED = "reference logits times 2"
 UNDERTRAINED = "the reference trained too briefly"
@@ -134,7 +134,7 @@ def positive(arm: Arm | None) -> Iterator[Trial]:
         yield from shorter(arm).trials.values()
 
 
-def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
+def read(settings: Settings, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
     """The rows of a family's controls, which `plan` has trained; none before its reference's rate is chosen.
 
     Raises:
@@ -146,7 +146,7 @@ def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | N
     return of_arm(store, reference, each.named(reference, variant), nested)
 
 
-def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
+def of_arm(store: Results, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """The same of one arm; `name` are the columns that name it."""
     from calib_bench.analysis.measure import measure_arm
 
@@ -154,7 +154,7 @@ def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 
-def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
+def rescaled(store: Results, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
     """The negative control: the reference with its logits doubled, so that only confidence differs."""
     from calib_bench.analysis.measure import measure_arm
 
@@ -173,7 +173,7 @@ def weaker(measures: Measures, reference: Measures, nested: bool) -> Row:
     return {**row, "passed": seen if "accuracy" in row else None}
 
 
-def both(store: Store, reference: Measures, repair: Mapping[str, Calibrator], nested: bool) -> list[Row]:
+def both(store: Results, reference: Measures, repair: Mapping[str, Calibrator], nested: bool) -> list[Row]:
     """The negative control of an arm and, where it was trained at all, the positive one, for a study of few arms.
 
     The study's plan has the trials of `shorter`.

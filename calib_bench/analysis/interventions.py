@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.measure import fitted_to
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (  # fmt: skip
     MAGNITUDE,
@@ -38,6 +38,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     why_loose,
 )
 from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
+from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.planning.tuning import together

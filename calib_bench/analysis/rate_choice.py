@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.results import Results
     from calib_bench.core.trial import Trial
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Rechosen:
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
 
 
-def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
+def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
     """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
 
     A rate at which a tuning seed learnt nothing is no candidate.
@@ -65,7 +65,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
         StoreError: a stored trial cannot be read.
     """
     from calib_bench import registry
-    from calib_bench.analysis.measure import REPAIRED, on_trials
+    from calib_bench.analysis.trial_predictions import REPAIRED, on_trials
 
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
@@ -76,7 +76,7 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
 
 
-def _learnt(store: Store, trial: Trial, score: float | None) -> bool:
+def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
     """Whether a tuning trial finished and did not fail."""
     return isinstance(score, Score) and store.has(trial) and not score.failed
 
@@ -112,21 +112,21 @@ def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> 
 
 
 def _read(
-    calibrators: Mapping[str, Calibrator], store: Store, select: str, trials: Sequence[Trial]
+    calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
 ) -> list[tuple[Array, dict[str, dict[str, float]]]]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
     from calib_bench import metrics
-    from calib_bench.analysis.measure import REPAIRED, _predictions, _Read
+    from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, predictions
 
     read, losses = [], []
     for trial in trials:
         labels = store.labels(trial)
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
         losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
-        read.append(_Read(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
+        read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[tuple[Array, dict[str, dict[str, float]]]] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
-    for method, some in _predictions(read, calibrators):
+    for method, some in predictions(read, calibrators):
         for i, (fitted, logp) in some.items():
             means = {score: float(of(logp, read[i].y_test).double().mean()) for score, of in each.items()}
             kappa = {LOG_KAPPA: float(np.log(fitted["kappa"]))} if "kappa" in fitted else {}

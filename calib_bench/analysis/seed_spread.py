@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
@@ -83,7 +83,7 @@ class Seeds:
     at_chosen: Mapping[int, float] = field(default_factory=dict)
 
 
-def read(measures: Measures, store: Store, settings: Settings, name: Row, examples: bool = True) -> Seeds:
+def read(measures: Measures, store: Results, settings: Settings, name: Row, examples: bool = True) -> Seeds:
     """Reads off an arm's measures and its stored trials.
 
     Args:
@@ -126,7 +126,7 @@ def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple
     return tuple(one.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
 
 
-def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
+def _states(arm: Arm, store: Results, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
     """Stored trials of all rates and how many failed; at the chosen rate, by seed, whether it did."""
     ran = diverged = 0
     chosen = {}

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 REPAIR = ("temperature_scaling",)
 
@@ -39,7 +39,7 @@ class Reader:
     """
 
     settings: Settings
-    store: Store
+    store: Results
     nested: bool
     arms: list[Arm] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)

@@ -48,7 +48,8 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     bins of both, None of a trial that did not finish."""
     import pandas as pd
 
-    from calib_bench.analysis.measure import REPAIRED, measure_arm
+    from calib_bench.analysis.measure import measure_arm
+    from calib_bench.analysis.trial_predictions import REPAIRED
 
     record = store.record(trial)
     found = {"status": store.fate(trial), **flat(record.facts)}

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.inference import Fitted
     from calib_bench.planning.tuning import Arm, More
-    from calib_bench.store.store import Store
 
 TO, FROM = "reference to beta", "beta to reference"
 NEVER, ALL_ALONG = "never switching", "that beta all along"
@@ -105,7 +105,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return controls.plan(settings, scores, more(settings))
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every switched arm against never switching, and against the beta it ends at all along.
 
     Raises:
@@ -186,8 +186,9 @@ def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> R
     """
     import math
 
-    from calib_bench.analysis.measure import REPAIRED, fitted_to
+    from calib_bench.analysis.measure import fitted_to
     from calib_bench.analysis.rate_choice import shift
+    from calib_bench.analysis.trial_predictions import REPAIRED
     from calib_bench.inference import share
 
     seeds = [seed for seed in arm.seeds if seed in begun.seeds and seed in ended.seeds]

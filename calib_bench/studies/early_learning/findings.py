@@ -18,9 +18,9 @@ from calib_bench.studies.early_learning.probes import COMMON, FRONTIER_STEPS, LO
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
 
 SMALL, LARGE = 0.1, 1.0
 """Inverse temperatures up to the first follow the laws of small ones, from the second on those of large ones."""
@@ -29,7 +29,7 @@ SMALLEST = 0.01
 NEAR = 1 + 1e-6
 
 
-def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
+def analysis(settings: Settings, store: Results, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
     """From the trials of every kind of measurement, as far as the store holds them."""
     import pandas as pd
 
@@ -58,12 +58,12 @@ def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Tri
     )
 
 
-def _curve(trial: Trial, store: Store) -> Row:
+def _curve(trial: Trial, store: Results) -> Row:
     logits = read.ZERO if read.starts_at_zero(trial) else read.ORDINARY
     return {"logits": logits, **read.curvature(store.arrays(trial), trial.beta)}
 
 
-def _common(trial: Trial, store: Store) -> Row:
+def _common(trial: Trial, store: Results) -> Row:
     arrays = store.arrays(trial)
     path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss", "loss_linear")}
     start = "zero" if read.starts_at_zero(trial) else f"those of beta={COMMON:g}"

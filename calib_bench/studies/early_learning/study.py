@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
-    from calib_bench.store.store import Store
 
 KINDS = ("paths", "common", "curvature", "stability")
 PLAIN = {
@@ -100,7 +100,7 @@ def _betas(settings: Settings, beta: float) -> tuple[float, ...]:
     return tuple(float(f"{value:.9g}") for value in (*down, beta, *up))
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The theory's numbers beside the measured ones.
 
     Raises:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
     from calib_bench.inference import Interval, Resampled
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -232,7 +232,7 @@ def column(what: str, unit: str) -> str:
     return f"{what.replace(' ', '_')}_{unit}"
 
 
-def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
+def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
     """The plane of arms that differ in beta alone, every seed of which has a score at every rate of the grid.
 
     Args:
@@ -282,7 +282,7 @@ def _known(score: float | None) -> float:
     return math.inf if score is None else score
 
 
-def _values(settings: Settings, store: Store, trials: Any, score_SBR: Array, nested: bool) -> Array:
+def _values(settings: Settings, store: Results, trials: Any, score_SBR: Array, nested: bool) -> Array:
     """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ."""
     S, B, R = score_SBR.shape
     if nested or settings.select == "repaired_log_loss":
@@ -304,7 +304,7 @@ def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Arr
     return np.asarray(log_loss_n((trial.beta * z_NK.double()).log_softmax(-1), y_N))
 
 
-def _lambda(settings: Settings, store: Store, trial: Trial) -> tuple[float, bool]:
+def _lambda(settings: Settings, store: Results, trial: Trial) -> tuple[float, bool]:
     """lambda_max of a trial's start and whether it converged; NaN where it is not known."""
     if trial.lr_unit == "lr_rel":
         facts = store.record(trial).facts if store.has(trial) else {}

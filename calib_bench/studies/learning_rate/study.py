@@ -34,8 +34,8 @@ from calib_bench.studies.learning_rate import figures, phase
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
 
@@ -76,7 +76,7 @@ def _check(settings: Settings) -> None:
                 )
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The plane of every model, recipe and objective.
 
     Raises:
@@ -305,7 +305,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
 
 
 def _warnings(
-    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Store
+    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
     said, frontier = [], phase.column(phase.FRONTIER, "lr")  # type: list[str], str
     if settings.limit is not None:

@@ -58,7 +58,8 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
     from calib_bench.analysis.arms import over_seeds
-    from calib_bench.analysis.measure import REPAIRED, fitted_to
+    from calib_bench.analysis.measure import fitted_to
+    from calib_bench.analysis.trial_predictions import REPAIRED
     from calib_bench.inference import score_interval
 
     measures = cell.measures

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm, More
-    from calib_bench.store.store import Store
 
 FACTORS = (interventions.RATE, interventions.MAGNITUDE)
 FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "trials")
@@ -77,14 +77,15 @@ class _Reader:
     """What is read along the way."""
 
     settings: Settings
-    store: Store
+    store: Results
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     measurements: list[pd.DataFrame] = field(default_factory=list)
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
-        from calib_bench.analysis.measure import REPAIRED, measure_arm
+        from calib_bench.analysis.measure import measure_arm
+        from calib_bench.analysis.trial_predictions import REPAIRED
 
         measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
         self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
@@ -102,7 +103,7 @@ class _Reader:
         return magnitude.Cell(arm.trial.beta, correlation, measures, norms)
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every plane and 2x2.
 
     Raises:

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Fitted
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class _Pair(NamedTuple):
     slopes: dict[str, Array]
 
 
-def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
+def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
     """Brings each model to the other's mean confidence, seed by seed; one pair of trials in memory at a time.
 
     Raises:
@@ -165,7 +165,7 @@ def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
     }
 
 
-def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
+def _pair(store: Results, reference: Trial, arm: Trial) -> _Pair | None:
     """Both at the other's mean confidence; None where a temperature does not reach it."""
     import numpy as np
     import torch
@@ -253,7 +253,7 @@ def temperature_for(Z_NK: Tensor, target: float) -> float | None:
     return math.exp(float(brentq(excess, near, near + step, xtol=1e-13, rtol=1e-13)))
 
 
-def rows(reference: Measures, arm: Measures, store: Store, name: Row, nested: bool) -> list[Row]:
+def rows(reference: Measures, arm: Measures, store: Results, name: Row, nested: bool) -> list[Row]:
     """`rows_of` the arm matched with the reference."""
     return rows_of(compare(reference, arm, store), name, nested)
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from calib_bench.analysis.measure import Measures
     from calib_bench.analysis.rate_choice import Rechosen
     from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Trial
     from calib_bench.inference import Interval
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -84,13 +84,13 @@ class Refined:
     rechosen: Rechosen | None = None
 
 
-def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
+def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
     """The cross-validation of an arm's finished trials: inside `pool.workers` others may go on with it.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.analysis.measure import on_trials
+    from calib_bench.analysis.trial_predictions import on_trials
 
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
@@ -151,7 +151,7 @@ without each fold."""
 WITHOUT = "_without"
 
 
-def _risks(calibrators: Mapping[str, Calibrator], store: Store, trials: Sequence[Trial]) -> list[Risks]:
+def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequence[Trial]) -> list[Risks]:
     """Of each trial, see `cross_validated`."""
     import torch
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from calib_bench.analysis.measure import Measures
     from calib_bench.core.baseline import Calibrator
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 REPAIR = ("temperature_scaling",)
 FRAMES = (
@@ -52,7 +52,7 @@ class _Study:
     """What is read along the way: the rows of every table, and what figures and W&B want."""
 
     settings: Settings
-    store: Store
+    store: Results
     calibrators: Mapping[str, Calibrator]
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
@@ -93,7 +93,7 @@ class _Study:
         return measures
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every arm against the reference of its family.
 
     One arm's scores under every calibrator are in memory at a time, and a few arms' before and after temperature

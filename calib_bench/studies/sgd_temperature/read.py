@@ -15,7 +15,7 @@ from calib_bench.studies.sgd_temperature import gibbs as densities
 from calib_bench.studies.sgd_temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
-    from calib_bench.store.store import Store
+    from calib_bench.core.results import Results
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -81,14 +81,14 @@ class Reading:
         return float(self.excess.mean())
 
 
-def read_minimum(store: Store, family: Family) -> Minimum | None:
+def read_minimum(store: Results, family: Family) -> Minimum | None:
     """The minimum of a family, as stored; None when its trial failed."""
     if store.state(family.minimum) != "done":
         return None
     return Minimum({name: float(value) for name, value in store.arrays(family.minimum).items()})
 
 
-def read(store: Store, arm: Arm, minimum: Minimum) -> Reading:
+def read(store: Results, arm: Arm, minimum: Minimum) -> Reading:
     """An arm's stationary loss above the minimum.
 
     Raises:
@@ -166,7 +166,7 @@ class Density:
     gaussian_distance: float
 
 
-def read_gibbs(store: Store, arm: Arm) -> Density | None:
+def read_gibbs(store: Results, arm: Arm) -> Density | None:
     """The samples of an arm of `arms.gibbs` and the density that theory gives them; None when a trial did not end."""
     if any(store.state(trial) != "done" for trial in arm.trials):
         return None

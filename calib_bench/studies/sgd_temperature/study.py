@@ -23,8 +23,8 @@ from calib_bench.studies.sgd_temperature.read import Density, read, read_gibbs, 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 
 def plan(settings: Settings, scores: Scores) -> list[Trial]:
@@ -33,7 +33,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return unique([*wanted, *(trial for arm in arms.gibbs(settings) for trial in arm.trials)])
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Stationary losses against theory.
 
     Raises:

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 BEST, MEAN, WORST = "best", "mean", "worst"
 MOST = 3
@@ -64,7 +64,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return controls.plan(settings, scores)
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every arm's seeds beside the reference's.
 
     Raises:
@@ -158,7 +158,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
     return rows
 
 
-def _failed(settings: Settings, store: Store, arm: Arm) -> Row:
+def _failed(settings: Settings, store: Results, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
     from calib_bench.inference import rate
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from calib_bench.analysis.measure import Measures
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 SEARCHES = ("beta and rate", "rate")
 """What the two searches of a pair are over."""
@@ -128,7 +128,7 @@ def _runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]
     return [run for epochs in tried.epochs for run in _seeded(settings, shortened(tried.trial, epochs), seeds)]
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The winner over beta and rate against the winner over the rate at the reference.
 
     Raises:
@@ -189,7 +189,7 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
 
 
 def _gain(
-    settings: Settings, store: Store, pair: Pair
+    settings: Settings, store: Results, pair: Pair
 ) -> tuple[Row, list[tuning.Arm], list[Row], list[Row], list[Row]]:
     """The winner against the reference's winner, both arms, the controls of the latter, both arms' trials, and the rows
     of `_hangs`."""

@@ -19,9 +19,9 @@ from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.core.trial import Scores
-    from calib_bench.store.store import Store
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -120,7 +120,7 @@ def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) ->
     return Arm(cells[rate][0], tuple(cells), means, rate, "tuned", {trial.seed: trial for trial in cells[rate]})
 
 
-def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
+def read(store: Results, trials: tuple[Trial, ...]) -> Cell:
     """A cell as stored.
 
     Raises:
@@ -149,7 +149,7 @@ def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int
     return int(np.stack([np.array(dead, bool), *lost]).any(0).sum())
 
 
-def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
+def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
     """Scores, scores by example, and what is known of the temperature: log T with influences [M], slopes [2]."""
     from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
     from calib_bench.metrics import log_loss_n

@@ -35,9 +35,9 @@ from calib_bench.studies.two_temperatures.plane import METRICS, Cell
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
 NAMES = {
@@ -55,7 +55,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return unique([*cells, *(trial for base in bases for trial in controls.positive(base))])
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Shares of variance, and what beta adds at equal beta^2 eta0.
 
     Raises:
@@ -87,7 +87,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     )
 
 
-def _controls(settings: Settings, store: Store, base: Arm | None, name: Row) -> list[Row]:
+def _controls(settings: Settings, store: Results, base: Arm | None, name: Row) -> list[Row]:
     """The controls of a family's cell that does best at the reference's beta."""
     if base is None:
         return []

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from calib_bench.core.results import Results
     from calib_bench.core.settings import Settings
     from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     return controls.plan(settings, scores)
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every architecture over beta, and its best beta beside that of the first.
 
     Raises:

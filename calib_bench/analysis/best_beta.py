@@ -13,20 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.measure import fitted_to
+from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
+from calib_bench.inference import (
+    Interval,
+    Resampled,
+    choice_variance,
+    crossed_interval,
+    percentile,
+    refitted,
+    resampled_means,
+    widened,
+    within,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.inference import Interval, Resampled
 
     Array = NDArray[np.float64]
 
@@ -67,8 +75,8 @@ def results(measures: Measures) -> dict[str, Array]:
 
 def moves(measures: Measures) -> dict[str, Array]:
     """By how much other choices of the arm's rate would change each of RESULTS, [V, B, S]; empty where it has none."""
-    found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
-    return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
+    shifts = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
+    return {result: -move if result == "error" else move for result, move in shifts.items() if move is not None}
 
 
 def refits(measures: Measures) -> dict[str, Array]:
@@ -76,8 +84,6 @@ def refits(measures: Measures) -> dict[str, Array]:
 
     Empty where calibration sets differ in size between seeds, so that only seeds are independent.
     """
-    from calib_bench.analysis.measure import same_calibration
-    from calib_bench.inference import refitted
 
     if measures.log_kappa is None:
         return {}
@@ -98,18 +104,17 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
 
     None of an arm without a seed.
     """
-    from calib_bench.inference import choice_variance, crossed_interval, widened, within
 
     if not measures.seeds:
         return {}
-    found, shifts = {}, moves(measures)
+    intervals, shifts = {}, moves(measures)
     for result, values in results(measures).items():
         method, score = RESULTS[result]
         fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
         variance = choice_variance(shifts[result]) if result in shifts else 0.0
         mean = widened(crossed_interval(values, nested=nested, fit=fit), variance)
-        found[result] = within(mean, result.replace(" ", "_"))
-    return found
+        intervals[result] = within(mean, result.replace(" ", "_"))
+    return intervals
 
 
 def curves(
@@ -128,15 +133,14 @@ def curves(
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
         fits: `refits` of them: and by the calibration examples.
     """
-    from calib_bench.inference import resampled_means
 
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
-    found = []
+    result_curves = []
     for result in RESULTS:
-        own = [values[beta][result] for beta in betas]
-        means = [one.mean(1, keepdims=True) for one in own] if nested else own
+        beta_values = [values[beta][result] for beta in betas]
+        means = [one.mean(1, keepdims=True) for one in beta_values] if nested else beta_values
         resampled = resampled_means(np.stack(means, -1))
         chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
         for column, move in enumerate(chosen):
@@ -145,8 +149,8 @@ def curves(
         for column, beta in enumerate(betas):
             if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
                 resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
-        found.append(Curve(name, result, betas, resampled))
-    return found
+        result_curves.append(Curve(name, result, betas, resampled))
+    return result_curves
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
@@ -164,12 +168,11 @@ def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
     return [f"Not among the betas to be best, {model} beta={listed}: not every seed finished.{few}"]
 
 
-def rows(some: Sequence[Curve]) -> list[Row]:
+def rows(curves: Sequence[Curve]) -> list[Row]:
     """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
-    from calib_bench.inference import percentile
 
-    found, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
-    for curve in some:
+    table_rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
+    for curve in curves:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
@@ -181,13 +184,13 @@ def rows(some: Sequence[Curve]) -> list[Row]:
                 row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
             row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
-        found.append(row)
-    return found
+        table_rows.append(row)
+    return table_rows
 
 
-def _exp(name: str, found: Any) -> Row:
+def _exp(name: str, log_interval: Any) -> Row:
     """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
-    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
+    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, log_interval).items()}
 
 
 def words(best: pd.DataFrame, of: str = "") -> list[str]:
@@ -197,15 +200,15 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         best: frame of `rows`, Holm-adjusted within each result.
         of: words to begin with, where it must be said which objective this is and there is one.
     """
-    said: list[str] = []
+    sentences: list[str] = []
     if not len(best):
-        return said
-    for (result, objective), own in best.groupby(["result", "objective"], sort=False):
-        some = own.to_dict("records")
+        return sentences
+    for (result, objective), group in best.groupby(["result", "objective"], sort=False):
+        architectures = group.to_dict("records")
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
-        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
-        said.append(f"{where}The best beta by {result} is {listed}.")
-        others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
+        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in architectures)
+        sentences.append(f"{where}The best beta by {result} is {listed}.")
+        others = [row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]]
         sure = [row for row in others if differs(row)]
         hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
         silent = [row for row in others if row not in (*sure, *hints)]
@@ -214,8 +217,10 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         if silent:
             parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
         if parts:
-            said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
-    return said
+            sentences.append(
+                f"{where}Beside {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
+            )
+    return sentences
 
 
 def differs(row: Mapping[Any, Any]) -> bool:

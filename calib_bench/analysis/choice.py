@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.rate_choice import Rechosen
 from calib_bench.analysis.result_rows import Row, firm
 from calib_bench.analysis.table_notes import NAMES, noted, shown
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.analysis.rate_choice import Rechosen
-    from calib_bench.core.settings import Settings
 
 RESULTS = {
     "log_loss_total": ("raw", "log_loss"),

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.fate import DEAD, DIVERGED
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch", "search")
 """Columns that name an arm in a frame of trials."""
@@ -47,7 +47,7 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
         return []
     K = registry.task(settings.task).classes
     names = [name for name in NAMES if name in trials]
-    found = []
+    arm_rows = []
     for _, arm in trials.groupby(names, sort=False, dropna=False):
         done = arm[arm["status"].isin(("done", DEAD))]
         lost = _lost(done["status"] == DEAD, {result: done[result].astype("float64") for result in RESULTS}, K)
@@ -68,8 +68,8 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
             if not lost.all():
                 without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
                 row |= {key: value for key, value in without.items() if not key.endswith("_p")}
-        found.append(row)
-    return found
+        arm_rows.append(row)
+    return arm_rows
 
 
 def _lost(dead_S: ArrayLike, values: Mapping[str, ArrayLike], classes: int) -> NDArray[np.bool_]:
@@ -125,16 +125,16 @@ def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
 
 def _rests_on(row: Mapping[Any, Any], mixed: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
-    own = {key: _plain(row[key]) for key in NAMES if key in row}
-    own["intervention"] = "" if own.get("intervention") == TRAINED else own.get("intervention", "")
+    row_arm = {key: _plain(row[key]) for key in NAMES if key in row}
+    row_arm["intervention"] = "" if row_arm.get("intervention") == TRAINED else row_arm.get("intervention", "")
     arms = [{key: _plain(arm[key]) for key in NAMES if key in arm} for arm in mixed]
     if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
         arms = [arm for arm in arms if arm.get("intervention", "") in ("", RATE, MAGNITUDE)]
-        own.pop("intervention")
-    if any(all(arm.get(key, "") == value for key, value in own.items()) for arm in arms):
+        row_arm.pop("intervention")
+    if any(all(arm.get(key, "") == value for key, value in row_arm.items()) for arm in arms):
         return "this arm"
     base = {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
-    base |= {key: own[key] for key in ("model", "variant") if key in own}
+    base |= {key: row_arm[key] for key in ("model", "variant") if key in row_arm}
     return "reference" if any(all(arm.get(key, "") == value for key, value in base.items()) for arm in arms) else ""
 
 
@@ -142,10 +142,10 @@ def _plain(value: Any) -> Any:
     return "" if value is None or value != value else value
 
 
-def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence an arm."""
-    said = []
-    for row in found:
+    sentences = []
+    for row in arm_rows:
         kept = math.isfinite(row.get("accuracy_without", math.nan))
         means = [
             f"mean {name.replace('_', ' ')} {row[name]:.4f}"
@@ -154,16 +154,16 @@ def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
         begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {rates}"
-        said.append(f"{begin}; {'; '.join(means)}.")
-    return said
+        sentences.append(f"{begin}; {'; '.join(means)}.")
+    return sentences
 
 
-def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What intervals do not cover in these arms."""
-    if not found:
+    if not arm_rows:
         return []
-    listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in found)
-    few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in found) < SEEDS else ""
+    listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
+    few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in arm_rows) < SEEDS else ""
     return [
         f"Trials that collapsed, at the chosen rate: {listed}. Intervals of means and spreads there, and of "
         f"contrasts with them, do not cover what so few seeds have not shown; where only some of an arm's seeds "

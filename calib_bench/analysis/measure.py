@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from calib_bench.analysis import rate_choice as rechosen
+from calib_bench.analysis.rate_choice import Rechosen
 from calib_bench.analysis.trial_predictions import (
     RAW,
     REPAIRED,
@@ -21,20 +23,19 @@ from calib_bench.analysis.trial_predictions import (
     on_trials,
     predictions,
 )
+from calib_bench.core.baseline import Calibrator
 from calib_bench.core.fate import DEAD
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Trial
 from calib_bench.inference import Fitted, ece_null
 from calib_bench.inference import fitted as fitted_temperatures
 from calib_bench.metrics import measure, reliability
 from calib_bench.metrics.masks import offered, zeroed
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.analysis.rate_choice import Rechosen
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.results import Results
-    from calib_bench.core.trial import Trial
-    from calib_bench.planning.tuning import Arm
 
 SPLIT = ("log_loss", "brier")
 """Scores that a temperature splits into what it repairs and what is left."""
@@ -115,12 +116,11 @@ def begun(
     store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
 ) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
-    from calib_bench.analysis import rate_choice as rechosen
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
     again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
-    done = [arm.trials[seed] for seed, found in status.items() if found in FINISHED]
+    done = [arm.trials[seed] for seed, state in status.items() if state in FINISHED]
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
 
 
@@ -138,10 +138,10 @@ def _whole(
     slopes: dict[str, list[np.ndarray]] = {}
     refused: Sentences = {}
     cautions: Sentences = {}
-    for found, declined, cautioned in measured:
-        refused |= {name: said for name, said in declined.items() if name not in refused}
+    for state, declined, cautioned in measured:
+        refused |= {name: text for name, text in declined.items() if name not in refused}
         cautions = {**cautioned, **cautions}
-        for method, row, values, curve in found:
+        for method, row, values, curve in state:
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
                 for name in SPLIT:
@@ -161,14 +161,14 @@ def _whole(
         reliability=_pool(bins),
         log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=tuple(seed for seed, found in status.items() if found in FINISHED),
-        diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
-        missing=tuple(seed for seed, found in status.items() if found not in (*FINISHED, "diverged")),
+        seeds=tuple(seed for seed, state in status.items() if state in FINISHED),
+        diverged=tuple(seed for seed, state in status.items() if state == "diverged"),
+        missing=tuple(seed for seed, state in status.items() if state not in (*FINISHED, "diverged")),
         refused=refused,
-        cautions={method: said for method, said in cautions.items() if method not in refused},
+        cautions={method: text for method, text in cautions.items() if method not in refused},
         slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
         rechosen=again() if again is not None else None,
-        dead=tuple(seed for seed, found in status.items() if found == DEAD),
+        dead=tuple(seed for seed, state in status.items() if state == DEAD),
     )
 
 
@@ -184,9 +184,9 @@ def _measured(
     rows: list[list[_Row]] = [[] for _ in trials]
     together = max(1, STACK_VALUES // sum(one.test.numel() for one in read))
     found = predictions(read, calibrators)
-    while some := list(islice(found, together)):
+    while batch := list(islice(found, together)):
         for i, one in enumerate(read):
-            rows[i] += _scored(one, [(method, *told[i]) for method, told in some if i in told])
+            rows[i] += _scored(one, [(method, *by_trial[i]) for method, by_trial in batch if i in by_trial])
     return [(mine, one.refused, one.cautions(calibrators)) for mine, one in zip(rows, read, strict=True)]
 
 

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.core.trial import Score
-from calib_bench.planning.tuning import FEWEST_SEEDS
+from calib_bench import metrics, registry
+from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, on_trials, predictions
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Score, Trial
+from calib_bench.inference import rechosen, rechosen_apart
+from calib_bench.metrics import log_loss_n
+from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.results import Results
-    from calib_bench.core.trial import Trial
-    from calib_bench.planning.tuning import Arm
 
     Array = NDArray[np.float64]
 
@@ -64,8 +65,6 @@ def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench import registry
-    from calib_bench.analysis.trial_predictions import REPAIRED, on_trials
 
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
@@ -82,7 +81,6 @@ def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
 
 
 def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
-    from calib_bench.inference import rechosen, rechosen_apart
 
     found = list(read)
     R, S = len(rates), len(found) // len(rates)
@@ -115,8 +113,6 @@ def _read(
     calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
 ) -> list[tuple[Array, dict[str, dict[str, float]]]]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
-    from calib_bench import metrics
-    from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, predictions
 
     read, losses = [], []
     for trial in trials:
@@ -126,8 +122,8 @@ def _read(
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[tuple[Array, dict[str, dict[str, float]]]] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
-    for method, some in predictions(read, calibrators):
-        for i, (fitted, logp) in some.items():
+    for method, by_trial in predictions(read, calibrators):
+        for i, (fitted, logp) in by_trial.items():
             means = {score: float(of(logp, read[i].y_test).double().mean()) for score, of in each.items()}
             kappa = {LOG_KAPPA: float(np.log(fitted["kappa"]))} if "kappa" in fitted else {}
             out[i][1][method] = means | kappa
@@ -136,7 +132,6 @@ def _read(
 
 def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
     """What `execute.worker.selection_scores` is the mean of."""
-    from calib_bench.metrics import log_loss_n
 
     if select == "error":
         return (Z_NK.argmax(-1) != y_N).double()

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, estimate
+from calib_bench.core.settings import Settings
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
 """Names of interventions: all of what beta does, its rate alone, its initial logits alone."""
@@ -21,10 +21,10 @@ TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
 Row = dict[str, Any]
 
 
-def fields(name: str, found: Interval) -> Row:
+def fields(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
-    row = {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-    return row if math.isnan(found.p) else {**row, f"{name}_p": found.p}
+    row = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row if math.isnan(interval.p) else {**row, f"{name}_p": interval.p}
 
 
 def doubtful(intervals: Mapping[str, Interval]) -> Row:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
     ALPHA,
@@ -28,10 +29,12 @@ from calib_bench.analysis.result_rows import (
 )
 from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
 from calib_bench.core.fate import FAILED, GUESS
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
-from calib_bench.planning.tuning import trial_at
+from calib_bench.planning.tuning import Arm, trial_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +42,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
 
 REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
@@ -157,10 +156,10 @@ def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
         values = arm.means[result]
         best = max if result == "accuracy" else min
         scores = arm.at_chosen or arm.selection
-        known = {seed: scores[seed] for seed in arm.seeds if seed in scores}
+        selection_scores = {seed: scores[seed] for seed in arm.seeds if seed in scores}
         row: Row = {**base, "result": result, "mean": math.fsum(values) / len(values), "peak": best(values)}
-        if known:
-            row["picked"] = values[arm.seeds.index(min(known, key=lambda s: known[s]))]
+        if selection_scores:
+            row["picked"] = values[arm.seeds.index(min(selection_scores, key=lambda s: selection_scores[s]))]
         row |= fields("spread", spread(values))
         if reference is not None and reference is not arm:
             common = [seed for seed in arm.seeds if seed in reference.seeds]
@@ -199,25 +198,38 @@ def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
         groups.setdefault(tuple(arm.name.get(k) for k in ("model", "variant", "objective")), []).append(arm)
     out = []
     for (model, variant, objective), members in groups.items():
-        own = next((arm for arm in members if arm.name["beta"] == reference), None)
-        if own is None or not own.seeds:
+        reference_arm = next((arm for arm in members if arm.name["beta"] == reference), None)
+        if reference_arm is None or not reference_arm.seeds:
             continue
-        fit = [arm for arm in members if set(own.seeds) <= set(arm.seeds) & set(arm.selection)]
+        fit = [arm for arm in members if set(reference_arm.seeds) <= set(arm.seeds) & set(arm.selection)]
         lack = sorted(arm.name["beta"] for arm in members if arm not in fit)
         if len(fit) < 2:
             continue
-        selection_AS = [[arm.selection[s] for s in own.seeds] for arm in fit]
-        base = {"model": model, "variant": variant, "objective": objective, "seeds": len(own.seeds), "nested": nested}
+        selection_AS = [[arm.selection[s] for s in reference_arm.seeds] for arm in fit]
+        base = {
+            "model": model,
+            "variant": variant,
+            "objective": objective,
+            "seeds": len(reference_arm.seeds),
+            "nested": nested,
+        }
         loose = dict.fromkeys(str(arm.name["tuning"]) for arm in fit if arm.name["tuning"] != "tuned")
         base["tuning"] = ", ".join(loose) or "tuned"
         for result in GAINS:
-            test_ASN = [[np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in own.seeds] for arm in fit]
-            found = selected_gain(selection_AS, test_ASN, fit.index(own), nested=nested)
-            choices = sorted({fit[a].name["beta"]: found.choices.count(a) for a in found.choices}.items())
-            row = {**base, "examples": len(test_ASN[0][0]), "result": result, "chosen": fit[found.chosen].name["beta"]}
+            test_ASN = [
+                [np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in reference_arm.seeds] for arm in fit
+            ]
+            selected = selected_gain(selection_AS, test_ASN, fit.index(reference_arm), nested=nested)
+            choices = sorted({fit[a].name["beta"]: selected.choices.count(a) for a in selected.choices}.items())
+            row = {
+                **base,
+                "examples": len(test_ASN[0][0]),
+                "result": result,
+                "chosen": fit[selected.chosen].name["beta"],
+            }
             row |= {"choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in choices), "betas": len(fit)}
             row |= {"left_out": ", ".join(f"{beta:.3g}" for beta in lack) or None}
-            out.append(row | fields("gain", _with_rates(found.gain, fit[found.chosen], own, result)))
+            out.append(row | fields("gain", _with_rates(selected.gain, fit[selected.chosen], reference_arm, result)))
     return out
 
 
@@ -275,36 +287,36 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """At which beta results depend on the seed more, or training diverges, no more than the intervals allow."""
-    said: list[str] = []
+    sentences: list[str] = []
     if "result" not in frame:
-        return said
-    for where, own in families(adjusted(frame, "result")):
-        for result, rows_ in own.groupby("result", sort=False):
+        return sentences
+    for where, family in families(adjusted(frame, "result")):
+        for result, rows_ in family.groupby("result", sort=False):
             rows = [row for row in over_beta(rows_, settings) if math.isfinite(row.get("spread_ratio_low", math.nan))]
             if rows:
-                said.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
-        said += [where + text for text in _peak(own)]
-        text = _diverged(own.drop_duplicates(["beta", "objective"]))
+                sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
+        sentences += [where + text for text in _peak(family)]
+        text = _diverged(family.drop_duplicates(["beta", "objective"]))
         if text:
-            said.append(where + text)
-    return said
+            sentences.append(where + text)
+    return sentences
 
 
 def _spreads(rows: Sequence[Row], settings: Settings) -> str:
     sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not revoked(row)]
     silent = [row for row in rows if row not in sure]
-    said = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
+    clauses = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:
-        said.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
-    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(said)}"
+        clauses.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
+    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(clauses)}"
 
 
 def _peak(frame: pd.DataFrame) -> list[str]:
     """Whether the best single seed and the best mean are at different betas."""
-    own = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
-    if len(own) < 2 or int(own["seeds"].max()) < 2:
+    accuracy_rows = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
+    if len(accuracy_rows) < 2 or int(accuracy_rows["seeds"].max()) < 2:
         return []
-    peak, mean = own.loc[own["peak"].idxmax()], own.loc[own["mean"].idxmax()]
+    peak, mean = accuracy_rows.loc[accuracy_rows["peak"].idxmax()], accuracy_rows.loc[accuracy_rows["mean"].idxmax()]
     text = (
         f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g} (accuracy {peak['peak']:.4f}, "
         f"mean {peak['mean']:.4f})"
@@ -338,9 +350,9 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
 
 def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """What a user gains by choosing beta, no more than the intervals allow."""
-    said = []
-    for where, own in families(adjusted(frame) if len(frame) else frame):
-        for objective, rows in own.groupby("objective", sort=False):
+    sentences = []
+    for where, family in families(adjusted(frame) if len(frame) else frame):
+        for objective, rows in family.groupby("objective", sort=False):
             loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
             by_result = {row["result"]: row for row in rows.to_dict("records")}
             first = next(iter(by_result.values()))
@@ -349,14 +361,16 @@ def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
                 f"{where}Choosing beta{loss} on the selection split ({n}; all together choose {_beta(first['chosen'])})"
             )
             if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in by_result.values()):
-                said.append(f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing.")
+                sentences.append(
+                    f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing."
+                )
                 continue
             parts = [f"{result} by {cell(row, 'gain')}{_sure(row)}" for result, row in by_result.items()]
-            said.append(
+            sentences.append(
                 f"{begin} instead of {_beta(settings.reference)} changes test {'; '.join(parts)}; the choice itself is "
                 "counted."
             )
-    return said
+    return sentences
 
 
 def _beta(beta: float) -> str:

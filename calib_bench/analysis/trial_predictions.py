@@ -14,15 +14,14 @@ import torch
 
 from calib_bench import registry
 from calib_bench.analysis import fitting
+from calib_bench.core.baseline import Calibrator, Params
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
 from calib_bench.execute import analysis_pool
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from calib_bench.core.baseline import Calibrator, Params
-    from calib_bench.core.results import Results
-    from calib_bench.core.trial import Trial
 
 
 RAW = "raw"

@@ -103,12 +103,14 @@ def check(
     _finite(Z, kind, name)
     if not trust:
         _as_declared(Z, kind, name)
-    found = list(notes)
-    found += absent_classes(y, 2 if single else Z.shape[1])
-    Z_NK, exact = _logits(Z, y, kind, name, found)
+    all_notes = list(notes)
+    all_notes += absent_classes(y, 2 if single else Z.shape[1])
+    Z_NK, exact = _logits(Z, y, kind, name, all_notes)
     zeros = None if exact or kind == "scores" else zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
-    found += [zeros.words] if zeros else []
-    return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found), zeros=zeros)
+    all_notes += [zeros.words] if zeros else []
+    return Predictions(
+        torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
+    )
 
 
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
@@ -254,13 +256,13 @@ def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     """Z [N, K] with -inf for classes that a row does not offer, whatever number stands for them."""
     import torch
 
-    given = np.isneginf(Z)
+    minus_inf = np.isneginf(Z)
     out = masks.offered(torch.from_numpy(Z)).numpy()
     out = masks.set_apart(out, y)
     where = np.isneginf(out)
     if not where.any():
         return out
-    marks = np.unique(Z[where & ~given])
+    marks = np.unique(Z[where & ~minus_inf])
     finite = "" if len(marks) == 0 else f" ({marks[0]:.6g}" + (f" to {marks[-1]:.6g})" if len(marks) > 1 else ")")
     notes.append(
         f"{int(where.sum())} logits{finite} stand for classes that their rows do not offer, in "

@@ -20,13 +20,13 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     why_loose,
 )
 from calib_bench.analysis.table_notes import families, noted, rate_unit, sample, shown
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.studies.logit_magnitude.plane import ALIKE, BETA, MAGNITUDE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 WEAK = 0.1
 """A share of variance that is surely smaller than this is called small."""
@@ -42,21 +42,23 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str
     planes = shares[shares["other"] == BETA] if len(shares) else shares
     if not len(planes) or "other_share" not in planes:
         return ("There is nothing to compare yet: no plane has finished seeds in every cell of two betas.",)
-    said = []
+    sentences = []
     for where, some in _planes(planes):
-        said.append(f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? ")
-        said[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
+        sentences.append(
+            f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? "
+        )
+        sentences[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
     for where, some in _planes(frames["contrasts"]):
-        said += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
-    said += interventions.words({**frames, "interventions": shares.iloc[:0]}, settings)
-    return (*said, *collapse.words(collapse.rows(frames["trials"], settings)))
+        sentences += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
+    sentences += interventions.words({**frames, "interventions": shares.iloc[:0]}, settings)
+    return (*sentences, *collapse.words(collapse.rows(frames["trials"], settings)))
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one plane, with the words that begin a sentence on them: none when there is one."""
     several = len(frame) > 0 and frame["objective"].nunique() > 1
-    for where, some in families(frame):
-        for objective, rows in some.groupby("objective", sort=False):
+    for where, family_rows in families(frame):
+        for objective, rows in family_rows.groupby("objective", sort=False):
             begin = ", ".join(text for text in (where.removesuffix(": "), str(objective)) if text)
             yield (f"{begin}: " if several else where), rows
 
@@ -85,8 +87,8 @@ def answer(row: Row) -> str:
     if low > beta_high:
         return "no, it depends more on the initial magnitude than on beta"
     sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
-    found = f" (it does depend on {' and on '.join(sure)})" if sure else ""
-    return f"the data cannot say on which of the two it depends more{found}"
+    dependence = f" (it does depend on {' and on '.join(sure)})" if sure else ""
+    return f"the data cannot say on which of the two it depends more{dependence}"
 
 
 def _limits(row: Row, column: str) -> tuple[float, float, float]:
@@ -110,21 +112,21 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
         head = f"Beta moved at equal {NORM} ({len(rows)} pairs)"
     else:
         head = f"{NORM} moved at fixed beta ({len(rows)} betas), from the smallest to the largest"
-    said = []
+    clauses = []
     for metric in ("accuracy", "repaired_log_loss"):
         sure = [row for row in rows if firm(row, metric)]
         if not sure:
             hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
             why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""
-            said.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do{why}")
+            clauses.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do{why}")
             continue
         most = max(sure, key=lambda row: abs(row[metric]))
         where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
-        said.append(
+        clauses.append(
             f"{metric.replace('_', ' ')} changed in {len(sure)}, most at {where} ({NORM} "
             f"{_norms(most, moves)}), by {cell(most, metric)}"
         )
-    return f"{head}: {'; '.join(said)}."
+    return f"{head}: {'; '.join(clauses)}."
 
 
 def _norms(row: Row, moves: str) -> str:
@@ -135,7 +137,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
     """Every table that has rows."""
     import pandas as pd
 
-    found = {
+    all_tables = {
         "plane": Table(
             "The plane: accuracy and repaired log loss (nats) over beta and correlation",
             shown(frames["plane"], settings),
@@ -197,4 +199,4 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
             noted(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
-    return {name: table for name, table in found.items() if len(table.frame)}
+    return {name: table for name, table in all_tables.items() if len(table.frame)}

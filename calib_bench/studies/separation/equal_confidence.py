@@ -19,25 +19,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.measure import same_calibration, temperature_slopes
+from calib_bench.analysis.measure import Measures, same_calibration, temperature_slopes
 from calib_bench.analysis.rate_choice import SCORES, shift
 from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
-from calib_bench.inference import Interval, crossed_interval, ece_interval, share
+from calib_bench.core.trial import Trial
+from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
 from calib_bench.inference.scores import with_doubt
+from calib_bench.metrics.scores import scores_n
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.inference import Fitted
 
     Array = NDArray[np.float64]
 
@@ -98,28 +96,28 @@ def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
     """
     import torch
 
-    at, own = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
+    at, arm_at = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
     common = [seed for seed in arm.seeds if seed in at]
     pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in common}
-    found = {seed: pair for seed, pair in pairs.items() if pair is not None}
+    matched = {seed: pair for seed, pair in pairs.items() if pair is not None}
     cells = {}
-    for score in METRICS.values() if found else ():
-        y00 = reference.examples["raw"][score][[at[seed] for seed in found]]
-        y11 = arm.examples["raw"][score][[own[seed] for seed in found]]
+    for score in METRICS.values() if matched else ():
+        y00 = reference.examples["raw"][score][[at[seed] for seed in matched]]
+        y11 = arm.examples["raw"][score][[arm_at[seed] for seed in matched]]
         if score == "correct":  # A temperature changes no argmax.
             cells[score] = (y00, y11, y00, y11)
             continue
-        y01 = torch.stack([pair.reference[score] for pair in found.values()])
-        y10 = torch.stack([pair.arm[score] for pair in found.values()])
+        y01 = torch.stack([pair.reference[score] for pair in matched.values()])
+        y10 = torch.stack([pair.arm[score] for pair in matched.values()])
         cells[score] = (y00, y10, y01, y11)
     return Matched(
-        seeds=tuple(found),
-        unmatched=tuple(seed for seed in common if seed not in found),
+        seeds=tuple(matched),
+        unmatched=tuple(seed for seed in common if seed not in matched),
         dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
-        log_temperature=tuple(pair.log_temperature for pair in found.values()),
+        log_temperature=tuple(pair.log_temperature for pair in matched.values()),
         cells=cells,
         moves={score: move for score in cells if score in SCORES and (move := _moves(reference, arm, score))},
-        fits=_fits(list(found.values()), all(same_calibration(one) for one in (reference, arm))),
+        fits=_fits(list(matched.values()), all(same_calibration(one) for one in (reference, arm))),
     )
 
 
@@ -135,8 +133,6 @@ ON = {
 def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
     """See `Matched.fits`: none where seeds have calibration sets of different sizes."""
     import numpy as np
-
-    from calib_bench.inference import fitted
 
     if len({pair.log_T.shape for pair in pairs}) != 1:
         return {}
@@ -210,7 +206,6 @@ def _slopes(Z_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
 
 
 def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-    from calib_bench.metrics.scores import scores_n
 
     names = ("log_loss", "brier", "confidence")
     return dict(zip(names, scores_n(Z_NK, y_N, *names), strict=True))
@@ -258,7 +253,7 @@ def rows(reference: Measures, arm: Measures, store: Results, name: Row, nested: 
     return rows_of(compare(reference, arm, store), name, nested)
 
 
-def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
+def rows_of(matched: Matched, name: Row, nested: bool) -> list[Row]:
     """One row a metric (means over examples, and ECE): the arm's difference from the reference and its parts.
 
     Returns:
@@ -266,15 +261,15 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         `equal_confidence_reverse` y10 - y00, and `interaction` y11 - y10 - y01 + y00, each with `_low`, `_high`, `_p`;
         `share`, equal_confidence / total, where the data bound it; `temperature`, geometric mean over seeds.
     """
-    counts = {"seeds": len(found.seeds), "dropped": found.dropped, "unmatched": len(found.unmatched)}
+    counts = {"seeds": len(matched.seeds), "dropped": matched.dropped, "unmatched": len(matched.unmatched)}
     base: Row = {**name, **counts, "nested": nested, "examples": 0}
-    if not found.seeds:
+    if not matched.seeds:
         return [{**base, "metric": metric} for metric in (*METRICS, "ECE")]
-    base["examples"] = found.cells["log_loss"][0].shape[1]
-    base["temperature"] = math.exp(sum(found.log_temperature) / len(found.seeds))
+    base["examples"] = matched.cells["log_loss"][0].shape[1]
+    base["temperature"] = math.exp(sum(matched.log_temperature) / len(matched.seeds))
     out = []
     for metric, score in METRICS.items():
-        y00, y10, y01, y11 = found.cells[score]
+        y00, y10, y01, y11 = matched.cells[score]
         parts = {
             "total": y11 - y00,
             "equal_confidence": y11 - y01,
@@ -283,9 +278,9 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
             "interaction": y11 - y10 - y01 + y00,
         }
         row = {**base, "metric": metric}
-        moves = found.moves.get(score, {})
+        moves = matched.moves.get(score, {})
         ranged = metric.lower().replace(" ", "_")
-        fits = found.fits.get(score, {})
+        fits = matched.fits.get(score, {})
         intervals = {
             part: difference_of(ranged, d_SN, nested, fits.get(part), moves.get(part)) for part, d_SN in parts.items()
         }
@@ -301,16 +296,16 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
             fit = fits.get("equal_confidence")
             row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, fit=fit, choice=choice))
         out.append(row)
-    return [*out, {**base, "metric": "ECE", **_ece(found, nested)}]
+    return [*out, {**base, "metric": "ECE", **_ece(matched, nested)}]
 
 
-def _share(found: Interval) -> Row:
-    bounded = math.isfinite(found.low) and math.isfinite(found.high)
-    return {"share": found.mean, "share_low": found.low, "share_high": found.high} if bounded else {}
+def _share(interval: Interval) -> Row:
+    bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return {"share": interval.mean, "share_low": interval.low, "share_high": interval.high} if bounded else {}
 
 
-def _ece(found: Matched, nested: bool) -> Row:
-    y00, y10, y01, y11 = zip(found.cells["confidence"], found.cells["correct"], strict=True)
+def _ece(matched: Matched, nested: bool) -> Row:
+    y00, y10, y01, y11 = zip(matched.cells["confidence"], matched.cells["correct"], strict=True)
     pairs = {
         "total": (y11, y00),
         "equal_confidence": (y11, y01),
@@ -327,15 +322,15 @@ def _ece(found: Matched, nested: bool) -> Row:
     return row
 
 
-def points(found: Matched, name: Row) -> list[Row]:
+def points(matched: Matched, name: Row) -> list[Row]:
     """Per seed, the arm at the reference's mean confidence: accuracy, log_loss, brier, for `factorial`."""
-    if not found.seeds:
+    if not matched.seeds:
         return []
     scores = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
-    means = {metric: found.cells[score][1].mean(1).tolist() for metric, score in scores.items()}
+    means = {metric: matched.cells[score][1].mean(1).tolist() for metric, score in scores.items()}
     return [
         {**name, "seed": seed, "method": "equal_confidence", **{metric: values[i] for metric, values in means.items()}}
-        for i, seed in enumerate(found.seeds)
+        for i, seed in enumerate(matched.seeds)
     ]
 
 
@@ -394,11 +389,11 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
 
 
 def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
-    said = []
-    for where, own in families(adjusted(frame, "metric") if len(frame) else frame):
-        by_metric = {m: _with_value(over_beta(own[own["metric"] == m], settings)) for m in FIRST}
+    sentences = []
+    for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
+        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], settings)) for m in FIRST}
         if by_metric["log loss"]:
-            said.append(
+            sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
                 f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
                 f"{census(by_metric['accuracy'], 'equal_confidence')}."
@@ -406,16 +401,16 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
             if brief:
                 continue
             largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
-            said.append(where + _largest(largest, settings))
+            sentences.append(where + _largest(largest, settings))
         if brief:
             continue
-        unmatched = own[(own["metric"] == "log loss") & (own["unmatched"] > 0)].to_dict("records")
-        said += [where + _unmatched(row) for row in unmatched]
-    return said
+        unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
+        sentences += [where + _unmatched(row) for row in unmatched]
+    return sentences
 
 
-def _with_value(found: list[Row]) -> list[Row]:
-    return [row for row in found if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
+def _with_value(beta_rows: list[Row]) -> list[Row]:
+    return [row for row in beta_rows if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
 
 
 def _largest(row: Mapping[str, Any], settings: Settings) -> str:

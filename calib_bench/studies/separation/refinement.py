@@ -21,27 +21,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
+from calib_bench.analysis.rate_choice import Rechosen, shift
 from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.trial_predictions import on_trials
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
+from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
-from calib_bench.inference import Fitted, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.metrics.scores import scores_n
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.analysis.rate_choice import Rechosen
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.inference import Interval
-    from calib_bench.planning.tuning import Arm
 
     Array = NDArray[np.float64]
 
@@ -90,7 +89,6 @@ def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> It
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.analysis.trial_predictions import on_trials
 
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
@@ -109,17 +107,18 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
     choices: dict[str, list[str]] = {score: [] for score in scores}
     known = list(risks or ())
-    for own in known:
-        able = [name for name in present if name in own]
+    for seed_risks in known:
+        able = [name for name in present if name in seed_risks]
         for score in scores:
-            choices[score].append(min(able, key=lambda name: own[name][score]))
+            choices[score].append(min(able, key=lambda name: seed_risks[name][score]))
     if measures.seeds and risks is not None:
         after[CHOSEN] = {
             score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
         }
-    folds = {name: [own.get(name, {}) for own in known] for name in present}
+    folds = {name: [seed_risks.get(name, {}) for seed_risks in known] for name in present}
     folds[CHOSEN] = [
-        {w: own[choices[s][i]].get(w) for s in scores for w in [s + WITHOUT]} for i, own in enumerate(known)
+        {w: seed_risks[choices[s][i]].get(w) for s in scores for w in [s + WITHOUT]}
+        for i, seed_risks in enumerate(known)
     ]
     return Refined(
         seeds=measures.seeds,
@@ -157,15 +156,15 @@ def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequen
 
     logits, labels = [store.logits(trial) for trial in trials], [store.labels(trial) for trial in trials]
     Z, Z_test = (
-        [trial.beta * own[split].double() for trial, own in zip(trials, logits, strict=True)]
+        [trial.beta * method[split].double() for trial, method in zip(trials, logits, strict=True)]
         for split in ("calibration", "test")
     )
-    y, y_test = ([own[split] for own in labels] for split in ("calibration", "test"))
+    y, y_test = ([method[split] for method in labels] for split in ("calibration", "test"))
     tests = list(zip(Z_test, y_test, strict=True))
-    able = {name: own for name, own in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
+    able = {name: method for name, method in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
     if len({z.shape for z in Z}) > 1:
-        own = zip(Z, y, tests, strict=True)
-        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in own]
+        method = zip(Z, y, tests, strict=True)
+        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in method]
     return cross_validated_stack(torch.stack(Z), torch.stack(y), able, tests=tests)
 
 
@@ -198,8 +197,6 @@ def cross_validated_stack(
     """
     import numpy as np
     import torch
-
-    from calib_bench.metrics.scores import scores_n
 
     names, (S, N, _) = tuple(SCORES.values()), Z_SNK.shape
     if len(calibrators) == 1:
@@ -236,7 +233,6 @@ def cross_validated_stack(
 
 def _add(found: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
     """Adds the mean test scores of one fit to those of the folds before it."""
-    from calib_bench.metrics.scores import scores_n
 
     names = tuple(SCORES.values())
     logp = calibrator.apply(fit, Z_MK)
@@ -275,20 +271,20 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     for score, column in SCORES.items():
         levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
         for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
-            raw, own = arm.raw[column][mine], arm.after[family][column][mine]
+            raw, refined = arm.raw[column][mine], arm.after[family][column][mine]
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
             if family == CHOSEN:
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
             fit = _fit(family, column, (1, arm, mine))
             before = None if fit is None else fit.negative()
             parts = {
-                "calibration": _level("calibration", raw - own, nested, column, before, levels.get("calibration")),
-                "refinement": _level("refinement", own, nested, column, fit, levels.get("refinement")),
+                "calibration": _level("calibration", raw - refined, nested, column, before, levels.get("calibration")),
+                "refinement": _level("refinement", refined, nested, column, fit, levels.get("refinement")),
             }
             row |= {k: v for part, one in parts.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
-                change = own - reference.after[family][column][theirs]
+                change = refined - reference.after[family][column][theirs]
                 fit = _fit(family, column, (1, arm, mine), (-1, reference, theirs))
                 before = None if fit is None else fit.negative()
                 for part, d_SN, how in (
@@ -325,7 +321,6 @@ def _fit(family: str, column: str, *sides: tuple[float, Refined, Sequence[int]])
     not known: a family that was not cross-validated, or seeds with calibration examples of their own, whose spread has
     it already.
     """
-    from calib_bench.analysis.measure import fitted_to, same_calibration
 
     known = [(weight, arm.measures, places) for weight, arm, places in sides if arm.measures is not None]
     if len(known) < len(sides):
@@ -350,12 +345,12 @@ def _counted(names: Sequence[str]) -> str:
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """The family that cross-validation chose; `every_family` has them all."""
-    own = _adjusted(frame)
-    own = own[own["family"] == CHOSEN].drop(columns="family") if len(own) else own
+    table_rows = _adjusted(frame)
+    table_rows = table_rows[table_rows["family"] == CHOSEN].drop(columns="family") if len(table_rows) else table_rows
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
     return Table(
         "Calibration and refinement, by the family of maps that cross-validation chose",
-        shown(own, settings),
+        shown(table_rows, settings),
         noted(settings, *_how(frame, settings), chosen),
         paper=True,
         names=(*NAMES, "score"),
@@ -392,28 +387,28 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """Whether the split by temperature scaling holds for richer families, no more than the intervals allow."""
-    said: list[str] = []
+    sentences: list[str] = []
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
-        return said
-    for where, own in families(_adjusted(frame)):
-        log_loss = own[own["score"] == "log loss"]
+        return sentences
+    for where, group in families(_adjusted(frame)):
+        log_loss = group[group["score"] == "log loss"]
         chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
         if not chosen:
             continue
-        said.append(
+        sentences.append(
             f"{where}With richer recalibration than one temperature (the family of maps that cross-validation chose), "
             f"what no recalibration repairs, the refinement of test log loss: {census(chosen, 'refinement_change')}; "
             f"what it repairs, the calibration error: {census(chosen, 'calibration_change')}."
         )
         largest = max(chosen, key=lambda row: abs(row["total_change"]))
-        said.append(where + _compared(largest, log_loss))
+        sentences.append(where + _compared(largest, log_loss))
         harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
         if harmed:
-            said.append(
+            sentences.append(
                 f"{where}At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
                 "examples for it, so that its refinement is estimated too high."
             )
-    return said
+    return sentences
 
 
 def _has_change(row: Row) -> bool:
@@ -424,12 +419,12 @@ def _has_change(row: Row) -> bool:
 def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     """The change of refinement by each family, at the beta where the total changed most."""
     rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
-    own = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
+    by_family = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
     listed = "; ".join(
         f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{unsaid(row, 'refinement_change')}"
-        for name, row in own.items()
+        for name, row in by_family.items()
     )
-    signs = {math.copysign(1.0, row["refinement_change"]) for row in own.values()}
-    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in own.values())
+    signs = {math.copysign(1.0, row["refinement_change"]) for row in by_family.values()}
+    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in by_family.values())
     text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
     return f"{text} All families agree on its sign." if agree else text

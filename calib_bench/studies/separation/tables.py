@@ -10,13 +10,13 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
 from calib_bench.analysis.table_notes import NAMES, rate_unit
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.studies.separation import equal_confidence, factorial, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 LOG_LOSS, BRIER = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
 SPLIT = (
@@ -113,8 +113,8 @@ def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
 def _collapse(settings: Settings, trials: pd.DataFrame) -> dict[str, Table]:
     import pandas as pd
 
-    found = collapse.rows(trials, settings)
-    return {"collapse": collapse.table(pd.DataFrame(found), settings)} if found else {}
+    collapse_rows = collapse.rows(trials, settings)
+    return {"collapse": collapse.table(pd.DataFrame(collapse_rows), settings)} if collapse_rows else {}
 
 
 def _intervals(settings: Settings, nested: bool) -> str:
@@ -141,9 +141,9 @@ def _if_any(
     if not len(frames[name]):
         return {}
     table = make(frames[name], settings)
-    said = " ".join(words(frames[name], settings)) if words else ""
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if said and settings.limit is not None else ""
-    note = " ".join(text for text in (said, table.note.removeprefix(smoke)) if text)
+    description = " ".join(words(frames[name], settings)) if words else ""
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if description and settings.limit is not None else ""
+    note = " ".join(text for text in (description, table.note.removeprefix(smoke)) if text)
     return {to or name: replace(table, note=smoke + note)}
 
 

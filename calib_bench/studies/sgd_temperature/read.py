@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.core.results import Results
 from calib_bench.dynamics import stationary
 from calib_bench.inference import collapsed
 from calib_bench.studies.sgd_temperature import gibbs as densities
 from calib_bench.studies.sgd_temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
-    from calib_bench.core.results import Results
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MARGIN = 0.1
@@ -110,11 +109,11 @@ def read(store: Results, arm: Arm, minimum: Minimum) -> Reading:
         return Reading(arm, heat, batch, epochs, loss, nan, None, SHORT)
     excess = loss - minimum.objective
     scale = max(abs(float(excess[:, late].mean())), 1e-12)
-    found = stationary.plateau(excess[:, late], MARGIN * scale)
+    plateau_test = stationary.plateau(excess[:, late], MARGIN * scale)
     mean_S = excess[:, late].mean(1)
     guess = math.log(registry.task(arm.trial.task).classes) - minimum.objective
     mixed = bool(collapsed(mean_S, guess, largest=False).any())
-    return Reading(arm, heat, batch, epochs, loss, mean_S, found, found.verdict, mixed)
+    return Reading(arm, heat, batch, epochs, loss, mean_S, plateau_test, plateau_test.verdict, mixed)
 
 
 def predicted(reading: Reading, minimum: Minimum) -> float:
@@ -170,8 +169,8 @@ def read_gibbs(store: Results, arm: Arm) -> Density | None:
     """The samples of an arm of `arms.gibbs` and the density that theory gives them; None when a trial did not end."""
     if any(store.state(trial) != "done" for trial in arm.trials):
         return None
-    found = store.arrays(arm.trial)
-    share, classes = float(found["share"]), int(found["classes"])
+    constants = store.arrays(arm.trial)
+    share, classes = float(constants["share"]), int(constants["classes"])
     first, rest = classes // 2, classes - classes // 2
     frames = [store.history(trial) for trial in arm.trials]
     start = frames[0]["epoch"].to_numpy(float) > frames[0]["epoch"].iloc[-1] / 4

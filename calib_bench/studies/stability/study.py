@@ -15,6 +15,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
     ALPHA,
@@ -32,19 +33,19 @@ from calib_bench.analysis.result_rows import (
 from calib_bench.analysis.table_notes import betas, families, noted, shown
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.fate import GUESS
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
+from calib_bench.inference import best_of, choice_variance, rate, widened
 from calib_bench.planning import tuning
+from calib_bench.planning.tuning import Arm
 from calib_bench.studies.stability import figures
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
 
 BEST, MEAN, WORST = "best", "mean", "worst"
 MOST = 3
@@ -72,24 +73,22 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.analysis.measure import own_tests
-
-    found = tuning.tuned(settings, store.scores(settings.select))
-    variants = each.variants(family.arms[0].trial.family() for family in found)
-    reader = Reader(settings, store, own_tests(store, [arm for family in found for arm in family.arms]))
+    tuned_families = tuning.tuned(settings, store.scores(settings.select))
+    variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
+    reader = Reader(settings, store, own_tests(store, [arm for family in tuned_families for arm in family.arms]))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
-    for family in found:
+    for family in tuned_families:
         arms = [arm.at_chosen() for arm in family.arms]
         named = [(each.named(arm, variants[family.arms[0].trial.family()]), arm) for arm in arms]
         named.sort(key=lambda pair: not is_reference(pair[0], settings))
         base: tuple[Measures, sown.Seeds] | None = None
         for name, arm in named:
             measures = reader.measure(arm, name)
-            own = sown.read(measures, store, settings, name)
+            arm_seeds = sown.read(measures, store, settings, name)
             if base is None and is_reference(name, settings):
-                base = measures, own
-            members.append(own)
-            spreads += sown.rows(base[1] if base else None, own)
+                base = measures, arm_seeds
+            members.append(arm_seeds)
+            spreads += sown.rows(base[1] if base else None, arm_seeds)
             failed = _failed(settings, store, arm)
             peaks += [{**name, **row, **failed} for row in _peaks(measures, base[0] if base else None, reader.nested)]
         reader.control(family.arms, variants[family.arms[0].trial.family()])
@@ -127,7 +126,6 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
 
     The choice of rates is counted by what it changes in the mean seed: best and worst are taken to move with it.
     """
-    from calib_bench.inference import best_of, choice_variance, widened
 
     rows = []
     for result, (method, score) in sown.RESULTS.items() if measures.seeds else ():
@@ -160,12 +158,11 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
 
 def _failed(settings: Settings, store: Results, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
-    from calib_bench.inference import rate
 
     scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
     tuners = (settings.seed or ())[: settings.tune_seeds]
-    known = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
-    fresh = {seed: bad for seed, bad in known.items() if seed not in tuners} or known
+    failed_by_seed = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
+    fresh = {seed: bad for seed, bad in failed_by_seed.items() if seed not in tuners} or failed_by_seed
     if not fresh:
         return {}
     lost = sum(fresh.values())
@@ -180,24 +177,24 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]
     """
     if "best_change" not in frames["peaks"]:
         return ["There is nothing to compare: no other arm shares enough finished seeds with the reference."]
-    said = []
+    sentences = []
     spread = adjusted(frames["seeds"], "result") if "result" in frames["seeds"] else frames["seeds"]
-    for where, own in families(frames["peaks"]):
-        own = own[own["objective"] == CROSS_ENTROPY]
-        same = spread[(spread["model"] == own["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
-        same = same[same["variant"].fillna("") == (own["variant"].iloc[0] or "")]
-        said += [where + text for text in _claim(own, same, settings)]
+    for where, peaks in families(frames["peaks"]):
+        peaks = peaks[peaks["objective"] == CROSS_ENTROPY]
+        same = spread[(spread["model"] == peaks["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
+        same = same[same["variant"].fillna("") == (peaks["variant"].iloc[0] or "")]
+        sentences += [where + text for text in _claim(peaks, same, settings)]
     gain = frames["gain"]
-    said += sown.words(frames["seeds"], settings)
-    return said + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    sentences += sown.words(frames["seeds"], settings)
+    return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
 
 
 def _summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
     """What to read first, of one family."""
-    said = verdict(frames, settings)
+    sentences = verdict(frames, settings)
     if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
         return []
-    return [text for text in said if text.startswith(("Peak:", "That small beta"))]
+    return [text for text in sentences if text.startswith(("Peak:", "That small beta"))]
 
 
 def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> list[str]:
@@ -219,19 +216,19 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     ceiling = base[0].get("failed_high", math.nan) if base else math.nan
     fails = [row for row in small if row.get("failed_low", math.nan) > ceiling]
     of = f"the best of {small[0]['of']} seeds"
-    said = [
+    sentences = [
         f"Peak: {of} is better than that of beta={settings.reference:g} {_listed(better, 'best_change')}.",
         f"Cost: seeds surely spread more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is surely "
         f"worse {_listed(worse, 'worst_change')}; training surely fails more often {_listed(fails, 'failed')}.",
     ]
     both = {row["beta"] for row in better} & {row["beta"] for row in (*wide, *worse, *fails)}
     if both:
-        told = f"hold together at {betas([{'beta': beta} for beta in sorted(both)])}"
+        conclusion = f"hold together at {betas([{'beta': beta} for beta in sorted(both)])}"
     elif better:
-        told = "does not show: where it peaks higher the data cannot say that it costs reliability"
+        conclusion = "does not show: where it peaks higher the data cannot say that it costs reliability"
     else:
-        told = f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
-    return [*said, f"That small beta peaks higher at the cost of reliability {told}."]
+        conclusion = f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
+    return [*sentences, f"That small beta peaks higher at the cost of reliability {conclusion}."]
 
 
 def _why(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -271,8 +268,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
         ),
         paper=True,
     )
-    found = {"peaks": peaks, "seeds": sown.table(frames["seeds"], settings)}
-    return found | ({"gain": sown.gain_table(frames["gain"], settings)} if len(frames["gain"]) else {})
+    tables = {"peaks": peaks, "seeds": sown.table(frames["seeds"], settings)}
+    return tables | ({"gain": sown.gain_table(frames["gain"], settings)} if len(frames["gain"]) else {})
 
 
 STUDY = Study(

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import choice, collapse, controls
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.format import estimate
+from calib_bench.analysis.measure import Measures, measure_arm, own_tests
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, marks, revoked
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -30,9 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
 
 SEARCHES = ("beta and rate", "rate")
 """What the two searches of a pair are over."""
@@ -88,10 +90,10 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     wanted: dict[str, Trial] = {}
     seeds = (settings.seed or ())[: settings.tune_seeds]
     for pair in pairs(settings, scores):
-        for found in (pair.joint, pair.plain):
-            tried = [run for t in found.tried for run in _runs(settings, t, seeds)]
-            final = _final(settings, found, scores).trials.values() if found.best else ()
-            for trial in (*tried, *found.wanted, *final):
+        for side in (pair.joint, pair.plain):
+            tried = [run for t in side.tried for run in _runs(settings, t, seeds)]
+            final = _final(settings, side, scores).trials.values() if side.best else ()
+            for trial in (*tried, *side.wanted, *final):
                 wanted.setdefault(trial.key, trial)
         if pair.plain.best:
             control = controls.positive(_final(settings, pair.plain, scores))
@@ -136,13 +138,13 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    found = pairs(settings, store.scores(settings.select))
-    variants = each.variants(pair.template.family() for pair in found)
+    paired = pairs(settings, store.scores(settings.select))
+    variants = each.variants(pair.template.family() for pair in paired)
     winners: list[tuning.Arm] = []
-    rows, known, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
+    rows, control_rows, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
     trials: list[Row] = []
     others: list[Row] = []
-    for pair in found:
+    for pair in paired:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations failed.")
@@ -151,10 +153,10 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         trials += [name | row for row in ran]
         row = name | gain
         others += [name | one for one in hangs]
-        known += [name | {"beta": settings.reference} | one for one in control]
+        control_rows += [name | {"beta": settings.reference} | one for one in control]
         winners += arms
         rows.append(row)
-        verdict += _words(settings, row, len(found) > 1)
+        verdict += _words(settings, row, len(paired) > 1)
         warnings += _edges(pair, row)
         if row["dropped"]:
             warnings.append(f"{_named(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
@@ -169,9 +171,9 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     if len(settings.seed or ()) == 1:
         warnings.append("One seed: intervals hold for this one initialization and batch order.")
     tried = [
-        _name(pair.template, variants[pair.template.family()]) | row for pair in found for row in _configurations(pair)
+        _name(pair.template, variants[pair.template.family()]) | row for pair in paired for row in _configurations(pair)
     ]
-    control = pd.DataFrame(known)
+    control = pd.DataFrame(control_rows)
     return Analysis(
         verdict=(*verdict, *collapse.words(collapses), *controls.words(control))
         if verdict
@@ -179,7 +181,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control, pd.DataFrame(others))
         | ({"collapse": collapse.table(pd.DataFrame(collapses), settings)} if collapses else {}),
         warnings=tuple(warnings),
-        data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
+        data={"arms": winners, "pairs": paired, "reference": settings.reference, "limit": settings.limit},
     )
 
 
@@ -193,16 +195,14 @@ def _gain(
 ) -> tuple[Row, list[tuning.Arm], list[Row], list[Row], list[Row]]:
     """The winner against the reference's winner, both arms, the controls of the latter, both arms' trials, and the rows
     of `_hangs`."""
-    from calib_bench.analysis.contrast import contrast
-    from calib_bench.analysis.measure import measure_arm, own_tests
 
     repair = registry.calibrators(("temperature_scaling",))
     measured, row = [], {}  # type: list[Any], Row
-    for label, found in (("tuned", pair.joint), ("reference", pair.plain)):
-        best = found.best
+    for label, side in (("tuned", pair.joint), ("reference", pair.plain)):
+        best = side.best
         assert best is not None, "checked by the caller"
-        measured.append(measure_arm(store, _final(settings, found, store.scores(settings.select)), repair))
-        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": found.cost}
+        measured.append(measure_arm(store, _final(settings, side, store.scores(settings.select)), repair))
+        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": side.cost}
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
     row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
@@ -230,7 +230,6 @@ def _hangs(pair: Pair, measured: Sequence[Measures]) -> list[Row]:
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
-    from calib_bench.analysis.format import estimate
 
     where = f"{_named(row)}: " if several else ""
     head = (
@@ -243,11 +242,11 @@ def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[st
     def cell(column: str) -> str:
         return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"])
 
-    said = (
+    sentence = (
         f"{head}: test log loss changed by {cell('log_loss_total')} nats, by {cell('log_loss_dyn')} once both are "
         f"temperature scaled, accuracy by {cell('accuracy')} (95% intervals, {row['seeds']} seeds)."
     )
-    return [said, where + _advice(settings, row)]
+    return [sentence, where + _advice(settings, row)]
 
 
 def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
@@ -267,17 +266,17 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
 
 
 def _edges(pair: Pair, row: Mapping[str, Any]) -> list[str]:
-    said = []
+    messages = []
     for what, value, (low, high) in (
         ("beta", row["tuned_beta"], pair.betas),
         ("rate", row["tuned_rate"], pair.rates),
         ("reference's rate", row["reference_rate"], pair.rates),
     ):
         if value < low * NEAR or value > high / NEAR:
-            said.append(
+            messages.append(
                 f"{_named(row)}: the chosen {what}, {value:.3g}, stands at the edge of {low:.3g} to {high:.3g}."
             )
-    return said
+    return messages
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -286,11 +285,11 @@ def _named(row: Mapping[str, Any]) -> str:
 
 def _configurations(pair: Pair) -> list[dict[str, Any]]:
     rows = []
-    for name, found in zip(SEARCHES, (pair.joint, pair.plain), strict=True):
-        for order, tried in enumerate(found.tried):
+    for name, side in zip(SEARCHES, (pair.joint, pair.plain), strict=True):
+        for order, tried in enumerate(side.tried):
             row = {"search": name, "order": order, "beta": tried.trial.beta, "rate": tried.trial.lr}
             row |= {"unit": tried.trial.lr_unit, "epochs": tried.epochs[-1] if tried.epochs else 0}
-            row |= {"score": tried.scores[-1] if tried.scores else math.nan, "chosen": tried is found.best}
+            row |= {"score": tried.scores[-1] if tried.scores else math.nan, "chosen": tried is side.best}
             rows.append(row)
     return rows
 
@@ -350,9 +349,9 @@ def landscape(analysis: Analysis) -> Figure:
     from matplotlib.colors import LogNorm
     from matplotlib.pyplot import subplots
 
-    found: Any = analysis.data["pairs"]
-    figure, axes = subplots(1, max(1, len(found)), figsize=(5.2 * max(1, len(found)), 4.2), squeeze=False)
-    for pair, axis in zip(found, axes[0], strict=False):
+    paired: Any = analysis.data["pairs"]
+    figure, axes = subplots(1, max(1, len(paired)), figsize=(5.2 * max(1, len(paired)), 4.2), squeeze=False)
+    for pair, axis in zip(paired, axes[0], strict=False):
         tried = [t for t in (*pair.joint.tried, *pair.plain.tried) if t.scores]
         finite = [t for t in tried if math.isfinite(t.scores[-1]) and not t.failed]
         sizes = [20 + 60 * t.epochs[-1] / max(1, t.trial.epochs) for t in finite]

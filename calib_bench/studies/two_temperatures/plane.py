@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
 from calib_bench.core.fate import DEAD
-from calib_bench.core.trial import Trial
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
 from calib_bench.inference import collapsed
+from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Scores
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 METRICS = ("error", "log_loss", "repaired_log_loss", "kappa")
@@ -88,7 +88,7 @@ def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
     Raises:
         SettingsError: rates are relative to the critical one, or nothing is trained.
     """
-    found: dict[Trial, list[tuple[Trial, ...]]] = {}
+    by_kind: dict[Trial, list[tuple[Trial, ...]]] = {}
     for template in tuning.templates(settings):
         space = (settings.spaces or {})[template.model]
         if template.lr_unit == "lr_rel":
@@ -100,8 +100,8 @@ def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
             made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in settings.seed or ())
             split = settings.split == "seed"
             seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
-            found.setdefault(kind, []).append(seeded)
-    return list(found.values())
+            by_kind.setdefault(kind, []).append(seeded)
+    return list(by_kind.values())
 
 
 def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) -> Arm | None:
@@ -110,10 +110,10 @@ def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) ->
     cells = {trials[0].lr: trials for trials in family if trials[0].beta == settings.reference}
     means = {}
     for rate, trials in cells.items():
-        known = [score for trial in trials if (score := scores(trial)) is not None]
-        if not known or len(known) < len(trials):
+        trial_scores = [score for trial in trials if (score := scores(trial)) is not None]
+        if not trial_scores or len(trial_scores) < len(trials):
             return None
-        means[rate] = sum(known) / len(known)
+        means[rate] = sum(trial_scores) / len(trial_scores)
     rate = min(means, key=lambda rate: (means[rate], rate))
     if math.isinf(means[rate]):
         return None
@@ -130,16 +130,16 @@ def read(store: Results, trials: tuple[Trial, ...]) -> Cell:
     rate = trial.lr if trial.lr_unit == "lr" else trial.lr / trial.beta**2
     train = int(store.split_info(trial)["sizes"]["train"])
     heat = stationary.eta0(rate, min(trial.batch, train), trial.momentum)
-    found = [_values(store, one) if store.state(one) == "done" else None for one in trials]
-    values = {name: np.array([one[0][name] if one else math.nan for one in found]) for name in METRICS}
-    whole = [one[1] for one in found if one]
-    examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}
-    dead = [store.fate(one) == DEAD for one, values in zip(trials, found, strict=True) if values]
-    lost = _lost([one[0] for one in found if one], dead, int(store.split_info(trial)["classes"]))
-    fits = [one[2] for one in found if one]
-    known = len(fits) == len(found) and len({len(influence) for influence, _ in fits}) == 1
+    by_seed = [_values(store, one) if store.state(one) == "done" else None for one in trials]
+    values = {name: np.array([one[0][name] if one else math.nan for one in by_seed]) for name in METRICS}
+    ended = [one[1] for one in by_seed if one]
+    examples = {name: np.stack([one[name] for one in ended]) for name in ended[0]} if len(ended) == len(by_seed) else {}
+    dead = [store.fate(one) == DEAD for one, values in zip(trials, by_seed, strict=True) if values]
+    lost = _lost([one[0] for one in by_seed if one], dead, int(store.split_info(trial)["classes"]))
+    fits = [one[2] for one in by_seed if one]
+    known = len(fits) == len(by_seed) and len({len(influence) for influence, _ in fits}) == 1
     temperatures = (np.stack([i for i, _ in fits]), np.stack([s for _, s in fits], 1)) if known else None
-    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found), lost, temperatures)
+    return Cell(trials, heat, values, examples, sum(one is None for one in by_seed) / len(by_seed), lost, temperatures)
 
 
 def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int:
@@ -151,8 +151,6 @@ def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int
 
 def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
     """Scores, scores by example, and what is known of the temperature: log T with influences [M], slopes [2]."""
-    from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
-    from calib_bench.metrics import log_loss_n
 
     temperature = registry.load("baselines", "temperature_scaling")
     logits, labels = store.logits(trial), store.labels(trial)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
 from calib_bench.analysis.arms import named
+from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import (
     TWO_KINDS,
     Row,
@@ -23,11 +24,13 @@ from calib_bench.analysis.result_rows import (
     why_loose,
     without_lone,
 )
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
-from calib_bench.planning.tuning import unique
+from calib_bench.planning.tuning import Arm, unique
 from calib_bench.studies.two_temperatures import figures as plots
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import METRICS, Cell
@@ -35,9 +38,6 @@ from calib_bench.studies.two_temperatures.plane import METRICS, Cell
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
 
 GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
 NAMES = {
@@ -64,26 +64,26 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     import pandas as pd
 
     families, scores = plane.families(settings), store.scores(settings.select)
-    found = [[plane.read(store, trials) for trials in family] for family in families]
+    family_cells = [[plane.read(store, trials) for trials in family] for family in families]
     rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "controls": [], "cells": []}
-    for cells, family in zip(found, families, strict=True):
-        name = _name(cells, found)
+    for cells, family in zip(family_cells, families, strict=True):
+        name = _name(cells, family_cells)
         rows["controls"] += _controls(settings, store, plane.base(settings, family, scores), name)
         classes = int(store.split_info(cells[0].trials[0])["classes"])
         rows["shares"] += [name | row for row in _shares(cells, classes)]
         rows["block"] += [name | row for row in _block(cells)]
         rows["at_equal"] += [name | row for row in _at_equal(cells, settings)]
         rows["cells"] += [name | row for row in _cells(cells)]
-    frames = {key: pd.DataFrame(some) for key, some in rows.items()}
+    frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
     frames["at_equal"] = adjusted(frames["at_equal"]) if len(frames["at_equal"]) else frames["at_equal"]
-    known = frames["controls"] = without_lone(frames["controls"], settings)
-    verdict = tuple(said for cells in found for said in _verdict(_name(cells, found), frames))
+    control = frames["controls"] = without_lone(frames["controls"], settings)
+    verdict = tuple(sentence for cells in family_cells for sentence in _verdict(_name(cells, family_cells), frames))
     return Analysis(
-        verdict=(*(verdict or ("No two cells have finished: nothing can be compared.",)), *controls.told(known)),
+        verdict=(*(verdict or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
         tables=_tables(settings, frames),
-        warnings=_warnings(settings, found),
-        data={"found": found, "limit": settings.limit, "reference": settings.reference},
-        summary=(*verdict[:2], *controls.outcome(known)) if verdict else (),
+        warnings=_warnings(settings, family_cells),
+        data={"found": family_cells, "limit": settings.limit, "reference": settings.reference},
+        summary=(*verdict[:2], *controls.outcome(control)) if verdict else (),
     )
 
 
@@ -91,16 +91,15 @@ def _controls(settings: Settings, store: Results, base: Arm | None, name: Row) -
     """The controls of a family's cell that does best at the reference's beta."""
     if base is None:
         return []
-    from calib_bench.analysis.measure import own_tests
 
     differs = ", ".join(f"{key}={value}" for key, value in name.items() if key not in ("model", "objective"))
     return controls.of_arm(store, base, named(base, differs or None), own_tests(store, [base]))
 
 
-def _name(cells: list[Cell], found: list[list[Cell]]) -> Row:
+def _name(cells: list[Cell], family_cells: list[list[Cell]]) -> Row:
     """What tells a family from the others."""
     mine = cells[0].trials[0]
-    others = [one[0].trials[0] for one in found]
+    others = [one[0].trials[0] for one in family_cells]
     differs = [key for key in ("objective", "batch", "momentum", "epochs", "schedule", "label_noise", "sampling")
                if len({getattr(trial, key) for trial in others}) > 1]  # fmt: skip
     return {"model": mine.model} | {key: getattr(mine, key) for key in differs}
@@ -108,12 +107,12 @@ def _name(cells: list[Cell], found: list[list[Cell]]) -> Row:
 
 def _shares(cells: list[Cell], classes: int) -> list[Row]:
     rows = []
-    whole = [one for one in cells if one.whole]
-    for label, some in zip(SETS, (whole, plane.learned(cells, classes)), strict=True):
-        for metric in METRICS if len(some) > 2 else ():
-            row: Row = {"metric": metric, "cells": len(some), "of": label}
+    complete = [one for one in cells if one.whole]
+    for label, subset in zip(SETS, (complete, plane.learned(cells, classes)), strict=True):
+        for metric in METRICS if len(subset) > 2 else ():
+            row: Row = {"metric": metric, "cells": len(subset), "of": label}
             for grouping in GROUPINGS:
-                share = explained(plane.measured(some, metric), [one.level(grouping) for one in some])
+                share = explained(plane.measured(subset, metric), [one.level(grouping) for one in subset])
                 row |= fields(grouping, share)
             rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
@@ -184,28 +183,28 @@ def _cells(cells: list[Cell]) -> list[Row]:
 
 def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
     """What the two share, and what not."""
-    said: list[str] = []
+    sentences: list[str] = []
     shares = _own(frames["shares"], name)
     for label in SETS:
-        some = [row for row in shares if row["of"] == label]
-        if some:
-            cells = some[0]["cells"]
-            told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'effective')}" for row in some)
-            said.append(
+        share_rows = [row for row in shares if row["of"] == label]
+        if share_rows:
+            cells = share_rows[0]["cells"]
+            parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'effective')}" for row in share_rows)
+            sentences.append(
                 f"{name['model']}, {cells} cells, {label}: beta^2 eta0 alone accounts for these shares of the variance "
-                f"between cells: {told}."
+                f"between cells: {parts}."
             )
-            told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'eta0')}" for row in some)
-            said.append(f"The rate alone, eta0, accounts for: {told}.")
+            parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'eta0')}" for row in share_rows)
+            sentences.append(f"The rate alone, eta0, accounts for: {parts}.")
     block = _own(frames["block"], name)
     if block:
-        told = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'beta')} and {cell(row, 'interaction')}" for row in block)
-        said.append(
+        parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'beta')} and {cell(row, 'interaction')}" for row in block)
+        sentences.append(
             f"At equal beta^2 eta0, in the {block[0]['temperatures']} x {block[0]['betas']} cells that all finished, "
-            f"beta adds a share of its own and one that depends on the temperature: {told}."
+            f"beta adds a share of its own and one that depends on the temperature: {parts}."
         )
     equal = _own(frames["at_equal"], name)
-    return [*said, _differ(equal)] if equal else said
+    return [*sentences, _differ(equal)] if equal else sentences
 
 
 def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
@@ -224,30 +223,30 @@ def _own(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in name.items())]
 
 
-def _warnings(settings: Settings, found: list[list[Cell]]) -> tuple[str, ...]:
-    said = []
+def _warnings(settings: Settings, family_cells: list[list[Cell]]) -> tuple[str, ...]:
+    messages = []
     if settings.limit is not None:
-        said.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
     if len(settings.seed or ()) < 3:
-        said.append("Fewer than three seeds: shares of variance have no intervals.")
-    for cells in found:
+        messages.append("Fewer than three seeds: shares of variance have no intervals.")
+    for cells in family_cells:
         lost = sum(not one.whole for one in cells)
         if lost:
-            said.append(
+            messages.append(
                 f"{cells[0].trials[0].model}: in {lost} of {len(cells)} cells a seed diverged or failed; "
                 "they count in no share."
             )
         split = [one for one in cells if one.mixed]
         if split:
             listed = ", ".join(f"beta={one.beta:.3g} eta0={one.eta0:.3g}" for one in split)
-            said.append(
+            messages.append(
                 f"{cells[0].trials[0].model}: in {len(split)} of {len(cells)} cells some seeds collapsed and others "
                 f"did not ({listed}); their means, and shares of variance that rest on them, depend on how many did, "
                 "and no difference from them is established."
             )
         if not plane.block(cells):
-            said.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
-    return tuple(said)
+            messages.append(f"{cells[0].trials[0].model}: no two neighbouring betas finished at two equal beta^2 eta0.")
+    return tuple(messages)
 
 
 def _tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from calib_bench.cli import main
-from calib_bench.commands.launch import launch
+from calib_bench.commands.launch import COMMAND
 from calib_bench.errors import SettingsError
 
 STUBS = {
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 def written(tmp_path: Path, *words: str) -> str:
     path = tmp_path / "job.sbatch"
-    assert launch(["slurm", f"script={path}", *words]) == 0
+    assert COMMAND.run(["slurm", f"script={path}", *words]) == 0
     subprocess.run(["bash", "-n", path], check=True)
     return path.read_text()
 
@@ -80,9 +80,9 @@ def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pbs"], "valid choices: slurm"),
-        (["slurm", "nodes=0"], "nodes=0 is not a whole number from 1 on"),
-        (["slurm", "gpus=many"], "gpus=many is not a whole number from 0 on"),
+        (["pbs"], "SYSTEM=pbs is not valid: valid choices: slurm"),
+        (["slurm", "nodes=0"], "nodes=0 is out of range: give a whole number from 1 to 65535"),
+        (["slurm", "gpus=many"], "gpus=many is not a whole number"),
         (["slurm", "taks=imagenet"], "did you mean 'task'"),
         (["slurm", "with=rey"], "did you mean 'ray'"),
         (["slurm", "partition=a;rm"], "must not hold"),
@@ -93,7 +93,7 @@ def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
 def test_what_cannot_be(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=re.escape(message)):
-        launch(words)
+        COMMAND.run(words)
     assert not list(tmp_path.iterdir())
 
 

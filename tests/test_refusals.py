@@ -12,8 +12,7 @@ from synthetic import make
 from calib_bench import registry
 from calib_bench.analysis import controls
 from calib_bench.analysis.warnings import untrained, warnings
-from calib_bench.commands import run
-from calib_bench.commands.launch import launch
+from calib_bench.commands import launch, run_study
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
@@ -30,33 +29,33 @@ def test_a_smoke_run_does_not_replace_a_finished_report(tmp_path: Path) -> None:
     store, _ = make(tmp_path / "digits-separation", *words)
     again = ["task=digits", *words, f"out={tmp_path}"]
     smoke = resolve(parse([*again, "limit=50"]))
-    run._keep_results(smoke)  # there is no report yet
+    run_study.keep_results(smoke)  # there is no report yet
     (store.path / "report").mkdir()
     page = store.path / "report" / "report.html"
     page.write_text("results")
     with pytest.raises(SettingsError, match="another folder"):
-        run._keep_results(smoke)
+        run_study.keep_results(smoke)
     with pytest.raises(SettingsError, match="another folder"):
-        run.run(parse([*again, "limit=50", "wandb=disabled"]))
+        run_study.run_study(parse([*again, "limit=50", "wandb=disabled"]))
     assert page.read_text() == "results"
-    run._keep_results(resolve(parse(again)))
+    run_study.keep_results(resolve(parse(again)))
     store.write_study(smoke, "a smoke run")
-    run._keep_results(smoke)  # one smoke run follows another
+    run_study.keep_results(smoke)  # one smoke run follows another
 
 
 def test_launch_keeps_a_script_that_was_edited(tmp_path: Path) -> None:
     path = tmp_path / "job.sbatch"
     words = ["slurm", f"script={path}", "task=digits"]
-    assert launch([*words, "time=1-0"]) == 0
-    assert launch([*words, "time=2-0"]) == 0  # as it was written: it may be written anew
+    assert launch.COMMAND.run([*words, "time=1-0"]) == 0
+    assert launch.COMMAND.run([*words, "time=2-0"]) == 0  # as it was written: it may be written anew
     edited = path.read_text().replace("time=2-0", "time=2-0\n#SBATCH --mail-type=END")
     path.write_text(edited)
     with pytest.raises(SettingsError, match="was edited"):
-        launch([*words, "time=3-0"])
+        launch.COMMAND.run([*words, "time=3-0"])
     assert path.read_text() == edited
     path.write_text("#!/bin/bash\n")
     with pytest.raises(SettingsError, match="script="):
-        launch(words)
+        launch.COMMAND.run(words)
 
 
 def plugged(folder: Path, name: str, source: str) -> None:

@@ -109,8 +109,8 @@ class Site:
         folder = self.store.path / "trials"
         if not folder.is_dir():
             return []
-        with os.scandir(folder) as found:
-            return [entry.stat().st_mtime_ns for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")]
 
     def _plan(self) -> None:
         """Asks the study again what it wants, given what is stored by now."""
@@ -246,7 +246,7 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):
-        report(str(folder), tuple(plugins))
+        report(folder, plugins)
     print(f"http://{HOST}:{answering.server_address[1]}/ shows {folder}; Ctrl-C ends it", flush=True)
     with answering, contextlib.suppress(KeyboardInterrupt):
         answering.serve_forever(poll_interval=0.2)

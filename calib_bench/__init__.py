@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.system.environment import VERSION as __version__
+
 if TYPE_CHECKING:
     from calib_bench.api import (
         evaluate,
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from calib_bench.core.study import Analysis, Probe, Study, Table
     from calib_bench.core.task import Carve, Recipe, Task
 
-__version__ = "0.1.0"
 _MODULES = {
     "calib_bench.api": (
         "evaluate",

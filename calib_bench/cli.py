@@ -7,10 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from calib_bench import __version__
 from calib_bench.commands.command import GRID, settings_help
 from calib_bench.commands.table_of_commands import COMMANDS, load
 from calib_bench.errors import SettingsError, UserError, nearest
+from calib_bench.system.environment import VERSION
 from calib_bench.system.files import FULL
 from calib_bench.system.redaction import redact
 
@@ -76,7 +76,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     name, *rest = words
     if name in ("--version", "version"):
-        print(__version__)
+        print(VERSION)
         return 0
     if name not in COMMANDS:
         hint = f"did you forget the command? write: run {name}" if "=" in name else nearest(name, COMMANDS)
@@ -87,4 +87,4 @@ def _dispatch(words: list[str]) -> int:
 def usage() -> str:
     """The general help text, with every command and every key; imports nothing heavy."""
     commands = "\n".join(f"  {name:11} {summary}" for name, summary in COMMANDS.items())
-    return USAGE.format(version=__version__, commands=commands, grid=GRID, keys=settings_help()) + "\n"
+    return USAGE.format(version=VERSION, commands=commands, grid=GRID, keys=settings_help()) + "\n"

@@ -31,6 +31,13 @@ OPTIONS = (
     Option("--partition", "partition", default=""),
     Option("--account", "account", default=""),
     whole("--restarts", "with=torchrun: how often all processes start again when one is lost", 3, 0, MOST),
+    whole(
+        "--grace",
+        "seconds before the time limit at which the run saves, leaves and is queued again; 0: never",
+        120,
+        0,
+        MOST,
+    ),
     whole("--port", "port of the first node on which the others meet", 29500, 1, MOST),
     Option("--script", "file to write; otherwise <task>-<study>.sbatch", default=""),
 )
@@ -38,12 +45,32 @@ OPTIONS = (
 SEAL = "# as written: "
 """Before the digest of all above it, by which an edited script is told from one that may be written anew."""
 
+WARNED = """\
+# SLURM warns this shell alone, {grace} s before the time limit (B: in --signal). It passes the warning on to the step
+# below, whose run saves what is under way and leaves, and puts the job back into the queue, to go on from there.
+trap 'again=yes; [ -z "$step" ] || kill -USR1 "$step" || true' USR1
+trap : TERM  # which steps get too: what they save is waited for
+"""
+
+ENDED = """\
+step=$!
+code=0
+while wait "$step" || code=$?; kill -0 "$step" 2>/dev/null; do code=0; done  # a warning ends wait before the step ends
+if [ -n "$again" ] && [ "$code" != 0 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+
 TORCHRUN = """\
 # One process a GPU, all of them on one trial at a time. When one is lost, all start again from the last checkpoint.
+# torchrun passes these signals on, and waits so long for processes to save; versions without such options die of USR1,
+# and the processes save when they see it.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 PET_SHUTDOWN_TIMEOUT={patience}
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 {python} -m torch.distributed.run \\
   --nnodes="$SLURM_NNODES" --nproc-per-node={processes} --max-restarts={restarts} \\
   --rdzv-backend=c10d --rdzv-endpoint="$head:{port}" --rdzv-id="$SLURM_JOB_ID" \\
-  -m calib_bench {words}
+  -m calib_bench {words} &
 """
 
 RAY = """\
@@ -52,6 +79,7 @@ RAY_AUTH_TOKEN="$({python} -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
   set -euo pipefail
+  trap "" USR1  # nothing to the cluster
   if [ "$SLURM_PROCID" = 0 ]; then
     {python} -m ray.scripts.scripts start --head --node-ip-address="$1" --port={port} \\
       --num-cpus={cpus} --num-gpus={gpus} --include-dashboard=false --block &
@@ -68,12 +96,17 @@ for _ in range(150):
         time.sleep(1)
 " "$1"
   if [ "$SLURM_PROCID" = 0 ]; then
-    {python} -m calib_bench {words} ray_address="$1:{port}"
+    driver= code=0
+    trap "[ -z \\$driver ] || kill -USR1 \\$driver || true" USR1
+    {python} -m calib_bench {words} ray_address="$1:{port}" &
+    driver=$!
+    while wait "$driver" || code=$?; kill -0 "$driver" 2>/dev/null; do code=0; done
+    exit "$code"
   else
     # it leaves with the head
     {python} -m ray.scripts.scripts start --address="$1:{port}" --num-cpus={cpus} --num-gpus={gpus} --block || true
   fi
-' worker "$head"
+' worker "$head" &
 """
 
 
@@ -151,9 +184,11 @@ def script(options: Mapping[str, Any], settings: Settings, python: str = sys.exe
         cpus=options["cpus"],
         gpus=options["gpus"],
         restarts=options["restarts"],
+        patience=max(30, options["grace"] - 30),
         port=options["port"],
         words=run,
     )
+    warning = WARNED.format(grace=options["grace"]) if options["grace"] else ""
     return "\n".join(
         [
             "#!/bin/bash",
@@ -165,7 +200,8 @@ def script(options: Mapping[str, Any], settings: Settings, python: str = sys.exe
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")',
             "head=${head%%$'\\n'*}  # a pipe to head would fail where it ends before scontrol does",
             "",
-            body,
+            "step= again=",
+            warning + body + ENDED,
         ]
     )
 
@@ -188,6 +224,7 @@ def _directives(options: Mapping[str, Any], name: str) -> list[str]:
         "account": options["account"],
         "output": f"{name}-%j.log",
         "open-mode": "append",
+        "signal": f"B:USR1@{options['grace']}" if options["grace"] else "",
     }
     for key, value in values.items():
         if any(char in value for char in " \t\n\"'\\$`;|&"):

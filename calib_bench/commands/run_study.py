@@ -51,10 +51,18 @@ def run_study(settings: Settings, ask: bool = False) -> int:
         return _run(settings, resolved, ask)
     device = distributed.start(device_type(resolved))
     resolved = resolved.model_copy(update={"device": str(device)})
-    if distributed.is_main():
-        _run(settings, resolved, ask)
-    else:
-        data_parallel.follow(resolved)
+    leads = distributed.is_main()
+    try:
+        if leads:
+            _run(settings, resolved, ask)
+        else:
+            with shutdown.together():
+                data_parallel.follow(resolved)
+    except shutdown.Stopped:
+        distributed.stop()
+        if leads:
+            raise
+        return 130  # the main process says why
     distributed.stop()
     return 0
 
@@ -253,7 +261,7 @@ def _train_orderly(
         Stopped: it was interrupted; says which command goes on.
     """
     try:
-        with nullcontext() if distributed.requested() else shutdown.orderly():
+        with shutdown.together() if distributed.requested() else shutdown.orderly():
             train(settings, study, store, plan, workers, device, display)
     except shutdown.Stopped:
         raise shutdown.Stopped(f"stopped, and what was under way is saved; go on with\n  {command}") from None
@@ -305,6 +313,7 @@ def _wait_for_others(plan: planning.Plan, claims: leases.Claims, console: Consol
         trials = "1 trial" if len(keys) == 1 else f"{len(keys):,} trials"
         console.print(f"Waiting for {trials} that another process is training", markup=False)
     while keys <= claims.busy():
+        data_parallel.leave_if_asked()
         time.sleep(min(1.0, claims.lease / leases.BEATS))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,30 +43,33 @@ COMMAND = Command(
 
 def used(settings: Settings) -> dict[str, list[str]]:
     """BibTeX keys of what resolved settings use -> what for, in the order task, models, baselines, metrics, study."""
-    from calib_bench.metrics.references import REFERENCES
-
     keys: dict[str, list[str]] = {}
-
-    def add(key: str, what: str) -> None:
+    for key, what in _uses(settings):
         if what not in keys.setdefault(key, []):
             keys[key].append(what)
-
-    add(registry.task(settings.task).reference, f"task {settings.task}")
-    for model in settings.model or ():
-        for key in references(model):
-            add(key, f"model {model}")
-    objectives, calibrators = registry.objectives(), registry.calibrators(settings.calibrator)
-    for objective in settings.objective or ():
-        for term in parse_objective(objective):
-            add(objectives[term].reference, f"objective {term}")
-    for name, calibrator in calibrators.items():
-        add(calibrator.reference, f"calibrator {name}")
-    for metric, references_of_metric in REFERENCES.items():
-        for key in references_of_metric:
-            add(key, f"metric {metric}")
-    for key in (OWN, *registry.study(settings.study).references):
-        add(key, f"study {settings.study}")
     return keys
+
+
+def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
+    from calib_bench.metrics.references import REFERENCES
+
+    yield registry.task(settings.task).reference, f"task {settings.task}"
+    for model in settings.model or ():
+        yield from ((key, f"model {model}") for key in references(model))
+    yield from _baselines_used(settings)
+    for metric, keys in REFERENCES.items():
+        yield from ((key, f"metric {metric}") for key in keys)
+    for key in (OWN, *registry.study(settings.study).references):
+        yield key, f"study {settings.study}"
+
+
+def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
+    objectives = registry.objectives()
+    for objective in settings.objective or ():
+        yield from ((objectives[term].reference, f"objective {term}") for term in parse_objective(objective))
+    for name, calibrator in registry.calibrators(settings.calibrator).items():
+        yield calibrator.reference, f"calibrator {name}"
 
 
 def bibtex(cited: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,35 +210,43 @@ class Command:
 
     def completions(self) -> list[str]:
         """The words that may follow the command: choices of words without a name, options, keys."""
-        named = [option for option in self.options if option.has_name]
-        choices = [choice for option in self.options if not option.has_name for choice in option.choices]
-        keys = [option.key for option in named if option.bare is None] + list(self._settings())
-        return [*choices, *(f"{key}=" for key in keys), *(option.name for option in named), "--help"]
+        words = []
+        for option in self.options:
+            if not option.has_name:
+                words += option.choices
+            elif option.bare is None:
+                words += [f"{option.key}=", option.name]
+            else:
+                words.append(option.name)
+        return [*words, *(f"{key}=" for key in self._settings()), "--help"]
 
     def _sort(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
         """Words for argparse, and `key=value` words that are no options."""
         options = {_name(option.name): option for option in self.options if option.has_name}
         settings = self._settings()
+        self._refuse_repeated(words, options)
         plain: list[str] = []
         keys: list[str] = []
         queue = iter(words)
         for word in queue:
-            name, is_dashed = _name(word), word.startswith("--")
+            name = _name(word)
             if not name:
                 plain.append(word)
             elif name in options:
                 plain += options[name].as_argparse(word)
-            elif is_dashed and name in settings:
+            elif name in settings:
                 keys.append(_setting_word(name, word, queue))
-            elif self.keys and not is_dashed:
+            elif self.keys and not word.startswith("--"):
                 keys.append(word)
             else:
                 raise SettingsError(f"{self.name} has no option {name!r}: {nearest(name, (*options, *settings))}")
+        return plain, keys
+
+    def _refuse_repeated(self, words: Sequence[str], options: Mapping[str, Option]) -> None:
         names = [_name(word) for word in words]
         for name, option in options.items():
             if option.count is None and names.count(name) > 1:
                 raise SettingsError(f"{option.key} is given twice: give it once, a list as {option.key}=a,b")
-        return plain, keys
 
     def _settings(self) -> tuple[str, ...]:
         """Keys of the settings that the command takes."""
@@ -287,14 +295,14 @@ def _name(word: str) -> str:
 
 
 def _setting_word(name: str, word: str, queue: Iterator[str]) -> str:
-    """`--name=value` or `--name value` as the word `name=value`; takes the value from the words that follow."""
+    """The word `name=value` of a setting; of `--name value`, the value is taken from the words that follow."""
     from calib_bench.core.settings import describe
 
     _, equals, value = word.partition("=")
     if not equals:
         value = next(queue, "")
     if not value:
-        raise SettingsError(f"{word} takes a value: {describe(name)}")
+        raise SettingsError(f"{word} has no value: {name} is {describe(name)}")
     return f"{name}={value}"
 
 

@@ -134,19 +134,19 @@ class Site:
             ("rate", f"{60 * recent / RECENT:.0f} a minute" if recent else "nothing in two minutes"),
         ]
         if done == wanted:
-            said = "Everything is trained. The report is being written, or waits for the command to be given again."
+            state = "Everything is trained. The report is being written, or waits for the command to be given again."
         elif recent:
             left = (wanted - done) * RECENT / recent
-            said = f"Training goes on: {_span(left)} to go at this rate, and more if the grid of rates must grow."
+            state = f"Training goes on: {_span(left)} to go at this rate, and more if the grid of rates must grow."
         else:
-            said = f"Nothing has been trained lately. This goes on with it: {self.store.provenance()['command']}"
+            state = f"Nothing has been trained lately. This goes on with it: {self.store.provenance()['command']}"
         older = ("The last report, of fewer trials, is at /report.html.",) * (self.folder / "report.html").exists()
         table = Table("Trials", self._arms(), "What is planned by now; later rounds may add to it.")
         return html.document(
             f"{self.settings.study.replace('_', ' ').capitalize()} on {self.settings.task}",
             self.study.question,
             str(self.store.provenance()["command"]),
-            Analysis((), {}, summary=(said, *older), data={"limit": self.settings.limit}),
+            Analysis((), {}, summary=(state, *older), data={"limit": self.settings.limit}),
             {},
             {},
             details=[(Detail("Trials by arm", table=table), "")],

@@ -138,25 +138,22 @@ def format_table(options: TableOptions) -> tuple[str, FormattedTable]:
         UserError: there is no such table, column or row.
     """
     name, table = _table(options)
-    frame = _rows(table, options)
-    names = [column for column in naming(table) if column in frame]
-    metrics = _metrics(table, frame, names, options)
-    constant = _constant([*names, *COUNTS], frame)
-    shown = [c for c in names if c not in constant and (c != FLAG or set(frame[c]) != {GOOD})] or names[-1:]
-    frame, spans = _grouped(frame, options.by)
+    frame, spans = _grouped(_rows(table, options), options.by)
+    metrics = _metrics(table, frame, options)
+    names, constant = _naming_columns(table, frame)
     bold: set[tuple[int, int]] = set()
     bold_note = ""
     if name == MAIN and options.best == "yes":
         bold, bold_note = _bold(options, frame, metrics, spans)
     rows = []
-    for row in frame.to_dict("records"):
-        cells = [cell(row, metric, options.digits, options.interval) for metric in metrics]
-        rows.append(([_name_in_paper(column, row[column]) for column in shown], cells))
-    sentences = [f"{table.title}.", bold_note, table.note, _same_of_all_rows(frame, constant)]
-    caption = " ".join(sentence for sentence in sentences if sentence)
-    kept = [c for c in frame if c in (*shown, *constant) or _stem(str(c)) in metrics]
+    for record in frame.to_dict("records"):
+        cells = [cell(record, metric, options.digits, options.interval) for metric in metrics]
+        rows.append(([_name_in_paper(column, record[column]) for column in names], cells))
+    sentences = (f"{table.title}.", bold_note, table.note, _same_of_all_rows(frame, constant))
+    caption = " ".join(filter(None, sentences))
     rules = {span.start for span in spans[1:]}
-    return name, FormattedTable(shown, metrics, rows, bold, rules, caption, f"tab:{name}", frame[kept])
+    kept = [c for c in frame if c in (*names, *constant) or _stem(str(c)) in metrics]
+    return name, FormattedTable(names, metrics, rows, bold, rules, caption, f"tab:{name}", frame[kept])
 
 
 def _table(options: TableOptions) -> tuple[str, Table]:
@@ -169,11 +166,18 @@ def _table(options: TableOptions) -> tuple[str, Table]:
     return name, tables[name]
 
 
-def _constant(columns: Sequence[str], frame: pd.DataFrame) -> list[str]:
-    """Columns that hold the same in every row, of several."""
-    if len(frame) < 2:
-        return []
-    return [column for column in columns if column in frame and frame[column].nunique(dropna=False) == 1]
+def _naming_columns(table: Table, frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The columns that name a row, and those that would name it but hold the same in every row, of several."""
+    names = [column for column in naming(table) if column in frame]
+    constant = [column for column in (*names, *COUNTS) if _is_constant(column, frame)]
+    varying = [column for column in names if column not in constant]
+    if FLAG in varying and set(frame[FLAG]) == {GOOD}:
+        varying.remove(FLAG)
+    return varying or names[-1:], constant
+
+
+def _is_constant(column: str, frame: pd.DataFrame) -> bool:
+    return column in frame and len(frame) > 1 and frame[column].nunique(dropna=False) == 1
 
 
 def _same_of_all_rows(frame: pd.DataFrame, columns: Sequence[str]) -> str:
@@ -218,12 +222,11 @@ def _rows(table: Table, options: TableOptions) -> pd.DataFrame:
         frame = _rows_with(frame, column, values)
     if options.sort:
         column = options.sort.removeprefix("-")
-        _check_column(column, frame)
+        _check_columns([column], frame)
         frame = frame.sort_values(column, ascending=not options.sort.startswith("-"), kind="stable")
     if not len(frame):
         raise UserError("no row is left: give fewer conditions")
-    for column in options.by:
-        _check_column(column, frame)
+    _check_columns(options.by, frame)
     return frame.reset_index(drop=True)
 
 
@@ -248,9 +251,10 @@ def _value(value: object) -> object:
         return str(value)
 
 
-def _check_column(column: str, frame: pd.DataFrame) -> None:
-    if column not in frame:
-        raise SettingsError(f"the table has no column {column!r}: {nearest(column, map(str, frame.columns))}")
+def _check_columns(columns: Sequence[str], frame: pd.DataFrame) -> None:
+    for column in columns:
+        if column not in frame:
+            raise SettingsError(f"the table has no column {column!r}: {nearest(column, map(str, frame.columns))}")
 
 
 def _stem(column: str) -> str:
@@ -259,15 +263,15 @@ def _stem(column: str) -> str:
     return column
 
 
-def _metrics(table: Table, frame: pd.DataFrame, names: Sequence[str], options: TableOptions) -> list[str]:
-    for column in options.columns:
-        _check_column(column, frame)
+def _metrics(table: Table, frame: pd.DataFrame, options: TableOptions) -> list[str]:
+    """The metrics that are wanted, else those that the page shows first, else all."""
     if options.columns:
+        _check_columns(options.columns, frame)
         return list(options.columns)
-    folded = {f"{c}{end}" for c in frame for end in SIBLINGS}
-    left_out = {*names, *COUNTS, FLAG, *folded}
-    every = [str(c) for c in frame if c not in left_out and bool(frame[c].notna().any())]
-    return [c for c in every if c in table.first] or every
+    siblings = {f"{column}{end}" for column in frame for end in SIBLINGS}
+    others = {*naming(table), *COUNTS, FLAG, *siblings}
+    metrics = [str(column) for column in frame if column not in others and bool(frame[column].notna().any())]
+    return [column for column in metrics if column in table.first] or metrics
 
 
 def _bold(
@@ -281,12 +285,19 @@ def _bold(
     settings = store.settings()
     registry.use_stored(options.run, settings.plugins, options.plugins)
     scored, nested = table_ties.scores(store, settings, frame)
-    judged = [m for m in metrics if m in ("accuracy", *table_ties.LOW) and all(m in s.metrics for s in scored)]
-    bold = {(i, metrics.index(m)) for m in judged for i in table_ties.best(scored, m, nested, spans)}
-    alone = [title(m) for m in judged if m not in table_ties.PAIRED or nested]
-    seeds = f", for {', '.join(alone)} over seeds alone" if alone else ""
-    within = f" within each {', '.join(map(title, options.by))}" if options.by else ""
-    return bold, (
+    judged = table_ties.judged(metrics, scored)
+    bold = set()
+    for metric in judged:
+        column = metrics.index(metric)
+        bold |= {(row, column) for row in table_ties.best(scored, metric, nested, spans)}
+    over_seeds = [title(metric) for metric in judged if metric not in table_ties.PAIRED or nested]
+    return bold, _bold_note(over_seeds, options.by)
+
+
+def _bold_note(over_seeds: Sequence[str], by: Sequence[str]) -> str:
+    seeds = f", for {', '.join(over_seeds)} over seeds alone" if over_seeds else ""
+    within = f" within each {', '.join(map(title, by))}" if by else ""
+    return (
         f"Bold: the best of each column{within}, and what the data cannot tell from it (paired over seeds and test "
         f"examples{seeds}; Holm-adjusted p at least {ALPHA:g})."
     )
@@ -298,17 +309,25 @@ def cell(row: Mapping[Any, Any], column: str, digits: int | None, interval: str)
     if not _is_finite(value):
         return number(value)
     if not (_is_finite(low) and _is_finite(high)):
-        is_plain = digits is None or isinstance(value, numbers.Integral)
-        return number(value) if is_plain else fixed(float(value), digits)
+        return _lone_number(value, digits)
     decimals = places(low, high) if digits is None else digits
-    holm = row.get(f"{column}_holm")
-    star = "*" if isinstance(holm, numbers.Real) and float(holm) < ALPHA else ""
-    mean = fixed(float(value), decimals) + star
+    mean = fixed(float(value), decimals) + _star(row.get(f"{column}_holm"))
     if interval == "no":
         return mean
     if interval == "half":
         return f"{mean} ± {fixed((high - low) / 2, decimals)}"
     return f"{mean} [{fixed(low, decimals)}, {fixed(high, decimals)}]"
+
+
+def _lone_number(value: float, digits: int | None) -> str:
+    if digits is None or isinstance(value, numbers.Integral):
+        return number(value)
+    return fixed(float(value), digits)
+
+
+def _star(holm: object) -> str:
+    """The mark of a difference that is significant after Holm's correction."""
+    return "*" if isinstance(holm, numbers.Real) and float(holm) < ALPHA else ""
 
 
 def _is_finite(value: object) -> bool:

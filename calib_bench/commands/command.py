@@ -210,7 +210,7 @@ class Command:
 
     def completions(self) -> list[str]:
         """The words that may follow the command: choices of words without a name, options, keys."""
-        words = []
+        words: list[str] = []
         for option in self.options:
             if not option.has_name:
                 words += option.choices

@@ -178,8 +178,14 @@ def study(folder: Path) -> Path:
     return own
 
 
-def test_a_study_with_a_table_and_a_figure(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study(mine)
+@pytest.mark.parametrize("is_readmes", [True, False])
+def test_a_study_with_a_table_and_a_figure(is_readmes: bool, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if is_readmes:
+        (mine / "ending").mkdir()
+        for name in ("study.py", "figures.py"):
+            (mine / "ending" / name).write_text(example(f"ending/{name}"))
+    else:
+        study(mine)
     folder = planned_and_run(mine, "study=ending", "model=mlp_8", "beta=0.3,1,3", "objective=cross_entropy")
     assert "Does a larger beta end with a lower loss?" in capsys.readouterr().out
     saved = pd.read_csv(folder / "report" / "tables" / "losses.csv")

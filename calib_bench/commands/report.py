@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ def _call(arguments: Namespace) -> int:
 
     folder = Path(arguments.run)
     if arguments.serve:
-        return serve(folder, arguments.plugins, PORT if arguments.port is None else arguments.port)
+        port = PORT if arguments.port is None else arguments.port
+        return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))
     if arguments.port is not None:
         raise SettingsError(f"port={arguments.port} is for --serve: give both, or neither")
     return report(folder, arguments.plugins, arguments.wandb)

@@ -21,7 +21,7 @@ from calib_bench.core.fate import FAILED
 from calib_bench.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
@@ -229,15 +229,20 @@ def server(site: Site, port: int) -> ThreadingHTTPServer:
         raise ResourceError(f"port {port} cannot be used ({error.strerror}): give another one with port=") from None
 
 
-def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
-    """Show a run's report until interrupted; where every trial is stored and no report is newer, it is made first.
+def serve(folder: Path, plugins: Sequence[Path], port: int, write_report: Callable[[], object]) -> int:
+    """Show a run's report until interrupted; where every trial is stored and no report is newer, it is written first.
+
+    Args:
+        folder: the run folder.
+        plugins: folders of plug-ins that the user trusts.
+        port: on this machine; 0 takes a free one.
+        write_report: writes the report.
 
     Raises:
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
     from calib_bench import registry
-    from calib_bench.commands.report import report
     from calib_bench.store.store import Store
 
     store = Store(folder, "read")
@@ -246,7 +251,7 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):
-        report(folder, plugins)
+        write_report()
     print(f"http://{HOST}:{answering.server_address[1]}/ shows {folder}; Ctrl-C ends it", flush=True)
     with answering, contextlib.suppress(KeyboardInterrupt):
         answering.serve_forever(poll_interval=0.2)

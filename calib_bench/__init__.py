@@ -1,11 +1,12 @@
 """calib_bench: post-hoc calibration against training-time softmax temperature.
 
-The functions below mirror the command line; `calib_bench.api` has them, with examples. Importing this costs nothing:
-they bring what they need when they are called.
+The functions below mirror the command line; `calib_bench.api` has them, with examples. The classes are what plug-ins
+are made of. Importing this costs nothing: each name is brought when it is used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.system.environment import VERSION as __version__
@@ -20,8 +21,35 @@ if TYPE_CHECKING:
         plot_separation,
         run,
     )
+    from calib_bench.core.baseline import Calibrator, Objective
+    from calib_bench.core.study import Analysis, Probe, Study, Table
+    from calib_bench.core.task import Carve, Recipe, Task
 
+_MODULES = {
+    "calib_bench.api": (
+        "evaluate",
+        "load_results",
+        "plot_learning_rates",
+        "plot_over_beta",
+        "plot_reliability",
+        "plot_separation",
+        "run",
+    ),
+    "calib_bench.core.baseline": ("Calibrator", "Objective"),
+    "calib_bench.core.study": ("Analysis", "Probe", "Study", "Table"),
+    "calib_bench.core.task": ("Carve", "Recipe", "Task"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
+    "Analysis",
+    "Calibrator",
+    "Carve",
+    "Objective",
+    "Probe",
+    "Recipe",
+    "Study",
+    "Table",
+    "Task",
     "__version__",
     "evaluate",
     "load_results",
@@ -34,10 +62,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from calib_bench import api
-
-        return getattr(api, name)
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'calib_bench' has no attribute {name!r}")
 
 

@@ -61,14 +61,14 @@ def run(quiet: bool = False, **settings: Any) -> Path:
     Raises:
         SettingsError: an unknown key, or a value of the wrong kind.
     """
-    from calib_bench.commands import run as job
+    from calib_bench.commands.run_study import run_study
     from calib_bench.core.settings import parse
     from calib_bench.planning.defaults import resolve
 
-    asked = parse(f"{key}={_text(value)}" for key, value in settings.items())
+    typed = parse(f"{key}={_text(value)}" for key, value in settings.items())
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
-        job.run(asked)
-    return resolve(asked).folder
+        run_study(typed)
+    return resolve(typed).folder
 
 
 def _text(value: Any) -> str:
@@ -95,11 +95,11 @@ def load_results(run: str | Path, table: str = "baselines") -> pd.DataFrame:
     """
     from calib_bench.report.tables import read
 
-    known = read(Path(run))
-    if table not in known:
-        raise SettingsError(f"{run} has no table {table!r}: {nearest(table, known)}")
-    frame = known[table].frame
-    frame.attrs = {"title": known[table].title, "note": known[table].note}
+    tables = read(Path(run))
+    if table not in tables:
+        raise SettingsError(f"{run} has no table {table!r}: {nearest(table, tables)}")
+    frame = tables[table].frame
+    frame.attrs = {"title": tables[table].title, "note": tables[table].note}
     return frame
 
 

@@ -1,13 +1,14 @@
-"""File names -> tasks, baselines, studies. The only module that imports plug-ins."""
+"""Tasks, baselines and studies by name: those of the package, and plug-ins. The only module that imports plug-ins."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,11 +19,12 @@ from calib_bench.core.study import Probe, Study
 from calib_bench.core.task import Task
 from calib_bench.errors import SettingsError, nearest
 
-_CONSTANTS: dict[str, tuple[str, Any]] = {
-    "tasks": ("TASK", Task),
+_CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "tasks": ("TASK", (Task,)),
     "baselines": ("BASELINE", (Objective, Calibrator)),
-    "studies": ("STUDY", Study),
+    "studies": ("STUDY", (Study,)),
 }
+_SINGULAR = {"tasks": "task", "baselines": "baseline", "studies": "study"}
 _STUDY_FILE = "study.py"
 """The file of a study's folder that sets STUDY."""
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
@@ -45,12 +47,12 @@ def _name(path: Path) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("tasks", "baselines", "studies"), own and plugged in, without importing the own ones."""
+    """Names of a kind ("tasks", "baselines", "studies"), of plug-ins too; imports none of the package's own."""
     return sorted({*_own(kind), *_plugins[kind]})
 
 
 def load(kind: str, name: str) -> Any:
-    """The constant of one plug-in file.
+    """What the task, baseline or study of a name sets.
 
     Raises:
         SettingsError: there is no such file, or its constant is missing or of another type.
@@ -58,9 +60,7 @@ def load(kind: str, name: str) -> Any:
     if name in _plugins[kind]:
         return _plugins[kind][name]
     if name not in _own(kind):
-        raise SettingsError(
-            f"no {kind[:-1] if kind != 'studies' else 'study'} is called {name!r}: {nearest(name, names(kind))}"
-        )
+        raise SettingsError(f"no {_SINGULAR[kind]} is called {name!r}: {nearest(name, names(kind))}")
     module = importlib.import_module(f"calib_bench.{kind}.{name}")
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.{Path(_STUDY_FILE).stem}")
@@ -71,7 +71,7 @@ def _constant(module: Any, kind: str, origin: str) -> Any:
     constant, types = _CONSTANTS[kind]
     value = getattr(module, constant, None)
     if not isinstance(value, types):
-        expected = " or ".join(t.__name__ for t in (types if isinstance(types, tuple) else (types,)))
+        expected = " or ".join(t.__name__ for t in types)
         raise SettingsError(f"{origin} must set {constant} to a {expected}, and it is {type(value).__name__}")
     return value
 
@@ -92,16 +92,16 @@ def probe(name: str) -> Probe:
     Raises:
         SettingsError: there is no such study, or it has no such probe.
     """
-    owner, _, own = name.partition("/")
-    known = study(owner).probes
-    if own not in known:
-        raise SettingsError(f"study {owner!r} has no probe {own!r}: {nearest(own, known)}")
-    return known[own]
+    study_name, _, probe_name = name.partition("/")
+    probes = study(study_name).probes
+    if probe_name not in probes:
+        raise SettingsError(f"study {study_name!r} has no probe {probe_name!r}: {nearest(probe_name, probes)}")
+    return probes[probe_name]
 
 
 def _baselines(kind: type) -> dict[str, Any]:
-    found = {name: load("baselines", name) for name in names("baselines")}
-    return {name: value for name, value in found.items() if isinstance(value, kind)}
+    baselines = {name: load("baselines", name) for name in names("baselines")}
+    return {name: baseline for name, baseline in baselines.items() if isinstance(baseline, kind)}
 
 
 def objectives() -> dict[str, Objective]:
@@ -115,20 +115,20 @@ def calibrators(chosen: Sequence[str] | None = None) -> dict[str, Calibrator]:
     Raises:
         SettingsError: a name is not a calibrator's.
     """
-    known = _baselines(Calibrator)
+    every = _baselines(Calibrator)
     for name in chosen or ():
-        if name not in known:
-            hint = (
-                f"{name!r} is an objective: give it as objective={name}"
-                if name in names("baselines")
-                else nearest(name, known)
-            )
+        if name not in every:
+            is_objective = name in names("baselines")
+            hint = f"{name!r} is an objective: give it as objective={name}" if is_objective else nearest(name, every)
             raise SettingsError(f"no calibrator is called {name!r}: {hint}")
-    return {name: known[name] for name in (known if chosen is None else chosen)}
+    return every if chosen is None else {name: every[name] for name in chosen}
 
 
 def use_plugins(folders: Iterable[Path]) -> None:
-    """Import every plug-in file of the folders; a file's constant says what it is.
+    """Import every plug-in of the folders: `NAME.py`, or `NAME/study.py`. The constant that it sets says what it is.
+
+    The files of a folder may import each other: `from . import figures`. Those whose name begins with an underscore are
+    no plug-ins, and may hold what several share.
 
     Raises:
         SettingsError: a folder is missing, a file cannot be imported, holds no constant, or takes a name already used.
@@ -136,19 +136,24 @@ def use_plugins(folders: Iterable[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise SettingsError(f"plugins={folder} is not a folder")
-        for path in sorted(folder.glob("*.py")):
-            if not path.stem.startswith("_"):
-                _plug(path.resolve())
+        package = _package(folder.resolve())
+        for path in _plugin_files(folder.resolve()):
+            _plug(path, package)
 
 
-def use_stored(folder: Path, named: Iterable[Path], given: Iterable[Path]) -> None:
+def use_stored(folder: Path, named: Iterable[Path], trusted: Iterable[Path]) -> None:
     """Import the plug-ins that a run folder names, if the user gave them too: they are code.
 
+    Args:
+        folder: the run folder.
+        named: folders of plug-ins that it names.
+        trusted: folders of plug-ins that the user gave.
+
     Raises:
-        SettingsError: the user did not.
+        SettingsError: the user did not give all of those that are named.
     """
-    named, trusted = list(named), {path.resolve() for path in given}
-    if foreign := [path for path in named if path.resolve() not in trusted]:
+    named, resolved = list(named), {path.resolve() for path in trusted}
+    if foreign := [path for path in named if path.resolve() not in resolved]:
         raise SettingsError(
             f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
             f"give plugins={','.join(map(str, named))} too"
@@ -156,42 +161,52 @@ def use_stored(folder: Path, named: Iterable[Path], given: Iterable[Path]) -> No
     use_plugins(named)
 
 
-def _plug(path: Path) -> None:
-    module_name = f"calib_bench_plugins.{path.stem}"
-    if getattr(sys.modules.get(module_name), "__file__", None) == str(path):
-        return
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{path} cannot be read as a Python file")
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(module_name)
-    sys.modules[module_name] = module  # dataclasses and others look their module up while it is made
-    try:
-        _register(path, module, spec.loader)
-    except BaseException:
-        del sys.modules[module_name]
-        if before is not None:
-            sys.modules[module_name] = before
-        raise
+def _package(folder: Path) -> str:
+    """Name of the package that the files of a plug-in folder are imported as; makes it where there is none yet."""
+    name = f"calib_bench_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+    return name
 
 
-def _register(path: Path, module: ModuleType, loader: Loader) -> None:
-    """Run a plug-in file and enter what it sets.
+def _plug(path: Path, package: str) -> None:
+    """Import a plug-in once, and enter what it sets. One that is refused leaves no module behind.
 
     Raises:
         SettingsError: as of `use_plugins`; or what it sets does not do what it declares.
     """
+    name = _name(path)
+    top = f"{package}.{name}"
+    module_name = f"{top}.{path.stem}" if path.name == _STUDY_FILE else top
+    if module_name in sys.modules:
+        return
+    importlib.invalidate_caches()
     try:
-        loader.exec_module(module)
+        _register(name, path, _imported(module_name, path))
+    except BaseException:
+        for loaded in [key for key in sys.modules if key == top or key.startswith(f"{top}.")]:
+            del sys.modules[loaded]
+        raise
+
+
+def _imported(module_name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
     except Exception as error:
         raise SettingsError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _register(name: str, path: Path, module: ModuleType) -> None:
+    """Enter what a plug-in sets."""
     kinds = [kind for kind, (constant, _) in _CONSTANTS.items() if hasattr(module, constant)]
     if not kinds:
         raise SettingsError(f"{path} sets none of TASK, BASELINE, STUDY: a plug-in file sets one of them")
     for kind in kinds:
-        if path.stem in names(kind):
-            raise SettingsError(f"{path}: the name {path.stem!r} is taken by another of the {kind}: rename the file")
+        if name in names(kind):
+            raise SettingsError(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")
         value = _constant(module, kind, str(path))
         if isinstance(value, (Objective, Calibrator)):
             plugin_checks.check(value, str(path))
-        _plugins[kind][path.stem] = value
+        _plugins[kind][name] = value

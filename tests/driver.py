@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 
 from calib_bench import registry
-from calib_bench.commands import run
+from calib_bench.commands import run_study
 from calib_bench.core.settings import parse
 from calib_bench.execute import worker
 from calib_bench.execute.progress import Display
@@ -24,9 +24,9 @@ def main(words: list[str]) -> None:
     for message in store.audit():
         print(message)
     console = Console(width=140, highlight=False)
-    workers, device = run._capacity(settings)
+    workers, device = run_study.capacity(settings)
     plan = planning.make(settings, study, store, workers, device)
-    run._train(settings, study, store, plan, workers, device, Display(console, store.path, False))
+    run_study.train(settings, study, store, plan, workers, device, Display(console, store.path, False))
 
 
 if __name__ == "__main__":

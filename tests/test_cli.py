@@ -104,7 +104,7 @@ BAD = [
     (["run", "plugins=nowhere"], "not a folder"),
     (["run", "optimizer=adam"], "give lr="),
     (["run", "task=cifar10", "data=nowhere"], "nowhere"),
-    (["report"], "one run folder"),
+    (["report"], "required: RUN"),
     (["report", "nowhere"], "not a run folder"),
     (["list", "taks"], "did you mean 'tasks'"),
     (["list", "task=digits"], "plugins"),
@@ -200,16 +200,16 @@ def test_plan_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_long_run_is_asked_about_on_a_terminal(
     answer: str, trained: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calib_bench.commands import run
+    from calib_bench.commands import run_study
     from calib_bench.core.settings import parse
     from calib_bench.errors import SettingsError
 
-    monkeypatch.setattr(run, "ASK_ABOVE_HOURS", 0.0)
+    monkeypatch.setattr(run_study, "ASK_ABOVE_HOURS", 0.0)
     monkeypatch.setattr("builtins.input", lambda *_: answer)
     settings = parse([*TINY, "model=mlp_8", f"out={tmp_path}"])
     if trained:
-        assert run.run(settings, ask=True) == 0
+        assert run_study.run_study(settings, ask=True) == 0
     else:
         with pytest.raises(SettingsError, match="not started"):
-            run.run(settings, ask=True)
+            run_study.run_study(settings, ask=True)
     assert len(list(tmp_path.glob("*/trials/*"))) == trained

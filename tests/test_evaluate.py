@@ -181,7 +181,7 @@ def test_bad_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["evaluate", "--calibration", cal, test], "none is left to judge"),
         (["evaluate", test, "--calibraton", cal], "did you mean 'calibration'"),
         (["evaluate", test, "--kind", "logit"], "did you mean 'logits'"),
-        (["evaluate", test, "--cross-fit", "x"], "invalid int value"),
+        (["evaluate", test, "--cross-fit", "x"], "cross-fit=x is not a whole number"),
         (["evaluate", test, "--cross-fit", "1"], "2 to 300 folds"),
         (["evaluate", test, "--cross-fit", "5", "--calibration", cal], "one of the two"),
         (["evaluate", test, "--seed", "-1"], "out of range"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from calib_bench.cli import main
-from calib_bench.commands.launch import OWN, launch, script
+from calib_bench.commands.launch import COMMAND, script
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
 
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 def written(tmp_path: Path, *words: str) -> str:
     path = tmp_path / "job.sbatch"
-    assert launch(["slurm", f"script={path}", *words]) == 0
+    assert COMMAND.run(["slurm", f"script={path}", *words]) == 0
     subprocess.run(["bash", "-n", path], check=True)
     return path.read_text()
 
@@ -94,10 +94,10 @@ def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["pbs"], "valid choices: slurm"),
-        (["slurm", "nodes=0"], "nodes=0 is not a whole number from 1 on"),
-        (["slurm", "grace=soon"], "grace=soon is not a whole number from 0 on"),
-        (["slurm", "gpus=many"], "gpus=many is not a whole number from 0 on"),
+        (["pbs"], "SYSTEM=pbs is not valid: valid choices: slurm"),
+        (["slurm", "nodes=0"], "nodes=0 is out of range: give a whole number from 1 to 65535"),
+        (["slurm", "grace=soon"], "grace=soon is not a whole number"),
+        (["slurm", "gpus=many"], "gpus=many is not a whole number"),
         (["slurm", "taks=imagenet"], "did you mean 'task'"),
         (["slurm", "with=rey"], "did you mean 'ray'"),
         (["slurm", "partition=a;rm"], "must not hold"),
@@ -108,7 +108,7 @@ def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
 def test_what_cannot_be(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=re.escape(message)):
-        launch(words)
+        COMMAND.run(words)
     assert not list(tmp_path.iterdir())
 
 
@@ -143,8 +143,8 @@ def test_a_warning_reaches_the_run_and_the_job_is_queued_again(kind: str, end: s
     fake = tmp_path / "python"
     fake.write_text(PYTHON)
     fake.chmod(0o755)
-    own = {key: default for key, (default, _) in OWN.items()} | {"with": kind, "gpus": "0"}
-    (tmp_path / "job.sbatch").write_text(script(own, parse(["task=digits"]), str(fake)))
+    options = vars(COMMAND.parse(["slurm", f"with={kind}", "gpus=0"]))
+    (tmp_path / "job.sbatch").write_text(script(options, parse(["task=digits"]), str(fake)))
     with begun(tmp_path, 1) as job:
         deadline = time.monotonic() + 60
         while not (tmp_path / "started").exists():

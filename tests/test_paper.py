@@ -35,8 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def shown(run: Path, *words: str) -> tuple[str, table.Sheet]:
-    return table.sheet(table.parse([str(run), *words]))
+def shown(run: Path, *words: str) -> tuple[str, table.FormattedTable]:
+    return table.format_table(table.table_options(table.COMMAND.parse([str(run), *words])))
 
 
 def test_tables_read_back_as_they_were_saved(run: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_command_writes_three_files_or_prints_one(run: Path, tmp_path: Path,
     assert main(["table", str(run), "table=separation", "format=latex"]) == 0
     assert capsys.readouterr().out == (tmp_path / "separation.tex").read_text()
     assert main(["table", "--help"]) == 0
-    assert "columns=a,b" in capsys.readouterr().out
+    assert "--columns A,B" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_command_writes_three_files_or_prints_one(run: Path, tmp_path: Path,
         (["columns=acuracy"], "did you mean 'accuracy'"),
         (["methd=raw"], "did you mean 'method'"),
         (["method=rw"], "did you mean 'raw'"),
-        (["digits=many"], "decimal places"),
+        (["digits=many"], "digits=many is not a whole number"),
         (["format=word"], "valid choices"),
         (["sort=-los_loss"], "log_loss"),
         (["digits=2", "digits=3"], "given twice"),
@@ -186,7 +186,7 @@ def test_cite_prints_what_a_run_used_once(run: Path, capsys: pytest.CaptureFixtu
     (cited,) = re.findall(r"\\cite\{([^}]*)\}", text)
     assert cited.split(",") == found
     assert main(["cite"]) == 2
-    assert "cite takes one run folder" in capsys.readouterr().err
+    assert "required: RUN" in capsys.readouterr().err
 
 
 def test_a_plug_ins_unknown_reference_is_said(run: Path) -> None:

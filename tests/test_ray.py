@@ -20,7 +20,7 @@ import torch
 from test_claims import logits, trained
 
 from calib_bench import registry
-from calib_bench.commands import run
+from calib_bench.commands import run_study
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import ResourceError, SettingsError, StoreError, UserError
 from calib_bench.execute import local
@@ -187,7 +187,7 @@ def test_what_a_gang_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         executor.check_gang(one, {"CPU": 1.0, "GPU": 0.5, "memory": 0.0})
     executor.check_gang(one, {"CPU": 1.0, "GPU": 0.0, "memory": 0.0})
     with pytest.raises(SettingsError, match="gang=2 needs executor=ray"):
-        run._capacity(one.model_copy(update={"executor": "local"}))
+        run_study.capacity(one.model_copy(update={"executor": "local"}))
 
 
 @pytest.mark.slow
@@ -387,10 +387,8 @@ def test_paths_are_whole_for_every_node(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_without_ray_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from calib_bench.commands import run
-
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "calib_bench.execute.ray")
     monkeypatch.delattr("calib_bench.execute.ray", raising=False)
     with pytest.raises(SettingsError, match=re.escape("calib_bench[ray]")):
-        run._ray()
+        run_study.ray_executor()

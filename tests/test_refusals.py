@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,14 @@ from synthetic import make
 from calib_bench import registry
 from calib_bench.analysis import controls
 from calib_bench.analysis.warnings import untrained, warnings
-from calib_bench.commands import run
-from calib_bench.commands.launch import launch
+from calib_bench.commands import launch, run_study
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm, templates
 from calib_bench.studies.early_learning import findings
 
-HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench.core.baseline import Calibrator, Objective\n"
+HEAD = "from __future__ import annotations\nimport torch\nfrom calib_bench import Calibrator, Objective\n"
 WORDS = ["task=digits", "beta=1", "objective=cross_entropy", "lr=0.1"]
 NAMED = 'reference="guo2017", title="Mine"'
 
@@ -30,33 +30,33 @@ def test_a_smoke_run_does_not_replace_a_finished_report(tmp_path: Path) -> None:
     store, _ = make(tmp_path / "digits-separation", *words)
     again = ["task=digits", *words, f"out={tmp_path}"]
     smoke = resolve(parse([*again, "limit=50"]))
-    run._keep_results(smoke)  # there is no report yet
+    run_study.keep_results(smoke)  # there is no report yet
     (store.path / "report").mkdir()
     page = store.path / "report" / "report.html"
     page.write_text("results")
     with pytest.raises(SettingsError, match="another folder"):
-        run._keep_results(smoke)
+        run_study.keep_results(smoke)
     with pytest.raises(SettingsError, match="another folder"):
-        run.run(parse([*again, "limit=50", "wandb=disabled"]))
+        run_study.run_study(parse([*again, "limit=50", "wandb=disabled"]))
     assert page.read_text() == "results"
-    run._keep_results(resolve(parse(again)))
+    run_study.keep_results(resolve(parse(again)))
     store.write_study(smoke, "a smoke run")
-    run._keep_results(smoke)  # one smoke run follows another
+    run_study.keep_results(smoke)  # one smoke run follows another
 
 
 def test_launch_keeps_a_script_that_was_edited(tmp_path: Path) -> None:
     path = tmp_path / "job.sbatch"
     words = ["slurm", f"script={path}", "task=digits"]
-    assert launch([*words, "time=1-0"]) == 0
-    assert launch([*words, "time=2-0"]) == 0  # as it was written: it may be written anew
+    assert launch.COMMAND.run([*words, "time=1-0"]) == 0
+    assert launch.COMMAND.run([*words, "time=2-0"]) == 0  # as it was written: it may be written anew
     edited = path.read_text().replace("time=2-0", "time=2-0\n#SBATCH --mail-type=END")
     path.write_text(edited)
     with pytest.raises(SettingsError, match="was edited"):
-        launch([*words, "time=3-0"])
+        launch.COMMAND.run([*words, "time=3-0"])
     assert path.read_text() == edited
     path.write_text("#!/bin/bash\n")
     with pytest.raises(SettingsError, match="script="):
-        launch(words)
+        launch.COMMAND.run(words)
 
 
 def plugged(folder: Path, name: str, source: str) -> None:
@@ -91,7 +91,7 @@ def test_a_plug_in_may_hold_dataclasses_with_later_annotations(tmp_path: Path) -
 def test_a_loss_of_the_wrong_shape_is_refused(name: str, source: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"{name}\.py.*{says}"):
         plugged(tmp_path / "mine", name, f"{source}\nBASELINE = Objective(loss, strengths=(0.1,), {NAMED})\n")
-    assert f"calib_bench_plugins.{name}" not in __import__("sys").modules
+    assert not [module for module in sys.modules if module.startswith("calib_bench_plugins") and module.endswith(name)]
 
 
 @pytest.mark.parametrize(

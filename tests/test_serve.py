@@ -158,10 +158,10 @@ def test_a_port_in_use_is_said_and_bad_words_too(run: Path, port: int, capsys: p
     with pytest.raises(ResourceError, match=f"port {port}"):
         serve.server(serve.Site(store, registry.study("separation"), store.settings()), port)
     for words, hint in (
-        (["--serve"], "one run folder"),
-        ([str(run), "--serve", "port=x"], "not a port"),
-        ([str(run), "--serve", "port=99999"], "not a port"),
-        ([str(run), "port=80"], "one run folder"),
+        (["--serve"], "required: RUN"),
+        ([str(run), "--serve", "port=x"], "port=x is not a whole number"),
+        ([str(run), "--serve", "port=99999"], "from 0 to 65535"),
+        ([str(run), "port=80"], "for --serve"),
         ([str(run.parent), "--serve"], "not a run folder"),
     ):
         assert main(["report", *words]) == 2

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
+from calib_bench.commands.command import PLUGINS, RUN, Command
 from calib_bench.core.trial import parse_objective
-from calib_bench.errors import SettingsError
-from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
 
 if TYPE_CHECKING:
@@ -21,54 +21,71 @@ OWN = "agarwala2023temperature"
 """The paper whose question this project asks."""
 
 
-def show(words: Sequence[str]) -> int:
+def _call(arguments: Namespace) -> int:
     """Print the entries of a run, each under what it is cited for."""
-    runs, plugins = ([word for word in words if word.startswith("plugins=") == own] for own in (False, True))
-    if len(runs) != 1 or "=" in runs[0] or runs[0].startswith("-") or len(plugins) > 1:
-        raise SettingsError("cite takes one run folder: python -m calib_bench cite runs/digits-separation")
-    from calib_bench.core.settings import parse
     from calib_bench.store.store import Store
 
-    run = Path(runs[0])
+    run = Path(arguments.run)
     settings = Store(run, "read").settings()
-    registry.use_stored(run, settings.plugins, parse(plugins).plugins)
+    registry.use_stored(run, settings.plugins, arguments.plugins)
     print(bibtex(used(settings)), end="")
     return 0
 
 
+COMMAND = Command(
+    "cite",
+    "Prints BibTeX of every task, model, baseline, metric and method that a run used, each under what it is cited for.",
+    (RUN, PLUGINS),
+    ("cite runs/digits-separation", "cite runs/digits-separation > run.bib", "cite runs/blobs-separation plugins=mine"),
+    _call,
+)
+
+
 def used(settings: Settings) -> dict[str, list[str]]:
     """BibTeX keys of what resolved settings use -> what for, in the order task, models, baselines, metrics, study."""
-    found: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
+    for key, what in _uses(settings):
+        if what not in keys.setdefault(key, []):
+            keys[key].append(what)
+    return keys
 
-    def add(key: str, what: str) -> None:
-        found.setdefault(key, []).append(what)
 
-    add(registry.task(settings.task).reference, f"task {settings.task}")
+def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
+    from calib_bench.metrics.references import REFERENCES
+
+    yield registry.task(settings.task).reference, f"task {settings.task}"
     for model in settings.model or ():
-        for key in references(model):
-            add(key, f"model {model}")
-    objectives, calibrators = registry.objectives(), registry.calibrators(settings.calibrator)
-    for term in dict.fromkeys(t for text in settings.objective or () for t in parse_objective(text)):
-        add(objectives[term].reference, f"objective {term}")
-    for name, calibrator in calibrators.items():
-        add(calibrator.reference, f"calibrator {name}")
+        yield from ((key, f"model {model}") for key in references(model))
+    yield from _baselines_used(settings)
     for metric, keys in REFERENCES.items():
-        for key in keys:
-            add(key, f"metric {metric}")
+        yield from ((key, f"metric {metric}") for key in keys)
     for key in (OWN, *registry.study(settings.study).references):
-        add(key, f"study {settings.study}")
-    return {key: list(dict.fromkeys(what)) for key, what in found.items()}
+        yield key, f"study {settings.study}"
 
 
-def bibtex(wanted: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:
-    """The entries, each under a comment that says what it is cited for; then the keys, ready for a `cite`."""
-    known = read() if entries is None else entries
+def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
+    objectives = registry.objectives()
+    for objective in settings.objective or ():
+        yield from ((objectives[term].reference, f"objective {term}") for term in parse_objective(objective))
+    for name, calibrator in registry.calibrators(settings.calibrator).items():
+        yield calibrator.reference, f"calibrator {name}"
+
+
+def bibtex(cited: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:
+    """BibTeX entries, each under a comment that says what it is cited for; then the keys, ready for a `cite`.
+
+    Args:
+        cited: key -> what for.
+        entries: the bibliography; the package's own when not given.
+    """
+    bibliography = read() if entries is None else entries
     parts = []
-    for key, what in wanted.items():
-        missing = "" if key in known else f" (no entry called {key} in references.bib)"
-        parts.append(f"% {', '.join(what)}{missing}\n{known.get(key, '')}".rstrip() + "\n")
-    cited = ",".join(key for key in wanted if key in known)
-    return "\n".join([*parts, f"% \\cite{{{cited}}}\n"])
+    for key, what in cited.items():
+        missing = "" if key in bibliography else f" (no entry called {key} in references.bib)"
+        parts.append(f"% {', '.join(what)}{missing}\n{bibliography.get(key, '')}".rstrip() + "\n")
+    keys = ",".join(key for key in cited if key in bibliography)
+    return "\n".join([*parts, f"% \\cite{{{keys}}}\n"])
 
 
 def read(path: Path = BIB) -> dict[str, str]:
@@ -78,16 +95,22 @@ def read(path: Path = BIB) -> dict[str, str]:
         ValueError: an entry's braces do not balance, or a key comes twice.
     """
     text = path.read_text()
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for match in re.finditer(r"^@\w+\{([^,\s]+),", text, flags=re.MULTILINE):
-        depth, end = 0, match.start()
-        for end in range(match.start(), len(text)):
-            depth += (text[end] == "{") - (text[end] == "}")
-            if depth == 0 and text[end] == "}":
-                break
-        if depth:
+        end = _end_of_entry(text, match.start())
+        if end is None:
             raise ValueError(f"{path}: the braces of {match[1]} do not balance")
-        if match[1] in found:
+        if match[1] in entries:
             raise ValueError(f"{path} has two entries called {match[1]}")
-        found[match[1]] = text[match.start() : end + 1] + "\n"
-    return found
+        entries[match[1]] = text[match.start() : end] + "\n"
+    return entries
+
+
+def _end_of_entry(text: str, start: int) -> int | None:
+    """Where the entry that begins at `start` ends, after its last brace; None where its braces do not balance."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if depth == 0 and text[i] == "}":
+            return i + 1
+    return None

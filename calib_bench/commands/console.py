@@ -1,55 +1,57 @@
-"""What commands print: warnings, durations, the tables and sentences at the end of a run."""
+"""What commands print: warnings, durations, the table and sentences at the end."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
-from calib_bench.core.settings import Settings
 from calib_bench.execute.progress import Display
-from calib_bench.store.store import Store
+from calib_bench.report.tables import rich_table
 
 if TYPE_CHECKING:
-    from calib_bench.core.study import Analysis
+    from calib_bench.core.study import Analysis, Table
 
 
 def open_console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or of 140 columns where the output goes elsewhere."""
     console = Console(highlight=False, soft_wrap=True, stderr=stderr)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140, stderr=stderr)
 
 
+def status(console: Console, text: str) -> AbstractContextManager[object]:
+    """A context that shows, on a terminal, that something takes time."""
+    return console.status(text) if console.is_terminal else nullcontext()
+
+
 def duration(seconds: float) -> str:
+    """A time for people, in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
 def warn(display: Display, text: str) -> None:
+    """Print a warning while trials train, and tell those who follow the log."""
     display.say("warning", message=text)
-    display.console.print(f"[yellow]warning:[/] {plain(text)}")
+    display.console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
-class Quiet:
-    def __enter__(self) -> None: ...
+def print_results(analysis: Analysis, page: Path, console: Console) -> None:
+    """Print what a study found: its first table for papers, verdict and warnings, and where its page is."""
+    table = next((table for table in analysis.tables.values() if table.paper), None)
+    print_analysis(analysis, table, "warning", page, console)
 
-    def __exit__(self, *_: object) -> None: ...
 
-
-def print_results(settings: Settings, analysis: Analysis, store: Store, console: Console) -> None:
-    from calib_bench.report.tables import rich_table
-
-    first = next((table for table in analysis.tables.values() if table.paper), None)
-    if first is not None:
-        console.print(rich_table(first))
+def print_analysis(analysis: Analysis, table: Table | None, label: str, page: Path, console: Console) -> None:
+    """Print a table, the verdict, the warnings after a label such as "note", and where the page is."""
+    if table is not None:
+        console.print(rich_table(table))
     for sentence in analysis.verdict:
         console.print(f"- {sentence}", markup=False)
     for warning in analysis.warnings:
-        console.print(f"[yellow]warning:[/] {plain(warning)}")
-    console.print(f"report: {store.path / 'report' / 'report.html'}", markup=False)
-
-
-def plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        console.print(f"[yellow]{label}:[/] {escape(warning)}")
+    console.print(f"report: {page}", markup=False)

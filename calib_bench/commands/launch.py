@@ -5,36 +5,41 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from calib_bench.commands.command import SETTINGS, Command, Option, whole
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.syntax import split_word
-from calib_bench.errors import SettingsError, nearest
+from calib_bench.errors import SettingsError
 
-OWN = {
-    "nodes": ("1", "how many nodes"),
-    "gpus": ("1", "GPUs a node; 0 trains on CPUs"),
-    "cpus": ("8", "CPU cores a node"),
-    "with": ("auto", "torchrun: all GPUs train one model; ray: many trials side by side; auto: torchrun for imagenet"),
-    "time": ("24:00:00", "time limit, as sbatch takes it"),
-    "memory": ("", "memory a node, as sbatch takes it, for example 64G"),
-    "partition": ("", "partition"),
-    "account": ("", "account"),
-    "restarts": ("3", "with=torchrun: how often all processes start again from the last checkpoint when one is lost"),
-    "grace": ("120", "seconds before the time limit at which the run saves, leaves and is queued again; 0: no warning"),
-    "port": ("29500", "port of the first node on which the others meet"),
-    "script": ("", "file to write; default <task>-<study>.sbatch"),
-}
-
-HELP = "\n".join(
-    [
-        "usage: python -m calib_bench launch slurm [key=value ...]",
-        "",
-        "Writes a batch script that runs the study on an allocation, for `sbatch`. Keys of its own:",
-        *(f"  {key:10} {text}" + (f" ({default})" if default else "") for key, (default, text) in OWN.items()),
-        "All others are those of run. out= must be a folder that every node sees, or an object store.",
-    ]
+MOST = 65535
+OPTIONS = (
+    Option("SYSTEM", "the scheduler; without it this help is shown", choices=("slurm",), count="?"),
+    whole("--nodes", "how many nodes", 1, 1, MOST),
+    whole("--gpus", "GPUs a node; 0 trains on CPUs", 1, 0, MOST),
+    whole("--cpus", "CPU cores a node", 8, 1, MOST),
+    Option(
+        "--with",
+        "torchrun: all GPUs train one model; ray: many trials side by side; auto: torchrun for imagenet",
+        default="auto",
+        choices=("auto", "torchrun", "ray"),
+    ),
+    Option("--time", "time limit, as sbatch takes it", default="24:00:00"),
+    Option("--memory", "memory a node, as sbatch takes it, for example 64G", default=""),
+    Option("--partition", "partition", default=""),
+    Option("--account", "account", default=""),
+    whole("--restarts", "with=torchrun: how often all processes start again when one is lost", 3, 0, MOST),
+    whole(
+        "--grace",
+        "seconds before the time limit at which the run saves, leaves and is queued again; 0: never",
+        120,
+        0,
+        MOST,
+    ),
+    whole("--port", "port of the first node on which the others meet", 29500, 1, MOST),
+    Option("--script", "file to write; otherwise <task>-<study>.sbatch", default=""),
 )
 
 SEAL = "# as written: "
@@ -105,27 +110,18 @@ for _ in range(150):
 """
 
 
-def launch(words: Sequence[str]) -> int:
-    """`launch slurm ...`: writes a script and says how to submit it.
+def _call(arguments: Namespace) -> int:
+    """Write a script and say how to submit it.
 
     Raises:
-        SettingsError: no such system, an unknown key, or a value that cannot be.
+        SettingsError: a value cannot be, or the file is there and was edited.
     """
-    if not words or {"-h", "--help", "help"} & set(words):
-        print(HELP)
+    if arguments.system is None:
+        print(COMMAND.help())
         return 0
-    if words[0] != "slurm":
-        raise SettingsError(f"launch knows no {words[0]!r}: {nearest(words[0], ['slurm'])}")
-    own, rest = {key: default for key, (default, _) in OWN.items()}, []
-    for word in words[1:]:
-        key, value = split_word(word)
-        if key in OWN:
-            own[key] = value
-        else:
-            rest.append(word)
-    settings = parse(rest)
-    path = Path(own["script"] or f"{settings.name}.sbatch")
-    text = script(own, settings)
+    settings = parse(arguments.keys)
+    path = Path(arguments.script or f"{settings.name}.sbatch")
+    text = script(vars(arguments), settings)
     text += f"{SEAL}{_digest(text)}\n"
     try:
         if path.exists() and not _as_written(path.read_text(errors="replace")):
@@ -140,6 +136,22 @@ def launch(words: Sequence[str]) -> int:
     return 0
 
 
+COMMAND = Command(
+    "launch",
+    """\
+Writes a batch script that runs a study on an allocation of a cluster, for sbatch. out= must be a folder that every
+node sees, or an object store.""",
+    OPTIONS,
+    (
+        "launch slurm nodes=2 gpus=8 task=imagenet out=/shared/runs",
+        "launch slurm nodes=4 with=ray task=cifar10 seed=0..4 out=s3://bucket/runs",
+        "launch slurm gpus=0 cpus=32 time=1-0 partition=long script=digits.sbatch",
+    ),
+    _call,
+    keys=SETTINGS,
+)
+
+
 def _as_written(text: str) -> bool:
     """Whether a script is as `launch` wrote it."""
     body, _, digest = text.rpartition(SEAL)
@@ -150,60 +162,37 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def script(own: dict[str, str], settings: Settings, python: str = sys.executable) -> str:
-    """The script.
+def script(options: Mapping[str, Any], settings: Settings, python: str = sys.executable) -> str:
+    """The batch script.
 
     Args:
-        own: the values of `OWN`'s keys.
+        options: values of `OPTIONS` by name.
         settings: of the study, as typed.
         python: the interpreter on the nodes.
 
     Raises:
-        SettingsError: a value cannot be.
+        SettingsError: a value cannot stand in a script.
     """
-    nodes, gpus, cpus = (_count(own, key, least) for key, least in (("nodes", 1), ("gpus", 0), ("cpus", 1)))
-    restarts, port, grace = _count(own, "restarts", 0), _count(own, "port", 1), _count(own, "grace", 0)
-    kind = own["with"] if own["with"] != "auto" else "torchrun" if settings.task == "imagenet" else "ray"
-    if kind not in ("torchrun", "ray"):
-        raise SettingsError(f"with={kind} is unknown: {nearest(kind, ['torchrun', 'ray', 'auto'])}")
-    settings = settings.model_copy(update={"yes": True, "executor": "ray" if kind == "ray" else "local"})
-    directives = {
-        "job-name": settings.name,
-        "nodes": str(nodes),
-        "ntasks-per-node": "1",
-        "cpus-per-task": str(cpus),
-        "gpus-per-node": str(gpus) if gpus else "",
-        "mem": own["memory"],
-        "time": own["time"],
-        "partition": own["partition"],
-        "account": own["account"],
-        "output": f"{settings.name}-%j.log",
-        "open-mode": "append",
-        "signal": f"B:USR1@{grace}" if grace else "",
-        "requeue": None,
-    }
-    for key, value in directives.items():
-        if value and any(char in value for char in " \t\n\"'\\$`;|&"):
-            raise SettingsError(f"{key}={value} holds characters that a directive of sbatch must not hold")
-    head = [f"#SBATCH --{key}" + (f"={value}" if value else "") for key, value in directives.items() if value != ""]
-    template = TORCHRUN if kind == "torchrun" else RAY
+    by_ray = _is_by_ray(options["with"], settings)
+    settings = settings.model_copy(update={"yes": True, "executor": "ray" if by_ray else "local"})
     run = shlex.join(["run", *settings.words()])
-    if kind == "ray" and "'" in run:
+    if by_ray and "'" in run:
         raise SettingsError("with=ray: a value may not need quotes: give paths and names without spaces")
-    body = template.format(
+    body = (RAY if by_ray else TORCHRUN).format(
         python=shlex.quote(python),
-        processes=max(1, gpus),
-        cpus=cpus,
-        gpus=gpus,
-        restarts=restarts,
-        patience=max(30, grace - 30),
-        port=port,
+        processes=max(1, options["gpus"]),
+        cpus=options["cpus"],
+        gpus=options["gpus"],
+        restarts=options["restarts"],
+        patience=max(30, options["grace"] - 30),
+        port=options["port"],
         words=run,
     )
+    warning = WARNED.format(grace=options["grace"]) if options["grace"] else ""
     return "\n".join(
         [
             "#!/bin/bash",
-            *head,
+            *_directives(options, settings.name),
             "",
             "# Written by: python -m calib_bench launch slurm. Submitting it again goes on from what is stored.",
             "set -euo pipefail",
@@ -212,13 +201,33 @@ def script(own: dict[str, str], settings: Settings, python: str = sys.executable
             "head=${head%%$'\\n'*}  # a pipe to head would fail where it ends before scontrol does",
             "",
             "step= again=",
-            (WARNED.format(grace=grace) if grace else "") + body + ENDED,
+            warning + body + ENDED,
         ]
     )
 
 
-def _count(own: dict[str, str], key: str, least: int) -> int:
-    value = own[key]
-    if not value.isascii() or not value.isdecimal() or not least <= int(value) <= 65535:
-        raise SettingsError(f"{key}={value} is not a whole number from {least} on: {OWN[key][1]}")
-    return int(value)
+def _is_by_ray(launcher: str, settings: Settings) -> bool:
+    return launcher == "ray" or (launcher == "auto" and settings.task != "imagenet")
+
+
+def _directives(options: Mapping[str, Any], name: str) -> list[str]:
+    """Lines that tell sbatch what to allocate."""
+    values = {
+        "job-name": name,
+        "nodes": str(options["nodes"]),
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(options["cpus"]),
+        "gpus-per-node": str(options["gpus"] or ""),
+        "mem": options["memory"],
+        "time": options["time"],
+        "partition": options["partition"],
+        "account": options["account"],
+        "output": f"{name}-%j.log",
+        "open-mode": "append",
+        "signal": f"B:USR1@{options['grace']}" if options["grace"] else "",
+    }
+    for key, value in values.items():
+        if any(char in value for char in " \t\n\"'\\$`;|&"):
+            raise SettingsError(f"{key}={value} holds characters that a directive of sbatch must not hold")
+    lines = [f"#SBATCH --{key}={value}" for key, value in values.items() if value]
+    return [*lines, "#SBATCH --requeue"]

@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 from calib_bench import models, registry
+from calib_bench.commands.command import Command, Option, folders
 from calib_bench.core.baseline import Objective
-from calib_bench.core.syntax import expand, split_word
-from calib_bench.errors import SettingsError, nearest
 
 Row = tuple[str, str]
 
 
-def show(words: list[str]) -> int:
-    """Print the kinds named, or all: tasks, models, baselines, studies."""
-    kinds = [word for word in words if "=" not in word]
-    for word in words:
-        if "=" in word:
-            key, value = split_word(word)
-            if key != "plugins":
-                raise SettingsError(f"list takes no key {key!r}: it takes {', '.join(KINDS)} and plugins=")
-            registry.use_plugins(Path(folder) for folder in expand(key, value))
-    for kind in kinds:
-        if kind not in KINDS:
-            raise SettingsError(f"list knows no {kind!r}: {nearest(kind, KINDS)}")
-    for kind in kinds or KINDS:
-        rows = KINDS[kind]()
-        width = max(len(name) for name, _ in rows)
-        print(f"{kind}:")
-        for name, text in rows:
-            print(f"  {name:{width}}  {text}")
-    return 0
-
-
 def _tasks() -> list[Row]:
-    found = ((name, registry.task(name)) for name in registry.names("tasks"))
-    return [(name, f"{task.title} [{task.models[0]}]") for name, task in found]
+    tasks = {name: registry.task(name) for name in registry.names("tasks")}
+    return [(name, f"{task.title} [{task.models[0]}]") for name, task in tasks.items()]
+
+
+def _models() -> list[Row]:
+    return list(models.EXAMPLES.items())
 
 
 def _baselines() -> list[Row]:
     rows = []
     for name in registry.names("baselines"):
-        value = registry.load("baselines", name)
-        kind = "objective" if isinstance(value, Objective) else "calibrator"
-        rows.append((name, f"{kind}: {value.title} ({value.reference})"))
+        baseline = registry.load("baselines", name)
+        kind = "objective" if isinstance(baseline, Objective) else "calibrator"
+        rows.append((name, f"{kind}: {baseline.title} ({baseline.reference})"))
     return rows
-
-
-def _models() -> list[Row]:
-    return list(models.EXAMPLES.items())
 
 
 def _studies() -> list[Row]:
@@ -62,3 +40,27 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "baselines": _baselines,
     "studies": _studies,
 }
+
+
+def _call(arguments: Namespace) -> int:
+    """Print the kinds named, or all of them, with a line for each entry."""
+    registry.use_plugins(arguments.plugins)
+    for kind in arguments.kind or KINDS:
+        rows = KINDS[kind]()
+        width = max(len(name) for name, _ in rows)
+        print(f"{kind}:")
+        for name, text in rows:
+            print(f"  {name:{width}}  {text}")
+    return 0
+
+
+COMMAND = Command(
+    "list",
+    "Lists tasks, models, baselines and studies, each with a line that says what it is.",
+    (
+        Option("KIND", "what to list; everything when not given", choices=tuple(KINDS), default=(), count="*"),
+        Option("--plugins", "folders with plug-ins to list too", folders, (), metavar="FOLDERS"),
+    ),
+    ("list", "list tasks models", "list baselines plugins=mine"),
+    _call,
+)

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from calib_bench import registry
-from calib_bench.commands.console import open_console
-from calib_bench.commands.run import check_and_estimate, device_type, summary
-from calib_bench.core.settings import Settings
+from argparse import Namespace
+from collections.abc import Sequence
+
+from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
+from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import DataError
-from calib_bench.execute import local
-from calib_bench.planning import plan as planning
-from calib_bench.planning.defaults import resolve
-from calib_bench.store.store import Store
+
+
+def _call(arguments: Namespace) -> int:
+    return show_plan(parse(arguments.keys), arguments.gpus, arguments.price)
+
+
+COMMAND = Command(
+    "plan",
+    "Prints what run would do with the same keys, and changes nothing: trials, groups, what is done, estimated time.",
+    (
+        whole("--gpus", "GPUs of a cluster for which time and storage are estimated", 64),
+        Option("--price", "price of a GPU hour there, to estimate the cost", number),
+    ),
+    (
+        "plan",
+        "plan task=cifar10 model=wrn_16_4 seed=0..4",
+        "plan task=imagenet gpus=64 price=2.5",
+    ),
+    _call,
+    keys=SETTINGS,
+)
 
 
 def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) -> int:
     """Print what `run` would do, and change nothing.
 
     Args:
-        gpus: for which the time on a cluster is told.
-        price: of one GPU for an hour, to tell a cost.
+        settings: as typed.
+        gpus: size of the cluster for which time and storage are estimated.
+        price: of one GPU for an hour, to estimate the cost.
     """
+    from calib_bench import registry
+    from calib_bench.commands.console import open_console
+    from calib_bench.commands.run_study import check_and_estimate, device_type, summary
+    from calib_bench.execute import local
     from calib_bench.planning import cluster_estimate
+    from calib_bench.planning import plan as planning
+    from calib_bench.planning.defaults import resolve
+    from calib_bench.store.store import Store
 
     console = open_console()
     resolved = resolve(settings)
@@ -29,21 +55,38 @@ def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) ->
     device = device_type(resolved)
     plan = planning.make(resolved, study, store, local.worker_count(resolved, device), device)
     console.print(f"{study.question}\n{resolved.command()}", markup=False)
-    for model, space in (resolved.spaces or {}).items():
-        grid = "  ".join(f"{key}={','.join(_short(v) for v in values)}" for key, values in space.items())
-        console.print(f"{model}: {grid}  seed={','.join(map(str, resolved.seed or ()))}", markup=False)
+    for line in _grid(resolved):
+        console.print(line, markup=False)
     console.print(summary(plan, store), markup=False)
-    sizes = sorted((len(group) for group in plan.groups), reverse=True)
-    if sizes:
-        console.print(f"groups of {', '.join(map(str, sizes[:12]))}{', ...' * (len(sizes) > 12)} trials", markup=False)
-    if plan.pending and (found := cluster_estimate.estimate(resolved, study, store, gpus)):
-        console.print(found.text(price), markup=False)
-    if plan.pending:
-        try:
-            check_and_estimate(resolved, study, store, device, console)
-        except DataError as error:
-            console.print(f"cost not estimated: {error}", markup=False)
+    if plan.groups:
+        console.print(_group_sizes(plan.groups), markup=False)
+    if not plan.pending:
+        return 0
+    if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
+        console.print(estimate.text(price), markup=False)
+    try:
+        check_and_estimate(resolved, study, store, device, console)
+    except DataError as error:
+        console.print(f"cost not estimated: {error}", markup=False)
     return 0
+
+
+def _grid(resolved: Settings) -> list[str]:
+    """A line for each model with the values of every grid key."""
+    seeds = ",".join(map(str, resolved.seed or ()))
+    lines = []
+    for model, space in (resolved.spaces or {}).items():
+        keys = [f"{key}={','.join(map(_short, values))}" for key, values in space.items()]
+        lines.append(f"{model}: {'  '.join([*keys, f'seed={seeds}'])}")
+    return lines
+
+
+def _group_sizes(groups: Sequence[Sequence[object]]) -> str:
+    sizes = sorted((len(group) for group in groups), reverse=True)
+    shown = [str(size) for size in sizes[:12]]
+    if len(sizes) > 12:
+        shown.append("...")
+    return f"groups of {', '.join(shown)} trials"
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""A study made public: what of a run folder belongs in a repository, and a gallery of such folders.
+"""`publish`: a study made public: what of a run folder belongs in a repository, and a gallery of such folders.
 
 <to>/<name>/README.md          question, findings, figures, the reading, provenance; made anew each time
 <to>/<name>/reading.md         what it shows and does not show; written by hand, kept
@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench import registry
 from calib_bench.analysis.format import title
+from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.report import provenance
 from calib_bench.system.files import write_bytes, write_json
@@ -38,6 +41,44 @@ BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
 READING = "reading.md"
 PLACES = ("data", "out", "plugins")
 """Settings that say where things were on one machine, and are nobody else's."""
+
+
+def _call(arguments: Namespace) -> int:
+    """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
+    from calib_bench.commands.console import open_console
+    from calib_bench.commands.report import rebuild
+    from calib_bench.store.store import Store
+
+    folder = Path(arguments.run)
+    name = folder.resolve().name if arguments.name is None else arguments.name
+    if "/" in name or name.startswith("."):
+        raise SettingsError(f"name={name} is not the name of a folder")
+    refuse_smoke(folder, Store(folder, "read").settings(), arguments.check)  # before it takes time
+    store, study, settings, analysis = rebuild(folder, arguments.plugins)
+    published = publish(store, study, settings, analysis, arguments.to, name, arguments.check)
+    open_console().print(f"published: {published / 'README.md'}", markup=False)
+    return 0
+
+
+COMMAND = Command(
+    "publish",
+    """\
+Rebuilds a run's report and writes what belongs in a repository: page, figures, tables, every measurement, fitted
+calibrators, provenance; and a gallery of such folders. A reading.md in the folder, written by hand, is kept.""",
+    (
+        RUN,
+        Option("--to", "folder of the gallery", Path, Path("reports"), metavar="FOLDER"),
+        Option("--name", "name of the study's folder in it; otherwise that of the run folder"),
+        flag("--check", "publish a smoke run as a check that the command runs, without its numbers"),
+        PLUGINS,
+    ),
+    (
+        "publish runs/digits-separation to=reports",
+        "publish runs/digits-separation to=reports name=twenty_seeds",
+        "publish runs/imagenet-separation to=reports --check",
+    ),
+    _call,
+)
 
 
 def refuse_smoke(path: Path, settings: Settings, check: bool) -> None:
@@ -67,10 +108,10 @@ def publish(
     refuse_smoke(store.path, settings, check)
     folder, report = to / name, Path(store.path) / "report"
     if check:
-        facts = _facts(store, study, settings, analysis) | {"summary": [_check(settings)]}
+        metadata = _metadata(store, study, settings, analysis) | {"summary": [_check(settings)]}
         write_bytes(folder / "report.html", (report / "report.html").read_bytes())
-        write_json(folder / "study.json", facts)
-        write_bytes(folder / "README.md", _check_page(name, analysis, facts).encode())
+        write_json(folder / "study.json", metadata)
+        write_bytes(folder / "README.md", _check_page(name, analysis, metadata).encode())
         gallery(to)
         return folder
     for kind, suffixes in (("figures", (".png",)), ("tables", (".csv", ".tex"))):
@@ -81,12 +122,12 @@ def publish(
     write_bytes(folder / "report.html", (report / "report.html").read_bytes())
     _write_measurements(folder, analysis)
     _write_fits(folder, store, analysis)
-    facts = _facts(store, study, settings, analysis)
-    write_json(folder / "study.json", facts)
-    shown = [figure for figure in study.figures if (folder / "figures" / f"{figure}.png").exists()]
-    reading = folder / READING
-    said = reading.read_text() if reading.exists() else ""
-    write_bytes(folder / "README.md", _page(name, analysis, facts, said, shown).encode())
+    metadata = _metadata(store, study, settings, analysis)
+    write_json(folder / "study.json", metadata)
+    figures = [figure for figure in study.figures if (folder / "figures" / f"{figure}.png").exists()]
+    path = folder / READING
+    reading = path.read_text() if path.exists() else ""
+    write_bytes(folder / "README.md", _page(name, analysis, metadata, reading, figures).encode())
     gallery(to)
     return folder
 
@@ -106,7 +147,7 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
     frame: Any = analysis.data.get("measurements")
     if frame is None or not len(frame):
         return
-    methods = {key: list(own) for key, own in frame.groupby("key")["method"]}
+    methods = {key: list(methods_of_trial) for key, methods_of_trial in frame.groupby("key")["method"]}
     trials = {trial.key: trial for arm in arms for trial in arm.trials.values() if trial.key in methods}
     fits = dict(_fits(store, {key: (trial, methods[key]) for key, trial in trials.items()}))
     if fits:
@@ -115,8 +156,6 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
 
 def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:
     import torch
-
-    from calib_bench import registry
 
     for key, (trial, methods) in measured.items():
         Z_NK, y_N = trial.beta * store.logits(trial)["calibration"].double(), store.labels(trial)["calibration"]
@@ -127,7 +166,7 @@ def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iter
                 yield from ((f"{key}/{method}/{name}", value) for name, value in tensors.items())
 
 
-def _facts(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:
+def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:
     return {
         **store.provenance(),
         "task": settings.task,
@@ -144,32 +183,32 @@ def _check(settings: Settings) -> str:
     return f"A path check and nothing else: it shows that the command runs{size}, and none of its numbers is a result."
 
 
-def _check_page(name: str, analysis: Analysis, facts: Mapping[str, Any]) -> str:
-    lines = [f"# {name}", "", *facts["summary"], "", _made(facts)]
+def _check_page(name: str, analysis: Analysis, metadata: Mapping[str, Any]) -> str:
+    lines = [f"# {name}", "", *metadata["summary"], "", _made(metadata)]
     lines += ["", "What the run warned of:", *(f"- {warning}" for warning in analysis.warnings)]
-    return "\n".join([*lines, *_provenance(facts)])
+    return "\n".join([*lines, *_provenance(metadata)])
 
 
-def _made(facts: Mapping[str, Any]) -> str:
-    trained = facts["training"]
+def _made(metadata: Mapping[str, Any]) -> str:
+    trained = metadata["training"]
     return (
-        f"Command: `{facts['command']}`. {trained['trials']:,} trials ({trained['failed']:,} failed), "
+        f"Command: `{metadata['command']}`. {trained['trials']:,} trials ({trained['failed']:,} failed), "
         f"{trained['device time']} of training in all, on {trained['device']}. [The page](report.html)"
     )
 
 
-def _provenance(facts: Mapping[str, Any]) -> list[str]:
-    environment = ", ".join(f"{key} {value}" for key, value in _flat(facts["environment"]))
-    return ["", "## Provenance", environment + ".", *(_data(split) for split in facts["splits"]), ""]
+def _provenance(metadata: Mapping[str, Any]) -> list[str]:
+    environment = ", ".join(f"{key} {value}" for key, value in _flat(metadata["environment"]))
+    return ["", "## Provenance", environment + ".", *(_data(split) for split in metadata["splits"]), ""]
 
 
-def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
+def _page(name: str, analysis: Analysis, metadata: Mapping[str, Any], reading: str, figures: Iterable[str]) -> str:
     lines = [
         f"# {name}",
         "",
-        facts["question"],
+        metadata["question"],
         "",
-        f"{_made(facts)}; every number comes from stored results by `python -m calib_bench report`.",
+        f"{_made(metadata)}; every number comes from stored results by `python -m calib_bench report`.",
         "",
         *(f"![{title(figure)}](figures/{figure}.png)" for figure in figures),
         "",
@@ -180,11 +219,11 @@ def _page(name: str, analysis: Analysis, facts: Mapping[str, Any], reading: str,
         lines += ["", "Before quoting a number:", *(f"- {warning}" for warning in analysis.warnings)]
     lines += ["", reading.rstrip()] if reading else []
     lines += ["", "## Tables", *(_table(name, table.title, table.paper) for name, table in analysis.tables.items())]
-    return "\n".join([*lines, *_provenance(facts)])
+    return "\n".join([*lines, *_provenance(metadata)])
 
 
-def _table(name: str, said: str, paper: bool) -> str:
-    return f"- {said}: [CSV](tables/{name}.csv)" + (f", [LaTeX](tables/{name}.tex)" if paper else "")
+def _table(name: str, table_title: str, paper: bool) -> str:
+    return f"- {table_title}: [CSV](tables/{name}.csv)" + (f", [LaTeX](tables/{name}.tex)" if paper else "")
 
 
 def _data(split: Mapping[str, Any]) -> str:
@@ -209,32 +248,7 @@ def gallery(to: Path) -> None:
     head, rest = text.split(BEGIN, 1)
     rows = ["| study | command | what it says |", "| --- | --- | --- |"]
     for place in sorted(to.glob("*/study.json")):
-        facts = json.loads(place.read_text())
-        said = " ".join(facts["summary"]).replace("|", "\\|")
-        rows.append(f"| [{place.parent.name}]({place.parent.name}/README.md) | `{facts['command']}` | {said} |")
+        metadata = json.loads(place.read_text())
+        summary = " ".join(metadata["summary"]).replace("|", "\\|")
+        rows.append(f"| [{place.parent.name}]({place.parent.name}/README.md) | `{metadata['command']}` | {summary} |")
     write_bytes(path, f"{head}{BEGIN}\n{chr(10).join(rows)}\n{END}{rest.split(END, 1)[1]}".encode())
-
-
-def words(given: list[str]) -> tuple[Path, Path, str, tuple[Path, ...], bool]:
-    """Command-line words -> run folder, where to, name, folders of plug-ins, whether as a check.
-
-    Raises:
-        SettingsError: not one folder, or an unknown key.
-    """
-    from calib_bench.core.settings import parse
-
-    plugins = [word for word in given if word.startswith("plugins=")]
-    folders = [word for word in given if "=" not in word]
-    options = dict(word.split("=", 1) for word in given if "=" in word and word not in plugins)
-    if len(folders) != 1 or set(options) - {"to", "name", "check"} or not all(options.values()):
-        raise SettingsError(
-            "publish takes one run folder, and to=FOLDER, name=NAME, plugins=FOLDERS, check=yes where they are needed: "
-            "python -m calib_bench publish runs/digits-separation to=reports"
-        )
-    run = Path(folders[0])
-    name = options.get("name", run.resolve().name)
-    if "/" in name or name.startswith("."):
-        raise SettingsError(f"name={name} is not the name of a folder")
-    if (check := options.get("check", "no")) not in ("yes", "no"):
-        raise SettingsError(f"check={check} is neither yes nor no")
-    return run, Path(options.get("to", "reports")), name, parse(plugins).plugins, check == "yes"

@@ -1,55 +1,102 @@
-"""`report` and `publish`: a run folder's report, made again from what it stores."""
+"""`report`: a run folder's report, made again from what it stores."""
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench import registry
-from calib_bench.commands.console import open_console, print_results
-from calib_bench.core.settings import Settings
-from calib_bench.errors import UserError
-from calib_bench.execute import analysis_pool, worker
-from calib_bench.store.store import Store
+from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag, whole
+from calib_bench.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
+    from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
+    from calib_bench.store.store import Store
+
+PORT = 8000
 
 
-def report(folder: str, plugins: tuple[Path, ...] = (), wandb: str | None = None) -> int:
+def _call(arguments: Namespace) -> int:
+    from calib_bench.commands.serve import serve
+
+    folder = Path(arguments.run)
+    if arguments.serve:
+        port = PORT if arguments.port is None else arguments.port
+        return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))
+    if arguments.port is not None:
+        raise SettingsError(f"port={arguments.port} is for --serve: give both, or neither")
+    return report(folder, arguments.plugins, arguments.wandb)
+
+
+COMMAND = Command(
+    "report",
+    """\
+Rebuilds the report of a run folder from what it stores. --serve shows it in the browser; while the run is under way,
+it shows how far it is. --wandb makes a W&B Report too: its specification is kept beside the page, and wandb=online
+publishes it.""",
+    (
+        RUN,
+        flag("--serve", "show the report in the browser, and keep it fresh until Ctrl-C"),
+        whole("--port", f"port for --serve; 0 takes a free one; otherwise {PORT}", high=65535),
+        Option(
+            "--wandb",
+            "make a W&B Report, published with online; --wandb alone does as the run did",
+            choices=("as_run", "offline", "online", "disabled"),
+            bare="as_run",
+        ),
+        PLUGINS,
+    ),
+    (
+        "report runs/digits-separation",
+        "report runs/digits-separation --serve port=8080",
+        "report runs/digits-separation wandb=online",
+    ),
+    _call,
+)
+
+
+def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:
     """Rebuild the report of a run folder from what it stores.
 
     Args:
+        folder: the run folder.
         plugins: folders of plug-ins. Those that the run folder names are code, and run only when they are given here.
-        wandb: build a W&B Report too: "online" publishes it, else its specification is kept beside the page; "" does
-            as the run did.
+        wandb: build a W&B Report too: "online" publishes it, "as_run" does so where the run was online, else its
+            specification is kept beside the page. None builds none.
     """
+    from calib_bench.commands.console import open_console, print_results
+
     console = open_console()
-    store, study, settings, analysis = _rebuilt(Path(folder), plugins)
-    print_results(settings, analysis, store, console)
+    store, study, settings, analysis = rebuild(folder, plugins)
+    print_results(analysis, store.path / "report" / "report.html", console)
     if wandb is not None:
         from calib_bench.tracking import workspace_report
 
         path = workspace_report.save(store.path, study, settings, analysis)
         console.print(f"W&B Report: {path}", markup=False)
-        if (wandb or settings.wandb) == "online":
+        if (settings.wandb if wandb == "as_run" else wandb) == "online":
             console.print(f"published: {workspace_report.publish(store.path, study, settings, analysis)}", markup=False)
     return 0
 
 
-def published(folder: Path, to: Path, name: str, plugins: tuple[Path, ...] = (), check: bool = False) -> int:
-    """Rebuild the report of a run folder and put what belongs in a repository into `<to>/<name>`."""
-    from calib_bench.commands import publish
+def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, Settings, Analysis]:
+    """Analyse a run folder again and write its report.
 
-    publish.refuse_smoke(folder, Store(folder, "read").settings(), check)  # before it takes time
-    store, study, settings, analysis = _rebuilt(folder, plugins)
-    where = publish.publish(store, study, settings, analysis, to, name, check)
-    open_console().print(f"published: {where / 'README.md'}", markup=False)
-    return 0
+    Args:
+        folder: the run folder.
+        plugins: as of `report`.
 
-
-def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study, Settings, Analysis]:
+    Raises:
+        StoreError: it is no run folder, or is damaged.
+        UserError: trials of the study are missing.
+    """
+    from calib_bench import registry
+    from calib_bench.execute import analysis_pool, worker
     from calib_bench.report import build as reporting
+    from calib_bench.store.store import Store
 
     store = Store(folder, "read")
     settings = store.settings()
@@ -57,8 +104,8 @@ def _rebuilt(folder: Path, plugins: tuple[Path, ...] = ()) -> tuple[Store, Study
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()
-    wanted = study.plan(settings, store.scores(settings.select))
-    missing = [trial for trial in wanted if trial.key not in failures and not store.has(trial)]
+    planned = study.plan(settings, store.scores(settings.select))
+    missing = [trial for trial in planned if trial.key not in failures and not store.has(trial)]
     if missing:
         raise UserError(
             f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"

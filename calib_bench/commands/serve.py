@@ -21,7 +21,7 @@ from calib_bench.core.fate import FAILED
 from calib_bench.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
@@ -109,8 +109,8 @@ class Site:
         folder = self.store.path / "trials"
         if not folder.is_dir():
             return []
-        with os.scandir(folder) as found:
-            return [entry.stat().st_mtime_ns for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [entry.stat().st_mtime_ns for entry in entries if not entry.name.startswith(".")]
 
     def _plan(self) -> None:
         """Asks the study again what it wants, given what is stored by now."""
@@ -134,19 +134,19 @@ class Site:
             ("rate", f"{60 * recent / RECENT:.0f} a minute" if recent else "nothing in two minutes"),
         ]
         if done == wanted:
-            said = "Everything is trained. The report is being written, or waits for the command to be given again."
+            state = "Everything is trained. The report is being written, or waits for the command to be given again."
         elif recent:
             left = (wanted - done) * RECENT / recent
-            said = f"Training goes on: {_span(left)} to go at this rate, and more if the grid of rates must grow."
+            state = f"Training goes on: {_span(left)} to go at this rate, and more if the grid of rates must grow."
         else:
-            said = f"Nothing has been trained lately. This goes on with it: {self.store.provenance()['command']}"
+            state = f"Nothing has been trained lately. This goes on with it: {self.store.provenance()['command']}"
         older = ("The last report, of fewer trials, is at /report.html.",) * (self.folder / "report.html").exists()
         table = Table("Trials", self._arms(), "What is planned by now; later rounds may add to it.")
         return html.document(
             f"{self.settings.study.replace('_', ' ').capitalize()} on {self.settings.task}",
             self.study.question,
             str(self.store.provenance()["command"]),
-            Analysis((), {}, summary=(said, *older), data={"limit": self.settings.limit}),
+            Analysis((), {}, summary=(state, *older), data={"limit": self.settings.limit}),
             {},
             {},
             details=[(Detail("Trials by arm", table=table), "")],
@@ -229,15 +229,20 @@ def server(site: Site, port: int) -> ThreadingHTTPServer:
         raise ResourceError(f"port {port} cannot be used ({error.strerror}): give another one with port=") from None
 
 
-def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
-    """Show a run's report until interrupted; where every trial is stored and no report is newer, it is made first.
+def serve(folder: Path, plugins: Sequence[Path], port: int, write_report: Callable[[], object]) -> int:
+    """Show a run's report until interrupted; where every trial is stored and no report is newer, it is written first.
+
+    Args:
+        folder: the run folder.
+        plugins: folders of plug-ins that the user trusts.
+        port: on this machine; 0 takes a free one.
+        write_report: writes the report.
 
     Raises:
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
     from calib_bench import registry
-    from calib_bench.commands.report import report
     from calib_bench.store.store import Store
 
     store = Store(folder, "read")
@@ -246,7 +251,7 @@ def serve(folder: Path, plugins: Sequence[Path] = (), port: int = 8000) -> int:
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):
-        report(str(folder), tuple(plugins))
+        write_report()
     print(f"http://{HOST}:{answering.server_address[1]}/ shows {folder}; Ctrl-C ends it", flush=True)
     with answering, contextlib.suppress(KeyboardInterrupt):
         answering.serve_forever(poll_interval=0.2)

@@ -1,4 +1,4 @@
-"""A W&B sweep whose program is this command line: agents on any machines share a grid, each point a run of its own.
+"""`sweep`: a W&B sweep whose program is this command line. Agents on any machines share a grid, each point a run.
 
 A point trains its part of the grid into the store that `out=` names; agents that share that folder train nothing twice,
 and the whole command, given last, finds everything done and compares all points with each other.
@@ -7,30 +7,30 @@ and the whole command, given last, finds everything done and compares all points
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from calib_bench import registry
+from calib_bench.commands.command import SETTINGS, Command
 from calib_bench.core.settings import RATES, Settings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
-from calib_bench.planning.defaults import resolve
 from calib_bench.system.files import write_bytes
-from calib_bench.tracking import names
 
 SHARED = ("beta", "objective", "model", "seed")
 """Keys that are shared out even where the task's default gives their values; any other when several are given."""
 
 
-def sweep(words: list[str]) -> int:
-    """`sweep [key=value ...]`: as for `run`; writes `<out>/<task>-<study>-sweep.yaml` and says how to use it.
+def _call(arguments: Namespace) -> int:
+    """Write `<out>/<task>-<study>-sweep.yaml` and say how to use it.
 
     Raises:
         SettingsError: as for `run`, or there is nothing to share out.
     """
     import yaml
 
-    settings = parse(words)
+    settings = parse(arguments.keys)
     content = configuration(settings)
     path = settings.out / f"{settings.name}-sweep.yaml"
     write_bytes(path, yaml.safe_dump(content, sort_keys=False, width=1000).encode())
@@ -43,6 +43,22 @@ def sweep(words: list[str]) -> int:
     return 0
 
 
+COMMAND = Command(
+    "sweep",
+    """\
+Writes a W&B sweep over the keys of run, and says how to use it. Agents on any machines share the grid, each point a run
+of its own; the whole command, given last, compares all points.""",
+    (),
+    (
+        "sweep task=imdb beta=0.1,1",
+        "sweep task=cifar10 seed=0..4 out=/shared/runs",
+        "sweep study=width_depth model=mlp_64,mlp_128",
+    ),
+    _call,
+    keys=SETTINGS,
+)
+
+
 def configuration(settings: Settings) -> dict[str, Any]:
     """The sweep as W&B takes it: a grid over the keys that the study can be shared out by.
 
@@ -52,11 +68,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises:
         SettingsError: no key has several values, or the study needs them together.
     """
+    from calib_bench.planning.defaults import resolve
+    from calib_bench.tracking import names
+
     registry.use_plugins(settings.plugins)
-    whole = resolve(settings)
+    resolved = resolve(settings)
     parameters: dict[str, dict[str, Any]] = {}
-    for key, values in _candidates(settings, whole).items():
-        if _shares(settings, whole, key, values):
+    for key, values in _candidates(settings, resolved).items():
+        if _shares(settings, resolved, key, values):
             parameters[key] = {"values": [_plain(value) for value in values]}
     if not parameters:
         raise SettingsError(
@@ -79,25 +98,31 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _candidates(settings: Settings, whole: Settings) -> dict[str, tuple[Any, ...]]:
-    """Keys that a trial has, with several values, in the order of the settings."""
-    found: dict[str, tuple[Any, ...]] = {}
+def _candidates(settings: Settings, resolved: Settings) -> dict[str, tuple[Any, ...]]:
+    """Keys of a trial that have several values, other than rates, in the order of the settings."""
+    values = {}
     for key in Settings.model_fields:
-        given = getattr(settings, key)
-        if key in RATES or key not in Trial.model_fields:
-            continue
-        if isinstance(given, tuple):
-            found[key] = given
-        elif given is None and key in SHARED:
-            spaces = list((whole.spaces or {}).values())
-            own = whole.model if key == "model" else whole.seed if key == "seed" else spaces[0].get(key, ())
-            found[key] = tuple(own or ())
-    return {key: values for key, values in found.items() if len(values) > 1}
+        if key in Trial.model_fields and key not in RATES:
+            values[key] = _values(key, settings, resolved)
+    return {key: several for key, several in values.items() if len(several) > 1}
 
 
-def _shares(settings: Settings, whole: Settings, key: str, values: tuple[Any, ...]) -> bool:
-    """Whether the parts cover the whole."""
-    if key == "seed" and any(len(space["lr"]) > 1 for space in (whole.spaces or {}).values()):
+def _values(key: str, settings: Settings, resolved: Settings) -> tuple[Any, ...]:
+    """The values of a key as typed; of a key of `SHARED` that was not typed, those that the task's default gives."""
+    typed = getattr(settings, key)
+    if isinstance(typed, tuple):
+        return typed
+    if typed is not None or key not in SHARED:
+        return ()
+    if key in ("model", "seed"):
+        return tuple(getattr(resolved, key) or ())
+    first = next(iter((resolved.spaces or {}).values()))
+    return tuple(first.get(key, ()))
+
+
+def _shares(settings: Settings, resolved: Settings, key: str, values: tuple[Any, ...]) -> bool:
+    """Whether what the study plans for each value alone covers what it plans for all of them."""
+    if key == "seed" and any(len(space["lr"]) > 1 for space in (resolved.spaces or {}).values()):
         return False
     planned = _planned(settings)
     try:
@@ -109,6 +134,8 @@ def _shares(settings: Settings, whole: Settings, key: str, values: tuple[Any, ..
 
 def _planned(settings: Settings) -> set[str]:
     """Keys of the trials that the study begins with."""
+    from calib_bench.planning.defaults import resolve
+
     resolved = resolve(settings)
     return {trial.key for trial in registry.study(resolved.study).plan(resolved, lambda trial: None)}
 

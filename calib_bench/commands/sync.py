@@ -1,45 +1,66 @@
-"""Replay a run folder into Weights & Biases, as often as one likes: what is there already stays as it is."""
+"""`sync`: replay a run folder into Weights & Biases, as often as one likes: what is there already stays as it is."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings, parse
-from calib_bench.errors import ResourceError, SettingsError, nearest
-from calib_bench.store.store import Store
-from calib_bench.tracking import analysis_export
-from calib_bench.tracking.tracker import Tracker
+from calib_bench.commands.command import PLUGINS, RUN, Command, setting
+from calib_bench.errors import ResourceError
 
-KEYS = ("wandb", "wandb_runs", "wandb_wait", "plugins")
+if TYPE_CHECKING:
+    from calib_bench.core.settings import Settings
+    from calib_bench.store.store import Store
+
+CHANGED = ("wandb", "wandb_runs", "wandb_wait")
+"""Settings of the run that the command line may change."""
 
 
-def sync(words: list[str]) -> int:
-    """`sync RUN [wandb=offline] [wandb_runs=all] [wandb_wait=60]`; online unless told otherwise.
+def _call(arguments: Namespace) -> int:
+    """Replay the run folder: online, and with the run's own settings, unless told otherwise.
 
     Raises:
-        SettingsError: not one folder, or another key.
         StoreError: the folder is no run folder, or not whole.
         ResourceError: the server could not be reached.
     """
-    folders, given = [w for w in words if "=" not in w], [w for w in words if "=" in w]
-    if len(folders) != 1:
-        raise SettingsError("sync takes one run folder: python -m calib_bench sync runs/digits-separation")
-    for word in given:
-        if (key := word.partition("=")[0]) not in KEYS:
-            raise SettingsError(f"sync does not take {key}: {nearest(key, KEYS)}")
-    asked = parse(given)
-    store = Store(Path(folders[0]), "read")
+    from calib_bench.store.store import Store
+
+    store = Store(Path(arguments.run), "read")
     settings = store.settings()
-    registry.use_stored(store.path, settings.plugins, asked.plugins)
-    named = {word.partition("=")[0] for word in given}
-    update = {"wandb": "online"} | {key: getattr(asked, key) for key in named} | {"plugins": asked.plugins}
+    registry.use_stored(store.path, settings.plugins, arguments.plugins)
+    typed = {key: value for key in CHANGED if (value := getattr(arguments, key)) is not None}
+    update = {"wandb": "online", "plugins": arguments.plugins} | typed
     return _replay(store, settings.model_copy(update=update))
+
+
+COMMAND = Command(
+    "sync",
+    """\
+Replays a run folder into Weights & Biases, online unless told otherwise, as often as you like: what is there already
+stays as it is. Options that are not given are as in the run.""",
+    (
+        RUN,
+        setting("wandb", "online (the default), offline or disabled"),
+        setting("wandb_runs", "which trials are runs of their own: selected or all"),
+        setting("wandb_wait", "timeout of the server, in seconds"),
+        PLUGINS,
+    ),
+    (
+        "sync runs/digits-separation",
+        "sync runs/digits-separation wandb_runs=all wandb_wait=300",
+        "sync runs/digits-separation wandb=offline",
+    ),
+    _call,
+)
 
 
 def _replay(store: Store, settings: Settings) -> int:
     from calib_bench.execute import worker
     from calib_bench.report import build as reporting
+    from calib_bench.tracking import analysis_export
+    from calib_bench.tracking.tracker import Tracker
 
     worker.prepare(settings)
     study = registry.study(settings.study)
@@ -47,10 +68,10 @@ def _replay(store: Store, settings: Settings) -> int:
     if not analysis_export.is_current(store):
         analysis = study.analyse(settings, store)
         reporting.build(store, study, settings, analysis)
-    said: list[str] = []
-    with Tracker(store, settings, said.append) as tracker:
+    warnings: list[str] = []
+    with Tracker(store, settings, warnings.append) as tracker:
         count = tracker.finish(analysis)
     if tracker.trouble:
-        raise ResourceError("\n".join(said))
+        raise ResourceError("\n".join(warnings))
     print(f"{count:,} runs logged {settings.wandb}; what was there already stays as it is")
     return 0

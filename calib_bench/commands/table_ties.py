@@ -50,32 +50,57 @@ def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[S
     Raises:
         UserError: a row is not of an arm of the run's grid.
     """
+    arms = _arms_by_key(store, settings)
+    methods: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows.to_dict("records"):
+        key = _key(row)
+        if key not in arms:
+            raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
+        methods.setdefault(key, []).append(row["method"])
+    scored = {}
+    for key, names in methods.items():
+        for method, of_method in _scores_of_arm(store, arms[key], names).items():
+            scored[*key, method] = of_method
+    in_order = [scored[*_key(row), row["method"]] for row in rows.to_dict("records")]
+    return in_order, own_tests(store, [arms[key] for key in methods])
+
+
+def _arms_by_key(store: Store, settings: Settings) -> dict[tuple[Any, ...], tuning.Arm]:
+    """The arms of the run's grid by the values of KEYS."""
     families = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
-    arms: dict[tuple[Any, ...], tuning.Arm] = {}
+    arms = {}
     for family in families:
         variant = variants[family.arms[0].trial.family()]
-        arms |= {_key(each.named(arm, variant)): arm for arm in family.arms}
-    wanted: dict[tuple[Any, ...], list[str]] = {}
-    for row in rows.to_dict("records"):
-        if _key(row) not in arms:
-            raise UserError(f"no arm of the grid is {' '.join(str(v) for v in _key(row) if v is not None)}")
-        wanted.setdefault(_key(row), []).append(row["method"])
-    found = {}
-    for key, methods in wanted.items():
-        fitted = registry.calibrators([m for m in dict.fromkeys((REPAIRED, *methods)) if m != RAW])
-        measures = measure_arm(store, arms[key], fitted)
-        for method in methods:
-            frame = measures.frame[measures.frame["method"] == method].set_index("seed").loc[list(measures.seeds)]
-            metrics = {name: frame[name].tolist() for name in ("accuracy", *LOW) if name in frame}
-            kept = {name: measures.examples[method][name] for name in PER_EXAMPLE}
-            found[*key, method] = Scored(kept, metrics, measures.seeds)
-    order = [found[*_key(row), row["method"]] for row in rows.to_dict("records")]
-    return order, own_tests(store, [arms[key] for key in wanted])
+        for arm in family.arms:
+            arms[_key(each.named(arm, variant))] = arm
+    return arms
+
+
+def _scores_of_arm(store: Store, arm: tuning.Arm, methods: Sequence[str]) -> dict[str, Scored]:
+    """The scores of an arm by method."""
+    fitted = [method for method in dict.fromkeys((REPAIRED, *methods)) if method != RAW]
+    measures = measure_arm(store, arm, registry.calibrators(fitted))
+    scored = {}
+    for method in methods:
+        of_method = measures.frame[measures.frame["method"] == method].set_index("seed")
+        frame = of_method.loc[list(measures.seeds)]
+        metrics = {name: frame[name].tolist() for name in ("accuracy", *LOW) if name in frame}
+        examples = {name: measures.examples[method][name] for name in PER_EXAMPLE}
+        scored[method] = Scored(examples, metrics, measures.seeds)
+    return scored
 
 
 def _key(row: Any) -> tuple[Any, ...]:
-    return tuple(None if row.get(k) is None or row.get(k) != row.get(k) else row[k] for k in KEYS)
+    """The values of KEYS, None where there is none."""
+    values = (row.get(key) for key in KEYS)
+    return tuple(None if value is None or value != value else value for value in values)
+
+
+def judged(metrics: Sequence[str], scored: Sequence[Scored]) -> list[str]:
+    """The metrics of which less or more is better and which every row has."""
+    candidates = [metric for metric in metrics if metric in ("accuracy", *LOW)]
+    return [metric for metric in candidates if all(metric in row.metrics for row in scored)]
 
 
 def best(scored: Sequence[Scored], metric: str, nested: bool, groups: Iterable[Sequence[int]]) -> set[int]:
@@ -84,18 +109,25 @@ def best(scored: Sequence[Scored], metric: str, nested: bool, groups: Iterable[S
     A row is left out when the paired difference from the best has Holm-adjusted p < .05 over its group; where no
     interval can be had, say of one seed, it is not.
     """
-    sign = 1.0 if metric in LOW else -1.0
     chosen: set[int] = set()
     for group in groups:
-        means = {i: math.fsum(scored[i].metrics[metric]) / len(scored[i].metrics[metric]) for i in group}
-        known = [i for i in group if math.isfinite(means[i])]
-        if not known:
-            continue
-        top = min(known, key=lambda i: sign * means[i])
-        others = [i for i in known if i != top]
-        adjusted = holm([difference(scored[i], scored[top], metric, nested).p for i in others])
-        chosen |= {top, *(i for i, p in zip(others, adjusted, strict=True) if not p < ALPHA)}
+        chosen |= _best_of_group(scored, metric, nested, group)
     return chosen
+
+
+def _best_of_group(scored: Sequence[Scored], metric: str, nested: bool, group: Sequence[int]) -> set[int]:
+    means = {}
+    for i in group:
+        values = scored[i].metrics[metric]
+        mean = math.fsum(values) / len(values)
+        if math.isfinite(mean):
+            means[i] = mean if metric in LOW else -mean
+    if not means:
+        return set()
+    top = min(means, key=means.__getitem__)
+    others = [i for i in means if i != top]
+    adjusted = holm([difference(scored[i], scored[top], metric, nested).p for i in others])
+    return {top, *(i for i, p in zip(others, adjusted, strict=True) if not p < ALPHA)}
 
 
 def difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:

@@ -36,11 +36,11 @@ class Cell:
     limits: str = ""
     value: str = ""
     star: bool = False
-    told: str = ""
+    p_text: str = ""
 
 
 @dataclass(frozen=True)
-class Line:
+class Row:
     """One row: its name, what stands over that, a mark, its naming values one by one, and its numbers."""
 
     name: str
@@ -70,7 +70,7 @@ class Grid:
     same: str
     keys: list[str]
     columns: list[Column]
-    lines: list[Line]
+    rows: list[Row]
 
     @property
     def hidden(self) -> int:
@@ -93,8 +93,8 @@ def grid(name: str, table: Table) -> Grid:
     shown = [c for c in frame if c not in left_out | folded and bool(frame[c].notna().any())]
     cells = {c: _cells(frame, c) for c in shown}
     first = set(table.first) & set(shown) or set(shown)
-    lines = [
-        Line(*_named(row, varying), [number(row[c]) for c in varying], [cells[c][i] for c in shown])
+    rows = [
+        Row(*_named(row, varying), [number(row[c]) for c in varying], [cells[c][i] for c in shown])
         for i, row in enumerate(frame.to_dict("records"))
     ]
     return Grid(
@@ -104,7 +104,7 @@ def grid(name: str, table: Table) -> Grid:
         "; ".join(f"{title(c)}: {number(frame[c].iloc[0])}" for c in alike if _known(frame[c].iloc[0])),
         [title(c) for c in varying],
         [Column(title(c), c in first, c in BEST_HIGH, _numeric(frame[c])) for c in shown],
-        lines,
+        rows,
     )
 
 

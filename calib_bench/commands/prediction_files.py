@@ -1,0 +1,138 @@
+"""What `evaluate` and `compare` share: options, predictions read from files, results written and printed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.commands.command import Option, flag, whole
+from calib_bench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from calib_bench.core.study import Analysis
+    from calib_bench.evaluation.models import Model
+    from calib_bench.evaluation.predictions import Predictions
+
+FORMATS = """\
+A file of predictions is .npz, .safetensors, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), .parquet, .arrow, .feather,
+or a pair logits.npy:labels.npy. It holds `labels` (or label, target, y, true_label, ground_truth..., or what --labels
+names; integers 0..K-1) and `logits`, `probabilities` or `log_probabilities` [N, K]; for two classes also [N], that of
+class 1, or `scores`, a margin. Tables have a column `label` and columns logit_0, logit_1... or probability_0...; other
+class columns need --kind. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
+Several seeds: a,b,c or 'seed*.npz'. Nothing read can run code."""
+
+
+OUT = Option("--out", "folder for the results; otherwise one under runs/", Path, metavar="FOLDER")
+OPTIONS = (
+    Option("--kind", "what the numbers are: logits, probabilities, log_probabilities, scores"),
+    Option("--labels", "name of the labels in the files; usual names are known", metavar="NAME"),
+    flag("--trust-kind", "believe it even where logits look like probabilities"),
+    whole("--cross-fit", "without a calibration set: fit by so many folds of the test examples", 0),
+    whole("--seed", "seed of the folds", 0),
+    OUT,
+)
+"""Options of both commands."""
+
+
+def read_models(paths: Sequence[str], calibration: Sequence[str], options: Namespace) -> list[Model]:
+    """The models whose predictions files hold, each with its calibration set if there is one.
+
+    Args:
+        paths: files or stored trials with test predictions.
+        calibration: files to fit on; stored trials bring theirs.
+        options: values of `OPTIONS`.
+
+    Raises:
+        UserError: a file cannot be read as predictions, or the files do not fit each other.
+    """
+    from calib_bench.evaluation.matching import joined
+    from calib_bench.evaluation.models import pair_up
+    from calib_bench.evaluation.predictions import check_kind, read
+
+    kind = check_kind(options.kind)
+
+    def read_all(files: Sequence[str], role: str) -> list[Predictions]:
+        return [p for path in files for p in read(path, role, kind, options.trust_kind, options.labels)]
+
+    tests = read_all(paths, "test")
+    fits = read_all(calibration, "calibration")
+    if not fits and all(predictions.trial is not None for predictions in tests):
+        fits = [p for path in paths for p in read(path, "calibration")]
+    if fits and options.cross_fit:
+        raise SettingsError("--cross-fit is for predictions without a calibration set: give one of the two")
+    return pair_up(joined(tests), joined(fits))
+
+
+def write_results(
+    command: str, words: Sequence[str], question: str, models: list[Model], analysis: Analysis, out: Path
+) -> None:
+    """Write report, tables and provenance, then print the first table, the verdict and where the report is.
+
+    Args:
+        command: the command's name.
+        words: what followed it, for the provenance.
+        question: what the analysis answers.
+        models: what was read.
+        analysis: its tables and sentences.
+        out: the folder.
+    """
+    from calib_bench.commands.console import open_console, print_analysis
+    from calib_bench.core.settings import shell_line
+    from calib_bench.report import html, tables
+    from calib_bench.system import environment
+    from calib_bench.system.files import write_bytes, write_json
+
+    line = shell_line(command, words)
+    inputs = []
+    for model in models:
+        inputs.append(_input("test", model.test))
+        if model.calibration is not None:
+            inputs.append(_input("calibration", model.calibration))
+    provenance = {"command": line, "inputs": inputs, "environment": environment.describe()}
+    tables.save(analysis.tables, out / "tables")
+    title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"
+    write_bytes(out / "report.html", html.document(title, question, line, analysis, {}, provenance).encode())
+    write_json(out / "provenance.json", provenance)
+    first = next(iter(analysis.tables.values()))
+    print_analysis(analysis, first, "note", out / "report.html", open_console())
+
+
+def _input(role: str, predictions: Predictions) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "role": role,
+        "name": predictions.name,
+        "kind": predictions.kind,
+        "examples": len(predictions.y_N),
+        "classes": predictions.Z_NK.shape[1],
+        "sha256": predictions.sha256,
+        "notes": list(predictions.notes),
+    }
+    if predictions.trial is not None:
+        described["trial"] = predictions.trial.canonical()
+    return described
+
+
+def new_folder(command: str, names: Sequence[str], models: Sequence[Model]) -> Path:
+    """A folder under runs/ that is new, or holds an earlier result of the same test files.
+
+    A name that another input has taken is followed by a digest of this input's paths, which differ where names do not.
+    """
+    inputs = [path for model in models for path in model.test.sha256]
+    plain = Path("runs") / "-".join([command, *names]).replace("/", "-")
+    if not plain.exists() or _inputs(plain) == inputs:
+        return plain
+    absolute = "\n".join(str(Path(path).absolute()) for path in inputs)
+    return plain.with_name(f"{plain.name}-{hashlib.sha256(absolute.encode()).hexdigest()[:8]}")
+
+
+def _inputs(folder: Path) -> list[str] | None:
+    """Paths of the test files that an earlier result in a folder rests on; None where that cannot be read."""
+    try:
+        described = json.loads((folder / "provenance.json").read_text())["inputs"]
+        return [path for entry in described if entry["role"] == "test" for path in entry["sha256"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,324 @@
+"""A whole study: plan, train round by round, analyse, report, log. Each stage reads the store, never the one before."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from calib_bench import models, registry
+from calib_bench.commands.console import duration, open_console, print_results, status, warn
+from calib_bench.core.settings import Settings
+from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.execute import analysis_pool, data_parallel, local, worker
+from calib_bench.execute.progress import Display
+from calib_bench.models import flops as cost
+from calib_bench.planning import plan as planning
+from calib_bench.planning.defaults import resolve
+from calib_bench.report import build as reporting
+from calib_bench.report import failed_trials
+from calib_bench.store import leases
+from calib_bench.store.store import Store
+from calib_bench.system import shutdown
+from calib_bench.tracking.tracker import Tracker
+from calib_bench.train import distributed
+
+if TYPE_CHECKING:
+    from calib_bench.core.splits import Splits
+    from calib_bench.core.study import Analysis, Study
+    from calib_bench.core.trial import Trial
+
+ASK_ABOVE_HOURS = 24.0
+"""Device hours above which a run on a terminal asks before it starts."""
+
+
+def run_study(settings: Settings, ask: bool = False) -> int:
+    """Do a whole study and print where its report is; returns the exit code: 1 where trials failed.
+
+    Args:
+        settings: as typed; the task's defaults are put in here.
+        ask: whether somebody is there to confirm a long run.
+
+    Raises:
+        UserError: something that the user can put right, or no trial could be finished.
+    """
+    resolved = resolve(settings)
+    if not distributed.requested():
+        return _run(settings, resolved, ask)
+    device = distributed.start(device_type(resolved))
+    resolved = resolved.model_copy(update={"device": str(device)})
+    leads = distributed.is_main()
+    try:
+        if leads:
+            _run(settings, resolved, ask)
+        else:
+            with shutdown.together():
+                data_parallel.follow(resolved)
+    except shutdown.Stopped:
+        distributed.stop()
+        if leads:
+            raise
+        return 130  # the main process says why
+    distributed.stop()
+    return 0
+
+
+def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
+    command = settings.command()
+    console = open_console(stderr=settings.log_format == "json")
+    worker.prepare(resolved)
+    study = registry.study(resolved.study)
+    keep_results(resolved)
+    store = Store(resolved.folder)
+    display = Display(console, store.path, settings.log_format == "json")
+    for message in store.audit():
+        console.print(f"[yellow]warning:[/] {message}", markup=True)
+    workers, device = capacity(resolved)
+    for failure in store.failures.retry():
+        console.print(f"failed before, tried again: {failure.describe()}", markup=False)
+    plan = planning.make(resolved, study, store, workers, device)
+    console.print(f"{command}\n{summary(plan, store)}", markup=False)
+    if plan.pending:
+        hours = check_and_estimate(resolved, study, store, device, console)
+        if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
+            _confirm(hours, console)
+    _check_data(resolved, plan, store)
+    store.write_study(resolved, command)
+    display.say("start", folder=store.path, command=command)
+    with Tracker(store, resolved, partial(warn, display)) as tracker:
+        _train_orderly(resolved, study, store, plan, workers, device, display, command)
+        tracker.trained()
+        if distributed.requested():
+            data_parallel.dismiss()
+            distributed.stop()
+        with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
+            analysis = _report(resolved, study, store, console)
+            with status(console, "logging to Weights & Biases"):
+                tracker.finish(analysis)
+    page = store.path / "report" / "report.html"
+    display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
+    print_results(analysis, page, console)
+    return 1 if failed_trials.of_study(study, resolved, store) else 0
+
+
+def keep_results(settings: Settings) -> None:
+    """Refuse a smoke run that would replace the report of a run on all data.
+
+    Raises:
+        SettingsError: it would.
+    """
+    if settings.limit is None:
+        return
+    store = Store(settings.folder, "peek")
+    if not (store.path / "report" / "report.html").exists() or not (store.path / "study.json").exists():
+        return
+    if store.settings().limit is None:
+        raise SettingsError(
+            f"limit={settings.limit} makes a smoke run, and {store.label} holds the report of a run on all data, which "
+            f"it would replace: give another folder, for example out={settings.out}-smoke"
+        )
+
+
+def _confirm(hours: float, console: Console) -> None:
+    """Ask whether a long run shall start.
+
+    Raises:
+        SettingsError: it shall not.
+    """
+    answer = console.input(f"This takes about {hours:,.0f} device hours. Go on? [y/N] ", markup=False)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
+
+
+def device_type(settings: Settings) -> str:
+    """Type of the device that trials train on: "cpu", "cuda" or "mps"."""
+    from calib_bench.system.device import pick
+
+    return pick(settings.device).type
+
+
+def capacity(settings: Settings) -> tuple[int, str]:
+    """Groups at once, and the type of the device they train on; joins the Ray cluster where there is to be one.
+
+    Raises:
+        SettingsError: Ray is not installed, or `gang` needs it.
+    """
+    if settings.executor == "ray" and not distributed.requested():
+        return ray_executor().capacity(settings)
+    if settings.gang > 1 and not distributed.requested():
+        raise SettingsError(
+            f"gang={settings.gang} needs executor=ray; without Ray: torchrun --nproc-per-node={settings.gang} -m ..."
+        )
+    device = device_type(settings)
+    return local.worker_count(settings, device), device
+
+
+def ray_executor() -> ModuleType:
+    """The module that trains on a Ray cluster.
+
+    Raises:
+        SettingsError: Ray is not installed.
+    """
+    try:
+        from calib_bench.execute import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise SettingsError('executor=ray needs Ray: pip install "calib_bench[ray]"') from None
+    return ray
+
+
+def summary(plan: planning.Plan, store: Store) -> str:
+    """A sentence on how many trials of a plan are done, and how many are to run."""
+    groups = "1 group" if len(plan.groups) == 1 else f"{len(plan.groups):,} groups"
+    return f"{len(plan.trials):,} trials in {store.label}: {plan.done:,} done, {plan.pending:,} to run in {groups}"
+
+
+def check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
+    """Load the data, so that what is wrong with it shows now; print and return the device hours still to come.
+
+    Returns:
+        None where nothing is to come, or nobody knows how long it takes on the device.
+
+    Raises:
+        DataError: the data is missing or not what the task declares.
+        SettingsError: a model does not take the task's inputs.
+    """
+    coming = planning.foresee(settings, study, store)
+    if not coming:
+        return None
+    splits = worker.load_splits(settings, coming[0])
+    for model in settings.model or ():
+        models.check(model, splits.spec.kind)
+    sizes = f"{len(splits.train):,} for training, {len(splits.test):,} to test"
+    console.print(f"data: {splits.source}, {sizes}", markup=False)
+    for note in splits.notes.values():
+        console.print(f"note: {note}", markup=False)
+    seconds = [value for trial in coming if (value := _seconds(trial, splits, device)) is not None]
+    if len(seconds) < len(coming):
+        console.print(f"{len(coming):,} trials; how long they take on {device} is not known")
+        return None
+    probes = ", and what their probes take" if any(trial.probe for trial in coming) else ""
+    console.print(
+        f"{len(coming):,} trials still to come, about {duration(sum(seconds))} of device time (rough){probes}",
+        markup=False,
+    )
+    return sum(seconds) / 3600
+
+
+def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
+    """Estimated time that a trial takes on a device; None where it is not known."""
+    flops = trial.copies * cost.flops_per_example(trial.model, splits.spec, splits.classes)
+    read = sum(len(splits[name]) for name in ("selection", "calibration", "test"))
+    examples = len(splits.train) * trial.epochs + read / cost.TRAINING
+    return cost.estimate_seconds(flops, 1, examples, device, trial.precision)
+
+
+def _check_data(settings: Settings, plan: planning.Plan, store: Store) -> None:
+    """Hold the data at hand against what the stored trials were trained on; write labels anew where they are gone.
+
+    Where there is no data any more, what is stored stands.
+
+    Raises:
+        DataError: the user named a folder of data, and it cannot be read.
+        StoreError: the data are not those of the stored trials.
+    """
+    one_of_each_split = {trial.split: trial for trial in plan.trials if store.has(trial)}
+    for trial in one_of_each_split.values():
+        try:
+            splits = worker.load_splits(settings, trial)
+        except DataError:
+            if settings.data is not None:
+                raise
+            continue
+        store.write_splits(trial, splits)
+
+
+def _executor(settings: Settings, workers: int) -> Any:
+    """Where trials run: on all processes of a `torchrun`, as tasks of a Ray cluster, or on workers of this machine."""
+    if distributed.requested():
+        return nullcontext(data_parallel.Leader(settings))
+    return ray_executor().Cluster(settings) if settings.executor == "ray" else local.Workers(settings, workers)
+
+
+def _train_orderly(
+    settings: Settings,
+    study: Study,
+    store: Store,
+    plan: planning.Plan,
+    workers: int,
+    device: str,
+    display: Display,
+    command: str,
+) -> None:
+    """Train; an interrupt saves what is under way.
+
+    Raises:
+        Stopped: it was interrupted; says which command goes on.
+    """
+    try:
+        with shutdown.together() if distributed.requested() else shutdown.orderly():
+            train(settings, study, store, plan, workers, device, display)
+    except shutdown.Stopped:
+        raise shutdown.Stopped(f"stopped, and what was under way is saved; go on with\n  {command}") from None
+
+
+def train(
+    settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, display: Display
+) -> None:
+    """Train what is pending, and plan again after each round, until nothing is.
+
+    Args:
+        settings: resolved.
+        study: whose trials they are.
+        store: where results go.
+        plan: of the first round.
+        workers: groups at once.
+        device: the type of the device.
+        display: shows how far it is.
+
+    Raises:
+        UserError: no trial could be finished.
+    """
+    console = display.console
+    start, rounds, total = time.perf_counter(), 0, 0
+    claims = leases.of(store.address, leases.OWNER, settings.lease)
+    with _executor(settings, workers) as executor:
+        while plan.pending:
+            _wait_for_others(plan, claims, console)
+            rounds += 1
+            with display.training(rounds, plan.done, plan.pending, plan.failed):
+                total += executor.run(plan.groups, store, display.advance)
+            plan = planning.make(settings, study, store, workers, device)
+    display.say("trained", done=plan.done, trained=total, failed=plan.failed)
+    if rounds:
+        seconds = time.perf_counter() - start
+        console.print(f"trained {total:,} trials in {seconds:.1f} s, {workers} workers", markup=False)
+    if plan.failed and not plan.done:
+        first, *others = store.failures.now().values()
+        more = f" (and {len(others):,} more: see {store.failures.folder})" if others else ""
+        raise UserError(f"no trial could be finished: {first.describe()}{more}")
+    if plan.failed:
+        console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
+
+
+def _wait_for_others(plan: planning.Plan, claims: leases.Claims, console: Console) -> None:
+    """Return once there is a trial that no other process is training, or one that another process has finished."""
+    keys = {trial.key for group in plan.groups for trial in group}
+    if keys <= claims.busy():
+        trials = "1 trial" if len(keys) == 1 else f"{len(keys):,} trials"
+        console.print(f"Waiting for {trials} that another process is training", markup=False)
+    while keys <= claims.busy():
+        data_parallel.leave_if_asked()
+        time.sleep(min(1.0, claims.lease / leases.BEATS))
+
+
+def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
+    with status(console, "calibrating and measuring"), analysis_pool.workers(settings):
+        analysis = reporting.analyse(store, study, settings)
+        reporting.build(store, study, settings, analysis)
+    return analysis

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import CPU, digits, kill_midway, run, same, trial
+from test_train import CPU, OBJECTIVES, digits, kill_midway, run, same, trial
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
@@ -21,7 +21,7 @@ from calib_bench.train.stacked_model import Packed, StackedMLP, StackedModel, lo
 
 
 def fuse(trials: list[Trial], **options: object) -> list[Outcome]:
-    return train_fused(trials, digits(trials[0].model), device=CPU, **options)  # type: ignore[arg-type]
+    return train_fused(trials, digits(trials[0].model), device=CPU, objectives=OBJECTIVES, **options)  # type: ignore[arg-type]
 
 
 def assert_close(a: Outcome, b: Outcome, tolerance: float = 1e-10) -> None:
@@ -109,7 +109,7 @@ def test_the_gradient_by_the_logits_is_autograds() -> None:
     each = torch.nn.functional.cross_entropy((beta * z).flatten(0, 1), y.flatten(), reduction="none").view(3, 8)
     torch.testing.assert_close(loss, each.detach())
     torch.testing.assert_close(dz, torch.autograd.grad(each.mean(1).sum(), z)[0])
-    neutral = Loss({"label_smoothing": torch.zeros(3, 1).double()})
+    neutral = Loss({"label_smoothing": torch.zeros(3, 1).double()}, OBJECTIVES)
     for plain, general in zip((loss, dz), logit_gradient(neutral, z, y, beta), strict=True):
         torch.testing.assert_close(plain, general)
 
@@ -201,13 +201,13 @@ def test_fuse_key_joins_what_differs_in_numbers_alone() -> None:
     key = fuse_key(trial())
     numbers = {"beta": 7.0, "lr": 2.0, "lr_unit": "lr_rel", "objective": "label_smoothing:0.1", "seed": 9}
     numbers |= {"momentum": 0.5, "weight_decay": 0.0, "head_lr": 2.0, "head_init": 2.0}
-    assert all(fuse_key(trial(**{name: value})) == key is not None for name, value in numbers.items())
+    assert all(fuse_key(trial(**{name: value}), OBJECTIVES) == key is not None for name, value in numbers.items())
     apart = {"momentum": 0.0, "optimizer": "adam", "epochs": 5, "batch": 30, "split": 1, "clip": 1.0, "model": "mlp_8"}
     assert all(fuse_key(trial(**{name: value})) not in (key, None) for name, value in apart.items())
     alone = {"precision": "bf16", "pretrained": True, "optimizer": "timm/lamb", "model": "gru_8"}
     assert all(fuse_key(trial(**{name: value})) is None for name, value in alone.items())
     assert fuse_key(trial(model="cnn_4")) is None
-    assert fuse_key(trial(model="cnn_4"), "cuda") is not None
+    assert fuse_key(trial(model="cnn_4"), device="cuda") is not None
     with pytest.raises(SettingsError, match="one stack"):
         fuse([trial(), trial(batch=30)])
 

@@ -54,7 +54,10 @@ def exact(**changes: Any) -> Trial:
 
 def train_one(one: Trial, loop: str = "single") -> Outcome:
     splits = splits_of(one.model)
-    return train_single(one, splits, device=CPU) if loop == "single" else train_fused([one], splits, device=CPU)[0]
+    objectives = registry.objectives()
+    if loop == "single":
+        return train_single(one, splits, device=CPU, objectives=objectives)
+    return train_fused([one], splits, device=CPU, objectives=objectives)[0]
 
 
 def assert_scaled(at_beta: Outcome, beta: float, at_one: Outcome) -> None:

@@ -20,6 +20,8 @@ from calib_bench.planning.defaults import spell_out
 from calib_bench.train.loss import Course, Loss
 
 OBJECTIVES = registry.objectives()
+
+OBJECTIVES = registry.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
 IMAGE = InputSpec("image", (1, 8, 8))
 each_loss = pytest.mark.parametrize("name", [name for name, objective in OBJECTIVES.items() if objective.loss])
@@ -157,7 +159,7 @@ def test_focal_loss_is_its_formula(gamma: float) -> None:
 
 def test_logit_norm_sees_directions_alone() -> None:
     z, y = sample(64)
-    loss = Loss({"logit_norm": torch.tensor(25.0, dtype=torch.float64)})
+    loss = Loss({"logit_norm": torch.tensor(25.0, dtype=torch.float64)}, OBJECTIVES)
     beta = torch.tensor(0.3, dtype=torch.float64)
     expected = F.cross_entropy(0.3 * 25 * F.normalize(z.double(), dim=1), y, reduction="none")
     torch.testing.assert_close(loss(z.double(), y, beta), expected, rtol=1e-6, atol=0)
@@ -166,7 +168,7 @@ def test_logit_norm_sees_directions_alone() -> None:
 
 def test_a_map_of_logits_combines_with_a_loss() -> None:
     z, y = sample(64)
-    both = Loss({"logit_norm": torch.tensor(25.0), "label_smoothing": torch.tensor(0.1)})
+    both = Loss({"logit_norm": torch.tensor(25.0), "label_smoothing": torch.tensor(0.1)}, OBJECTIVES)
     expected = F.cross_entropy(2 * 25 * F.normalize(z, dim=1), y, reduction="none", label_smoothing=0.1)
     torch.testing.assert_close(both(z, y, torch.tensor(2.0)), expected)
 
@@ -214,7 +216,7 @@ def test_mixup_shares_are_beta_distributed() -> None:
 
 
 def test_a_mixture_is_a_function_of_the_seed_and_the_step() -> None:
-    course = Course(trial(objective="mixup:0.4"), 10)
+    course = Course(trial(objective="mixup:0.4"), 10, OBJECTIVES)
     share, partner = course.mixture(0, 3, 60)
     again, same = course.mixture(0, 3, 60)
     assert share == again
@@ -224,7 +226,7 @@ def test_a_mixture_is_a_function_of_the_seed_and_the_step() -> None:
 
 
 def test_an_annealed_beta_ends_at_beta() -> None:
-    course = Course(trial(objective="beta_anneal:-1.0"), 100)
+    course = Course(trial(objective="beta_anneal:-1.0"), 100, OBJECTIVES)
     assert course.beta(0) == pytest.approx(0.2)
     assert course.beta(50) == pytest.approx(2 * 10**-0.5)
     assert course.beta(99) == pytest.approx(2, rel=0.05)

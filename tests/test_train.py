@@ -33,6 +33,7 @@ from calib_bench.train.single_loop import train_single
 from calib_bench.train.train import train
 
 CPU = torch.device("cpu")
+OBJECTIVES = registry.objectives()
 
 
 @cache
@@ -62,7 +63,8 @@ def trial(**changes: Any) -> Trial:
 
 
 def run(one: Trial, **options: Any) -> history.Outcome:
-    return train_single(one, digits(one.model), device=CPU, **options)
+    probe = registry.probe(one.probe) if one.probe else None
+    return train_single(one, digits(one.model), device=CPU, objectives=OBJECTIVES, probe=probe, **options)
 
 
 def same(a: history.Outcome, b: history.Outcome) -> bool:
@@ -116,7 +118,7 @@ def test_no_epochs_leaves_the_initial_model() -> None:
 
 
 def test_arms_of_a_seed_start_alike_and_seeds_do_not() -> None:
-    weight = lambda one: models.head(initialize.initial_model(one, digits(), CPU)).weight  # noqa: E731
+    weight = lambda one: models.head(initialize.initial_model(one, digits(), CPU, OBJECTIVES)).weight  # noqa: E731
     assert torch.equal(weight(trial()), weight(trial(beta=5.0, lr=0.7, objective="label_smoothing:0.1")))
     assert not torch.equal(weight(trial()), weight(trial(seed=1)))
 
@@ -163,14 +165,14 @@ def test_loss_composes_terms() -> None:
     y, beta = torch.arange(7) % 5, torch.tensor(2.0, dtype=torch.float64)
     plain = F.cross_entropy(2 * z, y, reduction="none")
     number = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
-    smooth = Loss({"label_smoothing": number(0.1)})(z, y, beta)
-    penalty = Loss({"confidence_penalty": number(0.3)})(z, y, beta)
-    both = Loss({"label_smoothing": number(0.1), "confidence_penalty": number(0.3)})(z, y, beta)
+    smooth = Loss({"label_smoothing": number(0.1)}, OBJECTIVES)(z, y, beta)
+    penalty = Loss({"confidence_penalty": number(0.3)}, OBJECTIVES)(z, y, beta)
+    both = Loss({"label_smoothing": number(0.1), "confidence_penalty": number(0.3)}, OBJECTIVES)(z, y, beta)
     torch.testing.assert_close(Loss({})(z, y, beta), plain)
     torch.testing.assert_close(smooth, F.cross_entropy(2 * z, y, reduction="none", label_smoothing=0.1))
     torch.testing.assert_close(both, smooth + penalty - plain)
     with pytest.raises(SettingsError, match="did you mean 'label_smoothing'"):
-        Loss({"label_smooting": number(0.1)})
+        Loss({"label_smooting": number(0.1)}, OBJECTIVES)
 
 
 def test_loss_is_float32_for_half_precision_logits() -> None:

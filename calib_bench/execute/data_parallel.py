@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
@@ -54,6 +55,8 @@ def follow(settings: Settings) -> None:
             (trial,),
             splits,
             device=pick(settings.device),
+            objectives=registry.objectives(),
+            probe=worker.probe_of(trial),
             checkpoint=Path(checkpoint),
             checkpoint_seconds=settings.checkpoint,
             micro_batch=settings.micro_batch,

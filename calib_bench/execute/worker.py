@@ -11,6 +11,7 @@ import torch
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings
+from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
@@ -186,6 +187,8 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             group,
             splits,
             device=pick(settings.device),
+            objectives=registry.objectives(),
+            probe=probe_of(group[0]),
             checkpoint=checkpoint,
             checkpoint_seconds=settings.checkpoint,
             progress=told,
@@ -199,6 +202,15 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         store.write(outcome, data, facts)
         progress(0.0 if outcome.trial.epochs else 1.0)
     store.checkpoints.finish(checkpoint)
+
+
+def probe_of(trial: Trial) -> Probe | None:
+    """The probe that a trial names; None where it names none.
+
+    Raises:
+        SettingsError: there is no such probe.
+    """
+    return registry.probe(trial.probe) if trial.probe else None
 
 
 def _label_entropy(trial: Trial, splits: Splits) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
@@ -58,13 +59,15 @@ def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
     return next(iter(splits.train.train_batches(seed=0, epoch=0, batch=batch, device=device)))
 
 
-def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+def resolve(
+    trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> Rate:
     """The trial's learning rate, see `_rate`, and what scales its eps.
 
     Raises:
         SettingsError: as `_rate`; or the net's homogeneity is to be measured, and has no positive degree.
     """
-    rate = _rate(trial, model, splits, device)
+    rate = _rate(trial, model, splits, device, objectives)
     if trial.eps_scale == "none":
         return rate
     x, _ = probe(splits, device)
@@ -94,7 +97,7 @@ def homogeneity(model: nn.Module, x: Any) -> float:
     return float(along / tangent.z.double().norm())
 
 
-def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives) -> Rate:
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
@@ -106,6 +109,7 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) 
         model: at its initialization, on `device`; left as it is.
         splits: whose training split gives the probe.
         device: where to compute.
+        objectives: those that the trial names, or more.
 
     Raises:
         SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature.
@@ -119,16 +123,18 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) 
             f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
-    value, converged = curvature(trial, model, splits, device)
+    value, converged = curvature(trial, model, splits, device, objectives)
     if not (math.isfinite(value) and value > 0):
         raise SettingsError(
             f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
-            f"beta={rate_beta(trial):g} is {value:g}; give lr instead"
+            f"beta={rate_beta(trial, objectives):g} is {value:g}; give lr instead"
         )
     return Rate(2 * trial.lr / value, value, converged)
 
 
-def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
+def curvature(
+    trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> tuple[float, bool]:
     """lambda_max(H0) of a trial whatever its rate's unit, and whether it converged; arguments as of `resolve`."""
     start = (
         trial.task,
@@ -140,8 +146,8 @@ def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.devi
         trial.weights,
         trial.precision,
     )
-    beta = rate_beta(trial)
-    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
+    beta = rate_beta(trial, objectives)
+    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial, objectives))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)

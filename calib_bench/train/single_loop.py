@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import models
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import SPLITS, Split, Splits
+from calib_bench.core.study import Probe
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
@@ -41,6 +43,8 @@ def train_single(
     splits: Splits,
     *,
     device: torch.device,
+    objectives: Objectives = NO_OBJECTIVES,
+    probe: Probe | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: initialize.Progress = initialize.silent,
@@ -59,7 +63,7 @@ def train_single(
     _check_world(trial, splits.train)
     splits = training(splits, trial)
     saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
-    run = _Run(trial, splits, device, distributed.broadcast(saver.load()), compile, micro_batch)
+    run = _Run(trial, splits, device, distributed.broadcast(saver.load()), objectives, probe, compile, micro_batch)
     ticker = Ticker(progress)
     ticker.tell(run.step)
     start = run.step
@@ -93,11 +97,14 @@ class _Run:
         splits: Splits,
         device: torch.device,
         saved: dict[str, Any] | None,
-        compile: Compile = "auto",
-        micro_batch: int | None = None,
+        objectives: Objectives,
+        probe: Probe | None,
+        compile: Compile,
+        micro_batch: int | None,
     ) -> None:
         self.trial, self.splits, self.device = trial, splits, device
-        self.model = initialize.initial_model(trial, splits, device)
+        self.objectives, self.probe = objectives, probe
+        self.model = initialize.initial_model(trial, splits, device, objectives)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
         self.optimizer = make_optimizer(trial, self.model, self.rate.value, self.rate.eps(trial))
         self.share = min(trial.batch, len(splits.train)) // distributed.world()
@@ -107,7 +114,7 @@ class _Run:
         self._order_gradients()
         self.draws = initialize.stochastic(self.model)
         self.per_epoch = splits.train.steps(trial.batch)
-        self.course = Course(trial, trial.epochs * self.per_epoch)
+        self.course = Course(trial, trial.epochs * self.per_epoch, objectives)
         self.course.check(splits.spec, distributed.world() * self.parts)
         self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
@@ -155,7 +162,8 @@ class _Run:
     def _updater(self, compile: Compile) -> Updater:
         steps, alone = self.trial.epochs * self.per_epoch, not self.draws and distributed.world() * self.parts == 1
         mode = choose(self.trial, compile, self.device, self.splits.spec, self.splits.classes, steps, alone)
-        loss = Loss({name: self._number(strength) for name, strength in self.trial.terms.items()})
+        strengths = {name: self._number(strength) for name, strength in self.trial.terms.items()}
+        loss = Loss(strengths, self.objectives)
         return Updater(self.trial, self.parallel, self.optimizer, loss, self.device, mode, parts=self.parts)
 
     def _number(self, value: float) -> Tensor:
@@ -165,7 +173,7 @@ class _Run:
     def _resolve(self) -> Rate:
         if not distributed.is_main():
             return distributed.broadcast(Rate(0.0))
-        return distributed.broadcast(resolve(self.trial, self.model, self.splits, self.device))
+        return distributed.broadcast(resolve(self.trial, self.model, self.splits, self.device, self.objectives))
 
     def over(self) -> bool:
         return self.ended or self.step >= self.trial.epochs * self.per_epoch
@@ -242,7 +250,7 @@ class _Run:
 
     def _probed(self, measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """What the trial's probe finds, which the main process measures for all."""
-        mine = measure(self.trial, self.model, self.splits, self.device) if distributed.is_main() else {}
+        mine = measure(self.probe, self.trial, self.model, self.splits, self.device) if distributed.is_main() else {}
         return distributed.broadcast(mine)
 
     def _eval_batch(self) -> int:

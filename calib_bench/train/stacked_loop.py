@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.func import stack_module_state
 
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import SPLITS, Splits
+from calib_bench.core.study import Probe
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
@@ -51,6 +53,8 @@ def train_fused(
     splits: Splits,
     *,
     device: torch.device,
+    objectives: Objectives = NO_OBJECTIVES,
+    probe: Probe | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: initialize.Progress = initialize.silent,
@@ -63,17 +67,18 @@ def train_fused(
         SettingsError: the trials cannot be stacked.
         StoreError: the checkpoint cannot be written.
     """
-    keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
+    # As on a GPU: whether stacking is also faster where these trials run is for the caller to know.
+    keys = {fuse_key(trial, objectives, "cuda") for trial in trials}
     if len(keys) != 1 or None in keys:
         raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
     splits = training(splits, trials[0])
     order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see parts_of
-    parts = parts_of([trials[i] for i in order], splits, device)
+    parts = parts_of([trials[i] for i in order], splits, device, objectives)
     key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]
     saver = PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
     outcomes: list[Outcome] = []
     for number, part in enumerate(parts):
-        stack = _Stack(part, splits, device, saver.begin(number))
+        stack = _Stack(part, splits, device, saver.begin(number), objectives, probe)
         ticker = Ticker(progress, weight=len(part))
         ticker.tell(stack.step)
         start = stack.step
@@ -89,13 +94,20 @@ class _Stack:
     """The state of S runs and what may be done with it."""
 
     def __init__(
-        self, trials: Sequence[Trial], splits: Splits, device: torch.device, saved: dict[str, Any] | None
+        self,
+        trials: Sequence[Trial],
+        splits: Splits,
+        device: torch.device,
+        saved: dict[str, Any] | None,
+        objectives: Objectives,
+        probe: Probe | None,
     ) -> None:
         self.trials, self.splits, self.device = trials, splits, device
+        self.objectives, self.probe = objectives, probe
         first = trials[0]
         self.seeds = sorted({trial.seed for trial in trials})
         self.seed_S = torch.tensor([self.seeds.index(trial.seed) for trial in trials], device=device)
-        members = [initialize.initial_model(trial, splits, device) for trial in trials]
+        members = [initialize.initial_model(trial, splits, device, objectives) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
         weights, buffers = stack_module_state(members)
@@ -112,7 +124,7 @@ class _Stack:
         self.losses = self._losses()
         self.per_epoch = splits.train.steps(first.batch)
         self.total = first.epochs * self.per_epoch
-        self.courses = Courses(trials, self.total, splits.spec, self.packed.all)
+        self.courses = Courses(trials, self.total, splits.spec, self.packed.all, objectives)
         self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
         self.before, self.began = 0.0, time.monotonic()
@@ -132,10 +144,11 @@ class _Stack:
         found: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation, rate_beta(trial))
-            alike = (trial.lr_unit, trial.eps_scale, *start)
+            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation)
+            alike = (trial.lr_unit, trial.eps_scale, rate_beta(trial, self.objectives), *start)
             if alike not in found:
-                found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
+                unit_trial = trial.model_copy(update={"lr": 1.0})
+                found[alike] = resolve(unit_trial, model, self.splits, self.device, self.objectives)
             unit = found[alike]
             rates.append(replace(unit, value=unit.value * trial.lr))
         return rates
@@ -145,13 +158,12 @@ class _Stack:
         groups: dict[tuple[str, ...], list[int]] = {}
         for member, trial in enumerate(self.trials):
             groups.setdefault(tuple(sorted(trial.terms)), []).append(member)
-        return [
-            (
-                slice(members[0], members[-1] + 1),
-                Loss({name: self._numbers([self.trials[i].terms[name] for i in members])[:, None] for name in names}),
-            )
-            for names, members in groups.items()
-        ]
+        losses = []
+        for names, members in groups.items():
+            strengths = {name: self._numbers([self.trials[i].terms[name] for i in members]) for name in names}
+            loss = Loss({name: strength_S[:, None] for name, strength_S in strengths.items()}, self.objectives)
+            losses.append((slice(members[0], members[-1] + 1), loss))
+        return losses
 
     def over(self) -> bool:
         return self.ended or self.step >= self.total
@@ -259,9 +271,12 @@ class _Stack:
 
     def _columns(self) -> dict[str, Tensor]:
         """Further columns, [S], that the members' probe measures: members of a stack share it."""
-        if not self.trials[0].probe:
+        if self.probe is None:
             return {}
-        each = [probes.columns(trial, self._member(i), self.splits, self.device) for i, trial in enumerate(self.trials)]
+        each = [
+            probes.columns(self.probe, trial, self._member(i), self.splits, self.device)
+            for i, trial in enumerate(self.trials)
+        ]
         return {name: torch.tensor([one[name] for one in each], dtype=torch.float64) for name in each[0]}
 
     @torch.no_grad()
@@ -317,8 +332,8 @@ class _Stack:
             **environment_facts(self.device),
         }
         status, arrays = "done" if bad is None else "diverged", {}  # type: str, dict[str, Tensor]
-        if bad is None and self.trials[member].probe:
-            arrays = probes.arrays(self.trials[member], self._member(member), self.splits, self.device)
+        if bad is None and self.probe:
+            arrays = probes.arrays(self.probe, self.trials[member], self._member(member), self.splits, self.device)
         return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
 
 

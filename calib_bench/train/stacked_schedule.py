@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib_bench.core.baseline import Objectives
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.train.loss import Course
@@ -17,18 +18,21 @@ from calib_bench.train.stacked_model import Packed, StackedOptimizer
 class Courses:
     """One `Course` a member."""
 
-    def __init__(self, trials: Sequence[Trial], total: int, spec: InputSpec, like: Tensor) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], total: int, spec: InputSpec, like: Tensor, objectives: Objectives
+    ) -> None:
         """
         Args:
             trials: the S members.
             total: updates of the whole run, the same for all.
             spec: the inputs.
             like: a tensor of the type and on the device of the parameters.
+            objectives: those that the trials name, or more.
 
         Raises:
             SettingsError: see `Course`.
         """
-        self.each = [Course(trial, total) for trial in trials]
+        self.each = [Course(trial, total, objectives) for trial in trials]
         for course in self.each:
             course.check(spec)
         self.like = like

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
+from calib_bench.core.study import Probe
 from calib_bench.errors import OutOfMemory, SettingsError
 from calib_bench.train.fusion import fuse_key
 
@@ -26,6 +28,8 @@ def train(
     splits: Splits,
     *,
     device: torch.device,
+    objectives: Objectives = NO_OBJECTIVES,
+    probe: Probe | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int], None] = lambda steps: None,
@@ -41,13 +45,14 @@ def train(
         trials: what to train, of one task, split and limit.
         splits: their data.
         device: where to train.
+        objectives: those that the trials name, or more.
+        probe: what the trials' field `probe` names, the same for all; None where they name none.
         checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the outcomes
             and removes it. None saves nothing.
         checkpoint_seconds: at most this often; 0 is after every step.
         progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
             counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
         compile: of trials that train alone: "auto" compiles long ones and records CUDA graphs, "no" and "yes" insist.
-
         micro_batch: of trials that train alone: most examples that a process takes at once. One that does not fit in
             memory in a single process is halved until it does, where that changes no more than rounding.
 
@@ -61,8 +66,16 @@ def train(
     from calib_bench.train import distributed
     from calib_bench.train.stacked_loop import train_fused
 
-    options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "progress": progress}
-    keys = {fuse_key(trial, device.type) for trial in trials}
+    if any((trial.probe is None) != (probe is None) for trial in trials):
+        raise ValueError("every trial or none has a probe, and `train` is given it")
+    options = {
+        "device": device,
+        "objectives": objectives,
+        "probe": probe,
+        "checkpoint_seconds": checkpoint_seconds,
+        "progress": progress,
+    }
+    keys = {fuse_key(trial, objectives, device.type) for trial in trials}
     try:
         resident = isinstance(splits.train, TensorSplit)  # a stack reads several orders of the data at once
         if len(keys) == 1 and None not in keys and distributed.world() == 1 and resident:

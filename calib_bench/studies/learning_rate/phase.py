@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import registry
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.core.trial import Trial
@@ -62,7 +63,7 @@ def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: to
 
     from calib_bench.train.learning_rate import curvature
 
-    value, converged = curvature(trial, model, splits, device)
+    value, converged = curvature(trial, model, splits, device, registry.objectives())
     return {"lambda_max": torch.tensor([value, float(converged)], dtype=torch.float64)}
 
 

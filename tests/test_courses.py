@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_train import CPU, OBJECTIVES, digits, run, trial
 
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.train.stacked_loop import train_fused
 from calib_bench.train.train import train
@@ -29,7 +29,7 @@ DEPARTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def same(first: Outcome, second: Outcome, rtol: float = 1e-8) -> None:
+def same(first: TrialResult, second: TrialResult, rtol: float = 1e-8) -> None:
     for name, z in first.logits.items():
         torch.testing.assert_close(z, second.logits[name], rtol=rtol, atol=1e-9)
     for column in ("train_loss", "train_accuracy", "selection_log_loss", "logit_norm", "weight_norm", "head_norm"):

@@ -10,7 +10,7 @@ from test_train import CPU, OBJECTIVES, digits, kill_midway, run, same, trial
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.train import chunks, stacked_loop
 from calib_bench.train.checkpoint import Checkpoint
@@ -20,11 +20,11 @@ from calib_bench.train.stacked_loop import fuse_key, train_fused
 from calib_bench.train.stacked_model import Packed, StackedMLP, StackedModel, logit_gradient, stacked
 
 
-def fuse(trials: list[Trial], **options: object) -> list[Outcome]:
+def fuse(trials: list[Trial], **options: object) -> list[TrialResult]:
     return train_fused(trials, digits(trials[0].model), device=CPU, objectives=OBJECTIVES, **options)  # type: ignore[arg-type]
 
 
-def assert_close(a: Outcome, b: Outcome, tolerance: float = 1e-10) -> None:
+def assert_close(a: TrialResult, b: TrialResult, tolerance: float = 1e-10) -> None:
     for name, z in a.logits.items():
         torch.testing.assert_close(z, b.logits[name], rtol=tolerance, atol=tolerance)
     for name in COLUMNS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Splits
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.tensors import Resident
 from calib_bench.data.text import TextSplit
 from calib_bench.train import initialize
@@ -52,7 +52,7 @@ def exact(**changes: Any) -> Trial:
     return trial(**{"precision": "fp64", "epochs": 4, "lr": 0.05, "warmup": 0.5, **changes, **own})
 
 
-def train_one(one: Trial, loop: str = "single") -> Outcome:
+def train_one(one: Trial, loop: str = "single") -> TrialResult:
     splits = splits_of(one.model)
     objectives = registry.objectives()
     if loop == "single":
@@ -60,7 +60,7 @@ def train_one(one: Trial, loop: str = "single") -> Outcome:
     return train_fused([one], splits, device=CPU, objectives=objectives)[0]
 
 
-def assert_scaled(at_beta: Outcome, beta: float, at_one: Outcome) -> None:
+def assert_scaled(at_beta: TrialResult, beta: float, at_one: TrialResult) -> None:
     """Same beta z everywhere, and somewhere away from where it began."""
     for name, z in at_beta.logits.items():
         torch.testing.assert_close(beta * z, at_one.logits[name], **EXACT)

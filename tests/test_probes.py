@@ -12,7 +12,7 @@ from test_train import CPU, digits, run, trial
 
 from calib_bench import cli, registry
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.planning.plan import group
 from calib_bench.store.store import Store
@@ -87,7 +87,7 @@ def test_both_loops_measure_each_member_with_its_own_weights(folder: Path) -> No
         assert alone.history["whole_loss"] == pytest.approx(fused.history["whole_loss"], rel=1e-4)
 
 
-def stacked(one: Trial) -> Outcome:
+def stacked(one: Trial) -> TrialResult:
     probe = registry.probe(one.probe) if one.probe else None
     return train_fused([one], digits(), device=CPU, probe=probe)[0]
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from calib_bench.core.splits import InputSpec, Splits
-from calib_bench.core.trial import NUMERICS, Outcome, Trial
+from calib_bench.core.trial import NUMERICS, Trial, TrialResult
 from calib_bench.data.tensors import Resident, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import store
@@ -44,11 +44,11 @@ def trial(seed: int = 0) -> Trial:
     return Trial(**FIELDS, seed=seed)
 
 
-def outcome(seed: int = 0, status: str = "done") -> Outcome:
+def outcome(seed: int = 0, status: str = "done") -> TrialResult:
     generator = torch.Generator().manual_seed(seed)
     names = ("selection", "calibration", "test") if status == "done" else ()
     logits = {name: torch.randn(5, 3, generator=generator) for name in names}
-    return Outcome(trial(seed), status, logits, {"epoch": [0, 1], "train_loss": [float("nan"), 1.0]}, {"lr": 0.1})
+    return TrialResult(trial(seed), status, logits, {"epoch": [0, 1], "train_loss": [float("nan"), 1.0]}, {"lr": 0.1})
 
 
 def put(where: Store, seed: int = 0, status: str = "done") -> None:

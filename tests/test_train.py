@@ -21,7 +21,7 @@ from torch import nn
 
 from calib_bench import models, registry
 from calib_bench.core.splits import Request, Splits
-from calib_bench.core.trial import Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.train import fusion, history, initialize
@@ -62,12 +62,12 @@ def trial(**changes: Any) -> Trial:
     return Trial(**{**base, **changes})
 
 
-def run(one: Trial, **options: Any) -> history.Outcome:
+def run(one: Trial, **options: Any) -> TrialResult:
     probe = registry.probe(one.probe) if one.probe else None
     return train_single(one, digits(one.model), device=CPU, objectives=OBJECTIVES, probe=probe, **options)
 
 
-def same(a: history.Outcome, b: history.Outcome) -> bool:
+def same(a: TrialResult, b: history.TrialResult) -> bool:
     """Bit-equal logits and history, seconds aside."""
     columns = [name for name in history.COLUMNS if name != "seconds"]
     return all(torch.equal(a.logits[name], b.logits[name]) for name in a.logits) and all(

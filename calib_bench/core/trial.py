@@ -253,7 +253,7 @@ class Score(float):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """The result of one trial.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a worker does: load the data once, train a group, store each outcome as it is."""
+"""What a worker does: load the data once, train a group, store each result as it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from calib_bench.system.device import pick
 
 if TYPE_CHECKING:
     from calib_bench.core.splits import Splits
-    from calib_bench.train.train import Outcome
+    from calib_bench.core.trial import TrialResult
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
@@ -100,7 +100,7 @@ def run_group(
     owner: str = leases.OWNER,
     expendable: bool = False,
 ) -> int:
-    """Train what is left of one group and store its outcomes; returns how many are stored now.
+    """Train what is left of one group and store its results; returns how many are stored now.
 
     Args:
         expendable: whether another process can take over from this one.
@@ -127,7 +127,7 @@ def run_group(
 
 
 def train_apart(group: Group, settings: Settings, store: Store, progress: Progress, expendable: bool = False) -> None:
-    """Train a group and store its outcomes. A trial that cannot be finished is recorded as failed, with its cause.
+    """Train a group and store its results. A trial that cannot be finished is recorded as failed, with its cause.
 
     A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
 
@@ -166,7 +166,7 @@ def halves(group: Group, store: Store) -> list[Group]:
 
 
 def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
-    """Train a group, whole, and store its outcomes.
+    """Train a group, whole, and store its results.
 
     Raises:
         OutOfMemory: a batch does not fit in memory.
@@ -183,7 +183,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         progress(done / steps)
 
     with heartbeat.given(store.path, checkpoint.stem, group):
-        outcomes = train(
+        results = train(
             group,
             splits,
             device=pick(settings.device),
@@ -195,12 +195,12 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             compile=settings.compile,
             micro_batch=settings.micro_batch,
         )
-    for outcome in outcomes:
-        facts: dict[str, Any] = {"label_entropy": _label_entropy(outcome.trial, splits)}
-        if outcome.logits:
-            facts["selection"] = selection_scores(outcome, splits)
-        store.write(outcome, data, facts)
-        progress(0.0 if outcome.trial.epochs else 1.0)
+    for result in results:
+        facts: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
+        if result.logits:
+            facts["selection"] = selection_scores(result, splits)
+        store.write(result, data, facts)
+        progress(0.0 if result.trial.epochs else 1.0)
     store.checkpoints.finish(checkpoint)
 
 
@@ -224,13 +224,13 @@ def _label_entropy(trial: Trial, splits: Splits) -> float:
     return label_entropy(labels, splits.classes)
 
 
-def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:
+def selection_scores(result: TrialResult, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
     from calib_bench.metrics import log_loss_n
 
     temperature = registry.load("baselines", "temperature_scaling")
 
-    z_NK = outcome.logits["selection"].double() * outcome.trial.beta
+    z_NK = result.logits["selection"].double() * result.trial.beta
     y_N = splits.selection.labels
     repaired_NK = temperature.apply(temperature.fit(z_NK, y_N), z_NK)
     return {

@@ -15,7 +15,7 @@ from calib_bench import models
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import SPLITS, Split, Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
@@ -50,10 +50,10 @@ def train_single(
     progress: initialize.Progress = initialize.silent,
     compile: Compile = "auto",
     micro_batch: int | None = None,
-) -> Outcome:
+) -> TrialResult:
     """Train one model; arguments as in `calib_bench.train.train.train`.
 
-    In a process group each process takes its rows of every global batch and all return the same outcome; only the
+    In a process group each process takes its rows of every global batch and all return the same result; only the
     main process's `checkpoint` is used.
 
     Raises:
@@ -72,7 +72,7 @@ def train_single(
     ticker.finish(trial.epochs * run.per_epoch)
     if run.step > start:
         saver.keep(run.state)
-    return run.outcome()
+    return run.result()
 
 
 def _check_world(trial: Trial, split: Split) -> None:
@@ -295,7 +295,7 @@ class _Run:
         self.updater.bad.copy_(saved["bad"])
         self.updater.tally.copy_(saved["tally"])
 
-    def outcome(self) -> Outcome:
+    def result(self) -> TrialResult:
         """The result; a run whose last update broke the model has diverged too."""
         logits = {} if self.ended else {name: self.predict(name).cpu() for name in SPLITS}
         bad = int(self.updater.bad) if self.ended else None
@@ -316,4 +316,4 @@ class _Run:
         }
         arrays = self._probed(probes.arrays) if bad is None else {}
         status = "done" if bad is None else "diverged"
-        return Outcome(self.trial, status, logits, table(self.rows, bad), facts, arrays)
+        return TrialResult(self.trial, status, logits, table(self.rows, bad), facts, arrays)

@@ -20,7 +20,7 @@ from torch.func import stack_module_state
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import SPLITS, Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
 from calib_bench.train import callbacks, initialize, probes
@@ -58,8 +58,8 @@ def train_fused(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: initialize.Progress = initialize.silent,
-) -> list[Outcome]:
-    """Train trials of one `fuse_key` as one stack; outcomes in the order of `trials`.
+) -> list[TrialResult]:
+    """Train trials of one `fuse_key` as one stack; results in the order of `trials`.
 
     Arguments as in `calib_bench.train.train.train`; a checkpoint is of this very sequence of trials.
 
@@ -76,7 +76,7 @@ def train_fused(
     parts = parts_of([trials[i] for i in order], splits, device, objectives)
     key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]
     saver = PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
-    outcomes: list[Outcome] = []
+    results: list[TrialResult] = []
     for number, part in enumerate(parts):
         stack = _Stack(part, splits, device, saver.begin(number), objectives, probe)
         ticker = Ticker(progress, weight=len(part))
@@ -86,8 +86,8 @@ def train_fused(
             stack.epoch(saver, ticker)
         ticker.finish(stack.total)
         saver.end(stack.state(), last=number == len(parts) - 1 and stack.step > start)
-        outcomes += stack.outcomes()
-    return [one for _, one in sorted(zip(order, outcomes, strict=True), key=lambda pair: pair[0])]
+        results += stack.results()
+    return [one for _, one in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]
 
 
 class _Stack:
@@ -305,15 +305,15 @@ class _Stack:
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
         self.bad_S, self.tally_3S = saved["bad"].to(self.device), saved["tally"].to(self.device)
 
-    def outcomes(self) -> list[Outcome]:
+    def results(self) -> list[TrialResult]:
         """One a member; a member whose last update broke it has diverged too."""
         logits = {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS}
         return [
-            self._outcome(member, {name: z[member].clone() for name, z in logits.items()})
+            self._result(member, {name: z[member].clone() for name, z in logits.items()})
             for member in range(len(self.trials))
         ]
 
-    def _outcome(self, member: int, logits: dict[str, Tensor]) -> Outcome:
+    def _result(self, member: int, logits: dict[str, Tensor]) -> TrialResult:
         bad = int(self.bad_S[member]) if self.bad_S[member] >= 0 else None
         if bad is None and not all(bool(z.isfinite().all()) for z in logits.values()):
             bad = self.step
@@ -334,7 +334,7 @@ class _Stack:
         status, arrays = "done" if bad is None else "diverged", {}  # type: str, dict[str, Tensor]
         if bad is None and self.probe:
             arrays = probes.arrays(self.probe, self.trials[member], self._member(member), self.splits, self.device)
-        return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
+        return TrialResult(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
 
 
 def _mixed(x_SB: Tensor, share_S1: Tensor, partner_SB: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from calib_bench.core.splits import Splits
-    from calib_bench.core.trial import Outcome, Trial
+    from calib_bench.core.trial import Trial, TrialResult
     from calib_bench.train.update import Compile
 
 __all__ = ["fuse_key", "train"]
@@ -35,7 +35,7 @@ def train(
     progress: Callable[[int], None] = lambda steps: None,
     compile: Compile = "auto",
     micro_batch: int | None = None,
-) -> list[Outcome]:
+) -> list[TrialResult]:
     """Train trials that share their data: as one stack when they share a `fuse_key`, else one after another.
 
     A trial that can be stacked goes through the stacked loop even when alone, so that its result does not depend on
@@ -47,7 +47,7 @@ def train(
         device: where to train.
         objectives: those that the trials name, or more.
         probe: what the trials' field `probe` names, the same for all; None where they name none.
-        checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the outcomes
+        checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the results
             and removes it. None saves nothing.
         checkpoint_seconds: at most this often; 0 is after every step.
         progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
@@ -80,11 +80,11 @@ def train(
         resident = isinstance(splits.train, TensorSplit)  # a stack reads several orders of the data at once
         if len(keys) == 1 and None not in keys and distributed.world() == 1 and resident:
             return train_fused(trials, splits, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
-        outcomes = []
+        results = []
         for trial in trials:
             path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
-            outcomes.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
-        return outcomes
+            results.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
+        return results
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
@@ -94,7 +94,7 @@ def train(
         ) from error
 
 
-def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> Outcome:
+def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> TrialResult:
     """Train one trial, its batches in ever smaller parts while they do not fit, from the last checkpoint each time."""
     from calib_bench.train import distributed
     from calib_bench.train.single_loop import train_single

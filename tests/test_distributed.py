@@ -40,7 +40,7 @@ def worker(folder: Path) -> None:
             _interrupt(one, path)
         micro = 8 if name == "parts" else None
         got = run(one, checkpoint=path, checkpoint_seconds=1e9, micro_batch=micro)
-        results[name] = {"logits": got.logits, "history": got.history, "status": got.status, "facts": got.facts}
+        results[name] = {"logits": got.logits, "history": got.history, "status": got.status, "facts": got.metadata}
     with pytest.raises(SettingsError, match="multiple of the 2 processes"):
         run(trial(batch=31))
     torch.save(results, folder / f"rank{distributed.rank()}")
@@ -109,7 +109,7 @@ def test_divergence_is_agreed_upon(ranks: list[dict]) -> None:
     alone = run(TRIALS["diverges"])
     for rank in ranks:
         assert rank["diverges"]["status"] == "diverged"
-        assert rank["diverges"]["facts"]["diverged_step"] == alone.facts["diverged_step"]
+        assert rank["diverges"]["facts"]["diverged_step"] == alone.metadata["diverged_step"]
 
 
 def test_one_process_needs_no_group() -> None:

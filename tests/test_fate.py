@@ -159,7 +159,7 @@ def test_real_trainings_are_told_apart(tmp_path: Path) -> None:
     fine, dead = (trial_at(settings, template, rate, 0) for rate in (0.3, 1e4))
     assert store.state(dead) == "done"
     assert (store.fate(fine), store.fate(dead)) == ("done", "dead")
-    entropy = store.record(dead).facts["label_entropy"]
+    entropy = store.record(dead).metadata["label_entropy"]
     assert 0.95 * math.log(10) < entropy <= math.log(10)
 
     words = [*shared, "lr=1", "epochs=0", f"out={tmp_path / 'untrained'}"]

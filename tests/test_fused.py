@@ -48,7 +48,7 @@ def test_agrees_with_the_single_loop(optimizer: str, clip: float) -> None:
     ]
     for one, got in zip(trials, fuse(trials), strict=True):
         assert got.trial == one
-        assert got.facts["mode"] == "fused"
+        assert got.metadata["mode"] == "fused"
         assert_close(got, run(one))
 
 
@@ -118,8 +118,8 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     path = tmp_path / "checkpoint.pt"
     trials = [trial(beta=beta, seed=seed) for beta in (0.3, 1.0, 3.0) for seed in (1, 0)] + [trial(lr=1e30)]
     whole = fuse(trials)
-    assert whole[0].facts["stack"] == len(trials)
-    monkeypatch.setattr(chunks, "PART_VALUES", 2 * whole[0].facts["parameters"])
+    assert whole[0].metadata["stack"] == len(trials)
+    monkeypatch.setattr(chunks, "PART_VALUES", 2 * whole[0].metadata["parameters"])
     stops = 0
     while True:  # killed after every third step, between parts too
         saves: list[int] = []
@@ -139,7 +139,7 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             except KeyboardInterrupt:
                 stops += 1
     assert stops >= 5
-    assert {one.facts["stack"] for one in apart} == {1, 2}
+    assert {one.metadata["stack"] for one in apart} == {1, 2}
     assert all(same(a, b) for a, b in zip(apart, whole, strict=True))
     assert all(same(a, b) for a, b in zip(fuse(trials, checkpoint=path), whole, strict=True))
 
@@ -158,7 +158,7 @@ def test_one_divergence_leaves_the_others_bit_equal() -> None:
     bad = got.pop(2)
     assert bad.status == "diverged"
     assert bad.logits == {}
-    assert bad.facts["diverged_step"] == run(trial(lr=1e30)).facts["diverged_step"]
+    assert bad.metadata["diverged_step"] == run(trial(lr=1e30)).metadata["diverged_step"]
     assert bad.history["epoch"] == [0]
     assert all(same(a, b) for a, b in zip(got, fuse(good), strict=True))
     assert sum(told) == 5 * 4 * 4

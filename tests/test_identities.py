@@ -82,7 +82,7 @@ def test_training_at_beta_is_a_reparametrized_head(model: str, loop: str, beta: 
     at_beta = train_one(exact(beta=beta, **shared), loop)
     at_one = train_one(exact(beta=1.0, head_init=beta, head_lr=beta**2, **shared), loop)
     assert_scaled(at_beta, beta, at_one)
-    assert at_beta.facts["lr"] == pytest.approx(at_one.facts["lr"], rel=1e-6)
+    assert at_beta.metadata["lr"] == pytest.approx(at_one.metadata["lr"], rel=1e-6)
     for column in ("train_loss", "selection_log_loss", "logit_norm"):
         assert at_beta.history[column] == pytest.approx(at_one.history[column], rel=1e-9, nan_ok=True)
 

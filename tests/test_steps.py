@@ -215,7 +215,7 @@ def test_a_compiled_run_ends_as_accurate() -> None:
     plain, got = (
         train_single(one, digits(), device=CPU, objectives=OBJECTIVES, compile=word) for word in ("no", "yes")
     )
-    assert (plain.facts["mode"], got.facts["mode"]) == ("single", "single, compiled")
+    assert (plain.metadata["mode"], got.metadata["mode"]) == ("single", "single, compiled")
     y = digits().test.labels
     accuracy = [(run.logits["test"].argmax(1) == y).double().mean() for run in (plain, got)]
     assert accuracy[0] > 0.5
@@ -230,7 +230,7 @@ def test_a_cuda_graph_ends_where_the_plain_loop_does(optimizer: str) -> None:
     plain, got = (
         train_single(one, digits(), device=CUDA, objectives=OBJECTIVES, compile=word) for word in ("no", "yes")
     )
-    assert "CUDA graph" in got.facts["mode"]
+    assert "CUDA graph" in got.metadata["mode"]
     torch.testing.assert_close(got.logits["test"], plain.logits["test"], rtol=1e-2, atol=1e-2)
 
 

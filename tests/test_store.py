@@ -69,7 +69,7 @@ def test_what_is_written_is_read(filled: Store) -> None:
     assert not again.has(trial(3))
     record = again.record(trial(1))
     assert (record.trial, record.status, record.data) == (trial(1), "done", DATA)
-    assert record.facts == {"lr": 0.1, "selection": {"log_loss": 2.0}}
+    assert record.metadata == {"lr": 0.1, "selection": {"log_loss": 2.0}}
     assert record.environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert all(torch.equal(z, outcome(1).logits[name]) for name, z in again.logits(trial(1)).items())
     assert list(again.history(trial(1))["epoch"]) == [0, 1]

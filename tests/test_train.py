@@ -105,9 +105,9 @@ def test_history_and_facts_describe_the_run() -> None:
     assert got.history["selection_accuracy"][-1] == (z.argmax(1) == y).double().mean()
     assert got.history["logit_norm"][-1] == pytest.approx((2 * z).norm().item() / math.sqrt(len(y)), rel=1e-6)
     assert got.history["train_loss"][-1] < got.history["train_loss"][1]
-    assert got.facts["steps"] == 12
-    assert got.facts["lr"] == 0.1
-    assert got.facts["diverged_step"] is None
+    assert got.metadata["steps"] == 12
+    assert got.metadata["lr"] == 0.1
+    assert got.metadata["diverged_step"] is None
 
 
 def test_no_epochs_leaves_the_initial_model() -> None:
@@ -139,7 +139,7 @@ def test_divergence_is_a_result_with_its_exact_step() -> None:
     told: list[int] = []
     got = run(one, progress=told.append)
     assert got.status == "diverged"
-    assert got.facts["diverged_step"] == step is not None
+    assert got.metadata["diverged_step"] == step is not None
     assert got.logits == {}
     assert got.history["epoch"] == [0]
     assert sum(told) == one.epochs * 4
@@ -232,14 +232,14 @@ def test_timm_optimizers_and_unknown_ones() -> None:
 
 
 def test_rate_units() -> None:
-    assert run(trial(lr_unit="lr_eff", lr=0.4, epochs=0)).facts["lr"] == pytest.approx(0.1)
+    assert run(trial(lr_unit="lr_eff", lr=0.4, epochs=0)).metadata["lr"] == pytest.approx(0.1)
     one = trial(lr_unit="lr_rel", lr=0.25, epochs=0, head_lr=2.0)
     got = run(one)
     x, y = probe(digits(), CPU)
     assert len(y) == PROBE < len(digits().train)
     top = lambda_max(initialize.initial_model(one, digits(), CPU), x, y, 2.0, head_lr=2.0)
-    assert got.facts["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)
-    assert got.facts["lambda_max_converged"]
+    assert got.metadata["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)
+    assert got.metadata["lambda_max_converged"]
     with pytest.raises(SettingsError, match="lr_rel"):
         run(trial(lr_unit="lr_rel", optimizer="adam"))
 
@@ -356,7 +356,7 @@ def test_history_has_every_long_epoch_and_both_ends(epochs: int, per_epoch: int)
 def test_train_sends_each_trial_to_its_loop(tmp_path: Path) -> None:
     alone = train([trial(epochs=1)], digits(), device=CPU)
     pair = train([trial(epochs=1), trial(epochs=1, beta=3.0)], digits(), device=CPU, checkpoint=tmp_path / "c")
-    assert [one.facts["mode"] for one in alone + pair] == ["fused"] * 3
+    assert [one.metadata["mode"] for one in alone + pair] == ["fused"] * 3
     assert same(alone[0], pair[0])
     images = train([trial(model="cnn_4", epochs=1)], digits("cnn_4"), device=CPU)
-    assert images[0].facts["mode"] == "single"
+    assert images[0].metadata["mode"] == "single"

@@ -263,8 +263,8 @@ class TrialResult:
             labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.
-        facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
-            or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
+        metadata: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad
+            loss, or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
         arrays: what its probe measured at the end, by name, on the CPU.
     """
 
@@ -272,5 +272,5 @@ class TrialResult:
     status: str
     logits: dict[str, Tensor]
     history: dict[str, list[float]]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)

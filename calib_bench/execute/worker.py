@@ -196,10 +196,10 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
             micro_batch=settings.micro_batch,
         )
     for result in results:
-        facts: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
+        metadata: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
         if result.logits:
-            facts["selection"] = selection_scores(result, splits)
-        store.write(result, data, facts)
+            metadata["selection"] = selection_scores(result, splits)
+        store.write(result, data, metadata)
         progress(0.0 if result.trial.epochs else 1.0)
     store.checkpoints.finish(checkpoint)
 

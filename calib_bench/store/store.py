@@ -61,7 +61,7 @@ class Record:
 
     Attributes:
         status: "done" or "diverged".
-        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
+        metadata: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
             label_entropy, of the training labels, in nats.
         environment: versions and machine.
         data: source and digest of the data it was trained on.
@@ -69,7 +69,7 @@ class Record:
 
     trial: Trial
     status: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     environment: dict[str, Any]
     data: dict[str, str]
 
@@ -218,7 +218,7 @@ class Store:
             self.mirror.forget(folder.relative_to(self.path).as_posix())
         return target
 
-    def write(self, result: TrialResult, data: dict[str, str], facts: dict[str, Any]) -> None:
+    def write(self, result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> None:
         """Store a trial's result; one that another process stored meanwhile is left as it is."""
         import pyarrow as pa
         from pyarrow import parquet
@@ -243,7 +243,7 @@ class Store:
                     "key": result.trial.key,
                     "trial": result.trial.model_dump(mode="json"),
                     "status": result.status,
-                    "facts": {**result.facts, **facts},
+                    "facts": {**result.metadata, **metadata},
                     "environment": environment.describe(),
                     "data": data,
                     "files": {p.name: {"sha256": files.sha256(p), "bytes": p.stat().st_size} for p in neighbours},

@@ -88,7 +88,7 @@ def table(rows: list[dict[str, float]], diverged_step: int | None) -> dict[str, 
     return {name: [row[name] for row in kept] for name in (kept[0] if kept else COLUMNS)}
 
 
-def environment_facts(device: torch.device) -> dict[str, Any]:
+def environment_metadata(device: torch.device) -> dict[str, Any]:
     """The device, its name and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads()}

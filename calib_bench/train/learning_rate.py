@@ -42,7 +42,7 @@ class Rate:
     degree: float | None = None
     """Of the net's homogeneity in its weights, where eps follows it."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What is stored of the rate with the trial."""
         known = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
         return known if self.degree is None else {**known, "homogeneity": self.degree}

@@ -27,7 +27,7 @@ from calib_bench.train.history import (
     EVAL_BATCH,
     Ticker,
     accurate,
-    environment_facts,
+    environment_metadata,
     row_epochs,
     score,
     table,
@@ -301,8 +301,8 @@ class _Run:
         bad = int(self.updater.bad) if self.ended else None
         if not all(bool(z.isfinite().all()) for z in logits.values()):
             logits, bad = {}, self.step
-        facts = {
-            **self.rate.facts(),
+        metadata = {
+            **self.rate.metadata(),
             "diverged_step": bad,
             "steps": self.step if bad is None else bad,
             "seconds": self.seconds(),
@@ -312,8 +312,8 @@ class _Run:
             "micro_batch": self.share // self.parts,
             "precision": self.trial.precision,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            **environment_facts(self.device),
+            **environment_metadata(self.device),
         }
         arrays = self._probed(probes.arrays) if bad is None else {}
         status = "done" if bad is None else "diverged"
-        return TrialResult(self.trial, status, logits, table(self.rows, bad), facts, arrays)
+        return TrialResult(self.trial, status, logits, table(self.rows, bad), metadata, arrays)

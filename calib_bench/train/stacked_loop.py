@@ -32,7 +32,7 @@ from calib_bench.train.history import (
     EVAL_BATCH,
     Ticker,
     accurate,
-    environment_facts,
+    environment_metadata,
     first_bad,
     row_epochs,
     score,
@@ -319,8 +319,8 @@ class _Stack:
             bad = self.step
         rows = [{name: float(value[member]) for name, value in row.items()} for row in self.rows]
         rows = [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
-        facts = {
-            **self.rates[member].facts(),
+        metadata = {
+            **self.rates[member].metadata(),
             "diverged_step": bad,
             "steps": self.step if bad is None else bad,
             "seconds": self.seconds(),
@@ -329,12 +329,14 @@ class _Stack:
             "world": 1,
             "precision": self.trials[member].precision,
             "parameters": sum(p[member].numel() for p in self.params.values()),
-            **environment_facts(self.device),
+            **environment_metadata(self.device),
         }
         status, arrays = "done" if bad is None else "diverged", {}  # type: str, dict[str, Tensor]
         if bad is None and self.probe:
             arrays = probes.arrays(self.probe, self.trials[member], self._member(member), self.splits, self.device)
-        return TrialResult(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
+        return TrialResult(
+            self.trials[member], status, logits if bad is None else {}, table(rows, bad), metadata, arrays
+        )
 
 
 def _mixed(x_SB: Tensor, share_S1: Tensor, partner_SB: Tensor) -> Tensor:

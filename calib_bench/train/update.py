@@ -57,7 +57,7 @@ class Mode:
     recorded: bool = False
 
     def __str__(self) -> str:
-        """What a trial's facts say.
+        """What a trial's metadata say.
 
         >>> str(Mode()), str(Mode(compiled=True, recorded=True))
         ('single', 'single, compiled, CUDA graph')

@@ -280,7 +280,7 @@ def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Arr
 def _lambda(settings: Settings, store: Store, trial: Trial) -> tuple[float, bool]:
     """lambda_max of a trial's start and whether it converged; NaN where it is not known."""
     if trial.lr_unit == "lr_rel":
-        facts = store.record(trial).facts if store.has(trial) else {}
+        facts = store.record(trial).metadata if store.has(trial) else {}
         value = facts.get("lambda_max")
         return (math.nan, True) if value is None else (float(value), bool(facts["lambda_max_converged"]))
     start = start_of(settings, trial, trial.seed)

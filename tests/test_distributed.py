@@ -52,18 +52,18 @@ def _interrupt(one: object, path: Path) -> None:
     """Leave a checkpoint from within the second epoch."""
     from calib_bench.train import single_loop
     from calib_bench.train.checkpoint import Checkpoint
-    from calib_bench.train.history import Ticker
+    from calib_bench.train.history import ProgressThrottle
 
     class Enough(Exception):
         pass
 
-    class Short(Ticker):
-        def tell(self, steps: int) -> None:
+    class Short(ProgressThrottle):
+        def add(self, steps: int) -> None:
             if state.step == state.per_epoch + 2:
                 raise Enough
 
-    state = single_loop._Run(one, digits(one.model), CPU, None)  # type: ignore[arg-type, attr-defined]
-    state.epoch(Checkpoint(None, "", 0), Ticker(lambda steps: None))
+    state = single_loop._Run(one, digits(one.model), CPU, None, {}, None, "auto", None)  # type: ignore[arg-type, attr-defined]
+    state.epoch(Checkpoint(None, "", 0), ProgressThrottle(lambda steps: None))
     with pytest.raises(Enough):
         state.epoch(Checkpoint(None, "", 0), Short(lambda steps: None))
     if distributed.is_main():

@@ -64,10 +64,10 @@ def rate_beta(trial: Trial, objectives: Objectives) -> float:
 
     There the curvature is largest, so that one relative rate suits the whole run.
     """
-    return max(trial.beta, Course(trial, 2, objectives).beta(0))
+    return max(trial.beta, TrialSchedule(trial, 2, objectives).beta(0))
 
 
-class Course:
+class TrialSchedule:
     """What changes from update to update in one trial: its beta, and which examples are mixed."""
 
     def __init__(self, trial: Trial, total: int, objectives: Objectives = NO_OBJECTIVES) -> None:

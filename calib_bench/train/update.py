@@ -109,7 +109,7 @@ def forward(model: nn.Module, loss: Loss, x: Any, y: Tensor, numbers: Mapping[st
         loss: the objective.
         x: inputs, as `setup.prepare` makes them.
         y: labels [B], int64.
-        numbers: "beta", and where inputs are mixed "share" and "partner" [B], see `Course.mixture`.
+        numbers: "beta", and where inputs are mixed "share" and "partner" [B], see `TrialSchedule.mixture`.
         bf16: whether the body works in bfloat16.
     """
     partner_B = numbers.get("partner")

@@ -88,7 +88,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
         if distributed.requested():
             data_parallel.dismiss()
             distributed.stop()
-        with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
+        with leases.of(store.address, leases.OWNER, resolved.lease).exclusive("report"):
             analysis = _report(resolved, study, store, console)
             with console.status("logging to Weights & Biases") if console.is_terminal else Quiet():
                 tracker.finish(analysis)
@@ -237,10 +237,10 @@ def _train(
         console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
 
 
-def _wait_for_others(plan: planning.Plan, known: leases.Claims, console: Console) -> None:
+def _wait_for_others(plan: planning.Plan, known: leases.Leases, console: Console) -> None:
     """Return when there is something to do: a trial that no other driver is at work on, be it done meanwhile."""
     keys, told = {trial.key for group in plan.groups for trial in group}, False
-    while keys <= known.busy():
+    while keys <= known.leased():
         if not told:
             console.print(f"{len(keys):,} trials are with other drivers on this store: waiting for them", markup=False)
             told = True

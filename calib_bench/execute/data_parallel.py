@@ -26,7 +26,7 @@ class Leader:
         """Run every trial of every group that no other driver is at work on, one after another; returns how many."""
         count = 0
         for trial in (trial for group in groups for trial in group):
-            with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
+            with worker.acquired((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
                     worker.train_group((one,), self.settings, store, progress)

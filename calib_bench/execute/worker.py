@@ -76,20 +76,20 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
 
 
 @contextmanager
-def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Claim | None]]:
-    """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = leases.of(store.address, owner, settings.lease)
-    busy = known.busy()
-    free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
-    claim = known.take([trial.key for trial in free]) if free else None
-    if claim is None:
+def acquired(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Lease | None]]:
+    """The trials of a group that are neither stored nor another driver's, leased for as long as the block lasts."""
+    store_leases = leases.of(store.address, owner, settings.lease)
+    leased = store_leases.leased()
+    free = [trial for trial in group if trial.key not in leased and not store.has(trial)]
+    lease = store_leases.acquire([trial.key for trial in free]) if free else None
+    if lease is None:
         yield (), None
         return
     try:
         store.refresh()
-        yield tuple(trial for trial in free if not store.has(trial)), claim
+        yield tuple(trial for trial in free if not store.has(trial)), lease
     finally:
-        known.release(claim)
+        store_leases.release(lease)
 
 
 def run_group(
@@ -111,12 +111,12 @@ def run_group(
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     shutdown.check()
-    with claimed(group, settings, store, owner) as (left, claim):
-        if claim is None or not left:
+    with acquired(group, settings, store, owner) as (left, lease):
+        if lease is None or not left:
             return 0
 
         def told(amount: float) -> None:
-            claim.check()
+            lease.check()
             progress(amount)
 
         try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import Trial, TrialResult
-from calib_bench.data.tensors import Resident
+from calib_bench.data.tensors import DeviceCache
 from calib_bench.data.text import TextSplit
 from calib_bench.train import initialize
 from calib_bench.train.optimizer import factor
@@ -34,7 +34,7 @@ def words() -> Splits:
     labels = torch.randint(3, (160,), generator=draw)
     lengths = torch.randint(3, 10, (160,), generator=draw)
     texts = [2 + (6 * y + torch.randint(8, (int(n),), generator=draw)) for y, n in zip(labels, lengths, strict=True)]
-    tokens, offsets = Resident(torch.cat(texts).int()), torch.cat((torch.zeros(1), lengths.cumsum(0))).long()
+    tokens, offsets = DeviceCache(torch.cat(texts).int()), torch.cat((torch.zeros(1), lengths.cumsum(0))).long()
     parts = dict(zip(("train", "selection", "calibration", "test"), torch.arange(160).split(40), strict=True))
     made = {name: TextSplit(tokens, offsets, rows, labels[rows]) for name, rows in parts.items()}
     spec, names = InputSpec("tokens", vocabulary=22), ("a", "b", "c")

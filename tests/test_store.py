@@ -16,7 +16,7 @@ import torch
 
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import NUMERICS, Trial, TrialResult
-from calib_bench.data.tensors import Resident, TensorSplit
+from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import store
 from calib_bench.store.store import Store
@@ -253,7 +253,7 @@ def test_two_processes_write_one_store(tmp_path: Path) -> None:
 
 
 def _splits(digest: str) -> Splits:
-    parts = [TensorSplit(Resident(torch.zeros(4, 2)), torch.arange(4), torch.arange(4) % 2) for _ in range(4)]
+    parts = [TensorSplit(DeviceCache(torch.zeros(4, 2)), torch.arange(4), torch.arange(4) % 2) for _ in range(4)]
     return Splits(*parts, InputSpec("vector", (2,)), 2, ("a", "<b>"), "here", digest, {})
 
 
@@ -282,7 +282,7 @@ def test_data_carved_otherwise_does_not_mix(tmp_path: Path) -> None:
         replace(one, preparation="else"),
         replace(
             one,
-            test=one.test.__class__(Resident(torch.zeros(4, 2)), torch.arange(4), torch.zeros(4, dtype=torch.int64)),
+            test=one.test.__class__(DeviceCache(torch.zeros(4, 2)), torch.arange(4), torch.zeros(4, dtype=torch.int64)),
         ),
     ):
         with pytest.raises(DataError, match="do not mix"):

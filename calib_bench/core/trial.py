@@ -99,7 +99,7 @@ class Trial(BaseModel):
     seed: Annotated[int, Field(ge=0)]
     """Fixes the initial weights, the order of batches, augmentation and dropout: arms with equal seeds are pairs."""
     split: Annotated[int, Field(ge=0)] = 0
-    """Seed of the carving into train, selection, calibration and test."""
+    """Seed of the partition into train, selection, calibration and test."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most this many training examples (and as many of each other split): a smoke run, never a result."""
     precision: Precision = "fp32"

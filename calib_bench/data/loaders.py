@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from calib_bench.core.splits import InputSpec, Request, Splits
-    from calib_bench.core.task import Carve, Hub
+    from calib_bench.core.task import Hub, SplitSizes
     from calib_bench.data.augment import Augment
     from calib_bench.data.grey import Greys
     from calib_bench.data.raw_split import Part
@@ -23,12 +23,12 @@ SAMPLED = 16
 """Images of a streamed split that are looked at beforehand."""
 
 
-def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
-    """Data that ships with a package, all four splits carved from it.
+def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
+    """Data that ships with a package, all four splits drawn from it.
 
     Args:
         read: Request -> (x [N, D] or [N, C, H, W] float32, labels [N] integer).
-        carve: sizes of the splits; test is what is left.
+        sizes: of the splits; test is what is left.
         classes: K.
         source: where the data comes from, for people.
         names: class names; 0..K-1 when empty.
@@ -50,7 +50,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
 
         x, y = (np.ascontiguousarray(array) for array in read(request))
         check_labels("all", y, classes)
-        rows = _carve(request, carve, len(y), None)
+        rows = _partition(request, sizes, len(y), None)
         splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
@@ -63,7 +63,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
 
 def images(
     source: Hub,
-    carve: Carve,
+    sizes: SplitSizes,
     *,
     classes: int,
     mean: Sequence[float],
@@ -75,8 +75,8 @@ def images(
     """Small images of one size, decoded once into memory (and a cache on disk that processes share).
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
         mean, std: of each channel, of pixels in [0, 1].
         augment: applied to training batches in this order.
@@ -98,7 +98,7 @@ def images(
         from calib_bench.data.tensors import tensor_splits
 
         raw = open_source(request, source, classes, tuple(names))
-        rows = _carve(request, carve, len(raw.train), len(raw.test))
+        rows = _partition(request, sizes, len(raw.train), len(raw.test))
         pools = {"train": raw.train, "test": raw.test}
         pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
         seen = cached(
@@ -120,13 +120,19 @@ def images(
 
 
 def texts(
-    source: Hub, carve: Carve, *, classes: int, names: Sequence[str] = (), vocabulary: int = 20_000, length: int = 200
+    source: Hub,
+    sizes: SplitSizes,
+    *,
+    classes: int,
+    names: Sequence[str] = (),
+    vocabulary: int = 20_000,
+    length: int = 200,
 ) -> Load:
     """Texts, as the first `length` words of a vocabulary learned from the training split alone.
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
         names: class names for data that carries none.
         vocabulary: most tokens, those for padding and unknown words among them.
@@ -145,11 +151,11 @@ def texts(
         from calib_bench.data.cache import cached
         from calib_bench.data.duplicates import digests, note
         from calib_bench.data.source import open_source
-        from calib_bench.data.tensors import Resident
+        from calib_bench.data.tensors import DeviceCache
         from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
 
         raw = open_source(request, source, classes, tuple(names))
-        rows = _carve(request, carve, len(raw.train), len(raw.test))
+        rows = _partition(request, sizes, len(raw.train), len(raw.test))
         used = {name: index.tolist() for name, index in rows.items()}
 
         def build() -> dict[str, np.ndarray]:
@@ -165,7 +171,7 @@ def texts(
 
         made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
         raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
-        tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
+        tokens = {pool: DeviceCache(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
             pool = "test" if name == "test" else "train"
@@ -178,15 +184,15 @@ def texts(
     return load
 
 
-def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
+def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
     """Images of any size, too many for memory: read from disk and transformed as timm does for the model at hand.
 
     A local folder with fewer rows or classes than declared is a subset: selection and calibration shrink in proportion,
     K is what the folder has, and the notes say so.
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
 
     Raises (when called):
@@ -203,8 +209,8 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
         from calib_bench.data.stream import StreamSplit, preprocess_for
 
         raw = open_source(request, source, classes, subset=True)
-        sizes = carve if raw.fraction == 1 else scaled(carve, raw.fraction)
-        rows = _carve(request, sizes, len(raw.train), len(raw.test))
+        scaled_sizes = sizes if raw.fraction == 1 else scaled(sizes, raw.fraction)
+        rows = _partition(request, scaled_sizes, len(raw.train), len(raw.test))
         for part in (raw.train, raw.test):
             part.prepare()
         if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
@@ -231,10 +237,10 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     return load
 
 
-def _carve(request: Request, sizes: Carve, rows: int, test_rows: int | None) -> dict[str, Any]:
-    from calib_bench.data.partition import carve
+def _partition(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
+    from calib_bench.data.partition import partition
 
-    return carve(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
+    return partition(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
 
 def _from_raw(

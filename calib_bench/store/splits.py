@@ -55,7 +55,7 @@ class StoredSplits:
             if any(known[name] != value for name, value in claim.items()):
                 raise DataError(
                     f"{self.run} holds trials on data from {known['source']}, and this data, from {splits.source}, "
-                    f"differs from it, in content or in how it is carved and prepared (digests "
+                    f"differs from it, in content or in how it is partitioned and prepared (digests "
                     f"{known['digest'][:20]}/{known['preparation'][:12]} and {splits.digest[:20]}/"
                     f"{splits.preparation[:12]}): results on different data do not mix; give another folder with out="
                 )

@@ -25,9 +25,10 @@ from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.duplicates import digests, note
+from calib_bench.data.images import decode
 from calib_bench.data.naming import matched
 from calib_bench.data.partition import partition
-from calib_bench.data.raw_split import decode, folder_part, parquet_part
+from calib_bench.data.raw_split import folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import DeviceCache, TensorSplit, normalized

@@ -244,7 +244,7 @@ def _wait_for_others(plan: planning.Plan, known: leases.Leases, console: Console
         if not told:
             console.print(f"{len(keys):,} trials are with other drivers on this store: waiting for them", markup=False)
             told = True
-        time.sleep(min(1.0, known.lease / leases.BEATS))
+        time.sleep(min(1.0, known.seconds / leases.BEATS))
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:

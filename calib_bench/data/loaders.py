@@ -1,19 +1,26 @@
-"""What a task file calls: each makes a function from a `Request` to `Splits`. Importing this does not import torch."""
+"""What a task file calls: each makes a function from a `Request` to `Splits`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.task import Hub, SplitSizes
+from calib_bench.data.augment import Augment
+from calib_bench.data.cache import cached
+from calib_bench.data.duplicates import digests, note
+from calib_bench.data.images import Greys, decode, told
+from calib_bench.data.partition import partition, scaled
+from calib_bench.data.raw_split import Part
+from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
+from calib_bench.data.stream import StreamSplit, preprocess_for
+from calib_bench.data.tensors import DeviceCache, tensor_splits
+from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
+from calib_bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
-
-    from calib_bench.core.splits import InputSpec, Request, Splits
-    from calib_bench.core.task import Hub, SplitSizes
-    from calib_bench.data.augment import Augment
-    from calib_bench.data.grey import Greys
-    from calib_bench.data.raw_split import Part
-    from calib_bench.data.source import Raw
 
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
@@ -42,11 +49,6 @@ def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: S
 
         import numpy as np
         import torch
-
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.source import check_labels
-        from calib_bench.data.tensors import tensor_splits
 
         x, y = (np.ascontiguousarray(array) for array in read(request))
         check_labels("all", y, classes)
@@ -89,13 +91,6 @@ def images(
 
     def load(request: Request) -> Splits:
         import torch
-
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.grey import told
-        from calib_bench.data.source import open_source
-        from calib_bench.data.tensors import tensor_splits
 
         raw = open_source(request, source, classes, tuple(names))
         rows = _partition(request, sizes, len(raw.train), len(raw.test))
@@ -147,13 +142,6 @@ def texts(
         import tokenizers
         import torch
 
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.source import open_source
-        from calib_bench.data.tensors import DeviceCache
-        from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
-
         raw = open_source(request, source, classes, tuple(names))
         rows = _partition(request, sizes, len(raw.train), len(raw.test))
         used = {name: index.tolist() for name, index in rows.items()}
@@ -200,13 +188,6 @@ def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
     """
 
     def load(request: Request) -> Splits:
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.grey import told
-        from calib_bench.data.partition import scaled
-        from calib_bench.data.source import WHOLE, open_source
-        from calib_bench.data.stream import StreamSplit, preprocess_for
 
         raw = open_source(request, source, classes, subset=True)
         scaled_sizes = sizes if raw.fraction == 1 else scaled(sizes, raw.fraction)
@@ -238,7 +219,6 @@ def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
 
 
 def _partition(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
-    from calib_bench.data.partition import partition
 
     return partition(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
@@ -261,8 +241,6 @@ def _splits(
 ) -> Splits:
     import hashlib
 
-    from calib_bench.core.splits import Splits
-
     if request.limit is not None:
         notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
     made = hashlib.sha256(repr((names, prepared)).encode())
@@ -284,8 +262,6 @@ def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
     """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
     import numpy as np
 
-    from calib_bench.data.grey import Greys
-
     greys = Greys(tuple(pools.values()))
     pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
     return pixels | {"greys": np.array(["", *greys.names()])}
@@ -296,10 +272,6 @@ def _sampled(raw: Raw) -> Greys:
     import contextlib
 
     import numpy as np
-
-    from calib_bench.data.grey import Greys
-    from calib_bench.data.raw_split import decode
-    from calib_bench.errors import DataError
 
     greys = Greys((raw.train, raw.test))
     for part in (raw.train, raw.test):
@@ -312,9 +284,6 @@ def _sampled(raw: Raw) -> Greys:
 def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
-
-    from calib_bench.data.raw_split import decode
-    from calib_bench.errors import DataError
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
@@ -333,7 +302,6 @@ def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
 
 
 def _strings(part: Part) -> list[str]:
-    from calib_bench.errors import DataError
 
     strings = list(part.inputs())
     wrong = next((row for row, text in enumerate(strings) if not isinstance(text, str)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.data.grey import Greys
 from calib_bench.data.naming import matched, natural
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -119,37 +116,6 @@ class Place:
     def __str__(self) -> str:
         text = f"row {self.row} of split '{self.part.name}'"
         return f"{text} ({self.part.file_of(self.row)})" if len(self.part.paths) > 1 else text
-
-
-def decode(payload: Any, mode: str, where: Place | str, greys: Greys | None = None) -> Image:
-    """An encoded image as PIL in `mode`, "RGB" or "L"; grey of more than 8 bits keeps its range.
-
-    Args:
-        where: the split and row, for errors.
-        greys: what is white in images of 32 bits; None to take this image's own range.
-
-    Raises:
-        DataError: it cannot be decoded, or which of its values is white cannot be told.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        if not isinstance(payload, bytes):
-            raise TypeError("the cell holds no bytes")
-        image = Image.open(io.BytesIO(payload))
-        image.load()
-        return (greys or Greys()).eight_bits(image, where).convert(mode)
-    except DataError:
-        raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "
-            "again."
-        ) from error
-
-
-def _why(error: Exception) -> str:
-    return "no known image format" if "cannot identify image file" in str(error) else str(error)
 
 
 def parquet_part(name: str, files: list[Path], input: str, label: str, names: tuple[str, ...] = ()) -> Part:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.grey import Greys
-from calib_bench.data.raw_split import Part, decode
+from calib_bench.data.images import Greys, decode
+from calib_bench.data.raw_split import Part
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.system.random import seed_of

@@ -13,6 +13,8 @@ import numpy as np
 from calib_bench.inference.bootstrap import basic, weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
 from calib_bench.inference.scores import with_doubt, within
+from calib_bench.metrics.binned import equal_mass, equal_width
+from calib_bench.metrics.scores import confidence_n, top_label
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -234,8 +236,6 @@ def ece_interval(
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:
     import torch
 
-    from calib_bench.metrics.binned import equal_mass, equal_width
-
     find = equal_mass if adaptive else equal_width
     rows = [
         (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
@@ -258,8 +258,6 @@ def classwise_interval(
     The cost is K times that of `ece_interval`: S N K bins `n_boot` multiplications.
     """
     import torch
-
-    from calib_bench.metrics.binned import equal_width
 
     arm = []
     for p, y in zip(cast("Any", p_SNK), cast("Any", y_SN), strict=True):
@@ -285,7 +283,6 @@ def ece_null(
     Returns:
         Mean of the null ECE, and the one-sided p-value (1 + #{null >= observed}) / (1 + draws).
     """
-    from calib_bench.metrics.scores import confidence_n, top_label
 
     if y is None:
         return ece_null_of(confidence_n(logp).numpy(force=True), None, draws, seed, bins)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
 from calib_bench.inference.selection import choice_variance, widened
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-    from calib_bench.inference.fitted import Fitted
 
     Array = NDArray[np.float64]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from calib_bench.inference.fitted import Fitted
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from calib_bench.inference.fitted import Fitted
 
     Array = NDArray[np.float64]
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
+from calib_bench.dynamics.curvature import lambda_max
+from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError
 from calib_bench.train.fusion import heads
 from calib_bench.train.initialize import prepare
@@ -90,7 +92,6 @@ def homogeneity(model: nn.Module, x: Any) -> float:
         model: at its initialization; left as it is.
         x: the inputs, as the model takes them.
     """
-    from calib_bench.dynamics.tangent_kernel import Tangent
 
     tangent = Tangent(model, x)
     along = tangent.push(tangent.at).double().norm()
@@ -155,7 +156,6 @@ def curvature(
 
 
 def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
-    from calib_bench.dynamics.curvature import lambda_max
 
     x, y = probe(splits, device)
     found = lambda_max(

@@ -1,23 +1,25 @@
-"""Training: one loop for a single model, one for a stack of models that differ only in numbers. Imports no torch."""
+"""Training: one loop for a single model, one for a stack of models that differ only in numbers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
+from calib_bench.core.splits import Splits
 from calib_bench.core.study import Probe
+from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.data.tensors import TensorSplit
 from calib_bench.errors import OutOfMemory, SettingsError
+from calib_bench.train import distributed
 from calib_bench.train.fusion import fuse_key
-
-if TYPE_CHECKING:
-    import torch
-
-    from calib_bench.core.splits import Splits
-    from calib_bench.core.trial import Trial, TrialResult
-    from calib_bench.train.update import Compile
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.stacked_loop import train_fused
+from calib_bench.train.update import Compile
 
 __all__ = ["fuse_key", "train"]
 log = logging.getLogger(__name__)
@@ -60,12 +62,6 @@ def train(
         OutOfMemory: the device has not enough memory.
         SettingsError: a trial cannot be trained as it is set.
     """
-    import torch
-
-    from calib_bench.data.tensors import TensorSplit
-    from calib_bench.train import distributed
-    from calib_bench.train.stacked_loop import train_fused
-
     if any((trial.probe is None) != (probe is None) for trial in trials):
         raise ValueError("every trial or none has a probe, and `train` is given it")
     options = {
@@ -96,8 +92,6 @@ def train(
 
 def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> TrialResult:
     """Train one trial, its batches in ever smaller parts while they do not fit, from the last checkpoint each time."""
-    from calib_bench.train import distributed
-    from calib_bench.train.single_loop import train_single
 
     failed: Exception | None = None
     while True:
@@ -116,6 +110,4 @@ def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: A
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from calib_bench import __version__
 from calib_bench.errors import SettingsError, UserError, nearest
+from calib_bench.system.environment import VERSION
 from calib_bench.system.files import FULL
 from calib_bench.system.redaction import redact
 
@@ -81,7 +81,7 @@ def _dispatch(words: list[str]) -> int:
         print(_help_of(own) if own else usage())
         return 0
     if words[0] in ("--version", "version"):
-        print(__version__)
+        print(VERSION)
         return 0
     command, *rest = words
     if command not in COMMANDS:
@@ -94,7 +94,7 @@ def usage() -> str:
     """The help text, every key included; imports nothing heavy."""
     from calib_bench.core.settings import KEYS, describe
 
-    return USAGE.format(version=__version__, keys="\n".join(f"  {key:13} {describe(key)}" for key in KEYS))
+    return USAGE.format(version=VERSION, keys="\n".join(f"  {key:13} {describe(key)}" for key in KEYS))
 
 
 def _run(words: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +28,10 @@ from calib_bench.train.history import (
 from calib_bench.train.learning_rate import Rate
 from calib_bench.train.optimizer import factor
 
+Saver = TypeVar("Saver", Checkpoint, PartSaver)
 
-class Loop(ABC):
+
+class Loop(ABC, Generic[Saver]):
     """The state of one or several runs over the same epochs.
 
     Attributes:
@@ -72,7 +74,7 @@ class Loop(ABC):
     def _measure(self) -> None:
         """Take a history row."""
 
-    def train(self, saver: Checkpoint | PartSaver, progress: ProgressThrottle) -> bool:
+    def train(self, saver: Saver, progress: ProgressThrottle) -> bool:
         """Train to the end, from the saved state on; returns whether any update was left to make."""
         progress.add(self.step)
         start = self.step
@@ -88,7 +90,7 @@ class Loop(ABC):
         """Seconds of training so far, those before a restart too."""
         return self.before + time.monotonic() - self.began
 
-    def epoch(self, saver: Checkpoint | PartSaver, progress: ProgressThrottle) -> None:
+    def epoch(self, saver: Saver, progress: ProgressThrottle) -> None:
         """Train to the end of the current epoch, or until every run has diverged."""
         epoch, done = divmod(self.step, self.per_epoch)
         for x, y in self._batches(epoch, done):
@@ -97,14 +99,22 @@ class Loop(ABC):
             progress.add(1)
             if self.step % CHECK_STEPS == 0 and self._diverged():
                 return
-            if self.step % self.per_epoch and saver.due():
-                saver.save(self.state())
+            if self.step % self.per_epoch:
+                self.save(saver, saver.due())
         if self._diverged():
             return
         if epoch + 1 in self.measured:
             self._measure()
         self.tally.zero_()
-        if saver.due():
+        self.save(saver, saver.due())
+
+    def save(self, saver: Saver, due: bool) -> None:
+        """Save the state where it is due.
+
+        Raises:
+            Stopped: it is saved, and the run is to leave.
+        """
+        if due:
             saver.save(self.state())
 
     def _diverged(self) -> bool:

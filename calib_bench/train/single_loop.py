@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
+from calib_bench.system import shutdown
 from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
@@ -56,7 +58,7 @@ def train_single(
     saver = Checkpoint(checkpoint if distributed.is_main() else None, trial.key, checkpoint_seconds)
     run = _Run(trial, splits, device, distributed.broadcast(saver.load()), objectives, probe, compile, micro_batch)
     if run.train(saver, ProgressThrottle(progress)):
-        saver.keep(run.state)
+        run.save(saver, due=True)
     return run.result()
 
 
@@ -73,7 +75,7 @@ def _check_world(trial: Trial, split: Split) -> None:
         )
 
 
-class _Run(Loop):
+class _Run(Loop[Checkpoint]):
     """The state of one training run and what may be done with it."""
 
     def __init__(
@@ -101,6 +103,7 @@ class _Run(Loop):
         self.draws = initialize.stochastic(self.model)
         self.schedule = TrialSchedule(trial, self.total, objectives)
         self.schedule.check(splits.spec, distributed.world() * self.parts)
+        self.accord = distributed.Accord(device)
         if saved:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -157,6 +160,18 @@ class _Run(Loop):
             return distributed.broadcast(Rate(0.0))
         return distributed.broadcast(resolve(self.trial, self.model, self.splits, self.device, self.objectives))
 
+    def save(self, saver: Checkpoint, due: bool) -> None:
+        """Save the state where it is due. Processes that have agreed to leave do so once the main one has saved.
+
+        Raises:
+            Stopped: it is saved, and the run is to leave.
+        """
+        keep = partial(saver.keep, self.state)
+        if distributed.world() > 1 and shutdown.requested():
+            distributed.leave(keep)
+        elif due:
+            keep()
+
     def _update(self, x: Any, y: Tensor, epoch: int) -> None:
         if self.draws:
             rank = distributed.rank()
@@ -171,6 +186,7 @@ class _Run(Loop):
             numbers |= {"share": share, "partner": torch.from_numpy(partner_B)}
         self.updater(x, y, self.step, self._scale(self.step), numbers)
         track(self.norms)
+        self.accord.step()
 
     def _measure(self) -> None:
         y_N = self.splits.selection.labels.to(self.device)

@@ -74,7 +74,7 @@ def train_fused(
     return [one for _, one in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]
 
 
-class _Stack(Loop):
+class _Stack(Loop[PartSaver]):
     """The state of S runs and what may be done with it."""
 
     def __init__(

@@ -53,8 +53,8 @@ def minimum(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     x = torch.cat([x for x, _ in splits.train.eval_batches(batch=BATCH, device=device)])
     loss = _loss(trial, device)
     labels = splits.train.labels.to(device)
-    found = descend(model, x, labels, trial.beta, loss, trial.weight_decay, TOLERANCE)
-    return {name: _number(float(value)) for name, value in asdict(found).items()} | {"examples": _number(len(labels))}
+    optimum = descend(model, x, labels, trial.beta, loss, trial.weight_decay, TOLERANCE)
+    return {name: _number(float(value)) for name, value in asdict(optimum).items()} | {"examples": _number(len(labels))}
 
 
 def logit(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:

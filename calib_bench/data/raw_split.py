@@ -138,7 +138,7 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
     import pyarrow.parquet as pq
 
     labels: list[np.ndarray] = []
-    own: list[tuple[str, ...]] = []
+    names_of_files: list[tuple[str, ...]] = []
     start = 0
     for file in files:
         try:
@@ -146,8 +146,8 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
                 schema = table.schema_arrow
                 for column, what in ((input, "inputs"), (label, "labels")):
                     if column not in schema.names:
-                        found = ", ".join(schema.names) or "none"
-                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {found}.")
+                        columns = ", ".join(schema.names) or "none"
+                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {columns}.")
                 if not pa.types.is_integer(schema.field(label).type):
                     kind = schema.field(label).type
                     raise DataError(f"Column '{label}' of {file} holds {kind}; labels must be integers from 0 to K-1.")
@@ -162,15 +162,15 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
         if len(column_of_labels) == 0 and len(files) == 1:
             raise DataError(f"{file} is empty: it is a parquet file with no rows. Fetch it again.")
         labels.append(column_of_labels.to_numpy().astype(np.int64))
-        own.append(_class_names(schema, label))
+        names_of_files.append(_class_names(schema, label))
         start += len(column_of_labels)
-    order = names or next(filter(None, own), ())
+    order = names or next(filter(None, names_of_files), ())
     labels = [
         matched(labels_N, its_names or order, order, str(file))
-        for labels_N, its_names, file in zip(labels, own, files, strict=True)
+        for labels_N, its_names, file in zip(labels, names_of_files, files, strict=True)
     ]
-    named = any(own)
-    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(own))
+    named = any(names_of_files)
+    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(names_of_files))
 
 
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:

@@ -70,17 +70,17 @@ def binned_interval(
     bias = [_bias(seeds) for seeds in sums]
     if nested:
         below, above = bias[0].most, bias[1].most if other is not None else 0.0
-        found = _extended(crossed_interval(value_S[:, None], level), N, below, above)
+        interval = _extended(crossed_interval(value_S[:, None], level), N, below, above)
     else:
         same = other is not None and all(np.array_equal(a.gap, b.gap) for a, b in zip(arm, other, strict=True))
         value_BS = np.zeros((n_boot, len(arm))) if same else _less(_resampled(arms, bins, n_boot, seed))
         below = bias[0].most - bias[0].seen
         above = bias[1].most - bias[1].seen if other is not None else bias[0].seen / 2
-        found = basic(value_S, value_BS, N, seed, level, below, above)
-    if other is not None or math.isnan(found.low):
-        return found
-    low = 0.0 if bias[0].explains else max(found.low, 0.0)
-    return replace(found, low=low, high=max(found.high, low))
+        interval = basic(value_S, value_BS, N, seed, level, below, above)
+    if other is not None or math.isnan(interval.low):
+        return interval
+    low = 0.0 if bias[0].explains else max(interval.low, 0.0)
+    return replace(interval, low=low, high=max(interval.high, low))
 
 
 def _less(values: list[Array]) -> Array:
@@ -229,8 +229,8 @@ def ece_interval(
     """
     pairs = [(confidence_SN, correct_SN), *([other] if other else [])]
     arms = [_top(c, h, bins, adaptive) for c, h in pairs]
-    found = binned_interval(*arms, bins=bins, n_boot=n_boot, seed=seed, level=level, nested=nested)
-    return with_doubt(within(found, "ece", difference=other is not None), [h for _, h in pairs], nested)
+    interval = binned_interval(*arms, bins=bins, n_boot=n_boot, seed=seed, level=level, nested=nested)
+    return with_doubt(within(interval, "ece", difference=other is not None), [h for _, h in pairs], nested)
 
 
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:

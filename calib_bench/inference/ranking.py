@@ -71,9 +71,9 @@ def aurc_interval(
     rows = [aurc_n(c, h, excess) for c, h in _pairs(confidence_SN, correct_SN)]
     if other is not None:
         rows = [a - aurc_n(c, h, excess) for a, (c, h) in zip(rows, _pairs(*other), strict=True)]
-    found = crossed_interval(rows, level, nested, "log" if other is None else "identity")
+    interval = crossed_interval(rows, level, nested, "log" if other is None else "identity")
     sides = [correct_SN] if other is None else [correct_SN, other[1]]
-    return with_doubt(within(found, "aurc", difference=other is not None), sides, nested)
+    return with_doubt(within(interval, "aurc", difference=other is not None), sides, nested)
 
 
 def _pairs(

@@ -165,15 +165,15 @@ class _Seen:
 
     def gone(self) -> bool:
         """Whether its process was on this machine and is no more."""
-        own = self.content.get("machine") == machine()
-        return own and process_start(self.content["pid"]) != self.content.get("start")
+        is_local = self.content.get("machine") == machine()
+        return is_local and process_start(self.content["pid"]) != self.content.get("start")
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a lease, or nothing where that is no lease."""
     keys = content.get("keys")
-    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    return content if known and isinstance(content.get("pid"), int) else {}
+    is_valid = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    return content if is_valid and isinstance(content.get("pid"), int) else {}
 
 
 class Leases:

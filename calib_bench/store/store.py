@@ -216,8 +216,8 @@ class Store:
                 (temporary / "history.parquet").write_bytes(buffer.getvalue())
                 for kind, tensors in (("logits", result.logits), ("arrays", result.arrays)):
                     if tensors:
-                        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                        (temporary / f"{kind}.safetensors").write_bytes(save(whole))
+                        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                        (temporary / f"{kind}.safetensors").write_bytes(save(contiguous))
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
@@ -357,8 +357,8 @@ class Store:
         """
         labels = self.splits.labels(trial)
         if self.has(trial):
-            own, found = self.record(trial).data, self.split_info(trial)
-            if any(own.get(name) != found.get(name) for name in ("digest", "preparation") if name in own):
+            of_trial, stored = self.record(trial).data, self.split_info(trial)
+            if any(of_trial.get(name) != stored.get(name) for name in ("digest", "preparation") if name in of_trial):
                 raise StoreError(
                     f"{self.folder(trial)} was trained on other data than {self.splits.of(trial)} holds labels of: "
                     f"results on different data do not mix; give another folder with out="

@@ -31,10 +31,10 @@ def check_optimizer(name: str) -> None:
     if name.startswith("timm/"):
         from timm.optim import list_optimizers
 
-        known = list_optimizers()
-        if name[5:] in known:
+        timm_names = list_optimizers()
+        if name[5:] in timm_names:
             return
-        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, [f'timm/{choice}' for choice in known])}")
+        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, [f'timm/{choice}' for choice in timm_names])}")
     if name not in OPTIMIZERS:
         raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)} (timm/NAME takes one of timm's)")
 
@@ -93,5 +93,5 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    own = (trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
-    return (*(getattr(trial, name) for name in shared), *own, trial.label_noise, trial.sampling)
+    derived = (trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
+    return (*(getattr(trial, name) for name in shared), *derived, trial.label_noise, trial.sampling)

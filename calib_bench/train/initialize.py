@@ -49,11 +49,11 @@ def initial_model(
 
 def _check_pretrained_head(trial: Trial, model: nn.Module, classes: int) -> None:
     """Raises SettingsError when the head is new, because the weights' own has other classes: nothing to calibrate."""
-    known = getattr(model, "pretrained_cfg", {}).get("num_classes")
-    if known != classes:
+    head_classes = getattr(model, "pretrained_cfg", {}).get("num_classes")
+    if head_classes != classes:
         raise SettingsError(
-            f"the weights of {trial.model} have {known} classes and the data {classes}, so the head would be random: "
-            f"give data of all {known} classes, or epochs= to train a new head"
+            f"the weights of {trial.model} have {head_classes} classes and the data {classes}, "
+            f"so the head would be random: give data of all {head_classes} classes, or epochs= to train a new head"
         )
 
 

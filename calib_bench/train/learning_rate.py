@@ -46,8 +46,8 @@ class Rate:
 
     def metadata(self) -> dict[str, Any]:
         """What is stored of the rate with the trial."""
-        known = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
-        return known if self.degree is None else {**known, "homogeneity": self.degree}
+        columns = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
+        return columns if self.degree is None else {**columns, "homogeneity": self.degree}
 
     def eps(self, trial: Trial) -> float:
         """Adam's eps for the trial: its own, times beta^(1 / L) where it follows beta."""
@@ -158,7 +158,5 @@ def curvature(
 def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
 
     x, y = probe(splits, device)
-    found = lambda_max(
-        model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
-    )
-    return float(found.value), bool(found.converged)
+    top = lambda_max(model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed)
+    return float(top.value), bool(top.converged)

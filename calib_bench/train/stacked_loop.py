@@ -118,15 +118,15 @@ class _Stack(Loop[PartSaver]):
 
     def _resolve(self, members: Sequence[torch.nn.Module]) -> list[Rate]:
         """Rates; the curvature is measured once for members that start alike."""
-        found: dict[object, Rate] = {}
+        unit_rates: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
             start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation)
             alike = (trial.lr_unit, trial.eps_scale, rate_beta(trial, self.objectives), *start)
-            if alike not in found:
+            if alike not in unit_rates:
                 unit_trial = trial.model_copy(update={"lr": 1.0})
-                found[alike] = resolve(unit_trial, model, self.splits, self.device, self.objectives)
-            unit = found[alike]
+                unit_rates[alike] = resolve(unit_trial, model, self.splits, self.device, self.objectives)
+            unit = unit_rates[alike]
             rates.append(replace(unit, value=unit.value * trial.lr))
         return rates
 

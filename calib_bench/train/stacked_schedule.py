@@ -68,7 +68,7 @@ class StackedSchedule:
 
     def mixture(self, epoch: int, step: int, batch: int) -> tuple[Tensor, Tensor]:
         """Shares [S, 1] and partners [S, B] of an update of an epoch; a member that does not mix keeps itself whole."""
-        own = (1.0, np.arange(batch))
-        drawn = [schedule.mixture(epoch, step, batch) if schedule.mixer else own for schedule in self.each]
+        unmixed = (1.0, np.arange(batch))
+        drawn = [schedule.mixture(epoch, step, batch) if schedule.mixer else unmixed for schedule in self.each]
         partner_SB = torch.from_numpy(np.stack([partner for _, partner in drawn])).to(self.like.device)
         return self._tensor([share for share, _ in drawn])[:, 0], partner_SB

@@ -15,8 +15,8 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies import sgd_temperature
 from calib_bench.studies.sgd_temperature import arms, tables
+from calib_bench.studies.sgd_temperature import study as sgd_temperature
 
 WORDS = (
     "study=sgd_temperature", "model=linear,mlp_8", "epochs=60", "batch=10,30", "lr=0.1,0.3", "momentum=0,0.5",

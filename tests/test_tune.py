@@ -19,7 +19,7 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.search import shortened
 from calib_bench.store.store import Store
-from calib_bench.studies import tune
+from calib_bench.studies.tune import study as tune
 from calib_bench.system.random import stream
 
 pytest.importorskip("optuna")

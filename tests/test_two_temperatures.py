@@ -19,8 +19,8 @@ from calib_bench.inference.grouped import explained
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies import two_temperatures
 from calib_bench.studies.two_temperatures import plane
+from calib_bench.studies.two_temperatures import study as two_temperatures
 
 WORDS = (
     "study=two_temperatures", "model=mlp_8", "beta=0.1,1,10", "lr_eff=0.1,1,10,100,1e6", "epochs=16", "seed=0..2",

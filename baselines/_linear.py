@@ -198,8 +198,8 @@ def full_metric(p: Tensor, x: Tensor, weight: float, precision: Tensor) -> Solve
     x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
     u = (p[:, :, None] * x[:, None, :]).flatten(1)
     H = (u.T @ u).mul_(-weight)
-    own = (u.T @ x).mul_(weight).view(K, K + 1, K + 1)
-    torch.einsum("kikj->kij", H.view(K, K + 1, K, K + 1)).add_(own)
+    blocks = (u.T @ x).mul_(weight).view(K, K + 1, K + 1)
+    torch.einsum("kikj->kij", H.view(K, K + 1, K, K + 1)).add_(blocks)
     H.diagonal().add_(precision.flatten())
     return cholesky(H)
 
@@ -210,7 +210,7 @@ def kronecker_metric(p: Tensor, x: Tensor, weight: float, precision: Tensor, s: 
     s and V are the eigenvalues and vectors of E[x x'], float32 as suffices for a metric.
     """
     K = p.shape[1]
-    own = diagonal_metric(p, x, weight, torch.stack([precision.diagonal(), precision[:, K]]))
+    diagonals = diagonal_metric(p, x, weight, torch.stack([precision.diagonal(), precision[:, K]]))
     p = p.float()
     a, U = torch.linalg.eigh(torch.diag(p.sum(0)).addmm_(p.T, p, alpha=-1))
     scale = weight * a.clamp(min=0)[:, None] * s.clamp(min=0) + precision[0, 1]
@@ -220,7 +220,7 @@ def kronecker_metric(p: Tensor, x: Tensor, weight: float, precision: Tensor, s: 
         off.diagonal().zero_()
         off = U @ ((U.T @ off @ V) / scale) @ V.T
         out = torch.cat([off.to(g.dtype), g[:, K:]], 1)
-        out.diagonal()[:], out[:, K] = own(torch.stack([g.diagonal(), g[:, K]]))
+        out.diagonal()[:], out[:, K] = diagonals(torch.stack([g.diagonal(), g[:, K]]))
         return out
 
     return solve

@@ -65,8 +65,8 @@ def fit_diagonals(
 def fit_fulls(base_SNK: Tensor, x_SNK: Tensor, y_SN: Tensor, prior: Precision) -> tuple[Tensor, Tensor]:
     """`_linear.fit_full` of S sets of base and features: departures D [S, K, K] and b [S, K]."""
     _, N, K = x_SNK.shape
-    some = max(1, ENTRIES // (N * K * (K + 1)))
-    parts = zip(base_SNK.split(some), x_SNK.split(some), y_SN.split(some), strict=True)
+    sets = max(1, ENTRIES // (N * K * (K + 1)))
+    parts = zip(base_SNK.split(sets), x_SNK.split(sets), y_SN.split(sets), strict=True)
     theta = torch.cat([_fit_fulls(*part, prior) for part in parts])
     return theta[:, :, :K].contiguous(), theta[:, :, K].contiguous()
 
@@ -97,8 +97,8 @@ def _fit_fulls(base_SNK: Tensor, x_SNK: Tensor, y_SN: Tensor, prior: Precision) 
         p = logits(theta).softmax(2)
         u = (p[:, :, :, None] * with_one[:, :, None, :]).flatten(2)
         H = torch.bmm(u.mT, u).neg_()
-        own = torch.bmm(u.mT, with_one).view(S, K, K + 1, K + 1)
-        torch.einsum("skikj->skij", H.view(S, K, K + 1, K, K + 1)).add_(own)
+        blocks = torch.bmm(u.mT, with_one).view(S, K, K + 1, K + 1)
+        torch.einsum("skikj->skij", H.view(S, K, K + 1, K, K + 1)).add_(blocks)
         H.diagonal(dim1=1, dim2=2).add_(precision)
         return cholesky(H)
 
@@ -192,22 +192,22 @@ def search(loss: Loss, x: Tensor, value: Tensor, gradient: Tensor, d: Tensor, go
         torch.ones_like(slope),
     )
     slope_low = slope
-    found = Found(x, value, gradient, torch.zeros_like(going))
+    best = Found(x, value, gradient, torch.zeros_like(going))
     for _ in range(40):
         new = x + t[:, None] * d
         new_value, new_gradient = loss(new)
         new_slope = dot(new_gradient, d)
         fell = (new_slope <= 0) | (new_value <= value + 1e-4 * t * slope)
         enough = fell | ((new_slope <= -slope / 2) & (new_value <= value + blur))
-        met = going & ~found.met & (new_slope >= 0.9 * slope) & enough
+        met = going & ~best.met & (new_slope >= 0.9 * slope) & enough
         here = met[:, None]
-        found = Found(
-            torch.where(here, new, found.x),
-            torch.where(met, new_value, found.value),
-            torch.where(here, new_gradient, found.gradient),
-            found.met | met,
+        best = Found(
+            torch.where(here, new, best.x),
+            torch.where(met, new_value, best.value),
+            torch.where(here, new_gradient, best.gradient),
+            best.met | met,
         )
-        if bool((found.met | ~going).all()):
+        if bool((best.met | ~going).all()):
             break
         short = new_slope < 0.9 * slope
         low, slope_low = torch.where(short, t, low), torch.where(short, new_slope, slope_low)
@@ -215,4 +215,4 @@ def search(loss: Loss, x: Tensor, value: Tensor, gradient: Tensor, d: Tensor, go
         secant = low + (high - low) * slope_low / (slope_low - slope_high)
         margin = 0.1 * (high - low)
         t = torch.where(high == 0, 4 * t, secant.maximum(low + margin).minimum(high - margin))
-    return found
+    return best

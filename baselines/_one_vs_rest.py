@@ -121,8 +121,8 @@ def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
                 continue
         first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
         score = ordered[first]
-        own = row[order[ends[k - 1] if k else 0 : ends[k]]]
-        hits = np.bincount(np.searchsorted(score, own[np.isfinite(own)]), minlength=len(score))
+        positives = row[order[ends[k - 1] if k else 0 : ends[k]]]
+        hits = np.bincount(np.searchsorted(score, positives[np.isfinite(positives)]), minlength=len(score))
         yield Tally(score, np.diff(np.append(first, len(ordered))), hits)
 
 
@@ -194,11 +194,11 @@ def fit_in_stacks(
     """
     S, N, K = Z_SNK.shape
     C = 1 if K == 2 else K
-    some = ENTRIES // (C * N * features)
-    if some < 2 or masks.any_masked(Z_SNK):
+    sets = ENTRIES // (C * N * features)
+    if sets < 2 or masks.any_masked(Z_SNK):
         return one_by_one(fit, Z_SNK, y_SN)
     parts = []
-    for Z, y in zip(Z_SNK.split(some), y_SN.split(some), strict=True):
+    for Z, y in zip(Z_SNK.split(sets), y_SN.split(sets), strict=True):
         x_CN = scores_stack(Z, y).contiguous()
         t_CN = torch.cat([targets(y_N, C) for y_N in y])
         parts.append(of_classes(x_CN, t_CN, len(Z)))

@@ -196,5 +196,5 @@ def lbfgs(
         return float(value), (gradient / root).numpy()
 
     options = {"maxiter": steps, "maxcor": 10, "ftol": 1e-12, "gtol": tolerance}
-    found = minimize(scaled, (x * root).numpy(), jac=True, method="L-BFGS-B", options=options)
-    return torch.as_tensor(found.x) / root
+    optimum = minimize(scaled, (x * root).numpy(), jac=True, method="L-BFGS-B", options=options)
+    return torch.as_tensor(optimum.x) / root

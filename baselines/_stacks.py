@@ -103,14 +103,14 @@ def together(
     searches: Sequence[Generator[float, list[float], Result]], evaluate: Callable[[list[float]], list[list[float]]]
 ) -> list[Result]:
     """What each search returns; all that still go on are sent what they ask for in one evaluation."""
-    asked = [next(search) for search in searches]
-    found: dict[int, Result] = {}
-    while len(found) < len(searches):
-        answers = evaluate(asked)
+    requests = [next(search) for search in searches]
+    results: dict[int, Result] = {}
+    while len(results) < len(searches):
+        answers = evaluate(requests)
         for i, search in enumerate(searches):
-            if i not in found:
+            if i not in results:
                 try:
-                    asked[i] = search.send(answers[i])
+                    requests[i] = search.send(answers[i])
                 except StopIteration as end:
-                    found[i] = end.value
-    return [found[i] for i in range(len(searches))]
+                    results[i] = end.value
+    return [results[i] for i in range(len(searches))]

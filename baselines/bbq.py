@@ -52,7 +52,7 @@ def _average(tally: Tally, sizes: NDArray) -> dict[str, NDArray]:
     import numpy as np
     from scipy.special import expit, gammaln
 
-    seen, own = np.append(0, tally.number.cumsum()), np.append(0, tally.hits.cumsum())
+    seen, hits = np.append(0, tally.number.cumsum()), np.append(0, tally.hits.cumsum())
     model = np.repeat(np.arange(len(sizes)), sizes)
     start = sizes.cumsum() - sizes
     within = np.arange(len(model)) - start[model]
@@ -60,7 +60,7 @@ def _average(tally: Tally, sizes: NDArray) -> dict[str, NDArray]:
     # A bin ends with the score of its last rank, and all that equal it.
     last = np.searchsorted(seen[1:], -((within + 1) * -seen[-1] // B))
     before = np.where(within == 0, -1, np.append(-1, last[:-1]))
-    n, m = seen[last + 1] - seen[before + 1], own[last + 1] - own[before + 1]
+    n, m = seen[last + 1] - seen[before + 1], hits[last + 1] - hits[before + 1]
     edge = expit(tally.score[last])
     high, low = np.where(within == B - 1, 1.0, edge), np.where(within == 0, 0.0, np.append(0.0, edge[:-1]))
     middle = np.clip((low + high) / 2, 1e-12, 1 - 1e-12)

@@ -58,8 +58,8 @@ def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
     penalty_CP = torch.tensor([RIDGE, RIDGE, 0.0], dtype=torch.float64).expand(len(x_CN), 3)
     start_CP = torch.zeros(len(x_CN), 3, dtype=torch.float64)
     start_CP[:, 2] = t_CN.mean(1).logit()
-    found = logistic(X_CPN, t_CN, penalty_CP, start_CP)
-    theta_CP = found.theta
+    fitted = logistic(X_CPN, t_CN, penalty_CP, start_CP)
+    theta_CP = fitted.theta
     low = (theta_CP[:, :2] < 0).any(1).nonzero()[:, 0]
     if len(low):
         theta_CP[low] = _on_a_face(X_CPN[low], t_CN[low], penalty_CP[low], start_CP[low]).theta
@@ -71,13 +71,13 @@ def _on_a_face(X_CPN: Tensor, t_CN: Tensor, penalty_CP: Tensor, start_CP: Tensor
     """The best of the fits with a = 0, with b = 0 and with both, among those that have neither below zero."""
     best: Logistic | None = None
     for free in ((False, False, True), (True, False, True), (False, True, True)):
-        found = logistic(X_CPN, t_CN, penalty_CP, start_CP, torch.tensor(free).expand_as(start_CP))
+        fitted = logistic(X_CPN, t_CN, penalty_CP, start_CP, torch.tensor(free).expand_as(start_CP))
         if best is None:
-            best = found
+            best = fitted
             continue
-        better = (found.theta[:, :2] >= 0).all(1) & (found.value < best.value)
-        theta = torch.where(better[:, None], found.theta, best.theta)
-        best = Logistic(theta, torch.where(better, found.value, best.value), found.hessian)
+        better = (fitted.theta[:, :2] >= 0).all(1) & (fitted.value < best.value)
+        theta = torch.where(better[:, None], fitted.theta, best.theta)
+        best = Logistic(theta, torch.where(better, fitted.value, best.value), fitted.hessian)
     assert best is not None
     return best
 

@@ -41,10 +41,10 @@ def _bins(tally: Tally, bins: int) -> dict[str, NDArray]:
     """edge and value of one class's bins: each ends with the score of its last rank, and all that equal it."""
     import numpy as np
 
-    seen, own = tally.number.cumsum(), tally.hits.cumsum()
+    seen, hits = tally.number.cumsum(), tally.hits.cumsum()
     rank = -(np.arange(1, bins + 1) * -seen[-1] // bins)
     last = np.unique(np.searchsorted(seen, rank))
-    return {"edge": tally.score[last], "value": np.diff(own[last], prepend=0) / np.diff(seen[last], prepend=0)}
+    return {"edge": tally.score[last], "value": np.diff(hits[last], prepend=0) / np.diff(seen[last], prepend=0)}
 
 
 def apply_histogram(params: Params, Z_NK: Tensor) -> Tensor:

@@ -77,13 +77,13 @@ def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
     ends = np.append(0, keep.cumsum())[first].reshape(-1)
     score, value = tally.score[keep], value[keep]
     out = []
-    for own in (ends[i : i + C + 1] for i in range(0, S * C, C)):
-        here = slice(own[0], own[-1])
+    for bounds in (ends[i : i + C + 1] for i in range(0, S * C, C)):
+        here = slice(bounds[0], bounds[-1])
         out.append(
             {
                 "score": torch.from_numpy(score[here].copy()),
                 "value": torch.from_numpy(value[here].copy()),
-                "first": torch.from_numpy(own - own[0]),
+                "first": torch.from_numpy(bounds - bounds[0]),
                 "uniform": torch.tensor(1 / (N + 1), dtype=torch.float64),
             }
         )

@@ -33,9 +33,9 @@ def fit_isotonic_multiclass(Z_NK: Tensor, y_N: Tensor) -> Params:
     x_NK = log_odds(checked(Z_NK, y_N))
     ordered = np.sort(x_NK[x_NK.isfinite()].numpy(force=True))
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    own = x_NK.gather(1, y_N[:, None])[:, 0].numpy(force=True)
-    own = own[np.isfinite(own)]
-    hits = np.bincount(np.searchsorted(ordered[first], own), minlength=len(first))
+    of_label = x_NK.gather(1, y_N[:, None])[:, 0].numpy(force=True)
+    of_label = of_label[np.isfinite(of_label)]
+    hits = np.bincount(np.searchsorted(ordered[first], of_label), minlength=len(first))
     fitted = steps(Tally(ordered[first], np.diff(np.append(first, len(ordered))), hits))
     uniform = torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)
     return {**{name: torch.from_numpy(array) for name, array in fitted.items()}, "uniform": uniform}

@@ -81,8 +81,8 @@ def fit_platt(Z_NK: Tensor, y_N: Tensor) -> Params:
     unit_K = torch.where(unit_K > 1e-12 * (1 + centre_K.abs()), unit_K, 1.0)  # else constant but for rounding
     theta = torch.stack([unit_K, centre_K])  # the logits as they are
     for step in (stride, 1) if stride >= 4 else (1,):
-        some = Scores(Z_NK[::step], y_N[::step], centre_K, unit_K)
-        theta = newton(some, theta, TOLERANCE if step == 1 else 1e-5, targets(some, K))
+        thinned = Scores(Z_NK[::step], y_N[::step], centre_K, unit_K)
+        theta = newton(thinned, theta, TOLERANCE if step == 1 else 1e-5, targets(thinned, K))
     slope_K = theta[0] / unit_K
     return {"slope": slope_K, "intercept": theta[1] - slope_K * centre_K}
 

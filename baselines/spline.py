@@ -77,9 +77,9 @@ def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
     theta_CP[:, :2] = logistic(X_CPN[:, :2].contiguous(), t_CN, penalty_CP[:, :2], theta_CP[:, :2]).theta
     open_C = torch.ones(C, dtype=torch.bool)
     for _ in range(UPDATES):
-        found = logistic(X_CPN, t_CN, penalty_CP, theta_CP, steps=1)
-        theta_CP = torch.where(open_C[:, None], found.theta, theta_CP)
-        new_C, spent_C = smoother(found.hessian, theta_CP, smoothness_C)
+        fitted = logistic(X_CPN, t_CN, penalty_CP, theta_CP, steps=1)
+        theta_CP = torch.where(open_C[:, None], fitted.theta, theta_CP)
+        new_C, spent_C = smoother(fitted.hessian, theta_CP, smoothness_C)
         settled_C = ((new_C / smoothness_C).log().abs() < 0.05) | (spent_C < 0.05)
         smoothness_C = torch.where(open_C, new_C, smoothness_C)
         penalty_CP[:, 2:] = smoothness_C[:, None]

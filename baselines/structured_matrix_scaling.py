@@ -47,9 +47,9 @@ def fit_structured_matrix(
         x = tempered(params, z)
         return x, masks.zeroed(x)
 
-    own = 2 * K * strength
+    diagonal = 2 * K * strength
     off = 2 * K * (K - 1) * (strength if off_diagonal is None else off_diagonal)
-    D, b = fit_full(Z_NK, y_N, features, Precision(own, own, off))
+    D, b = fit_full(Z_NK, y_N, features, Precision(diagonal, diagonal, off))
     D.diagonal().add_(1.0)
     return {**params, "weight": D, "bias": b}
 
@@ -63,8 +63,8 @@ def fit_structured_matrices(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     if not stackable(Z_SNK):
         return one_by_one(fit_structured_matrix, Z_SNK, y_SN)
     params, x_SNK = fit_tempered_stack(Z_SNK, y_SN)
-    own = 2 * Z_SNK.shape[2] * STRENGTH
-    D_SKK, b_SK = fit_fulls(x_SNK, x_SNK, y_SN, Precision(own, own, own * (Z_SNK.shape[2] - 1)))
+    diagonal = 2 * Z_SNK.shape[2] * STRENGTH
+    D_SKK, b_SK = fit_fulls(x_SNK, x_SNK, y_SN, Precision(diagonal, diagonal, diagonal * (Z_SNK.shape[2] - 1)))
     D_SKK.diagonal(dim1=1, dim2=2).add_(1.0)
     return {**params, "weight": D_SKK, "bias": b_SK}
 

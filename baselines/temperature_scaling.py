@@ -83,13 +83,13 @@ class Logits:
         """f and s^n times its nth derivatives, n = 1 to ORDER: one pass."""
         total = self.ones.new_zeros(ORDER + 1)
         for w, y in self.blocks(s):
-            own = w.gather(1, y[:, None]).sum()
+            of_label = w.gather(1, y[:, None]).sum()
             w = w.clamp_(min=LOWEST) if self.deep else w
             e = torch.exp(w, out=self.room[: len(w)])
             size = e @ self.ones
             moments = [(e.mul_(w) @ self.ones).div_(size) for _ in range(ORDER)]
             terms = torch.stack([size.log_(), *cumulants(moments)]).sum(1)
-            terms[:2] -= own
+            terms[:2] -= of_label
             total += terms
         return (total / self.n).tolist()
 
@@ -243,13 +243,14 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     for size in SAMPLES:
         if size * 4 <= N:
             part = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
-            own = [i for i, floor in enumerate(part.floors()) if floor is None and floors[i] is None]
-            searches = [steps(part.shape[1], K, u[i], *limits[i], None, tolerance=1e-3) for i in own]
-            for i, root in zip(own, _roots(part, searches, own), strict=True):
+            undecided = [i for i, floor in enumerate(part.floors()) if floor is None and floors[i] is None]
+            searches = [steps(part.shape[1], K, u[i], *limits[i], None, tolerance=1e-3) for i in undecided]
+            for i, root in zip(undecided, _roots(part, searches, undecided), strict=True):
                 u[i] = root.u
     constant = [floor is not None and math.log(K) - floor < 1e-12 for floor in floors]
-    own = [i for i in range(S) if not constant[i]]
-    roots = dict(zip(own, _roots(logits, [steps(N, K, u[i], *limits[i], floors[i]) for i in own], own), strict=True))
+    undecided = [i for i in range(S) if not constant[i]]
+    searches = [steps(N, K, u[i], *limits[i], floors[i]) for i in undecided]
+    roots = dict(zip(undecided, _roots(logits, searches, undecided), strict=True))
     parts = [
         _params(roots[i], floors[i] is not None or roots[i].u == limits[i][0])
         if i in roots

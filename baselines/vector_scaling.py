@@ -74,7 +74,7 @@ def warn(Z_NK: Tensor, y_N: Tensor) -> str | None:
             f"{N:,} calibration examples for {2 * K:,} parameters: with fewer than {FEW} each it is often worse than"
             " no calibration; temperature or structured vector scaling needs fewer"
         )
-    return "; ".join(said for said in (unseen(Z_NK, y_N), few) if said) or None
+    return "; ".join(warning for warning in (unseen(Z_NK, y_N), few) if warning) or None
 
 
 BASELINE = Calibrator(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from calib_bench.core.baseline import Calibrator, Objective
     from calib_bench.core.study import Analysis, Probe, Study, Table
-    from calib_bench.core.task import Carve, Recipe, Task
+    from calib_bench.core.task import Recipe, SplitSizes, Task
 
 _MODULES = {
     "calib_bench.api": (
@@ -37,16 +37,16 @@ _MODULES = {
     ),
     "calib_bench.core.baseline": ("Calibrator", "Objective"),
     "calib_bench.core.study": ("Analysis", "Probe", "Study", "Table"),
-    "calib_bench.core.task": ("Carve", "Recipe", "Task"),
+    "calib_bench.core.task": ("Recipe", "SplitSizes", "Task"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Analysis",
     "Calibrator",
-    "Carve",
     "Objective",
     "Probe",
     "Recipe",
+    "SplitSizes",
     "Study",
     "Table",
     "Task",

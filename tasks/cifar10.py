@@ -1,6 +1,6 @@
 """CIFAR-10: 60,000 colour photographs of 32x32 in 10 classes (Krizhevsky, 2009)."""
 
-from calib_bench.core.task import Carve, Hub, Recipe, Task
+from calib_bench.core.task import Hub, Recipe, SplitSizes, Task
 from calib_bench.data import crop, flip, images
 
 SOURCE = Hub(
@@ -10,13 +10,13 @@ SOURCE = Hub(
     label="label",
     rows={"train": 50_000, "test": 10_000},
 )
-CARVE = Carve(selection=2_500, calibration=2_500)
+SIZES = SplitSizes(selection=2_500, calibration=2_500)
 
 TASK = Task(
     title="CIFAR-10",
     load=images(
         SOURCE,
-        CARVE,
+        SIZES,
         classes=10,
         names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         mean=(0.4914, 0.4822, 0.4465),
@@ -24,7 +24,7 @@ TASK = Task(
         augment=(crop(4), flip()),
     ),
     classes=10,
-    carve=CARVE,
+    sizes=SIZES,
     models=("wrn_16_4", "wrn_16_4_nonorm", "wrn_28_10", "wrn_16_1", "cnn_32_64_128"),
     recipe=Recipe(
         epochs=30,

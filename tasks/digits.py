@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calib_bench.core.task import Carve, Recipe, Task
+from calib_bench.core.splits import Request
+from calib_bench.core.task import Recipe, SplitSizes, Task
 from calib_bench.data import arrays
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from calib_bench.core.splits import Request
 
-CARVE = Carve(train=300, selection=250, calibration=250)  # 997 are left to test
+SIZES = SplitSizes(train=300, selection=250, calibration=250)  # 997 are left to test
 
 
 def read(request: Request) -> tuple[np.ndarray, np.ndarray]:
@@ -26,9 +26,9 @@ def read(request: Request) -> tuple[np.ndarray, np.ndarray]:
 
 TASK = Task(
     title="Handwritten digits, 8x8, 300 to train on",
-    load=arrays(read, CARVE, classes=10, source="sklearn.datasets.load_digits"),
+    load=arrays(read, SIZES, classes=10, source="sklearn.datasets.load_digits"),
     classes=10,
-    carve=CARVE,
+    sizes=SIZES,
     models=("mlp_128_128", "cnn_8_16"),
     recipe=Recipe(
         epochs=80,

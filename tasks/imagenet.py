@@ -1,11 +1,11 @@
 """ImageNet: 1.28 million photographs in 1,000 classes, ILSVRC 2012 (Russakovsky et al., 2015).
 
 The labels of its test set are hidden, so the validation set is the test split; selection and calibration are
-carved from train. The defaults are the smallest study that supports a claim: three betas, three seeds, rates chosen on
+drawn from train. The defaults are the smallest study that supports a claim: three betas, three seeds, rates chosen on
 all of them.
 """
 
-from calib_bench.core.task import Carve, Hub, Recipe, Task
+from calib_bench.core.task import Hub, Recipe, SplitSizes, Task
 from calib_bench.data import streams
 
 SOURCE = Hub(
@@ -16,13 +16,13 @@ SOURCE = Hub(
     rows={"train": 1_281_167, "validation": 50_000},
     gated=True,
 )
-CARVE = Carve(selection=10_000, calibration=25_000)
+SIZES = SplitSizes(selection=10_000, calibration=25_000)
 
 TASK = Task(
     title="ImageNet (ILSVRC 2012)",
-    load=streams(SOURCE, CARVE, classes=1000),
+    load=streams(SOURCE, SIZES, classes=1000),
     classes=1000,
-    carve=CARVE,
+    sizes=SIZES,
     models=("timm/resnet50",),
     recipe=Recipe(
         epochs=90,

@@ -1,6 +1,6 @@
 """IMDB: 50,000 film reviews, half positive and half negative (Maas et al., 2011)."""
 
-from calib_bench.core.task import Carve, Hub, Recipe, Task
+from calib_bench.core.task import Hub, Recipe, SplitSizes, Task
 from calib_bench.data import texts
 
 SOURCE = Hub(
@@ -10,13 +10,13 @@ SOURCE = Hub(
     label="label",
     rows={"train": 25_000, "test": 25_000},
 )
-CARVE = Carve(selection=2_500, calibration=2_500)
+SIZES = SplitSizes(selection=2_500, calibration=2_500)
 
 TASK = Task(
     title="IMDB film reviews",
-    load=texts(SOURCE, CARVE, classes=2, names=("negative", "positive"), vocabulary=20_000, length=200),
+    load=texts(SOURCE, SIZES, classes=2, names=("negative", "positive"), vocabulary=20_000, length=200),
     classes=2,
-    carve=CARVE,
+    sizes=SIZES,
     models=("gru_64", "lstm_64", "bag_64"),
     recipe=Recipe(epochs=6, batch=64, lr=(3e-4, 1e-3, 3e-3, 1e-2), optimizer="adam"),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),

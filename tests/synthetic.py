@@ -13,7 +13,7 @@ import torch
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.splits import InputSpec, Splits
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 from calib_bench.system import files
@@ -63,7 +63,7 @@ def initial_norm(trial: Trial) -> float:
     return trial.beta * trial.head_init * doubled * (1 + 0.1 * trial.seed)
 
 
-def outcome(trial: Trial, Z: dict[str, torch.Tensor], diverged: bool) -> Outcome:
+def outcome(trial: Trial, Z: dict[str, torch.Tensor], diverged: bool) -> TrialResult:
     """A finished or diverged trial with these logits."""
     logits = {split: (values / trial.beta).float() for split, values in Z.items()}
     found = facts(trial)
@@ -75,8 +75,8 @@ def outcome(trial: Trial, Z: dict[str, torch.Tensor], diverged: bool) -> Outcome
         "logit_norm": [initial_norm(trial)] * 3,
     }
     if diverged:
-        return Outcome(trial, "diverged", {}, history, {"diverged_step": 7})
-    return Outcome(trial, "done", logits, history, found)
+        return TrialResult(trial, "diverged", {}, history, {"diverged_step": 7})
+    return TrialResult(trial, "done", logits, history, found)
 
 
 def facts(trial: Trial) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(("most", "micro"), [(32, 32), (16, 16), (9, 8), (1, 1)])
 def test_parts_of_a_batch_give_its_result(most: int, micro: int) -> None:
     got = run(PLAIN, micro_batch=most)
-    assert got.facts["micro_batch"] == micro
+    assert got.metadata["micro_batch"] == micro
     same(run(PLAIN), got)
 
 
@@ -64,7 +64,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
     monkeypatch.setattr(update, "forward", small)
     (got,) = train([PLAIN], digits(PLAIN.model), device=CPU)
     assert sizes[:2] == [32, 16]
-    assert got.facts["micro_batch"] == 8
+    assert got.metadata["micro_batch"] == 8
     same(whole, got)
 
 

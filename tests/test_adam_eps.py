@@ -60,8 +60,8 @@ def test_the_stack_and_the_single_loop_agree_on_eps(optimizer: str) -> None:
     for one, outcome in zip(trials, got, strict=True):
         assert_close(outcome, run(one))
     assert not torch.allclose(got[0].logits["test"], got[1].logits["test"], rtol=1e-3)
-    assert "homogeneity" not in got[1].facts
-    assert got[2].facts["homogeneity"] == pytest.approx(2, rel=0.2)  # one hidden layer, its biases small
+    assert "homogeneity" not in got[1].metadata
+    assert got[2].metadata["homogeneity"] == pytest.approx(2, rel=0.2)  # one hidden layer, its biases small
 
 
 def test_the_usual_eps_trains_to_the_same_bits_in_any_stack() -> None:

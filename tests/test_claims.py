@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from calib_bench.store import leases
-from calib_bench.store.leases import Claims, LostError
+from calib_bench.store.leases import Leases, LostError
 from calib_bench.system import files
 
 LEASE = 0.6
 
 
-def make(path: Path, owner: str = "a", lease: float = LEASE) -> Claims:
-    return Claims(path, owner, lease)
+def make(path: Path, owner: str = "a", lease: float = LEASE) -> Leases:
+    return Leases(path, owner, lease)
 
 
 def elsewhere(path: Path, name: str = "f" * 32, **content: Any) -> Path:
@@ -36,22 +36,22 @@ def elsewhere(path: Path, name: str = "f" * 32, **content: Any) -> Path:
 
 def test_a_claim_excludes_every_overlap_until_it_is_released(tmp_path: Path) -> None:
     one, two = make(tmp_path), make(tmp_path, "b")
-    held = one.take(["x", "y"])
+    held = one.acquire(["x", "y"])
     assert held is not None
-    assert two.take(["y", "z"]) is None
-    assert two.busy() == {"x", "y"}
-    assert one.busy() == set()
-    assert two.take(["z"]) is not None
+    assert two.acquire(["y", "z"]) is None
+    assert two.leased() == {"x", "y"}
+    assert one.leased() == set()
+    assert two.acquire(["z"]) is not None
     one.release(held)
-    assert two.busy() == set()
-    assert two.take(["y"]) is not None
+    assert two.leased() == set()
+    assert two.acquire(["y"]) is not None
 
 
 def test_an_own_leftover_makes_way_at_once(tmp_path: Path) -> None:
-    lost = make(tmp_path).take(["x"])
+    lost = make(tmp_path).acquire(["x"])
     assert lost is not None
-    assert make(tmp_path).take(["x", "y"]) is not None
-    lost.beat()
+    assert make(tmp_path).acquire(["x", "y"]) is not None
+    lost.renew()
     assert lost.lost
     with pytest.raises(LostError, match="took over"):
         lost.check()
@@ -63,27 +63,27 @@ def test_a_silent_claim_expires_by_the_readers_own_clock(
 ) -> None:
     path, known = elsewhere(tmp_path), make(tmp_path)
     now = time.time()
-    assert known.busy() == {"x", "y"}
+    assert known.leased() == {"x", "y"}
     monkeypatch.setattr(time, "time", lambda: now + jump)
     os.utime(path, (now + jump, now + jump))
     for count in range(8):  # it beats: it lives for longer than a lease
         start = time.monotonic()
         path.with_suffix(".beat").write_text(str(count))
-        assert known.take(["y"]) is None
+        assert known.acquire(["y"]) is None
         time.sleep(LEASE / 5)
-    while known.busy():
+    while known.leased():
         time.sleep(0.05)
     assert LEASE <= time.monotonic() - start < 10 * LEASE
     assert not path.exists()
     assert not path.with_suffix(".beat").exists()
-    assert known.take(["y"]) is not None
+    assert known.acquire(["y"]) is not None
 
 
 def test_a_living_claim_beats_for_longer_than_its_lease(tmp_path: Path) -> None:
-    held, other = make(tmp_path).take(["x"]), make(tmp_path, "b")
+    held, other = make(tmp_path).acquire(["x"]), make(tmp_path, "b")
     end = time.monotonic() + 3 * LEASE
     while time.monotonic() < end:
-        assert other.busy() == {"x"}
+        assert other.leased() == {"x"}
         time.sleep(0.05)
     assert held is not None
     assert not held.lost
@@ -97,7 +97,7 @@ def test_a_claim_of_a_process_that_is_gone_expires_at_once(tmp_path: Path) -> No
     elsewhere(tmp_path, "2" * 32, **own, pid=os.getpid(), keys=["y"])  # the number was given to another process
     mine = {**own, "start": leases.process_start(os.getpid())}
     elsewhere(tmp_path, "3" * 32, **mine, pid=os.getpid(), keys=["z"])
-    assert make(tmp_path, lease=1e6).busy() == {"z"}
+    assert make(tmp_path, lease=1e6).leased() == {"z"}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"keys": 3}', b"\xff\xfe", files.sealed({"keys": "a b"})])
@@ -106,18 +106,18 @@ def test_what_is_no_claim_holds_nothing_up(tmp_path: Path, content: bytes) -> No
     files.write_bytes(tmp_path / "claims" / "x.beat", content)
     files.write_bytes(tmp_path / "claims" / "orphan.beat", b"1")
     known = make(tmp_path)
-    assert known.busy() == set()
-    assert known.take(["x"]) is not None
+    assert known.leased() == set()
+    assert known.acquire(["x"]) is not None
     assert not (tmp_path / "claims" / "orphan.beat").exists()
 
 
 def _contend(path: Path, barrier: Any, rounds: int, name: int) -> None:
     """Hold each key at most once at a time: an exclusive file tells on whoever breaks that."""
-    known = Claims(path, str(name), 60.0)
+    known = Leases(path, str(name), 60.0)
     for turn in range(rounds):
         barrier.wait()
         for key in ("x", "y"):
-            held = known.take([key, f"{key}{turn}"])
+            held = known.acquire([key, f"{key}{turn}"])
             if held is not None:
                 inside = path / f"inside-{key}"
                 with inside.open("x"):
@@ -202,7 +202,7 @@ def test_a_killed_drivers_trials_are_taken_over_while_the_other_runs(alone: dict
 
 
 def test_a_claim_names_no_machine_user_or_path(tmp_path: Path) -> None:
-    held = make(tmp_path).take(["x"])
+    held = make(tmp_path).acquire(["x"])
     assert held is not None
     path = tmp_path / "claims" / held.name
     content = json.loads(path.read_text())

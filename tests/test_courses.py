@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import CPU, digits, run, trial
+from test_train import CPU, OBJECTIVES, digits, run, trial
 
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.train.stacked_loop import train_fused
 from calib_bench.train.train import train
@@ -29,7 +29,7 @@ DEPARTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def same(first: Outcome, second: Outcome, rtol: float = 1e-8) -> None:
+def same(first: TrialResult, second: TrialResult, rtol: float = 1e-8) -> None:
     for name, z in first.logits.items():
         torch.testing.assert_close(z, second.logits[name], rtol=rtol, atol=1e-9)
     for column in ("train_loss", "train_accuracy", "selection_log_loss", "logit_norm", "weight_norm", "head_norm"):
@@ -45,7 +45,7 @@ def test_both_loops_agree(name: str) -> None:
         if "head" in name or name in ("cosine", "learned")
         else [plain, one, plain.model_copy(update={"beta": 0.5})]
     )
-    fused = train_fused(members, digits(), device=CPU)
+    fused = train_fused(members, digits(), device=CPU, objectives=OBJECTIVES)
     same(run(one), fused[members.index(one)])
     if len(members) > 1:
         same(run(plain), fused[0])
@@ -66,7 +66,7 @@ def test_a_switch_leaves_predictions_as_they_are(optimizer: str, fused: bool) ->
     changes = {"precision": "fp64", "lr": 1e-13, "optimizer": optimizer, "weight_decay": 0.0, "head_init": 30.0}
     switched = trial(beta=3.0, switch_from=0.3, switch_at=0.5, **changes)
     steady = trial(beta=0.3, **changes)
-    train_one = (lambda one: train_fused([one], digits(), device=CPU)[0]) if fused else run
+    train_one = (lambda one: train_fused([one], digits(), device=CPU, objectives=OBJECTIVES)[0]) if fused else run
     after, before = train_one(switched).logits["test"] * 3.0, train_one(steady).logits["test"] * 0.3
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
     history = train_one(switched).history["selection_log_loss"]
@@ -133,9 +133,19 @@ def test_a_killed_switch_is_resumed_to_the_bit(tmp_path: Any) -> None:
     for after in (7, 8, 9):
         path = tmp_path / f"{after}.ckpt"
         with pytest.raises(Stop):
-            train([one], digits(), device=CPU, checkpoint=path, checkpoint_seconds=0, progress=stop(after))
-        resumed = train([one], digits(), device=CPU, checkpoint=path, checkpoint_seconds=0)[0]
-        assert torch.equal(resumed.logits["test"], train([one], digits(), device=CPU)[0].logits["test"])
+            train(
+                [one],
+                digits(),
+                device=CPU,
+                objectives=OBJECTIVES,
+                checkpoint=path,
+                checkpoint_seconds=0,
+                progress=stop(after),
+            )
+        resumed = train([one], digits(), device=CPU, objectives=OBJECTIVES, checkpoint=path, checkpoint_seconds=0)[0]
+        assert torch.equal(
+            resumed.logits["test"], train([one], digits(), device=CPU, objectives=OBJECTIVES)[0].logits["test"]
+        )
     assert whole.status == "done"
 
 
@@ -155,7 +165,7 @@ def test_members_with_other_heads_are_not_stacked_together() -> None:
     from calib_bench.train.fusion import fuse_key
 
     keys = {
-        fuse_key(Trial(**{**trial().model_dump(), "objective": o}))
+        fuse_key(Trial(**{**trial().model_dump(), "objective": o}), OBJECTIVES)
         for o in ("cross_entropy", "label_smoothing:0.1", "cosine_head:10.0", "cosine_head:5.0", "learned_beta:1.0")
     }
     assert len(keys) == 4

@@ -1,4 +1,4 @@
-"""Data: carving, augmentation, splits, cache, and every error that names what is wrong with somebody's folder."""
+"""Data: partition, augmentation, splits, cache, and every error that names what is wrong with somebody's folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from calib_bench.core.splits import Request, Split, Splits
-from calib_bench.core.task import Carve, Hub
+from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
 from calib_bench.data.duplicates import digests, note
+from calib_bench.data.images import decode
 from calib_bench.data.naming import matched
-from calib_bench.data.partition import carve
-from calib_bench.data.raw_split import decode, folder_part, parquet_part
+from calib_bench.data.partition import partition
+from calib_bench.data.raw_split import folder_part, parquet_part
 from calib_bench.data.source import digest_of
 from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
-from calib_bench.data.tensors import Resident, TensorSplit, normalized
+from calib_bench.data.tensors import DeviceCache, TensorSplit, normalized
 from calib_bench.data.text import MARKUP, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.system import shutdown
@@ -40,7 +41,7 @@ from calib_bench.system.random import stream
 
 CPU = torch.device("cpu")
 HUB = Hub("owner/toy", "0" * 40, "img", "label", rows={"train": 40, "test": 10})
-CARVE = Carve(selection=5, calibration=6)
+SIZES = SplitSizes(selection=5, calibration=6)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
@@ -82,12 +83,12 @@ def toy(root: Path, train: int = 40, test: int = 10, size: int = 8, names: list[
 
 
 def load_images(root: Path | None, hub: Hub = HUB, classes: int = 4, **fields: Any) -> Splits:
-    load = images(hub, CARVE, classes=classes, mean=MEAN, std=STD, augment=(crop(2), flip()))
+    load = images(hub, SIZES, classes=classes, mean=MEAN, std=STD, augment=(crop(2), flip()))
     return load(Request("toy", data=root, **fields))
 
 
 def load_stream(root: Path, hub: Hub = HUB, classes: int = 4, **fields: Any) -> Splits:
-    return streams(hub, CARVE, classes=classes)(Request("toy", data=root, **fields))
+    return streams(hub, SIZES, classes=classes)(Request("toy", data=root, **fields))
 
 
 def rows_of(x: Any) -> list[tuple[Any, ...]]:
@@ -132,7 +133,7 @@ def check_contract(split: Split) -> None:
     assert split.labels.shape == (len(split),)
 
 
-# Carving
+# Partition
 
 
 @given(
@@ -149,8 +150,8 @@ def test_carve_is_disjoint_and_of_the_size_asked(
 ) -> None:
     if train_rows is None and not own_test:
         own_test = True
-    sizes = Carve(selection, calibration, train_rows)
-    full = carve(sizes, rows, 30 if own_test else None, task="t", split=split, limit=None)
+    sizes = SplitSizes(selection, calibration, train_rows)
+    full = partition(sizes, rows, 30 if own_test else None, task="t", split=split, limit=None)
     taken = torch.cat([full[name] for name in ("train", "selection", "calibration") + (() if own_test else ("test",))])
     assert len(set(taken.tolist())) == len(taken)
     assert taken.min() >= 0
@@ -162,7 +163,7 @@ def test_carve_is_disjoint_and_of_the_size_asked(
         assert full["test"].tolist() == list(range(30))
     else:
         assert len(taken) == rows
-    small = carve(sizes, rows, 30 if own_test else None, task="t", split=split, limit=limit)
+    small = partition(sizes, rows, 30 if own_test else None, task="t", split=split, limit=limit)
     for name in ("train", "selection", "calibration"):
         assert torch.equal(small[name], full[name][:limit])
     assert set(small["test"].tolist()) <= set(full["test"].tolist())
@@ -172,7 +173,7 @@ def test_carve_is_disjoint_and_of_the_size_asked(
 def test_carve_depends_on_the_split_seed_and_task_alone() -> None:
     def rows(**fields: Any) -> list[int]:
         options: dict[str, Any] = {"task": "a", "split": 0, "limit": None} | fields
-        return carve(CARVE, 100, 10, **options)["selection"].tolist()
+        return partition(SIZES, 100, 10, **options)["selection"].tolist()
 
     assert rows() == rows()
     assert rows() != rows(split=1)
@@ -182,15 +183,15 @@ def test_carve_depends_on_the_split_seed_and_task_alone() -> None:
 @pytest.mark.parametrize(
     ("sizes", "own", "words"),
     [
-        (Carve(20, 20), 5, ("40", "20 for selection", "at least 1 for train")),
-        (Carve(10, 10, 20), None, ("20 for train", "at least 1 for test")),
-        (Carve(10, 10, 21), 5, ("21 for train", "40")),
-        (Carve(10, 10), None, ("Carve must say",)),
+        (SplitSizes(20, 20), 5, ("40", "20 for selection", "at least 1 for train")),
+        (SplitSizes(10, 10, 20), None, ("20 for train", "at least 1 for test")),
+        (SplitSizes(10, 10, 21), 5, ("21 for train", "40")),
+        (SplitSizes(10, 10), None, ("SplitSizes must say",)),
     ],
 )
-def test_too_few_rows(sizes: Carve, own: int | None, words: tuple[str, ...]) -> None:
+def test_too_few_rows(sizes: SplitSizes, own: int | None, words: tuple[str, ...]) -> None:
     with pytest.raises(DataError) as error:
-        carve(sizes, 40, own, task="toy", split=0, limit=None)
+        partition(sizes, 40, own, task="toy", split=0, limit=None)
     assert all(word in str(error.value) for word in words)
 
 
@@ -243,7 +244,7 @@ def test_tensor_split(tmp_path: Path) -> None:
     split = splits.train
     assert isinstance(split, TensorSplit)
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(picture(int(row))))).transpose(2, 0, 1) for row in split.rows])
-    assert np.array_equal(split.x.numpy(), pixels), "the images of the rows that were carved"
+    assert np.array_equal(split.x.numpy(), pixels), "the images of the rows that were drawn"
     assert torch.equal(split.labels, split.rows % 4)
     index = torch.tensor([[3, 1], [0, 7]])
     assert torch.equal(split.inputs(index, CPU), normalized(split.x[index], (MEAN, STD)))
@@ -273,7 +274,7 @@ def text_split() -> TextSplit:
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     tokens = torch.arange(2, int(lengths.sum()) + 2, dtype=torch.int32)
     rows = torch.randperm(67, generator=stream("rows"))[:50]
-    return TextSplit(Resident(tokens), offsets, rows, rows % 2)
+    return TextSplit(DeviceCache(tokens), offsets, rows, rows % 2)
 
 
 def test_text_split(text_split: TextSplit) -> None:
@@ -372,7 +373,7 @@ def write_texts(root: Path) -> Path:
 
 def test_texts_learn_their_words_from_the_training_split_alone(tmp_path: Path) -> None:
     root = write_texts(tmp_path / "d")
-    load = texts(TEXT_HUB, CARVE, classes=2, names=("no", "yes"), vocabulary=100, length=3)
+    load = texts(TEXT_HUB, SIZES, classes=2, names=("no", "yes"), vocabulary=100, length=3)
     splits = load(Request("toy", data=root))
     check_contract(splits.train)
     assert splits.class_names == ("no", "yes")
@@ -594,7 +595,7 @@ def test_labels_without_names_beside_some_with_are_said_to_be_taken_by_position(
     shards = {"train-0.parquet": COLOURS, "train-1.parquet": None, "test.parquet": COLOURS}
     assert load_images(written_in(tmp_path / "b", shards)).notes["names"].startswith("labels of train carry no")
     assert "names" not in load_images(written_in(tmp_path / "c", {**orders, "test.parquet": COLOURS})).notes
-    load = images(HUB, CARVE, classes=4, mean=MEAN, std=STD, names=COLOURS[::-1])
+    load = images(HUB, SIZES, classes=4, mean=MEAN, std=STD, names=COLOURS[::-1])
     with pytest.raises(DataError, match=r"'test' carry no class names.*another order"):
         load(Request("toy", data=tmp_path / "a"))
 
@@ -664,7 +665,7 @@ def test_digest_is_of_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first = load_images(a)
     assert first.digest.startswith("sha256:")
     assert load_images(b).digest == first.digest
-    assert load_images(b, split=3, limit=2).digest == first.digest, "carving comes after"
+    assert load_images(b, split=3, limit=2).digest == first.digest, "the partition comes after"
     monkeypatch.setattr(source, "LARGE", 1000)
     ends = load_images(a).digest
     assert ends.startswith("sha256-ends:")
@@ -916,7 +917,7 @@ def test_text_that_is_not_text(tmp_path: Path) -> None:
     root = write_texts(tmp_path / "d")
     write(root / "test.parquet", ["a"] * 4 + [None] * 6, [0] * 10, column="text")
     with pytest.raises(DataError, match="Row 4 of split 'test' holds no text"):
-        texts(TEXT_HUB, CARVE, classes=2)(Request("toy", data=root))
+        texts(TEXT_HUB, SIZES, classes=2)(Request("toy", data=root))
 
 
 # Grey images of more than 8 bits
@@ -988,8 +989,8 @@ def test_grey_images_of_no_known_range_are_refused(tmp_path: Path, values: list[
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=20, max_size=40), st.integers(0, 3), st.none() | st.integers(1, 5))
 def test_duplicates_are_those_a_search_finds(values: list[int], split: int, limit: int | None) -> None:
-    """Every split carved from one pool of few values."""
-    rows = carve(Carve(3, 4, 6), len(values), None, task="t", split=split, limit=limit)
+    """Every split drawn from one pool of few values."""
+    rows = partition(SplitSizes(3, 4, 6), len(values), None, task="t", split=split, limit=limit)
     own = {name: [values[row] for row in index] for name, index in rows.items()}
     said = note({"train": digests([str(value) for value in values])}, rows).get("duplicates", "")
     others = own["train"] + own["selection"] + own["calibration"]
@@ -1027,7 +1028,7 @@ def test_test_images_that_occur_in_training_are_noted(tmp_path: Path, load: Any)
 
 def test_test_texts_that_occur_in_training_are_noted(tmp_path: Path) -> None:
     root = write_texts(tmp_path / "d")
-    load = texts(TEXT_HUB, CARVE, classes=2)
+    load = texts(TEXT_HUB, SIZES, classes=2)
     assert "duplicates" not in load(Request("toy", data=root)).notes
     write(root / "test.parquet", ["trainword3 common film good", "new", "new"], [0, 0, 1], column="text")
     assert load(Request("toy", data=root)).notes["duplicates"].startswith("1 of 3 test examples")
@@ -1035,7 +1036,9 @@ def test_test_texts_that_occur_in_training_are_noted(tmp_path: Path) -> None:
 
 def test_arrays_with_equal_rows_are_noted() -> None:
     def load(x: np.ndarray) -> Splits:
-        read = arrays(lambda request: (x, np.zeros(30, dtype=np.int64)), Carve(2, 2, 20), classes=1, source="made up")
+        read = arrays(
+            lambda request: (x, np.zeros(30, dtype=np.int64)), SplitSizes(2, 2, 20), classes=1, source="made up"
+        )
         return read(Request("toy"))
 
     x = np.arange(60, dtype=np.float32).reshape(30, 2)

@@ -47,7 +47,7 @@ def worker(folder: Path) -> None:
             _interrupt(one, path)
         micro = 8 if name == "parts" else None
         got = run(one, checkpoint=path, checkpoint_seconds=1e9, micro_batch=micro)
-        results[name] = {"logits": got.logits, "history": got.history, "status": got.status, "facts": got.facts}
+        results[name] = {"logits": got.logits, "history": got.history, "status": got.status, "facts": got.metadata}
     with pytest.raises(SettingsError, match="multiple of the 2 processes"):
         run(trial(batch=31))
     torch.save(results, folder / f"rank{distributed.rank()}")
@@ -59,18 +59,18 @@ def _interrupt(one: object, path: Path) -> None:
     """Leave a checkpoint from within the second epoch."""
     from calib_bench.train import single_loop
     from calib_bench.train.checkpoint import Checkpoint
-    from calib_bench.train.history import Ticker
+    from calib_bench.train.history import ProgressThrottle
 
     class Enough(Exception):
         pass
 
-    class Short(Ticker):
-        def tell(self, steps: int) -> None:
+    class Short(ProgressThrottle):
+        def add(self, steps: int) -> None:
             if state.step == state.per_epoch + 2:
                 raise Enough
 
-    state = single_loop._Run(one, digits(one.model), CPU, None)  # type: ignore[arg-type, attr-defined]
-    state.epoch(Checkpoint(None, "", 0), Ticker(lambda steps: None))
+    state = single_loop._Run(one, digits(one.model), CPU, None, {}, None, "auto", None)  # type: ignore[arg-type, attr-defined]
+    state.epoch(Checkpoint(None, "", 0), ProgressThrottle(lambda steps: None))
     with pytest.raises(Enough):
         state.epoch(Checkpoint(None, "", 0), Short(lambda steps: None))
     if distributed.is_main():
@@ -116,7 +116,7 @@ def test_divergence_is_agreed_upon(ranks: list[dict]) -> None:
     alone = run(TRIALS["diverges"])
     for rank in ranks:
         assert rank["diverges"]["status"] == "diverged"
-        assert rank["diverges"]["facts"]["diverged_step"] == alone.facts["diverged_step"]
+        assert rank["diverges"]["facts"]["diverged_step"] == alone.metadata["diverged_step"]
 
 
 def test_one_process_needs_no_group() -> None:

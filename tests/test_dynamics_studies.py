@@ -17,7 +17,7 @@ from calib_bench import cli, registry
 from calib_bench.analysis import controls
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
 from calib_bench.models.variations import form, variations
@@ -53,14 +53,14 @@ def planted(
             history = {"epoch": [0.0]}
             if trial.probe:
                 arrays = {"lambda_max": torch.tensor([curvature(trial), 1.0], dtype=torch.float64)}
-                outcome = Outcome(trial, "done", {}, history, {}, arrays)
+                outcome = TrialResult(trial, "done", {}, history, {}, arrays)
                 store.write(outcome, data, {"selection": {settings.select: 1.0}})
             elif trial.epochs and trial.lr > frontier(trial):
-                store.write(Outcome(trial, "diverged", {}, history, {"diverged_step": 3}), data, {})
+                store.write(TrialResult(trial, "diverged", {}, history, {"diverged_step": 3}), data, {})
             else:
                 much = noise(trial) + (1.5 if trial.epochs == 1 else 0.0)
                 z = {split: _logits(trial, split, u, much) for split, u in truth.items()}
-                outcome = Outcome(trial, "done", z, history, {})
+                outcome = TrialResult(trial, "done", z, history, {})
                 store.write(outcome, data, {"selection": selection_scores(outcome, splits)})
     store.write_study(settings, settings.command())
     return store, settings

@@ -21,7 +21,7 @@ from calib_bench.analysis.measure import measure_arm
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core import fate
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Outcome, Score, Trial
+from calib_bench.core.trial import Score, Trial, TrialResult
 from calib_bench.execute.worker import selection_scores
 from calib_bench.planning import search, tuning
 from calib_bench.planning.defaults import resolve
@@ -76,10 +76,10 @@ def planted(tmp_path: Path) -> tuple[Store, Settings, Arm]:
             loss = {"dead": 1.386, "overconfident": 0.01}.get(kind, 0.5)
             history = {"epoch": [0, 1, 2], "train_loss": [math.nan, 1.0, loss]}
             if kind == "diverged":
-                store.write(Outcome(trial, kind, {}, history, {"seconds": 1.0}), data, {})
+                store.write(TrialResult(trial, kind, {}, history, {"seconds": 1.0}), data, {})
                 continue
             z = {name: {"dead": 0.0, "overconfident": 20.0}.get(kind, 1.0) * u.float() for name, u in truth.items()}
-            outcome = Outcome(trial, "done", z, history, {"seconds": 1.0})
+            outcome = TrialResult(trial, "done", z, history, {"seconds": 1.0})
             store.write(outcome, data, {"selection": selection_scores(outcome, splits)})
     store.write_study(settings, settings.command())
     (arm,) = tuning.arms(settings, store.scores(settings.select))
@@ -130,7 +130,7 @@ def test_imbalanced_labels_are_judged_by_their_entropy(tmp_path: Path) -> None:
     trial = trial_at(settings, next(iter(templates(settings))), 0.1, 0)
     splits = splits_of(labels, 2)
     prior = torch.tensor([0.98, 0.02]).log().expand(500, 2).contiguous()
-    outcome = Outcome(trial, "done", {name: prior.clone() for name in labels}, {"epoch": [0, 1]}, {})
+    outcome = TrialResult(trial, "done", {name: prior.clone() for name in labels}, {"epoch": [0, 1]}, {})
     store.write(outcome, store.write_splits(trial, splits), {"selection": selection_scores(outcome, splits)})
     assert store.scores("log_loss")(trial) == pytest.approx(0.098, abs=1e-3)
     assert store.fate(trial) == "dead"
@@ -159,7 +159,7 @@ def test_real_trainings_are_told_apart(tmp_path: Path) -> None:
     fine, dead = (trial_at(settings, template, rate, 0) for rate in (0.3, 1e4))
     assert store.state(dead) == "done"
     assert (store.fate(fine), store.fate(dead)) == ("done", "dead")
-    entropy = store.record(dead).facts["label_entropy"]
+    entropy = store.record(dead).metadata["label_entropy"]
     assert 0.95 * math.log(10) < entropy <= math.log(10)
 
     words = [*shared, "lr=1", "epochs=0", f"out={tmp_path / 'untrained'}"]

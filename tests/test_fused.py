@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import CPU, digits, kill_midway, run, same, trial
+from test_train import CPU, OBJECTIVES, digits, kill_midway, run, same, trial
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.train import chunks, stacked_loop
 from calib_bench.train.checkpoint import Checkpoint
@@ -20,11 +20,11 @@ from calib_bench.train.stacked_loop import fuse_key, train_fused
 from calib_bench.train.stacked_model import Packed, StackedMLP, StackedModel, logit_gradient, stacked
 
 
-def fuse(trials: list[Trial], **options: object) -> list[Outcome]:
-    return train_fused(trials, digits(trials[0].model), device=CPU, **options)  # type: ignore[arg-type]
+def fuse(trials: list[Trial], **options: object) -> list[TrialResult]:
+    return train_fused(trials, digits(trials[0].model), device=CPU, objectives=OBJECTIVES, **options)  # type: ignore[arg-type]
 
 
-def assert_close(a: Outcome, b: Outcome, tolerance: float = 1e-10) -> None:
+def assert_close(a: TrialResult, b: TrialResult, tolerance: float = 1e-10) -> None:
     for name, z in a.logits.items():
         torch.testing.assert_close(z, b.logits[name], rtol=tolerance, atol=tolerance)
     for name in COLUMNS:
@@ -48,7 +48,7 @@ def test_agrees_with_the_single_loop(optimizer: str, clip: float) -> None:
     ]
     for one, got in zip(trials, fuse(trials), strict=True):
         assert got.trial == one
-        assert got.facts["mode"] == "fused"
+        assert got.metadata["mode"] == "fused"
         assert_close(got, run(one))
 
 
@@ -109,7 +109,7 @@ def test_the_gradient_by_the_logits_is_autograds() -> None:
     each = torch.nn.functional.cross_entropy((beta * z).flatten(0, 1), y.flatten(), reduction="none").view(3, 8)
     torch.testing.assert_close(loss, each.detach())
     torch.testing.assert_close(dz, torch.autograd.grad(each.mean(1).sum(), z)[0])
-    neutral = Loss({"label_smoothing": torch.zeros(3, 1).double()})
+    neutral = Loss({"label_smoothing": torch.zeros(3, 1).double()}, OBJECTIVES)
     for plain, general in zip((loss, dz), logit_gradient(neutral, z, y, beta), strict=True):
         torch.testing.assert_close(plain, general)
 
@@ -118,8 +118,8 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     path = tmp_path / "checkpoint.pt"
     trials = [trial(beta=beta, seed=seed) for beta in (0.3, 1.0, 3.0) for seed in (1, 0)] + [trial(lr=1e30)]
     whole = fuse(trials)
-    assert whole[0].facts["stack"] == len(trials)
-    monkeypatch.setattr(chunks, "PART_VALUES", 2 * whole[0].facts["parameters"])
+    assert whole[0].metadata["stack"] == len(trials)
+    monkeypatch.setattr(chunks, "PART_VALUES", 2 * whole[0].metadata["parameters"])
     stops = 0
     while True:  # killed after every third step, between parts too
         saves: list[int] = []
@@ -139,7 +139,7 @@ def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             except KeyboardInterrupt:
                 stops += 1
     assert stops >= 5
-    assert {one.facts["stack"] for one in apart} == {1, 2}
+    assert {one.metadata["stack"] for one in apart} == {1, 2}
     assert all(same(a, b) for a, b in zip(apart, whole, strict=True))
     assert all(same(a, b) for a, b in zip(fuse(trials, checkpoint=path), whole, strict=True))
 
@@ -158,7 +158,7 @@ def test_one_divergence_leaves_the_others_bit_equal() -> None:
     bad = got.pop(2)
     assert bad.status == "diverged"
     assert bad.logits == {}
-    assert bad.facts["diverged_step"] == run(trial(lr=1e30)).facts["diverged_step"]
+    assert bad.metadata["diverged_step"] == run(trial(lr=1e30)).metadata["diverged_step"]
     assert bad.history["epoch"] == [0]
     assert all(same(a, b) for a, b in zip(got, fuse(good), strict=True))
     assert sum(told) == 5 * 4 * 4
@@ -201,13 +201,13 @@ def test_fuse_key_joins_what_differs_in_numbers_alone() -> None:
     key = fuse_key(trial())
     numbers = {"beta": 7.0, "lr": 2.0, "lr_unit": "lr_rel", "objective": "label_smoothing:0.1", "seed": 9}
     numbers |= {"momentum": 0.5, "weight_decay": 0.0, "head_lr": 2.0, "head_init": 2.0}
-    assert all(fuse_key(trial(**{name: value})) == key is not None for name, value in numbers.items())
+    assert all(fuse_key(trial(**{name: value}), OBJECTIVES) == key is not None for name, value in numbers.items())
     apart = {"momentum": 0.0, "optimizer": "adam", "epochs": 5, "batch": 30, "split": 1, "clip": 1.0, "model": "mlp_8"}
     assert all(fuse_key(trial(**{name: value})) not in (key, None) for name, value in apart.items())
     alone = {"precision": "bf16", "pretrained": True, "optimizer": "timm/lamb", "model": "gru_8"}
     assert all(fuse_key(trial(**{name: value})) is None for name, value in alone.items())
     assert fuse_key(trial(model="cnn_4")) is None
-    assert fuse_key(trial(model="cnn_4"), "cuda") is not None
+    assert fuse_key(trial(model="cnn_4"), device="cuda") is not None
     with pytest.raises(SettingsError, match="one stack"):
         fuse([trial(), trial(batch=30)])
 

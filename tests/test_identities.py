@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Splits
-from calib_bench.core.trial import Outcome, Trial
-from calib_bench.data.tensors import Resident
+from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.data.tensors import DeviceCache
 from calib_bench.data.text import TextSplit
 from calib_bench.train import initialize
 from calib_bench.train.optimizer import factor
@@ -34,7 +34,7 @@ def words() -> Splits:
     labels = torch.randint(3, (160,), generator=draw)
     lengths = torch.randint(3, 10, (160,), generator=draw)
     texts = [2 + (6 * y + torch.randint(8, (int(n),), generator=draw)) for y, n in zip(labels, lengths, strict=True)]
-    tokens, offsets = Resident(torch.cat(texts).int()), torch.cat((torch.zeros(1), lengths.cumsum(0))).long()
+    tokens, offsets = DeviceCache(torch.cat(texts).int()), torch.cat((torch.zeros(1), lengths.cumsum(0))).long()
     parts = dict(zip(("train", "selection", "calibration", "test"), torch.arange(160).split(40), strict=True))
     made = {name: TextSplit(tokens, offsets, rows, labels[rows]) for name, rows in parts.items()}
     spec, names = InputSpec("tokens", vocabulary=22), ("a", "b", "c")
@@ -52,12 +52,15 @@ def exact(**changes: Any) -> Trial:
     return trial(**{"precision": "fp64", "epochs": 4, "lr": 0.05, "warmup": 0.5, **changes, **own})
 
 
-def train_one(one: Trial, loop: str = "single") -> Outcome:
+def train_one(one: Trial, loop: str = "single") -> TrialResult:
     splits = splits_of(one.model)
-    return train_single(one, splits, device=CPU) if loop == "single" else train_fused([one], splits, device=CPU)[0]
+    objectives = registry.objectives()
+    if loop == "single":
+        return train_single(one, splits, device=CPU, objectives=objectives)
+    return train_fused([one], splits, device=CPU, objectives=objectives)[0]
 
 
-def assert_scaled(at_beta: Outcome, beta: float, at_one: Outcome) -> None:
+def assert_scaled(at_beta: TrialResult, beta: float, at_one: TrialResult) -> None:
     """Same beta z everywhere, and somewhere away from where it began."""
     for name, z in at_beta.logits.items():
         torch.testing.assert_close(beta * z, at_one.logits[name], **EXACT)
@@ -79,7 +82,7 @@ def test_training_at_beta_is_a_reparametrized_head(model: str, loop: str, beta: 
     at_beta = train_one(exact(beta=beta, **shared), loop)
     at_one = train_one(exact(beta=1.0, head_init=beta, head_lr=beta**2, **shared), loop)
     assert_scaled(at_beta, beta, at_one)
-    assert at_beta.facts["lr"] == pytest.approx(at_one.facts["lr"], rel=1e-6)
+    assert at_beta.metadata["lr"] == pytest.approx(at_one.metadata["lr"], rel=1e-6)
     for column in ("train_loss", "selection_log_loss", "logit_norm"):
         assert at_beta.history[column] == pytest.approx(at_one.history[column], rel=1e-9, nan_ok=True)
 

@@ -17,7 +17,9 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import spell_out
-from calib_bench.train.loss import Course, Loss
+from calib_bench.train.loss import Loss, TrialSchedule
+
+OBJECTIVES = registry.objectives()
 
 OBJECTIVES = registry.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -157,7 +159,7 @@ def test_focal_loss_is_its_formula(gamma: float) -> None:
 
 def test_logit_norm_sees_directions_alone() -> None:
     z, y = sample(64)
-    loss = Loss({"logit_norm": torch.tensor(25.0, dtype=torch.float64)})
+    loss = Loss({"logit_norm": torch.tensor(25.0, dtype=torch.float64)}, OBJECTIVES)
     beta = torch.tensor(0.3, dtype=torch.float64)
     expected = F.cross_entropy(0.3 * 25 * F.normalize(z.double(), dim=1), y, reduction="none")
     torch.testing.assert_close(loss(z.double(), y, beta), expected, rtol=1e-6, atol=0)
@@ -166,7 +168,7 @@ def test_logit_norm_sees_directions_alone() -> None:
 
 def test_a_map_of_logits_combines_with_a_loss() -> None:
     z, y = sample(64)
-    both = Loss({"logit_norm": torch.tensor(25.0), "label_smoothing": torch.tensor(0.1)})
+    both = Loss({"logit_norm": torch.tensor(25.0), "label_smoothing": torch.tensor(0.1)}, OBJECTIVES)
     expected = F.cross_entropy(2 * 25 * F.normalize(z, dim=1), y, reduction="none", label_smoothing=0.1)
     torch.testing.assert_close(both(z, y, torch.tensor(2.0)), expected)
 
@@ -214,29 +216,29 @@ def test_mixup_shares_are_beta_distributed() -> None:
 
 
 def test_a_mixture_is_a_function_of_the_seed_and_the_step() -> None:
-    course = Course(trial(objective="mixup:0.4"), 10)
-    share, partner = course.mixture(0, 3, 60)
-    again, same = course.mixture(0, 3, 60)
+    schedule = TrialSchedule(trial(objective="mixup:0.4"), 10, OBJECTIVES)
+    share, partner = schedule.mixture(0, 3, 60)
+    again, same = schedule.mixture(0, 3, 60)
     assert share == again
     assert (partner == same).all()
     assert sorted(partner) == list(range(60))
-    assert course.mixture(0, 4, 60)[0] != share
+    assert schedule.mixture(0, 4, 60)[0] != share
 
 
 def test_an_annealed_beta_ends_at_beta() -> None:
-    course = Course(trial(objective="beta_anneal:-1.0"), 100)
-    assert course.beta(0) == pytest.approx(0.2)
-    assert course.beta(50) == pytest.approx(2 * 10**-0.5)
-    assert course.beta(99) == pytest.approx(2, rel=0.05)
-    assert not course.steady
+    schedule = TrialSchedule(trial(objective="beta_anneal:-1.0"), 100, OBJECTIVES)
+    assert schedule.beta(0) == pytest.approx(0.2)
+    assert schedule.beta(50) == pytest.approx(2 * 10**-0.5)
+    assert schedule.beta(99) == pytest.approx(2, rel=0.05)
+    assert not schedule.steady
 
 
 def test_a_switch_happens_once_and_keeps_the_logits() -> None:
-    course = Course(trial(switch_from=0.5, switch_at=0.25), 100)
-    assert [course.beta(step) for step in (0, 24, 25, 99)] == [0.5, 0.5, 2, 2]
-    assert [course.head_factor(step) for step in (24, 25, 26)] == [1, 0.25, 1]
-    assert Course(trial(switch_from=0.5, switch_at=0.001), 100).switch == 1
-    assert Course(trial(switch_from=0.5, switch_at=0.999), 100).switch == 99
+    schedule = TrialSchedule(trial(switch_from=0.5, switch_at=0.25), 100)
+    assert [schedule.beta(step) for step in (0, 24, 25, 99)] == [0.5, 0.5, 2, 2]
+    assert [schedule.head_factor(step) for step in (24, 25, 26)] == [1, 0.25, 1]
+    assert TrialSchedule(trial(switch_from=0.5, switch_at=0.001), 100).switch == 1
+    assert TrialSchedule(trial(switch_from=0.5, switch_at=0.999), 100).switch == 99
 
 
 @pytest.mark.parametrize("text", ["cosine_head+learned_beta", "cosine_head:3+learned_beta:1"])

@@ -91,7 +91,7 @@ def test_copies_train_apart_from_zero_logits() -> None:
     assert got.history["logit_norm"][0] == 0
     assert got.history["selection_log_loss"][0] == pytest.approx(math.log(10))
     assert got.history["selection_log_loss"][-1] < 1
-    assert got.facts["parameters"] == 2 * (64 * 16 + 16) + 2 * 16 * 10 + 10
+    assert got.metadata["parameters"] == 2 * (64 * 16 + 16) + 2 * 16 * 10 + 10
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
@@ -139,7 +139,7 @@ def test_other_stacks_agree_too(model: str) -> None:
     trials = [trial(correlation=c, seed=seed, **shared, **more) for c in (-0.7, 0.5) for seed in (0, 1)]
     for one, got in zip(trials, fuse(trials), strict=True):
         assert_close(got, run(one), 1e-9)
-    assert len({run(one).facts["lr"] for one in trials}) == (4 if model == "mlp_8" else 1)
+    assert len({run(one).metadata["lr"] for one in trials}) == (4 if model == "mlp_8" else 1)
 
 
 def test_pairs_are_stacked_among_themselves() -> None:

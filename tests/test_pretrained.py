@@ -19,7 +19,7 @@ from calib_bench import models, registry
 from calib_bench.analysis import controls
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec, Request, Splits
-from calib_bench.core.task import Carve
+from calib_bench.core.task import SplitSizes
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.data import images
 from calib_bench.data.heads import Head, Unmatched, on_head, places
@@ -98,7 +98,7 @@ def test_a_reversed_head_is_not_taken_for_one_in_place(imagenet: Head) -> None:
 def load(root: Path, names: list[str] | None, classes: int) -> Splits:
     write(root / "train.parquet", [picture(i) for i in range(40)], [i % 4 for i in range(40)], names)
     write(root / "test.parquet", [picture(i) for i in range(10)], [i % 4 for i in range(10)], names)
-    loaded = images(HUB, Carve(5, 6), classes=classes, mean=(0.5,) * 3, std=(0.5,) * 3)
+    loaded = images(HUB, SplitSizes(5, 6), classes=classes, mean=(0.5,) * 3, std=(0.5,) * 3)
     return loaded(Request("toy", data=root))
 
 

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from test_train import CPU, digits, run, trial
 
 from calib_bench import cli, registry
-from calib_bench.core.trial import Trial
+from calib_bench.core.study import Probe
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.planning.plan import group
 from calib_bench.store.store import Store
 from calib_bench.train.stacked_loop import fuse_key, train_fused
+from calib_bench.train.train import train
 
+PROBE = "watched/all"
 PLUGIN = '''
 """A study that measures the loss of all training examples, and their logits at the end."""
 
@@ -64,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def watched(**changes: Any) -> Trial:
-    return trial(**{"probe": "watched/all", "lr": 0.05, "epochs": 6, "momentum": 0.5} | changes)
+    return trial(**{"probe": PROBE, "lr": 0.05, "epochs": 6, "momentum": 0.5} | changes)
 
 
 def test_both_loops_measure_each_member_with_its_own_weights(folder: Path) -> None:
@@ -72,23 +75,28 @@ def test_both_loops_measure_each_member_with_its_own_weights(folder: Path) -> No
     data = digits()
     x = data.train.inputs(torch.arange(len(data.train)), CPU)  # type: ignore[attr-defined]
     assert len(x) == 240
-    for one, stacked in zip(trials, train_fused(trials, data, device=CPU), strict=True):
+    for one, fused in zip(trials, train_fused(trials, data, device=CPU, probe=registry.probe(PROBE)), strict=True):
         alone = run(one)
-        for outcome in (alone, stacked):
+        for outcome in (alone, fused):
             assert list(outcome.history)[-1] == "whole_loss"
             z = outcome.arrays["z_train"]
             last = F.cross_entropy(one.beta * z, data.train.labels).item()
             assert outcome.history["whole_loss"][-1] == pytest.approx(last, rel=1e-5)
             assert outcome.history["whole_loss"][0] > outcome.history["whole_loss"][-1]
-        torch.testing.assert_close(alone.arrays["z_train"], stacked.arrays["z_train"], rtol=1e-4, atol=1e-5)
-        assert alone.history["whole_loss"] == pytest.approx(stacked.history["whole_loss"], rel=1e-4)
+        torch.testing.assert_close(alone.arrays["z_train"], fused.arrays["z_train"], rtol=1e-4, atol=1e-5)
+        assert alone.history["whole_loss"] == pytest.approx(fused.history["whole_loss"], rel=1e-4)
+
+
+def stacked(one: Trial) -> TrialResult:
+    probe = registry.probe(one.probe) if one.probe else None
+    return train_fused([one], digits(), device=CPU, probe=probe)[0]
 
 
 def test_measuring_changes_nothing_that_is_trained(folder: Path) -> None:
     one, bare = watched(), watched().model_copy(update={"probe": None})
     assert one.key != bare.key
-    for train in (run, lambda t: train_fused([t], digits(), device=CPU)[0]):
-        with_probe, without = train(one), train(bare)
+    for train_one in (run, stacked):
+        with_probe, without = train_one(one), train_one(bare)
         assert all(torch.equal(z, without.logits[name]) for name, z in with_probe.logits.items())
         assert without.arrays == {}
         assert "whole_loss" not in without.history
@@ -123,6 +131,12 @@ def test_what_is_measured_is_stored_and_an_analysis_reads_it(
 
 def test_a_probe_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(SettingsError, match="study 'watched' has no probe 'al': did you mean 'all'"):
-        run(watched(probe="watched/al"))
+        registry.probe("watched/al")
     with pytest.raises(SettingsError, match="no study is called 'wached'"):
-        run(watched(probe="wached/all"))
+        registry.probe("wached/all")
+
+
+def test_training_refuses_a_trial_whose_probe_it_is_not_given() -> None:
+    for one, probe in ((watched(), None), (trial(), Probe())):
+        with pytest.raises(ValueError, match="has a probe"):
+            train([one], digits(), device=CPU, probe=probe)

@@ -217,7 +217,7 @@ def test_a_gang_of_two_nodes_gives_the_result_of_one_process_also_when_one_is_lo
     assert not list((one.folder / "checkpoints").iterdir())
     (trial,) = group
     store.refresh()
-    assert (first.record(trial).facts["world"], store.record(trial).facts["world"]) == (1, 2)
+    assert (first.record(trial).metadata["world"], store.record(trial).metadata["world"]) == (1, 2)
     for split, z in first.logits(trial).items():
         torch.testing.assert_close(
             store.logits(trial)[split], z, rtol=1e-9 if z.dtype == torch.float64 else 1e-6, atol=1e-9
@@ -269,7 +269,7 @@ def train_losing(
     for node in cluster.worker_nodes.copy():
         cluster.remove_node(node)
     store.refresh()
-    assert store.record(group[0]).facts["world"] == 2
+    assert store.record(group[0]).metadata["world"] == 2
     assert not list((one.folder / "checkpoints").iterdir())
     assert not list((one.folder / "claims").glob("*.json"))
     return store, group, {p.name: p.read_bytes() for p in store.folder(group[0]).glob("*.safetensors")}

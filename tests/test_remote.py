@@ -28,7 +28,7 @@ from test_store import DATA, outcome, put, trial
 from calib_bench.core.settings import parse
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.store import mirror
-from calib_bench.store.leases import Claims
+from calib_bench.store.leases import Leases
 from calib_bench.store.store import Store
 from calib_bench.system import object_store
 from calib_bench.system.object_store import Bucket
@@ -163,14 +163,14 @@ def test_a_checkpoint_goes_on_elsewhere(memory: Path, tmp_path: Path, monkeypatc
 
 
 def test_claims_in_an_object_store(memory: Path) -> None:
-    one, two = Claims(memory, "a", 60.0), Claims(memory, "b", 60.0)
-    held = one.take(["x", "y"])
+    one, two = Leases(memory, "a", 60.0), Leases(memory, "b", 60.0)
+    held = one.acquire(["x", "y"])
     assert held is not None
-    assert two.take(["y"]) is None
-    assert two.busy() == {"x", "y"}
+    assert two.acquire(["y"]) is None
+    assert two.leased() == {"x", "y"}
     one.release(held)
-    assert two.take(["y"]) is not None
-    assert Claims(memory, "c", 60.0).busy() == {"y"}
+    assert two.acquire(["y"]) is not None
+    assert Leases(memory, "c", 60.0).leased() == {"y"}
 
 
 def test_what_fails_for_a_while_is_tried_again_and_then_named(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,10 +281,10 @@ def test_a_slow_server_that_loses_requests_holds_what_was_written(
             assert there.has(trial(seed))
             for name, z in there.logits(trial(seed)).items():
                 assert torch.equal(z, outcome(seed).logits[name])
-        one, two = Claims(url, "a", 60.0), Claims(url, "b", 60.0)
-        held = one.take(["x"])
+        one, two = Leases(url, "a", 60.0), Leases(url, "b", 60.0)
+        held = one.acquire(["x"])
         assert held is not None
-        assert two.take(["x"]) is None
+        assert two.acquire(["x"]) is None
         assert next(came) > 10
 
 
@@ -302,12 +302,12 @@ def test_s3_holds_a_store_and_its_claims(server: str, tmp_path: Path, monkeypatc
     there = Store(url, "read")
     assert there.has(trial())
     assert all(torch.equal(z, outcome().logits[name]) for name, z in there.logits(trial()).items())
-    one, two = Claims(url, "a", 60.0), Claims(url, "b", 60.0)
-    held = one.take(["x"])
+    one, two = Leases(url, "a", 60.0), Leases(url, "b", 60.0)
+    held = one.acquire(["x"])
     assert held is not None
-    assert two.take(["x"]) is None
+    assert two.acquire(["x"]) is None
     one.release(held)
-    assert two.take(["x"]) is not None
+    assert two.acquire(["x"]) is not None
 
 
 @pytest.mark.soak

@@ -29,7 +29,7 @@ from calib_bench.analysis.table_notes import census
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Outcome, Scores, Trial
+from calib_bench.core.trial import Scores, Trial, TrialResult
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
@@ -77,7 +77,7 @@ def planted(path: Path, betas: tuple[float, ...], seeds_: str = "0..3", test: in
     for trial in tuning.plan(settings, store.scores(settings.select)):
         data = store.write_splits(trial, splits_of(labels, CLASSES))
         Z = {s: (logits(trial.beta, trial.seed, s, u, skew) / trial.beta).float() for s, u in truth.items()}
-        store.write(Outcome(trial, "done", Z, {"epoch": [0.0]}, facts(trial)), data, {})
+        store.write(TrialResult(trial, "done", Z, {"epoch": [0.0]}, facts(trial)), data, {})
     store.write_study(settings, settings.command())
     return store, settings
 
@@ -767,7 +767,7 @@ def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], l
             loss = 0.4 + 0.3 * worse + 0.01 * ((trial.seed + round(10 * trial.lr)) % 3)
             told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}
             kept = {s: (z / trial.beta).float() for s, z in Z.items()}
-            store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
+            store.write(TrialResult(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
 
 
 @pytest.fixture(scope="module")

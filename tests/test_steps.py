@@ -22,6 +22,7 @@ from calib_bench.train.single_loop import train_single
 from calib_bench.train.update import Mode, Recording, Updater, choose, settle
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+OBJECTIVES = registry.objectives()
 CIFAR = InputSpec("image", (3, 32, 32))
 TRACED = "aot_eager"
 """The compiler's front end and its joint graph, without the minutes its back end takes."""
@@ -45,9 +46,9 @@ def updated(
     one: Trial, mode: Mode, count: int, scale: float = 1.0, numbers: dict[str, Any] | None = None
 ) -> tuple[dict[str, Tensor], Updater]:
     """Parameters and buffers after `count` updates."""
-    model = initialize.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU, OBJECTIVES)
     dtype = torch.float64 if one.precision == "fp64" else torch.float32
-    loss = Loss({name: torch.tensor(strength, dtype=dtype) for name, strength in one.terms.items()})
+    loss = Loss({name: torch.tensor(strength, dtype=dtype) for name, strength in one.terms.items()}, OBJECTIVES)
     updater = Updater(one, model, make_optimizer(one, model, one.lr), loss, CPU, mode, backend=TRACED)
     batches = list(digits().train.train_batches(seed=0, epoch=0, batch=one.batch, device=CPU))
     for step in range(count):
@@ -90,7 +91,7 @@ def test_recorded_optimizers_agree(optimizer: str, momentum: float) -> None:
 def test_first_update_is_that_of_the_plain_loop(mode: Mode, precision: str) -> None:
     one = trial(precision=precision, model="wrn_10_1")
     plain, got = updated(one, Mode(), 1)[0], updated(one, mode, 1)[0]
-    start = initialize.initial_model(one, digits(), CPU).state_dict()
+    start = initialize.initial_model(one, digits(), CPU, OBJECTIVES).state_dict()
     moved = sum((plain[name] - start[name]).double().square().sum() for name in plain).sqrt()
     apart = sum((plain[name] - got[name]).double().square().sum() for name in plain).sqrt()
     assert moved > 0
@@ -102,7 +103,7 @@ def test_an_update_is_written_out() -> None:
     one = trial(objective="cross_entropy", momentum=0.0, weight_decay=0.0)
     x, y = next(iter(digits().train.train_batches(seed=0, epoch=0, batch=60, device=CPU)))
     partner, share = torch.arange(60).flip(0), 0.3
-    model = initialize.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU, OBJECTIVES)
     z = model(initialize.prepare(share * x.double() + (1 - share) * x.double()[partner], "fp64"))
     (share * F.cross_entropy(2 * z, y) + (1 - share) * F.cross_entropy(2 * z, y[partner])).backward()
     for mode in (Mode(), Mode(compiled=True), Mode(recorded=True)):
@@ -125,8 +126,8 @@ def test_one_compiled_function_serves_a_grid() -> None:
     counter = CompileCounterWithBackend("eager")
     for at, beta in enumerate((0.1, 1.0, 10.0)):
         one = trial(precision="bf16", model="wrn_10_1", beta=beta, seed=at, lr=0.1 * beta)
-        model = initialize.initial_model(one, digits(), CPU)
-        loss = Loss({"label_smoothing": torch.tensor(0.1 * at)})
+        model = initialize.initial_model(one, digits(), CPU, OBJECTIVES)
+        loss = Loss({"label_smoothing": torch.tensor(0.1 * at)}, OBJECTIVES)
         updater = Updater(one, model, make_optimizer(one, model, one.lr), loss, CPU, Mode(compiled=True), counter)  # type: ignore[arg-type]
         for step, (x, y) in enumerate(digits().train.train_batches(seed=at, epoch=0, batch=60, device=CPU)):
             updater(x, y, step, 1 / (step + 1), {"beta": beta})
@@ -153,8 +154,10 @@ def test_a_state_passes_between_modes(optimizer: str) -> None:
     whole, _ = updated(one, Mode(), 4)
     batches = list(digits().train.train_batches(seed=0, epoch=0, batch=60, device=CPU))
     for first, then in ((False, True), (True, False)):
-        model = initialize.initial_model(one, digits(), CPU)
-        loss = Loss({name: torch.tensor(strength, dtype=torch.float64) for name, strength in one.terms.items()})
+        model = initialize.initial_model(one, digits(), CPU, OBJECTIVES)
+        loss = Loss(
+            {name: torch.tensor(strength, dtype=torch.float64) for name, strength in one.terms.items()}, OBJECTIVES
+        )
         made = make_optimizer(one, model, one.lr)
         begun = Updater(one, model, made, loss, CPU, Mode(recorded=first))
         for step in (0, 1):
@@ -171,7 +174,7 @@ def test_a_state_passes_between_modes(optimizer: str) -> None:
 def test_other_optimizers_are_left_alone() -> None:
     one = trial(optimizer="timm/lamb", precision="fp32", lr=0.01)
     assert not choose(one, "yes", CUDA, CIFAR, 10, 10_000).recorded
-    model = initialize.initial_model(one, digits(), CPU)
+    model = initialize.initial_model(one, digits(), CPU, OBJECTIVES)
     optimizer = make_optimizer(one, model, 0.01)
     Updater(one, model, optimizer, Loss({}), CPU)
     assert isinstance(optimizer.param_groups[0]["lr"], float)
@@ -209,8 +212,10 @@ def test_without_a_compiler_auto_is_eager(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.soak
 def test_a_compiled_run_ends_as_accurate() -> None:
     one = trial(precision="fp32", epochs=6, model="cnn_8")
-    plain, got = (train_single(one, digits(), device=CPU, compile=word) for word in ("no", "yes"))
-    assert (plain.facts["mode"], got.facts["mode"]) == ("single", "single, compiled")
+    plain, got = (
+        train_single(one, digits(), device=CPU, objectives=OBJECTIVES, compile=word) for word in ("no", "yes")
+    )
+    assert (plain.metadata["mode"], got.metadata["mode"]) == ("single", "single, compiled")
     y = digits().test.labels
     accuracy = [(run.logits["test"].argmax(1) == y).double().mean() for run in (plain, got)]
     assert accuracy[0] > 0.5
@@ -222,8 +227,10 @@ def test_a_compiled_run_ends_as_accurate() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_cuda_graph_ends_where_the_plain_loop_does(optimizer: str) -> None:
     one = trial(precision="fp32", optimizer=optimizer, lr=2.0**-7, epochs=3)
-    plain, got = (train_single(one, digits(), device=CUDA, compile=word) for word in ("no", "yes"))
-    assert "CUDA graph" in got.facts["mode"]
+    plain, got = (
+        train_single(one, digits(), device=CUDA, objectives=OBJECTIVES, compile=word) for word in ("no", "yes")
+    )
+    assert "CUDA graph" in got.metadata["mode"]
     torch.testing.assert_close(got.logits["test"], plain.logits["test"], rtol=1e-2, atol=1e-2)
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from calib_bench.core.splits import InputSpec, Splits
-from calib_bench.core.trial import NUMERICS, Outcome, Trial
-from calib_bench.data.tensors import Resident, TensorSplit
+from calib_bench.core.trial import NUMERICS, Trial, TrialResult
+from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
 from calib_bench.store import store
 from calib_bench.store.store import Store
@@ -44,11 +44,11 @@ def trial(seed: int = 0) -> Trial:
     return Trial(**FIELDS, seed=seed)
 
 
-def outcome(seed: int = 0, status: str = "done") -> Outcome:
+def outcome(seed: int = 0, status: str = "done") -> TrialResult:
     generator = torch.Generator().manual_seed(seed)
     names = ("selection", "calibration", "test") if status == "done" else ()
     logits = {name: torch.randn(5, 3, generator=generator) for name in names}
-    return Outcome(trial(seed), status, logits, {"epoch": [0, 1], "train_loss": [float("nan"), 1.0]}, {"lr": 0.1})
+    return TrialResult(trial(seed), status, logits, {"epoch": [0, 1], "train_loss": [float("nan"), 1.0]}, {"lr": 0.1})
 
 
 def put(where: Store, seed: int = 0, status: str = "done") -> None:
@@ -69,7 +69,7 @@ def test_what_is_written_is_read(filled: Store) -> None:
     assert not again.has(trial(3))
     record = again.record(trial(1))
     assert (record.trial, record.status, record.data) == (trial(1), "done", DATA)
-    assert record.facts == {"lr": 0.1, "selection": {"log_loss": 2.0}}
+    assert record.metadata == {"lr": 0.1, "selection": {"log_loss": 2.0}}
     assert record.environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert all(torch.equal(z, outcome(1).logits[name]) for name, z in again.logits(trial(1)).items())
     assert list(again.history(trial(1))["epoch"]) == [0, 1]
@@ -253,7 +253,7 @@ def test_two_processes_write_one_store(tmp_path: Path) -> None:
 
 
 def _splits(digest: str) -> Splits:
-    parts = [TensorSplit(Resident(torch.zeros(4, 2)), torch.arange(4), torch.arange(4) % 2) for _ in range(4)]
+    parts = [TensorSplit(DeviceCache(torch.zeros(4, 2)), torch.arange(4), torch.arange(4) % 2) for _ in range(4)]
     return Splits(*parts, InputSpec("vector", (2,)), 2, ("a", "<b>"), "here", digest, {})
 
 
@@ -282,7 +282,7 @@ def test_data_carved_otherwise_does_not_mix(tmp_path: Path) -> None:
         replace(one, preparation="else"),
         replace(
             one,
-            test=one.test.__class__(Resident(torch.zeros(4, 2)), torch.arange(4), torch.zeros(4, dtype=torch.int64)),
+            test=one.test.__class__(DeviceCache(torch.zeros(4, 2)), torch.arange(4), torch.zeros(4, dtype=torch.int64)),
         ),
     ):
         with pytest.raises(DataError, match="do not mix"):

@@ -18,7 +18,7 @@ import calib_bench.tasks
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.task import Task
 from calib_bench.core.trial import Trial
-from calib_bench.data.partition import carve
+from calib_bench.data.partition import partition
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import TensorSplit
 from calib_bench.data.text import TextSplit
@@ -278,7 +278,7 @@ def test_streaming_takes_constant_memory(data_root: Path, monkeypatch: pytest.Mo
 
 def test_imagenet_carves_what_the_paper_sizes_need() -> None:
     declared = task("imagenet")
-    rows = carve(declared.carve, 1_281_167, 50_000, task="imagenet", split=0, limit=None)
+    rows = partition(declared.sizes, 1_281_167, 50_000, task="imagenet", split=0, limit=None)
     assert [len(rows[split]) for split in FOUR] == [1_246_167, 10_000, 25_000, 50_000]
 
 

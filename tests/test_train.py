@@ -21,7 +21,7 @@ from torch import nn
 
 from calib_bench import models, registry
 from calib_bench.core.splits import Request, Splits
-from calib_bench.core.trial import Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.train import fusion, history, initialize
@@ -33,6 +33,7 @@ from calib_bench.train.single_loop import train_single
 from calib_bench.train.train import train
 
 CPU = torch.device("cpu")
+OBJECTIVES = registry.objectives()
 
 
 @cache
@@ -61,11 +62,12 @@ def trial(**changes: Any) -> Trial:
     return Trial(**{**base, **changes})
 
 
-def run(one: Trial, **options: Any) -> history.Outcome:
-    return train_single(one, digits(one.model), device=CPU, **options)
+def run(one: Trial, **options: Any) -> TrialResult:
+    probe = registry.probe(one.probe) if one.probe else None
+    return train_single(one, digits(one.model), device=CPU, objectives=OBJECTIVES, probe=probe, **options)
 
 
-def same(a: history.Outcome, b: history.Outcome) -> bool:
+def same(a: TrialResult, b: history.TrialResult) -> bool:
     """Bit-equal logits and history, seconds aside."""
     columns = [name for name in history.COLUMNS if name != "seconds"]
     return all(torch.equal(a.logits[name], b.logits[name]) for name in a.logits) and all(
@@ -103,9 +105,9 @@ def test_history_and_facts_describe_the_run() -> None:
     assert got.history["selection_accuracy"][-1] == (z.argmax(1) == y).double().mean()
     assert got.history["logit_norm"][-1] == pytest.approx((2 * z).norm().item() / math.sqrt(len(y)), rel=1e-6)
     assert got.history["train_loss"][-1] < got.history["train_loss"][1]
-    assert got.facts["steps"] == 12
-    assert got.facts["lr"] == 0.1
-    assert got.facts["diverged_step"] is None
+    assert got.metadata["steps"] == 12
+    assert got.metadata["lr"] == 0.1
+    assert got.metadata["diverged_step"] is None
 
 
 def test_no_epochs_leaves_the_initial_model() -> None:
@@ -116,7 +118,7 @@ def test_no_epochs_leaves_the_initial_model() -> None:
 
 
 def test_arms_of_a_seed_start_alike_and_seeds_do_not() -> None:
-    weight = lambda one: models.head(initialize.initial_model(one, digits(), CPU)).weight  # noqa: E731
+    weight = lambda one: models.head(initialize.initial_model(one, digits(), CPU, OBJECTIVES)).weight  # noqa: E731
     assert torch.equal(weight(trial()), weight(trial(beta=5.0, lr=0.7, objective="label_smoothing:0.1")))
     assert not torch.equal(weight(trial()), weight(trial(seed=1)))
 
@@ -137,7 +139,7 @@ def test_divergence_is_a_result_with_its_exact_step() -> None:
     told: list[int] = []
     got = run(one, progress=told.append)
     assert got.status == "diverged"
-    assert got.facts["diverged_step"] == step is not None
+    assert got.metadata["diverged_step"] == step is not None
     assert got.logits == {}
     assert got.history["epoch"] == [0]
     assert sum(told) == one.epochs * 4
@@ -163,14 +165,14 @@ def test_loss_composes_terms() -> None:
     y, beta = torch.arange(7) % 5, torch.tensor(2.0, dtype=torch.float64)
     plain = F.cross_entropy(2 * z, y, reduction="none")
     number = lambda value: torch.tensor(value, dtype=torch.float64)  # noqa: E731
-    smooth = Loss({"label_smoothing": number(0.1)})(z, y, beta)
-    penalty = Loss({"confidence_penalty": number(0.3)})(z, y, beta)
-    both = Loss({"label_smoothing": number(0.1), "confidence_penalty": number(0.3)})(z, y, beta)
+    smooth = Loss({"label_smoothing": number(0.1)}, OBJECTIVES)(z, y, beta)
+    penalty = Loss({"confidence_penalty": number(0.3)}, OBJECTIVES)(z, y, beta)
+    both = Loss({"label_smoothing": number(0.1), "confidence_penalty": number(0.3)}, OBJECTIVES)(z, y, beta)
     torch.testing.assert_close(Loss({})(z, y, beta), plain)
     torch.testing.assert_close(smooth, F.cross_entropy(2 * z, y, reduction="none", label_smoothing=0.1))
     torch.testing.assert_close(both, smooth + penalty - plain)
     with pytest.raises(SettingsError, match="did you mean 'label_smoothing'"):
-        Loss({"label_smooting": number(0.1)})
+        Loss({"label_smooting": number(0.1)}, OBJECTIVES)
 
 
 def test_loss_is_float32_for_half_precision_logits() -> None:
@@ -230,14 +232,14 @@ def test_timm_optimizers_and_unknown_ones() -> None:
 
 
 def test_rate_units() -> None:
-    assert run(trial(lr_unit="lr_eff", lr=0.4, epochs=0)).facts["lr"] == pytest.approx(0.1)
+    assert run(trial(lr_unit="lr_eff", lr=0.4, epochs=0)).metadata["lr"] == pytest.approx(0.1)
     one = trial(lr_unit="lr_rel", lr=0.25, epochs=0, head_lr=2.0)
     got = run(one)
     x, y = probe(digits(), CPU)
     assert len(y) == PROBE < len(digits().train)
     top = lambda_max(initialize.initial_model(one, digits(), CPU), x, y, 2.0, head_lr=2.0)
-    assert got.facts["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)
-    assert got.facts["lambda_max_converged"]
+    assert got.metadata["lr"] == pytest.approx(0.5 / top.value, rel=TOLERANCE)
+    assert got.metadata["lambda_max_converged"]
     with pytest.raises(SettingsError, match="lr_rel"):
         run(trial(lr_unit="lr_rel", optimizer="adam"))
 
@@ -354,7 +356,7 @@ def test_history_has_every_long_epoch_and_both_ends(epochs: int, per_epoch: int)
 def test_train_sends_each_trial_to_its_loop(tmp_path: Path) -> None:
     alone = train([trial(epochs=1)], digits(), device=CPU)
     pair = train([trial(epochs=1), trial(epochs=1, beta=3.0)], digits(), device=CPU, checkpoint=tmp_path / "c")
-    assert [one.facts["mode"] for one in alone + pair] == ["fused"] * 3
+    assert [one.metadata["mode"] for one in alone + pair] == ["fused"] * 3
     assert same(alone[0], pair[0])
     images = train([trial(model="cnn_4", epochs=1)], digits("cnn_4"), device=CPU)
-    assert images[0].facts["mode"] == "single"
+    assert images[0].metadata["mode"] == "single"

@@ -14,7 +14,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import measure_arm
 from calib_bench.core.settings import parse
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.search import shortened
@@ -165,7 +165,7 @@ def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, t
     z = {split: torch.zeros_like(values) for split, values in store.logits(lost).items()}
     data = store.record(lost).data
     shutil.rmtree(store.folder(lost))
-    store.write(Outcome(lost, "done", z, {"epoch": [0.0]}, {}), data, {"selection": {settings.select: 2.4}})
+    store.write(TrialResult(lost, "done", z, {"epoch": [0.0]}, {}), data, {"selection": {settings.select: 2.4}})
     analysis = tune.analyse(settings, Store(copy))
     (gain,) = analysis.tables["gain"].frame.to_dict("records")
     assert gain["two_kinds"] == "this arm"

@@ -93,7 +93,7 @@ def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
         assert rows == store.history(trial).to_dict("records")
         assert run["metrics"] == {"epoch": "", **{name: "epoch" for name in rows[0] if name != "epoch"}}
         assert run["summary"]["status"] == "done"
-        assert run["summary"]["selection/log_loss"] == record.facts["selection"]["log_loss"]
+        assert run["summary"]["selection/log_loss"] == record.metadata["selection"]["log_loss"]
         for row in measured[measured.key == trial.key].to_dict("records"):
             for metric in ("log_loss", "accuracy", "ece", "brier", "aurc"):
                 assert run["summary"][f"{row['method']}/{metric}"] == pytest.approx(row[metric], abs=1e-12)

@@ -95,7 +95,7 @@ def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
         if distributed.requested():
             data_parallel.dismiss()
             distributed.stop()
-        with leases.of(store.address, leases.OWNER, resolved.lease).turn("report"):
+        with leases.of(store.address, leases.OWNER, resolved.lease).exclusive("report"):
             analysis = _report(resolved, study, store, console)
             with status(console, "logging to Weights & Biases"):
                 tracker.finish(analysis)
@@ -306,15 +306,15 @@ def train(
         console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
 
 
-def _wait_for_others(plan: planning.Plan, claims: leases.Claims, console: Console) -> None:
+def _wait_for_others(plan: planning.Plan, others: leases.Leases, console: Console) -> None:
     """Return once there is a trial that no other process is training, or one that another process has finished."""
     keys = {trial.key for group in plan.groups for trial in group}
-    if keys <= claims.busy():
+    if keys <= others.leased():
         trials = "1 trial" if len(keys) == 1 else f"{len(keys):,} trials"
         console.print(f"Waiting for {trials} that another process is training", markup=False)
-    while keys <= claims.busy():
+    while keys <= others.leased():
         data_parallel.leave_if_asked()
-        time.sleep(min(1.0, claims.lease / leases.BEATS))
+        time.sleep(min(1.0, others.seconds / leases.BEATS))
 
 
 def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:

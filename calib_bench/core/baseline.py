@@ -5,10 +5,13 @@ A baseline is one file in `baselines/` with one constant `BASELINE`; its file na
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from calib_bench.errors import SettingsError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 Params = dict[str, "Tensor"]
 """What a calibrator learned."""
+T = TypeVar("T")
 ZERO = "zero"
 """Parameter: how far below its row's largest logit one of -inf is taken, where calibration labels have -inf."""
 
@@ -53,6 +57,32 @@ class Objective:
     factor: Callable[[float, float], float] | None = None
     mix: Callable[[np.random.Generator, float], float] | None = None
     head: Callable[[nn.Linear, float], nn.Linear] | None = None
+
+
+Objectives = Mapping[str, Objective]
+"""Objectives by name."""
+NO_OBJECTIVES: Objectives = MappingProxyType({})
+"""All that training on plain cross-entropy needs."""
+
+
+def objective(name: str, objectives: Objectives) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if name not in objectives:
+        raise SettingsError(f"unknown objective {name!r}: {nearest(name, objectives)}")
+    return objectives[name]
+
+
+def with_strengths(strengths: Mapping[str, T], objectives: Objectives) -> list[tuple[Objective, T]]:
+    """The objectives that have a strength, each with its strength, in the order of their names.
+
+    Raises:
+        SettingsError: a strength's name is not an objective's.
+    """
+    return [(objective(name, objectives), strengths[name]) for name in sorted(strengths)]
 
 
 @dataclass(frozen=True)

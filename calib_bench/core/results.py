@@ -19,7 +19,7 @@ class Record:
 
     Attributes:
         status: "done" or "diverged".
-        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
+        metadata: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
             label_entropy, of the training labels, in nats.
         environment: versions and machine.
         data: source and digest of the data it was trained on.
@@ -27,7 +27,7 @@ class Record:
 
     trial: Trial
     status: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     environment: dict[str, Any]
     data: dict[str, str]
 

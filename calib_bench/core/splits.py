@@ -21,7 +21,7 @@ class Request:
     Attributes:
         task: the task's name, for messages and for the folder under the data root.
         data: folder named by the user, or None to look in $CALIB_BENCH_DATA/<task> and then on the Hub.
-        split: seed of the carving.
+        split: seed of the partition.
         limit: at most this many training examples, and of each other split; None is all.
         model: the model's name, where preprocessing depends on it (timm's transforms).
     """
@@ -80,7 +80,7 @@ class Splits:
 
     Attributes:
         source: where the data came from, for people.
-        digest: SHA-256 of the content that was used, before carving.
+        digest: SHA-256 of the content that was used, before it is partitioned.
         preparation: SHA-256 of what was made of it: the rows of each split, and how they were prepared.
         classes: number of classes K.
         class_names: K names.

@@ -1,4 +1,4 @@
-"""The task contract: where the data is, how it is carved, and the recipe that trains on it by default.
+"""The task contract: where the data is, how it is partitioned, and the recipe that trains on it by default.
 
 A task is one file in `tasks/` with one constant `TASK`; its file name is its name.
 """
@@ -37,7 +37,7 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Carve:
+class SplitSizes:
     """How many examples each split takes; `train=None` takes what is left, `test=None` likewise."""
 
     selection: int
@@ -69,7 +69,7 @@ class Task:
         title: one line for people.
         load: (Request) -> Splits; raises DataError when data is missing or not as declared.
         classes: number of classes K.
-        carve: sizes of the splits.
+        sizes: of the splits.
         models: names of the models meant for it, the first is the default.
         recipe: training defaults.
         beta: default grid of inverse temperatures.
@@ -89,7 +89,7 @@ class Task:
     title: str
     load: Callable[[Request], Splits]
     classes: int
-    carve: Carve
+    sizes: SplitSizes
     models: tuple[str, ...]
     recipe: Recipe
     beta: tuple[float, ...]

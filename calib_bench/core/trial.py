@@ -99,7 +99,7 @@ class Trial(BaseModel):
     seed: Annotated[int, Field(ge=0)]
     """Fixes the initial weights, the order of batches, augmentation and dropout: arms with equal seeds are pairs."""
     split: Annotated[int, Field(ge=0)] = 0
-    """Seed of the carving into train, selection, calibration and test."""
+    """Seed of the partition into train, selection, calibration and test."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most this many training examples (and as many of each other split): a smoke run, never a result."""
     precision: Precision = "fp32"
@@ -253,7 +253,7 @@ class Score(float):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """The result of one trial.
 
     Attributes:
@@ -263,8 +263,8 @@ class Outcome:
             labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.
-        facts: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad loss,
-            or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
+        metadata: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad
+            loss, or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
         arrays: what its probe measured at the end, by name, on the CPU.
     """
 
@@ -272,5 +272,5 @@ class Outcome:
     status: str
     logits: dict[str, Tensor]
     history: dict[str, list[float]]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)

@@ -39,9 +39,9 @@ def cached(name: str, parts: object, build: Callable[[], Arrays]) -> Arrays:
         Arrays by name, memory-mapped copy-on-write.
     """
     entry = cache_folder() / f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:20]}"
-    found = _read(entry)
-    if found is not None:
-        return found
+    tensors = _read(entry)
+    if tensors is not None:
+        return tensors
     from filelock import FileLock
 
     lock = FileLock(f"{entry}.lock", timeout=_WAIT)
@@ -52,8 +52,8 @@ def cached(name: str, parts: object, build: Callable[[], Arrays]) -> Arrays:
         warnings.warn(f"Not cached, the folder {entry.parent} cannot be used: {error}", stacklevel=2)
         return build()
     try:
-        found = _read(entry)
-        return found if found is not None else _write(entry, build())
+        tensors = _read(entry)
+        return tensors if tensors is not None else _write(entry, build())
     finally:
         lock.release()
 

@@ -149,9 +149,9 @@ def on_head(splits: Splits, head: Head | None, model: str, scored: bool) -> Spli
 
 def _check_not_counted_anew(splits: Splits) -> None:
     """Raises Unmatched where a few classes are counted 0, 1, ... under a declaration of many."""
-    found = np.unique(np.concatenate([splits[name].labels.numpy() for name in ("train", "calibration", "test")]))
-    if 1 < len(found) < splits.classes and found[-1] == len(found) - 1 and _numbered(splits.class_names):
-        raise Unmatched(f"the labels are 0 to {found[-1]}, without names, as if those classes were counted anew")
+    classes = np.unique(np.concatenate([splits[name].labels.numpy() for name in ("train", "calibration", "test")]))
+    if 1 < len(classes) < splits.classes and classes[-1] == len(classes) - 1 and _numbered(splits.class_names):
+        raise Unmatched(f"the labels are 0 to {classes[-1]}, without names, as if those classes were counted anew")
 
 
 def _numbered(names: Sequence[str]) -> bool:

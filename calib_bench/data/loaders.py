@@ -1,19 +1,26 @@
-"""What a task file calls: each makes a function from a `Request` to `Splits`. Importing this does not import torch."""
+"""What a task file calls: each makes a function from a `Request` to `Splits`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.task import Hub, SplitSizes
+from calib_bench.data.augment import Augment
+from calib_bench.data.cache import cached
+from calib_bench.data.duplicates import digests, note
+from calib_bench.data.images import Greys, decode, told
+from calib_bench.data.partition import partition, scaled
+from calib_bench.data.raw_split import Part
+from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
+from calib_bench.data.stream import StreamSplit, preprocess_for
+from calib_bench.data.tensors import DeviceCache, tensor_splits
+from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
+from calib_bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
-
-    from calib_bench.core.splits import InputSpec, Request, Splits
-    from calib_bench.core.task import Carve, Hub
-    from calib_bench.data.augment import Augment
-    from calib_bench.data.grey import Greys
-    from calib_bench.data.raw_split import Part
-    from calib_bench.data.source import Raw
 
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
@@ -23,12 +30,12 @@ SAMPLED = 16
 """Images of a streamed split that are looked at beforehand."""
 
 
-def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
-    """Data that ships with a package, all four splits carved from it.
+def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
+    """Data that ships with a package, all four splits drawn from it.
 
     Args:
         read: Request -> (x [N, D] or [N, C, H, W] float32, labels [N] integer).
-        carve: sizes of the splits; test is what is left.
+        sizes: of the splits; test is what is left.
         classes: K.
         source: where the data comes from, for people.
         names: class names; 0..K-1 when empty.
@@ -43,14 +50,9 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
         import numpy as np
         import torch
 
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.source import check_labels
-        from calib_bench.data.tensors import tensor_splits
-
         x, y = (np.ascontiguousarray(array) for array in read(request))
         check_labels("all", y, classes)
-        rows = _carve(request, carve, len(y), None)
+        rows = _partition(request, sizes, len(y), None)
         splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
@@ -63,7 +65,7 @@ def arrays(read: Read, carve: Carve, *, classes: int, source: str, names: Sequen
 
 def images(
     source: Hub,
-    carve: Carve,
+    sizes: SplitSizes,
     *,
     classes: int,
     mean: Sequence[float],
@@ -75,8 +77,8 @@ def images(
     """Small images of one size, decoded once into memory (and a cache on disk that processes share).
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
         mean, std: of each channel, of pixels in [0, 1].
         augment: applied to training batches in this order.
@@ -90,15 +92,8 @@ def images(
     def load(request: Request) -> Splits:
         import torch
 
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.grey import told
-        from calib_bench.data.source import open_source
-        from calib_bench.data.tensors import tensor_splits
-
         raw = open_source(request, source, classes, tuple(names))
-        rows = _carve(request, carve, len(raw.train), len(raw.test))
+        rows = _partition(request, sizes, len(raw.train), len(raw.test))
         pools = {"train": raw.train, "test": raw.test}
         pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
         seen = cached(
@@ -120,13 +115,19 @@ def images(
 
 
 def texts(
-    source: Hub, carve: Carve, *, classes: int, names: Sequence[str] = (), vocabulary: int = 20_000, length: int = 200
+    source: Hub,
+    sizes: SplitSizes,
+    *,
+    classes: int,
+    names: Sequence[str] = (),
+    vocabulary: int = 20_000,
+    length: int = 200,
 ) -> Load:
     """Texts, as the first `length` words of a vocabulary learned from the training split alone.
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
         names: class names for data that carries none.
         vocabulary: most tokens, those for padding and unknown words among them.
@@ -141,15 +142,8 @@ def texts(
         import tokenizers
         import torch
 
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.source import open_source
-        from calib_bench.data.tensors import Resident
-        from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
-
         raw = open_source(request, source, classes, tuple(names))
-        rows = _carve(request, carve, len(raw.train), len(raw.test))
+        rows = _partition(request, sizes, len(raw.train), len(raw.test))
         used = {name: index.tolist() for name, index in rows.items()}
 
         def build() -> dict[str, np.ndarray]:
@@ -165,7 +159,7 @@ def texts(
 
         made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
         raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
-        tokens = {pool: Resident(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
+        tokens = {pool: DeviceCache(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
         splits = {}
         for name, index in rows.items():
             pool = "test" if name == "test" else "train"
@@ -178,15 +172,15 @@ def texts(
     return load
 
 
-def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
+def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
     """Images of any size, too many for memory: read from disk and transformed as timm does for the model at hand.
 
     A local folder with fewer rows or classes than declared is a subset: selection and calibration shrink in proportion,
     K is what the folder has, and the notes say so.
 
     Args:
-        source: where the data is; its first split is carved, its last is the test set.
-        carve: sizes of the splits.
+        source: where the data is; its first split is partitioned, its last is the test set.
+        sizes: of the splits.
         classes: K.
 
     Raises (when called):
@@ -194,17 +188,10 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     """
 
     def load(request: Request) -> Splits:
-        from calib_bench.core.splits import InputSpec
-        from calib_bench.data.cache import cached
-        from calib_bench.data.duplicates import digests, note
-        from calib_bench.data.grey import told
-        from calib_bench.data.partition import scaled
-        from calib_bench.data.source import WHOLE, open_source
-        from calib_bench.data.stream import StreamSplit, preprocess_for
 
         raw = open_source(request, source, classes, subset=True)
-        sizes = carve if raw.fraction == 1 else scaled(carve, raw.fraction)
-        rows = _carve(request, sizes, len(raw.train), len(raw.test))
+        scaled_sizes = sizes if raw.fraction == 1 else scaled(sizes, raw.fraction)
+        rows = _partition(request, scaled_sizes, len(raw.train), len(raw.test))
         for part in (raw.train, raw.test):
             part.prepare()
         if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
@@ -231,10 +218,9 @@ def streams(source: Hub, carve: Carve, *, classes: int) -> Load:
     return load
 
 
-def _carve(request: Request, sizes: Carve, rows: int, test_rows: int | None) -> dict[str, Any]:
-    from calib_bench.data.partition import carve
+def _partition(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
 
-    return carve(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
+    return partition(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
 
 def _from_raw(
@@ -254,8 +240,6 @@ def _splits(
     prepared: tuple[object, ...],
 ) -> Splits:
     import hashlib
-
-    from calib_bench.core.splits import Splits
 
     if request.limit is not None:
         notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
@@ -278,8 +262,6 @@ def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
     """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
     import numpy as np
 
-    from calib_bench.data.grey import Greys
-
     greys = Greys(tuple(pools.values()))
     pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
     return pixels | {"greys": np.array(["", *greys.names()])}
@@ -290,10 +272,6 @@ def _sampled(raw: Raw) -> Greys:
     import contextlib
 
     import numpy as np
-
-    from calib_bench.data.grey import Greys
-    from calib_bench.data.raw_split import decode
-    from calib_bench.errors import DataError
 
     greys = Greys((raw.train, raw.test))
     for part in (raw.train, raw.test):
@@ -306,9 +284,6 @@ def _sampled(raw: Raw) -> Greys:
 def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
-
-    from calib_bench.data.raw_split import decode
-    from calib_bench.errors import DataError
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
@@ -327,7 +302,6 @@ def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
 
 
 def _strings(part: Part) -> list[str]:
-    from calib_bench.errors import DataError
 
     strings = list(part.inputs())
     wrong = next((row for row, text in enumerate(strings) if not isinstance(text, str)), None)

@@ -1,4 +1,4 @@
-"""Carving: which rows of the data go to train, selection, calibration and test."""
+"""Partition: which rows of the data go to train, selection, calibration and test."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from calib_bench.core.task import Carve
+from calib_bench.core.task import SplitSizes
 from calib_bench.errors import DataError
 from calib_bench.system.random import stream
 
 
-def carve(
-    sizes: Carve, rows: int, test_rows: int | None, *, task: str, split: int, limit: int | None
+def partition(
+    sizes: SplitSizes, rows: int, test_rows: int | None, *, task: str, split: int, limit: int | None
 ) -> dict[str, Tensor]:
     """Disjoint random rows of each split, a function of (sizes, rows, task, split).
 
     Args:
         sizes: examples of each split; without `sizes.train` the training split takes what is left.
-        rows: size of the pool that train, selection and calibration are carved from.
-        test_rows: size of a test set of its own, used whole and in its own order; None carves test from the pool too,
+        rows: size of the pool that train, selection and calibration are drawn from.
+        test_rows: size of a test set of its own, used whole and in its own order; None draws test from the pool too,
             as what is left.
         task, split: decide the permutation.
         limit: at most this many of each split, the first after shuffling; it also shrinks sizes that a pool is too
@@ -34,16 +34,18 @@ def carve(
     """
     if limit is not None and rows < sizes.selection + sizes.calibration + (sizes.train or 0) + 1:
         train = None if sizes.train is None else min(sizes.train, limit)
-        sizes = Carve(min(sizes.selection, limit), min(sizes.calibration, limit), train)
+        sizes = SplitSizes(min(sizes.selection, limit), min(sizes.calibration, limit), train)
     held = sizes.selection + sizes.calibration
     rest = "train" if sizes.train is None else "test" if test_rows is None else None
     if rest == "train" and test_rows is None:
-        raise DataError(f"Task '{task}' carves its test split from the pool, so its Carve must say how large train is.")
+        raise DataError(
+            f"Task '{task}' draws its test split from the pool, so its SplitSizes must say how large train is."
+        )
     if rows < held + (sizes.train or 0) + (rest is not None):
         wanted = {"train": sizes.train, "selection": sizes.selection, "calibration": sizes.calibration}
         needs = ", ".join(f"{count:,} for {name}" for name, count in wanted.items() if count)
         raise DataError(
-            f"Task '{task}' has too few rows to carve: {rows:,}, where it needs {needs}"
+            f"Task '{task}' has too few rows: {rows:,}, where it needs {needs}"
             f"{f' and at least 1 for {rest}' if rest else ''}. Use the whole data set."
         )
     order = torch.randperm(rows, generator=stream("carve", task, split))
@@ -62,7 +64,7 @@ def carve(
     return {name: part[:limit] for name, part in parts.items()}
 
 
-def scaled(sizes: Carve, fraction: float) -> Carve:
+def scaled(sizes: SplitSizes, fraction: float) -> SplitSizes:
     """Selection and calibration in proportion to a data set of which only `fraction` is there; at least one each."""
     return replace(
         sizes,

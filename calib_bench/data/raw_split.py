@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.data.grey import Greys
 from calib_bench.data.naming import matched, natural
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -121,37 +118,6 @@ class Place:
         return f"{text} ({self.part.file_of(self.row)})" if len(self.part.paths) > 1 else text
 
 
-def decode(payload: Any, mode: str, where: Place | str, greys: Greys | None = None) -> Image:
-    """An encoded image as PIL in `mode`, "RGB" or "L"; grey of more than 8 bits keeps its range.
-
-    Args:
-        where: the split and row, for errors.
-        greys: what is white in images of 32 bits; None to take this image's own range.
-
-    Raises:
-        DataError: it cannot be decoded, or which of its values is white cannot be told.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        if not isinstance(payload, bytes):
-            raise TypeError("the cell holds no bytes")
-        image = Image.open(io.BytesIO(payload))
-        image.load()
-        return (greys or Greys()).eight_bits(image, where).convert(mode)
-    except DataError:
-        raise
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "
-            "again."
-        ) from error
-
-
-def _why(error: Exception) -> str:
-    return "no known image format" if "cannot identify image file" in str(error) else str(error)
-
-
 def parquet_part(name: str, files: list[Path], input: str, label: str, names: tuple[str, ...] = ()) -> Part:
     """A split in parquet files with columns `input` and `label`.
 
@@ -172,7 +138,7 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
     import pyarrow.parquet as pq
 
     labels: list[np.ndarray] = []
-    own: list[tuple[str, ...]] = []
+    names_of_files: list[tuple[str, ...]] = []
     start = 0
     for file in files:
         try:
@@ -180,8 +146,8 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
                 schema = table.schema_arrow
                 for column, what in ((input, "inputs"), (label, "labels")):
                     if column not in schema.names:
-                        found = ", ".join(schema.names) or "none"
-                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {found}.")
+                        columns = ", ".join(schema.names) or "none"
+                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {columns}.")
                 if not pa.types.is_integer(schema.field(label).type):
                     kind = schema.field(label).type
                     raise DataError(f"Column '{label}' of {file} holds {kind}; labels must be integers from 0 to K-1.")
@@ -196,15 +162,15 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
         if len(column_of_labels) == 0 and len(files) == 1:
             raise DataError(f"{file} is empty: it is a parquet file with no rows. Fetch it again.")
         labels.append(column_of_labels.to_numpy().astype(np.int64))
-        own.append(_class_names(schema, label))
+        names_of_files.append(_class_names(schema, label))
         start += len(column_of_labels)
-    order = names or next(filter(None, own), ())
+    order = names or next(filter(None, names_of_files), ())
     labels = [
         matched(labels_N, its_names or order, order, str(file))
-        for labels_N, its_names, file in zip(labels, own, files, strict=True)
+        for labels_N, its_names, file in zip(labels, names_of_files, files, strict=True)
     ]
-    named = any(own)
-    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(own))
+    named = any(names_of_files)
+    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(names_of_files))
 
 
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:

@@ -36,7 +36,7 @@ END = 1 << 20
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set found and checked, not yet carved.
+    """A data set found and checked, not yet partitioned.
 
     Attributes:
         train, test: its two splits.
@@ -63,7 +63,7 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
 
     Args:
         request: the user's wishes; `request.data` may be the data folder or one that holds it under the task's name.
-        hub: what is declared; the first split of `hub.rows` is carved, the last is the test set.
+        hub: what is declared; the first split of `hub.rows` is partitioned, the last is the test set.
         classes: K, declared.
         names: class names for data that carries none.
         subset: whether a local folder may have fewer classes than declared; K is then the number of class names it

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.grey import Greys
-from calib_bench.data.raw_split import Part, decode
+from calib_bench.data.images import Greys, decode
+from calib_bench.data.raw_split import Part
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.system import shutdown
@@ -176,8 +176,8 @@ class StreamSplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         index_SB = whole_batches(order(len(self), seed, epoch), batch)[skip:, rank::world]
         workers, pinned = self._workers(self.steps(batch)), device.type == "cuda"
-        known = self._train
-        if known is None or known.pin_memory != pinned or known.num_workers < workers:
+        loader = self._train
+        if loader is None or loader.pin_memory != pinned or loader.num_workers < workers:
             self._train = self._loader(device, workers, persistent=True)
         images = self._pass(self._train, list(index_SB), device, seed, epoch)
         for index_B, x in zip(index_SB, images, strict=True):

@@ -23,7 +23,7 @@ READY_VALUES = 1 << 22
 """Values of a split that is prepared once and for all: 16 MiB."""
 
 
-class Resident:
+class DeviceCache:
     """A CPU tensor and its copies: each device gets one, on first use, shared by every split that reads it."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -79,17 +79,17 @@ class TensorSplit:
         independent: whether training batches are drawn with replacement, every one from all examples.
     """
 
-    base: Resident
+    base: DeviceCache
     rows: Tensor
     labels: Tensor
     augment: tuple[Augment, ...] = ()
     normalize: Normalize | None = None
     independent: bool = False
-    _labels: Resident = field(init=False, repr=False)
-    _rows: Resident = field(init=False, repr=False)
+    _labels: DeviceCache = field(init=False, repr=False)
+    _rows: DeviceCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._labels, self._rows = Resident(self.labels), Resident(self.rows)
+        self._labels, self._rows = DeviceCache(self.labels), DeviceCache(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,8 +146,8 @@ class TensorSplit:
         return not self.augment and len(self) * self.base.on(torch.device("cpu"))[0].numel() <= READY_VALUES
 
     @cached_property
-    def _ready(self) -> Resident:
-        return Resident(normalized(self.x, self.normalize))
+    def _ready(self) -> DeviceCache:
+        return DeviceCache(normalized(self.x, self.normalize))
 
     def _drawn(
         self, steps: range, batch: int, seed: int, epoch: int, device: torch.device, rank: int, world: int
@@ -179,7 +179,7 @@ def tensor_splits(
     normalize: Normalize | None = None,
 ) -> dict[str, TensorSplit]:
     """A split for each entry of `rows`, over the tensor of its pool: "test" where there is one, else "train"."""
-    bases = {pool: Resident(tensor) for pool, tensor in x.items()}
+    bases = {pool: DeviceCache(tensor) for pool, tensor in x.items()}
     splits = {}
     for name, index in rows.items():
         pool = name if name in x else "train"

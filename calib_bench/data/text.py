@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.tensors import Resident, order, whole_batches
+from calib_bench.data.tensors import DeviceCache, order, whole_batches
 from calib_bench.system.random import stream
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -93,7 +93,7 @@ class TextSplit:
         labels: int64 [N].
     """
 
-    tokens: Resident
+    tokens: DeviceCache
     offsets: Tensor
     rows: Tensor
     labels: Tensor

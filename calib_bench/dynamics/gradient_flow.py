@@ -143,8 +143,8 @@ def gradient(
     with twice_differentiable(model):
         Z_MK = beta * torch.func.functional_call(model, leaves | buffers, (x,)) + shift
         loss = F.cross_entropy(Z_MK, y_M)
-        found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return Z_MK.detach(), float(loss.detach()), dict(zip(leaves, found, strict=True))
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return Z_MK.detach(), float(loss.detach()), dict(zip(leaves, gradients, strict=True))
 
 
 def crossing(tau: ArrayLike, values: ArrayLike, level: float) -> float:

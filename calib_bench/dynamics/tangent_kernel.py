@@ -90,8 +90,8 @@ class Tangent:
         """J^T v, for v [M, K]."""
         total: Direction = {}
         for part, v_mK in zip(self._parts(), self._split(v_MK), strict=True):
-            found = part.pull(v_mK)
-            total = {name: total[name] + value for name, value in found.items()} if total else found
+            pulled = part.pull(v_mK)
+            total = {name: total[name] + value for name, value in pulled.items()} if total else pulled
         return total
 
     @torch.no_grad()

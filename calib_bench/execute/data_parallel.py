@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
@@ -31,7 +32,7 @@ class Leader:
         count = 0
         for trial in (trial for group in groups for trial in group):
             leave_if_asked()
-            with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
+            with worker.acquired((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
                     worker.train_group((one,), self.settings, store, progress)
@@ -80,6 +81,8 @@ def _follow(settings: Settings) -> None:
             (trial,),
             splits,
             device=pick(settings.device),
+            objectives=registry.objectives(),
+            probe=worker.probe_of(trial),
             checkpoint=Path(checkpoint),
             checkpoint_seconds=settings.checkpoint,
             micro_batch=settings.micro_batch,

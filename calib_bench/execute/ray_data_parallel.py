@@ -11,10 +11,11 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.execute.ray_task import PeerLost, Rank
 from calib_bench.planning.plan import Group
-from calib_bench.train.train import fuse_key
+from calib_bench.train.fusion import fuse_key
 
 GRACE = 5.0
 """Seconds that the processes of a gang have to fail too, once one has: only one of them knows the cause."""
@@ -23,7 +24,9 @@ GRACE = 5.0
 def together(group: Group, settings: Settings) -> bool:
     """Whether a group trains on a gang: one trial that is not stacked, and that has something to train."""
     (first, *others) = group
-    return settings.gang > 1 and not others and first.epochs > 0 and fuse_key(first, settings.device) is None
+    if settings.gang == 1 or others or not first.epochs:
+        return False
+    return fuse_key(first, registry.objectives(), settings.device) is None
 
 
 def whole(wanted: dict[str, float]) -> dict[str, float]:

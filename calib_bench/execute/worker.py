@@ -1,4 +1,4 @@
-"""What a worker does: load the data once, train a group, store each outcome as it is."""
+"""What a worker does: load the data once, train a group, store each result as it is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings
+from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
@@ -23,7 +24,7 @@ from calib_bench.system.device import pick
 
 if TYPE_CHECKING:
     from calib_bench.core.splits import Splits
-    from calib_bench.train.train import Outcome
+    from calib_bench.core.trial import TrialResult
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
@@ -75,20 +76,20 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
 
 
 @contextmanager
-def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Claim | None]]:
-    """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = leases.of(store.address, owner, settings.lease)
-    busy = known.busy()
-    free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
-    claim = known.take([trial.key for trial in free]) if free else None
-    if claim is None:
+def acquired(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Lease | None]]:
+    """The trials of a group that are neither stored nor another driver's, leased for as long as the block lasts."""
+    store_leases = leases.of(store.address, owner, settings.lease)
+    leased = store_leases.leased()
+    free = [trial for trial in group if trial.key not in leased and not store.has(trial)]
+    lease = store_leases.acquire([trial.key for trial in free]) if free else None
+    if lease is None:
         yield (), None
         return
     try:
         store.refresh()
-        yield tuple(trial for trial in free if not store.has(trial)), claim
+        yield tuple(trial for trial in free if not store.has(trial)), lease
     finally:
-        known.release(claim)
+        store_leases.release(lease)
 
 
 def run_group(
@@ -99,7 +100,7 @@ def run_group(
     owner: str = leases.OWNER,
     expendable: bool = False,
 ) -> int:
-    """Train what is left of one group and store its outcomes; returns how many are stored now.
+    """Train what is left of one group and store its results; returns how many are stored now.
 
     Args:
         expendable: whether another process can take over from this one.
@@ -110,12 +111,12 @@ def run_group(
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     shutdown.check()
-    with claimed(group, settings, store, owner) as (left, claim):
-        if claim is None or not left:
+    with acquired(group, settings, store, owner) as (left, lease):
+        if lease is None or not left:
             return 0
 
         def told(amount: float) -> None:
-            claim.check()
+            lease.check()
             progress(amount)
 
         try:
@@ -126,7 +127,7 @@ def run_group(
 
 
 def train_apart(group: Group, settings: Settings, store: Store, progress: Progress, expendable: bool = False) -> None:
-    """Train a group and store its outcomes. A trial that cannot be finished is recorded as failed, with its cause.
+    """Train a group and store its results. A trial that cannot be finished is recorded as failed, with its cause.
 
     A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
 
@@ -165,7 +166,7 @@ def halves(group: Group, store: Store) -> list[Group]:
 
 
 def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
-    """Train a group, whole, and store its outcomes.
+    """Train a group, whole, and store its results.
 
     Raises:
         OutOfMemory: a batch does not fit in memory.
@@ -182,23 +183,34 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         progress(done / steps)
 
     with heartbeat.given(store.path, checkpoint.stem, group):
-        outcomes = train(
+        results = train(
             group,
             splits,
             device=pick(settings.device),
+            objectives=registry.objectives(),
+            probe=probe_of(group[0]),
             checkpoint=checkpoint,
             checkpoint_seconds=settings.checkpoint,
             progress=told,
             compile=settings.compile,
             micro_batch=settings.micro_batch,
         )
-    for outcome in outcomes:
-        facts: dict[str, Any] = {"label_entropy": _label_entropy(outcome.trial, splits)}
-        if outcome.logits:
-            facts["selection"] = selection_scores(outcome, splits)
-        store.write(outcome, data, facts)
-        progress(0.0 if outcome.trial.epochs else 1.0)
+    for result in results:
+        metadata: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
+        if result.logits:
+            metadata["selection"] = selection_scores(result, splits)
+        store.write(result, data, metadata)
+        progress(0.0 if result.trial.epochs else 1.0)
     store.checkpoints.finish(checkpoint)
+
+
+def probe_of(trial: Trial) -> Probe | None:
+    """The probe that a trial names; None where it names none.
+
+    Raises:
+        SettingsError: there is no such probe.
+    """
+    return registry.probe(trial.probe) if trial.probe else None
 
 
 def _label_entropy(trial: Trial, splits: Splits) -> float:
@@ -212,13 +224,13 @@ def _label_entropy(trial: Trial, splits: Splits) -> float:
     return label_entropy(labels, splits.classes)
 
 
-def selection_scores(outcome: Outcome, splits: Splits) -> dict[str, float]:
+def selection_scores(result: TrialResult, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
     from calib_bench.metrics import log_loss_n
 
     temperature = registry.load("baselines", "temperature_scaling")
 
-    z_NK = outcome.logits["selection"].double() * outcome.trial.beta
+    z_NK = result.logits["selection"].double() * result.trial.beta
     y_N = splits.selection.labels
     repaired_NK = temperature.apply(temperature.fit(z_NK, y_N), z_NK)
     return {

@@ -13,6 +13,8 @@ import numpy as np
 from calib_bench.inference.bootstrap import basic, weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
 from calib_bench.inference.scores import with_doubt, within
+from calib_bench.metrics.binned import equal_mass, equal_width
+from calib_bench.metrics.scores import confidence_n, top_label
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -68,17 +70,17 @@ def binned_interval(
     bias = [_bias(seeds) for seeds in sums]
     if nested:
         below, above = bias[0].most, bias[1].most if other is not None else 0.0
-        found = _extended(crossed_interval(value_S[:, None], level), N, below, above)
+        interval = _extended(crossed_interval(value_S[:, None], level), N, below, above)
     else:
         same = other is not None and all(np.array_equal(a.gap, b.gap) for a, b in zip(arm, other, strict=True))
         value_BS = np.zeros((n_boot, len(arm))) if same else _less(_resampled(arms, bins, n_boot, seed))
         below = bias[0].most - bias[0].seen
         above = bias[1].most - bias[1].seen if other is not None else bias[0].seen / 2
-        found = basic(value_S, value_BS, N, seed, level, below, above)
-    if other is not None or math.isnan(found.low):
-        return found
-    low = 0.0 if bias[0].explains else max(found.low, 0.0)
-    return replace(found, low=low, high=max(found.high, low))
+        interval = basic(value_S, value_BS, N, seed, level, below, above)
+    if other is not None or math.isnan(interval.low):
+        return interval
+    low = 0.0 if bias[0].explains else max(interval.low, 0.0)
+    return replace(interval, low=low, high=max(interval.high, low))
 
 
 def _less(values: list[Array]) -> Array:
@@ -227,14 +229,12 @@ def ece_interval(
     """
     pairs = [(confidence_SN, correct_SN), *([other] if other else [])]
     arms = [_top(c, h, bins, adaptive) for c, h in pairs]
-    found = binned_interval(*arms, bins=bins, n_boot=n_boot, seed=seed, level=level, nested=nested)
-    return with_doubt(within(found, "ece", difference=other is not None), [h for _, h in pairs], nested)
+    interval = binned_interval(*arms, bins=bins, n_boot=n_boot, seed=seed, level=level, nested=nested)
+    return with_doubt(within(interval, "ece", difference=other is not None), [h for _, h in pairs], nested)
 
 
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:
     import torch
-
-    from calib_bench.metrics.binned import equal_mass, equal_width
 
     find = equal_mass if adaptive else equal_width
     rows = [
@@ -258,8 +258,6 @@ def classwise_interval(
     The cost is K times that of `ece_interval`: S N K bins `n_boot` multiplications.
     """
     import torch
-
-    from calib_bench.metrics.binned import equal_width
 
     arm = []
     for p, y in zip(cast("Any", p_SNK), cast("Any", y_SN), strict=True):
@@ -285,7 +283,6 @@ def ece_null(
     Returns:
         Mean of the null ECE, and the one-sided p-value (1 + #{null >= observed}) / (1 + draws).
     """
-    from calib_bench.metrics.scores import confidence_n, top_label
 
     if y is None:
         return ece_null_of(confidence_n(logp).numpy(force=True), None, draws, seed, bins)

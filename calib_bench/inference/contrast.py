@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
 from calib_bench.inference.selection import choice_variance, widened
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-    from calib_bench.inference.fitted import Fitted
 
     Array = NDArray[np.float64]
     Fits = Callable[[float, float], Fitted | None]
@@ -69,11 +68,11 @@ def two_by_two(
         raise ValueError(f"the cells of a 2x2 need one shape, not {', '.join(str(y.shape) for y in cells)}")
     differences = _contrasts(*cells)
     each_fit = [None] * len(differences) if fits is None else fits
-    found = [crossed_interval(d, level, nested, fit=fit) for d, fit in zip(differences, each_fit, strict=True)]
+    intervals = [crossed_interval(d, level, nested, fit=fit) for d, fit in zip(differences, each_fit, strict=True)]
     if choice is not None:
         moves = _contrasts(*(np.asarray(shift, np.float64) for shift in choice))
-        found = [widened(one, choice_variance(move), level) for one, move in zip(found, moves, strict=True)]
-    return TwoByTwo(*found)
+        intervals = [widened(one, choice_variance(move), level) for one, move in zip(intervals, moves, strict=True)]
+    return TwoByTwo(*intervals)
 
 
 def _contrasts(y00: Array, y10: Array, y01: Array, y11: Array) -> tuple[Array, ...]:

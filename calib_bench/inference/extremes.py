@@ -42,13 +42,13 @@ def best_of(
     d_SN = pseudo_values(values_SN, m, largest)
     if others_SN is not None:
         d_SN = d_SN - pseudo_values(others_SN, m, largest)
-    found = crossed_interval(d_SN, level, nested)
-    if m == 1 or not math.isfinite(found.high - found.low) or found.high == found.low:
-        return found
+    interval = crossed_interval(d_SN, level, nested)
+    if m == 1 or not math.isfinite(interval.high - interval.low) or interval.high == interval.low:
+        return interval
     S, N = d_SN.shape
     v = variances(d_SN, d_SN) * ((1.0, 0.0, 0.0) if nested else (1.0, 1.0, 1.0))
-    method = f"{found.method}, best of {m} by jackknife"
-    return around(found.mean, pool(v, S, N, m=m), level, S, found.n_examples, method)
+    method = f"{interval.method}, best of {m} by jackknife"
+    return around(interval.mean, pool(v, S, N, m=m), level, S, interval.n_examples, method)
 
 
 def pseudo_values(values_SN: ArrayLike, m: int, largest: bool = True) -> Array:
@@ -66,9 +66,9 @@ def pseudo_values(values_SN: ArrayLike, m: int, largest: bool = True) -> Array:
     if not 1 <= m < S:
         raise ValueError(f"the best of {m} seeds needs more than {m} seeds, not {S}")
     r_S = values.mean(1)
-    whole, w_S = _expected(r_S, m, largest)
+    all_seeds, w_S = _expected(r_S, m, largest)
     without_S = np.array([_expected(np.delete(r_S, s), m, largest)[0] for s in range(S)])
-    pseudo_S = S * whole - (S - 1) * without_S
+    pseudo_S = S * all_seeds - (S - 1) * without_S
     return pseudo_S[:, None] + S * w_S[:, None] * (values - r_S[:, None])
 
 

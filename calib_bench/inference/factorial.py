@@ -122,8 +122,10 @@ def _widened(share: Interval, moves_VDT: Array, level: float) -> Interval:
     """The share's interval with a choice counted, within [0, 1]."""
     if not np.isfinite(moves_VDT).all():
         return share
-    found = widened(share, choice_variance(moves_VDT), level)
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if math.isfinite(found.low) else found
+    interval = widened(share, choice_variance(moves_VDT), level)
+    if not math.isfinite(interval.low):
+        return interval
+    return replace(interval, low=max(interval.low, 0.0), high=min(interval.high, 1.0))
 
 
 def _jackknife(value: float, without_S: Array | None, level: float, S: int, cells: int) -> Interval:

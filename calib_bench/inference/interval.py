@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from calib_bench.inference.fitted import Fitted
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from calib_bench.inference.fitted import Fitted
 
     Array = NDArray[np.float64]
 
@@ -87,8 +87,8 @@ def crossed_interval(
     """
     if scale not in SCALES:
         raise ValueError(f"a scale is one of {', '.join(SCALES)}, not {scale!r}")
-    found = _on_scale(_crossed(d_SN, level, nested, fit), scale, level)
-    return found if scale == "share" or math.isnan(found.low) else replace(found, doubt=skewed(d_SN, nested))
+    interval = _on_scale(_crossed(d_SN, level, nested, fit), scale, level)
+    return interval if scale == "share" or math.isnan(interval.low) else replace(interval, doubt=skewed(d_SN, nested))
 
 
 def skewed(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
@@ -307,9 +307,11 @@ def simultaneous(
     whatever the arms' correlation, hence after any choice among them on the same data.
     """
     share = 1 - (1 - level) / max(len(differences), 1)
-    found = [crossed_interval(d, share, nested) for d in differences]
-    method = f"simultaneous over {len(found)}"
-    return [replace(i, p=float(np.minimum(1.0, len(found) * i.p)), method=f"{i.method}, {method}") for i in found]
+    intervals = [crossed_interval(d, share, nested) for d in differences]
+    method = f"simultaneous over {len(intervals)}"
+    return [
+        replace(i, p=float(np.minimum(1.0, len(intervals) * i.p)), method=f"{i.method}, {method}") for i in intervals
+    ]
 
 
 def holm(p: ArrayLike) -> Array:

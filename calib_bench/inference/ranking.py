@@ -8,6 +8,7 @@ import numpy as np
 
 from calib_bench.inference.interval import Interval, crossed_interval
 from calib_bench.inference.scores import with_doubt, within
+from calib_bench.metrics.scores import TIE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) 
     E_i / i + e_i sum_{k >= i} 1 / k - sum_{k >= i} E_k / k^2 - AURC: the derivative of the area in its weight. The best
     area has derivative -log(1 - error rate) in the errors (Geifman, Uziel & El-Yaniv, 2019).
     """
-    from calib_bench.metrics.scores import TIE
 
     confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
     n = len(confidence)
@@ -71,9 +71,9 @@ def aurc_interval(
     rows = [aurc_n(c, h, excess) for c, h in _pairs(confidence_SN, correct_SN)]
     if other is not None:
         rows = [a - aurc_n(c, h, excess) for a, (c, h) in zip(rows, _pairs(*other), strict=True)]
-    found = crossed_interval(rows, level, nested, "log" if other is None else "identity")
+    interval = crossed_interval(rows, level, nested, "log" if other is None else "identity")
     sides = [correct_SN] if other is None else [correct_SN, other[1]]
-    return with_doubt(within(found, "aurc", difference=other is not None), sides, nested)
+    return with_doubt(within(interval, "aurc", difference=other is not None), sides, nested)
 
 
 def _pairs(

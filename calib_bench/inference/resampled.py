@@ -49,8 +49,10 @@ def resampled_means(
     """
     values = np.asarray(values_SNA, np.float64)
     S, N = values.shape[:2]
-    own = np.zeros((S, 0)) if seeds_SC is None else np.asarray(seeds_SC, np.float64)
-    columns = np.concatenate([values.reshape(S, N, -1), np.repeat(own[:, None], N, 1)], 2) if own.size else values
+    of_seeds = np.zeros((S, 0)) if seeds_SC is None else np.asarray(seeds_SC, np.float64)
+    columns = values
+    if of_seeds.size:
+        columns = np.concatenate([values.reshape(S, N, -1), np.repeat(of_seeds[:, None], N, 1)], 2)
     lost_A = ~np.isfinite(columns).all((0, 1))
     columns = np.where(lost_A, 0.0, columns)
     seeds_BS = _seed_weights(S, n_boot, seed, level)

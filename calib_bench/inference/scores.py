@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, few_errors
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from calib_bench.inference.fitted import Fitted
 
 RANGES: dict[str, tuple[float, float]] = {
     "error": (0, 1), "repaired_log_loss": (0, math.inf),

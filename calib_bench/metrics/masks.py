@@ -55,12 +55,12 @@ def offered(Z_NK: Tensor) -> Tensor:
     """
     if not bool(Z_NK.amin() <= SHALLOWEST):  # nor where it is NaN
         return Z_NK
-    known = constants().to(Z_NK.device)
+    constants_C = constants().to(Z_NK.device)
     while True:
         finite_NK = Z_NK.masked_fill(Z_NK.isinf(), 0.0)
         low_N1 = finite_NK.amin(-1, keepdim=True)
-        at = torch.searchsorted(known, low_N1.double().contiguous()).clamp_(max=len(known) - 1)
-        masked_NK = (low_N1 == Z_NK) & (low_N1 <= SHALLOWEST) & (known[at] == low_N1.double())
+        at = torch.searchsorted(constants_C, low_N1.double().contiguous()).clamp_(max=len(constants_C) - 1)
+        masked_NK = (low_N1 == Z_NK) & (low_N1 <= SHALLOWEST) & (constants_C[at] == low_N1.double())
         rest_N1 = finite_NK.masked_fill_(masked_NK, 0.0).abs().amax(-1, keepdim=True)
         left_N1 = (~masked_NK & ~Z_NK.isneginf()).any(-1, keepdim=True)
         masked_NK &= (rest_N1 <= low_N1.abs() / APART) & left_N1

@@ -108,9 +108,9 @@ def _correct(part: Parts) -> Tensor:
     # Only where several are largest does their order matter; exp(w) is then 1 for each.
     tied = (correct & (part["size"] >= 2)).view(-1).nonzero()[:, 0]
     flat_RK, y_R = part["logits"].reshape(-1, part["logits"].shape[-1]), part["y"].reshape(-1)
-    for some in tied.split(max(1, BLOCK // flat_RK.shape[-1])):
-        first = torch.from_numpy(flat_RK[some].double().numpy(force=True).argmax(-1))  # faster than torch's
-        correct.view(-1)[some] = first.to(y_R.device) == y_R[some]
+    for block_R in tied.split(max(1, BLOCK // flat_RK.shape[-1])):
+        first = torch.from_numpy(flat_RK[block_R].double().numpy(force=True).argmax(-1))  # faster than torch's
+        correct.view(-1)[block_R] = first.to(y_R.device) == y_R[block_R]
     return correct.double()
 
 
@@ -127,10 +127,10 @@ def scores_n(logp: Tensor, y: Tensor | None, *names: str, each: Callable[[Rows],
     parts = {part: torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device) for part in wanted}
     flat = [(part, parts[part].view(-1)) for part in PARTS if part in wanted]
     for block in rows(logp, y):
-        for part, whole in flat:
+        for part, output in flat:
             if part == "brier" and each:
                 each(block)
-            whole[block.here] = getattr(block, part)
+            output[block.here] = getattr(block, part)
         if each and "brier" not in wanted:
             each(block)
     if not parts["size"].isfinite().all():
@@ -167,12 +167,12 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
         )
     flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
     step = max(1, BLOCK // classes)
-    whole = step // n * n  # rows of the models that fit into a block
+    block_rows = step // n * n  # rows of the models that fit into a block
     room = torch.empty(2, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
-    for model in range(0, len(flat_RK), whole or n):
-        stop = min(model + (whole or n), len(flat_RK))
-        for start in range(model, stop, whole or step):
-            here = slice(start, min(start + (whole or step), stop))
+    for model in range(0, len(flat_RK), block_rows or n):
+        stop = min(model + (block_rows or n), len(flat_RK))
+        for start in range(model, stop, block_rows or step):
+            here = slice(start, min(start + (block_rows or step), stop))
             yield Rows(here, flat_RK[here], y_R[here], room)
 
 

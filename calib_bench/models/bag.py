@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 
 
 class Bag(nn.Module):

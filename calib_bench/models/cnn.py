@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
-
+from calib_bench.core.splits import InputSpec
 
 GRID = 4
 """The head sees a grid of about this many cells a side, so that position is kept and its size does not explode."""

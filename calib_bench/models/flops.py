@@ -7,13 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from calib_bench import models
+from calib_bench.core.splits import InputSpec
 from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from calib_bench.core.splits import InputSpec
 
 TRAINING = 3.0
 """Forward and backward over forward: the backward pass has two products for each of the forward's."""

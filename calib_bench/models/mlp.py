@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 
 
 class MLP(nn.Module):

@@ -6,13 +6,10 @@ and an unpacked pass is many times faster on a CPU.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 
 
 class Recurrent(nn.Module):

@@ -7,13 +7,12 @@ stationary density a Gibbs distribution (Mandt, Hoffman, Blei, 2017, arXiv 1704.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 
 
 class Scalar(nn.Module):

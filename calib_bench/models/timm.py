@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from calib_bench.core.splits import InputSpec
+from calib_bench.data.cache import sha256_of
+from calib_bench.data.heads import Head
 from calib_bench.errors import SettingsError, UserError, nearest
-
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
-    from calib_bench.data.heads import Head
 
 WEIGHTS_VARIABLE = "CALIB_BENCH_WEIGHTS"
 """Environment variable: a folder of NAME.safetensors files, looked in before the Hub."""
@@ -69,8 +68,6 @@ def pretrained_head(name: str) -> Head | None:
     import timm
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
-    from calib_bench.data.heads import Head
-
     config = timm.get_pretrained_cfg(name)
     subset = infer_imagenet_subset(config.to_dict()) if config is not None else None
     if subset is None:
@@ -109,7 +106,6 @@ def _local(name: str) -> Path | None:
 @lru_cache(maxsize=16)
 def _digest_of(file: Path, changed: int, size: int) -> str:
     """SHA-256 of a file that was last changed at that time."""
-    from calib_bench.data.cache import sha256_of
 
     return f"sha256:{sha256_of(file)}"
 

@@ -8,14 +8,11 @@ initialization, because the magnitude of the initial logits is itself under stud
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:

@@ -131,9 +131,9 @@ def makespan(seconds: Iterable[float], machines: int) -> float:
 def _sizes(task: Task, trial: Trial) -> dict[str, int]:
     """Examples of each split, as the whole data set has them."""
     rows: Sequence[int] = tuple(task.source.rows.values()) if task.source else (0, 0)
-    carve = task.carve
-    train = carve.train or rows[0] - carve.selection - carve.calibration
-    found = {"train": train, "selection": carve.selection, "calibration": carve.calibration, "test": rows[-1]}
+    sizes = task.sizes
+    train = sizes.train or rows[0] - sizes.selection - sizes.calibration
+    found = {"train": train, "selection": sizes.selection, "calibration": sizes.calibration, "test": rows[-1]}
     return {name: min(n, trial.limit or n) for name, n in found.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Study
 from calib_bench.core.trial import Trial
@@ -70,9 +71,10 @@ def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") ->
     """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
     from calib_bench.train.fusion import fuse_key
 
+    objectives = registry.objectives()
     alike: dict[object, list[Trial]] = {}
     for trial in trials:
-        key = fuse_key(trial, device) if stack > 1 else None
+        key = fuse_key(trial, objectives, device) if stack > 1 else None
         alike.setdefault(trial.key if key is None else key, []).append(trial)
     groups: list[Group] = []
     for members in alike.values():

@@ -38,7 +38,7 @@ def training(store: Store, trials: Iterable[Trial]) -> dict[str, Any]:
     for trial in trials:
         if not store.has(trial):
             continue
-        f = store.record(trial).facts
+        f = store.record(trial).metadata
         failed += store.fate(trial) in FAILED
         seconds.append(f["seconds"] * f.get("world", 1) / f.get("stack", 1))
         devices[str(f.get("device_name", f.get("device", "unknown")))] += 1

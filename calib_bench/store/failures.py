@@ -107,14 +107,14 @@ class Failures:
 
     def now(self) -> dict[str, Failure]:
         """Failures that count, by key. A file that is not whole tells nothing, and its trial is tried again."""
-        found = {}
+        failures = {}
         for entry in sorted(os.scandir(self.folder), key=lambda e: e.name) if self.folder.is_dir() else ():
             key, dot, suffix = entry.name.partition(".")
             if dot and key and suffix == "json":
                 failure = self._one(key, entry)
                 if failure is not None and failure.attempt not in self._earlier:
-                    found[key] = failure
-        return found
+                    failures[key] = failure
+        return failures
 
     def _one(self, key: str, entry: os.DirEntry[str]) -> Failure | None:
         try:

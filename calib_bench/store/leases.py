@@ -1,14 +1,14 @@
-"""Claims: who is at work on which trials, so that several drivers may share a store and train nothing twice.
+"""Leases: which process trains which trials, so that several drivers may share a store and train nothing twice.
 
-    claims/<id>.json        the keys of the trials, and who has claimed them; never changed
-    claims/<id>.beat        a number that grows for as long as its owner lives
+    claims/<id>.json        the keys of the trials, and who holds their lease; never changed
+    claims/<id>.beat        a number that grows for as long as the holder lives
 
-To claim, a process writes its file, then lists the folder: it holds the claim only if no other there shares a key with
-it. Of two that write at once at least the later reader sees the other, so never do both hold it; this asks of the
-folder nothing but that what is written is then listed, which local disks and S3 promise alike. No two machines' clocks
-are compared: a claim has expired when its beat stayed the same for `lease` seconds of the reader's own monotonic clock,
-or at once when its process is known to be gone. Claims save work only. Should two drivers train one trial after all, as
-when one was paused for long, they store the same bits, and the second finds the first's.
+To acquire a lease, a process writes its file and then lists the folder: it holds the lease only if no other file there
+shares a key with it. If two processes write at once, at least one sees the other's file and backs off. This needs only
+list-after-write consistency, which local disks and S3 have. Clocks of two machines are never compared: a lease has
+expired when its beat stayed the same for so many seconds of the reader's own monotonic clock, or at once when its
+process is known to be gone. Leases only save work: if two drivers train one trial after all, as when one was paused for
+long, they store the same bits, and the second finds the first's.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from calib_bench.system import files
 from calib_bench.system.object_store import Bucket, url_of
 
 OWNER = uuid.uuid4().hex
-"""This driver: its workers claim in its name, and take over from each other at once."""
+"""This driver: its workers hold leases in its name, and take over from each other at once."""
 
 BEATS = 6
 """Beats in a lease: so many must fail before a living process is taken for dead."""
 
 PAUSES = (0.02, 0.05, 0.1, 0.2)
-"""Seconds between looks while a rival of two that claimed at once gives way."""
+"""Seconds between looks while a rival that wrote at the same time backs off."""
 
 
 class LostError(Exception):
@@ -70,7 +70,7 @@ def process_start(pid: int) -> str | None:
         return None
 
 
-class Box(Protocol):
+class KeyValueFolder(Protocol):
     """A flat folder of small files: on a disk, or in an object store."""
 
     def put(self, name: str, content: bytes) -> None: ...
@@ -89,7 +89,7 @@ class Directory:
         self.path = path
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file; a beat need not outlive the machine, so only claims are synced and renamed."""
+        """Write a file; a beat need not outlive the machine, so only leases are synced and renamed."""
         if name.endswith(".beat"):
             (self.path / name).write_bytes(content)
         else:
@@ -119,18 +119,18 @@ def _beat_of(name: str) -> str:
 
 
 @dataclass
-class Claim:
-    """Trials that this process has claimed.
+class Lease:
+    """A lease of trials that this process holds.
 
     Attributes:
-        box: where its file is.
+        folder: where its file is.
         name: of its file.
         keys: of the trials.
         count: beats so far.
         lost: whether another driver took over.
     """
 
-    box: Box
+    folder: KeyValueFolder
     name: str
     keys: frozenset[str]
     count: int = 0
@@ -141,19 +141,19 @@ class Claim:
         if self.lost:
             raise LostError(f"another driver took over {len(self.keys)} trials")
 
-    def beat(self) -> None:
+    def renew(self) -> None:
         """Say that the owner lives; what fails is tried again at the next beat."""
         with suppress(OSError, StoreError):
-            if self.box.get(self.name) is None:
+            if self.folder.get(self.name) is None:
                 self.lost = True
                 return
             self.count += 1
-            self.box.put(_beat_of(self.name), str(self.count).encode())
+            self.folder.put(_beat_of(self.name), str(self.count).encode())
 
 
 @dataclass
 class _Seen:
-    """What this process knows of another's claim: its content, its last beat, and when that was first seen."""
+    """What this process knows of another's lease: its content, its last beat, and when that was first seen."""
 
     content: dict[str, Any]
     beat: bytes | None = None
@@ -165,99 +165,99 @@ class _Seen:
 
     def gone(self) -> bool:
         """Whether its process was on this machine and is no more."""
-        own = self.content.get("machine") == machine()
-        return own and process_start(self.content["pid"]) != self.content.get("start")
+        is_local = self.content.get("machine") == machine()
+        return is_local and process_start(self.content["pid"]) != self.content.get("start")
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a claim, or nothing where that is no claim."""
+    """The content of a lease, or nothing where that is no lease."""
     keys = content.get("keys")
-    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    return content if known and isinstance(content.get("pid"), int) else {}
+    is_valid = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    return content if is_valid and isinstance(content.get("pid"), int) else {}
 
 
-class Claims:
-    """The claims of one store, as one process sees them.
+class Leases:
+    """The leases of one store, as one process sees them.
 
     Args:
         path: the store's folder.
-        owner: the driver in whose name this process claims.
-        lease: seconds without a beat after which a claim has expired.
+        owner: the driver in whose name this process holds leases.
+        seconds: without a beat, after which a lease has expired.
     """
 
-    def __init__(self, path: Path, owner: str, lease: float) -> None:
+    def __init__(self, path: Path, owner: str, seconds: float) -> None:
         url = url_of(path)
-        self.box: Box = Bucket(f"{url}/claims") if url else Directory(path / "claims")
-        self.owner, self.lease = owner, lease
+        self.folder: KeyValueFolder = Bucket(f"{url}/claims") if url else Directory(path / "claims")
+        self.owner, self.seconds = owner, seconds
         self._seen: dict[str, _Seen] = {}
-        self._mine: dict[str, Claim] = {}
+        self._mine: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._heart: threading.Thread | None = None
 
-    def busy(self) -> set[str]:
-        """Keys of the trials that other drivers are at work on; claims that have expired are removed."""
+    def leased(self) -> set[str]:
+        """Keys of the trials that other drivers are at work on; leases that have expired are removed."""
         return {key for seen in self._others().values() if seen.content.get("owner") != self.owner for key in seen.keys}
 
-    def take(self, keys: Sequence[str]) -> Claim | None:
-        """Claim trials, all of them or none: None when another process is at work on one.
+    def acquire(self, keys: Sequence[str]) -> Lease | None:
+        """Acquire a lease of trials, of all or none: None when another process is at work on one.
 
-        A claim on them of this same driver is a leftover of a worker that was lost, and makes way.
+        A lease on them of this same driver is a leftover of a worker that was lost, and makes way.
 
         Raises:
             StoreError: the folder cannot be written.
         """
-        claim = Claim(self.box, f"{uuid.uuid4().hex}.json", frozenset(keys))
+        lease = Lease(self.folder, f"{uuid.uuid4().hex}.json", frozenset(keys))
         with self._lock:
-            self._mine[claim.name] = claim
+            self._mine[lease.name] = lease
         pid = os.getpid()
         content = {"owner": self.owner, "machine": machine(), "pid": pid, "start": process_start(pid)}
-        self.box.put(claim.name, files.sealed({**content, "keys": sorted(keys)}))
+        self.folder.put(lease.name, files.sealed({**content, "keys": sorted(keys)}))
         for pause in PAUSES:
-            rivals = self._rivals(claim)
+            rivals = self._rivals(lease)
             if not rivals:
                 self._start_heart()
-                return claim
-            if min(rivals) < claim.name:
+                return lease
+            if min(rivals) < lease.name:
                 break
             time.sleep(pause)
-        self.release(claim)
+        self.release(lease)
         return None
 
-    def _rivals(self, claim: Claim) -> list[str]:
+    def _rivals(self, lease: Lease) -> list[str]:
         rivals = []
         for name, seen in self._others().items():
-            if seen.keys & claim.keys:
+            if seen.keys & lease.keys:
                 if seen.content.get("owner") == self.owner:
                     self._remove(name)
                 else:
                     rivals.append(name)
         return rivals
 
-    def release(self, claim: Claim) -> None:
-        """Give a claim up: the work is done, or left to others."""
+    def release(self, lease: Lease) -> None:
+        """Give a lease up: the work is done, or left to others."""
         with self._lock:
-            self._mine.pop(claim.name, None)
-        self._remove(claim.name)
+            self._mine.pop(lease.name, None)
+        self._remove(lease.name)
 
     @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
+    def exclusive(self, name: str) -> Iterator[None]:
         """Wait until no other driver is within such a block of this name, then hold it."""
-        while (claim := self.take([name])) is None:
-            time.sleep(min(1.0, self.lease / BEATS))
+        while (lease := self.acquire([name])) is None:
+            time.sleep(min(1.0, self.seconds / BEATS))
         try:
             yield
         finally:
-            self.release(claim)
+            self.release(lease)
 
     def _remove(self, name: str) -> None:
         self._seen.pop(name, None)
         for file in (name, _beat_of(name)):
             with suppress(OSError, StoreError):
-                self.box.delete(file)
+                self.folder.delete(file)
 
     def _others(self) -> dict[str, _Seen]:
-        """Claims of other processes that have not expired."""
-        names = self.box.names()
+        """Leases of other processes that have not expired."""
+        names = self.folder.names()
         with self._lock:
             mine = set(self._mine)
         for name in self._seen.keys() - names:
@@ -272,7 +272,7 @@ class Claims:
 
     def _look(self, name: str) -> None:
         if name not in self._seen:
-            raw = self.box.get(name)
+            raw = self.folder.get(name)
             if raw is None:  # given up just now
                 return
             try:
@@ -280,10 +280,10 @@ class Claims:
             except StoreError:
                 self._seen[name] = _Seen({})
         seen = self._seen[name]
-        beat = self.box.get(_beat_of(name))
+        beat = self.folder.get(_beat_of(name))
         if beat != seen.beat:
             seen.beat, seen.since = beat, time.monotonic()
-        if seen.gone() or time.monotonic() - seen.since > self.lease:
+        if seen.gone() or time.monotonic() - seen.since > self.seconds:
             self._remove(name)
 
     def _start_heart(self) -> None:
@@ -295,12 +295,12 @@ class Claims:
         while True:
             with self._lock:
                 mine = list(self._mine.values())
-            for claim in mine:
-                claim.beat()
-            time.sleep(self.lease / BEATS)
+            for lease in mine:
+                lease.renew()
+            time.sleep(self.seconds / BEATS)
 
 
 @lru_cache(maxsize=8)
-def of(path: Path, owner: str, lease: float) -> Claims:
-    """This process's view of a store's claims: one, so that what it has seen of others is kept."""
-    return Claims(path, owner, lease)
+def of(path: Path, owner: str, seconds: float) -> Leases:
+    """This process's view of a store's leases: one, so that what it has seen of others is kept."""
+    return Leases(path, owner, seconds)

@@ -23,9 +23,9 @@ SHARED = ("study.json", "splits/", "failed/")
 
 def cache() -> Path:
     """Where copies are kept: `$CALIB_BENCH_CACHE`, or the user's cache folder."""
-    own = os.environ.get("CALIB_BENCH_CACHE")
+    chosen = os.environ.get("CALIB_BENCH_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "calib_bench"
-    return Path(own) if own else base
+    return Path(chosen) if chosen else base
 
 
 class Mirror:
@@ -131,8 +131,8 @@ class Mirror:
         if name.startswith("trials/"):
             self._stored.discard(name.split("/")[1])
             self.bucket.delete(f"{name}/trial.json")
-        for found in self.bucket.names(name) or {name}:
-            self.bucket.delete(found)
+        for path in self.bucket.names(name) or {name}:
+            self.bucket.delete(path)
 
     def take_up(self, checkpoint: Path) -> None:
         """Fetch a group's checkpoints, which another machine may have written."""

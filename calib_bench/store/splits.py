@@ -45,21 +45,21 @@ class StoredSplits:
 
         data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
         notes = dict(splits.notes)
-        own = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
+        preprocess = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
         labels = save({name: splits[name].labels.contiguous() for name in SPLITS})
         sha256 = hashlib.sha256(labels).hexdigest()
         claim = {"digest": splits.digest, "preparation": splits.preparation, "labels_sha256": sha256}
         folder = self.of(trial)
         if (folder / "split.json").exists():
-            known = files.read_sealed(folder / "split.json")
-            if any(known[name] != value for name, value in claim.items()):
+            stored = files.read_sealed(folder / "split.json")
+            if any(stored[name] != value for name, value in claim.items()):
                 raise DataError(
-                    f"{self.run} holds trials on data from {known['source']}, and this data, from {splits.source}, "
-                    f"differs from it, in content or in how it is carved and prepared (digests "
-                    f"{known['digest'][:20]}/{known['preparation'][:12]} and {splits.digest[:20]}/"
+                    f"{self.run} holds trials on data from {stored['source']}, and this data, from {splits.source}, "
+                    f"differs from it, in content or in how it is partitioned and prepared (digests "
+                    f"{stored['digest'][:20]}/{stored['preparation'][:12]} and {splits.digest[:20]}/"
                     f"{splits.preparation[:12]}): results on different data do not mix; give another folder with out="
                 )
-            return data | own
+            return data | preprocess
         files.write_bytes(folder / "labels.safetensors", labels)
         content = {
             "source": splits.source,
@@ -70,7 +70,7 @@ class StoredSplits:
             "sizes": {name: len(splits[name]) for name in ("train", *SPLITS)},
         }
         files.write_json(folder / "split.json", files.seal(content))
-        return data | own
+        return data | preprocess
 
     def labels(self, trial: Trial) -> dict[str, Tensor]:
         """Labels [N] int64 of the selection, calibration and test splits.
@@ -105,8 +105,8 @@ class StoredSplits:
 
     def written(self) -> list[Path]:
         """The folders that are whole: split.json is written last."""
-        found = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        return [folder for folder in found if (folder / "split.json").exists()]
+        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return [folder for folder in folders if (folder / "split.json").exists()]
 
     def check(self, folder: Path) -> None:
         """Raises StoreError where a folder's labels are not those that were written."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.core.splits import Splits
-    from calib_bench.train.train import Outcome
+    from calib_bench.core.trial import TrialResult
 
 SCHEMA = 1
 FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors")
@@ -199,32 +199,32 @@ class Store:
             self.mirror.forget(folder.relative_to(self.path).as_posix())
         return target
 
-    def write(self, outcome: Outcome, data: dict[str, str], facts: dict[str, Any]) -> None:
-        """Store a trial's outcome; one that another process stored meanwhile is left as it is."""
+    def write(self, result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> None:
+        """Store a trial's result; one that another process stored meanwhile is left as it is."""
         import pyarrow as pa
         from pyarrow import parquet
         from safetensors.torch import save
 
-        final = self.folder(outcome.trial)
+        final = self.folder(result.trial)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         with files.writing(final):
             temporary.mkdir(parents=True)
             try:
-                columns = {name: pa.array(values, from_pandas=True) for name, values in outcome.history.items()}
+                columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
                 buffer = pa.BufferOutputStream()
                 parquet.write_table(pa.table(columns), buffer)
                 (temporary / "history.parquet").write_bytes(buffer.getvalue())
-                for kind, tensors in (("logits", outcome.logits), ("arrays", outcome.arrays)):
+                for kind, tensors in (("logits", result.logits), ("arrays", result.arrays)):
                     if tensors:
-                        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                        (temporary / f"{kind}.safetensors").write_bytes(save(whole))
+                        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                        (temporary / f"{kind}.safetensors").write_bytes(save(contiguous))
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
-                    "key": outcome.trial.key,
-                    "trial": outcome.trial.model_dump(mode="json"),
-                    "status": outcome.status,
-                    "facts": {**outcome.facts, **facts},
+                    "key": result.trial.key,
+                    "trial": result.trial.model_dump(mode="json"),
+                    "status": result.status,
+                    "facts": {**result.metadata, **metadata},
                     "environment": environment.describe(),
                     "data": data,
                     "files": {p.name: {"sha256": files.sha256(p), "bytes": p.stat().st_size} for p in neighbours},
@@ -242,9 +242,9 @@ class Store:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         if self.mirror:
-            self.mirror.commit(outcome.trial.key)
-            self.mirror.forget(f"failed/{outcome.trial.key}.json")
-        self.failures.forget(outcome.trial.key)
+            self.mirror.commit(result.trial.key)
+            self.mirror.forget(f"failed/{result.trial.key}.json")
+        self.failures.forget(result.trial.key)
 
     def _read(self, key: str) -> dict[str, Any]:
         path = f"{self._trials}/{key}/trial.json"
@@ -357,8 +357,8 @@ class Store:
         """
         labels = self.splits.labels(trial)
         if self.has(trial):
-            own, found = self.record(trial).data, self.split_info(trial)
-            if any(own.get(name) != found.get(name) for name in ("digest", "preparation") if name in own):
+            of_trial, stored = self.record(trial).data, self.split_info(trial)
+            if any(of_trial.get(name) != stored.get(name) for name in ("digest", "preparation") if name in of_trial):
                 raise StoreError(
                     f"{self.folder(trial)} was trained on other data than {self.splits.of(trial)} holds labels of: "
                     f"results on different data do not mix; give another folder with out="

@@ -26,13 +26,13 @@ PACKAGES = (
 @cache
 def versions() -> dict[str, str]:
     """Installed versions of what can change a number."""
-    found = {"calib_bench": VERSION, "python": platform.python_version()}
+    version_of = {"calib_bench": VERSION, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            version_of[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            version_of[package] = "absent"
+    return version_of
 
 
 @cache

@@ -118,10 +118,10 @@ class Bucket:
         """Names of all objects in this folder, or in one `under` it, whatever their depth; relative to this folder."""
         _, root = self._opened
         try:
-            found = self._tried(under, "listed", _listed)
+            paths = self._tried(under, "listed", _listed)
         except FileNotFoundError:
             return set()
-        return {path.lstrip("/").removeprefix(f"{root.lstrip('/')}/") for path in found}
+        return {path.lstrip("/").removeprefix(f"{root.lstrip('/')}/") for path in paths}
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""

@@ -39,5 +39,5 @@ def redacted(value: Any) -> Any:
 
 def _secrets() -> list[str]:
     """Values of the environment's secret variables, longest first."""
-    found = {value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= SHORTEST}
-    return sorted(found, key=len, reverse=True)
+    secrets = {value for name, value in os.environ.items() if _VARIABLE.search(name) and len(value) >= SHORTEST}
+    return sorted(secrets, key=len, reverse=True)

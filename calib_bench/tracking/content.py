@@ -52,7 +52,7 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     from calib_bench.analysis.trial_predictions import REPAIRED
 
     record = store.record(trial)
-    found = {"status": store.fate(trial), **flat(record.facts)}
+    found = {"status": store.fate(trial), **flat(record.metadata)}
     if record.status != "done":
         return found, None
     arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
@@ -84,7 +84,7 @@ def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:
         **trial.model_dump(mode="json"),
         "status": store.fate(trial),
         "selection_score": score if score is not None and math.isfinite(score) else None,
-        **{k: v for k, v in flat(record.facts).items() if isinstance(v, int | float | str | bool) or v is None},
+        **{k: v for k, v in flat(record.metadata).items() if isinstance(v, int | float | str | bool) or v is None},
     }
 
 

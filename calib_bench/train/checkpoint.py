@@ -102,6 +102,6 @@ class Checkpoint:
         shutdown.check()
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save the end of a run, so that nothing is trained twice should its outcome not be stored."""
+        """Save the end of a run, so that nothing is trained twice should its result not be stored."""
         if self.path is not None:
             self.save(state())

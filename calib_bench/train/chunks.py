@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from calib_bench.core.baseline import Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.train import initialize
@@ -17,14 +18,17 @@ PART_VALUES = 2**19
 """Parameters of the members that run at once on a CPU: with gradients and momentum, what stays near a core."""
 
 
-def parts_of(trials: Sequence[Trial], splits: Splits, device: torch.device) -> list[list[Trial]]:
+def parts_of(
+    trials: Sequence[Trial], splits: Splits, device: torch.device, objectives: Objectives
+) -> list[list[Trial]]:
     """Trials that run at once, in order. On a CPU as many as its cache holds; members do not depend on each other.
 
     Neighbours share objective and seed, so that a part needs few of either.
     """
     most = len(trials)
     if device.type == "cpu":
-        values = sum(p.numel() for p in initialize.initial_model(trials[0], splits, device).parameters())
+        model = initialize.initial_model(trials[0], splits, device, objectives)
+        values = sum(p.numel() for p in model.parameters())
         most = max(1, PART_VALUES // values)
     size = math.ceil(len(trials) / math.ceil(len(trials) / most))
     return [list(trials[i : i + size]) for i in range(0, len(trials), size)]

@@ -45,13 +45,13 @@ def start(kind: str) -> torch.device:
         apart = _apart(store, rank, size)
     except dist.DistError as error:
         raise ResourceError(f"the other processes were not met within {JOINING}: {error}") from None
-    own: dict[str, Any] = {"store": apart, "rank": rank, "world_size": size, "timeout": PATIENCE}
+    options: dict[str, Any] = {"store": apart, "rank": rank, "world_size": size, "timeout": PATIENCE}
     if kind == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **own)
+        dist.init_process_group("nccl", device_id=device, **options)
         return device
-    dist.init_process_group("gloo", **own)
+    dist.init_process_group("gloo", **options)
     return torch.device(kind)
 
 
@@ -107,12 +107,12 @@ def join(kind: str, rank: int, world: int, store: dist.TCPStore, address: str) -
     if name := _interface(address):
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
     device = torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
-    own: dict[str, Any] = {"store": store, "rank": rank, "world_size": world, "timeout": PATIENCE}
+    options: dict[str, Any] = {"store": store, "rank": rank, "world_size": world, "timeout": PATIENCE}
     if kind == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **own)
+        dist.init_process_group("nccl", device_id=device, **options)
     else:
-        dist.init_process_group("gloo", **own)
+        dist.init_process_group("gloo", **options)
     return device
 
 
@@ -120,8 +120,8 @@ def _interface(address: str) -> str | None:
     """The network interface of this machine that has an address: gloo would ask what the host's name resolves to."""
     import psutil
 
-    found = psutil.net_if_addrs().items()
-    return next((name for name, held in found if any(one.address == address for one in held)), None)
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, held in interfaces if any(one.address == address for one in held)), None)
 
 
 def of_others(error: BaseException) -> bool:
@@ -187,9 +187,9 @@ class Accord:
             return
         pace = self.steps / max(time.monotonic() - self.began, 1e-6)
         most = max(1, min(int(pace * ASKED_EVERY), 10 * self.steps))
-        told = torch.tensor([float(shutdown.wished()), -float(most)], device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        wished, most = bool(told[0]), -int(told[1])
+        votes = torch.tensor([float(shutdown.wished()), -float(most)], device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        wished, most = bool(votes[0]), -int(votes[1])
         if wished:
             shutdown.request()
         self.steps = self.left = most
@@ -211,9 +211,9 @@ def leave(save: Callable[[], None]) -> NoReturn:
 
 def gather_rows(part: Tensor, index: Tensor, length: int) -> Tensor:
     """Rows [n, ...] of this process, which belong at `index` [n], and all others' -> the whole [length, ...]."""
-    whole = part.new_zeros((length, *part.shape[1:]))
-    whole[index.to(part.device)] = part
-    return total(whole)
+    rows = part.new_zeros((length, *part.shape[1:]))
+    rows[index.to(part.device)] = part
+    return total(rows)
 
 
 class _Total(torch.autograd.Function):

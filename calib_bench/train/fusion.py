@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import lru_cache
 
 from calib_bench import models
-from calib_bench.core.trial import CROSS_ENTROPY, Trial, parse_objective
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives, objective
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, nearest
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -31,10 +31,10 @@ def check_optimizer(name: str) -> None:
     if name.startswith("timm/"):
         from timm.optim import list_optimizers
 
-        known = list_optimizers()
-        if name[5:] in known:
+        timm_names = list_optimizers()
+        if name[5:] in timm_names:
             return
-        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, [f'timm/{choice}' for choice in known])}")
+        raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, [f'timm/{choice}' for choice in timm_names])}")
     if name not in OPTIMIZERS:
         raise SettingsError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)} (timm/NAME takes one of timm's)")
 
@@ -68,19 +68,12 @@ def part_factors(name: str) -> tuple[float, ...]:
     return factors
 
 
-@lru_cache(maxsize=4096)
-def heads(objective: str) -> tuple[tuple[str, float], ...]:
-    """The terms of an objective that replace the model's head, which is then another architecture."""
-    if objective == CROSS_ENTROPY:
-        return ()
-    from calib_bench import registry
-
-    known = registry.objectives()
-    terms = parse_objective(objective)
-    return tuple((name, strength) for name, strength in terms.items() if name in known and known[name].head)
+def heads(trial: Trial, objectives: Objectives) -> tuple[tuple[str, float], ...]:
+    """The terms of the trial's objective that replace the model's head, which is then another architecture."""
+    return tuple((name, strength) for name, strength in trial.terms.items() if objective(name, objectives).head)
 
 
-def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
+def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str = "cpu") -> Hashable:
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
     Members share everything, their probe too, but beta, its switch, rate and its unit, objective (but for one that
@@ -89,6 +82,7 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
 
     Args:
         trial: the trial.
+        objectives: those that the trial names, or more.
         device: type of the device that will train it, "cpu", "cuda" or "mps".
     """
     family = models.canonical(trial.model).split("_")[0]
@@ -99,5 +93,5 @@ def fuse_key(trial: Trial, device: str = "cpu") -> Hashable:
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    own = (trial.clip, trial.momentum > 0, heads(trial.objective), trial.copies, trial.probe)
-    return (*(getattr(trial, name) for name in shared), *own, trial.label_noise, trial.sampling)
+    derived = (trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
+    return (*(getattr(trial, name) for name in shared), *derived, trial.label_noise, trial.sampling)

@@ -59,12 +59,12 @@ class _Ghost(Norm):
             h = x.detach() if x.dtype == torch.float64 else x.detach().float()
             dims = [0, *range(2, h.dim())]
             self.seen.append((h.mean(dims), h.var(dims)))
-        own = self.running_mean, self.running_var, self.num_batches_tracked
+        running = self.running_mean, self.running_var, self.num_batches_tracked
         self.running_mean = self.running_var = self.num_batches_tracked = None
         try:
             return super().forward(x)
         finally:
-            self.running_mean, self.running_var, self.num_batches_tracked = own
+            self.running_mean, self.running_var, self.num_batches_tracked = running
 
 
 def ghost(model: nn.Module) -> list[_Ghost]:
@@ -83,8 +83,8 @@ def track(norms: list[_Ghost]) -> None:
     if not norms:
         return
     means = [torch.stack([part[i] for part in norm.seen]).mean(0) for norm in norms for i in (0, 1)]
-    whole = distributed.total(torch.cat(means)) / distributed.world()
-    moments = iter(whole.split([len(mean) for mean in means]))
+    averages = distributed.total(torch.cat(means)) / distributed.world()
+    moments = iter(averages.split([len(mean) for mean in means]))
     for norm in norms:
         mean, variance = next(moments), next(moments)
         norm.seen.clear()

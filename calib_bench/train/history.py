@@ -88,7 +88,7 @@ def table(rows: list[dict[str, float]], diverged_step: int | None) -> dict[str, 
     return {name: [row[name] for row in kept] for name in (kept[0] if kept else COLUMNS)}
 
 
-def environment_facts(device: torch.device) -> dict[str, Any]:
+def environment_metadata(device: torch.device) -> dict[str, Any]:
     """The device, its name and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads()}
@@ -99,25 +99,32 @@ def first_bad(bad: Tensor, loss: Tensor, step: int | Tensor) -> Tensor:
     return torch.where((bad < 0) & (loss - loss != 0), step, bad)
 
 
-class Ticker:
-    """Tells how many steps were done, at most a few times a second."""
+class ProgressThrottle:
+    """Reports how many steps were done, at most a few times a second."""
 
     def __init__(self, progress: Callable[[int], None], weight: int = 1, every: float = 0.2) -> None:
+        """
+        Args:
+            progress: called with the steps done since the last call, times `weight`.
+            weight: how many runs each step is of.
+            every: least seconds between two calls, but for the last.
+        """
         self.progress, self.weight, self.every = progress, weight, every
-        self.told, self.done, self.last = 0, 0, 0.0
+        self.reported, self.done, self.last = 0, 0, 0.0
 
-    def tell(self, steps: int) -> None:
+    def add(self, steps: int) -> None:
+        """So many more steps are done."""
         self.done += steps
         if time.monotonic() - self.last >= self.every:
-            self._flush()
+            self._report()
 
     def finish(self, total: int) -> None:
         """All `total` steps are done, or never will be."""
         self.done = total
-        self._flush()
+        self._report()
 
-    def _flush(self) -> None:
-        if self.done != self.told:
-            self.progress((self.done - self.told) * self.weight)
-            self.told = self.done
+    def _report(self) -> None:
+        if self.done != self.reported:
+            self.progress((self.done - self.reported) * self.weight)
+            self.reported = self.done
         self.last = time.monotonic()

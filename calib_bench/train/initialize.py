@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench import models
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives, with_strengths
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
-from calib_bench.train.loss import known
 
 Progress = Callable[[int], None]
 
@@ -22,7 +22,9 @@ def silent(steps: int) -> None:
     """Progress that nobody watches."""
 
 
-def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Module:
+def initial_model(
+    trial: Trial, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> nn.Module:
     """The model at its initialization: weights are a function of the seed alone, and the head's are times head_init.
 
     They are drawn on the CPU in float32, so that every arm, device and precision starts from the same ones.
@@ -37,7 +39,7 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
         model = models.paired(model, trial.correlation)
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
-    _replace_head(trial, model)
+    _replace_head(trial, model, objectives)
     if trial.precision == "bf16":
         _exact_head(models.head(model))
     if splits.spec.kind == "image":
@@ -47,17 +49,17 @@ def initial_model(trial: Trial, splits: Splits, device: torch.device) -> nn.Modu
 
 def _check_pretrained_head(trial: Trial, model: nn.Module, classes: int) -> None:
     """Raises SettingsError when the head is new, because the weights' own has other classes: nothing to calibrate."""
-    known = getattr(model, "pretrained_cfg", {}).get("num_classes")
-    if known != classes:
+    head_classes = getattr(model, "pretrained_cfg", {}).get("num_classes")
+    if head_classes != classes:
         raise SettingsError(
-            f"the weights of {trial.model} have {known} classes and the data {classes}, so the head would be random: "
-            f"give data of all {known} classes, or epochs= to train a new head"
+            f"the weights of {trial.model} have {head_classes} classes and the data {classes}, "
+            f"so the head would be random: give data of all {head_classes} classes, or epochs= to train a new head"
         )
 
 
-def _replace_head(trial: Trial, model: nn.Module) -> None:
+def _replace_head(trial: Trial, model: nn.Module, objectives: Objectives) -> None:
     """Raises SettingsError when two objectives replace the head."""
-    makers = [(term.head, trial.terms[name]) for name, term in known(trial.terms).items() if term.head]
+    makers = [(term.head, strength) for term, strength in with_strengths(trial.terms, objectives) if term.head]
     if len(makers) > 1:
         raise SettingsError(f"objective {trial.objective!r} replaces the head in two ways: give one of them")
     for make, strength in makers:

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
+from calib_bench.dynamics.curvature import lambda_max
+from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError
 from calib_bench.train.fusion import heads
 from calib_bench.train.initialize import prepare
@@ -41,10 +44,10 @@ class Rate:
     degree: float | None = None
     """Of the net's homogeneity in its weights, where eps follows it."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What is stored of the rate with the trial."""
-        known = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
-        return known if self.degree is None else {**known, "homogeneity": self.degree}
+        columns = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
+        return columns if self.degree is None else {**columns, "homogeneity": self.degree}
 
     def eps(self, trial: Trial) -> float:
         """Adam's eps for the trial: its own, times beta^(1 / L) where it follows beta."""
@@ -58,13 +61,15 @@ def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
     return next(iter(splits.train.train_batches(seed=0, epoch=0, batch=batch, device=device)))
 
 
-def resolve(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+def resolve(
+    trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> Rate:
     """The trial's learning rate, see `_rate`, and what scales its eps.
 
     Raises:
         SettingsError: as `_rate`; or the net's homogeneity is to be measured, and has no positive degree.
     """
-    rate = _rate(trial, model, splits, device)
+    rate = _rate(trial, model, splits, device, objectives)
     if trial.eps_scale == "none":
         return rate
     x, _ = probe(splits, device)
@@ -87,14 +92,13 @@ def homogeneity(model: nn.Module, x: Any) -> float:
         model: at its initialization; left as it is.
         x: the inputs, as the model takes them.
     """
-    from calib_bench.dynamics.tangent_kernel import Tangent
 
     tangent = Tangent(model, x)
     along = tangent.push(tangent.at).double().norm()
     return float(along / tangent.z.double().norm())
 
 
-def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> Rate:
+def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives) -> Rate:
     """The trial's learning rate.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
@@ -106,6 +110,7 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) 
         model: at its initialization, on `device`; left as it is.
         splits: whose training split gives the probe.
         device: where to compute.
+        objectives: those that the trial names, or more.
 
     Raises:
         SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature.
@@ -119,16 +124,18 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) 
             f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
             "give lr (or lr_eff), or choose optimizer=sgd"
         )
-    value, converged = curvature(trial, model, splits, device)
+    value, converged = curvature(trial, model, splits, device, objectives)
     if not (math.isfinite(value) and value > 0):
         raise SettingsError(
             f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
-            f"beta={rate_beta(trial):g} is {value:g}; give lr instead"
+            f"beta={rate_beta(trial, objectives):g} is {value:g}; give lr instead"
         )
     return Rate(2 * trial.lr / value, value, converged)
 
 
-def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
+def curvature(
+    trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> tuple[float, bool]:
     """lambda_max(H0) of a trial whatever its rate's unit, and whether it converged; arguments as of `resolve`."""
     start = (
         trial.task,
@@ -140,8 +147,8 @@ def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.devi
         trial.weights,
         trial.precision,
     )
-    beta = rate_beta(trial)
-    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial.objective))
+    beta = rate_beta(trial, objectives)
+    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial, objectives))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)
@@ -149,10 +156,7 @@ def curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.devi
 
 
 def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
-    from calib_bench.dynamics.curvature import lambda_max
 
     x, y = probe(splits, device)
-    found = lambda_max(
-        model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed
-    )
-    return float(found.value), bool(found.converged)
+    top = lambda_max(model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed)
+    return float(top.value), bool(top.converged)

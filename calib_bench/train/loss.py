@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from calib_bench.core.baseline import Objective
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives, with_strengths
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError, nearest
+from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
-from calib_bench.train.fusion import OPTIMIZERS, heads
+from calib_bench.train.fusion import OPTIMIZERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +31,16 @@ class Loss:
     terms of (loss - cross-entropy), so that every term keeps the meaning it has alone.
     """
 
-    def __init__(self, strengths: Mapping[str, Tensor], objectives: Mapping[str, Objective] | None = None) -> None:
+    def __init__(self, strengths: Mapping[str, Tensor], objectives: Objectives = NO_OBJECTIVES) -> None:
         """
         Args:
             strengths: by objective name, tensors that broadcast to the loss [..., B], such as scalars or [S, 1].
-            objectives: known objectives by name; None takes every installed one.
+            objectives: those that have a strength, or more.
 
         Raises:
             SettingsError: a name is no objective.
         """
-        terms = [(objective, strengths[name]) for name, objective in known(strengths, objectives).items()]
+        terms = with_strengths(strengths, objectives)
         self.maps = [(term.logits, strength) for term, strength in terms if term.logits]
         self.terms = [(term.loss, strength) for term, strength in terms if term.loss]
 
@@ -59,47 +59,32 @@ class Loss:
         return loss
 
 
-def known(names: Iterable[str], objectives: Mapping[str, Objective] | None = None) -> dict[str, Objective]:
-    """The objectives so named, by name, in the names' order.
-
-    Raises:
-        SettingsError: a name is no objective.
-    """
-    names = sorted(names)
-    if objectives is None and names:
-        from calib_bench import registry
-
-        objectives = registry.objectives()
-    for name in names:
-        if name not in (objectives or {}):
-            raise SettingsError(f"unknown objective {name!r}: {nearest(name, objectives or {})}")
-    return {name: (objectives or {})[name] for name in names}
-
-
-def rate_beta(trial: Trial) -> float:
+def rate_beta(trial: Trial, objectives: Objectives) -> float:
     """The inverse temperature at which the critical rate is measured: the largest of the run.
 
     There the curvature is largest, so that one relative rate suits the whole run.
     """
-    return max(trial.beta, Course(trial, 2).beta(0))
+    return max(trial.beta, TrialSchedule(trial, 2, objectives).beta(0))
 
 
-class Course:
+class TrialSchedule:
     """What changes from update to update in one trial: its beta, and which examples are mixed."""
 
-    def __init__(self, trial: Trial, total: int) -> None:
+    def __init__(self, trial: Trial, total: int, objectives: Objectives = NO_OBJECTIVES) -> None:
         """
         Args:
             trial: the trial.
             total: updates of the whole run.
+            objectives: those that the trial names, or more.
 
         Raises:
             SettingsError: an objective is unknown, or two of them mix inputs.
         """
         self.trial, self.total = trial, total
-        terms = known(trial.terms)
-        self.factors = [(term.factor, trial.terms[name]) for name, term in terms.items() if term.factor]
-        mixers = [(term.mix, trial.terms[name]) for name, term in terms.items() if term.mix]
+        terms = with_strengths(trial.terms, objectives)
+        self.factors = [(term.factor, strength) for term, strength in terms if term.factor]
+        self.replaces_head = any(term.head for term, _ in terms)
+        mixers = [(term.mix, strength) for term, strength in terms if term.mix]
         if len(mixers) > 1:
             raise SettingsError(f"objective {trial.objective!r} mixes inputs in two ways: give one of them")
         self.mixer = mixers[0] if mixers else None
@@ -115,7 +100,7 @@ class Course:
                 f"objective {self.trial.objective!r} mixes examples of the whole batch, which {world} processes share: "
                 "train it in one process"
             )
-        if self.switch and (heads(self.trial.objective) or self.trial.optimizer not in OPTIMIZERS):
+        if self.switch and (self.replaces_head or self.trial.optimizer not in OPTIMIZERS):
             raise SettingsError(
                 f"a switch of beta needs a plain linear head and one of the optimizers {', '.join(OPTIMIZERS)}, not "
                 f"objective {self.trial.objective!r} with optimizer {self.trial.optimizer!r}"

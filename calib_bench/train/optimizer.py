@@ -118,8 +118,8 @@ def _timm_schedule(name: str, total: int, per_epoch: int, warmup: int) -> Callab
 
 def head_names(model: nn.Module) -> set[str]:
     """Names of the linear head's parameters within the model."""
-    own = {id(parameter) for parameter in models.head(model).parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    head_ids = {id(parameter) for parameter in models.head(model).parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
 
 
 def make_optimizer(trial: Trial, model: nn.Module, rate: float, eps: float | None = None) -> torch.optim.Optimizer:

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from calib_bench import registry
 from calib_bench.core.splits import Splits
+from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial
 
-if TYPE_CHECKING:
-    from calib_bench.core.study import Probe
 
-
-def columns(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:
-    """Further columns of a history row; none without a probe.
-
-    Raises:
-        SettingsError: there is no such probe.
-    """
-    measure = _of(trial).columns if trial.probe else None
-    if measure is None:
+def columns(
+    probe: Probe | None, trial: Trial, model: nn.Module, splits: Splits, device: torch.device
+) -> dict[str, float]:
+    """The numbers by name that a probe adds to a history row; none without a probe."""
+    if probe is None or probe.columns is None:
         return {}
     with torch.enable_grad():
-        return {name: float(value) for name, value in measure(trial, model, splits, device).items()}
+        return {name: float(value) for name, value in probe.columns(trial, model, splits, device).items()}
 
 
-def arrays(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
-    """Tensors on the CPU that a trial leaves when it is done; none without a probe.
-
-    Raises:
-        SettingsError: there is no such probe.
-    """
-    measure = _of(trial).arrays if trial.probe else None
-    if measure is None:
+def arrays(
+    probe: Probe | None, trial: Trial, model: nn.Module, splits: Splits, device: torch.device
+) -> dict[str, Tensor]:
+    """The tensors on the CPU, by name, that a probe measures at the end of training; none without a probe."""
+    if probe is None or probe.arrays is None:
         return {}
     with torch.enable_grad():
-        found = measure(trial, model, splits, device)
-    return {name: value.detach().cpu().contiguous() for name, value in found.items()}
-
-
-def _of(trial: Trial) -> Probe:
-    assert trial.probe is not None, "asked only of a trial with a probe"
-    return registry.probe(trial.probe)
+        tensors = probe.arrays(trial, model, splits, device)
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

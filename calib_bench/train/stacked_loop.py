@@ -7,7 +7,6 @@ whoever else is in the stack, and one member's divergence is its own.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,31 +16,23 @@ import torch
 from torch import Tensor
 from torch.func import stack_module_state
 
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import SPLITS, Splits
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.study import Probe
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
-from calib_bench.train import callbacks, initialize, probes
+from calib_bench.train import initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver, parts_of
 from calib_bench.train.fusion import fuse_key
-from calib_bench.train.history import (
-    CHECK_STEPS,
-    EVAL_BATCH,
-    Ticker,
-    accurate,
-    environment_facts,
-    first_bad,
-    row_epochs,
-    score,
-    table,
-    tally_dtype,
-)
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, first_bad, score, tally_dtype
 from calib_bench.train.learning_rate import Rate, resolve
+from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, rate_beta
-from calib_bench.train.optimizer import factor, head_names
+from calib_bench.train.optimizer import head_names
 from calib_bench.train.stacked_model import Packed, StackedOptimizer, logit_gradient, stacked
-from calib_bench.train.stacked_schedule import Courses
+from calib_bench.train.stacked_schedule import StackedSchedule
 
 __all__ = ["fuse_key", "train_fused"]
 
@@ -51,11 +42,13 @@ def train_fused(
     splits: Splits,
     *,
     device: torch.device,
+    objectives: Objectives = NO_OBJECTIVES,
+    probe: Probe | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: initialize.Progress = initialize.silent,
-) -> list[Outcome]:
-    """Train trials of one `fuse_key` as one stack; outcomes in the order of `trials`.
+) -> list[TrialResult]:
+    """Train trials of one `fuse_key` as one stack; results in the order of `trials`.
 
     Arguments as in `calib_bench.train.train.train`; a checkpoint is of this very sequence of trials.
 
@@ -63,61 +56,57 @@ def train_fused(
         SettingsError: the trials cannot be stacked.
         StoreError: the checkpoint cannot be written.
     """
-    keys = {fuse_key(trial, "cuda") for trial in trials}  # whether it is also faster is for the caller to know
+    # As on a GPU: whether stacking is also faster where these trials run is for the caller to know.
+    keys = {fuse_key(trial, objectives, "cuda") for trial in trials}
     if len(keys) != 1 or None in keys:
         raise SettingsError("these trials cannot be trained as one stack: they differ in more than numbers")
     splits = training(splits, trials[0])
     order = sorted(range(len(trials)), key=lambda i: (sorted(trials[i].terms), trials[i].seed))  # see parts_of
-    parts = parts_of([trials[i] for i in order], splits, device)
+    parts = parts_of([trials[i] for i in order], splits, device, objectives)
     key = hashlib.sha256("|".join(" ".join(trial.key for trial in part) for part in parts).encode()).hexdigest()[:20]
     saver = PartSaver(Checkpoint(checkpoint, key, checkpoint_seconds))
-    outcomes: list[Outcome] = []
+    results: list[TrialResult] = []
     for number, part in enumerate(parts):
-        stack = _Stack(part, splits, device, saver.begin(number))
-        ticker = Ticker(progress, weight=len(part))
-        ticker.tell(stack.step)
-        start = stack.step
-        while not stack.over():
-            stack.epoch(saver, ticker)
-        ticker.finish(stack.total)
-        saver.end(stack.state(), last=number == len(parts) - 1 and stack.step > start)
-        outcomes += stack.outcomes()
-    return [one for _, one in sorted(zip(order, outcomes, strict=True), key=lambda pair: pair[0])]
+        stack = _Stack(part, splits, device, saver.begin(number), objectives, probe)
+        went_on = stack.train(saver, ProgressThrottle(progress, weight=len(part)))
+        saver.end(stack.state(), last=number == len(parts) - 1 and went_on)
+        results += stack.results()
+    return [one for _, one in sorted(zip(order, results, strict=True), key=lambda pair: pair[0])]
 
 
-class _Stack:
+class _Stack(Loop[PartSaver]):
     """The state of S runs and what may be done with it."""
 
     def __init__(
-        self, trials: Sequence[Trial], splits: Splits, device: torch.device, saved: dict[str, Any] | None
+        self,
+        trials: Sequence[Trial],
+        splits: Splits,
+        device: torch.device,
+        saved: dict[str, Any] | None,
+        objectives: Objectives,
+        probe: Probe | None,
     ) -> None:
-        self.trials, self.splits, self.device = trials, splits, device
-        first = trials[0]
+        super().__init__(trials, splits, device, objectives, probe)
         self.seeds = sorted({trial.seed for trial in trials})
         self.seed_S = torch.tensor([self.seeds.index(trial.seed) for trial in trials], device=device)
-        members = [initialize.initial_model(trial, splits, device) for trial in trials]
+        members = [initialize.initial_model(trial, splits, device, objectives) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
         weights, buffers = stack_module_state(members)
         if buffers or initialize.stochastic(self.model):
-            raise SettingsError(f"model {first.model!r} has buffers or dropout and cannot be trained as a stack")
+            raise SettingsError(f"model {trials[0].model!r} has buffers or dropout and cannot be trained as a stack")
         self.packed = Packed(weights)
         for name, p in weights.items():
             self.packed.by[name].copy_(p.detach())
         self.params, self.grads = self.packed.by, Packed(weights)
-        self.run = stacked(self.model, self.packed, self.grads)
+        self.stacked = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
         eps = [rate.eps(trial) for rate, trial in zip(self.rates, trials, strict=True)]
         self.optimizer = StackedOptimizer(trials, self.packed, rate_S, self.head, eps)
         self.losses = self._losses()
-        self.per_epoch = splits.train.steps(first.batch)
-        self.total = first.epochs * self.per_epoch
-        self.courses = Courses(trials, self.total, splits.spec, self.packed.all)
-        self.measured = row_epochs(first.epochs, self.per_epoch)
-        self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Tensor]]
-        self.before, self.began = 0.0, time.monotonic()
-        self.bad_S = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
-        self.tally_3S = torch.zeros((3, len(trials)), dtype=tally_dtype(device), device=device)
+        self.schedule = StackedSchedule(trials, self.total, splits.spec, self.packed.all, objectives)
+        self.bad = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
+        self.tally = torch.zeros((3, len(trials)), dtype=tally_dtype(device), device=device)
         if saved:
             self._restore(saved)
         else:
@@ -129,14 +118,15 @@ class _Stack:
 
     def _resolve(self, members: Sequence[torch.nn.Module]) -> list[Rate]:
         """Rates; the curvature is measured once for members that start alike."""
-        found: dict[object, Rate] = {}
+        unit_rates: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation, rate_beta(trial))
-            alike = (trial.lr_unit, trial.eps_scale, *start)
-            if alike not in found:
-                found[alike] = resolve(trial.model_copy(update={"lr": 1.0}), model, self.splits, self.device)
-            unit = found[alike]
+            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation)
+            alike = (trial.lr_unit, trial.eps_scale, rate_beta(trial, self.objectives), *start)
+            if alike not in unit_rates:
+                unit_trial = trial.model_copy(update={"lr": 1.0})
+                unit_rates[alike] = resolve(unit_trial, model, self.splits, self.device, self.objectives)
+            unit = unit_rates[alike]
             rates.append(replace(unit, value=unit.value * trial.lr))
         return rates
 
@@ -145,39 +135,14 @@ class _Stack:
         groups: dict[tuple[str, ...], list[int]] = {}
         for member, trial in enumerate(self.trials):
             groups.setdefault(tuple(sorted(trial.terms)), []).append(member)
-        return [
-            (
-                slice(members[0], members[-1] + 1),
-                Loss({name: self._numbers([self.trials[i].terms[name] for i in members])[:, None] for name in names}),
-            )
-            for names, members in groups.items()
-        ]
+        losses = []
+        for names, members in groups.items():
+            strengths = {name: self._numbers([self.trials[i].terms[name] for i in members]) for name in names}
+            loss = Loss({name: strength_S[:, None] for name, strength_S in strengths.items()}, self.objectives)
+            losses.append((slice(members[0], members[-1] + 1), loss))
+        return losses
 
-    def over(self) -> bool:
-        return self.ended or self.step >= self.total
-
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.began
-
-    def epoch(self, saver: PartSaver, ticker: Ticker) -> None:
-        """Train to the end of the current epoch, or until no member is left."""
-        epoch, done = divmod(self.step, self.per_epoch)
-        for x_SB, y_SB in self._batches(epoch, done):
-            self._update(x_SB, y_SB, epoch)
-            ticker.tell(1)
-            if self.step % CHECK_STEPS == 0 and self._all_diverged():
-                return
-            if self.step % self.per_epoch and saver.due():
-                saver.save(self.state())
-        if self._all_diverged():
-            return
-        if epoch + 1 in self.measured:
-            self._measure()
-        self.tally_3S.zero_()
-        if saver.due():
-            saver.save(self.state())
-
-    def _batches(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Each member's batch of each step, [S, B, ...] and [S, B]; members of one seed have the same."""
         options = {"epoch": epoch, "batch": self.trials[0].batch, "device": self.device, "skip": skip}
         streams = [self.splits.train.train_batches(seed=seed, **options) for seed in self.seeds]  # type: ignore[arg-type]
@@ -187,38 +152,33 @@ class _Stack:
             yield (x_SB.double() if self.trials[0].precision == "fp64" else x_SB), y_UB.index_select(0, self.seed_S)
 
     def _update(self, x_SB: Tensor, y_SB: Tensor, epoch: int) -> None:
-        self.courses.switch(self.step, self.packed, self.optimizer, self.head)
-        beta_S11 = self.courses.beta(self.step)
-        if not self.courses.mixes:
-            z_SBK = self.run.forward(x_SB)
+        self.schedule.switch(self.step, self.packed, self.optimizer, self.head)
+        beta_S11 = self.schedule.beta(self.step)
+        if not self.schedule.mixes:
+            z_SBK = self.stacked.forward(x_SB)
             loss_SB, dz_SBK = self._gradient(z_SBK, y_SB, beta_S11)
         else:
-            share_S1, partner_SB = self.courses.mixture(epoch, self.step % self.per_epoch, y_SB.shape[1])
-            z_SBK = self.run.forward(_mixed(x_SB, share_S1, partner_SB))
+            share_S1, partner_SB = self.schedule.mixture(epoch, self.step % self.per_epoch, y_SB.shape[1])
+            z_SBK = self.stacked.forward(_mixed(x_SB, share_S1, partner_SB))
             (loss_SB, dz_SBK), (other_SB, d_other_SBK) = (
                 self._gradient(z_SBK, labels, beta_S11) for labels in (y_SB, y_SB.gather(1, partner_SB))
             )
             loss_SB = share_S1 * loss_SB + (1 - share_S1) * other_SB
             dz_SBK = share_S1[..., None] * dz_SBK + (1 - share_S1[..., None]) * d_other_SBK
-        self.run.backward(dz_SBK.contiguous())  # one layout, whoever is in the stack: it decides how sums are rounded
-        scale = factor(self.trials[0].schedule, self.step, self.total, self.per_epoch, self.trials[0].warmup)
-        self.optimizer.step(self.grads, scale)
-        self.bad_S = first_bad(self.bad_S, loss_SB.mean(1), self.step)
+        # One layout, whoever is in the stack: it decides how sums are rounded.
+        self.stacked.backward(dz_SBK.contiguous())
+        self.optimizer.step(self.grads, self._scale(self.step))
+        self.bad = first_bad(self.bad, loss_SB.mean(1), self.step)
         if epoch + 1 in self.measured:
             correct_S = (z_SBK.argmax(-1) == y_SB).sum(1)
             sums = (loss_SB.sum(1), correct_S, torch.full_like(correct_S, y_SB.shape[1]))
-            self.tally_3S += torch.stack([value.to(self.tally_3S.dtype) for value in sums])
-        self.step += 1
+            self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
 
     def _gradient(self, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
         """Per-example losses [S, B] and the gradient of their means by z, [S, B, K]."""
         parts = [logit_gradient(loss, z_SBK[of], y_SB[of], beta_S11[of]) for of, loss in self.losses]
         loss_SB, dz_SBK = (part[0] if len(part) == 1 else torch.cat(part) for part in zip(*parts, strict=True))
         return loss_SB, dz_SBK
-
-    def _all_diverged(self) -> bool:
-        self.ended = bool((self.bad_S >= 0).all())
-        return self.ended
 
     @torch.no_grad()
     def _predict(self, name: str) -> Tensor:
@@ -227,41 +187,27 @@ class _Stack:
         z_SNK = self.packed.all.new_empty((len(self.trials), len(split), self.splits.classes))
         for x, index in split.eval_batches(batch=EVAL_BATCH, device=self.device):
             x = x.to(z_SNK.dtype)
-            z_SNK[:, index.to(self.device)] = self.run.forward(x.expand(len(self.trials), *x.shape))
+            z_SNK[:, index.to(self.device)] = self.stacked.forward(x.expand(len(self.trials), *x.shape))
         return z_SNK
 
     @torch.no_grad()
     def _measure(self) -> None:
-        beta_S11 = self.courses.base(max(0, self.step - 1))
+        beta_S11 = self.schedule.base(max(0, self.step - 1))
         scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), beta_S11)
-        loss_S, correct_S, count_S = accurate(self.tally_3S)
         squares = {name: accurate(p).square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
-        done = max(0, self.step - 1)
-        scale = (
-            factor(self.trials[0].schedule, done, self.total, self.per_epoch, self.trials[0].warmup)
-            if self.total
-            else 1
-        )
-        row = {
-            "epoch": torch.full_like(loss_S, self.step // self.per_epoch),
-            "step": torch.full_like(loss_S, self.step),
-            "train_loss": loss_S / count_S,
-            "train_accuracy": correct_S / count_S,
-            **scores,
-            "weight_norm": torch.stack(list(squares.values())).sum(0).sqrt(),
-            "head_norm": torch.stack([square for name, square in squares.items() if name in self.head]).sum(0).sqrt(),
-            "lr": torch.tensor([rate.value * scale for rate in self.rates], dtype=torch.float64),
-            "seconds": torch.full_like(loss_S, self.seconds()),
-            **self._columns(),
-        }
-        self.rows.append({name: value.cpu() for name, value in row.items()})
-        callbacks.tell(self.trials, self.rows[-1])
+        rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
+        row = self._row(scores, squares, self.head, rate_S) | self._columns()
+        columns = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in row.items()}
+        self._keep({name: value.expand(len(self.trials)).cpu() for name, value in columns.items()})
 
     def _columns(self) -> dict[str, Tensor]:
         """Further columns, [S], that the members' probe measures: members of a stack share it."""
-        if not self.trials[0].probe:
+        if self.probe is None:
             return {}
-        each = [probes.columns(trial, self._member(i), self.splits, self.device) for i, trial in enumerate(self.trials)]
+        each = [
+            probes.columns(self.probe, trial, self._member(i), self.splits, self.device)
+            for i, trial in enumerate(self.trials)
+        ]
         return {name: torch.tensor([one[name] for one in each], dtype=torch.float64) for name in each[0]}
 
     @torch.no_grad()
@@ -276,50 +222,39 @@ class _Stack:
             "params": self.packed.all,
             "optimizer": self.optimizer.state(),
             "rates": [vars(rate) for rate in self.rates],
-            "step": self.step,
-            "bad": self.bad_S,
-            "tally": self.tally_3S,
-            "rows": self.rows,
-            "seconds": self.seconds(),
+            **super().state(),
         }
 
     @torch.no_grad()
     def _restore(self, saved: dict[str, Any]) -> None:
         self.packed.all.copy_(saved["params"])
         self.optimizer.load(saved["optimizer"])
-        self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
-        self.bad_S, self.tally_3S = saved["bad"].to(self.device), saved["tally"].to(self.device)
+        super()._restore(saved)
 
-    def outcomes(self) -> list[Outcome]:
-        """One a member; a member whose last update broke it has diverged too."""
+    def results(self) -> list[TrialResult]:
+        """The result of each member, in order."""
         logits = {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS}
         return [
-            self._outcome(member, {name: z[member].clone() for name, z in logits.items()})
+            self._member_result(member, {name: z[member].clone() for name, z in logits.items()})
             for member in range(len(self.trials))
         ]
 
-    def _outcome(self, member: int, logits: dict[str, Tensor]) -> Outcome:
-        bad = int(self.bad_S[member]) if self.bad_S[member] >= 0 else None
-        if bad is None and not all(bool(z.isfinite().all()) for z in logits.values()):
-            bad = self.step
+    def _member_result(self, member: int, logits: dict[str, Tensor]) -> TrialResult:
+        trial = self.trials[member]
         rows = [{name: float(value[member]) for name, value in row.items()} for row in self.rows]
-        rows = [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
-        facts = {
-            **self.rates[member].facts(),
-            "diverged_step": bad,
-            "steps": self.step if bad is None else bad,
-            "seconds": self.seconds(),
-            "mode": "fused",
-            "stack": len(self.trials),
-            "world": 1,
-            "precision": self.trials[member].precision,
-            "parameters": sum(p[member].numel() for p in self.params.values()),
-            **environment_facts(self.device),
-        }
-        status, arrays = "done" if bad is None else "diverged", {}  # type: str, dict[str, Tensor]
-        if bad is None and self.trials[member].probe:
-            arrays = probes.arrays(self.trials[member], self._member(member), self.splits, self.device)
-        return Outcome(self.trials[member], status, logits if bad is None else {}, table(rows, bad), facts, arrays)
+        return self._result(
+            trial,
+            int(self.bad[member]) if self.bad[member] >= 0 else None,
+            logits,
+            [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows],
+            self.rates[member],
+            lambda: probes.arrays(self.probe, trial, self._member(member), self.splits, self.device),
+            mode="fused",
+            stack=len(self.trials),
+            world=1,
+            precision=trial.precision,
+            parameters=sum(p[member].numel() for p in self.params.values()),
+        )
 
 
 def _mixed(x_SB: Tensor, share_S1: Tensor, partner_SB: Tensor) -> Tensor:

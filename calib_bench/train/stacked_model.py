@@ -69,8 +69,8 @@ class StackedModel:
 
     def backward(self, dz_SBK: Tensor) -> None:
         """Fill `grads` with the gradients of sum(dz * z), z the logits of the last `forward`."""
-        found = torch.autograd.grad(self.z_SBK, list(self.params.values()), dz_SBK)
-        for grad, value in zip(self.grads.by.values(), found, strict=True):
+        gradients = torch.autograd.grad(self.z_SBK, list(self.params.values()), dz_SBK)
+        for grad, value in zip(self.grads.by.values(), gradients, strict=True):
             grad.copy_(value)
 
 

@@ -1,21 +1,25 @@
-"""Training: one loop for a single model, one for a stack of models that differ only in numbers. Imports no torch."""
+"""Training: one loop for a single model, one for a stack of models that differ only in numbers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
+from calib_bench.core.splits import Splits
+from calib_bench.core.study import Probe
+from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.data.tensors import TensorSplit
 from calib_bench.errors import OutOfMemory, SettingsError
+from calib_bench.train import distributed
 from calib_bench.train.fusion import fuse_key
-
-if TYPE_CHECKING:
-    import torch
-
-    from calib_bench.core.splits import Splits
-    from calib_bench.core.trial import Outcome, Trial
-    from calib_bench.train.update import Compile
+from calib_bench.train.single_loop import train_single
+from calib_bench.train.stacked_loop import train_fused
+from calib_bench.train.update import Compile
 
 __all__ = ["fuse_key", "train"]
 log = logging.getLogger(__name__)
@@ -26,12 +30,14 @@ def train(
     splits: Splits,
     *,
     device: torch.device,
+    objectives: Objectives = NO_OBJECTIVES,
+    probe: Probe | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int], None] = lambda steps: None,
     compile: Compile = "auto",
     micro_batch: int | None = None,
-) -> list[Outcome]:
+) -> list[TrialResult]:
     """Train trials that share their data: as one stack when they share a `fuse_key`, else one after another.
 
     A trial that can be stacked goes through the stacked loop even when alone, so that its result does not depend on
@@ -41,13 +47,14 @@ def train(
         trials: what to train, of one task, split and limit.
         splits: their data.
         device: where to train.
-        checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the outcomes
+        objectives: those that the trials name, or more.
+        probe: what the trials' field `probe` names, the same for all; None where they name none.
+        checkpoint: file to resume from and to save to; it holds the end too, until the caller has stored the results
             and removes it. None saves nothing.
         checkpoint_seconds: at most this often; 0 is after every step.
         progress: called now and then with how many optimizer steps were done since; a step of a stack of S models
             counts S, and the total is the sum over trials of `epochs * steps`, also when a trial diverges.
         compile: of trials that train alone: "auto" compiles long ones and records CUDA graphs, "no" and "yes" insist.
-
         micro_batch: of trials that train alone: most examples that a process takes at once. One that does not fit in
             memory in a single process is halved until it does, where that changes no more than rounding.
 
@@ -55,23 +62,25 @@ def train(
         OutOfMemory: the device has not enough memory.
         SettingsError: a trial cannot be trained as it is set.
     """
-    import torch
-
-    from calib_bench.data.tensors import TensorSplit
-    from calib_bench.train import distributed
-    from calib_bench.train.stacked_loop import train_fused
-
-    options = {"device": device, "checkpoint_seconds": checkpoint_seconds, "progress": progress}
-    keys = {fuse_key(trial, device.type) for trial in trials}
+    if any((trial.probe is None) != (probe is None) for trial in trials):
+        raise ValueError("every trial or none has a probe, and `train` is given it")
+    options = {
+        "device": device,
+        "objectives": objectives,
+        "probe": probe,
+        "checkpoint_seconds": checkpoint_seconds,
+        "progress": progress,
+    }
+    keys = {fuse_key(trial, objectives, device.type) for trial in trials}
     try:
         resident = isinstance(splits.train, TensorSplit)  # a stack reads several orders of the data at once
         if len(keys) == 1 and None not in keys and distributed.world() == 1 and resident:
             return train_fused(trials, splits, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
-        outcomes = []
+        results = []
         for trial in trials:
             path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
-            outcomes.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
-        return outcomes
+            results.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
+        return results
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not _out_of_memory(error):
             raise
@@ -81,10 +90,8 @@ def train(
         ) from error
 
 
-def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> Outcome:
+def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> TrialResult:
     """Train one trial, its batches in ever smaller parts while they do not fit, from the last checkpoint each time."""
-    from calib_bench.train import distributed
-    from calib_bench.train.single_loop import train_single
 
     failed: Exception | None = None
     while True:
@@ -103,6 +110,4 @@ def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: A
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -57,7 +57,7 @@ class Mode:
     recorded: bool = False
 
     def __str__(self) -> str:
-        """What a trial's facts say.
+        """What a trial's metadata say.
 
         >>> str(Mode()), str(Mode(compiled=True, recorded=True))
         ('single', 'single, compiled, CUDA graph')
@@ -109,7 +109,7 @@ def forward(model: nn.Module, loss: Loss, x: Any, y: Tensor, numbers: Mapping[st
         loss: the objective.
         x: inputs, as `setup.prepare` makes them.
         y: labels [B], int64.
-        numbers: "beta", and where inputs are mixed "share" and "partner" [B], see `Course.mixture`.
+        numbers: "beta", and where inputs are mixed "share" and "partner" [B], see `TrialSchedule.mixture`.
         bf16: whether the body works in bfloat16.
     """
     partner_B = numbers.get("partner")
@@ -131,8 +131,8 @@ def compiled(key: Hashable, backend: str) -> Callable[..., Any]:
     Each key gets a code object of its own, since the compiler bounds how many variants it keeps of one.
     """
     code = forward.__code__.replace(co_name="forward")
-    own = types.FunctionType(code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
-    return torch.compile(own, dynamic=False, backend=backend)
+    function = types.FunctionType(code, forward.__globals__, "forward", forward.__defaults__, forward.__closure__)
+    return torch.compile(function, dynamic=False, backend=backend)
 
 
 class Recording:
@@ -270,12 +270,12 @@ class Updater:
         for part in range(self.parts):
             waits = part < self.parts - 1 and isinstance(self.model, nn.parallel.DistributedDataParallel)
             with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                own = rows(x, part, self.parts), y[part :: self.parts]
-                loss_B, z_BK = self.forward(self.model, self.loss, *own, numbers, self.trial.precision == "bf16")
+                examples = rows(x, part, self.parts), y[part :: self.parts]
+                loss_B, z_BK = self.forward(self.model, self.loss, *examples, numbers, self.trial.precision == "bf16")
                 (loss_B.sum() / len(y)).backward()
             losses.append(loss_B.detach())
             logits.append(z_BK.detach())
-            labels.append(own[1])
+            labels.append(examples[1])
         return torch.cat(losses), torch.cat(logits), torch.cat(labels)
 
     def _number(self, name: str, value: float | Tensor) -> Tensor:
@@ -306,8 +306,8 @@ class Updater:
         self.optimizer.step()
         with torch.no_grad():
             correct = (z_BK.argmax(-1) == y).sum()
-            own = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
-            sums = distributed.total(torch.stack([value.to(self.tally.dtype) for value in own]))
+            additions = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
+            sums = distributed.total(torch.stack([value.to(self.tally.dtype) for value in additions]))
             self.bad.copy_(first_bad(self.bad, loss if distributed.world() == 1 else sums[0], step))
             self.tally += sums
 

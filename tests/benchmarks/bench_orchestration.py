@@ -15,7 +15,7 @@ import torch
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
@@ -98,8 +98,8 @@ def store_and_log() -> Bench:
     splits = synthetic.splits_of(labels, CLASSES)
     root = folder()
 
-    def trained(trial: Trial) -> Outcome:
-        return Outcome(trial, "done", logits, history, synthetic.facts(trial))
+    def trained(trial: Trial) -> TrialResult:
+        return TrialResult(trial, "done", logits, history, synthetic.facts(trial))
 
     def job() -> tuple[Store, Settings, int]:
         where = root / "run"

@@ -22,7 +22,7 @@ import psutil
 
 from calib_bench import registry
 from calib_bench.core.settings import parse
-from calib_bench.core.trial import Outcome, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
@@ -114,7 +114,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def _trained(trial: Trial, truth: Any, labels: Any) -> Outcome:
+def _trained(trial: Trial, truth: Any, labels: Any) -> TrialResult:
     return synthetic.outcome(trial, synthetic.shape(trial, truth, labels), diverged=False)
 
 

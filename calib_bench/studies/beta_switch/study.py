@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
 from calib_bench.analysis.collapse import two_kinds
@@ -78,7 +79,7 @@ def _by_objective(grid: Iterable[Trial]) -> dict[str, dict[float, Trial]]:
 
 def why_not(template: Trial) -> str:
     """Why beta cannot switch in such a trial; empty when it can."""
-    if heads(template.objective):
+    if heads(template, registry.objectives()):
         return f"objective {template.objective} replaces the linear head, whose weights a switch rescales"
     if template.optimizer not in OPTIMIZERS:
         return f"how {template.optimizer}'s state is to be rescaled at a switch is not known"

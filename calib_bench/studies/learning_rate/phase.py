@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import registry
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.core.results import Results
@@ -62,7 +63,7 @@ def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: to
     """lambda_max at initialization and whether it converged, float64 [2]."""
     import torch
 
-    value, converged = curvature(trial, model, splits, device)
+    value, converged = curvature(trial, model, splits, device, registry.objectives())
     return {"lambda_max": torch.tensor([value, float(converged)], dtype=torch.float64)}
 
 
@@ -300,7 +301,7 @@ def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Arr
 def _lambda(settings: Settings, store: Results, trial: Trial) -> tuple[float, bool]:
     """lambda_max of a trial's start and whether it converged; NaN where it is not known."""
     if trial.lr_unit == "lr_rel":
-        facts = store.record(trial).facts if store.has(trial) else {}
+        facts = store.record(trial).metadata if store.has(trial) else {}
         value = facts.get("lambda_max")
         return (math.nan, True) if value is None else (float(value), bool(facts["lambda_max_converged"]))
     start = start_of(settings, trial, trial.seed)

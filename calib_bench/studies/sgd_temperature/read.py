@@ -95,7 +95,7 @@ def read(store: Results, arm: Arm, minimum: Minimum) -> Reading:
     """
     states = {store.state(trial) for trial in arm.trials}
     batch = min(arm.trial.batch, round(minimum.examples))
-    rates = [store.record(trial).facts["lr"] for trial in arm.trials if store.has(trial)]
+    rates = [store.record(trial).metadata["lr"] for trial in arm.trials if store.has(trial)]
     heat = stationary.eta0(float(next(iter(rates), None) or math.nan), batch, arm.trial.momentum)
     nan = np.full(len(arm.trials), math.nan)
     if states != {"done"}:

@@ -1,4 +1,4 @@
-"""Grey images of more than 8 bits: which value is white, so that they keep their range."""
+"""Images as Pillow decodes them. Grey ones of more than 8 bits keep their range: which of their values is white."""
 
 from __future__ import annotations
 
@@ -8,15 +8,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.data.raw_split import Part, Place
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from calib_bench.data.raw_split import Part, Place
 
 WHITES = (1.0, 255.0, 65535.0)
 """What may be white where the format does not say: a share, or the last value of 8 or 16 bits."""
+
+
+def decode(payload: Any, mode: str, where: Place | str, greys: Greys | None = None) -> Image:
+    """An encoded image as PIL in `mode`, "RGB" or "L"; grey of more than 8 bits keeps its range.
+
+    Args:
+        payload: the file's bytes.
+        where: the split and row, for errors.
+        greys: what is white in images of 32 bits; None to take this image's own range.
+
+    Raises:
+        DataError: it cannot be decoded, or which of its values is white cannot be told.
+    """
+    from PIL import Image as pillow
+
+    try:
+        if not isinstance(payload, bytes):
+            raise TypeError("the cell holds no bytes")
+        image = pillow.open(io.BytesIO(payload))
+        image.load()
+        return (greys or Greys()).eight_bits(image, where).convert(mode)
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, TypeError, pillow.DecompressionBombError) as error:
+        raise DataError(
+            f"The image in {where} cannot be decoded ({_why(error)}). Replace or remove that row, or fetch the data "
+            "again."
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return "no known image format" if "cannot identify image file" in str(error) else str(error)
 
 
 class Greys:

@@ -92,9 +92,14 @@ def _dispatch(words: list[str]) -> int:
 
 def usage() -> str:
     """The help text, every key included; imports nothing heavy."""
+    from calib_bench import registry
     from calib_bench.core.settings import KEYS, describe
 
-    return USAGE.format(version=__version__, keys="\n".join(f"  {key:13} {describe(key)}" for key in KEYS))
+    lines = [f"  {key:13} {describe(key)}" for key in KEYS]
+    for study, options in registry.study_options().items():
+        lines += ["", f"keys of study={study}:"]
+        lines += [f"  {key:13} {describe(key, options)}" for key in options.model_fields]
+    return USAGE.format(version=__version__, keys="\n".join(lines))
 
 
 def _run(words: list[str]) -> int:

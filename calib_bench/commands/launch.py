@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calib_bench.core.settings import Settings, parse
+from calib_bench import registry
+from calib_bench.core.settings import UserSettings, parse
 from calib_bench.core.syntax import split_word
 from calib_bench.errors import SettingsError, nearest
 
@@ -97,6 +98,11 @@ def launch(words: Sequence[str]) -> int:
         else:
             rest.append(word)
     settings = parse(rest)
+    if settings.options:
+        from calib_bench.planning.defaults import check_options
+
+        registry.use_plugins(settings.plugins)
+        check_options(settings)
     path = Path(own["script"] or f"{settings.name}.sbatch")
     text = script(own, settings)
     text += f"{SEAL}{_digest(text)}\n"
@@ -123,7 +129,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def script(own: dict[str, str], settings: Settings, python: str = sys.executable) -> str:
+def script(own: dict[str, str], settings: UserSettings, python: str = sys.executable) -> str:
     """The script.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from calib_bench import registry
 from calib_bench.commands.console import open_console
 from calib_bench.commands.run import check_and_estimate, device_type, summary
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import UserSettings
 from calib_bench.errors import DataError
 from calib_bench.execute import local
 from calib_bench.planning import plan as planning
@@ -13,7 +13,7 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 
 
-def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) -> int:
+def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None) -> int:
     """Print what `run` would do, and change nothing.
 
     Args:
@@ -29,9 +29,9 @@ def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) ->
     device = device_type(resolved)
     plan = planning.make(resolved, study, store, local.worker_count(resolved, device), device)
     console.print(f"{study.question}\n{resolved.command()}", markup=False)
-    for model, space in (resolved.spaces or {}).items():
+    for model, space in resolved.spaces.items():
         grid = "  ".join(f"{key}={','.join(_short(v) for v in values)}" for key, values in space.items())
-        console.print(f"{model}: {grid}  seed={','.join(map(str, resolved.seed or ()))}", markup=False)
+        console.print(f"{model}: {grid}  seed={','.join(map(str, resolved.seed))}", markup=False)
     console.print(summary(plan, store), markup=False)
     sizes = sorted((len(group) for group in plan.groups), reverse=True)
     if sizes:

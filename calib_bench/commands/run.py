@@ -12,7 +12,7 @@ from rich.console import Console
 
 from calib_bench import registry
 from calib_bench.commands.console import Quiet, duration, open_console, print_results, warn
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Settings, UserSettings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
 from calib_bench.execute.progress import Display
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ASK_ABOVE_HOURS = 24.0
 
 
-def run(settings: Settings, ask: bool = False) -> int:
+def run(settings: UserSettings, ask: bool = False) -> int:
     """Do a whole study and print where its report is.
 
     Args:
@@ -53,7 +53,7 @@ def run(settings: Settings, ask: bool = False) -> int:
     return 0
 
 
-def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
+def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     console = open_console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = registry.study(resolved.study)
@@ -112,7 +112,7 @@ def _keep_results(settings: Settings) -> None:
         )
 
 
-def _command(settings: Settings) -> str:
+def _command(settings: UserSettings) -> str:
     """The command as it was given: what to type to get this again."""
     return settings.command()
 

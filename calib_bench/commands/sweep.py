@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench import registry
-from calib_bench.core.settings import RATES, Settings, parse
+from calib_bench.core.settings import RATES, Settings, UserSettings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
@@ -43,7 +43,7 @@ def sweep(words: list[str]) -> int:
     return 0
 
 
-def configuration(settings: Settings) -> dict[str, Any]:
+def configuration(settings: UserSettings) -> dict[str, Any]:
     """The sweep as W&B takes it: a grid over the keys that the study can be shared out by.
 
     A key is one when the trials that the study plans for each of its values alone are all that it plans for them
@@ -79,25 +79,25 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _candidates(settings: Settings, whole: Settings) -> dict[str, tuple[Any, ...]]:
+def _candidates(settings: UserSettings, whole: Settings) -> dict[str, tuple[Any, ...]]:
     """Keys that a trial has, with several values, in the order of the settings."""
     found: dict[str, tuple[Any, ...]] = {}
-    for key in Settings.model_fields:
+    for key in UserSettings.model_fields:
         given = getattr(settings, key)
         if key in RATES or key not in Trial.model_fields:
             continue
         if isinstance(given, tuple):
             found[key] = given
         elif given is None and key in SHARED:
-            spaces = list((whole.spaces or {}).values())
+            spaces = list(whole.spaces.values())
             own = whole.model if key == "model" else whole.seed if key == "seed" else spaces[0].get(key, ())
-            found[key] = tuple(own or ())
+            found[key] = tuple(own)
     return {key: values for key, values in found.items() if len(values) > 1}
 
 
-def _shares(settings: Settings, whole: Settings, key: str, values: tuple[Any, ...]) -> bool:
+def _shares(settings: UserSettings, whole: Settings, key: str, values: tuple[Any, ...]) -> bool:
     """Whether the parts cover the whole."""
-    if key == "seed" and any(len(space["lr"]) > 1 for space in (whole.spaces or {}).values()):
+    if key == "seed" and any(len(space["lr"]) > 1 for space in whole.spaces.values()):
         return False
     planned = _planned(settings)
     try:
@@ -107,7 +107,7 @@ def _shares(settings: Settings, whole: Settings, key: str, values: tuple[Any, ..
     return planned <= set().union(*parts)
 
 
-def _planned(settings: Settings) -> set[str]:
+def _planned(settings: UserSettings) -> set[str]:
     """Keys of the trials that the study begins with."""
     resolved = resolve(settings)
     return {trial.key for trial in registry.study(resolved.study).plan(resolved, lambda trial: None)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.settings import SHARED_BEFORE
 from calib_bench.planning import tuning
 from calib_bench.system.files import digest_of
 
@@ -53,8 +54,14 @@ def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
         digests: of the data of the store's splits.
         kind: "tuning", "calibration" or "analysis".
     """
-    asked = settings.model_dump(mode="json", exclude=set(PLACES))
-    return f"{group(settings)}-{kind}-{digest_of([asked, sorted(digests)])[:12]}"
+    shared_before = {key: default for key, (_, default) in SHARED_BEFORE.items()}  # ids stay what they were
+    return f"{group(settings)}-{kind}-{digest_of([shared_before | question(settings), sorted(digests)])[:12]}"
+
+
+def question(settings: Settings) -> dict[str, Any]:
+    """What a study asks, by key, without where and how it runs."""
+    content = settings.model_dump(mode="json", exclude={*PLACES, "options"})
+    return content | settings.options
 
 
 def role(settings: Settings, trial: Trial) -> str:

@@ -200,7 +200,7 @@ class Logger:
                 "study": self.settings.study,
                 "task": self.settings.task,
                 "command": study["command"],
-                "settings": self.settings.model_dump(mode="json", exclude=set(names.PLACES)),
+                "settings": names.question(self.settings),
                 "environment": study["environment"],
                 "data": study["splits"],
             }

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.system.environment import VERSION as __version__
+
 if TYPE_CHECKING:
     from calib_bench.api import (
         evaluate,
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
         run,
     )
 
-__version__ = "0.1.0"
 __all__ = [
     "__version__",
     "evaluate",

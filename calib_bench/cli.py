@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from calib_bench import __version__
 from calib_bench.errors import SettingsError, UserError, nearest
+from calib_bench.system.environment import VERSION
 from calib_bench.system.files import FULL
 from calib_bench.system.redaction import redact
 
@@ -81,7 +81,7 @@ def _dispatch(words: list[str]) -> int:
         print(_help_of(own) if own else usage())
         return 0
     if words[0] in ("--version", "version"):
-        print(__version__)
+        print(VERSION)
         return 0
     command, *rest = words
     if command not in COMMANDS:
@@ -99,7 +99,7 @@ def usage() -> str:
     for study, options in registry.study_options().items():
         lines += ["", f"keys of study={study}:"]
         lines += [f"  {key:13} {describe(key, options)}" for key in options.model_fields]
-    return USAGE.format(version=__version__, keys="\n".join(lines))
+    return USAGE.format(version=VERSION, keys="\n".join(lines))
 
 
 def _run(words: list[str]) -> int:

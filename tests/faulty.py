@@ -29,7 +29,7 @@ from pathlib import Path
 
 from torch.nn.functional import cross_entropy
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def faulty(Z, y, strength):

@@ -73,9 +73,9 @@ def test_a_plain_script_runs_once(how: list[str], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import calib_bench\n"
-        "from calib_bench.execute import pool\n"
+        "from calib_bench.execute import analysis_pool\n"
         "print('begun')\n"
-        "pool.WORTH = 0.0\n"
+        "analysis_pool.WORTH = 0.0\n"
         "calib_bench.run(task='digits', model='mlp_8', beta=[0.1, 1], lr=0.1, seed=[0, 1], epochs=1, stack=2,\n"
         "    interventions='no', objective='cross_entropy', calibrator='temperature_scaling', wandb='disabled',\n"
         f"    workers=2, out={str(tmp_path)!r})\n"

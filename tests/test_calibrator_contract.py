@@ -1,4 +1,4 @@
-"""What every calibrator keeps to, beyond the contract in test_baselines; `discover` finds new ones."""
+"""What every calibrator keeps to, beyond the contract in test_baselines; the registry finds new ones."""
 
 from __future__ import annotations
 

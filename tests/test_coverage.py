@@ -25,8 +25,11 @@ from scipy import stats
 from calib_bench import inference
 from calib_bench.analysis import contrast
 from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.core.settings import parse
 from calib_bench.inference import Interval
 from calib_bench.metrics.binned import equal_width
+from calib_bench.planning import tuning
+from calib_bench.planning.defaults import resolve
 
 Rng = np.random.Generator
 Draw = Callable[[Rng, int], Iterator[tuple[str, Interval, float]]]
@@ -365,9 +368,9 @@ def layouts(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             yield f"share {found._fields[i]}, {name}", found[i], float(truth)
 
 
-# Contrasts of two arms that each choose one of six rates by its selection score over three tuning seeds. What is
-# covered is the expected contrast of the procedure. Selection and test agree to the degree `luck` on which seed is
-# good.
+# Contrasts of two arms that each choose one of six rates by its selection score over three tuning seeds, each of which
+# is reported at the rate that the others choose. What is covered is the expected contrast of the procedure. Selection
+# and test agree to the degree `luck` on which seed is good.
 
 RATES = np.arange(6.0)
 CHOICES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
@@ -382,11 +385,31 @@ CHOICES: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
 SEED_SD, EXAMPLE_SD, OWN, TUNERS, SELECTION = 0.01, 0.2, 0.3, 3, 250
 
 
-def expected_contrast(selection: np.ndarray, arm: np.ndarray, reference: np.ndarray) -> float:
+def expected_contrast(selection: np.ndarray, arm: np.ndarray, reference: np.ndarray, tuners: int) -> float:
     rng = np.random.default_rng(0)
-    noise = np.hypot(SEED_SD / np.sqrt(TUNERS), OWN * EXAMPLE_SD / np.sqrt(SELECTION))
+    noise = np.hypot(SEED_SD / np.sqrt(tuners), OWN * EXAMPLE_SD / np.sqrt(SELECTION))
     pick = (selection + noise * rng.standard_normal((20_000, len(selection)))).argmin(1)
     return float((arm - reference)[pick].mean())
+
+
+def reported(cost_RT: np.ndarray, S: int) -> np.ndarray:
+    """Of each of S seeds, of which the first T tune, the place of the rate that it is reported at."""
+    R, T = cost_RT.shape
+    tried = {rate: tuple(TRIAL.model_copy(update={"lr": rate, "seed": seed}) for seed in range(T)) for rate in range(R)}
+    best = int(cost_RT.mean(1).argmin())
+    apart = tuning.cross_fitted(tried, best, lambda trial: float(cost_RT[int(trial.lr), trial.seed]))
+    return np.array([apart.get(seed, best) for seed in range(S)])
+
+
+TRIAL = next(tuning.templates(resolve(parse(["task=digits", "beta=1", "objective=cross_entropy"]))))
+
+
+def moved(values_RT: np.ndarray, cost_RT: np.ndarray, losses_RN: np.ndarray | None, at_S: np.ndarray) -> np.ndarray:
+    """What other choices would change, as `rechosen` has it: all seeds together, and as they are reported."""
+    seeds, part = np.arange(values_RT.shape[1]), values_RT.shape[1] / len(at_S)
+    together = values_RT[inference.rechosen(cost_RT, losses_RN, 200)] - values_RT[cost_RT.mean(1).argmin()]
+    apart = values_RT[inference.rechosen_apart(cost_RT, losses_RN, 200), seeds] - values_RT[at_S[seeds], seeds]
+    return np.stack([together, part * apart + (1 - part) * together])
 
 
 def tuned(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
@@ -400,17 +423,40 @@ def tuned(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
             losses, results = examples[:, :SELECTION], examples[:, SELECTION:]
             cost = selection[:, None] + luck * seeds[0] + np.sqrt(1 - luck**2) * seeds[1]
             cost = (cost + losses.mean(1, keepdims=True))[:, :TUNERS]
-            best = cost.mean(1).argmin()
+            at = reported(cost, S)
             values = test[:, None] + seeds[0] + results.mean(1, keepdims=True)
-            moves.append(values[inference.rechosen(cost, losses, draws=200), :TUNERS] - values[best, :TUNERS])
+            moves.append(moved(values[:, :TUNERS], cost, losses, at))
             own = OWN * EXAMPLE_SD * rng.standard_normal((S, N))
-            chosen.append((test[best] + seeds[0][best])[:, None] + results[best] + own)
+            chosen.append((test[at] + seeds[0][at, np.arange(S)])[:, None] + results[at] + own)
         row = contrast.interval("x", torch.from_numpy(chosen[0] - chosen[1]), False, move=moves[0] - moves[1])
         found = Interval(row["x"], row["x_low"], row["x_high"], S, N, np.nan, np.nan, "")
-        yield f"tuned, {name}", found, EXPECTED_CONTRAST[name]
+        few, all_three = EXPECTED_CONTRAST[name]
+        yield f"tuned, {name}", found, few * TUNERS / S + all_three * (1 - TUNERS / S)
 
 
-EXPECTED_CONTRAST = {name: expected_contrast(*parts) for name, parts in CHOICES.items()}
+EXPECTED_CONTRAST = {
+    name: [expected_contrast(*parts, tuners) for tuners in (TUNERS - 1, TUNERS)] for name, parts in CHOICES.items()
+}
+"""By name, where so many seeds choose as for a tuning seed, and for others."""
+
+
+def lucky(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    """An arm of twelve rates that are alike, less a reference at one rate; each seed's luck is that of both splits.
+
+    All seeds tune; once they are reported at the rate that the others choose, once at the one that they chose too.
+    """
+    values = rng.standard_normal((12, S))
+    rest = 0.3 * (rng.standard_normal((1, 50)) + rng.standard_normal((S, 50)) + rng.standard_normal((S, 1)))
+    apart, together = reported(values, S), np.full(S, values.mean(1).argmin())
+    moves = moved(values, values, None, apart)
+    for name, at, move in (("apart", apart, moves), ("judging its own choice", together, moves[:1])):
+        d = values[at, np.arange(S)][:, None] - rest
+        limits = inference.widened(inference.crossed_interval(d), inference.choice_variance(move))
+        yield name, limits, 0.0
+
+
+def lucky_apart(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
+    yield next(lucky(rng, S))
 
 
 # What is run: (draws, seeds) of each.
@@ -425,6 +471,7 @@ SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
     "spreads": (lambda: spreads, {3: 600, 5: 600, 10: 600}),
     "selection": (lambda: selection, {3: 250, 5: 200, 10: 120}),
     "tuned rates": (lambda: tuned, {3: 250, 6: 250}),
+    "lucky seeds": (lambda: lucky_apart, {3: 300, 5: 300, 10: 300}),
     "layouts": (lambda: layouts, {3: 200, 5: 200, 10: 150}),
 }
 
@@ -463,9 +510,19 @@ def test_an_interval_that_takes_the_chosen_rates_as_given_is_found_out() -> None
         picks = (selection + noise).argmin(1)
         d = tests[0][picks[0]] - tests[1][picks[1]] + 0.01 * rng.standard_normal((S, 1))
         d = d + 0.1 * rng.standard_normal((1, 400))
-        yield "given", inference.crossed_interval(d), EXPECTED_CONTRAST["two alike, results not"]
+        yield "given", inference.crossed_interval(d), EXPECTED_CONTRAST["two alike, results not"][1]
 
     assert set(too_few(rates(given, 3, 100))) == {"given"}
+
+
+def test_seeds_that_judge_the_rate_they_chose_are_found_out() -> None:
+    """Their mean is too good by the luck they were chosen for; at the rate that the others choose it is not."""
+    assert set(too_few(rates(lucky, 10, 250))) == {"judging its own choice"}
+    rng = np.random.default_rng(0)
+    means = [[interval.mean for _, interval, _ in lucky(rng, 5)] for _ in range(150)]
+    bias, error = np.mean(means, 0), np.std(means, 0) / np.sqrt(len(means))
+    assert abs(bias[0]) < 3 * error[0] < 0.2
+    assert bias[1] < -0.5
 
 
 @pytest.mark.parametrize("trials", [1, 3, 5, 10, 30])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from calib_bench.data.stream import Preprocess, loader_workers, preprocess_for
 from calib_bench.data.tensors import Resident, TensorSplit, normalized
 from calib_bench.data.text import MARKUP, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError, SettingsError
+from calib_bench.system import shutdown
 from calib_bench.system.random import stream
 
 CPU = torch.device("cpu")
@@ -418,6 +421,27 @@ def test_stream_epochs_share_workers_and_a_pass_may_be_abandoned(
     split = small(split)
     next(iter(split.train_batches(seed=3, epoch=0, batch=6, device=CPU)))
     assert [train(split, epoch=epoch) for epoch in range(3)] == expected
+
+
+def test_signals_to_a_process_group_leave_its_loaders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are for the process that trains: a loader that died would fail it before it could save."""
+    split = small(load_stream(toy(tmp_path / "d")).train)
+    expected = train(split)
+    monkeypatch.setenv("CALIB_BENCH_LOADERS", "1")
+    split = small(split)
+    batches = split.train_batches(seed=3, epoch=0, batch=6, device=CPU)
+    next(batches)
+    assert split._train is not None
+    (loader,) = split._train._iterator._workers  # type: ignore[union-attr]
+    assert os.getpgid(loader.pid) != os.getpgid(0)
+    for number in (signal.SIGINT, *shutdown.WARNINGS):
+        os.kill(loader.pid, number)
+    batches.close()
+    assert train(split) == expected
+    assert loader.is_alive()
+    loader.terminate()
+    loader.join(20)
+    assert not loader.is_alive(), "who trains can end it"
 
 
 def test_stream_leaves_global_random_states_alone(tmp_path: Path) -> None:

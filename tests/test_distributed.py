@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 import torch
 from test_train import CPU, digits, run, trial
 from torch import nn
 
 from calib_bench.errors import ResourceError, SettingsError
+from calib_bench.system import shutdown
 from calib_bench.train import distributed
 from calib_bench.train.history import COLUMNS
 
@@ -151,6 +158,125 @@ def test_a_process_that_does_not_come_is_told() -> None:
         distributed._apart(store, 0, 2, timedelta(seconds=0.1))
     with pytest.raises(torch.distributed.DistError):
         distributed._apart(store, 1, 2, timedelta(seconds=0.1))
+
+
+def test_alone_there_is_nobody_to_agree_with() -> None:
+    accord = distributed.Accord(CPU)
+    with shutdown.together():
+        signal.raise_signal(signal.SIGUSR1)
+        accord.step()
+        assert not shutdown.requested()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *shutdown.WARNINGS])
+def test_of_several_processes_each_signal_is_a_wish_however_often_it_comes(number: signal.Signals) -> None:
+    """A terminal sends it, and then the launcher, which had it too."""
+    before = signal.getsignal(number)
+    with shutdown.together():
+        assert not shutdown.wished()
+        for _ in range(3):
+            signal.raise_signal(number)
+        assert shutdown.wished()
+        assert not shutdown.requested()
+    assert not shutdown.wished()
+    assert signal.getsignal(number) is before
+
+
+def test_after_a_request_signals_are_ignored_until_the_process_has_left() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with shutdown.together():
+            shutdown.request()
+            with pytest.raises(shutdown.Stopped):
+                shutdown.check()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        assert not shutdown.requested()
+    finally:
+        for number in (signal.SIGINT, *shutdown.WARNINGS):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_launcher_that_died_is_a_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shutdown.together():
+        assert not shutdown.wished()
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert shutdown.wished()
+
+
+STOPPED = ["task=digits", "model=cnn_4", "beta=1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=150"]
+STOPPED += ["interventions=no", "extend=0", "wandb=disabled", "calibrator=temperature_scaling", "checkpoint=1000"]
+
+
+def launched(out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "calib_bench", "run", *STOPPED, f"out={out}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def trains(out: Path) -> bool:
+    """Whether a group has trained for an epoch and more, as its signs of life say."""
+    return any((json.loads(path.read_text())["epoch"] or 0) >= 1 for path in out.glob("*/live/[!.]*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [
+        (signal.SIGUSR1, "second"),
+        *(
+            pytest.param(number, whom, marks=pytest.mark.soak)
+            for number, whom in (
+                (signal.SIGUSR1, "launcher"),  # it dies, and leaves its processes to themselves
+                (signal.SIGTERM, "launcher"),  # it passes it on
+                (signal.SIGINT, "all"),  # it passes on what all have had
+                (signal.SIGHUP, "first"),
+            )
+        ),
+    ],
+)
+def test_processes_save_and_leave_together_and_go_on(number: signal.Signals, whom: str, tmp_path: Path) -> None:
+    """A signal to any of them; the run that goes on keeps the rows of the one that was stopped."""
+    run = launched(tmp_path)
+    members: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 90
+        while not trains(tmp_path) and time.monotonic() < deadline and run.poll() is None:
+            time.sleep(0.05)
+        members = sorted(psutil.Process(run.pid).children(), key=lambda process: process.pid)
+        assert len(members) == 2
+        chosen = {"first": members[:1], "second": members[1:], "launcher": [], "all": members}[whom]
+        for process in chosen:
+            process.send_signal(number)
+        if whom in ("launcher", "all"):
+            run.send_signal(number)
+        output, _ = run.communicate(timeout=60)
+        assert output.count("stopped, and what was under way is saved; go on with") == 1
+        assert run.returncode != 0
+        _, alive = psutil.wait_procs(members, timeout=20)
+        assert not alive
+    finally:
+        for process in members:
+            if process.is_running():
+                process.kill()
+        run.kill()
+        run.communicate()
+    (path,) = tmp_path.glob("*/checkpoints/*.pt")
+    (key,) = json.loads(path.with_suffix(".json").read_text())
+    saved = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)["state"]
+    seconds = [row["seconds"] for row in saved["rows"]]
+    if whom not in ("second", "launcher"):
+        return
+    again = launched(tmp_path)
+    output, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, output
+    history = pd.read_parquet(next(tmp_path.glob(f"*/trials/{key}*/history.parquet")))
+    assert history["seconds"].tolist()[: len(seconds)] == seconds
+    assert history["epoch"].iloc[-1] == 150
+    assert not list(tmp_path.glob("*/checkpoints/*.pt"))
 
 
 if __name__ == "__main__":

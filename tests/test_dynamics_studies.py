@@ -220,6 +220,27 @@ def test_a_ridge_that_stands_still_is_said_to_be_unknown(tmp_path: Path) -> None
     assert any("No relative unit" in warning for warning in analysis.warnings)
 
 
+def test_a_ridge_through_seeds_of_two_kinds_has_no_slope_that_is_established(tmp_path: Path) -> None:
+    """One seed of five guesses at beta=0.1, at every rate."""
+    store, settings = planted(
+        tmp_path / "kinds",
+        *("study=learning_rate", "beta=0.1,1,10", "lr=0.03,0.1,0.3,1", "seed=0..4", "extend=1"),
+        noise=lambda trial: 60.0 if (trial.beta, trial.seed) == (0.1, 2) else off(trial.lr, 0.2 * trial.beta**-0.5),
+        frontier=lambda trial: 4.5 * trial.beta**-0.5,
+        curvature=lambda trial: 2 * trial.beta,
+    )
+    analysis = registry.study("learning_rate").analyse(settings, store)
+    ridge = slopes(analysis, phase.RIDGE)["lr"]
+    assert (ridge["slope_high"] < 0, ridge["two_kinds"]) == (True, "these betas")
+    assert slopes(analysis, phase.FRONTIER)["lr"]["two_kinds"] != "these betas"
+    text = " ".join(analysis.verdict)
+    assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
+    assert "Collapse at the best rate: beta=0.1, 1 of 5 trials, 20% [1%, 72%]." in text
+    rows = analysis.tables["phase"].frame.set_index("beta")
+    assert rows["collapsed_trials"].dropna().to_dict() == {0.1: "1 of 5"}
+    assert any("no slope of the best rate is established" in warning for warning in analysis.warnings)
+
+
 def test_a_plane_needs_two_sides() -> None:
     for words, said in {"beta=1": "several values of beta", "lr=0.1": "several values of lr"}.items():
         settings = resolve(parse(["study=learning_rate", words]))
@@ -287,6 +308,37 @@ def test_what_cannot_switch_says_why() -> None:
     ]
 
 
+def test_switches_establish_nothing_with_an_arm_of_two_kinds(tmp_path: Path) -> None:
+    """One seed of nine guesses at beta=0.1 all along, and one of the switch from it at 10%."""
+
+    def noise(trial: Trial) -> float:
+        lost = trial.beta == 0.1 and not trial.switch_from and trial.seed == 3
+        lost |= trial.switch_from == 0.1 and trial.switch_at == 0.1 and trial.seed == 5
+        return 60.0 if lost else 0.3 if 1.0 in (trial.beta, trial.switch_from) else 1.5
+
+    words = ("study=beta_switch", "lr=0.1", "beta=0.1,0.3,1", "seed=0..8", "switch_times=0.1,0.5")
+    store, settings = planted(tmp_path / "kinds", *words, noise=noise)
+    analysis = registry.study("beta_switch").analyse(settings, store)
+    frame = analysis.tables["switches"].frame.fillna({"two_kinds": ""})
+    rows = {(row["beta"], row["way"], row["against"], row["at"]): row for row in frame.to_dict("records")}
+    whole = next(row for key, row in rows.items() if key[:3] == (0.1, "", "reference"))
+    other = next(row for key, row in rows.items() if key[:3] == (0.3, "", "reference"))
+    assert whole["log_loss_dyn_low"] > 0 < other["log_loss_dyn_low"]
+    assert (whole["two_kinds"], beta_switch.moved(whole)) == ("this arm", False)
+    assert (other["two_kinds"], beta_switch.moved(other)) == ("", True)
+    kinds = {at: rows[0.1, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)}
+    assert kinds == {0.1: "this arm", 0.5: "reference"}
+    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.1]["two_kinds"] == "this arm"
+    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.5]["two_kinds"] == ""
+    # Both switches end at the reference's beta: they are told apart by the one they begin at.
+    assert [rows[0.3, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
+    text = " ".join(analysis.verdict)
+    assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
+    assert "0.1 to 1 at 0.1: 1 of 9 trials, 11%" in text
+    assert "so that no effect in the row is established" in analysis.tables["switches"].note
+    assert set(analysis.tables["collapse"].frame["collapsed_trials"]) == {"1 of 9"}
+
+
 # stability
 
 STABLE = ("study=stability", "lr=0.1", "beta=0.1,0.3,1", "seed=0..11", "tune_seeds=3")
@@ -313,6 +365,26 @@ def test_a_beta_of_wide_spread_peaks_higher_at_a_cost(tmp_path: Path) -> None:
     assert "at the cost of reliability hold together at beta=0.1" in text
     shares = peaks.drop_duplicates("beta").set_index("beta")["failed_trials"]
     assert shares.to_dict() == {0.1: "0 of 9", 0.3: "2 of 9", 1.0: "0 of 9"}
+
+
+def test_a_peak_of_seeds_of_two_kinds_is_not_established(tmp_path: Path) -> None:
+    def noise(trial: Trial) -> float:
+        return 60.0 if (trial.beta, trial.seed) == (0.1, 5) else (0.3 if trial.beta < 1 else 1.0)
+
+    analysis = registry.study("stability").analyse(*reversed(planted(tmp_path / "kinds", *STABLE, noise=noise)))
+    peaks = analysis.tables["peaks"].frame.fillna({"two_kinds": ""})
+    rows = {(row["beta"], row["result"]): row for row in peaks.to_dict("records")}
+    mixed, sound = rows[0.1, "repaired log loss"], rows[0.3, "repaired log loss"]
+    assert mixed["best_change_high"] < 0 > sound["best_change_high"]
+    assert (mixed["two_kinds"], sound["two_kinds"]) == ("this arm", "")
+    peak, cost = (next(text for text in analysis.verdict if text.startswith(begin)) for begin in ("Peak:", "Cost:"))
+    assert "beta=0.3" in peak
+    assert "beta=0.1" not in peak
+    assert "seeds surely spread more at no smaller beta" in cost
+    assert analysis.tables["collapse"].frame["collapsed_trials"].tolist() == ["1 of 12"]
+    spread = analysis.tables["seeds"].frame
+    assert set(spread.loc[spread["beta"] == 0.1, "two_kinds"]) == {"this arm"}
+    assert any("Collapse, mlp_128_128 beta=0.1" in text for text in analysis.verdict)
 
 
 def bad(trial: Trial) -> bool:
@@ -357,6 +429,28 @@ def test_a_best_beta_that_grows_with_the_width_is_found(tmp_path: Path) -> None:
     norm = trends[(trends["over"] == "norm") & (trends["result"] == "repaired log loss")].iloc[0]
     assert (norm["models"], abs(norm["slope"]) < 0.3) == ("mlp_64, mlp_64_layernorm", True)
     assert any("goes as width^s with s = " in text and "cannot say" not in text for text in analysis.verdict)
+
+
+@pytest.mark.parametrize(("lost", "kind"), [("mlp_64", "this arm"), ("mlp_16", "reference")])
+def test_best_betas_that_rest_on_seeds_of_two_kinds_are_not_others(tmp_path: Path, lost: str, kind: str) -> None:
+    def noise(t: Trial) -> float:
+        if (t.model, t.beta, t.seed) == (lost, 100, 1):
+            return 60.0
+        return off(t.beta, 0.8 * (form(t.model).width / 64) ** 1.5 * 1.1 ** (t.seed % 3 - 1)) / 2  # type: ignore[union-attr]
+
+    store, settings = planted(tmp_path / lost, *WIDTH, "model=mlp_16,mlp_64", noise=noise)
+    analysis = registry.study("width_depth").analyse(settings, store)
+    best = analysis.tables["best_beta"].frame
+    row = best[(best["model"] == "mlp_64") & (best["result"] == "repaired log loss")].iloc[0]
+    assert (row["two_kinds"], row["ratio_low"] > 1, width_depth.optimum.differs(row)) == (kind, True, False)
+    text = " ".join(analysis.verdict)
+    assert (
+        "that it is another for mlp_64 is not established, since some seeds of the arm or its reference collapsed"
+        in text
+    )
+    assert "whether width moves it the data cannot say (not established, since some seeds" in text
+    assert "established for none" in " ".join(analysis.summary)
+    assert analysis.tables["collapse"].frame["collapsed_trials"].tolist() == ["1 of 3"]
 
 
 def test_one_best_beta_for_all_is_not_said_to_move(tmp_path: Path) -> None:

@@ -500,6 +500,18 @@ def test_calibration_rows_in_the_test_set_are_counted(rows: slice | np.ndarray) 
     assert shared_rows(other_labels) == 0
 
 
+def test_rows_are_the_same_only_as_a_whole() -> None:
+    """Wide rows that agree wherever a glance falls, but not elsewhere, are no rows of the test set."""
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(50, 200)), np.arange(50)
+    other = Z.copy()
+    other[:30, 1] += 1e-9
+    model = pair_up([check(Z, y, "logits", "test")], [check(other, y, "logits", "cal")])[0]
+    assert shared_rows(model) == 20
+    one = [check(Z, y, "logits", "test")], [check(rng.permutation(other)[:0:-1], y[1:], "logits", "cal")]
+    assert shared_rows(pair_up(*one)[0]) == 0
+
+
 def test_coarse_rows_that_repeat_by_chance_are_no_leak() -> None:
     rng = np.random.default_rng(0)
     p = rng.integers(1, 10, size=800) / 10

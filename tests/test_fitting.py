@@ -19,7 +19,7 @@ from calib_bench.evaluation.validation import check
 PLUGIN = """
 import sys
 import torch
-from calib_bench.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator
 def fit(Z, y):
     {fit}
     return {{"t": torch.tensor(1.0)}}

@@ -419,6 +419,27 @@ def test_share_counts_what_was_fitted() -> None:
         assert crossed_interval(part - (limit + sign * 1e-6) * whole, fit=fit).p < 0.05
 
 
+def test_share_counts_what_was_fitted_to_the_whole_too() -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((3, 60)) + 5
+    part = 0.5 * whole + 0.3 * rng.standard_normal((3, 60))
+    influences = 3 * rng.standard_normal((2, 3, 40))
+
+    def fit(of_part: float, of_whole: float) -> inference.Fitted:
+        both = np.array([of_part, of_whole])
+        return inference.Fitted(np.tensordot(both, influences - influences.mean(-1, keepdims=True), 1), 0.0, 0.0)
+
+    bare, found = inference.share(part, whole), inference.share(part, whole, fit=fit)
+    assert found.low < bare.low < bare.high < found.high
+    for limit, sign in ((found.low, -1), (found.high, 1)):
+        for step, inside in ((-sign * 1e-6, True), (sign * 1e-6, False)):
+            r = limit + step
+            assert (crossed_interval(part - r * whole, fit=fit(1.0, -r)).p > 0.05) is inside
+    # A whole that its fitted temperatures do not tell from 0 bounds no share.
+    lost = inference.share(part, whole, fit=lambda a, b: inference.Fitted(60 * (a + b) * influences[0], 0.0, 0.0))
+    assert (lost.low, lost.high) == (-math.inf, math.inf)
+
+
 def test_share_of_nothing_is_unbounded() -> None:
     rng = np.random.default_rng(0)
     part = rng.standard_normal((3, 40)) + 5
@@ -524,6 +545,33 @@ def test_variance_shares_add_up_and_are_unbiased() -> None:
         found.append([i.mean for i in result[:4]])
     parts = np.array([2 / 3, 0.25, 0.02, 0.25])
     assert np.mean(found, 0) == pytest.approx(parts / parts.sum(), abs=0.02)
+
+
+def test_shares_count_a_choice_to_first_order() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((4, 3, 1)) + 0.3 * rng.standard_normal((4, 3, 5))
+    plain = inference.variance_shares(values, draws=9)
+    # One cell moves, by the same under each of two seeds: a share moves by its derivative.
+    step, moves = 1e-4, np.zeros((4, 3, 1, 1, 2))
+    moves[1, 2] = step
+    counted = inference.variance_shares(values, draws=9, choice=moves)
+    shifted = values.copy()
+    shifted[1, 2] += step
+    other = inference.variance_shares(shifted, draws=9)
+    for name in ("first", "second", "interaction", "seed", "second_given_first", "first_given_second"):
+        before, after = getattr(plain, name), getattr(counted, name)
+        size = abs(getattr(other, name).mean - before.mean)
+        low = before.mean - math.hypot(before.mean - before.low, stats.norm.ppf(0.975) * size)
+        assert after.mean == before.mean
+        assert after.low == pytest.approx(max(low, 0), abs=1e-9)
+        assert 0 <= after.low <= before.low <= before.high <= after.high <= 1
+        wide = getattr(inference.variance_shares(values, draws=9, choice=1e4 * moves), name)
+        assert wide.low < before.low or before.low == 0
+    # What seeds differ in alone is no choice's doing.
+    noise = np.zeros((4, 3, 1, 2, 2))
+    noise[1, 2] = [[1.0, -1.0], [-1.0, 1.0]]
+    assert inference.variance_shares(values, draws=9, choice=noise).first == plain.first
+    assert (counted.p_first, counted.p_second) == (plain.p_first, plain.p_second)
 
 
 def test_variance_shares_without_replicates_or_variance() -> None:
@@ -715,6 +763,39 @@ def test_ordinary_seeds_do_not_collapse(noise: str, S: int) -> None:
         assert np.mean(fired) <= 0.02
 
 
+LONG_TAILS = {
+    "exponential": (lambda rng, S: 1 - rng.exponential(size=S), 0.04),
+    "lognormal": (
+        lambda rng, S: (math.exp(0.5) - np.exp(rng.standard_normal(S))) / math.sqrt(math.e**2 - math.e),
+        0.06,
+    ),
+    "gamma": (lambda rng, S: math.sqrt(2) * (0.5 - rng.gamma(0.5, size=S)), 0.06),
+}
+
+
+@pytest.mark.parametrize("S", [3, 5, 10])
+@pytest.mark.parametrize("noise", LONG_TAILS)
+def test_a_long_tail_towards_guessing_is_seldom_a_collapse(noise: str, S: int) -> None:
+    """Standard deviation a tenth of the way to guessing; a gap of ten of those within was no rarer than 6 and 9%."""
+    draw, most = LONG_TAILS[noise]
+    rng = np.random.default_rng(S)
+    assert np.mean([collapsed(0.9 + 0.08 * draw(rng, S), 0.1, largest=True).any() for _ in range(1500)]) <= most
+
+
+@pytest.mark.parametrize(("spread", "least"), [(0.04, 0.98), (0.08, 0.75)])
+@pytest.mark.parametrize("S", [3, 5, 10, 20])
+def test_seeds_near_chance_are_found_among_seeds_that_scatter(S: int, spread: float, least: float) -> None:
+    rng = np.random.default_rng(S)
+    hits = []
+    for _ in range(400):
+        bad = rng.random(S) < 0.2
+        bad &= bad.cumsum() <= S // 2
+        accuracy = np.where(bad, 0.115, 0.9 + spread * rng.standard_normal(S))
+        if bad.any():
+            hits.append((collapsed(accuracy, 0.1, largest=True) == bad).all())
+    assert np.mean(hits) >= least
+
+
 @pytest.mark.parametrize("S", [3, 5, 10, 20])
 def test_seeds_at_chance_are_found_and_no_others(S: int) -> None:
     rng = np.random.default_rng(S)
@@ -745,3 +826,34 @@ def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: An
     order = random.sample(range(len(values)), len(values))
     np.testing.assert_array_equal(collapsed(np.asarray(values)[order], -0.5, largest=True), found[order])
     np.testing.assert_array_equal(collapsed(-8 * np.asarray(values), 4.0, largest=False), found)
+
+
+# temperatures fitted anew
+
+
+def test_refitted_has_the_moments_of_fitted_and_is_common_to_arms() -> None:
+    rng = np.random.default_rng(2)
+    log_T, slope, curvature = 0.3 + 3 * rng.standard_normal((4, 250)), rng.standard_normal(4) / 9, np.full(4, 0.8)
+    log_T += 4 * rng.standard_normal(250)  # what an example does, it does to every seed
+    drawn = inference.refitted(log_T, slope, curvature, draws=40_000)
+    found = inference.fitted(log_T[None], slope[None], curvature[None])
+    first = found.influence_SM.mean(0)
+    assert drawn.mean() == pytest.approx(-found.bias, rel=0.05)
+    assert drawn.var() == pytest.approx(first.var(ddof=1) / 250 + found.variance, rel=0.05)
+    other = inference.refitted(log_T + 1, slope, curvature, draws=40_000)
+    np.testing.assert_allclose(other, drawn, atol=1e-12)
+    np.testing.assert_allclose(inference.refitted(log_T, slope, curvature, False, draws=5), -found.bias)
+
+
+def test_a_mean_of_refits_is_where_refitted_puts_it() -> None:
+    """Draws of the truth from temperatures of a normal error cover it as often as they say, at a slope of 0 too."""
+    rng = np.random.default_rng(3)
+    inside = []
+    for _ in range(300):
+        error = rng.standard_normal(100)
+        influence = 5 * (error - error.mean()) / error.std(ddof=1)
+        delta = 5 / math.sqrt(100) * rng.standard_normal()
+        estimate = delta**2 / 2  # of a score that is least at the true temperature, where it is 0
+        low, high = estimate + np.quantile(inference.refitted(influence[None], [delta], [1.0]), [0.025, 0.975])
+        inside.append(low <= 1e-12 and high >= -1e-12)
+    assert np.mean(inside) >= 0.93

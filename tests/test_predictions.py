@@ -427,3 +427,27 @@ def test_foreign_files_are_refused_in_words(suffix: str, content: bytes, tmp_pat
     path.write_bytes(content)
     with pytest.raises(DataError):
         read(f"{path}:{path}" if suffix == "npy" else str(path))
+
+
+def test_a_wide_file_is_read_in_little_more_than_its_numbers(tmp_path: Path) -> None:
+    """Peak of what numpy holds, over the float32 array of the file."""
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(200, 16_000)).astype(np.float32)
+    np.savez(tmp_path / "wide.npz", logits=Z, labels=rng.integers(0, 16_000, 200))
+    tracemalloc.start()
+    try:
+        (read_back,) = read(str(tmp_path / "wide.npz"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(read_back.Z_NK, torch.from_numpy(Z))
+    assert peak < 2.5 * Z.nbytes
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_an_array_of_somebody_else_is_copied(ours: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(6, 3))
+    checked = check(values, np.array([0, 1, 2, 0, 1, 2]), "logits", "test", ours=ours)
+    assert np.shares_memory(checked.Z_NK.numpy(), values) == ours

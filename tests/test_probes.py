@@ -23,8 +23,8 @@ PLUGIN = '''
 import torch
 import torch.nn.functional as F
 
-from calib_bench.study import Analysis, Probe, Study
-from calib_bench.tuning import templates
+from calib_bench.core.study import Analysis, Probe, Study
+from calib_bench.planning.tuning import templates
 
 
 def logits(model, splits, device):

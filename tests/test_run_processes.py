@@ -81,7 +81,7 @@ OBJECTIVE = '''
 
 from torch.nn.functional import cross_entropy
 
-from calib_bench.baseline import Objective
+from calib_bench.core.baseline import Objective
 
 
 def shrunk(Z, y, strength):

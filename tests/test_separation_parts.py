@@ -20,25 +20,27 @@ from torch import Tensor
 
 from calib_bench import metrics, registry
 from calib_bench.analysis import arms as arm_rows
-from calib_bench.analysis import best_beta, collapse, controls, interventions, rate_choice, seed_spread
+from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, rate_choice, seed_spread
 from calib_bench.analysis import warnings as warning_words
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, measure_arm
+from calib_bench.analysis.measure import Measures, fitted_to, measure_arm
 from calib_bench.analysis.result_rows import Row, adjusted, firm, unsaid, why_loose
 from calib_bench.analysis.table_notes import census
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Outcome
+from calib_bench.core.trial import Outcome, Scores, Trial
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report.tables import latex, markdown
 from calib_bench.store.store import Store
+from calib_bench.studies import separation, stability
 from calib_bench.studies.separation import equal_confidence as matched
-from calib_bench.studies.separation import factorial, refinement
+from calib_bench.studies.separation import factorial, page, refinement
 from calib_bench.studies.separation.findings import is_equal
 from calib_bench.system.random import stream
+from calib_bench.tracking import content
 
 CLASSES = 4
 REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3
@@ -153,8 +155,9 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
     loss = torch.nn.functional.cross_entropy(Z, labels["test"], reduction="none")
     torch.testing.assert_close(found.cells["log_loss"][2][2], loss)
     frame = world.matched(SKEWED)
-    oracle = crossed_interval(found.cells["log_loss"][3] - found.cells["log_loss"][2])
-    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low
+    left = found.cells["log_loss"][3] - found.cells["log_loss"][2]
+    oracle = crossed_interval(left, fit=found.fits["log_loss"]["equal_confidence"])
+    assert frame.loc["log loss", "equal_confidence_low"] == oracle.low < crossed_interval(left).low
 
     def ece(measures: Measures) -> float:
         trials = measures.arm.trials.values()
@@ -162,6 +165,28 @@ def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
         return float(torch.stack(found).mean())
 
     assert frame.loc["ECE", "total"] == pytest.approx(ece(arm) - ece(reference), abs=1e-12)
+
+
+def test_a_matched_temperature_moves_as_its_influences_say() -> None:
+    """Matched again without one calibration example, which both models lose: an oracle of the derivative."""
+    g = stream("influence")
+    Z, other = (3 * torch.randn(400, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    T = matched.temperature_for(Z, matched.doubt(other))
+    assert T is not None
+    log_T = matched._log_T_n(Z, T, other)
+    assert float(log_T.mean()) == pytest.approx(math.log(T), abs=1e-12)
+    for n in range(0, 400, 50):
+        kept = torch.arange(400) != n
+        again = matched.temperature_for(Z[kept], matched.doubt(other[kept]))
+        assert again is not None
+        assert math.log(again / T) == pytest.approx(-(float(log_T[n]) - math.log(T)) / 399, rel=0.02, abs=1e-6)
+    y, h = torch.randint(3, (400,), generator=g), 1e-4
+    slopes = matched._slopes(Z / T, y)
+    for score in ("log_loss", "brier", "confidence"):
+        up, here, down = (float(matched._scores(Z / (T * math.exp(k * h)), y)[score].mean()) for k in (1, 0, -1))
+        assert slopes[score][0] == pytest.approx((up - down) / (2 * h), rel=1e-5)
+        if score != "confidence":
+            assert slopes[score][1] == pytest.approx((up - 2 * here + down) / h**2, rel=1e-3)
 
 
 def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> None:
@@ -243,8 +268,11 @@ def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Plante
     (row,) = (r for r in found if (r["score"], r["family"]) == ("Brier", "temperature_scaling"))
     dyn = arm.examples["temperature_scaling"]["brier"] - reference.examples["temperature_scaling"]["brier"]
     total = arm.examples["raw"]["brier"] - reference.examples["raw"]["brier"]
-    for part, d_SN in (("refinement", dyn), ("calibration", total - dyn), ("total", total)):
-        oracle = crossed_interval(d_SN)
+    fit = fitted_to("brier", (1, arm, range(4)), (-1, reference, range(4)))
+    assert fit is not None
+    parts = (("refinement", dyn, fit), ("calibration", total - dyn, fit.negative()), ("total", total, None))
+    for part, d_SN, how in parts:
+        oracle = crossed_interval(d_SN, fit=how)
         assert row[f"{part}_change"] == oracle.mean
         assert (row[f"{part}_change_low"], row[f"{part}_change_high"]) == (oracle.low, oracle.high)
 
@@ -724,15 +752,11 @@ def test_what_few_seeds_chose_is_not_established() -> None:
     assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
-    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
-    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
-    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
-    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], list[Trial]]) -> None:
+    """Stores what the plan wants, with planted logits."""
     labels, truth = labels_and_truth(300, CLASSES)
     scores = store.scores(settings.select)
-    while new := [trial for trial in tuning.plan(settings, scores) if not store.has(trial)]:
+    while new := [trial for trial in plan(settings, scores) if not store.has(trial)]:
         for trial in new:
             data = store.write_splits(trial, splits_of(labels, CLASSES))
             noise = 2.0 if trial.lr == 0.4 and trial.beta == 1 else 0.5
@@ -743,6 +767,15 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
             told = facts(trial) | {"selection": {"log_loss": loss, "repaired_log_loss": loss, "error": 0.1}}
             kept = {s: (z / trial.beta).float() for s, z in Z.items()}
             store.write(Outcome(trial, "done", kept, {"epoch": [0.0]}, told), data, {})
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
+    words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
+    settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
+    store = Store(tmp_path_factory.mktemp("chosen") / "run")
+    learn(store, settings, tuning.plan)
     store.write_study(settings, settings.command())
     return store, settings
 
@@ -763,6 +796,17 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
 
 
+def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
+    chosen: tuple[Store, Settings], tmp_path: Path
+) -> None:
+    settings, store = chosen[1], Store(tmp_path / "run")
+    learn(store, settings, controls.plan)
+    selected = content.selected(registry.study("stability"), settings, store)
+    arms = tuning.arms(settings, store.scores(settings.select))
+    assert {trial.lr for trial in controls.positive(arms[0])} == {0.2, 0.4}
+    assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
+
+
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:
     store, settings = chosen
     repair = registry.calibrators(("temperature_scaling",))
@@ -779,9 +823,16 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     }
     moved = np.array(right[0.4]) - right[0.2]
     shifts = reference.rechosen.shifts["raw"]["correct"]
-    chose = ~np.isclose(shifts, 0).all(1)
+    chose = ~np.isclose(shifts[0], 0).all(1)
     assert chose.mean() == reference.rechosen.shares[0.4]
-    np.testing.assert_allclose(shifts[chose], np.repeat(moved[None], chose.sum(), 0))
+    np.testing.assert_allclose(shifts[0][chose], np.repeat(moved[None], chose.sum(), 0))
+    # As they are reported, seed 1 is at the other rate; of four seeds three choose, and the last changes as they do.
+    assert arms[1.0].elsewhere == {1: 0.4}
+    rest = shifts[1] - shifts[0] / 4
+    for seed, sign in enumerate((1, -1, 1)):
+        went = ~np.isclose(rest[:, seed], 0)
+        assert 0 < went.mean() < 1
+        np.testing.assert_allclose(rest[went, seed], 3 / 4 * sign * moved[seed])
     with_choice = contrast(arm, reference, False)
     given = contrast(replace(arm, rechosen=None), reference, False)
     for column in ("accuracy", "log_loss_total", "log_loss_dyn", "brier_dyn"):
@@ -792,6 +843,142 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
+
+
+def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = registry.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    name = arm_rows.named(arm.arm, None)
+
+    def right(beta: float, rate: float) -> float:
+        trials = arms[beta].tried[rate]
+        hits = [store.logits(trial)["test"].argmax(1) == store.labels(trial)["test"] for trial in trials]
+        return float(torch.stack(hits).double().mean())
+
+    (row,) = choice.rows(arm, reference, name)
+    (mirrored,) = choice.rows(reference, arm, name)
+    assert (row["rate"], row["pairs"], mirrored["rate"], mirrored["runner_up"]) == (0.2, 2, 0.2, 0.4)
+    scores = {rate: np.mean([store.scores("log_loss")(t) for t in arms[1.0].tried[rate]]) for rate in (0.2, 0.4)}
+    assert mirrored["behind"] == pytest.approx(scores[0.4] - scores[0.2])
+    ends = sorted(right(10.0, 0.2) - right(1.0, rate) for rate in (0.2, 0.4))
+    assert row["accuracy"] == pytest.approx(right(10.0, 0.2) - right(1.0, 0.2))
+    assert [row["accuracy_least"], row["accuracy_most"]] == pytest.approx(ends)
+    assert row["accuracy_runner_up"] == pytest.approx(right(10.0, row["runner_up"]) - right(1.0, 0.2))
+    for result in choice.RESULTS:
+        assert row[result] == pytest.approx(-mirrored[result])
+        assert row[f"{result}_least"] == pytest.approx(-mirrored[f"{result}_most"])
+        changes = row[f"{result}_least"] < 0 < row[f"{result}_most"]
+        assert (result.replace("_", " ") in (row["hangs"] or "").split(", ")) == changes
+    assert choice.rows(arm, None, name) == choice.rows(replace(arm, rechosen=None), reference, name) == []
+
+
+def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None:
+    name = {"model": "m", "variant": None, "objective": "cross_entropy", "tuning": "tuned"}
+    limits = {"log_loss_dyn": 1.0, "log_loss_dyn_low": 0.5, "log_loss_dyn_high": 1.5, "log_loss_dyn_holm": 0.001}
+    contrasts = pd.DataFrame([{**name, "beta": beta, **limits} for beta in (0.1, 10.0)])
+    found = pd.DataFrame(
+        [{**name, "beta": 0.1, "hangs": "log loss dyn, accuracy"}, {**name, "beta": 10.0, "hangs": None}]
+    )
+    (said,) = choice.words(found, contrasts)
+    assert "m beta=0.1 cross_entropy (log loss dyn)" in said
+    assert "beta=10" not in said
+    assert choice.words(found, contrasts.assign(log_loss_dyn_low=-0.1)) == []
+    assert choice.words(found.assign(hangs=None), contrasts) == choice.words(pd.DataFrame(), contrasts) == []
+
+
+def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    repair = registry.calibrators(("temperature_scaling",))
+    assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arms[1.0])} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
+    trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measure_arm(store, arms[1.0], repair))}
+    assert trials == {0: 0.2, 1: 0.4, 2: 0.2, 3: 0.2}
+    # How far seeds differ at one rate is no matter of which rates others choose.
+    measures = measure_arm(store, arms[1.0], repair)
+    read = seed_spread.read(measures, store, settings, {})
+    right = [
+        store.logits(t)["test"].argmax(1) == store.labels(t)["test"] for t in arms[1.0].at_chosen().trials.values()
+    ]
+    assert {trial.lr for trial in arms[1.0].at_chosen().trials.values()} == {0.2}
+    assert read.means["accuracy"] == pytest.approx(tuple(float(hits.double().mean()) for hits in right))
+    assert read.examples["accuracy"] is measures.examples["raw"]["correct"]
+    assert (read.at_chosen[1], read.selection[1]) == (0.4, store.scores("log_loss")(arms[1.0].tried[0.4][1]))
+    analysis = separation.analyse(settings, store)
+    for table in ("rates", "trials"):
+        assert "the rate that the other tuning seeds choose" in analysis.tables[table].note
+    details = {detail.title: " ".join(detail.text) for detail in page.details(analysis)}
+    assert "0.2 with cross_entropy (seed 1 at 0.4, as the others choose)" in details["beta = 1"]
+    assert "seed" not in details["beta = 10"].split("Chosen rates")[1]
+    assert list(analysis.tables["choice"].frame["beta"]) == [10.0]
+
+
+def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Settings]) -> None:
+    """The row of temperature scaling is the split into confidence and dynamics; other families count as it does."""
+    store, settings = chosen
+    calibrators = registry.calibrators(("temperature_scaling", "vector_scaling"))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
+    refined, fixed = (
+        [refinement.refine(replace(one, rechosen=again), None) for one, again in ((reference, r), (arm, a))]
+        for r, a in ((reference.rechosen, arm.rechosen), (None, None))
+    )
+    with_choice, without = (refinement.rows(pair[0], pair[1], {}, False) for pair in (refined, fixed))
+    split = contrast(arm, reference, False)
+    parts = {"total": (1.0, 0.0), "calibration": (1.0, -1.0), "refinement": (0.0, 1.0)}
+    for row, before in zip(with_choice, without, strict=True):
+        score = refinement.SCORES[row["score"]]
+        for part, (raw, repaired) in parts.items():
+            move = rate_choice.shift(arm, reference, ("raw", score, raw), ("temperature_scaling", score, repaired))
+            half = math.hypot(
+                before[f"{part}_change_high"] - before[f"{part}_change"],
+                stats.norm.ppf(0.975) * math.sqrt(choice_variance(move)),
+            )
+            assert row[f"{part}_change_high"] - row[f"{part}_change"] == pytest.approx(half)
+        assert row["total_change_low"] == pytest.approx(split[f"{score}_total_low"])
+    own, before = (refinement.rows(None, pair[0], {}, False)[0] for pair in (refined, fixed))
+    assert own["refinement_low"] < before["refinement_low"] < before["refinement_high"] < own["refinement_high"]
+    assert {row["family"] for row in with_choice} == {"temperature_scaling", "vector_scaling"}
+
+
+def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = registry.calibrators(("temperature_scaling",))
+    points: list[Row] = []
+    moves: factorial.Moves = {}
+    for arm in tuning.arms(settings, store.scores(settings.select)):
+        measures, name = measure_arm(store, arm, repair), arm_rows.named(arm, None)
+        points += factorial.points(measures, name)
+        moves |= factorial.moves(measures, name)
+    assert len(moves) == 2
+    for row, fixed in zip(factorial.rows(points, moves), factorial.rows(points), strict=True):
+        for column in ("beta", "seed"):
+            assert row[column] == fixed[column]
+            assert row[f"{column}_low"] <= fixed[f"{column}_low"] <= fixed[f"{column}_high"] <= row[f"{column}_high"]
+        assert row["seed_high"] > fixed["seed_high"] or fixed["seed_high"] == 1
+        assert (row["beta_p"], row["tuning"]) == (fixed["beta_p"], fixed["tuning"])
+    few = pd.DataFrame(factorial.rows([{**point, "tuning": "few seeds"} for point in points]))
+    assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, settings)[0]
+    assert factorial.rows(points, dict(list(moves.items())[:1])) == factorial.rows(points)
+
+
+def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, Settings]) -> None:
+    store, settings = chosen
+    repair = registry.calibrators(("temperature_scaling",))
+    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
+    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    counted = stability._peaks(arm, reference, False)
+    fixed = stability._peaks(replace(arm, rechosen=None), reference, False)
+    for row, before in zip(counted, fixed, strict=True):
+        move = rate_choice.shift(arm, reference, (*stability.sown.RESULTS[row["result"]], 1.0))
+        added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
+        for kind in ("best_change", "mean_change", "worst_change"):
+            assert row[kind] == before[kind]
+            half = math.hypot(before[f"{kind}_high"] - before[kind], added)
+            assert row[f"{kind}_high"] - row[kind] == pytest.approx(half)
+            assert row[f"{kind}_p"] >= before[f"{kind}_p"]
+    assert added > 0
 
 
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:
@@ -815,6 +1002,31 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
     without = {row["metric"]: row for row in interventions.two_by_two(bare, reference, {}, False)}
     assert without["repaired log loss"]["total_high"] < rows["repaired log loss"]["total_high"]
     assert without["log loss"] == rows["log loss"]
+    assert "doubtful" not in rows["accuracy"]
+    right = torch.ones_like(arm.examples["raw"]["correct"])
+    right[:, :5] = 0
+    few = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": right}})
+    doubtful = {
+        row["metric"]: row
+        for row in interventions.two_by_two({**cells, interventions.TRAINED: few}, reference, {}, False)
+    }
+    assert doubtful["accuracy"]["doubtful"].startswith("few errors: total, head rate, initial magnitude")
+    frames = {
+        "interventions": pd.DataFrame(
+            interventions.rows({interventions.TRAINED: few}, reference, {interventions.TRAINED: {"beta": 10.0}}, False)
+        ),
+        "two_by_two": pd.DataFrame(doubtful.values()),
+    }
+    tables = interventions.tables(settings, frames)
+    assert all("doubtful: limits that may cover less" in table.note for table in tables.values())
+    assert all(table.frame["doubtful"].notna().any() for table in tables.values())
+    lost = torch.ones_like(right)
+    lost[0] = 0
+    mixed = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": lost}})
+    kinds = [interventions.two_by_two({**cells, kind: mixed}, reference, {}, False)[0]["two_kinds"] for kind in cells]
+    assert kinds == ["this arm"] * 3
+    assert interventions.two_by_two(cells, mixed, {}, False)[0]["two_kinds"] == "reference"
+    assert "two_kinds" not in rows["accuracy"]
 
 
 def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:
@@ -833,6 +1045,77 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
     assert best_beta.levels(few, False)["error"].high <= 1
+
+
+def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings]) -> None:
+    """Temperatures fitted anew move curves of repaired loss, by what `fitted_to` says, and no curve of errors."""
+    store, settings = chosen
+    repair = registry.calibrators(("temperature_scaling",))
+    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+    (own,) = best_beta.refits(arm).items()
+    fit = fitted_to("log_loss", (1, arm, range(len(arm.seeds))))
+    assert fit is not None
+    assert own[0] == "repaired log loss"
+    assert own[1].mean() == pytest.approx(-fit.bias, rel=0.3)
+    values = {beta: best_beta.results(arm) for beta in (0.1, 1.0, 10.0)}
+    as_fitted = best_beta.curves({}, values, False)
+    anew = best_beta.curves({}, values, False, None, dict.fromkeys(values, best_beta.refits(arm)))
+    for before, after in zip(as_fitted, anew, strict=True):
+        moved = after.found.drawn_BA - before.found.drawn_BA
+        expected = own[1][:, None] if after.result == own[0] else np.zeros((1, 1))
+        np.testing.assert_allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-12)
+    stuck = replace(arm, at_bound=arm.seeds)
+    np.testing.assert_allclose(best_beta.refits(stuck)["repaired log loss"], 0, atol=1e-15)
+    assert best_beta.refits(replace(arm, log_kappa=None)) == {}
+
+
+def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]) -> None:
+    """Maps fitted without a fold, or a temperature's influence, widen every level, narrow no change and move none."""
+    store, settings = chosen
+    calibrators = registry.calibrators(("temperature_scaling", "vector_scaling"))
+    plans = tuning.arms(settings, store.scores(settings.select))
+    arms = [measure_arm(store, arm, calibrators) for arm in plans]
+    base, arm = (
+        refinement.refine(one, refinement.begun(store, plan, calibrators))
+        for one, plan in zip(arms, plans, strict=True)
+    )
+    assert {name: tuple(parts["log_loss"].shape) for name, parts in arm.without.items()} == dict.fromkeys(
+        ("temperature_scaling", "vector_scaling", refinement.CHOSEN), (4, refinement.FOLDS)
+    )
+    counted = refinement.rows(base, arm, {}, False)
+    as_fitted = refinement.rows(replace(base, measures=None), replace(arm, measures=None), {}, False)
+    for row, bare in zip(counted, as_fitted, strict=True):
+        for part in ("calibration", "refinement", "calibration_change", "refinement_change"):
+            assert row[part] == bare[part]
+            wider = (row[f"{part}_high"] - row[f"{part}_low"]) / (bare[f"{part}_high"] - bare[f"{part}_low"])
+            assert wider > 1 or (wider == 1 and part.endswith("_change"))  # what both arms share cancels in a change
+        assert row["total_change_high"] == bare["total_change_high"]
+    split = contrast(arms[1], replace(arms[0], rechosen=None), False)
+    own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
+    for end in ("", "_low", "_high"):
+        assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])
+        assert own[f"calibration_change{end}"] == pytest.approx(split[f"log_loss_conf{end}"])
+
+
+def test_leaving_out_folds_tells_at_least_how_far_refits_scatter() -> None:
+    g = stream("refits")
+    calibrators = registry.calibrators(("temperature_scaling", "vector_scaling"))
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        u = 1.5 * torch.randn(n, 4, generator=g, dtype=torch.float64)
+        y = torch.multinomial(u.softmax(-1), 1, generator=g)[:, 0]
+        return 2 * u + torch.tensor([1.0, 0.0, 0.0, -0.5]) + 0.8 * torch.randn(
+            n, 4, generator=g, dtype=torch.float64
+        ), y
+
+    test = draw(1500)
+    sets = [draw(150) for _ in range(30)]
+    Z, y = (torch.stack(parts) for parts in zip(*sets, strict=True))
+    found = refinement.cross_validated_stack(Z, y, calibrators, tests=[test] * len(sets))
+    for name, own in calibrators.items():
+        means = [float(metrics.log_loss_n(own.apply(own.fit(*one), test[0]), test[1]).mean()) for one in sets]
+        told = np.mean([np.var(risks[name]["log_loss_without"]) * (refinement.FOLDS - 1) for risks in found])
+        assert 0.8 < told / np.var(means) < 8
 
 
 # limits in doubt, and limits within their range

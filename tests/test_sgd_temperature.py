@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
+from calib_bench.studies import sgd_temperature
 from calib_bench.studies.sgd_temperature import arms, tables
 
 WORDS = (
@@ -113,3 +115,13 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
     claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in tables.acceptance([found], [])}
     assert claims["collapse over momenta"] == tables.MET
     assert claims["Adam"] == tables.MET
+    # Seeds of two kinds leave undecided what they made, and nothing else.
+    heat = next(i for i, one in enumerate(found.readings) if one.arm.part == arms.MOMENTA)
+    found.readings[heat] = replace(found.readings[heat], mixed=True)
+    rows = {row["claim"].split(":")[0].split(" of ")[0]: row for row in tables.acceptance([found], [])}
+    over = rows["collapse over momenta"]
+    assert (over["verdict"], over["two_kinds"]) == (tables.OPEN, "these runs")
+    assert rows["Adam"]["verdict"] == tables.MET
+    assert [row.get("two_kinds") for row in tables.stationary_rows(found, arms.MOMENTA)].count("this arm") == 1
+    found.readings = [replace(one, mixed=one.arm.part == arms.ADAM) for one in found.readings]
+    assert "is not established, since some seeds" in sgd_temperature._adam(found)[0]

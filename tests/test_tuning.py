@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Scores, Trial
+from calib_bench.core.trial import Score, Scores, Trial
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import arms, plan, together
 
@@ -109,6 +111,69 @@ def test_rates_are_chosen_by_three_seeds_unless_told_otherwise() -> None:
     for task in ("digits", "cifar10", "imdb", "imagenet"):
         chosen = resolve(parse([f"task={task}"]))
         assert chosen.tune_seeds == min(3, len(chosen.seed or ()))
+
+
+# cross-fitting
+
+FIXED = ["beta=1", "lr=0.01,0.1,1", "extend=0"]
+
+
+def table(costs: list[list[float]]) -> Scores:
+    """Scores by rate of FIXED, then seed; those of further seeds do not matter."""
+    rows = dict(zip((0.01, 0.1, 1.0), costs, strict=True))
+    return lambda trial: rows[trial.lr][trial.seed] if trial.seed < len(rows[trial.lr]) else 0.0
+
+
+def test_a_tuning_seed_is_reported_at_the_rate_that_the_others_choose() -> None:
+    # Seed 0 alone makes 0.1 the best of all.
+    truth = table([[9.0, 9.0, 9.0], [0.0, 3.0, 3.0], [4.0, 2.5, 2.5]])
+    (arm,) = arms(settings(*FIXED, "seed=0..4", "tune_seeds=3"), truth)
+    assert (arm.chosen, arm.elsewhere) == (0.1, {0: 1.0})
+    assert {seed: trial.lr for seed, trial in arm.trials.items()} == {0: 1.0, 1: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}
+    assert all(seed == trial.seed for seed, trial in arm.trials.items())
+
+
+def test_fewer_than_three_tuning_seeds_keep_one_rate() -> None:
+    truth = table([[9.0, 9.0], [0.0, 3.0], [4.0, 2.5]])
+    (arm,) = arms(settings(*FIXED, "seed=0..3", "tune_seeds=2"), truth)
+    assert (arm.chosen, arm.elsewhere, arm.tuning) == (0.1, {}, "few seeds")
+    assert {trial.lr for trial in arm.trials.values()} == {0.1}
+
+
+costs = st.lists(st.lists(st.floats(0, 10).map(lambda x: round(x, 3)), min_size=4, max_size=4), min_size=3, max_size=3)
+
+
+@given(costs, st.integers(0, 3), st.lists(st.floats(0, 10), min_size=3, max_size=3))
+def test_no_seed_has_a_part_in_the_choice_of_the_rate_it_is_reported_at(
+    known: list[list[float]], seed: int, others: list[float]
+) -> None:
+    chosen = settings(*FIXED, "seed=0..4", "tune_seeds=4")
+    changed = [
+        [other if s == seed else cost for s, cost in enumerate(row)] for row, other in zip(known, others, strict=True)
+    ]
+    (arm,), (again,) = arms(chosen, table(known)), arms(chosen, table(changed))
+    assert arm.trials[seed] == again.trials[seed]
+    # It is the best of the others' means, and all trials were needed to tune.
+    means = [sum(row) - row[seed] for row in known]
+    assert means[(0.01, 0.1, 1.0).index(arm.trials[seed].lr)] == pytest.approx(min(means))
+    assert {trial.key for s, trial in arm.trials.items() if s < 4} <= {t.key for row in arm.tried.values() for t in row}
+    assert arm.trials[4].lr == arm.chosen
+
+
+def test_cross_fitting_takes_no_further_trial() -> None:
+    truth = table([[9.0, 9.0, 9.0], [0.0, 3.0, 3.0], [4.0, 2.5, 2.5]])
+    trials = run_out(settings(*FIXED, "seed=0..4", "tune_seeds=3"), truth)
+    assert len(trials) == 3 * 3 + 2
+
+
+@pytest.mark.parametrize("how", ["diverged", "dead"])
+def test_a_rate_at_which_a_tuning_seed_failed_is_no_seeds_choice(how: str) -> None:
+    lost = math.inf if how == "diverged" else Score(9.0, lambda: True)
+    truth = table([[9.0, 9.0, 9.0], [3.0, 3.0, 3.0], [lost, 2.5, 2.5]])
+    (arm,) = arms(settings(*FIXED, "seed=0..4", "tune_seeds=3"), truth)
+    assert (arm.chosen, arm.elsewhere) == (0.1, {})
+    (arm,) = arms(settings(*FIXED, "seed=0..4", "tune_seeds=3"), table([[9.0] * 3, [3.0] * 3, [9.0, 2.5, 2.5]]))
+    assert (arm.chosen, arm.elsewhere) == (0.1, {0: 1.0})
 
 
 def test_pending_arms_say_so() -> None:

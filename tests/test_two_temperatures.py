@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from calib_bench import cli, registry
+from calib_bench.analysis.result_rows import adjusted
 from calib_bench.core.settings import Settings, parse
+from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.inference.grouped import explained
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
+from calib_bench.studies import two_temperatures
 from calib_bench.studies.two_temperatures import plane
 
 WORDS = (
@@ -64,6 +69,50 @@ def test_cells_know_their_temperatures_and_the_largest_block_is_found() -> None:
         [(0.1, e), (1.0, e)] for e in (0.5, 1.0, 2.0, 4.0)
     ]
     assert plane.block(cells[:4]) == []
+
+
+def test_a_pair_with_a_cell_of_two_kinds_does_not_count_as_different() -> None:
+    own = settings("beta=1,10", "lr_eff=1", "seed=0..9")
+    (family,) = plane.families(own)
+    rng = np.random.default_rng(0)
+
+    def cell(trials: tuple[Trial, ...], level: float, lost: int) -> plane.Cell:
+        wrong = (rng.random((10, 400)) < np.where(np.arange(10) < lost, 0.9, level)[:, None]).astype(float)
+        errors = [{"error": float(row.mean()), "repaired_log_loss": 0.5} for row in wrong]
+        examples = {"error": wrong, "repaired_log_loss": np.full_like(wrong, 0.5)}
+        values = {name: np.full(10, 0.5) for name in plane.METRICS}
+        return plane.Cell(
+            trials, 1 / trials[0].beta ** 2, values, examples, 0.0, plane._lost(errors, [lost == 10] * 10, 10)
+        )
+
+    def said(lost: int) -> tuple[str, plane.Cell]:
+        cells = [cell(family[0], 0.05, 0), cell(family[1], 0.2, lost)]
+        frame = adjusted(pd.DataFrame(two_temperatures._at_equal(cells, own)))
+        return two_temperatures._differ(frame.to_dict("records")), cells[1]
+
+    assert "1 differ in error rate after Holm's correction." in said(0)[0]
+    text, mixed = said(2)
+    assert (mixed.lost, mixed.mixed) == (2, True)
+    assert "0 differ in error rate after Holm's correction; 1 may, not established, since some seeds" in text
+    assert not said(10)[1].mixed
+
+
+def test_pairs_count_the_calibration_examples_of_both_temperatures() -> None:
+    own = settings("beta=1,10", "lr_eff=1", "seed=0..3")
+    (family,) = plane.families(own)
+    rng = np.random.default_rng(0)
+    examples = {name: rng.random((4, 200)) for name in ("error", "repaired_log_loss")}
+    slopes = np.array([[0.1] * 4, [0.5] * 4])
+    cells = [
+        plane.Cell(trials, 1 / trials[0].beta ** 2, {}, examples | {"repaired_log_loss": rng.random((4, 200))}, 0.0, 0,
+                   (rng.standard_normal((4, 60)), slopes))
+        for trials in family
+    ]  # fmt: skip
+    (counted,) = two_temperatures._at_equal(cells, own)
+    (bare,) = two_temperatures._at_equal([replace(one, temperatures=None) for one in cells], own)
+    assert counted["repaired_log_loss"] == bare["repaired_log_loss"]
+    assert counted["repaired_log_loss_high"] > bare["repaired_log_loss_high"]
+    assert counted["error_high"] == bare["error_high"]
 
 
 def test_relative_rates_have_no_temperature() -> None:

@@ -6,15 +6,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.contrast import kappa
+from calib_bench.analysis.measure import METRICS, Measures, fitted_to
 from calib_bench.analysis.rate_choice import Rechosen, shift
 from calib_bench.analysis.result_rows import Row, doubtful
+from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Trial
+from calib_bench.inference import Interval, choice_variance, ece_interval, score_interval, widened, within
+from calib_bench.inference.interval import few_errors
+from calib_bench.planning.tuning import CROSS_FITTED, Arm
 
 if TYPE_CHECKING:
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.trial import Trial
-    from calib_bench.inference import Interval
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
+    import pandas as pd
+
 
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
@@ -46,8 +50,6 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-    from calib_bench.analysis.measure import METRICS, REPAIRED, fitted_to
-    from calib_bench.inference import choice_variance, ece_interval, score_interval, widened, within
 
     rows = []
     failed = len(measures.diverged) + len(measures.dead)
@@ -55,35 +57,34 @@ def methods(measures: Measures, nested: bool) -> list[Row]:
     for method, scores in measures.examples.items():
         frame = measures.frame[measures.frame["method"] == method]
         row: Row = {"method": method, **counts}
-        found: dict[str, Interval] = {}
+        intervals: dict[str, Interval] = {}
         for metric in METRICS:
             if metric not in frame:
                 continue
             if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
                 every = range(len(measures.seeds))
                 fit = fitted_to(metric, (1, measures, every)) if method == REPAIRED else None
-                found[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
+                intervals[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
                 if method in ("raw", REPAIRED):
                     move = shift(measures, None, (method, MEANS[metric], 1.0))
                     variance = 0.0 if move is None else choice_variance(move)
-                    found[metric] = within(widened(found[metric], variance), metric)
-                row |= limits(metric, found[metric])
+                    intervals[metric] = within(widened(intervals[metric], variance), metric)
+                row |= limits(metric, intervals[metric])
             elif metric == "ece" and method in ("raw", "temperature_scaling"):
-                found["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
-                row |= limits("ece", found["ece"])
+                intervals["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
+                row |= limits("ece", intervals["ece"])
             else:
                 row |= over_seeds(metric, frame[metric].tolist())
         if "ece_null" in frame and frame["ece_null"].notna().any():
             row["ece_null"] = frame["ece_null"].mean()
         if method == "temperature_scaling":
             row |= kappa(measures, list(range(len(measures.seeds))))
-        rows.append(row | doubtful(found))
+        rows.append(row | doubtful(intervals))
     return rows
 
 
-def trials(store: Store, measures: Measures) -> list[Row]:
-    """One row per trial of the chosen rate, finished or not; `doubtful` of an ECE that rests on few errors."""
-    from calib_bench.inference.interval import few_errors
+def trials(store: Results, measures: Measures) -> list[Row]:
+    """One row per trial of the arm, finished or not; `doubtful` of an ECE that rests on few errors."""
 
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
@@ -102,7 +103,12 @@ def trials(store: Store, measures: Measures) -> list[Row]:
 
 
 def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
-    """One row per rate tried; with `again`, how often other selection data would have chosen it."""
+    """One row per rate tried, and which tuning seeds are reported at it where each is at the others' choice.
+
+    Args:
+        again: with it, how often other selection data would have chosen each.
+    """
+    crossed = [trial.seed for trial in arm.tried.get(arm.rates[0], ())] if arm.crossed else []
     return [
         {
             "rate": rate,
@@ -110,22 +116,33 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
             "score": arm.scores.get(rate),
             "chosen": rate == arm.chosen,
             **({"rechosen": again.shares.get(rate, 0.0)} if again else {}),
+            **({"cross_fitted": ", ".join(f"{s}" for s in crossed if arm.trials[s].lr == rate)} if crossed else {}),
         }
         for rate in arm.rates
     ]
+
+
+def rates_note(frame: pd.DataFrame) -> str:
+    """What tables of rates say of their columns."""
+    if "cross_fitted" not in frame:
+        return RECHOSEN
+    return f"{RECHOSEN}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+
+
+def trials_note(frame: pd.DataFrame) -> str:
+    """What a table of trials says beside a table of rates, of this frame."""
+    return "repaired: after temperature scaling" + (f"; lr: {CROSS_FITTED}" if "cross_fitted" in frame else "")
 
 
 def over_seeds(name: str, values: list[float]) -> Row:
     """Mean with a t interval over seeds, for this test set, within the range of such a score."""
     import torch
 
-    from calib_bench.inference import score_interval
-
     if len(values) < 2:
         return {name: values[0] if values else None}
     return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
 
 
-def limits(name: str, found: Interval) -> Row:
+def limits(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low` and `_high`."""
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

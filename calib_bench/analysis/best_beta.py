@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, cell, fields, revoked
+from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
+from calib_bench.inference import (
+    Interval,
+    Resampled,
+    choice_variance,
+    crossed_interval,
+    percentile,
+    refitted,
+    resampled_means,
+    widened,
+    within,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.inference import Interval, Resampled
 
     Array = NDArray[np.float64]
 
@@ -65,9 +74,29 @@ def results(measures: Measures) -> dict[str, Array]:
 
 
 def moves(measures: Measures) -> dict[str, Array]:
-    """By how much other choices of the arm's rate would change each of RESULTS: [B, S]; empty where none was chosen."""
-    found = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
-    return {result: -move if result == "error" else move for result, move in found.items() if move is not None}
+    """By how much other choices of the arm's rate would change each of RESULTS, [V, B, S]; empty where it has none."""
+    shifts = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
+    return {result: -move if result == "error" else move for result, move in shifts.items() if move is not None}
+
+
+def refits(measures: Measures) -> dict[str, Array]:
+    """What temperatures fitted on other calibration examples would add to the arm's mean of each of RESULTS: [B].
+
+    Empty where calibration sets differ in size between seeds, so that only seeds are independent.
+    """
+
+    if measures.log_kappa is None:
+        return {}
+    log_T = measures.log_kappa.clone()
+    for i, one in enumerate(measures.seeds):
+        if one in measures.at_bound:  # no influence that could be told, as in `fitted_to`
+            log_T[i] = log_T[i].mean()
+    shared = same_calibration(measures)
+    after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
+    return {
+        result: refitted(log_T, measures.slopes[score][0], measures.slopes[score][1], shared)
+        for result, score in after.items()
+    }
 
 
 def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
@@ -75,18 +104,17 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
 
     None of an arm without a seed.
     """
-    from calib_bench.inference import choice_variance, crossed_interval, widened, within
 
     if not measures.seeds:
         return {}
-    found, shifts = {}, moves(measures)
+    intervals, shifts = {}, moves(measures)
     for result, values in results(measures).items():
         method, score = RESULTS[result]
         fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
         variance = choice_variance(shifts[result]) if result in shifts else 0.0
         mean = widened(crossed_interval(values, nested=nested, fit=fit), variance)
-        found[result] = within(mean, result.replace(" ", "_"))
-    return found
+        intervals[result] = within(mean, result.replace(" ", "_"))
+    return intervals
 
 
 def curves(
@@ -94,6 +122,7 @@ def curves(
     values: Mapping[float, Mapping[str, Array]],
     nested: bool,
     choices: Mapping[float, Mapping[str, Array]] | None = None,
+    fits: Mapping[float, Mapping[str, Array]] | None = None,
 ) -> list[Curve]:
     """An architecture's curves, one for each of RESULTS; none where fewer than three betas are there.
 
@@ -102,23 +131,26 @@ def curves(
         values: `results` of the arms in which every seed finished, by beta.
         nested: each seed has test examples of its own.
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
+        fits: `refits` of them: and by the calibration examples.
     """
-    from calib_bench.inference import resampled_means
 
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
-    found = []
+    result_curves = []
     for result in RESULTS:
-        own = [values[beta][result] for beta in betas]
-        means = [one.mean(1, keepdims=True) for one in own] if nested else own
+        beta_values = [values[beta][result] for beta in betas]
+        means = [one.mean(1, keepdims=True) for one in beta_values] if nested else beta_values
         resampled = resampled_means(np.stack(means, -1))
         chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
         for column, move in enumerate(chosen):
             if move is not None:
-                resampled.drawn_BA[:, column] += np.resize(move.mean(1), len(resampled.drawn_BA))
-        found.append(Curve(name, result, betas, resampled))
-    return found
+                resampled.drawn_BA[:, column] += np.resize(move.mean(-1), len(resampled.drawn_BA))
+        for column, beta in enumerate(betas):
+            if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
+                resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
+        result_curves.append(Curve(name, result, betas, resampled))
+    return result_curves
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
@@ -136,12 +168,11 @@ def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
     return [f"Not among the betas to be best, {model} beta={listed}: not every seed finished.{few}"]
 
 
-def rows(some: Sequence[Curve]) -> list[Row]:
+def rows(curves: Sequence[Curve]) -> list[Row]:
     """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
-    from calib_bench.inference import percentile
 
-    found, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
-    for curve in some:
+    table_rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
+    for curve in curves:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
@@ -149,15 +180,17 @@ def rows(some: Sequence[Curve]) -> list[Row]:
         row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
+            if TWO_KINDS in base.name:
+                row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
             row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
-        found.append(row)
-    return found
+        table_rows.append(row)
+    return table_rows
 
 
-def _exp(name: str, found: Any) -> Row:
+def _exp(name: str, log_interval: Any) -> Row:
     """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
-    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, found).items()}
+    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, log_interval).items()}
 
 
 def words(best: pd.DataFrame, of: str = "") -> list[str]:
@@ -167,23 +200,32 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         best: frame of `rows`, Holm-adjusted within each result.
         of: words to begin with, where it must be said which objective this is and there is one.
     """
-    said: list[str] = []
+    sentences: list[str] = []
     if not len(best):
-        return said
-    for (result, objective), own in best.groupby(["result", "objective"], sort=False):
-        some = own.to_dict("records")
+        return sentences
+    for (result, objective), group in best.groupby(["result", "objective"], sort=False):
+        architectures = group.to_dict("records")
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
-        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in some)
-        said.append(f"{where}The best beta by {result} is {listed}.")
-        others = [row for row in some if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if row.get("ratio_holm", math.nan) < 0.05 and not revoked(row)]
-        silent = [row for row in others if row not in sure]
+        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in architectures)
+        sentences.append(f"{where}The best beta by {result} is {listed}.")
+        others = [row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]]
+        sure = [row for row in others if differs(row)]
+        hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
+        silent = [row for row in others if row not in (*sure, *hints)]
         parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
+        parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
         if silent:
             parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
         if parts:
-            said.append(f"{where}Beside {named(some[0])}, the best beta by {result} is {'; '.join(parts)}.")
-    return said
+            sentences.append(
+                f"{where}Beside {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
+            )
+    return sentences
+
+
+def differs(row: Mapping[Any, Any]) -> bool:
+    """Whether a best beta is surely another than the first architecture's: Holm agrees, and nothing revokes it."""
+    return bool(row.get("ratio_holm", math.nan) < ALPHA) and not revoked(row)
 
 
 def edge(row: Mapping[Any, Any]) -> str:
@@ -208,7 +250,7 @@ def how(best: pd.DataFrame) -> str:
         what = "test examples resampled, since there is one seed"
     same = ", the same resamples for every architecture" if "ratio" in best else ""
     n = f"{seeds} seed{'s' * (seeds > 1)}"
-    counted = f"rates chosen anew where they were chosen, temperatures as fitted{same}"
+    counted = f"rates chosen anew where they were chosen, temperatures fitted anew{same}"
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
@@ -230,6 +272,7 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
             f"the best beta tried{ratio}",
             how(best),
             "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
+            *marks(best),
         ),
         paper=True,
     )

@@ -16,14 +16,12 @@ import numpy as np
 
 from calib_bench import registry
 from calib_bench.core.fate import GUESS
-from calib_bench.core.trial import Score, Trial
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Score, Scores, Trial
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Scores
 
     Array = NDArray[np.float64]
 
@@ -64,12 +62,12 @@ def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     beside = [np.take_along_axis(y, i[..., None], -1)[..., 0] for i in (left, right)]
     with np.errstate(invalid="ignore"):  # of a curve without a point
         rise, fall = (height - lowest for height in beside)
-    whole = inside & np.isfinite(rise) & np.isfinite(fall) & (rise + fall > 0)
+    has_vertex = inside & np.isfinite(rise) & np.isfinite(fall) & (rise + fall > 0)
     a, b = x[best] - x[left], x[right] - x[best]
     with np.errstate(invalid="ignore", divide="ignore"):
         # The vertex of the parabola through (-a, rise), (0, 0), (b, fall).
         shift = (rise * b * b - fall * a * a) / (2 * (rise * b + fall * a))
-    place = x[best] + np.where(whole, np.clip(np.nan_to_num(shift), -a / 2, b / 2), 0.0)
+    place = x[best] + np.where(has_vertex, np.clip(np.nan_to_num(shift), -a / 2, b / 2), 0.0)
     empty = ~np.isfinite(lowest)
     return np.where(empty, np.nan, place), ~inside | empty
 
@@ -116,32 +114,32 @@ def bracket(
         rates: the grid, ascending; all of them have a score.
         score: of a rate, or None where it has not run.
     """
-    known = {rate: value for rate in rates if (value := score(rate)) is not None}
-    if len(known) < len(rates) or all(failed(value) for value in known.values()):
+    score_by_rate = {rate: value for rate in rates if (value := score(rate)) is not None}
+    if len(score_by_rate) < len(rates) or all(failed(value) for value in score_by_rate.values()):
         return Bracket(math.nan, math.nan, math.nan)
-    best = min(known, key=lambda rate: (known[rate], rate))
+    best = min(score_by_rate, key=lambda rate: (score_by_rate[rate], rate))
     step = rates[-1] / rates[-2] if len(rates) > 1 else 2.0
     for _ in range(extend):
-        if any(rate > best and failed(value) for rate, value in known.items()):
+        if any(rate > best and failed(value) for rate, value in score_by_rate.items()):
             break
-        further = _round(max(known) * step)
+        further = _round(max(score_by_rate) * step)
         value = score(further)
         if value is None:
-            return Bracket(best, max(known), math.nan, (further,))
-        known[further] = value
+            return Bracket(best, max(score_by_rate), math.nan, (further,))
+        score_by_rate[further] = value
     while True:
-        bad = [rate for rate in known if rate > best and failed(known[rate])]
+        bad = [rate for rate in score_by_rate if rate > best and failed(score_by_rate[rate])]
         if not bad:
-            return Bracket(best, max(known), math.nan)
+            return Bracket(best, max(score_by_rate), math.nan)
         failing = min(bad)
-        stable = max(rate for rate in known if rate < failing)
+        stable = max(rate for rate in score_by_rate if rate < failing)
         if failing / stable <= FINE * (1 + 1e-9):
             return Bracket(best, stable, failing)
         middle = _round(math.sqrt(stable * failing))
         value = score(middle)
         if value is None:
             return Bracket(best, stable, failing, (middle,))
-        known[middle] = value
+        score_by_rate[middle] = value
 
 
 def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
@@ -160,19 +158,19 @@ def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, B
 
 def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
     """The arm's trials beyond its grid that its brackets have tried or want next, a pure function of the scores."""
-    found: dict[str, Trial] = {}
+    trials: dict[str, Trial] = {}
 
     def noted(trial: Trial) -> float | None:
         value = scores(trial)
         if value is not None and trial.lr not in arm.rates:
-            found.setdefault(trial.key, trial)
+            trials.setdefault(trial.key, trial)
         return value
 
     for seed, one in brackets(settings, arm, noted).items():
         for rate in one.wanted:
             trial = tuning.trial_at(settings, arm.trial, rate, seed)
-            found.setdefault(trial.key, trial)
-    return list(found.values())
+            trials.setdefault(trial.key, trial)
+    return list(trials.values())
 
 
 def regimes(betas: Sequence[float]) -> Mapping[str, list[int]]:
@@ -185,7 +183,11 @@ def regimes(betas: Sequence[float]) -> Mapping[str, list[int]]:
         name: [i for i, beta in enumerate(betas) if low <= beta * (1 + 1e-9) and beta * (1 - 1e-9) <= high]
         for name, (low, high) in ranges.items()
     }
-    return {name: some for name, some in inside.items() if len(some) >= 2 and (name == "all" or len(some) < len(betas))}
+    return {
+        name: indices
+        for name, indices in inside.items()
+        if len(indices) >= 2 and (name == "all" or len(indices) < len(betas))
+    }
 
 
 def _round(rate: float) -> float:

@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.analysis.interventions import MAGNITUDE, RATE, TRAINED
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.fate import DEAD, DIVERGED
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
-from calib_bench.inference.collapse import SEEDS
+from calib_bench.inference.collapse import SEEDS, TIMES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
 
-    from calib_bench.core.settings import Settings
 
-NAMES = ("model", "variant", "beta", "objective", "intervention", "switch")
+NAMES = ("model", "variant", "beta", "objective", "intervention", "switch", "search")
 """Columns that name an arm in a frame of trials."""
 RESULTS = {"accuracy": True, "repaired_log_loss": False}
 """Results that show a collapse, and whether the largest is the best."""
+SCORES = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_scaling", "log_loss")}
+"""The method of each of RESULTS, and the per-example score that it is the mean of."""
 
 
 def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
@@ -43,14 +46,11 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
     if "accuracy" not in trials:
         return []
     K = registry.task(settings.task).classes
-    chance = {"accuracy": 1 / K, "repaired_log_loss": math.log(K)}
     names = [name for name in NAMES if name in trials]
-    found = []
+    arm_rows = []
     for _, arm in trials.groupby(names, sort=False, dropna=False):
         done = arm[arm["status"].isin(("done", DEAD))]
-        lost = np.array(done["status"] == DEAD)
-        for result, largest in RESULTS.items():
-            lost |= collapsed(done[result].astype("float64"), chance[result], largest)
+        lost = _lost(done["status"] == DEAD, {result: done[result].astype("float64") for result in RESULTS}, K)
         if not lost.any():
             continue
         diverged = int((arm["status"] == DIVERGED).sum())
@@ -68,42 +68,73 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
             if not lost.all():
                 without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
                 row |= {key: value for key, value in without.items() if not key.endswith("_p")}
-        found.append(row)
-    return found
+        arm_rows.append(row)
+    return arm_rows
+
+
+def _lost(dead_S: ArrayLike, values: Mapping[str, ArrayLike], classes: int) -> NDArray[np.bool_]:
+    """Which of an arm's finished seeds collapsed, by any of RESULTS, or are dead: [S]."""
+    chance = {"accuracy": 1 / classes, "repaired_log_loss": math.log(classes)}
+    lost_S = np.array(dead_S, bool)
+    for result, largest in RESULTS.items():
+        lost_S |= collapsed(values[result], chance[result], largest)
+    return lost_S
+
+
+def mixed(measures: Measures) -> bool:
+    """Whether some of an arm's finished seeds collapsed, and some did not."""
+    if not measures.seeds:
+        return False
+    scores = {result: measures.examples[method][score].mean(1) for result, (method, score) in SCORES.items()}
+    classes = registry.task(measures.arm.trial.task).classes
+    lost_S = _lost([seed in measures.dead for seed in measures.seeds], scores, classes)
+    return bool(lost_S.any() and not lost_S.all())
+
+
+def two_kinds(arm: Measures, *references: Measures) -> Row:
+    """The column TWO_KINDS of a row about an arm and those that it is compared with; no column where none is mixed."""
+    if mixed(arm):
+        return {TWO_KINDS: "this arm"}
+    return {TWO_KINDS: "reference"} if any(map(mixed, references)) else {}
 
 
 ESTABLISHING = (
-    "separation", "matched", "refinement", "seeds", "gain", "interventions", "two_by_two", "best_beta",
+    "separation", "matched", "refinement", "seeds", "gain", "peaks", "interventions", "two_by_two", "best_beta",
     "factorial_tests",
 )  # fmt: skip
-"""Frames of the study by which effects are called established."""
+"""Frames, of the studies that have them, by which effects are called established."""
 
 
 def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
     """Adds the column TWO_KINDS to frames with a row that rests on an arm of which some seeds collapsed, not all.
 
-    It says "this arm" or "reference"; rows of several betas rest on the arm of each.
+    It says "this arm" or "reference"; rows of several betas rest on the arm of each. A mark that is there stays.
+
+    Args:
+        frames: "trials", rows of `arms.trials` with columns that name their arm, and some of ESTABLISHING.
     """
-    mixed = [row for row in rows(frames["trials"], settings) if row["mixed"]]
-    for name in ESTABLISHING if mixed else ():
-        frame = frames[name]
-        marks = [_rests_on(row, mixed, settings) for row in frame.to_dict("records")]
+    some = [row for row in rows(frames["trials"], settings) if row["mixed"]]
+    for name in ESTABLISHING if some else ():
+        frame = frames.get(name)
+        if frame is None:
+            continue
+        marks = [_plain(row.get(TWO_KINDS)) or _rests_on(row, some, settings) for row in frame.to_dict("records")]
         if any(marks):
             frames[name] = frame.assign(**{TWO_KINDS: [text or None for text in marks]})
 
 
 def _rests_on(row: Mapping[Any, Any], mixed: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
-    own = {key: _plain(row[key]) for key in NAMES if key in row}
-    own["intervention"] = "" if own.get("intervention") == TRAINED else own.get("intervention", "")
+    row_arm = {key: _plain(row[key]) for key in NAMES if key in row}
+    row_arm["intervention"] = "" if row_arm.get("intervention") == TRAINED else row_arm.get("intervention", "")
     arms = [{key: _plain(arm[key]) for key in NAMES if key in arm} for arm in mixed]
     if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
         arms = [arm for arm in arms if arm.get("intervention", "") in ("", RATE, MAGNITUDE)]
-        own.pop("intervention")
-    if any(all(arm.get(key, "") == value for key, value in own.items()) for arm in arms):
+        row_arm.pop("intervention")
+    if any(all(arm.get(key, "") == value for key, value in row_arm.items()) for arm in arms):
         return "this arm"
     base = {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
-    base |= {key: own[key] for key in ("model", "variant") if key in own}
+    base |= {key: row_arm[key] for key in ("model", "variant") if key in row_arm}
     return "reference" if any(all(arm.get(key, "") == value for key, value in base.items()) for arm in arms) else ""
 
 
@@ -111,10 +142,10 @@ def _plain(value: Any) -> Any:
     return "" if value is None or value != value else value
 
 
-def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence an arm."""
-    said = []
-    for row in found:
+    sentences = []
+    for row in arm_rows:
         kept = math.isfinite(row.get("accuracy_without", math.nan))
         means = [
             f"mean {name.replace('_', ' ')} {row[name]:.4f}"
@@ -123,16 +154,16 @@ def words(found: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
         begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {rates}"
-        said.append(f"{begin}; {'; '.join(means)}.")
-    return said
+        sentences.append(f"{begin}; {'; '.join(means)}.")
+    return sentences
 
 
-def warnings(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def warnings(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What intervals do not cover in these arms."""
-    if not found:
+    if not arm_rows:
         return []
-    listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in found)
-    few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in found) < SEEDS else ""
+    listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
+    few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in arm_rows) < SEEDS else ""
     return [
         f"Trials that collapsed, at the chosen rate: {listed}. Intervals of means and spreads there, and of "
         f"contrasts with them, do not cover what so few seeds have not shown; where only some of an arm's seeds "
@@ -157,9 +188,10 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         shown(frame.drop(columns="mixed", errors="ignore"), settings),
         noted(
             settings,
-            "collapsed: diverged, or parted from the better half of its arm's seeds by a gap of ten standard "
-            "deviations within both groups that takes a large part of the way to guessing, in accuracy or repaired log "
-            "loss; share of the trials at the chosen rate that ran, exact limits (Clopper-Pearson)",
+            "collapsed: diverged, or parted from the better half of its arm's seeds, in accuracy or repaired log loss, "
+            "by a gap that takes a fifth of the way to guessing or more (of 3 or 4 seeds, three tenths) and is at "
+            f"least {TIMES:g}, divided by what it takes, standard deviations within both groups; share of the trials "
+            "at the chosen rate that ran, exact limits (Clopper-Pearson)",
             "without: mean over the seeds that did not collapse, t intervals over seeds for this test set; intervals "
             "of the mean over all seeds do not cover collapses that were not seen",
         ),
@@ -169,5 +201,5 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
 def _named(row: Mapping[str, Any]) -> str:
     parts = [str(row[key]) for key in ("model", "variant") if isinstance(row.get(key), str)]
     parts.append(f"beta={row['beta']:.3g}")
-    parts += [str(row[key]) for key in ("objective", "intervention", "switch") if isinstance(row.get(key), str)]
+    parts += [str(row[key]) for key in NAMES[3:] if isinstance(row.get(key), str)]
     return " ".join(parts)

@@ -12,19 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.measure import SPLIT, fitted_to, same_calibration
+from calib_bench.analysis.measure import SPLIT, Measures, fitted_to, same_calibration
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
 from calib_bench.analysis.result_rows import Row, doubtful, fields
+from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, share, widened, within
+from calib_bench.inference.scores import with_doubt
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.inference import Fitted, Interval
 
     Array = NDArray[np.float64]
 
@@ -55,7 +54,6 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
     if reference is None or not seeds:
         return row
-    from calib_bench.inference.scores import with_doubt
 
     ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
 
@@ -100,10 +98,9 @@ def difference_of(
     Args:
         metric: what it is a difference of; its range bounds the limits.
         fit: what a fitted temperature adds, see `measure.fitted_to`.
-        move: [B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`; that
-            variance is added.
+        move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
+            that variance is added.
     """
-    from calib_bench.inference import choice_variance, crossed_interval, widened, within
 
     limits = crossed_interval(d_SN, nested=nested, fit=fit)
     if move is not None:
@@ -114,14 +111,13 @@ def difference_of(
 def _share(
     name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None, moves: Sequence[Array | None]
 ) -> Row:
-    from calib_bench.inference import share
 
     total, conf, _ = moves
     choice = (conf, total) if conf is not None and total is not None else None
-    found = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
-    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+    estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return {}
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def kappa(arm: Measures, rows: list[int]) -> Row:
@@ -129,13 +125,16 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
 
     The choice of the arm's rate is counted.
     """
-    from calib_bench.inference import choice_variance, crossed_interval, widened
 
     if arm.log_kappa is None or not rows:
         return {}
-    found = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))
+    log_interval = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))
     move = shift(arm, None, ("temperature_scaling", LOG_KAPPA, 1.0))
-    found = found if move is None else widened(found, choice_variance(move))
+    log_interval = log_interval if move is None else widened(log_interval, choice_variance(move))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
-        return {"kappa": math.exp(found.mean)}
-    return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
+        return {"kappa": math.exp(log_interval.mean)}
+    return {
+        "kappa": math.exp(log_interval.mean),
+        "kappa_low": math.exp(log_interval.low),
+        "kappa_high": math.exp(log_interval.high),
+    }

@@ -11,7 +11,11 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.format import number
 from calib_bench.analysis.interventions import why_not
+from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, cell, excludes_zero
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
@@ -20,10 +24,6 @@ from calib_bench.planning.tuning import Arm, More, tuned, unique
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 RESCALED = "reference logits times 2"
 UNDERTRAINED = "the reference trained too briefly"
@@ -115,8 +115,8 @@ def base(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
     Args:
         arms: of one family, those of the grid first.
     """
-    own = [arm for arm in arms if arm.trial.beta == settings.reference]
-    return _reference(settings, own) or next(iter(own), None)
+    at_reference = [arm for arm in arms if arm.trial.beta == settings.reference]
+    return _reference(settings, at_reference) or next(iter(at_reference), None)
 
 
 def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[Trial]:
@@ -134,7 +134,7 @@ def positive(arm: Arm | None) -> Iterator[Trial]:
         yield from shorter(arm).trials.values()
 
 
-def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
+def read(settings: Settings, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
     """The rows of a family's controls, which `plan` has trained; none before its reference's rate is chosen.
 
     Raises:
@@ -146,17 +146,15 @@ def read(settings: Settings, store: Store, arms: Sequence[Arm], variant: str | N
     return of_arm(store, reference, each.named(reference, variant), nested)
 
 
-def of_arm(store: Store, arm: Arm, name: Row, nested: bool) -> list[Row]:
+def of_arm(store: Results, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """The same of one arm; `name` are the columns that name it."""
-    from calib_bench.analysis.measure import measure_arm
 
     repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 
-def rescaled(store: Store, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
+def rescaled(store: Results, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
     """The negative control: the reference with its logits doubled, so that only confidence differs."""
-    from calib_bench.analysis.measure import measure_arm
 
     row: Row = {"control": RESCALED, "must": "leave dyn and accuracy at 0"}
     row |= contrast(measure_arm(store, arm, repair, scale=2.0), reference, nested)
@@ -173,12 +171,11 @@ def weaker(measures: Measures, reference: Measures, nested: bool) -> Row:
     return {**row, "passed": seen if "accuracy" in row else None}
 
 
-def both(store: Store, reference: Measures, repair: Mapping[str, Calibrator], nested: bool) -> list[Row]:
+def both(store: Results, reference: Measures, repair: Mapping[str, Calibrator], nested: bool) -> list[Row]:
     """The negative control of an arm and, where it was trained at all, the positive one, for a study of few arms.
 
     The study's plan has the trials of `shorter`.
     """
-    from calib_bench.analysis.measure import measure_arm
 
     rows = [rescaled(store, reference.arm, repair, reference, nested)]
     if why_none(reference.arm.trial) is None:
@@ -253,20 +250,20 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
     """Whether comparisons with a known answer gave it, in a sentence; nothing where there are not two of them yet."""
-    known = _known(frame)
-    failed = [row["control"] for row in known if row["passed"] is False]
+    finished = _known(frame)
+    failed = [row["control"] for row in finished if row["passed"] is False]
     if failed:
         named = "; ".join(dict.fromkeys(failed))
-        return (f"{len(failed)} of {len(known)} controls did not come out as they must ({named}): see Controls.",)
-    if len(known) < 2:
+        return (f"{len(failed)} of {len(finished)} controls did not come out as they must ({named}): see Controls.",)
+    if len(finished) < 2:
         return ()
-    return (f"All {len(known)} controls came out as they must{_weakest(known)}.",)
+    return (f"All {len(finished)} controls came out as they must{_weakest(finished)}.",)
 
 
-def _weakest(known: Sequence[Row]) -> str:
+def _weakest(finished: Sequence[Row]) -> str:
     """What a positive control that passed by one of its measures did not show by the other."""
     names = {"log_loss_dyn": "repaired log loss", "accuracy": "accuracy"}
-    rows = [row for row in known if row["control"] == UNDERTRAINED and row["passed"]]
+    rows = [row for row in finished if row["control"] == UNDERTRAINED and row["passed"]]
     weak = [name for column, name in names.items() if any(not excludes_zero(row, column) for row in rows)]
     return f", though under-training's effect on {' and on '.join(weak)} may be 0" if weak else ""
 
@@ -280,31 +277,33 @@ def _known(frame: pd.DataFrame) -> list[Row]:
 def without(frame: pd.DataFrame) -> list[str]:
     """A sentence for each control that could not be made."""
     reasons = frame.dropna(subset="why") if "why" in frame else frame.iloc[:0]
-    said = (f"Positive control ({row['model']}): left out, since {row['why']}." for _, row in reasons.iterrows())
-    return list(dict.fromkeys(said))
+    sentences = (f"Positive control ({row['model']}): left out, since {row['why']}." for _, row in reasons.iterrows())
+    return list(dict.fromkeys(sentences))
 
 
 def told(frame: pd.DataFrame) -> list[str]:
     """`words`, but of more than `MOST` references one sentence a control."""
-    known = _known(frame)
-    found = {control: [row for row in known if row["control"] == control] for control in (RESCALED, UNDERTRAINED)}
-    if max(map(len, found.values())) <= MOST:
+    finished = _known(frame)
+    by_control = {
+        control: [row for row in finished if row["control"] == control] for control in (RESCALED, UNDERTRAINED)
+    }
+    if max(map(len, by_control.values())) <= MOST:
         return words(frame)
-    said = []
-    if rows := found[RESCALED]:
+    sentences = []
+    if rows := by_control[RESCALED]:
         worst = max(_worst(row, DYNAMICS) for row in rows)
-        said.append(
+        sentences.append(
             f"Negative control, {len(rows)} references: rescaling their logits moves dynamics and accuracy by at most "
             f"{worst:.1g}, {_all(rows, 'which it must not: the separation is not to be trusted')}."
         )
-    if rows := found[UNDERTRAINED]:
+    if rows := by_control[UNDERTRAINED]:
         loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
-        said.append(
+        sentences.append(
             f"Positive control, {len(rows)} references: training them for {_listed(rows, 'trained')} moves repaired "
             f"log loss by {loss} nats and accuracy by {accuracy}, "
             f"{_all(rows, 'which may be 0: there the study has no power to see a change of this size')}."
         )
-    return said + without(frame)
+    return sentences + without(frame)
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -323,12 +322,12 @@ def _span(values: Sequence[float]) -> str:
 
 def words(frame: pd.DataFrame) -> list[str]:
     """One sentence a control and model."""
-    said = []
+    sentences = []
     for row in _known(frame):
         where = f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
         if row["control"] == RESCALED:
             result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"
-            said.append(
+            sentences.append(
                 f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
                 f"{_worst(row, DYNAMICS):.1g}, {result}."
             )
@@ -339,7 +338,7 @@ def words(frame: pd.DataFrame) -> list[str]:
             result = (
                 "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
             )
-            said.append(
+            sentences.append(
                 f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
                 f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
                 f"{moved['accuracy']}, {result}."
@@ -352,8 +351,8 @@ def words(frame: pd.DataFrame) -> list[str]:
                 if row["passed"]
                 else "more than rounding should: the 2x2 rests on their being equal"
             )
-            said.append(
+            sentences.append(
                 f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
                 f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."
             )
-    return said + without(frame)
+    return sentences + without(frame)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.core.baseline import Calibrator, Params
 
 MOST_UNKNOWNS = 1 << 22
 """Unknowns of a calibrator that is fitted unasked: K^2 for 2,048 classes, of which a fit holds about a gigabyte."""

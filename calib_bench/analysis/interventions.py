@@ -17,25 +17,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import REPAIRED, fitted_to
+from calib_bench.analysis.measure import Measures, fitted_to
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, excludes_zero, fields, firm, unsaid, why_loose
+from calib_bench.analysis.result_rows import (  # fmt: skip
+    MAGNITUDE,
+    RATE,
+    TRAINED,
+    TWO_KINDS,
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    unsaid,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
+from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
-from calib_bench.planning.tuning import together
+from calib_bench.inference import Fitted, within
+from calib_bench.inference import two_by_two as contrasts
+from calib_bench.inference.scores import with_doubt
+from calib_bench.planning.tuning import More, together
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.inference import Fitted
-    from calib_bench.planning.tuning import More
 
-TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
 SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
 KINDS = (TRAINED, RATE, MAGNITUDE, SWITCH_TO, SWITCH_FROM)
 METRICS = {
@@ -45,6 +61,7 @@ METRICS = {
 }
 """Metrics of the 2x2: the method, and the per-example score each is the mean of."""
 EFFECTS = ("total", "head_rate", "initial_magnitude", "interaction")
+ALONE = ("head_rate_alone", "initial_magnitude_alone")
 
 
 @dataclass(frozen=True)
@@ -58,11 +75,11 @@ class Part:
 
 def parts(settings: Settings, grid: Iterable[Trial]) -> list[Part]:
     """The interventions of a family, given its arms of the grid; none where they are off or do not apply."""
-    found = {template.beta: template for template in grid if template.objective == CROSS_ENTROPY}
-    reference = found.pop(settings.reference, None)
+    templates = {template.beta: template for template in grid if template.objective == CROSS_ENTROPY}
+    reference = templates.pop(settings.reference, None)
     if reference is None or settings.interventions != "yes" or why_not(reference):
         return []
-    return [part for beta in sorted(found) for part in _at(settings, reference, beta)]
+    return [part for beta in sorted(templates) for part in _at(settings, reference, beta)]
 
 
 def why_not(reference: Trial) -> str:
@@ -101,24 +118,24 @@ def more(settings: Settings) -> More:
     return lambda grid: [part.template for part in parts(settings, grid)]
 
 
-def rows(found: Mapping[str, Measures], reference: Measures, names: Mapping[str, Row], nested: bool) -> list[Row]:
+def rows(by_kind: Mapping[str, Measures], reference: Measures, names: Mapping[str, Row], nested: bool) -> list[Row]:
     """One row an intervention at one beta, training at it first: the contrast with the reference.
 
     Args:
-        found: by kind, some of KINDS.
+        by_kind: by kind, some of KINDS.
         names: by kind, the columns that name the arm.
     """
     return [
         {
             **names[kind],
             "intervention": kind,
-            "rate": found[kind].arm.chosen,
+            "rate": by_kind[kind].arm.chosen,
             "nested": nested,
             "examples": _examples(reference),
-            **contrast(found[kind], reference, nested),
+            **contrast(by_kind[kind], reference, nested),
         }
         for kind in KINDS
-        if kind in found
+        if kind in by_kind
     ]
 
 
@@ -126,39 +143,40 @@ def _examples(measures: Measures) -> int:
     return int(measures.examples["raw"]["correct"].shape[1]) if measures.seeds else 0
 
 
-def two_by_two(found: Mapping[str, Measures], reference: Measures, name: Row, nested: bool) -> list[Row]:
+def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, nested: bool) -> list[Row]:
     """One row a metric at one beta: total = head_rate + initial_magnitude (main effects), and their interaction.
 
-    Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing.
+    Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing. `doubtful` names
+    effects whose limits are in doubt.
     """
-    from calib_bench.inference import two_by_two as contrasts
-    from calib_bench.inference import within
 
-    if not {TRAINED, RATE, MAGNITUDE} <= found.keys():
+    if not {TRAINED, RATE, MAGNITUDE} <= by_kind.keys():
         return []
-    cells = [reference, found[RATE], found[MAGNITUDE], found[TRAINED]]
+    cells = [reference, by_kind[RATE], by_kind[MAGNITUDE], by_kind[TRAINED]]
     seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
     if not seeds:
         return []
     loose = together(measures.arm for measures in cells)
+    kinds = next((kind for one in cells[1:] if (kind := two_kinds(one))), two_kinds(by_kind[TRAINED], reference))
     either = {seed for measures in cells for seed in measures.arm.trials}
     found_rows = []
     for metric, (method, score) in METRICS.items():
         y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
         moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
-        known = [move for move in moves if move is not None]
-        choice = known if len(known) == len(cells) else None
+        chosen_moves = [move for move in moves if move is not None]
+        choice = chosen_moves if len(chosen_moves) == len(cells) else None
         fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
         effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice, fits=fits)
-        row: Row = {**name, "tuning": loose, "metric": metric}
+        row: Row = {**name, **kinds, "tuning": loose, "metric": metric}
         row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
         row["examples"] = _examples(reference)
-        for effect, interval in zip(EFFECTS, effects, strict=False):
+        if score == "correct":
+            effects = effects._replace(
+                **{name: with_doubt(one, (y00, y10, y01, y11), nested) for name, one in effects._asdict().items()}
+            )
+        for effect, interval in zip((*EFFECTS, *ALONE), effects, strict=True):
             row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
-        alone = {"head_rate_alone": effects.first_alone, "initial_magnitude_alone": effects.second_alone}
-        for effect, interval in alone.items():
-            row |= fields(effect, within(interval, metric, difference=True))
-        found_rows.append(row)
+        found_rows.append(row | doubtful(dict(zip((*EFFECTS, *ALONE), effects, strict=True))))
     return found_rows
 
 
@@ -186,12 +204,13 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     """The interventions against the reference, and the 2x2; none without rows."""
     arms, design = frames["interventions"], frames["two_by_two"]
     ref = f"beta={settings.reference:g}"
-    found = {}
+    by_name = {}
     if len(arms):
         stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
-        columns = ("model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped")
+        columns = ["model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped"]
+        columns += [TWO_KINDS, "doubtful"]
         keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
-        found["interventions"] = Table(
+        by_name["interventions"] = Table(
             "Interventions: what moves when one part of beta moves",
             shown(arms[keep], settings),
             noted(
@@ -201,10 +220,11 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
                 f"training at beta. Switch: beta changes after {settings.switch_at:.0%} of the updates, from {ref} "
                 f"(to) or to {ref} (from), without changing a prediction there. Rates tuned like every arm's. "
                 "* Holm-adjusted p < .05 over the rows of this table",
+                *marks(arms[keep]),
             ),
         )
     if len(design):
-        found["two_by_two"] = Table(
+        by_name["two_by_two"] = Table(
             "Beta as two factors: the head's rate and the initial logit magnitude",
             shown(design, settings),
             noted(
@@ -213,10 +233,11 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
                 f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
                 "calibration examples are counted. * Holm-adjusted p < .05 over the betas of a metric",
+                *marks(design),
             ),
             paper=True,
         )
-    return found
+    return by_name
 
 
 def adjust(frames: dict[str, pd.DataFrame]) -> None:
@@ -229,48 +250,48 @@ def adjust(frames: dict[str, pd.DataFrame]) -> None:
 
 def words(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
     """What the interventions say, the 2x2 first."""
-    said = []
-    for where, some in families(frames["two_by_two"]):
-        said.append(f"{where}{_design(some)}")
-    for where, some in families(frames["interventions"]):
-        switched = some[some["intervention"].isin((SWITCH_TO, SWITCH_FROM))]
+    sentences = []
+    for where, family in families(frames["two_by_two"]):
+        sentences.append(f"{where}{_design(family)}")
+    for where, family in families(frames["interventions"]):
+        switched = family[family["intervention"].isin((SWITCH_TO, SWITCH_FROM))]
         if len(switched) and "accuracy" in switched:
-            said.append(f"{where}{_switches(switched, settings)}")
-    return said
+            sentences.append(f"{where}{_switches(switched, settings)}")
+    return sentences
 
 
 def _design(frame: pd.DataFrame) -> str:
     """The two factors on accuracy and repaired log loss, where beta's effect is largest."""
-    said = []
+    clauses = []
     for metric in ("accuracy", "repaired log loss"):
-        some = frame[frame["metric"] == metric].to_dict("records")
-        sure = [row for row in some if firm(row, "total")]
+        metric_rows = frame[frame["metric"] == metric].to_dict("records")
+        sure = [row for row in metric_rows if firm(row, "total")]
         largest = max(sure, key=lambda row: abs(row["total"]), default=None)
         if largest is None:
-            said.append(
+            clauses.append(
                 f"{metric}: the data cannot say that beta has an effect to divide (head rate: "
-                f"{census(some, 'head_rate')}; initial magnitude: {census(some, 'initial_magnitude')})"
+                f"{census(metric_rows, 'head_rate')}; initial magnitude: {census(metric_rows, 'initial_magnitude')})"
             )
             continue
         factors = (
             f"{cell(largest, column)} {name}{unsaid(largest, column)}"
             for column, name in (("head_rate", "the head's rate"), ("initial_magnitude", "the initial magnitude"))
         )
-        said.append(
+        clauses.append(
             f"{metric} changed by {cell(largest, 'total')} at {betas([largest])}, of which {' and '.join(factors)}"
         )
-    return f"Beta split into the head's learning rate and the initial logit magnitude: {'; '.join(said)}."
+    return f"Beta split into the head's learning rate and the initial logit magnitude: {'; '.join(clauses)}."
 
 
 def _switches(frame: pd.DataFrame, settings: Settings) -> str:
-    said = []
+    clauses = []
     for kind, way in (
         (SWITCH_TO, f"{settings.reference:g} to beta"),
         (SWITCH_FROM, f"beta to {settings.reference:g}"),
     ):
-        some = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
-        moved = [row for row in some if firm(row, "accuracy") or firm(row, "log_loss_dyn")]
-        hints = [row for row in some if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
+        switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
+        moved = [row for row in switch_rows if firm(row, "accuracy") or firm(row, "log_loss_dyn")]
+        hints = [row for row in switch_rows if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
         if moved:
             most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
             which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
@@ -279,10 +300,10 @@ def _switches(frame: pd.DataFrame, settings: Settings) -> str:
             which = f"may differ at {betas(hints)}, {why_loose(hints)}"
         else:
             which = "the data cannot say at any beta"
-        said.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")
+        clauses.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")
     return (
         f"Switching beta after {settings.switch_at:.0%} of training, with no prediction changed at the switch: "
-        f"{'; '.join(said)}."
+        f"{'; '.join(clauses)}."
     )
 
 

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench import registry
-from calib_bench.analysis import fitting
+from calib_bench.analysis import rate_choice as rechosen
+from calib_bench.analysis.rate_choice import Rechosen
+from calib_bench.analysis.trial_predictions import (
+    RAW,
+    REPAIRED,
+    Sentences,
+    TrialLogits,
+    on_trials,
+    predictions,
+)
+from calib_bench.core.baseline import Calibrator
 from calib_bench.core.fate import DEAD
-from calib_bench.errors import UserError
-from calib_bench.execute import analysis_pool
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Trial
 from calib_bench.inference import Fitted, ece_null
 from calib_bench.inference import fitted as fitted_temperatures
 from calib_bench.metrics import measure, reliability
 from calib_bench.metrics.masks import offered, zeroed
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.analysis.rate_choice import Rechosen
-    from calib_bench.core.baseline import Calibrator, Params
-    from calib_bench.core.trial import Trial
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
-RAW = "raw"
-REPAIRED = "temperature_scaling"
 SPLIT = ("log_loss", "brier")
 """Scores that a temperature splits into what it repairs and what is left."""
 PER_EXAMPLE = ("log_loss", "brier", "correct", "confidence")
@@ -47,10 +48,6 @@ METRICS = (
 
 STACK_VALUES = 1 << 21
 """Log probabilities that are measured at once: 16 MiB."""
-COPIES = 8
-"""Times the float64 logits that measuring a trial may hold at once."""
-TRIALS, TRIALS_BYTES = 5, 1 << 26
-"""Trials that are measured together at most, and what they may hold: small ones cost less so, large ones do not."""
 
 _Row = tuple[str, dict[str, Any], dict[str, np.ndarray], pd.DataFrame | None]
 """Method, table row, per-example scores [N] and, where kept, reliability bins."""
@@ -99,7 +96,7 @@ class Measures:
     dead: tuple[int, ...] = ()
 
 
-def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
+def measure_arm(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
     """Measures an arm's trials with no calibrator ("raw") and after each of `calibrators`.
 
     Memory is that of one large trial's logits, or of a few small ones', and the arm's per-example scores; inside
@@ -115,25 +112,22 @@ def measure_arm(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], s
     return begun(store, arm, calibrators, scale)()
 
 
-def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Callable[[], Measures]:
+def begun(
+    store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
+) -> Callable[[], Measures]:
     """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
-    from calib_bench.analysis import rate_choice as rechosen
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
     again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
-    done = [arm.trials[seed] for seed, found in status.items() if found in FINISHED]
+    done = [arm.trials[seed] for seed, state in status.items() if state in FINISHED]
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
-
-
-_Said = dict[str, str]
-"""By calibrator, a sentence."""
 
 
 def _whole(
     arm: Arm,
     status: Mapping[int, str],
-    measured: Iterable[tuple[list[_Row], _Said, _Said]],
+    measured: Iterable[tuple[list[_Row], Sentences, Sentences]],
     again: Callable[[], Rechosen | None] | None,
 ) -> Measures:
     """One arm's measures from those of its trials that are done."""
@@ -142,12 +136,12 @@ def _whole(
     examples: dict[str, dict[str, list[np.ndarray]]] = {}
     log_kappa: list[np.ndarray] = []
     slopes: dict[str, list[np.ndarray]] = {}
-    refused: _Said = {}
-    cautions: _Said = {}
-    for found, declined, cautioned in measured:
-        refused |= {name: said for name, said in declined.items() if name not in refused}
+    refused: Sentences = {}
+    cautions: Sentences = {}
+    for state, declined, cautioned in measured:
+        refused |= {name: text for name, text in declined.items() if name not in refused}
         cautions = {**cautioned, **cautions}
-        for method, row, values, curve in found:
+        for method, row, values, curve in state:
             if method == REPAIRED:
                 log_kappa.append(values["log_kappa_n"])
                 for name in SPLIT:
@@ -167,96 +161,43 @@ def _whole(
         reliability=_pool(bins),
         log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=tuple(seed for seed, found in status.items() if found in FINISHED),
-        diverged=tuple(seed for seed, found in status.items() if found == "diverged"),
-        missing=tuple(seed for seed, found in status.items() if found not in (*FINISHED, "diverged")),
+        seeds=tuple(seed for seed, state in status.items() if state in FINISHED),
+        diverged=tuple(seed for seed, state in status.items() if state == "diverged"),
+        missing=tuple(seed for seed, state in status.items() if state not in (*FINISHED, "diverged")),
         refused=refused,
-        cautions={method: said for method, said in cautions.items() if method not in refused},
+        cautions={method: text for method, text in cautions.items() if method not in refused},
         slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
         rechosen=again() if again is not None else None,
-        dead=tuple(seed for seed, found in status.items() if found == DEAD),
+        dead=tuple(seed for seed, state in status.items() if state == DEAD),
     )
-
-
-def on_trials(
-    function: Callable[..., Any],
-    store: Store,
-    trials: Sequence[Trial],
-    calibrators: Mapping[str, Calibrator],
-    *more: Any,
-) -> Iterator[Any]:
-    """What function(calibrators, store, *more, some trials) gives of every trial in order, a few small ones at a time,
-    on worker processes where there are any.
-
-    They find calibrators by name; where one is not of the project or a plug-in, all is done here.
-    """
-    if not trials:
-        return iter(())
-    sizes = store.split_info(trials[0])
-    memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
-    some = min(TRIALS, max(1, TRIALS_BYTES // memory))
-    parts = [trials[i : i + some] for i in range(0, len(trials), some)]
-    known = registry.calibrators()
-    if any(calibrators[name] is not known.get(name) for name in calibrators):
-        return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
-    return chain.from_iterable(
-        analysis_pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, some * memory)
-    )
-
-
-def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> Any:
-    return function(registry.calibrators(names), *rest)
 
 
 def _measured(
-    calibrators: Mapping[str, Calibrator], store: Store, scale: float, trials: Sequence[Trial]
-) -> list[tuple[list[_Row], _Said, _Said]]:
+    calibrators: Mapping[str, Calibrator], store: Results, scale: float, trials: Sequence[Trial]
+) -> list[tuple[list[_Row], Sentences, Sentences]]:
     """Of each trial its rows, raw first, then each calibrator's; and what the calibrators said that it does without,
     and of its calibration set.
 
     Small predictions are measured several methods at a time: the metrics' own pass is shared.
     """
-    read = [_Read.of(store, trial, scale) for trial in trials]
+    read = [TrialLogits.of(store, trial, scale) for trial in trials]
     rows: list[list[_Row]] = [[] for _ in trials]
     together = max(1, STACK_VALUES // sum(one.test.numel() for one in read))
-    found = _predictions(read, calibrators)
-    while some := list(islice(found, together)):
+    found = predictions(read, calibrators)
+    while batch := list(islice(found, together)):
         for i, one in enumerate(read):
-            rows[i] += _scored(one, [(method, *told[i]) for method, told in some if i in told])
+            rows[i] += _scored(one, [(method, *by_trial[i]) for method, by_trial in batch if i in by_trial])
     return [(mine, one.refused, one.cautions(calibrators)) for mine, one in zip(rows, read, strict=True)]
 
 
-def own_tests(store: Store, arms: Iterable[Arm]) -> bool:
+def own_tests(store: Results, arms: Iterable[Arm]) -> bool:
     """Whether seeds have test examples of their own: they differ in their split, and the test set is carved too."""
     splits = {trial.split: trial for arm in arms for trial in arm.trials.values() if store.has(trial)}
     tests = {store.labels(trial)["test"].numpy().tobytes() for trial in splits.values()}
     return len(tests) > 1
 
 
-@dataclass
-class _Read:
-    """A trial's logits Z = beta z, in float64, its labels, and by calibrator that refused them what it said."""
-
-    trial: Trial
-    calibration: Tensor
-    test: Tensor
-    y_calibration: Tensor
-    y_test: Tensor
-    refused: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, store: Store, trial: Trial, scale: float) -> _Read:
-        logits, labels = store.logits(trial), store.labels(trial)
-        Z, Z_test = (scale * trial.beta * logits[split].double() for split in ("calibration", "test"))
-        return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
-
-    def cautions(self, calibrators: Mapping[str, Calibrator]) -> _Said:
-        """What the calibrators say of its calibration set."""
-        said = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
-        return {name: text for name, text in said.items() if text}
-
-
-def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:
+def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:
     """Rows of predictions: method, what its fit tells, log probabilities of the test split."""
     if not predictions:
         return
@@ -275,55 +216,6 @@ def _scored(one: _Read, predictions: Sequence[tuple[str, dict[str, Any], Tensor]
             slopes = temperature_slopes(logp, one.y_test)
             kept |= {f"{name}_slopes": np.array(pair) for name, pair in slopes.items()}
         yield method, row, kept, curve
-
-
-def _predictions(
-    read: Sequence[_Read], calibrators: Mapping[str, Calibrator]
-) -> Iterator[tuple[str, dict[int, tuple[dict[str, Any], Tensor]]]]:
-    """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
-
-    A calibrator that cannot take a trial's logits, fails, or, as one of all of them, would learn too many numbers for
-    so many classes, is entered in its `refused`, but for the one that everything rests on. The seconds of a fit are its
-    share of what fitting them all took.
-    """
-    yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
-    unasked = len(calibrators) >= len(registry.calibrators())
-    for method, calibrator in calibrators.items():
-        large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
-        if large is not None:
-            for one in read:
-                one.refused[method] = f"{large}: calibrator={method} fits it all the same."
-            yield method, {}
-            continue
-        start = time.perf_counter()
-        fits = _fits(calibrator, read)
-        seconds = (time.perf_counter() - start) / len(read)
-        out: dict[int, tuple[dict[str, Any], Tensor]] = {}
-        for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
-            start = time.perf_counter()
-            try:
-                params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
-                told = {"fit_seconds": seconds + time.perf_counter() - start}
-                logp = fitting.applied(calibrator, params, one.test)
-            except UserError as error:
-                if method == REPAIRED:
-                    raise
-                one.refused[method] = str(error)
-                continue
-            if method == REPAIRED:
-                told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
-            out[i] = told, logp
-        yield method, out
-
-
-def _fits(calibrator: Calibrator, read: Sequence[_Read]) -> Sequence[Params | None]:
-    """Each trial's fit; None of all where they cannot be fitted together, or one of them cannot be."""
-    if len(read) > 1 and len({one.calibration.shape for one in read}) == 1:
-        with suppress(Exception, SystemExit):  # which of them, and why, is seen where each is fitted alone
-            return calibrator.fits(
-                torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])
-            )
-    return [None] * len(read)
 
 
 def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:

@@ -2,30 +2,34 @@
 
 The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example
 by example, and the test results at each rate. Choosing anew (`inference.rechosen`) then shows by how much a result
-moves with the choice alone, which is added to the interval of every contrast of tuned arms.
+moves with the choice alone, which is added to the interval of every contrast of tuned arms. It is made again in two
+ways, of which the one that moves a result more counts: once for all seeds, and for each tuning seed by the others, as
+results are reported (`tuning.cross_fitted`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.core.trial import Score
+from calib_bench import metrics, registry
+from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, on_trials, predictions
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Score, Trial
+from calib_bench.inference import rechosen, rechosen_apart
+from calib_bench.metrics import log_loss_n
+from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.trial import Trial
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -39,16 +43,21 @@ class Rechosen:
 
     Attributes:
         shares: by rate, how often it is chosen; rates that never are, left out.
-        shifts: by method ("raw", or temperature scaling) then score, the change [B, S] of its mean over the test split
-            from the chosen rate to the one of each draw, under each tuning seed. Draws are common to the arms of a
-            study: differences of arms have the differences of their shifts.
+        shifts: by method ("raw", or temperature scaling) then score, the change [V, B, S] of its mean over the test
+            split from the rates as chosen to those of each of B draws, under each of S tuning seeds: in the first of V
+            ways all seeds are at the rate that all choose, in the second, where FEWEST_SEEDS or more tune, as they are
+            reported. Draws are common to the arms of a study: differences of arms have the differences of their shifts.
+        costs: mean selection score by candidate rate.
+        results: by method then score, its mean over the test split by candidate rate, under each tuning seed.
     """
 
     shares: Mapping[float, float]
     shifts: Mapping[str, Mapping[str, Array]]
+    costs: Mapping[float, float] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
 
 
-def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
+def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
     """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
 
     A rate at which a tuning seed learnt nothing is no candidate.
@@ -56,58 +65,65 @@ def begun(store: Store, arm: Arm) -> Callable[[], Rechosen | None]:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench import registry
-    from calib_bench.analysis.measure import REPAIRED, on_trials
 
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
     trials = [trial for rate in rates for trial in arm.tried[rate]]
-    if len(arm.tried) < 2 or arm.chosen not in rates:  # of several, one alone may have learnt: its choice moves nothing
+    if arm.chosen not in rates:  # one alone may have been tried, or have learnt: its choice moves nothing
         return lambda: None
     read = on_trials(_read, store, trials, registry.calibrators((REPAIRED,)), arm.select)
     return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
 
 
-def _learnt(store: Store, trial: Trial, score: float | None) -> bool:
+def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
     """Whether a tuning trial finished and did not fail."""
     return isinstance(score, Score) and store.has(trial) and not score.failed
 
 
 def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
-    from calib_bench.inference import rechosen
 
     found = list(read)
     R, S = len(rates), len(found) // len(rates)
     shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
     losses_RN = np.stack([one[0] for one in found]).reshape(R, S, -1).mean(1) if shared else None
-    choice_B = rechosen(np.reshape(np.asarray(cost, np.float64), (R, S)), losses_RN)
-    chosen = rates.index(arm.chosen)
+    cost_RS = np.reshape(np.asarray(cost, np.float64), (R, S))
+    choice_B, apart_BS = rechosen(cost_RS, losses_RN), None
+    if S >= FEWEST_SEEDS:
+        apart_BS = rechosen_apart(cost_RS, losses_RN)
+    seeds = [trial.seed for trial in arm.tried[rates[0]]]
+    chosen, reported_S = rates.index(arm.chosen), [rates.index(arm.trials[seed].lr) for seed in seeds]
+    part, column_S = S / len(arm.trials), np.arange(S)
     shifts: dict[str, dict[str, Array]] = {}
+    results: dict[str, dict[str, dict[float, Array]]] = {}
     for method, scores in found[0][1].items():
         for score in scores:
             value_RS = np.array([one[1][method][score] for one in found]).reshape(R, S)
-            shifts.setdefault(method, {})[score] = value_RS[choice_B] - value_RS[chosen]
+            results.setdefault(method, {})[score] = dict(zip(rates, value_RS, strict=True))
+            ways = [value_RS[choice_B] - value_RS[chosen]]
+            if apart_BS is not None:  # other seeds change with the choice of all as tuning seeds do
+                apart = value_RS[apart_BS, column_S] - value_RS[reported_S, column_S]
+                ways.append(part * apart + (1 - part) * ways[0])
+            shifts.setdefault(method, {})[score] = np.stack(ways)
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
-    return Rechosen({rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}, shifts)
+    shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
+    return Rechosen(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
 
 
 def _read(
-    calibrators: Mapping[str, Calibrator], store: Store, select: str, trials: Sequence[Trial]
+    calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
 ) -> list[tuple[Array, dict[str, dict[str, float]]]]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
-    from calib_bench import metrics
-    from calib_bench.analysis.measure import REPAIRED, _predictions, _Read
 
     read, losses = [], []
     for trial in trials:
         labels = store.labels(trial)
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
         losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
-        read.append(_Read(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
+        read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[tuple[Array, dict[str, dict[str, float]]]] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
-    for method, some in _predictions(read, calibrators):
-        for i, (fitted, logp) in some.items():
+    for method, by_trial in predictions(read, calibrators):
+        for i, (fitted, logp) in by_trial.items():
             means = {score: float(of(logp, read[i].y_test).double().mean()) for score, of in each.items()}
             kappa = {LOG_KAPPA: float(np.log(fitted["kappa"]))} if "kappa" in fitted else {}
             out[i][1][method] = means | kappa
@@ -116,7 +132,6 @@ def _read(
 
 def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
     """What `execute.worker.selection_scores` is the mean of."""
-    from calib_bench.metrics import log_loss_n
 
     if select == "error":
         return (Z_NK.argmax(-1) != y_N).double()
@@ -126,7 +141,7 @@ def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> 
 
 
 def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | None:
-    """The change [B, S] of a contrast's mean under other choices of both arms' rates; None where either made none.
+    """The change [V, B, S] of a contrast's mean under other choices of both arms' rates; None where either made none.
 
     A control runs at the rate that another arm chose: its contrasts are those at given rates.
 

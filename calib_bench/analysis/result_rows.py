@@ -7,21 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, estimate
+from calib_bench.core.settings import Settings
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+
+TRAINED, RATE, MAGNITUDE = "train at beta", "head rate", "initial magnitude"
+"""Names of interventions: all of what beta does, its rate alone, its initial logits alone."""
 
 Row = dict[str, Any]
 
 
-def fields(name: str, found: Interval) -> Row:
+def fields(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
-    row = {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-    return row if math.isnan(found.p) else {**row, f"{name}_p": found.p}
+    row = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row if math.isnan(interval.p) else {**row, f"{name}_p": interval.p}
 
 
 def doubtful(intervals: Mapping[str, Interval]) -> Row:
@@ -39,6 +42,8 @@ DOUBTFUL = (
     "errors) or there are fewer than 25 times the squared skewness of their values (heavy tails)"
 )
 """What the note of a table says of the column."""
+TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (few errors)"
+"""What that of a table of trials says."""
 
 
 def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
@@ -99,6 +104,18 @@ def few_chose(row: Mapping[str, Any]) -> bool:
 TWO_KINDS = "two_kinds"
 """The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
 SOME_COLLAPSED = "some seeds of the arm or its reference collapsed"
+KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
+"""What the note of a table says of the column."""
+
+
+def marks(frame: pd.DataFrame, doubt: str = DOUBTFUL) -> tuple[str, ...]:
+    """What the note of a table says of "doubtful" and TWO_KINDS, columns that only some frames have.
+
+    Args:
+        doubt: what it says of "doubtful".
+    """
+    texts = {"doubtful": doubt, TWO_KINDS: KINDS}
+    return tuple(text for column, text in texts.items() if column in frame)
 
 
 def revoked(row: Mapping[str, Any]) -> str:
@@ -108,7 +125,8 @@ def revoked(row: Mapping[str, Any]) -> str:
     """
     if few_chose(row):
         return FEW_CHOSE
-    return SOME_COLLAPSED if isinstance(row.get(TWO_KINDS), str) else ""
+    kinds = row.get(TWO_KINDS)
+    return SOME_COLLAPSED if isinstance(kinds, str) and kinds else ""
 
 
 def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -13,14 +13,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import ALPHA, Row, adjusted, cell, excludes_zero, fields, firm, revoked, why_loose
+from calib_bench.analysis.result_rows import (
+    ALPHA,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
 from calib_bench.core.fate import FAILED, GUESS
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
-from calib_bench.planning.tuning import trial_at
+from calib_bench.planning.tuning import Arm, trial_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +42,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
@@ -47,9 +57,12 @@ class Seeds:
     Attributes:
         name: columns that name the arm.
         seeds: that finished.
-        means: by result of GAINS, its mean over test examples for each of `seeds`.
+        means: by result of GAINS, its mean over test examples for each of `seeds`, all at the chosen rate: how far
+            seeds differ must not hold how far rates do.
         examples: by result of GAINS, float64 [S, N]: only of arms whose gain is asked for.
-        selection: by seed at the chosen rate, the score that chooses: inf where it diverged; absent where not run.
+        selection: by seed at the rate it is reported at, the score that chooses: inf where it diverged; absent where
+            not run.
+        at_chosen: the same at the chosen rate; empty where that is where all are reported.
         tried: trials that ran, at whatever rate, and how many of them failed, see `calib_bench.core.fate`.
         chosen: the same at the chosen rate, over the seeds that did not choose it; over all when all did.
         fresh: whether `chosen` counts such seeds alone.
@@ -66,9 +79,10 @@ class Seeds:
     chosen: tuple[int, int]
     fresh: bool
     moves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    at_chosen: Mapping[int, float] = field(default_factory=dict)
 
 
-def read(measures: Measures, store: Store, settings: Settings, name: Row, examples: bool = True) -> Seeds:
+def read(measures: Measures, store: Results, settings: Settings, name: Row, examples: bool = True) -> Seeds:
     """Reads off an arm's measures and its stored trials.
 
     Args:
@@ -77,7 +91,10 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
     arm = measures.arm
     values = {k: measures.examples[method][score] for k, (method, score) in GAINS.items() if measures.seeds}
     scores = store.scores(settings.select)
-    selection = {seed: scores(trial) for seed, trial in sorted(arm.trials.items())}
+    selection, at_one = (
+        {seed: score for seed, trial in sorted(one.trials.items()) if (score := scores(trial)) is not None}
+        for one in (arm, arm.at_chosen())
+    )
     tuners = (settings.seed or ())[: settings.tune_seeds]
     tried, at_chosen = _states(arm, store, settings)
     fresh = {seed: bad for seed, bad in at_chosen.items() if seed not in tuners}
@@ -85,23 +102,36 @@ def read(measures: Measures, store: Store, settings: Settings, name: Row, exampl
     return Seeds(
         name=name,
         seeds=measures.seeds,
-        means={k: tuple(v.mean(1).tolist()) for k, v in values.items()},
+        means={k: _at_chosen(measures, k, v.mean(1).tolist()) for k, v in values.items()},
         examples=values if examples else {},
-        selection={seed: score for seed, score in selection.items() if score is not None},
+        selection=selection,
         tried=tried,
         chosen=(len(counted), sum(counted.values())),
         fresh=bool(fresh),
         moves={k: m for k, where in GAINS.items() if (m := shift(measures, None, (*where, 1.0))) is not None},
+        at_chosen=at_one if arm.elsewhere else {},
     )
 
 
-def _states(arm: Arm, store: Store, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
+def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple[float, ...]:
+    """The means of the arm's seeds, of those reported elsewhere that of their trial at the chosen rate."""
+    arm, again = measures.arm, measures.rechosen
+    if not arm.elsewhere or again is None or arm.chosen is None:
+        return tuple(means)
+    method, score = GAINS[result]
+    known = again.results[method][score][arm.chosen].tolist()
+    tuners = [trial.seed for trial in arm.tried[arm.chosen]]
+    one = dict(zip(tuners, known, strict=True))
+    return tuple(one.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
+
+
+def _states(arm: Arm, store: Results, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
     """Stored trials of all rates and how many failed; at the chosen rate, by seed, whether it did."""
     ran = diverged = 0
     chosen = {}
     for tried in arm.rates:
         for seed in settings.seed or ():
-            trial = arm.trials[seed] if tried == arm.chosen else trial_at(settings, arm.trial, tried, seed)
+            trial = trial_at(settings, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
             bad = store.fate(trial) in FAILED
@@ -125,10 +155,11 @@ def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
     for result in RESULTS if arm.seeds else ():
         values = arm.means[result]
         best = max if result == "accuracy" else min
-        known = {seed: arm.selection[seed] for seed in arm.seeds if seed in arm.selection}
+        scores = arm.at_chosen or arm.selection
+        selection_scores = {seed: scores[seed] for seed in arm.seeds if seed in scores}
         row: Row = {**base, "result": result, "mean": math.fsum(values) / len(values), "peak": best(values)}
-        if known:
-            row["picked"] = values[arm.seeds.index(min(known, key=lambda s: known[s]))]
+        if selection_scores:
+            row["picked"] = values[arm.seeds.index(min(selection_scores, key=lambda s: selection_scores[s]))]
         row |= fields("spread", spread(values))
         if reference is not None and reference is not arm:
             common = [seed for seed in arm.seeds if seed in reference.seeds]
@@ -167,25 +198,38 @@ def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
         groups.setdefault(tuple(arm.name.get(k) for k in ("model", "variant", "objective")), []).append(arm)
     out = []
     for (model, variant, objective), members in groups.items():
-        own = next((arm for arm in members if arm.name["beta"] == reference), None)
-        if own is None or not own.seeds:
+        reference_arm = next((arm for arm in members if arm.name["beta"] == reference), None)
+        if reference_arm is None or not reference_arm.seeds:
             continue
-        fit = [arm for arm in members if set(own.seeds) <= set(arm.seeds) & set(arm.selection)]
+        fit = [arm for arm in members if set(reference_arm.seeds) <= set(arm.seeds) & set(arm.selection)]
         lack = sorted(arm.name["beta"] for arm in members if arm not in fit)
         if len(fit) < 2:
             continue
-        selection_AS = [[arm.selection[s] for s in own.seeds] for arm in fit]
-        base = {"model": model, "variant": variant, "objective": objective, "seeds": len(own.seeds), "nested": nested}
+        selection_AS = [[arm.selection[s] for s in reference_arm.seeds] for arm in fit]
+        base = {
+            "model": model,
+            "variant": variant,
+            "objective": objective,
+            "seeds": len(reference_arm.seeds),
+            "nested": nested,
+        }
         loose = dict.fromkeys(str(arm.name["tuning"]) for arm in fit if arm.name["tuning"] != "tuned")
         base["tuning"] = ", ".join(loose) or "tuned"
         for result in GAINS:
-            test_ASN = [[np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in own.seeds] for arm in fit]
-            found = selected_gain(selection_AS, test_ASN, fit.index(own), nested=nested)
-            choices = sorted({fit[a].name["beta"]: found.choices.count(a) for a in found.choices}.items())
-            row = {**base, "examples": len(test_ASN[0][0]), "result": result, "chosen": fit[found.chosen].name["beta"]}
+            test_ASN = [
+                [np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in reference_arm.seeds] for arm in fit
+            ]
+            selected = selected_gain(selection_AS, test_ASN, fit.index(reference_arm), nested=nested)
+            choices = sorted({fit[a].name["beta"]: selected.choices.count(a) for a in selected.choices}.items())
+            row = {
+                **base,
+                "examples": len(test_ASN[0][0]),
+                "result": result,
+                "chosen": fit[selected.chosen].name["beta"],
+            }
             row |= {"choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in choices), "betas": len(fit)}
             row |= {"left_out": ", ".join(f"{beta:.3g}" for beta in lack) or None}
-            out.append(row | fields("gain", _with_rates(found.gain, fit[found.chosen], own, result)))
+            out.append(row | fields("gain", _with_rates(selected.gain, fit[selected.chosen], reference_arm, result)))
     return out
 
 
@@ -211,12 +255,14 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
             "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
             "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
-            "number of seeds; picked: the seed that the selection split prefers",
+            "number of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of "
+            "the tuning seeds chose",
             f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite or "
             f"ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
             f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
             "those that share a seed are not quite; a trial that did not fail may still have collapsed"
             + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
+            *marks(frame),
         ),
     )
 
@@ -234,42 +280,43 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "the rates at the chosen beta and the reference; training at every beta is what it costs",
             sample(frame),
             "* Holm-adjusted p < .05 over this table",
+            *marks(frame),
         ),
     )
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """At which beta results depend on the seed more, or training diverges, no more than the intervals allow."""
-    said: list[str] = []
+    sentences: list[str] = []
     if "result" not in frame:
-        return said
-    for where, own in families(adjusted(frame, "result")):
-        for result, rows_ in own.groupby("result", sort=False):
+        return sentences
+    for where, family in families(adjusted(frame, "result")):
+        for result, rows_ in family.groupby("result", sort=False):
             rows = [row for row in over_beta(rows_, settings) if math.isfinite(row.get("spread_ratio_low", math.nan))]
             if rows:
-                said.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
-        said += [where + text for text in _peak(own)]
-        text = _diverged(own.drop_duplicates(["beta", "objective"]))
+                sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
+        sentences += [where + text for text in _peak(family)]
+        text = _diverged(family.drop_duplicates(["beta", "objective"]))
         if text:
-            said.append(where + text)
-    return said
+            sentences.append(where + text)
+    return sentences
 
 
 def _spreads(rows: Sequence[Row], settings: Settings) -> str:
     sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not revoked(row)]
     silent = [row for row in rows if row not in sure]
-    said = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
+    clauses = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:
-        said.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
-    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(said)}"
+        clauses.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
+    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(clauses)}"
 
 
 def _peak(frame: pd.DataFrame) -> list[str]:
     """Whether the best single seed and the best mean are at different betas."""
-    own = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
-    if len(own) < 2 or int(own["seeds"].max()) < 2:
+    accuracy_rows = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
+    if len(accuracy_rows) < 2 or int(accuracy_rows["seeds"].max()) < 2:
         return []
-    peak, mean = own.loc[own["peak"].idxmax()], own.loc[own["mean"].idxmax()]
+    peak, mean = accuracy_rows.loc[accuracy_rows["peak"].idxmax()], accuracy_rows.loc[accuracy_rows["mean"].idxmax()]
     text = (
         f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g} (accuracy {peak['peak']:.4f}, "
         f"mean {peak['mean']:.4f})"
@@ -303,9 +350,9 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
 
 def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """What a user gains by choosing beta, no more than the intervals allow."""
-    said = []
-    for where, own in families(adjusted(frame) if len(frame) else frame):
-        for objective, rows in own.groupby("objective", sort=False):
+    sentences = []
+    for where, family in families(adjusted(frame) if len(frame) else frame):
+        for objective, rows in family.groupby("objective", sort=False):
             loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
             by_result = {row["result"]: row for row in rows.to_dict("records")}
             first = next(iter(by_result.values()))
@@ -314,14 +361,16 @@ def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
                 f"{where}Choosing beta{loss} on the selection split ({n}; all together choose {_beta(first['chosen'])})"
             )
             if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in by_result.values()):
-                said.append(f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing.")
+                sentences.append(
+                    f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing."
+                )
                 continue
             parts = [f"{result} by {cell(row, 'gain')}{_sure(row)}" for result, row in by_result.items()]
-            said.append(
+            sentences.append(
                 f"{begin} instead of {_beta(settings.reference)} changes test {'; '.join(parts)}; the choice itself is "
                 "counted."
             )
-    return said
+    return sentences
 
 
 def _beta(beta: float) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import Row, excludes_zero, firm, why_loose
+from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""
-HIDDEN = ("nested", "examples", TWO_KINDS)
+HIDDEN = ("nested", "examples")
 """Columns that the note or a warning tells and the table need not."""
 
 
@@ -67,14 +67,14 @@ def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     sure = [row for row in rows if firm(row, column)]
     hints = [row for row in rows if excludes_zero(row, column) and not firm(row, column)]
     silent = [row for row in rows if not excludes_zero(row, column)]
-    said = []
+    clauses = []
     if sure:
-        said.append(f"differs at {betas(sure)}")
+        clauses.append(f"differs at {betas(sure)}")
     if hints:
-        said.append(f"may differ at {betas(hints)} ({why_loose(hints)})")
+        clauses.append(f"may differ at {betas(hints)} ({why_loose(hints)})")
     if silent:
-        said.append(f"the data cannot say at {betas(silent)}")
-    return ", ".join(said)
+        clauses.append(f"the data cannot say at {betas(silent)}")
+    return ", ".join(clauses)
 
 
 def betas(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -99,5 +99,5 @@ def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def over_beta(frame: pd.DataFrame, settings: Settings) -> list[Row]:
     """Rows of cross-entropy arms at another beta than the reference's."""
-    own = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != settings.reference)]
-    return own.to_dict("records")
+    other_betas = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != settings.reference)]
+    return other_betas.to_dict("records")

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
-from calib_bench.analysis.result_rows import Row, without_lone
+from calib_bench.analysis.measure import Measures, measure_arm
+from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, marks, without_lone
 from calib_bench.analysis.table_notes import noted, rate_unit, shown
 from calib_bench.analysis.warnings import untrained, warnings
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Table
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
 
 REPAIR = ("temperature_scaling",)
 
@@ -39,7 +39,7 @@ class Reader:
     """
 
     settings: Settings
-    store: Store
+    store: Results
     nested: bool
     arms: list[Arm] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
@@ -49,7 +49,6 @@ class Reader:
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; `name` are the columns that name it."""
-        from calib_bench.analysis.measure import measure_arm
 
         measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)
@@ -73,23 +72,24 @@ class Reader:
         import pandas as pd
 
         settings = self.settings
-        score = settings.select.replace("_", " ")
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}"
+        score, tried = settings.select.replace("_", " "), pd.DataFrame(self.rates)
+        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
         unit = rate_unit(settings)
-        known = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
-        collapses = collapse.rows(pd.DataFrame(self.trials), settings)
+        optional = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
+        trials = pd.DataFrame(self.trials)
+        collapses = collapse.rows(trials, settings)
         if collapses:
-            known |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
-        return known | {
+            optional |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
+        return optional | {
             "rates": Table(
                 "Learning rates tried",
-                shown(pd.DataFrame(self.rates), settings),
+                shown(tried, settings),
                 noted(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                shown(pd.DataFrame(self.trials), settings),
-                noted(settings, "repaired: after temperature scaling"),
+                shown(trials, settings),
+                noted(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 
@@ -99,8 +99,8 @@ class Reader:
 
         settings = self.settings.model_copy(update={"interventions": "no"})
         frames = {"trials": pd.DataFrame(self.trials)}
-        own = warnings(settings, self.arms, (), frames, {}, self.store.provenance())
-        return tuple(dict.fromkeys([*own, *more]))
+        arm_warnings = warnings(settings, self.arms, (), frames, {}, self.store.provenance())
+        return tuple(dict.fromkeys([*arm_warnings, *more]))
 
     def analysis(
         self,
@@ -118,16 +118,16 @@ class Reader:
         """
         import pandas as pd
 
-        found = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
-        known, trials = self.controlled(), pd.DataFrame(self.trials)
+        scores = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
+        control_rows, trials = self.controlled(), pd.DataFrame(self.trials)
         verdict = (*untrained(self.arms), *verdict)
-        shared = {"arms": self.arms, "measurements": found, "reference": self.settings.reference}
+        shared = {"arms": self.arms, "measurements": scores, "reference": self.settings.reference}
         return Analysis(
-            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.settings)), *controls.told(known)),
+            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.settings)), *controls.told(control_rows)),
             tables={**tables, **self.tables()},
             warnings=self.warnings(more),
             data={**shared, "limit": self.settings.limit, **data},
-            summary=(*summary, *controls.outcome(known)) if summary else (),
+            summary=(*summary, *controls.outcome(control_rows)) if summary else (),
         )
 
 

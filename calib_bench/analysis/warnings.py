@@ -10,13 +10,12 @@ from calib_bench.analysis import collapse
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.interventions import why_not
 from calib_bench.core.fate import DEAD, GUESS
-from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
+from calib_bench.core.settings import Settings
+from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm
 
 STATUS = {
     "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
@@ -47,35 +46,35 @@ def warnings(
         extra: those of the interventions.
         refused: by calibrator that could not be fitted, what it said.
     """
-    found = []
+    sentences = []
     if settings.limit is not None:
-        found.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
-    found += untrained([*grid, *extra]) + _batches([*grid, *extra], provenance)
+        sentences.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    sentences += untrained([*grid, *extra]) + _batches([*grid, *extra], provenance)
     references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
     if not references:
-        found.append(
+        sentences.append(
             f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
         )
-    found += _tuning([*grid, *extra]) + _trials(frames["trials"])
-    found += collapse.warnings(collapse.rows(frames["trials"], settings))
-    found += _doubtful(frames.get("separation"))
+    sentences += _tuning([*grid, *extra]) + _trials(frames["trials"])
+    sentences += collapse.warnings(collapse.rows(frames["trials"], settings))
+    sentences += _doubtful(frames.get("separation"))
     if len(settings.seed or ()) == 1:
-        found.append(
+        sentences.append(
             "One seed: intervals hold for this one initialization and batch order, not for training in general."
         )
     if settings.interventions == "yes":
         reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
-        found += [f"Left out, interventions on {reason}." for reason in reasons]
+        sentences += [f"Left out, interventions on {reason}." for reason in reasons]
     calibrators = registry.calibrators()
     every = set(calibrators) <= set(settings.calibrator or calibrators)
-    for method, said in refused.items():
+    for method, refusal in refused.items():
         if not (
             every and calibrators[method].classes
         ):  # of all there are, those for another number of classes are no loss
-            found.append(f"Left out, {method}: {said}")
+            sentences.append(f"Left out, {method}: {refusal}")
     for split in provenance.get("splits", ()):
-        found += [f"Data: {note}." for note in split.get("notes", {}).values()]
-    return tuple(dict.fromkeys(found))
+        sentences += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    return tuple(dict.fromkeys(sentences))
 
 
 def _doubtful(frame: pd.DataFrame | None) -> list[str]:
@@ -111,47 +110,47 @@ def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
 
 def _tuning(arms: Sequence[Arm]) -> list[str]:
     """Arms whose rate was not tuned, by why."""
-    found = []
+    sentences = []
     for status, meaning in STATUS.items():
-        said = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
-        names = [f"{arm.trial.model} {arm.label}" for arm in said]
+        affected = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
+        names = [f"{arm.trial.model} {arm.label}" for arm in affected]
         if names:
             everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
-            found.append(f"{status.capitalize()}: {everything} ({meaning}).")
+            sentences.append(f"{status.capitalize()}: {everything} ({meaning}).")
     few = [arm for arm in arms if FEW_SEEDS in arm.tuning]
     if few:
         seeds = max(len(trials) for arm in few for trials in arm.tried.values())
         everything = "every arm" if len(few) == len(arms) else ", ".join(f"{a.trial.model} {a.label}" for a in few)
         chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}"
-        found.append(
+        sentences.append(
             f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
             f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
         )
-    return found
+    return sentences
 
 
 def _trials(frame: pd.DataFrame) -> list[str]:
     """Trials that are missing from their arms, and temperatures at a bound."""
-    found = []
+    sentences = []
     rows = frame.to_dict("records")
     for status, text in STATES:
-        some = [row for row in rows if row["status"] == status]
-        if some:
-            which = ", ".join(_trial(row) for row in some)
-            found.append(f"Left out with their pairs, {text}: {len(some)} of {len(rows)} trials ({which}).")
+        lost = [row for row in rows if row["status"] == status]
+        if lost:
+            which = ", ".join(_trial(row) for row in lost)
+            sentences.append(f"Left out with their pairs, {text}: {len(lost)} of {len(rows)} trials ({which}).")
     dead = [row for row in rows if row["status"] == DEAD]
     if dead:
-        found.append(
+        sentences.append(
             f"Dead at the chosen rate, and part of every mean: {len(dead)} of {len(rows)} trials ended at {GUESS:.0%} "
             f"or more of the loss of guessing, the entropy of the labels ({', '.join(_trial(row) for row in dead)})."
         )
     stopped = [row for row in rows if row.get("at_bound") is True]
     if stopped:
-        found.append(
+        sentences.append(
             f"Temperature at a bound, where the calibration data have no optimum: {len(stopped)} of {len(rows)} "
             "trials; their kappa is that bound."
         )
-    return found
+    return sentences
 
 
 def _trial(row: Mapping[str, Any]) -> str:

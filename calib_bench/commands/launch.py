@@ -23,6 +23,7 @@ OWN = {
     "partition": ("", "partition"),
     "account": ("", "account"),
     "restarts": ("3", "with=torchrun: how often all processes start again from the last checkpoint when one is lost"),
+    "grace": ("120", "seconds before the time limit at which the run saves, leaves and is queued again; 0: no warning"),
     "port": ("29500", "port of the first node on which the others meet"),
     "script": ("", "file to write; default <task>-<study>.sbatch"),
 }
@@ -40,12 +41,32 @@ HELP = "\n".join(
 SEAL = "# as written: "
 """Before the digest of all above it, by which an edited script is told from one that may be written anew."""
 
+WARNED = """\
+# SLURM warns this shell alone, {grace} s before the time limit (B: in --signal). It passes the warning on to the step
+# below, whose run saves what is under way and leaves, and puts the job back into the queue, to go on from there.
+trap 'again=yes; [ -z "$step" ] || kill -USR1 "$step" || true' USR1
+trap : TERM  # which steps get too: what they save is waited for
+"""
+
+ENDED = """\
+step=$!
+code=0
+while wait "$step" || code=$?; kill -0 "$step" 2>/dev/null; do code=0; done  # a warning ends wait before the step ends
+if [ -n "$again" ] && [ "$code" != 0 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+
 TORCHRUN = """\
 # One process a GPU, all of them on one trial at a time. When one is lost, all start again from the last checkpoint.
+# torchrun passes these signals on, and waits so long for processes to save; versions without such options die of USR1,
+# and the processes save when they see it.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 PET_SHUTDOWN_TIMEOUT={patience}
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 {python} -m torch.distributed.run \\
   --nnodes="$SLURM_NNODES" --nproc-per-node={processes} --max-restarts={restarts} \\
   --rdzv-backend=c10d --rdzv-endpoint="$head:{port}" --rdzv-id="$SLURM_JOB_ID" \\
-  -m calib_bench {words}
+  -m calib_bench {words} &
 """
 
 RAY = """\
@@ -54,6 +75,7 @@ RAY_AUTH_TOKEN="$({python} -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
   set -euo pipefail
+  trap "" USR1  # nothing to the cluster
   if [ "$SLURM_PROCID" = 0 ]; then
     {python} -m ray.scripts.scripts start --head --node-ip-address="$1" --port={port} \\
       --num-cpus={cpus} --num-gpus={gpus} --include-dashboard=false --block &
@@ -70,12 +92,17 @@ for _ in range(150):
         time.sleep(1)
 " "$1"
   if [ "$SLURM_PROCID" = 0 ]; then
-    {python} -m calib_bench {words} ray_address="$1:{port}"
+    driver= code=0
+    trap "[ -z \\$driver ] || kill -USR1 \\$driver || true" USR1
+    {python} -m calib_bench {words} ray_address="$1:{port}" &
+    driver=$!
+    while wait "$driver" || code=$?; kill -0 "$driver" 2>/dev/null; do code=0; done
+    exit "$code"
   else
     # it leaves with the head
     {python} -m ray.scripts.scripts start --address="$1:{port}" --num-cpus={cpus} --num-gpus={gpus} --block || true
   fi
-' worker "$head"
+' worker "$head" &
 """
 
 
@@ -141,7 +168,7 @@ def script(own: dict[str, str], settings: UserSettings, python: str = sys.execut
         SettingsError: a value cannot be.
     """
     nodes, gpus, cpus = (_count(own, key, least) for key, least in (("nodes", 1), ("gpus", 0), ("cpus", 1)))
-    restarts, port = _count(own, "restarts", 0), _count(own, "port", 1)
+    restarts, port, grace = _count(own, "restarts", 0), _count(own, "port", 1), _count(own, "grace", 0)
     kind = own["with"] if own["with"] != "auto" else "torchrun" if settings.task == "imagenet" else "ray"
     if kind not in ("torchrun", "ray"):
         raise SettingsError(f"with={kind} is unknown: {nearest(kind, ['torchrun', 'ray', 'auto'])}")
@@ -158,6 +185,7 @@ def script(own: dict[str, str], settings: UserSettings, python: str = sys.execut
         "account": own["account"],
         "output": f"{settings.name}-%j.log",
         "open-mode": "append",
+        "signal": f"B:USR1@{grace}" if grace else "",
         "requeue": None,
     }
     for key, value in directives.items():
@@ -174,6 +202,7 @@ def script(own: dict[str, str], settings: UserSettings, python: str = sys.execut
         cpus=cpus,
         gpus=gpus,
         restarts=restarts,
+        patience=max(30, grace - 30),
         port=port,
         words=run,
     )
@@ -188,7 +217,8 @@ def script(own: dict[str, str], settings: UserSettings, python: str = sys.execut
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")',
             "head=${head%%$'\\n'*}  # a pipe to head would fail where it ends before scontrol does",
             "",
-            body,
+            "step= again=",
+            (WARNED.format(grace=grace) if grace else "") + body + ENDED,
         ]
     )
 

@@ -45,10 +45,18 @@ def run(settings: UserSettings, ask: bool = False) -> int:
         return _run(settings, resolved, ask)
     device = distributed.start(device_type(resolved))
     resolved = resolved.model_copy(update={"device": str(device)})
-    if distributed.is_main():
-        _run(settings, resolved, ask)
-    else:
-        data_parallel.follow(resolved)
+    leads = distributed.is_main()
+    try:
+        if leads:
+            _run(settings, resolved, ask)
+        else:
+            with shutdown.together():
+                data_parallel.follow(resolved)
+    except shutdown.Stopped:
+        distributed.stop()
+        if leads:
+            raise
+        return 130  # the main process says why
     distributed.stop()
     return 0
 
@@ -78,7 +86,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     display.say("start", folder=store.path, command=_command(settings))
     with Tracker(store, resolved, partial(warn, display)) as tracker:
         try:
-            with nullcontext() if distributed.requested() else shutdown.orderly():
+            with shutdown.together() if distributed.requested() else shutdown.orderly():
                 _train(resolved, study, store, plan, workers, device, display)
         except shutdown.Stopped:
             raise shutdown.Stopped(
@@ -241,6 +249,7 @@ def _wait_for_others(plan: planning.Plan, known: leases.Claims, console: Console
     """Return when there is something to do: a trial that no other driver is at work on, be it done meanwhile."""
     keys, told = {trial.key for group in plan.groups for trial in group}, False
     while keys <= known.busy():
+        data_parallel.leave_if_asked()
         if not told:
             console.print(f"{len(keys):,} trials are with other drivers on this store: waiting for them", markup=False)
             told = True

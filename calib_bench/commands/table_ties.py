@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.measure import PER_EXAMPLE, RAW, REPAIRED, measure_arm, own_tests
+from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
+from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.errors import UserError
 from calib_bench.inference import Interval, aurc_interval, difference_interval, ece_interval, holm
 from calib_bench.planning import tuning

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from calib_bench.core.results import Results
     from calib_bench.core.splits import Splits
     from calib_bench.core.task import Task
-    from calib_bench.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Study:
         plan: (Settings filled with the task's defaults, Scores) -> every trial wanted so far, in the order to run.
             Called again after each round until it adds nothing, so that a plan may follow what was found (extend a
             grid of rates); it must be a pure function of its arguments.
-        analyse: (Settings, Store) -> Analysis; reads the store alone.
+        analyse: (Settings, Results) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure, or None where there is nothing to show.
         defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function
             of the task.
@@ -143,7 +143,7 @@ class Study:
 
     question: str
     plan: Callable[[Settings, Scores], list[Trial]]
-    analyse: Callable[[Settings, Store], Analysis]
+    analyse: Callable[[Settings, Results], Analysis]
     figures: Mapping[str, Callable[[Analysis], Figure | None]]
     defaults: Mapping[str, tuple[Any, ...] | Callable[[Task], tuple[Any, ...]]] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()

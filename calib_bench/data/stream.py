@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from calib_bench.data.grey import Greys
 from calib_bench.data.raw_split import Part, decode
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
+from calib_bench.system import shutdown
 from calib_bench.system.random import seed_of
 
 Item = tuple[int, int, int]
@@ -124,6 +126,15 @@ def collate(images: list[Tensor | DataError]) -> Tensor | DataError:
     return next((image for image in images if isinstance(image, DataError)), None) or torch.stack(tensors)
 
 
+def apart(number: int) -> None:
+    """For a loader's process: signals are for the one that it loads for. Terminals and launchers send them to whole
+    process groups, and a loader that died of one would fail the training which is about to save."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    for ignored in (signal.SIGINT, *shutdown.WARNINGS):
+        signal.signal(ignored, signal.SIG_IGN)
+
+
 class Batches(torch.utils.data.Sampler[list[Item]]):
     """The batches of the coming pass; replaced before each one, so that worker processes outlive an epoch."""
 
@@ -194,6 +205,7 @@ class StreamSplit:
             pin_memory=device.type == "cuda",
             persistent_workers=persistent and workers > 0,
             prefetch_factor=2 if workers else None,
+            worker_init_fn=apart,
             generator=torch.Generator(),  # its seeds would otherwise come from the global state
         )
 

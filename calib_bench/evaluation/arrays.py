@@ -33,8 +33,8 @@ def predictions(
         DataError: what is given cannot be such predictions, or names and positions contradict each other.
     """
     checked = []
-    for name, one, own in _models(local(values), local(labels), role):
-        held = table(one, own, kind, name)
+    for name, one, model_labels in _models(local(values), local(labels), role):
+        held = table(one, model_labels, kind, name)
         if classes is not None and held.classes is not None and held.classes != classes:
             held = reordered(held, classes, name)
         classes = classes or held.classes
@@ -58,13 +58,13 @@ def held_out(calibration: Any, values: Any, labels: Any) -> tuple[Any, Any]:
         raise DataError(
             "calibration: give a pair (values, labels), or a data frame where the test set is one with labels"
         )
-    fits, own = calibration
+    fits, calibration_labels = calibration
     if isinstance(values, Mapping) and isinstance(fits, Mapping) and not holds_labels(values, labels):
         if set(fits) != set(values):
             names = (", ".join(map(str, each)) for each in (values, fits))
             raise DataError("the models of the test set are {}, those of the calibration set {}".format(*names))
-        return {name: fits[name] for name in values}, own
-    return fits, own
+        return {name: fits[name] for name in values}, calibration_labels
+    return fits, calibration_labels
 
 
 def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
@@ -82,7 +82,7 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
             raise DataError("{}: predictions are of {}, labels of {}".format(role, *names))
         end = "" if role == "test" else f", {role}"
         pairs = {name: labels[name] if apart else labels for name in values}
-        return [(f"{name}{end}", local(values[name]), local(own)) for name, own in pairs.items()]
+        return [(f"{name}{end}", local(values[name]), local(model_labels)) for name, model_labels in pairs.items()]
     listed = isinstance(values, list | tuple)
     if not _several(values):
         return [(role, values, labels)]
@@ -103,7 +103,7 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
                 f"{role}: there are as many labels ({len(labels)}) as rows in all {S} arrays together: if these are "
                 f"batches of one model, join them, numpy.concatenate(values)"
             )
-    return [(f"{role}{i}", one, own) for i, (one, own) in enumerate(zip(rows, each, strict=True))]
+    return [(f"{role}{i}", one, model_labels) for i, (one, model_labels) in enumerate(zip(rows, each, strict=True))]
 
 
 def _differ(labels: Sequence[Any], role: str) -> bool:

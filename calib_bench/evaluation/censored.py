@@ -59,20 +59,22 @@ class Zeros:
         return count + infinite + ("; taken as classes that rows do not offer" if self.structural else kept)
 
 
-def zeros_of(Z: Array, y: Array, given: Array | None) -> Zeros | None:
-    """What is known of probabilities of exactly zero, -inf in Z [N, K]; `given` are they as in the file, [N, K] or [N].
+def zeros_of(Z: Array, y: Array, probabilities: Array | None) -> Zeros | None:
+    """What is known of probabilities of exactly zero, -inf in Z [N, K].
+
+    `probabilities`, [N, K] or [N], are as the file has them.
 
     The exact ones of a single column are zeros of the other class, whose last digit is that of numbers near one.
     """
     where = np.isneginf(Z)
     if not where.any():
         return None
-    if given is None:
+    if probabilities is None:
         narrow = narrowest(np.where(where, 0.0, Z).reshape(-1))
         p = np.exp(Z.astype(np.float64))
         kept = resolution(p, replace(narrow, rounding=LOGS * narrow.rounding))
     else:
-        p, kept = given, resolution(given)
+        p, kept = probabilities, resolution(probabilities)
     step_K = np.array([kept.step])
     if kept.form in ("type", "least") and Z.shape[1] == 2:
         first = 1 - p.astype(np.float64) if p.ndim == 1 else p[:, 0]

@@ -95,13 +95,13 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> Stacke
     free = [name for name in columns if name != "labels"]
     ids = {name: columns[name] for name in free if plain(name) in ROW_IDS and name not in texts}
     ids = {name: values for name, values in ids.items() if values.ndim == 1 and not _is_note(values)}
-    whole = [name for name in free if kind_of(name)]
-    aside = [n for n in free if n not in texts and n not in whole and plain(n) in (*ROW_IDS, *NO_CLASS)]
+    array_names = [name for name in free if kind_of(name)]
+    aside = [n for n in free if n not in texts and n not in array_names and plain(n) in (*ROW_IDS, *NO_CLASS)]
     families: dict[str, _Family] = {}
     rest = []
     words = label_words(free, texts)
     for name in free:
-        if name in aside or name in whole:
+        if name in aside or name in array_names:
             continue
         kind_and_class = class_of(name, words)
         if kind_and_class is None:
@@ -109,30 +109,35 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> Stacke
         else:
             families.setdefault(kind_and_class[0], _Family()).add(kind_and_class[1], name, origin)
     free_classes = [name for name in rest if columns[name].dtype.kind == "f"] if kind not in (None, "scores") else []
-    if len(free_classes) > 1 and not families and whole and all(kind_of(name) == "scores" for name in whole):
-        if doubtful := [name for name in whole if plain(name) not in NO_CLASS]:
+    if (
+        len(free_classes) > 1
+        and not families
+        and array_names
+        and all(kind_of(name) == "scores" for name in array_names)
+    ):
+        if doubtful := [name for name in array_names if plain(name) not in NO_CLASS]:
             raise DataError(
                 f"{origin}: the {kind} may be {doubtful[0]!r} alone or the columns like {free_classes[0]!r}: remove "
                 f"what is no prediction"
             )
-        whole, aside = [], [*aside, *whole]
-    if any(of != "scores" for of in (*families, *map(kind_of, whole))):
-        asides = [name for name in whole if kind_of(name) == "scores" and plain(name) in NO_CLASS]
-        whole, aside = [name for name in whole if name not in asides], [*aside, *asides]
-    if not families and not whole:
+        array_names, aside = [], [*aside, *array_names]
+    if any(of != "scores" for of in (*families, *map(kind_of, array_names))):
+        asides = [name for name in array_names if kind_of(name) == "scores" and plain(name) in NO_CLASS]
+        array_names, aside = [name for name in array_names if name not in asides], [*aside, *asides]
+    if not families and not array_names:
         if kind is None:
             raise DataError(_unknown(rest or free, origin))
         families, rest = {kind: _free_family(rest, columns, origin, texts)}, [n for n in rest if n in aside]
         rest = [n for n in free if n not in aside and n not in _members(families[kind])]
         if not _members(families[kind]):
             return Stacked(columns, [])
-    arrays = {name: columns[name] for name in whole}
+    arrays = {name: columns[name] for name in array_names}
     notes: list[str] = []
     classes: tuple[str, ...] | None = None
     by_name = numbers = False
     for of, family in families.items():
         columns_of_kind = _members(family)
-        if twice := [name for name in whole if kind_of(name) == of]:
+        if twice := [name for name in array_names if kind_of(name) == of]:
             raise DataError(f"{origin} has a column {twice[0]!r} beside {columns_of_kind[0]!r}: keep one form")
         arrays[of], names, more = _side_by_side(family, columns, of, origin)
         numbers = numbers or (bool(family.numbered) and names is not None)

@@ -47,7 +47,7 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     same = [one for one, _ in pairs], [other for _, other in pairs]
     first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in same)
     repaired = (first, second) if first is not None and second is not None else None
-    rows = [_row(RAW, metric, raw, found) for metric, found in contrasts(*raw, nested).items()]
+    rows = [_row(RAW, metric, raw, interval) for metric, interval in contrasts(*raw, nested).items()]
     if repaired is not None:
         apart = _apart(a, b)
         after = contrasts(*repaired, nested, apart)
@@ -70,13 +70,13 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     tables = {"comparison": Table("A minus B", frame, note, paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
-    said = _verdict(frame, len(a), names)
+    sentences = _verdict(frame, len(a), names)
     doubts = doubts_of(frame, "metric")
     return Analysis(
-        said,
+        sentences,
         tables,
         (*_warnings(a, b), *doubts, *(_read_alike((*a, *b), (*same[0], *same[1])) if fits else ())),
-        summary=(said[-1], said[1], *said[len(NAMES) : -1]),
+        summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]),
     )
 
 
@@ -145,10 +145,10 @@ def _gain(
     return difference_interval(metric, values, nested, None if fit is None else fit.negative())
 
 
-def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, found: Interval) -> Row:
+def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, interval: Interval) -> Row:
     means = [math.fsum(s.metrics[metric]) / len(s.metrics[metric]) for s in pair] if pair else [None, None]
-    row = {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **fields("difference", found)}
-    return row | ({"doubtful": found.doubt} if found.doubt else {})
+    row = {"stage": stage, "metric": metric, "a": means[0], "b": means[1], **fields("difference", interval)}
+    return row | ({"doubtful": interval.doubt} if interval.doubt else {})
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
@@ -182,15 +182,15 @@ def _called(models: Sequence[Model]) -> str:
 
 def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, ...]:
     rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
-    said = [_sentence(rows[RAW, metric], metric) for metric in NAMES]
+    sentences = [_sentence(rows[RAW, metric], metric) for metric in NAMES]
     if (CONFIDENCE, "log_loss") in rows:
         conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
-        said.append(
+        sentences.append(
             f"Of the difference in log loss, {cell(conf, 'difference')} nats are confidence, which a temperature "
             f"repairs{_doubt(conf)}, and {cell(dyn, 'difference')} nats remain after temperature scaling{_doubt(dyn)}."
         )
     count = "one model each: another training could come out otherwise" if n == 1 else f"{n} models each"
-    return (*said, f"A is {names[0]}, B is {names[1]}; {count}.")
+    return (*sentences, f"A is {names[0]}, B is {names[1]}; {count}.")
 
 
 def _sentence(row: Row, metric: str) -> str:
@@ -212,11 +212,11 @@ def _doubt(row: Row) -> str:
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
-    said = general((*a, *b))
+    sentences = general((*a, *b))
     for one, other in zip(a, b, strict=True):
         if one.test.Z_NK.shape == other.test.Z_NK.shape and _equal(one.test.Z_NK, other.test.Z_NK):
-            said.append(f"{one.test.name} and {other.test.name} hold the same predictions.")
-    return tuple(dict.fromkeys(said))
+            sentences.append(f"{one.test.name} and {other.test.name} hold the same predictions.")
+    return tuple(dict.fromkeys(sentences))
 
 
 def _equal(Z: torch.Tensor, W: torch.Tensor) -> bool:

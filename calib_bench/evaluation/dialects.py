@@ -267,7 +267,7 @@ def _delimiter(lines: Sequence[str], expected: str) -> str:
     """The one that cuts every line into as many fields as the first; else one that the first line has at all."""
     ordered = (expected, *(mark for mark in DELIMITERS if mark != expected))
     counts = {mark: [len(_fields(line, mark)) for line in lines] for mark in ordered}
-    several = [mark for mark, found in counts.items() if found and found[0] > 1]
+    several = [mark for mark, fields_per_line in counts.items() if fields_per_line and fields_per_line[0] > 1]
     even = [mark for mark in several if len(set(counts[mark])) == 1]
     return next(iter([*even, *(mark for mark in several if mark != " "), expected]))
 

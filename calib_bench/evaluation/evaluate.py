@@ -69,7 +69,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     cells = sum(m.test.Z_NK.numel() for m in models)
     examples: dict[str, list[Tensor]] = {}
     metrics: dict[str, list[float]] = {}
-    found = Scored(examples, metrics, [], [], [], 0)
+    scored = Scored(examples, metrics, [], [], [], 0)
     at_bound = 0
     for model in models:
         logp_NK, params = calibrated(model, calibrator, folds, seed)
@@ -83,14 +83,14 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
                 examples.setdefault(name[:-2], []).append(value)
             elif name in METRICS:
                 metrics.setdefault(name, []).append(float(value))
-        found.nulls.append(ece_null(logp_NK, y_N))
+        scored.nulls.append(ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
-            found.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
+            scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
         if method == REPAIRED and params:
             at_bound += bool(params["at_bound"])
-            found.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
-            found.slopes.append(temperature_slopes(logp_NK, y_N))
-    return Scored(examples, metrics, found.classwise, found.nulls, found.log_kappa, at_bound, found.slopes)
+            scored.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
+            scored.slopes.append(temperature_slopes(logp_NK, y_N))
+    return Scored(examples, metrics, scored.classwise, scored.nulls, scored.log_kappa, at_bound, scored.slopes)
 
 
 def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
@@ -104,31 +104,31 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
 
     S = len(y)
     top = _top(scored)
-    found: dict[str, Interval] = {
+    intervals: dict[str, Interval] = {
         "ece": ece_interval(*top, nested=nested),
         "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
         "aurc": aurc_interval(*top, nested=nested),
         "e_aurc": aurc_interval(*top, excess=True, nested=nested),
     }
     if scored.classwise:
-        found["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
+        intervals["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
     if "positive" in scored.examples:
         pairs = zip(scored.examples["positive"], y, strict=True)
-        found["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
+        intervals["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
     for metric, name in MEANS.items():
         rows = [values.numpy() for values in scored.examples[name]]
-        found[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
+        intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
     for metric in scored.metrics if S > 1 else ():
-        if metric not in found:
-            found[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
-    found = {name: within(interval, name) for name, interval in found.items()}
+        if metric not in intervals:
+            intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
+    intervals = {name: within(interval, name) for name, interval in intervals.items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
-    for name, interval in found.items():
+    for name, interval in intervals.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
     if S == 1:
         row["ece_null_p"] = scored.nulls[0][1]
-    return row | kappa_of(scored) | doubtful(found)
+    return row | kappa_of(scored) | doubtful(intervals)
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -152,10 +152,14 @@ def kappa_of(scored: Scored) -> Row:
     if not scored.log_kappa:
         return {}
     rows = [values.numpy() for values in scored.log_kappa]
-    found = crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
+    log_interval = crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
     if scored.at_bound:
-        return {"kappa": math.exp(found.mean)}
-    return {"kappa": math.exp(found.mean), "kappa_low": math.exp(found.low), "kappa_high": math.exp(found.high)}
+        return {"kappa": math.exp(log_interval.mean)}
+    return {
+        "kappa": math.exp(log_interval.mean),
+        "kappa_low": math.exp(log_interval.low),
+        "kappa_high": math.exp(log_interval.high),
+    }
 
 
 def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> Fitted | None:
@@ -261,8 +265,8 @@ def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None
     if calibrator is None or calibrator.warn is None:
         return []
     sets = [m.calibration or m.test for m in models]
-    said = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
-    return [f"{method}: {text}." for text in dict.fromkeys(said) if text]
+    texts = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
+    return [f"{method}: {text}." for text in dict.fromkeys(texts) if text]
 
 
 def _largest(models: Sequence[Model]) -> tuple[int, int]:
@@ -274,10 +278,10 @@ def _largest(models: Sequence[Model]) -> tuple[int, int]:
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
     row: Row = {}
-    found = contrasts(scored, other, nested)
-    for name, interval in found.items():
+    intervals = contrasts(scored, other, nested)
+    for name, interval in intervals.items():
         row |= fields(name, interval)
-    return row | doubtful(found)
+    return row | doubtful(intervals)
 
 
 def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
@@ -290,15 +294,15 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
 
     from calib_bench.inference import difference_interval, ece_interval
 
-    found = {}
+    intervals = {}
     for metric in ("accuracy", "log_loss", "brier"):
         name = MEANS[metric]
         pairs = zip(scored.examples[name], other.examples[name], strict=True)
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
         with np.errstate(invalid="ignore"):  # infinite losses on both sides: no interval, which says so
-            found[metric] = difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
-    found["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
-    return found
+            intervals[metric] = difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
+    intervals["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
+    return intervals
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -57,7 +57,7 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
         notes = f"{notes} {DOUBTFUL}.".strip()
     main = [c for c in frame.columns if _stem(c) in MAIN]
-    found = {
+    by_name = {
         "evaluation": Table(
             "Accuracy, log loss (nats), Brier and ECE by method",
             frame[main],
@@ -74,15 +74,15 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
         ),
     }
     if len(frames["differences"]):
-        found["differences"] = Table(
+        by_name["differences"] = Table(
             "Each method minus raw",
             frames["differences"],
             f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}",
             paper=True,
         )
     if len(context["models"]) > 1:
-        found["models"] = Table("Each model by itself", frames["models"], "In the order given.")
-    return found
+        by_name["models"] = Table("Each model by itself", frames["models"], "In the order given.")
+    return by_name
 
 
 def _fits(frame: pd.DataFrame, context: Context) -> str:
@@ -109,80 +109,80 @@ def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, 
     """What was found, most important first."""
     rows = {row["method"]: row for row in frames["evaluation"].to_dict("records")}
     raw = rows["raw"]
-    said = [
+    sentences = [
         f"The predictions as they are: accuracy {cell(raw, 'accuracy')}, log loss {cell(raw, 'log_loss')} nats, Brier "
         f"{cell(raw, 'brier')}, ECE {cell(raw, 'ece')}, where a calibrated model would show {number(raw['ece_null'])} "
         f"by chance{_p(raw)}."
     ]
     kappa = rows.get("temperature_scaling", {})
     if known(kappa, "kappa"):
-        said.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
+        sentences.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
     differences = frames["differences"].to_dict("records")
     finite = [row for row in differences if math.isfinite(row["log_loss"])]
     if finite:
         best = min(finite, key=lambda row: row["log_loss"])
         better = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] < 0]
         worse = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] > 0]
-        said.append(
+        sentences.append(
             f"Of {len(differences)} calibrators {best['method']} has the lowest log loss, {cell(best, 'log_loss')} "
             f"nats against raw. After Holm's correction, lower than raw: {', '.join(better) or 'none'}; higher: "
             f"{', '.join(worse) or 'none'}; of the others the data cannot say."
         )
     elif not differences:
-        said.append(
+        sentences.append(
             "No calibrator was fitted: give the predictions for a held-out calibration set with --calibration, or "
             "--cross-fit 5 to fit and judge on this one by folds."
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
     """What a reader must know before quoting a number."""
     models: Sequence[Model] = context["models"]
-    said = list(context["skipped"])
+    sentences = list(context["skipped"])
     remarks = frames["evaluation"].get("remark")
     if remarks is not None and remarks.notna().any():
         marked = ", ".join(frames["evaluation"]["method"][remarks.notna()])
-        said.append(
+        sentences.append(
             f"Only probabilities are known, so calibrators see log p. {marked} would be another fit on logits: save "
             f"those where you can."
         )
     if context["folds"]:
-        said.append(
+        sentences.append(
             f"Calibrators were cross-fitted: every test example was calibrated by a fit to the other "
             f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers tell of "
             f"calibrating with about as many examples, not of one fixed calibrator."
         )
-    said += doubts_of(frames["evaluation"][:1], "method")
-    return (*said, *general(models))
+    sentences += doubts_of(frames["evaluation"][:1], "method")
+    return (*sentences, *general(models))
 
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
     from calib_bench.evaluation.models import shared_rows
 
-    said = []
+    sentences = []
     least = min(len(m.test.y_N) for m in models)
     if least < FEW:
-        said.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
+        sentences.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
     mixed = [m for m in models if m.calibration is not None and m.calibration.exact != m.test.exact]
     if mixed:
-        said.append(
+        sentences.append(
             f"{mixed[0].test.name}: of calibration and test predictions only one holds logits, so calibrators see log "
             f"p of both."
         )
     for model in models:
         shared = shared_rows(model)
         if shared and model.calibration is not None:
-            said.append(
+            sentences.append(
                 f"{shared:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are "
                 f"rows of the test set {model.test.name}: calibrators are judged on examples they were fitted to."
             )
     everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
     everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
-    said += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
-    said += [_zeros(m) for m in models if m.zeros is not None and m.shares]
-    return said
+    sentences += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
+    sentences += [_zeros(m) for m in models if m.zeros is not None and m.shares]
+    return sentences
 
 
 def _zeros(model: Model) -> str:

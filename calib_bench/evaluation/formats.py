@@ -248,13 +248,13 @@ def _pair(path: Path, labels: Path | None, kind: str | None) -> Content:
     words = re.split(r"[^a-z]+", path.stem.lower())
     joined = "_".join(words)
     named = "log_probabilities" if re.search(r"log_?prob", joined) else None
-    found = named or next((of for word in words if (of := kind_of(word))), None)
-    if kind is None and found is None:
+    named_kind = named or next((of for word in words if (of := kind_of(word))), None)
+    if kind is None and named_kind is None:
         raise DataError(
             f"the name {path.name} does not say what the numbers are: give --kind logits, probabilities, "
             f"log_probabilities or scores, or call the file for example test_logits.npy"
         )
-    return Content(values, _npy(labels), kind or found or "")
+    return Content(values, _npy(labels), kind or named_kind or "")
 
 
 def _safetensors(path: Path) -> Mapping[str, Array]:

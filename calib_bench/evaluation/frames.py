@@ -71,20 +71,20 @@ def array(values: Any, name: str) -> Array:
     if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
         values = [array(one, name).tolist() for one in values]
     try:
-        found = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-        if found.dtype.kind == "O":
-            found = np.asarray(found.tolist())  # numbers or texts, as in columns of mixed types
+        converted = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if converted.dtype.kind == "O":
+            converted = np.asarray(converted.tolist())  # numbers or texts, as in columns of mixed types
     except (ValueError, TypeError, RuntimeError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{name}: {type(values).__name__} cannot be read as an array of numbers: {text}") from None
-    if found.dtype.kind == "O":
+    if converted.dtype.kind == "O":
         raise DataError(f"{name}: some entries are missing, or of different kinds: expected numbers only")
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         i = int(np.ma.getmaskarray(values).reshape(len(values), -1).any(1).argmax())
         raise DataError(f"{name}: some numbers are masked, the first in row {i}: leave such rows out")
-    if found.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # of ml_dtypes, which JAX and others use
-        found = found.astype(np.float32)
-    return found
+    if converted.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # of ml_dtypes, which JAX and others use
+        converted = converted.astype(np.float32)
+    return converted
 
 
 # data frames
@@ -128,25 +128,25 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[in
 
     words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
     names = [str(column) for column in columns]
-    told = [class_of(text, label_words(names, words)) for text in names]
+    pairs = [class_of(text, label_words(names, words)) for text in names]
     aside = [
         k
         for k, text in enumerate(names)
-        if text not in words and not (told[k] or kind_of(text)) and plain(text) in (*ROW_IDS, *NO_CLASS)
+        if text not in words and not (pairs[k] or kind_of(text)) and plain(text) in (*ROW_IDS, *NO_CLASS)
     ]
     chosen = [k for k in range(len(names)) if k not in aside]
     if not chosen:
         return [*range(len(names))], [*columns], None, []
-    kinds = {of[0] for k in chosen if (of := told[k])}
-    strange = [names[k] for k in chosen if told[k] is None]
+    kinds = {of[0] for k in chosen if (of := pairs[k])}
+    strange = [names[k] for k in chosen if pairs[k] is None]
     if kinds and strange:
         raise DataError(
-            f"{name}: column {strange[0]!r} stands beside {next(names[k] for k in chosen if told[k])!r}, and its name "
+            f"{name}: column {strange[0]!r} stands beside {next(names[k] for k in chosen if pairs[k])!r}, and its name "
             f"does not say which class it is: remove it, or name it as the others"
         )
-    of_kind = {*kinds, *(kind_of(names[k]) for k in chosen if told[k] is None)}
+    of_kind = {*kinds, *(kind_of(names[k]) for k in chosen if pairs[k] is None)}
     short = bare([names[k] for k in chosen]) if len({names[k] for k in chosen}) == len(chosen) and not kinds else {}
-    classes = [of[1] if (of := told[k]) and isinstance(of[1], str) else columns[k] for k in chosen]
+    classes = [of[1] if (of := pairs[k]) and isinstance(of[1], str) else columns[k] for k in chosen]
     if any(short[name] != name.strip() for name in short) and not words & set(names):
         classes = [*short.values()]
     return chosen, classes, next(iter(of_kind)) if len(of_kind) == 1 else None, [names[k] for k in aside]
@@ -187,17 +187,17 @@ def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]
     import pandas as pd
 
     y = array(labels, f"{name}: labels")
-    rows, own = getattr(values, "index", None), getattr(labels, "index", None)
-    if not isinstance(own, pd.Index) or len(own) != len(values):
+    rows, label_index = getattr(values, "index", None), getattr(labels, "index", None)
+    if not isinstance(label_index, pd.Index) or len(label_index) != len(values):
         return y, ()
-    counted = pd.RangeIndex(len(own))
+    counted = pd.RangeIndex(len(label_index))
     if not isinstance(rows, pd.Index):
-        shuffled = not own.equals(counted) and own.is_unique and own.isin(counted).all()
+        shuffled = not label_index.equals(counted) and label_index.is_unique and label_index.isin(counted).all()
         return y, ("labels are taken in their order, not in that of their index",) if shuffled else ()
-    if rows.equals(own):
+    if rows.equals(label_index):
         return y, ()
-    same = rows.is_unique and own.is_unique and own.isin(rows).all()
-    if rows.equals(counted) or own.equals(counted):
+    same = rows.is_unique and label_index.is_unique and label_index.isin(rows).all()
+    if rows.equals(counted) or label_index.equals(counted):
         if same:
             raise DataError(
                 f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
@@ -205,10 +205,10 @@ def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]
             )
         return y, ()
     if not same:
-        strange = own[~own.isin(rows)]
+        strange = label_index[~label_index.isin(rows)]
         what = f"{strange[0]!r} of the labels is none of the predictions'" if len(strange) else "names come twice"
         raise DataError(f"{name}: the indices of predictions and labels differ ({what}): take the same rows of both")
-    return y[own.get_indexer(rows)], ("labels were matched to predictions by their index",)
+    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
 
 
 def _classes(

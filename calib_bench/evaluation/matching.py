@@ -50,11 +50,11 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
             groups.setdefault(_PIECE.sub("#", place), []).append((int(piece[1]), None, part))
         else:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
-    whole = []
+    merged = []
     for key, members in groups.items():
         sizes = all(_RANK.search(next(iter(part.sha256), "")) and number > 0 for number, _, part in members)
-        whole += [part for _, _, part in members] if sizes else [_whole(key, members)]
-    return whole
+        merged += [part for _, _, part in members] if sizes else [_whole(key, members)]
+    return merged
 
 
 def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
@@ -81,10 +81,10 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
         labels = one.y_N.tolist()
         agree = sum((count / len(labels)) ** 2 for count in Counter(labels).values())  # two labels, by chance
         chance = agree ** len(labels)
-        unnamed = (found := match(one, other)).kind == "unknown" or all(
+        unnamed = (row_match := match(one, other)).kind == "unknown" or all(
             _counts(values, other.ids[name]) for name, values in one.ids.items() if name in other.ids
         )
-        if found.kind in ("same", "order") if not unnamed else (labels == other.y_N.tolist() and chance < 1e-6):
+        if row_match.kind in ("same", "order") if not unnamed else (labels == other.y_N.tolist() and chance < 1e-6):
             what = "the same labels in the same order" if unnamed else "rows of the same names"
             raise DataError(
                 f"{key}: these are shards of one model by their names, and {one.name} and {other.name} hold {what}: if "
@@ -182,19 +182,19 @@ def match(first: Predictions, other: Predictions) -> Match:
     if not pairs and len(first.ids) == len(other.ids) == 1:
         pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
     matches = {name: _match(name, *map(_texts, pair)) for name, pair in pairs.items()}
-    matches = {name: found for name, found in matches.items() if found.kind != "unknown"}
-    telling = {name: found for name, found in matches.items() if not _counts(*pairs[name])} or matches
+    matches = {name: row_match for name, row_match in matches.items() if row_match.kind != "unknown"}
+    telling = {name: row_match for name, row_match in matches.items() if not _counts(*pairs[name])} or matches
     if not telling:
         return Match("unknown")
-    for found in telling.values():
-        if found.kind == "other":
-            return found
-    orders = {name: found.order for name, found in telling.items() if found.order is not None}
+    for row_match in telling.values():
+        if row_match.kind == "other":
+            return row_match
+    orders = {name: row_match.order for name, row_match in telling.items() if row_match.order is not None}
     if not orders:
         return Match("same")
     named, order = next(iter(orders.items()))
-    for name, found in telling.items():
-        if found.order is None or not np.array_equal(found.order, order):
+    for name, row_match in telling.items():
+        if row_match.order is None or not np.array_equal(row_match.order, order):
             return Match("other", reason=f"{name!r} and {named!r} put the rows in different orders")
     return Match("order", order)
 
@@ -262,8 +262,8 @@ def reordered(predictions: Predictions, order: Array) -> Predictions:
 
 def same_rows(first: Predictions, other: Predictions) -> Predictions:
     """The other predictions with their rows in the order of the first's, where ids tell that they are the same rows."""
-    found = match(first, other)
-    return reordered(other, found.order) if found.order is not None else other
+    row_match = match(first, other)
+    return reordered(other, row_match.order) if row_match.order is not None else other
 
 
 # ---- seeds

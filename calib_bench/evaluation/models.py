@@ -136,20 +136,30 @@ def shared_rows(model: Model) -> int:
     """
     if model.calibration is None:
         return 0
-    test, calibration = _row_hashes(model.test), _row_hashes(model.calibration)
+    stride = -(-model.test.Z_NK.shape[1] // GLANCE)
+    glances = [_row_hashes(p.Z_NK[:, ::stride], p.y_N, range(len(p.y_N))) for p in (model.test, model.calibration)]
+    times, others = Counter(glances[0]), set(glances[1])
+    alike = [row for row, glance in enumerate(glances[0]) if times[glance] > 1 or glance in others]
+    likewise = [row for row, glance in enumerate(glances[1]) if glance in times]
+    test = _row_hashes(model.test.Z_NK, model.test.y_N, alike)
+    calibration = _row_hashes(model.calibration.Z_NK, model.calibration.y_N, likewise)
     times = Counter(test)
-    n, r = len(calibration), sum(count for count in times.values() if count > 1) / len(test)
+    n, r = len(glances[1]), sum(count for count in times.values() if count > 1) / len(glances[0])
     shared = sum(row in times for row in calibration)
     return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 
-def _row_hashes(predictions: Predictions) -> list[int]:
-    """A hash of each row's numbers and label, in memory far below that of the rows."""
+GLANCE = 16
+"""Numbers of a row that are looked at first: only rows in which these and the label agree are compared as a whole."""
+
+
+def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
+    """A hash of the numbers and label of some rows each, in memory far below that of the rows."""
     import numpy as np
 
     hashes: list[int] = []
-    for start in range(0, len(predictions.y_N), 1000):
-        Z, y = (part[start : start + 1000].numpy() for part in (predictions.Z_NK, predictions.y_N))
+    for start in range(0, len(rows), 1000):
+        Z, y = (part[list(rows[start : start + 1000])].numpy() for part in (Z_NK, y_N))
         hashes += [hash(row.tobytes()) for row in np.column_stack([Z.astype(np.float64), y]) + 0.0]  # -0 is 0
     return hashes
 

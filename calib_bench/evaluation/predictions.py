@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,13 +49,13 @@ def read(
         DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
     """
     places = [place for part in ([word] if Path(word).exists() else word.split(",")) for place in _places(part.strip())]
-    found = [_read(place, split, kind, trust, labels) for place in places]
-    if all(p.trial is not None for p in found):
-        found.sort(key=lambda p: p.trial.seed if p.trial is not None else 0)
-        seeds = [p.trial.seed for p in found if p.trial is not None]
+    predictions = [_read(place, split, kind, trust, labels) for place in places]
+    if all(p.trial is not None for p in predictions):
+        predictions.sort(key=lambda p: p.trial.seed if p.trial is not None else 0)
+        seeds = [p.trial.seed for p in predictions if p.trial is not None]
         if len(set(seeds)) < len(seeds):
             raise DataError(f"{word} names trials of the same seed: give the seeds of one arm")
-    return found
+    return predictions
 
 
 def _places(part: str) -> list[str]:
@@ -62,10 +63,10 @@ def _places(part: str) -> list[str]:
         raise SettingsError("a list of predictions has an empty item: remove the extra comma")
     if Path(part).exists() or not re.search(r"[*?\[]", part):
         return [part]
-    found = sorted(glob.glob(part), key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
-    if not found:
+    paths = sorted(glob.glob(part), key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
+    if not paths:
         raise DataError(f"no file matches {part}")
-    return found
+    return paths
 
 
 def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | None) -> Predictions:
@@ -79,11 +80,20 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         if not one.is_file():
             raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
     content = load(paths[0], paths[1] if colon else None, kind, labels)
+    _release_unused()
     name = paths[0].stem
-    checked = check(content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes)
+    checked = check(
+        content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
+    )
     digests = {str(p): files.sha256(p) for p in paths}
     names = replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
     return replace(names, name=name, sha256=digests)
+
+
+def _release_unused() -> None:
+    """Give back what pyarrow holds of a table that was read: as much again as its numbers take."""
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.default_memory_pool().release_unused()
 
 
 def _missing(path: Path) -> str:
@@ -113,8 +123,8 @@ def stored(place: str) -> tuple[Store, str] | None:
     keys = [p.parent.name for p in (Path(folder) / "trials").glob("*/trial.json")]
     matches = [k for k in keys if key and k.startswith(key)]
     if len(matches) != 1:
-        some = f"{len(matches)} trials begin with it" if matches else nearest(key, sorted(keys)[:20])
-        raise StoreError(f"{folder} holds no trial {key!r}: {some}")
+        hint = f"{len(matches)} trials begin with it" if matches else nearest(key, sorted(keys)[:20])
+        raise StoreError(f"{folder} holds no trial {key!r}: {hint}")
     return Store(Path(folder), "read"), matches[0]
 
 
@@ -133,10 +143,10 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
     if record.status != "done":
         raise DataError(f"{path.parent} {record.status} and left no logits: choose another trial")
     Z_NK, y_N = trial.beta * store.logits(trial)[split].double(), store.labels(trial)[split]
-    found = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path.parent} ({split})", trust=True)
+    checked = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path.parent} ({split})", trust=True)
     notes = (
-        *found.notes,
+        *checked.notes,
         f"stored trial: {trial.task} {trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}",
     )
     digests = {str(path.parent / "logits.safetensors"): files.sha256(path.parent / "logits.safetensors")}
-    return replace(found, name=key, sha256=digests, notes=notes, trial=trial)
+    return replace(checked, name=key, sha256=digests, notes=notes, trial=trial)

@@ -133,13 +133,13 @@ def _grids(values: Array, narrow: Type) -> list[tuple[float, str]]:
     """Steps of which all the values, increasing and above zero, may be multiples, the coarsest first."""
     votes = _votes(values, narrow)
     decimal = votes is not None and votes == 10 ** round(math.log10(votes))
-    found = [(1 / votes, f"{1 / votes:g}" if decimal else f"1/{votes}")] if votes else []
+    grids = [(1 / votes, f"{1 / votes:g}" if decimal else f"1/{votes}")] if votes else []
     first = max(1, math.ceil(-math.log10(values[0]) - 1e-6))
     for digits in range(first, first + FINER):
         if _fits(values, 10.0**-digits, narrow.rounding, CHANCE)[0]:
-            found.append((10.0**-digits, f"{10.0**-digits:g}"))
+            grids.append((10.0**-digits, f"{10.0**-digits:g}"))
             break
-    return sorted(found, key=lambda grid: -grid[0])
+    return sorted(grids, key=lambda grid: -grid[0])
 
 
 def _fits(values: Array, step: float, rounding: float, chance: float = 1.0) -> tuple[bool, int]:

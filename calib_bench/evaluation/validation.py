@@ -61,7 +61,14 @@ class Predictions:
 
 
 def check(
-    values: Array, labels: Array, kind: str, name: str, *, trust: bool = False, notes: Sequence[str] = ()
+    values: Array,
+    labels: Array,
+    kind: str,
+    name: str,
+    *,
+    trust: bool = False,
+    notes: Sequence[str] = (),
+    ours: bool = False,
 ) -> Predictions:
     """Arrays as predictions, if they can be what `kind` says.
 
@@ -69,6 +76,7 @@ def check(
         values: [N, K]; where K = 2 also [N] or [N, 1] for class 1: its logit (log odds), probability or margin.
         labels: [N], integers in any numeric type.
         trust: believe `kind` even where logits or margins look like probabilities.
+        ours: whether nobody else holds the values, so that they need no copy.
 
     Raises:
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
@@ -90,16 +98,19 @@ def check(
             f"{name}: scores are one number a row, the margin for class 1, not shape {Z.shape}: call them logits?"
         )
     y = _labels(np.asarray(labels), 2 if single else Z.shape[1], Z.shape, name)
-    Z = Z.astype(np.float32 if Z.dtype == np.float16 else np.float64 if Z.dtype != np.float32 else np.float32)
+    dtype = np.float32 if Z.dtype in (np.float16, np.float32) else np.float64
+    Z = Z.astype(dtype, copy=not (ours and Z.flags.writeable and Z.flags.c_contiguous))
     _finite(Z, kind, name)
     if not trust:
         _as_declared(Z, kind, name)
-    found = list(notes)
-    found += absent_classes(y, 2 if single else Z.shape[1])
-    Z_NK, exact = _logits(Z, y, kind, name, found)
+    all_notes = list(notes)
+    all_notes += absent_classes(y, 2 if single else Z.shape[1])
+    Z_NK, exact = _logits(Z, y, kind, name, all_notes)
     zeros = None if exact or kind == "scores" else zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
-    found += [zeros.words] if zeros else []
-    return Predictions(torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(found), zeros=zeros)
+    all_notes += [zeros.words] if zeros else []
+    return Predictions(
+        torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
+    )
 
 
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
@@ -245,13 +256,13 @@ def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     """Z [N, K] with -inf for classes that a row does not offer, whatever number stands for them."""
     import torch
 
-    given = np.isneginf(Z)
+    minus_inf = np.isneginf(Z)
     out = masks.offered(torch.from_numpy(Z)).numpy()
     out = masks.set_apart(out, y)
     where = np.isneginf(out)
     if not where.any():
         return out
-    marks = np.unique(Z[where & ~given])
+    marks = np.unique(Z[where & ~minus_inf])
     finite = "" if len(marks) == 0 else f" ({marks[0]:.6g}" + (f" to {marks[-1]:.6g})" if len(marks) > 1 else ")")
     notes.append(
         f"{int(where.sum())} logits{finite} stand for classes that their rows do not offer, in "

@@ -11,6 +11,7 @@ from calib_bench.execute import worker
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
+from calib_bench.system import shutdown
 from calib_bench.train import distributed
 
 
@@ -22,9 +23,14 @@ class Leader:
         worker.prepare(settings)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
-        """Run every trial of every group that no other driver is at work on, one after another; returns how many."""
+        """Run every trial of every group that no other driver is at work on, one after another; returns how many.
+
+        Raises:
+            Stopped: one of the processes was asked to leave; what was under way is saved, and all of them leave.
+        """
         count = 0
         for trial in (trial for group in groups for trial in group):
+            leave_if_asked()
             with worker.claimed((trial,), self.settings, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
@@ -38,8 +44,28 @@ def dismiss() -> None:
     distributed.broadcast(("stop", None, None))
 
 
+def leave_if_asked() -> None:
+    """Between two trials: where the main process was asked to, let the others go and leave; it raises Stopped."""
+    if shutdown.wished():
+        dismiss()
+        raise shutdown.Stopped
+
+
 def follow(settings: Settings) -> None:
-    """Follow: train what the main process announces, until it says that it is done."""
+    """Follow: train what the main process announces, until it says that it is done.
+
+    Raises:
+        Stopped: one of the processes was asked to leave, and the main one has saved what was under way.
+    """
+    try:
+        _follow(settings)
+    except Exception as error:
+        if shutdown.wished() and distributed.of_others(error):  # the main one had left before it led anything
+            raise shutdown.Stopped from None
+        raise
+
+
+def _follow(settings: Settings) -> None:
     from calib_bench.system.device import pick
     from calib_bench.train.train import train
 

@@ -18,7 +18,7 @@ from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
-from calib_bench.inference.fitted import Fitted, apart, fitted
+from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
@@ -35,7 +35,14 @@ from calib_bench.inference.interval import (
 from calib_bench.inference.ranking import aurc_interval, aurc_n
 from calib_bench.inference.resampled import Resampled, percentile, resampled_means
 from calib_bench.inference.scores import difference_interval, score_interval, within
-from calib_bench.inference.selection import SelectedGain, choice_variance, rechosen, selected_gain, widened
+from calib_bench.inference.selection import (
+    SelectedGain,
+    choice_variance,
+    rechosen,
+    rechosen_apart,
+    selected_gain,
+    widened,
+)
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
@@ -70,9 +77,12 @@ __all__ = [
     "equivalence",
     "fitted",
     "holm",
+    "jackknifed",
     "percentile",
     "rate",
     "rechosen",
+    "rechosen_apart",
+    "refitted",
     "resampled_means",
     "score_interval",
     "selected_gain",

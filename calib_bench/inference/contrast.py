@@ -11,13 +11,15 @@ from calib_bench.inference.interval import Interval, crossed_interval, no_interv
 from calib_bench.inference.selection import choice_variance, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from calib_bench.inference.fitted import Fitted
 
     Array = NDArray[np.float64]
+    Fits = Callable[[float, float], Fitted | None]
+    """What fitted temperatures add to a sum of part and whole with these factors."""
 
 
 class TwoByTwo(NamedTuple):
@@ -93,7 +95,7 @@ def share(
     whole_SN: ArrayLike | Sequence[ArrayLike],
     level: float = 0.95,
     nested: bool = False,
-    fit: Fitted | None = None,
+    fit: Fitted | Fits | None = None,
     choice: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Interval:
     """Interval for mean(part) / mean(whole), say the share of a difference in log loss that was confidence.
@@ -104,7 +106,8 @@ def share(
 
     Args:
         part_SN, whole_SN: per-example differences [S, N], same seeds and examples; with `nested` also S rows each.
-        fit: what a fitted temperature adds to the part; the whole has none.
+        fit: what a fitted temperature adds to the part, where the whole has none; else a function of the factors of
+            part and whole in a sum of both.
         choice: by how much the means of part and whole would change under other choices [B, S], see `choice_variance`:
             that variance is added.
 
@@ -118,7 +121,8 @@ def share(
         part, whole = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
     if part.shape != whole.shape:
         raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
-    top, bottom = crossed_interval(part, level, fit=fit), crossed_interval(whole, level)
+    fits: Fits = fit if callable(fit) else lambda of_part, of_whole: fit if of_part else None
+    top, bottom = (crossed_interval(d, level, fit=fits(*of)) for d, of in ((part, (1.0, 0.0)), (whole, (0.0, 1.0))))
     if choice is not None:
         top, bottom = (
             widened(one, choice_variance(shift), level) for one, shift in zip((top, bottom), choice, strict=True)
@@ -130,7 +134,7 @@ def share(
     if bottom.low <= 0 <= bottom.high:
         why = "unbounded: the whole is not separated from 0"
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
-    low, high = _fieller(part, whole, ratio, level, fit, choice)
+    low, high = _fieller(part, whole, ratio, level, fits, choice)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
@@ -139,7 +143,7 @@ def _fieller(
     whole: Array,
     ratio: float,
     level: float,
-    fit: Fitted | None,
+    fits: Fits,
     choice: tuple[ArrayLike, ArrayLike] | None,
 ) -> tuple[float, float]:
     """Where part - r whole stops being compatible with 0, on either side of the ratio of means."""
@@ -157,7 +161,7 @@ def _fieller(
     v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
 
     def excess(r: float) -> float:
-        sampling = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N, fit)
+        sampling = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N, fits(1.0, -r))
         low, high = sampling.limits(float(a - r * b), level)
         middle, half = (low + high) / 2, math.hypot((high - low) / 2, math.sqrt(chosen(r)))
         return max(middle - half, -middle - half)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from calib_bench.inference.interval import Interval, no_interval
+from calib_bench.inference.selection import choice_variance, widened
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -43,7 +45,9 @@ class VarianceShares(NamedTuple):
     first_given_second: Interval
 
 
-def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 9999, seed: int = 0) -> VarianceShares:
+def variance_shares(
+    values_ABS: ArrayLike, level: float = 0.95, draws: int = 9999, seed: int = 0, choice: ArrayLike | None = None
+) -> VarianceShares:
     """Variance shares of two factors, say beta and objective, each combination trained on the same S seeds.
 
     An effect's component is its mean square over the layout less 1 / S of its variance between seeds (mean over the
@@ -58,6 +62,8 @@ def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 999
     Args:
         values_ABS: one result per level of the first factor, level of the second, and seed.
         draws: random permutations.
+        choice: [A, B, V, D, T], by how much other choices would change the mean of each cell, see `choice_variance`, of
+            T seeds: the variance that this adds to a share, to first order, is added. P-values take choices as made.
     """
     values = np.asarray(values_ABS, np.float64)
     A, B, S = values.shape
@@ -71,6 +77,13 @@ def variance_shares(values_ABS: ArrayLike, level: float = 0.95, draws: int = 999
         _jackknife(full[of].sum(), without[:, of].sum(1) if S > 2 else None, level, S, A * B)
         for of in ([0], [1], [2], [3], [1, 2], [0, 2])
     )
+    if choice is not None:
+        slopes = _slopes(values)
+        of_each = ([0], [1], [2], [3], [1, 2], [0, 2])
+        first, second, both, rest, within_first, within_second = (
+            _widened(one, np.einsum("ab,abvdt->vdt", slopes[of].sum(0), np.asarray(choice, np.float64)), level)
+            for one, of in zip((first, second, both, rest, within_first, within_second), of_each, strict=True)
+        )
     p_first, first_within = _permutation(values, draws, seed)
     p_second, second_within = _permutation(values.swapaxes(0, 1), draws, seed)
     return VarianceShares(
@@ -89,6 +102,28 @@ def _shares(y_ABS: Array) -> Array:
     parts.append(y_ABS.var(-1, ddof=1).mean())
     total = float(np.sum(parts))
     return np.array(parts) / total if total > 0 else np.full(PARTS, math.nan)
+
+
+def _slopes(y_ABS: Array) -> Array:
+    """[4, A, B]: derivatives of `_shares` by the cells' means; NaN where nothing varies.
+
+    A component of variance is the mean square of a projection of the means, less what does not depend on them.
+    """
+    shares, mean = _shares(y_ABS), y_ABS.mean(-1)
+    first = mean.mean(1, keepdims=True) - mean.mean() + 0 * mean
+    second = mean.mean(0, keepdims=True) - mean.mean() + 0 * mean
+    projections = np.stack([first, second, mean - mean.mean() - first - second, 0 * mean])
+    # The scale of the shares is their sum: of components, the variance of a random cell on a random seed.
+    total = y_ABS.var(-1, ddof=1).mean() / shares[3] if shares[3] else math.nan
+    return np.asarray(2 / mean.size / total * (projections - shares[:, None, None] * projections.sum(0)), np.float64)
+
+
+def _widened(share: Interval, moves_VDT: Array, level: float) -> Interval:
+    """The share's interval with a choice counted, within [0, 1]."""
+    if not np.isfinite(moves_VDT).all():
+        return share
+    found = widened(share, choice_variance(moves_VDT), level)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if math.isfinite(found.low) else found
 
 
 def _jackknife(value: float, without_S: Array | None, level: float, S: int, cells: int) -> Interval:

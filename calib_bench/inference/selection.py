@@ -133,28 +133,72 @@ def rechosen(
     >>> rechosen([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=3)
     array([0, 0, 0])
     """
-    cost = np.asarray(cost_RS, np.float64)
-    usable_R = np.isfinite(cost).all(1)
-    if not usable_R.any():
-        raise ValueError("no candidate has a finite cost under every seed")
-    cost = cost[usable_R]
+    cost, kept = _usable(cost_RS)
     S = cost.shape[1]
-    mean_R = cost.mean(1)
-    drawn_BR = np.repeat(mean_R[None], draws, 0)
+    drawn_BR = np.repeat(cost.mean(1)[None], draws, 0)
     if S > 1:
         normal_BS = np.random.default_rng((seed, S)).standard_normal((draws, S))
-        norm_R = np.linalg.norm(cost - mean_R[:, None], axis=1)
-        size_R = np.divide(np.median(norm_R), norm_R, out=np.zeros_like(norm_R), where=norm_R > 0)
-        drawn_BR += math.sqrt(2 / (S * (S - 1))) * (normal_BS @ (cost - mean_R[:, None]).T) * size_R
+        drawn_BR += math.sqrt(2 / (S * (S - 1))) * (normal_BS @ _deviations(cost))
     if losses_RN is not None:
-        losses = np.asarray(losses_RN, np.float64)[usable_R]
-        N = losses.shape[1]
-        losses = losses - losses.mean(1, keepdims=True)
-        # Drawn in parts, so that memory does not grow with draws x N.
-        generator = np.random.default_rng((seed, S, N))
-        for part in np.array_split(np.arange(draws), max(1, draws * N // PART)):
-            drawn_BR[part] += math.sqrt(2) / N * (generator.standard_normal((len(part), N)) @ losses.T)
-    return np.flatnonzero(usable_R)[drawn_BR.argmin(1)]
+        drawn_BR += _example_errors(np.asarray(losses_RN, np.float64)[kept], S, draws, seed)
+    return kept[drawn_BR.argmin(1)]
+
+
+def rechosen_apart(
+    cost_RS: ArrayLike, losses_RN: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0
+) -> NDArray[np.intp]:
+    """For each seed the choice of the others, made again in other samples: indices [B, S].
+
+    As `rechosen`, with errors of S seeds in each draw, of which a seed's choice has those of the others.
+
+    Args:
+        cost_RS, losses_RN, draws, seed: as in `rechosen`; S > 1.
+
+    >>> rechosen_apart([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=2)
+    array([[0, 0, 0],
+           [0, 0, 0]])
+    """
+    cost, kept = _usable(cost_RS)
+    S = cost.shape[1]
+    normal_BSS = np.random.default_rng((seed, S, S)).standard_normal((draws, S, S))
+    error_BRS = math.sqrt(2 / (S - 1)) * (normal_BSS @ _deviations(cost)).transpose(0, 2, 1)
+    drawn_BRS = _others_mean(cost) + _others_mean(error_BRS)
+    if losses_RN is not None:
+        drawn_BRS += _example_errors(np.asarray(losses_RN, np.float64)[kept], S, draws, seed)[..., None]
+    return kept[drawn_BRS.argmin(1)]
+
+
+def _usable(cost_RS: ArrayLike) -> tuple[Array, NDArray[np.intp]]:
+    """The candidates of finite cost under every seed, and their places."""
+    cost = np.asarray(cost_RS, np.float64)
+    kept = np.flatnonzero(np.isfinite(cost).all(1))
+    if not len(kept):
+        raise ValueError("no candidate has a finite cost under every seed")
+    return cost[kept], kept
+
+
+def _others_mean(value_XS: Array) -> Array:
+    """For each seed, the last axis, the mean over the others."""
+    return (value_XS.sum(-1, keepdims=True) - value_XS) / (value_XS.shape[-1] - 1)
+
+
+def _deviations(cost_RS: Array) -> Array:
+    """[S, R]: each candidate's costs about their mean, all of the median size."""
+    apart_RS = cost_RS - cost_RS.mean(1, keepdims=True)
+    norm_R = np.linalg.norm(apart_RS, axis=1)
+    size_R = np.divide(np.median(norm_R), norm_R, out=np.zeros_like(norm_R), where=norm_R > 0)
+    return apart_RS.T * size_R
+
+
+def _example_errors(losses_RN: Array, S: int, draws: int, seed: int) -> Array:
+    """[B, R]: errors of twice the covariance of the means over examples."""
+    N = losses_RN.shape[1]
+    losses = losses_RN - losses_RN.mean(1, keepdims=True)
+    # Drawn in parts, so that memory does not grow with draws x N.
+    generator = np.random.default_rng((seed, S, N))
+    parts = np.array_split(np.arange(draws), max(1, draws * N // PART))
+    drawn = [generator.standard_normal((len(part), N)) @ losses.T for part in parts]
+    return math.sqrt(2) / N * np.concatenate(drawn)
 
 
 PART = 1 << 21
@@ -169,17 +213,18 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     different seeds, so that the seeds' own noise in the changes does not count; never below 0.
 
     Args:
-        shift_BS: change of the mean under each of S seeds in each of B draws.
+        shift_BS: change of the mean under each of S seeds in each of B draws; axes before these are ways to make the
+            choice again, of which the largest variance counts.
 
     >>> round(choice_variance([[0.0, 0.0], [0.2, 0.2]]), 12)
     0.02
     """
     shift = np.asarray(shift_BS, np.float64)
-    S = shift.shape[1]
-    square_B = np.square(shift.sum(1))
+    S = shift.shape[-1]
+    square = np.square(shift.sum(-1))
     if S > 1:
-        square_B = (square_B - np.square(shift).sum(1)) / (S * (S - 1))
-    return max(float(square_B.mean()), 0.0)
+        square = (square - np.square(shift).sum(-1)) / (S * (S - 1))
+    return max(float(square.mean(-1).max()), 0.0)
 
 
 def widened(found: Interval, variance: float, level: float = 0.95) -> Interval:

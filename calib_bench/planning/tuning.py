@@ -4,19 +4,23 @@ An arm is everything about a trial but its rate and seed. Each arm tries every r
 seeds and keeps the one with the lowest mean score on the selection split. When the best rate of any arm stands at an
 edge of the grid, the grid grows there by one rate for every arm of the family, up to `extend` times a side: no arm gets
 more tries than the arms it is compared with.
+
+A seed that chooses is also reported, and one that is lucky at a rate is so on both splits: at the rate that it helped
+to choose, its result is too good. So each tuning seed is reported at the rate that the others choose (cross-fitting),
+which takes no further training, since tuning seeds are trained at every rate.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
 from calib_bench.core.settings import Grid
-from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
+from calib_bench.core.trial import CROSS_ENTROPY, Score, Scores, Trial
 
 _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
 """Trials of plans that someone still holds: a plan made again shares them, with the keys that were computed."""
@@ -39,9 +43,10 @@ class Arm:
         chosen: the rate with the lowest score; None while pending.
         status: "tuned" inside its grid; "edge" when the best rate is still the last one after all extensions;
             "fixed" when only one rate was asked for; "diverged" when no rate trains every tuning seed.
-        trials: by seed, at the chosen rate; empty while pending.
+        trials: by seed, at the rate it is reported at, see `elsewhere`; empty while pending.
         tried: by rate, the tuning seeds' trials, where a rate was chosen among several that train; else empty.
         select: the score that chose, see `Settings.select`.
+        crossed: whether each tuning seed is reported at the rate that the others choose.
     """
 
     trial: Trial
@@ -52,6 +57,7 @@ class Arm:
     trials: dict[int, Trial]
     tried: Mapping[float, tuple[Trial, ...]] = field(default_factory=dict)
     select: str = "log_loss"
+    crossed: bool = False
 
     @property
     def tuning(self) -> str:
@@ -59,6 +65,17 @@ class Arm:
         if not self.tried or min(map(len, self.tried.values())) >= FEWEST_SEEDS:
             return self.status
         return FEW_SEEDS if self.status == "tuned" else f"{self.status}, {FEW_SEEDS}"
+
+    @property
+    def elsewhere(self) -> dict[int, float]:
+        """By seed that is not reported at the chosen rate, the rate that the other tuning seeds choose."""
+        tuners = {trial.seed for trials in self.tried.values() for trial in trials}
+        return {s: trial.lr for s, trial in self.trials.items() if s in tuners and trial.lr != self.chosen}
+
+    def at_chosen(self) -> Arm:
+        """The arm with every seed at the chosen rate: for how far seeds differ at one rate."""
+        same = {trial.seed: trial for trial in self.tried.get(self.chosen, ())} if self.chosen is not None else {}
+        return replace(self, trials={**self.trials, **same}, crossed=False)
 
     @property
     def label(self) -> str:
@@ -73,6 +90,13 @@ TUNED = ("tuned", FEW_SEEDS)
 def together(arms: Iterable[Arm]) -> str:
     """The column `tuning` of a row that rests on several arms: what is to be said of any of them, or "tuned"."""
     return ", ".join(dict.fromkeys(arm.tuning for arm in arms if arm.tuning != "tuned")) or "tuned"
+
+
+CROSS_FITTED = (
+    "a seed that helped to choose is reported at the rate that the other tuning seeds choose (cross-fitting, where "
+    f"{FEWEST_SEEDS} or more tune), any other at the chosen one"
+)
+"""What notes say of the rates at which seeds are reported."""
 
 
 def label(trial: Trial) -> str:
@@ -95,7 +119,7 @@ def arms(grid: Grid, scores: Scores, more: More | None = None) -> list[Arm]:
 
 
 def plan(grid: Grid, scores: Scores, more: More | None = None) -> list[Trial]:
-    """Every trial that a grid wants so far: its own rates, their extensions, and all seeds at chosen rates."""
+    """Every trial that a grid wants so far: its own rates, their extensions, and all seeds at their rates."""
     return unique(trial for family in tuned(grid, scores, more) for trial in family.trials())
 
 
@@ -107,7 +131,7 @@ class Family:
     tried: list[Trial]
 
     def trials(self) -> Iterator[Trial]:
-        """What tuning takes, then all seeds at the chosen rates."""
+        """What tuning takes, then all seeds at the rates they are reported at."""
         return itertools.chain(self.tried, *(arm.trials.values() for arm in self.arms))
 
 
@@ -183,7 +207,7 @@ class _Tuner:
 
 def _tune(grid: Grid, family: _Tuner, scores: Scores) -> Family:
     rates, tables = _grow(grid, family, scores)
-    arms = [_arm(grid, family, number, rates, tables[number]) for number in family.numbers]
+    arms = [_arm(grid, family, number, rates, tables[number], scores) for number in family.numbers]
     tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
     return Family(arms, tried)
 
@@ -220,18 +244,19 @@ def _grow(grid: Grid, family: _Tuner, scores: Scores) -> tuple[tuple[float, ...]
     return tuple(rates), tables
 
 
-def _arm(grid: Grid, family: _Tuner, number: int, rates: tuple[float, ...], table: Scored) -> Arm:
+def _arm(grid: Grid, family: _Tuner, number: int, rates: tuple[float, ...], table: Scored, scores: Scores) -> Arm:
     arm = family.arms[number]
     scored = {rate: score for rate in rates if (score := table[rate]) is not None}
     if len(scored) < len(table):
         return Arm(arm, rates, scored, None, "pending", {})
     chosen = _best(scored)
     status = _status(scored, chosen, rates)
-    trials = {seed: family.trial(number, chosen, seed) for seed in grid.seed}
     tried: dict[float, tuple[Trial, ...]] = {}
     if status in ("tuned", "edge"):
         tried = {rate: tuple(family.trial(number, rate, seed) for seed in family.tuning_seeds) for rate in rates}
-    return Arm(arm, rates, scored, chosen, status, trials, tried, grid.select)
+    crossed = cross_fitted(tried, chosen, scores) if tried else {}
+    trials = {seed: family.trial(number, crossed.get(seed, chosen), seed) for seed in grid.seed}
+    return Arm(arm, rates, scored, chosen, status, trials, tried, grid.select, bool(crossed))
 
 
 def _status(scored: Mapping[float, float], chosen: float, rates: tuple[float, ...]) -> Status:
@@ -241,6 +266,35 @@ def _status(scored: Mapping[float, float], chosen: float, rates: tuple[float, ..
     if len(rates) == 1:
         return "fixed"
     return "edge" if chosen in (rates[0], rates[-1]) else "tuned"
+
+
+def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: Scores) -> dict[int, float]:
+    """By tuning seed the rate of the lowest mean score over the other tuning seeds; none where fewer than FEWEST_SEEDS.
+
+    A rate at which some tuning seed failed (see `calib_bench.core.fate`) is no choice, whichever seed it is, unless all
+    together choose it: a seed's failure counts where failures are counted, not by leaving the seed out of a mean.
+
+    Args:
+        tried: by rate, the tuning seeds' trials, seeds in one order, scores known.
+        chosen: by all seeds.
+    """
+    seeds = [trial.seed for trial in tried[chosen]]
+    if len(seeds) < FEWEST_SEEDS:
+        return {}
+    table = {rate: [scores(trial) for trial in trials] for rate, trials in tried.items()}
+    costs = {
+        rate: [float(score) for score in row if score is not None]
+        for rate, row in table.items()
+        if rate == chosen or not any(score is None or math.isinf(score) or _failed(score) for score in row)
+    }
+    return {
+        seed: _best({rate: math.fsum(cost[:i] + cost[i + 1 :]) for rate, cost in costs.items()})
+        for i, seed in enumerate(seeds)
+    }
+
+
+def _failed(score: float) -> bool:
+    return isinstance(score, Score) and score.failed
 
 
 def _best(table: dict[float, float]) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.study import Analysis, Study
-    from calib_bench.store.store import Store
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Analysis, Study
+from calib_bench.execute import analysis_pool
+from calib_bench.report import failed_trials, figures, html, tables
+from calib_bench.report.provenance import provenance
+from calib_bench.store.store import Store
+from calib_bench.system.files import write_bytes
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
@@ -19,12 +21,12 @@ def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
         StoreError: a stored trial cannot be read.
         ResourceError: a worker process died.
     """
-    from calib_bench.execute import analysis_pool
-    from calib_bench.report import failed_trials
 
     with analysis_pool.workers(settings):
-        found = failed_trials.including(study.analyse(settings, store), failed_trials.of_study(study, settings, store))
-    return _with_notes(found, store)
+        analysis = failed_trials.including(
+            study.analyse(settings, store), failed_trials.of_study(study, settings, store)
+        )
+    return _with_notes(analysis, store)
 
 
 def _with_notes(analysis: Analysis, store: Store) -> Analysis:
@@ -47,10 +49,6 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     Raises:
         StoreError: the store cannot be read or the folder cannot be written.
     """
-    from calib_bench.execute import analysis_pool
-    from calib_bench.report import figures, html, tables
-    from calib_bench.report.provenance import provenance
-    from calib_bench.system.files import write_bytes
 
     folder = store.path / "report"
     with analysis_pool.workers(settings):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning.tuning import TUNED
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0
@@ -45,12 +45,12 @@ def over_beta(analysis: Analysis) -> Figure:
         for axis, (column, label) in zip(line, panels, strict=True):
             for i, objective in enumerate(objectives):
                 for method in (RAW, REPAIRED) if column in ("log_loss", "ece") else (REPAIRED,):
-                    some = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
-                    if column in some:
-                        _line(axis, some, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
+                    series = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
+                    if column in series:
+                        _line(axis, series, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
             if column == "ece":
-                some = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
-                axis.fill_between(some.beta, 0, some.ece_null, color="0.5", alpha=0.25, linewidth=0)
+                series = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
+                axis.fill_between(series.beta, 0, series.ece_null, color="0.5", alpha=0.25, linewidth=0)
                 axis.set_ylim(bottom=0)
             if column == "kappa":
                 axis.axhline(1, color="0.4", linewidth=0.8)
@@ -83,12 +83,12 @@ def separation(analysis: Analysis) -> Figure:
     zero |= {f"{column}{end}": 0.0 for column, *_ in PARTS for end in ("", "_low", "_high")}
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for axis, objective in zip(line, objectives, strict=False):
-            some = rows[rows.objective == objective]
+            objective_rows = rows[rows.objective == objective]
             if objective == CROSS_ENTROPY:
-                some = concat([some, DataFrame([zero])])
-            some = some.sort_values("beta")
+                objective_rows = concat([objective_rows, DataFrame([zero])])
+            objective_rows = objective_rows.sort_values("beta")
             for i, (column, _, color, marker) in enumerate(PARTS):
-                _line(axis, some, column, _dodge(i, 3), color=color, marker=marker)
+                _line(axis, objective_rows, column, _dodge(i, 3), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
             _beta_axis(axis, [*rows.beta, reference])
@@ -157,11 +157,11 @@ def _reliable(axis: Axes, rows: pd.DataFrame) -> None:
     """One arm's bins, raw and repaired, on a square from 0 to 1."""
     axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
     for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
-        some = rows[(rows["method"] == method) & (rows["count"] > 0)]
-        share = some["count"] / some["count"].sum()
-        axis.plot(some.confidence[share >= LEAST], some.accuracy[share >= LEAST], color=color, linewidth=1)
+        bins = rows[(rows["method"] == method) & (rows["count"] > 0)]
+        share = bins["count"] / bins["count"].sum()
+        axis.plot(bins.confidence[share >= LEAST], bins.accuracy[share >= LEAST], color=color, linewidth=1)
         axis.scatter(
-            some.confidence, some.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
+            bins.confidence, bins.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
         )
     axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
 
@@ -181,9 +181,9 @@ def learning_rates(analysis: Analysis) -> Figure:
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         finite = rows[rows.score < float("inf")]
         for axis, objective in zip(line, objectives, strict=False):
-            for beta, some in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
-                axis.plot(some.rate, some.score, color=shades[beta], marker=".")
-                best = some[some.chosen]
+            for beta, curve in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
+                axis.plot(curve.rate, curve.score, color=shades[beta], marker=".")
+                best = curve[curve.chosen]
                 axis.plot(best.rate, best.score, color=shades[beta], marker="o", markersize=8, fillstyle="none")
             axis.set(xscale="log", yscale="log", xlabel=f"learning rate ({rows.unit.iloc[0]})")
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")

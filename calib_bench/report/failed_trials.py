@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from calib_bench.core.study import Analysis, Table
-
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.study import Study
-    from calib_bench.store.failures import Failure
-    from calib_bench.store.store import Store
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Analysis, Study, Table
+from calib_bench.store.failures import Failure
+from calib_bench.store.store import Store
 
 NAMED = 5
 """Trials that the warning names; the table has them all."""
@@ -19,22 +15,22 @@ NAMED = 5
 
 def of_study(study: Study, settings: Settings, store: Store) -> list[Failure]:
     """Failures of trials that the study wants and the store does not hold."""
-    found = store.failures.now()
-    if not found:
+    by_key = store.failures.now()
+    if not by_key:
         return []
     wanted = study.plan(settings, store.scores(settings.select))
-    return [found[trial.key] for trial in wanted if trial.key in found and not store.has(trial)]
+    return [by_key[trial.key] for trial in wanted if trial.key in by_key and not store.has(trial)]
 
 
 def including(analysis: Analysis, failures: list[Failure]) -> Analysis:
     """The analysis with one warning and one table more, if anything failed."""
     if not failures:
         return analysis
-    some = "; ".join(failure.describe() for failure in failures[:NAMED])
+    listed = "; ".join(failure.describe() for failure in failures[:NAMED])
     more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
     warning = (
         f"Failed: {len(failures)} trial{'s' * (len(failures) > 1)}, missing from every comparison; where a rate was to "
-        f"be chosen, a rate with a failed trial was not. The same command tries again. {some}{more}."
+        f"be chosen, a rate with a failed trial was not. The same command tries again. {listed}{more}."
     )
     return replace(
         analysis, warnings=(warning, *analysis.warnings), tables={**analysis.tables, "failures": table(failures)}

@@ -9,13 +9,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from calib_bench.core.study import Analysis, Detail, Study
 from calib_bench.execute import analysis_pool
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis, Detail, Study
 
 Result = TypeVar("Result")
 STYLE = Path(__file__).with_name("calib_bench.mplstyle")
@@ -98,15 +98,15 @@ def save(
         files: what `drawn` gives, if it was called already.
     """
     svg = {}
-    for name, own in zip(study.figures, drawn(study, analysis) if files is None else files, strict=True):
+    for name, by_suffix in zip(study.figures, drawn(study, analysis) if files is None else files, strict=True):
         for suffix in _UNDATED:
             path = folder / f"{name}.{suffix}"
-            if suffix in own:
-                write_bytes(path, own[suffix])
+            if suffix in by_suffix:
+                write_bytes(path, by_suffix[suffix])
             else:
                 path.unlink(missing_ok=True)
-        if "svg" in own:
-            svg[name] = own["svg"].decode()
+        if "svg" in by_suffix:
+            svg[name] = by_suffix["svg"].decode()
     return svg
 
 
@@ -117,9 +117,9 @@ def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
 
 def told(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
     """`details`, one by one; workers that are there go on with them."""
-    found = list(study.details(analysis)) if study.details else []
-    texts = _each(_svg, [detail.figure for detail in found if detail.figure is not None])
-    return ((detail, next(texts) if detail.figure is not None else "") for detail in found)
+    all_details = list(study.details(analysis)) if study.details else []
+    texts = _each(_svg, [detail.figure for detail in all_details if detail.figure is not None])
+    return ((detail, next(texts) if detail.figure is not None else "") for detail in all_details)
 
 
 Draw = Callable[[], "Figure | None"]

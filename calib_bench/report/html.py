@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import number, title
-from calib_bench.core.study import DETAILS, Section
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
 from calib_bench.report.page_tables import MOST_ROWS, Grid, grid
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.study import Analysis, Detail, Study
 
 __all__ = ["MOST_ROWS", "document", "inline", "page"]
 OPEN_ROWS = 30
@@ -168,14 +167,14 @@ def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str,
     training = provenance.get("training") or {}
     tests = sorted({split.get("sizes", {}).get("test", 0) for split in provenance.get("data", ())} - {0})
     seeds = settings.seed or ()
-    found = [
+    facts = [
         ("model", ", ".join(settings.model or ())),
         ("seeds", str(len(seeds)) if seeds else ""),
         ("test examples", " to ".join(f"{n:,}" for n in dict.fromkeys((tests[0], tests[-1]))) if tests else ""),
         ("trials", f"{training['trials']:,}" if training else ""),
         ("device time", str(training.get("device time", ""))),
     ]
-    return [(label, value) for label, value in found if value]
+    return [(label, value) for label, value in facts if value]
 
 
 def inline(svg: str, name: str) -> str:

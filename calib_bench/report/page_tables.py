@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, SIBLINGS, number, places, title
+from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.study import Table
 
 MOST_ROWS = 1_000
 """Rows of a table on the page; the CSV has them all."""
@@ -91,10 +91,10 @@ def grid(name: str, table: Table) -> Grid:
     left_out = {*alike, *varying, FLAG}
     folded = {f"{c}{end}" for c in frame for end in SIBLINGS}
     shown = [c for c in frame if c not in left_out | folded and bool(frame[c].notna().any())]
-    found = {c: _cells(frame, c) for c in shown}
+    cells = {c: _cells(frame, c) for c in shown}
     first = set(table.first) & set(shown) or set(shown)
     lines = [
-        Line(*_named(row, varying), [number(row[c]) for c in varying], [found[c][i] for c in shown])
+        Line(*_named(row, varying), [number(row[c]) for c in varying], [cells[c][i] for c in shown])
         for i, row in enumerate(frame.to_dict("records"))
     ]
     return Grid(
@@ -111,20 +111,20 @@ def grid(name: str, table: Table) -> Grid:
 def naming(table: Table) -> list[str]:
     """The columns that name a row: the table's own word, else the leading ones of text, NUMBERED and PARTICULAR."""
     frame = table.frame
-    if own := [c for c in table.names if c in frame]:
-        return own
-    found: list[str] = []
+    if declared := [c for c in table.names if c in frame]:
+        return declared
+    keys: list[str] = []
     for column in map(str, frame.columns):
         if column not in NUMBERED and _numeric(frame[column]):
             break
-        found.append(column)
-    found += [c for c in PARTICULAR if c in frame and c not in found and not _numeric(frame[c])]
-    return found or [str(c) for c in frame.columns[:1]]
+        keys.append(column)
+    keys += [c for c in PARTICULAR if c in frame and c not in keys and not _numeric(frame[c])]
+    return keys or [str(c) for c in frame.columns[:1]]
 
 
 def _numeric(values: pd.Series) -> bool:
-    known = values.dropna()
-    return len(known) > 0 and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known)
+    present = values.dropna()
+    return len(present) > 0 and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in present)
 
 
 def _known(value: object) -> bool:
@@ -133,12 +133,12 @@ def _known(value: object) -> bool:
 
 def _named(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, str, str]:
     """The last of the names, the others, and the mark."""
-    said = [
+    parts = [
         number(row[c]) if isinstance(row[c], str) else f"{title(c)} {number(row[c])}" for c in names if _known(row[c])
     ]
     flag = row.get(FLAG)
     mark = flag if isinstance(flag, str) and flag != GOOD else ""
-    return (said[-1] if said else "–"), " · ".join(said[:-1]), mark
+    return (parts[-1] if parts else "–"), " · ".join(parts[:-1]), mark
 
 
 def _cells(frame: pd.DataFrame, column: str) -> list[Cell]:
@@ -152,9 +152,9 @@ def _cells(frame: pd.DataFrame, column: str) -> list[Cell]:
 
 def _common_places(values: Sequence[object]) -> int | None:
     """Places that show three digits of every one of some fractions alike in size; None for what is no such column."""
-    known = [float(v) for v in values if isinstance(v, float) and math.isfinite(v) and v != 0]
-    sizes = [abs(v) for v in known]
-    if not known or max(sizes) >= 1e3 or max(sizes) > 100 * min(sizes) or all(v == round(v, 2) for v in known):
+    fractions = [float(v) for v in values if isinstance(v, float) and math.isfinite(v) and v != 0]
+    sizes = [abs(v) for v in fractions]
+    if not fractions or max(sizes) >= 1e3 or max(sizes) > 100 * min(sizes) or all(v == round(v, 2) for v in fractions):
         return None
     return max(0, 2 - math.floor(math.log10(sorted(sizes)[len(sizes) // 2])))
 
@@ -173,13 +173,13 @@ def _cell(row: Mapping[Any, Any], column: str, usual: int, alone: int | None) ->
         finite = isinstance(value, float) and math.isfinite(value)
         return Cell(fixed(value, alone) if finite and alone is not None else number(value), value=raw)
     low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
-    own = places(low, high)
-    digits = usual if abs(own - usual) <= 1 else own
+    needed = places(low, high)
+    digits = usual if abs(needed - usual) <= 1 else needed
     p, holm = row.get(f"{column}_p"), row.get(f"{column}_holm")
-    told = [f"{what} = {v:.2g}" for what, v in (("p", p), ("Holm-adjusted p", holm)) if v is not None and _known(v)]
+    p_texts = [f"{what} = {v:.2g}" for what, v in (("p", p), ("Holm-adjusted p", holm)) if v is not None and _known(v)]
     starred = isinstance(holm, numbers.Real) and float(holm) < ALPHA
     limits = f"[{fixed(low, digits)}, {fixed(high, digits)}]"
-    return Cell(fixed(float(value), digits), limits, raw, starred, ", ".join(told))
+    return Cell(fixed(float(value), digits), limits, raw, starred, ", ".join(p_texts))
 
 
 def fixed(value: float, digits: int) -> str:

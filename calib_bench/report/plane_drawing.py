@@ -52,28 +52,28 @@ def plane(
     from matplotlib.colors import ListedColormap, to_rgba
     from matplotlib.pyplot import get_cmap
 
-    known = frame[(frame[x] > 0) & (frame[y] > 0)]
-    left_right = dict(zip(columns := sorted(set(known[x])), _spans(columns), strict=True))
+    positive = frame[(frame[x] > 0) & (frame[y] > 0)]
+    left_right = dict(zip(columns := sorted(set(positive[x])), _spans(columns), strict=True))
     colours = get_cmap(cmap)
-    for place, column in known.groupby(x):
-        own = column.sort_values(y)
-        for (low, high), cell in zip(_spans(own[y].tolist()), own[value], strict=True):
+    for place, column in positive.groupby(x):
+        cells = column.sort_values(y)
+        for (low, high), cell in zip(_spans(cells[y].tolist()), cells[value], strict=True):
             left, right = left_right[place]
             face = colours(norm(cell)) if math.isfinite(cell) else to_rgba(FAILED)
             axis.fill_between([left, right], low, high, facecolor=face, edgecolor="white", linewidth=0.4)
-    if "failed" in known:
-        some = known[known["failed"] > 0]
-        sizes = 6 + 16 * some["failed"]
-        crosses = axis.scatter(some[x], some[y], sizes, color="white", marker="x", linewidths=0.9, zorder=3)
+    if "failed" in positive:
+        failed = positive[positive["failed"] > 0]
+        sizes = 6 + 16 * failed["failed"]
+        crosses = axis.scatter(failed[x], failed[y], sizes, color="white", marker="x", linewidths=0.9, zorder=3)
         crosses.set_path_effects([patheffects.withStroke(linewidth=1.9, foreground="0.25")])
     axis.set(xscale="log", yscale="log")
     axis.grid(False)
     for one in (axis.xaxis, axis.yaxis):
         plain(one)
-    if len(known):
+    if len(positive):
         spans = [*left_right.values()]
         axis.set_xlim(spans[0][0], spans[-1][1])
-        low_high = np.array([edge for _, own in known.groupby(x) for edge in _spans(sorted(own[y]))])
+        low_high = np.array([edge for _, cells in positive.groupby(x) for edge in _spans(sorted(cells[y]))])
         axis.set_ylim(low_high.min(), low_high.max())
     return ScalarMappable(norm, ListedColormap(colours(np.linspace(0, 1, 256))))
 

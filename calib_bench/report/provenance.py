@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calib_bench.core.fate import FAILED
-
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Trial
+from calib_bench.store.store import Store
 
 
 def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dict[str, Any]:
@@ -21,14 +19,14 @@ def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dic
     Args:
         trials: those of the study; what is not stored is not counted.
     """
-    known = store.provenance()
+    stored = store.provenance()
     seeds = ", ".join(map(str, settings.seed or ()))
     return {
-        "command": known["command"],
+        "command": stored["command"],
         "seeds": seeds,
         "training": training(store, trials),
-        "data": known["splits"],
-        "environment": known["environment"],
+        "data": stored["splits"],
+        "environment": stored["environment"],
     }
 
 

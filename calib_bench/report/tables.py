@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, SIBLINGS, estimate, number, title
+from calib_bench.core.study import Table
 from calib_bench.errors import StoreError
 from calib_bench.system.files import write_bytes, write_json, writing
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table as RichTable
 
-    from calib_bench.core.study import Table
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -175,22 +175,20 @@ def read(run: Path) -> dict[str, Table]:
     """
     import pandas as pd
 
-    from calib_bench.core.study import Table
-
     folder = run / "report" / "tables" if (run / "report").is_dir() else run / "tables"
     if not (folder / "index.json").is_file():
         raise StoreError(f"{run} has no report with tables: python -m calib_bench report {run} makes it")
     try:
         return {
-            name: Table(frame=_frame(pd, folder / f"{name}.csv"), **_told(told))
-            for name, told in json.loads((folder / "index.json").read_text()).items()
+            name: Table(frame=_frame(pd, folder / f"{name}.csv"), **_told(entry))
+            for name, entry in json.loads((folder / "index.json").read_text()).items()
         }
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise StoreError(f"{folder} is damaged ({error}): python -m calib_bench report {run} makes it again") from None
 
 
-def _told(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def _frame(pd: Any, path: Path) -> pd.DataFrame:

@@ -22,13 +22,13 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from calib_bench.core import fate
+from calib_bench.core.results import Record
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY, NUMERICS, Score, Scores, Trial, key_of
 from calib_bench.errors import StoreError
@@ -53,25 +53,6 @@ RECENT = 4096
 """Records kept in memory; others are read again."""
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From schema n of trial.json to n + 1, by n: a trial is brought up to date when it is read."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What `trial.json` says.
-
-    Attributes:
-        status: "done" or "diverged".
-        facts: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
-            label_entropy, of the training labels, in nats.
-        environment: versions and machine.
-        data: source and digest of the data it was trained on.
-    """
-
-    trial: Trial
-    status: str
-    facts: dict[str, Any]
-    environment: dict[str, Any]
-    data: dict[str, str]
 
 
 class Store:

@@ -8,8 +8,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-import calib_bench
-
+VERSION = "0.1.0"
 PACKAGES = (
     "torch",
     "torchvision",
@@ -27,7 +26,7 @@ PACKAGES = (
 @cache
 def versions() -> dict[str, str]:
     """Installed versions of what can change a number."""
-    found = {"calib_bench": calib_bench.__version__, "python": platform.python_version()}
+    found = {"calib_bench": VERSION, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -48,7 +48,8 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     bins of both, None of a trial that did not finish."""
     import pandas as pd
 
-    from calib_bench.analysis.measure import REPAIRED, measure_arm
+    from calib_bench.analysis.measure import measure_arm
+    from calib_bench.analysis.trial_predictions import REPAIRED
 
     record = store.record(trial)
     found = {"status": store.fate(trial), **flat(record.facts)}
@@ -109,6 +110,8 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     for rates in arms.values():
         if len(rates) > 1:
             tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
+            if any(len(known) < len(tuning_seeds) for known in tuned.values()):
+                continue  # not tuned: seeds at the rates of another arm
             best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
             chosen += [trial for trial in rates[best].values() if store.has(trial)]
     return chosen

@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from calib_bench.errors import ResourceError
+from calib_bench.system import shutdown
 
 T = TypeVar("T")
+ASKED_EVERY = 1.0
+"""Seconds between two steps at which processes tell each other whether they are to leave, about."""
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others: the main one plans and stores alone."""
 JOINING = timedelta(minutes=10)
@@ -162,6 +166,47 @@ def total(tensor: Tensor) -> Tensor:
     tensor = tensor.clone()
     dist.all_reduce(tensor)
     return tensor
+
+
+class Accord:
+    """Whether the processes of a group are to leave: one that was asked to tells all of them at the same step.
+
+    The steps at which they ask each other are agreed upon as they ask, about ASKED_EVERY seconds apart.
+
+    Args:
+        device: of the group's collectives.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.steps, self.left, self.began = device, 1, 1, time.monotonic()
+
+    def step(self) -> None:
+        """To be called by every process after each step; the request is made in all of them or in none."""
+        self.left -= 1
+        if world() == 1 or self.left:
+            return
+        pace = self.steps / max(time.monotonic() - self.began, 1e-6)
+        most = max(1, min(int(pace * ASKED_EVERY), 10 * self.steps))
+        told = torch.tensor([float(shutdown.wished()), -float(most)], device=self.device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        wished, most = bool(told[0]), -int(told[1])
+        if wished:
+            shutdown.request()
+        self.steps = self.left = most
+        self.began = time.monotonic()
+
+
+def leave(save: Callable[[], None]) -> NoReturn:
+    """Leave, all processes at once, when the main one has saved; to be called by all.
+
+    Raises:
+        Stopped: always, but where saving fails in this process.
+    """
+    try:
+        save()
+    finally:
+        dist.barrier()
+    raise shutdown.Stopped
 
 
 def gather_rows(part: Tensor, index: Tensor, length: int) -> Tensor:

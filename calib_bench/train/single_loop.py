@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from calib_bench.core.splits import SPLITS, Split, Splits
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.data.label_noise import training
 from calib_bench.errors import SettingsError
+from calib_bench.system import shutdown
 from calib_bench.system.random import seed_of
 from calib_bench.train import callbacks, distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
@@ -47,7 +49,7 @@ def train_single(
     compile: Compile = "auto",
     micro_batch: int | None = None,
 ) -> Outcome:
-    """Train one model; arguments as in `calib_bench.train.train.train`.
+    """Train one model; arguments as in `calib_bench.train.train`.
 
     In a process group each process takes its rows of every global batch and all return the same outcome; only the
     main process's `checkpoint` is used.
@@ -67,7 +69,7 @@ def train_single(
         run.epoch(saver, ticker)
     ticker.finish(trial.epochs * run.per_epoch)
     if run.step > start:
-        saver.keep(run.state)
+        run.save(saver, due=True)
     return run.outcome()
 
 
@@ -112,6 +114,7 @@ class _Run:
         self.measured = row_epochs(trial.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, float]]
         self.before, self.began = 0.0, time.monotonic()
+        self.accord = distributed.Accord(device)
         if saved:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -180,17 +183,29 @@ class _Run:
         for x, y in self._batches(epoch, skip=done):
             self._update(x, y, epoch)
             ticker.tell(1)
+            self.accord.step()
             if self.step % CHECK_STEPS == 0 and self._diverged():
                 return
-            if self.step % self.per_epoch and saver.due():
-                saver.save(self.state())
+            if self.step % self.per_epoch:
+                self.save(saver, saver.due())
         if self._diverged():
             return
         if epoch + 1 in self.measured:
             self._measure()
         self.updater.tally.zero_()
-        if saver.due():
-            saver.save(self.state())
+        self.save(saver, saver.due())
+
+    def save(self, saver: Checkpoint, due: bool) -> None:
+        """Save the state where it is due. Processes that have agreed to leave do so once the main one has saved.
+
+        Raises:
+            Stopped: it is saved, and the run is to leave.
+        """
+        keep = partial(saver.keep, self.state)
+        if distributed.world() > 1 and shutdown.requested():
+            distributed.leave(keep)
+        elif due:
+            keep()
 
     def _update(self, x: Any, y: Tensor, epoch: int) -> None:
         if self.draws:

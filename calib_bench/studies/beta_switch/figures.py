@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, _dodge, _empty, _legend
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
 LOOKS: dict[str, dict[str, Any]] = {
@@ -65,10 +65,10 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
     axis.axhline(0, color="0.4", linewidth=0.8)
     against = {"beta to reference": "that beta all along", "reference to beta": "never switching"}
     for i, (way, look) in enumerate(LOOKS.items()):
-        some = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")
-        x = some["at"] * _dodge(i, 2)
-        axis.plot(x, some[column], **look)
-        axis.vlines(x, some[f"{column}_low"], some[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+        curve = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")
+        x = curve["at"] * _dodge(i, 2)
+        axis.plot(x, curve[column], **look)
+        axis.vlines(x, curve[f"{column}_low"], curve[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
     times = sorted(set(rows["at"].dropna()))
     axis.set_xscale("log")
     axis.set_xticks(times, [f"{100 * time:.3g}%" for time in times])

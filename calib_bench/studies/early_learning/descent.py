@@ -71,16 +71,16 @@ def frontier(model: nn.Module, x: Any, y_M: Tensor, beta: float, critical: float
     Returns:
         (rates in units of the critical one [R], ascending; losses [R, T + 1]), float64.
     """
-    tried, found = list(COARSE), descend(model, x, y_M, beta, [critical * rate for rate in COARSE], steps)
+    tried, loss_RT = list(COARSE), descend(model, x, y_M, beta, [critical * rate for rate in COARSE], steps)
     constant = label_entropy(y_M, int(y_M.max()) + 1)
-    edge = first_lost([fate(losses, constant) for losses in found])
+    edge = first_lost([fate(losses, constant) for losses in loss_RT])
     if edge:
         low, ratio = tried[edge - 1], tried[edge] / tried[edge - 1]
         between = [low * ratio ** (i / 4) for i in (1, 2, 3)]
         tried += between
-        found = torch.cat([found, descend(model, x, y_M, beta, [critical * rate for rate in between], steps)])
+        loss_RT = torch.cat([loss_RT, descend(model, x, y_M, beta, [critical * rate for rate in between], steps)])
     order = sorted(range(len(tried)), key=tried.__getitem__)
-    return torch.tensor([tried[i] for i in order], dtype=torch.float64), found[order]
+    return torch.tensor([tried[i] for i in order], dtype=torch.float64), loss_RT[order]
 
 
 def descend(model: nn.Module, x: Any, y_M: Tensor, beta: float, rates: Sequence[float], steps: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import _beta_axis, _empty, _families, _grid, _legend, plain
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 GUIDE: dict[str, Any] = {"color": "0.55", "linewidth": 0.9}
 FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
@@ -70,10 +70,10 @@ def collapse(analysis: Analysis) -> Figure:
         for style, start in zip(("-", "--"), starts, strict=False):
             for row in rows[rows["start"] == start].itertuples():
                 way = row.path["moved_linear"]
-                some = way > 0
+                moving = way > 0
                 line[2].plot(
-                    row.path["tau"][some],
-                    (row.path["apart"][some] / way[some]),
+                    row.path["tau"][moving],
+                    (row.path["apart"][moving] / way[moving]),
                     color=shades[row.beta],
                     linestyle=style,
                 )
@@ -110,10 +110,10 @@ def curvature(analysis: Analysis) -> Figure:
     looks = (("zero", "C0", "o"), ("ordinary", "C1", "s"))
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for logits, color, marker in looks:
-            some = rows[rows["logits"] == logits]
-            _points(line[0], some, "lambda_max", color, marker)
-            _points(line[1], some, "over_beta2", color, marker)
-            mean = some.groupby("beta")["lambda_max"].mean()
+            logits_rows = rows[rows["logits"] == logits]
+            _points(line[0], logits_rows, "lambda_max", color, marker)
+            _points(line[1], logits_rows, "over_beta2", color, marker)
+            mean = logits_rows.groupby("beta")["lambda_max"].mean()
             if len(mean) > 1:
                 x, y = np.log(mean.index.to_numpy()), np.log(mean.to_numpy())
                 line[2].plot(np.exp((x[1:] + x[:-1]) / 2), np.diff(y) / np.diff(x), color=color, marker=marker)
@@ -137,19 +137,19 @@ def frontier(analysis: Analysis) -> Figure:
     if not len(runs):
         return _empty("no rate has been tried yet")
     figure, axes = _grid(runs, 2, 3.6)
-    for (name, rows), (_, own), line in zip(_families(runs), _families(edges), axes, strict=False):
+    for (name, rows), (_, limits), line in zip(_families(runs), _families(edges), axes, strict=False):
         for axis, column, units in zip(line, ("rate", "relative"), ("critical_rate", None), strict=True):
             for kind, (color, marker) in FATES.items():
-                some = rows[rows["fate"] == kind]
+                dots = rows[rows["fate"] == kind]
                 axis.plot(
-                    some["beta"] * _aside(some), some[column], color=color, marker=marker, linestyle="none", alpha=0.7
+                    dots["beta"] * _aside(dots), dots[column], color=color, marker=marker, linestyle="none", alpha=0.7
                 )
             if units:
-                mean = own.groupby("beta")[units].mean()
+                mean = limits.groupby("beta")[units].mean()
                 axis.plot(mean.index, mean, color="k", linestyle="--")
             else:
                 axis.axhline(1, color="k", linestyle="--")
-            edge = own.assign(log=np.log(own["frontier" if units else "relative"])).groupby("beta")["log"].mean()
+            edge = limits.assign(log=np.log(limits["frontier" if units else "relative"])).groupby("beta")["log"].mean()
             axis.plot(edge.index, np.exp(edge), color="k", marker="o")
             axis.set(yscale="log", ylabel="rate" if units else "rate / critical rate")
             plain(axis.yaxis)
@@ -180,9 +180,9 @@ def _aside(rows: pd.DataFrame) -> Any:
 
 def _points(axis: Axes, rows: pd.DataFrame, column: str, color: str, marker: str) -> None:
     """A mark a seed, and a line through the means of logarithms."""
-    some = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
-    axis.plot(some["beta"], some[column], color=color, marker=marker, linestyle="none", alpha=0.45, markersize=3)
-    mean = some.assign(log=np.log(some[column])).groupby("beta")["log"].mean()
+    usable = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
+    axis.plot(usable["beta"], usable[column], color=color, marker=marker, linestyle="none", alpha=0.45, markersize=3)
+    mean = usable.assign(log=np.log(usable[column])).groupby("beta")["log"].mean()
     axis.plot(mean.index, np.exp(mean), color=color)
 
 

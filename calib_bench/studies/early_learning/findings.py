@@ -11,16 +11,17 @@ import numpy as np
 from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.fate import GUESS
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Table
+from calib_bench.core.trial import Trial
+from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning import rows as read
 from calib_bench.studies.early_learning.probes import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
 
 SMALL, LARGE = 0.1, 1.0
 """Inverse temperatures up to the first follow the laws of small ones, from the second on those of large ones."""
@@ -29,20 +30,20 @@ SMALLEST = 0.01
 NEAR = 1 + 1e-6
 
 
-def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
+def analysis(settings: Settings, store: Results, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
     """From the trials of every kind of measurement, as far as the store holds them."""
     import pandas as pd
 
     name = read.Names(trials["stability"])
-    trials = {kind: [trial for trial in some if store.state(trial) == "done"] for kind, some in trials.items()}
+    trials = {kind: [trial for trial in planned if store.state(trial) == "done"] for kind, planned in trials.items()}
     times = [name(trial) | read.timescale(store.arrays(trial), trial.beta) for trial in trials["paths"]]
     curves = [name(trial) | _curve(trial, store) for trial in trials["curvature"]]
     common = [name(trial) | _common(trial, store) for trial in trials["common"]]
     runs, edges = [], []  # type: list[Row], list[Row]
     for trial in trials["stability"]:
-        found = read.stability(store.arrays(trial))
-        runs += [name(trial) | run for run in found]
-        edges.append(name(trial) | read.frontier(found))
+        trial_runs = read.stability(store.arrays(trial))
+        runs += [name(trial) | run for run in trial_runs]
+        edges.append(name(trial) | read.frontier(trial_runs))
     frames = {
         name: pd.DataFrame(rows)
         for name, rows in (("times", times), ("curves", curves), ("runs", runs), ("edges", edges), ("common", common))
@@ -58,12 +59,12 @@ def analysis(settings: Settings, store: Store, trials: Mapping[str, Sequence[Tri
     )
 
 
-def _curve(trial: Trial, store: Store) -> Row:
+def _curve(trial: Trial, store: Results) -> Row:
     logits = read.ZERO if read.starts_at_zero(trial) else read.ORDINARY
     return {"logits": logits, **read.curvature(store.arrays(trial), trial.beta)}
 
 
-def _common(trial: Trial, store: Store) -> Row:
+def _common(trial: Trial, store: Results) -> Row:
     arrays = store.arrays(trial)
     path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss", "loss_linear")}
     start = "zero" if read.starts_at_zero(trial) else f"those of beta={COMMON:g}"
@@ -73,13 +74,12 @@ def _common(trial: Trial, store: Store) -> Row:
 def _each(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
     """The measurements of one model and variant, with their names."""
     if len(frame):
-        for (model, variant), some in frame.groupby(["model", "variant"], sort=False, dropna=False):
-            yield {"model": model, "variant": variant if isinstance(variant, str) else None}, some
+        for (model, variant), rows in frame.groupby(["model", "variant"], sort=False, dropna=False):
+            yield {"model": model, "variant": variant if isinstance(variant, str) else None}, rows
 
 
 def _slopes(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
     """Exponents of beta, with intervals over seeds."""
-    from calib_bench.inference import crossed_interval
 
     wanted = (
         ("times", "tau_nl", "nonlinear time tau_nl", "1 at small beta"),
@@ -89,44 +89,45 @@ def _slopes(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
         ("edges", "frontier", "rate at which descent is lost", "-1 at small beta, -2 at large beta"),
     )
     for table, column, title, theory in wanted:
-        for name, some in _each(frames[table]):
+        for name, rows in _each(frames[table]):
             if table == "curves":
-                some, column_ = some[some["logits"] == column], "lambda_max"
+                rows, column_ = rows[rows["logits"] == column], "lambda_max"
             else:
                 column_ = column
             for end, part in (
-                (f"beta up to {SMALL:g}", some[some["beta"] <= SMALL * NEAR]),
-                (f"beta from {LARGE:g}", some[some["beta"] >= LARGE / NEAR]),
+                (f"beta up to {SMALL:g}", rows[rows["beta"] <= SMALL * NEAR]),
+                (f"beta from {LARGE:g}", rows[rows["beta"] >= LARGE / NEAR]),
             ):
-                found = [read.slope(own, column_) for _, own in part.groupby("seed")]
-                found = [value for value in found if math.isfinite(value)]
-                if found:
-                    interval = fields("slope", crossed_interval([[value] for value in found], nested=True))
+                slopes = [read.slope(seed_rows, column_) for _, seed_rows in part.groupby("seed")]
+                slopes = [value for value in slopes if math.isfinite(value)]
+                if slopes:
+                    interval = fields("slope", crossed_interval([[value] for value in slopes], nested=True))
                     interval.pop("slope_p", None)
-                    yield {"quantity": title, "range": end, **name, **interval, "seeds": len(found), "theory": theory}
+                    yield {"quantity": title, "range": end, **name, **interval, "seeds": len(slopes), "theory": theory}
 
 
 def _acceptance(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
     """The theory's claims, each with the worst that was found over beta and seeds."""
-    for name, some in _each(frames["times"]):
-        small = some[some["beta"] <= SMALL * NEAR]
-        yield _within(name, "time to move by ||Z0||/10, over tau_z/10", "every beta", some, "tenth", 0.15)
+    for name, rows in _each(frames["times"]):
+        small = rows[rows["beta"] <= SMALL * NEAR]
+        yield _within(name, "time to move by ||Z0||/10, over tau_z/10", "every beta", rows, "tenth", 0.15)
         yield _within(name, "time to move by ||Z0||, over tau_z", f"beta up to {SMALL:g}", small, "whole", 0.10)
-        slopes = [read.slope(own, "tau_nl") for _, own in small.groupby("seed")]
+        slopes = [read.slope(seed_rows, "tau_nl") for _, seed_rows in small.groupby("seed")]
         yield _judged(name, "slope of tau_nl over beta", f"beta up to {SMALL:g}", slopes, 1 - 0.1, 1 + 0.1)
-    for name, some in _each(frames["curves"]):
-        zero = some[some["logits"] == read.ZERO]
+    for name, rows in _each(frames["curves"]):
+        zero = rows[rows["logits"] == read.ZERO]
         for column, power, part, where in (
             ("over_beta", "beta", zero[zero["beta"] <= SMALLEST * NEAR], f"beta up to {SMALLEST:g}"),
             ("over_beta2", "beta^2", zero[zero["beta"] >= LARGE / NEAR], f"beta from {LARGE:g}"),
         ):
             spread = [
-                own[column].max() / own[column].min() if len(own) > 1 else math.nan for _, own in part.groupby("seed")
+                seed_rows[column].max() / seed_rows[column].min() if len(seed_rows) > 1 else math.nan
+                for _, seed_rows in part.groupby("seed")
             ]
             what = f"lambda_max/{power} at zero logits, largest over smallest"
             yield _judged(name, what, where, spread, 1.0, 1.02)
         yield _judged(
-            name, f"lambda_max known to {TOLERANCE:g}, share", "every beta", [float(some["converged"].mean())], 1.0, 1.0
+            name, f"lambda_max known to {TOLERANCE:g}, share", "every beta", [float(rows["converged"].mean())], 1.0, 1.0
         )
 
 
@@ -158,8 +159,8 @@ def _summary(accepted: pd.DataFrame) -> Iterator[str]:
 def _verdict(accepted: pd.DataFrame, slopes: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield from _summary(accepted)
     for row in accepted.to_dict("records"):
-        found = "" if row["met"] == "not measured" else f": {row['smallest']:.3f} to {row['largest']:.3f}"
-        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, {row['wanted']} wanted{found}."
+        measured = "" if row["met"] == "not measured" else f": {row['smallest']:.3f} to {row['largest']:.3f}"
+        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, {row['wanted']} wanted{measured}."
     yield from _saturation(frames["curves"])
     yield from _lost(frames["edges"], slopes)
     yield from _parted(frames["common"])
@@ -172,8 +173,8 @@ def _of(row: Mapping[str, Any], frame: pd.DataFrame) -> str:
 
 def _saturation(curves: pd.DataFrame) -> Iterator[str]:
     """How ordinary logits bend the second law."""
-    for where, some in families(curves):
-        large = some[(some["beta"] >= LARGE / NEAR) & (some["logits"] == read.ORDINARY)]
+    for where, rows in families(curves):
+        large = rows[(rows["beta"] >= LARGE / NEAR) & (rows["logits"] == read.ORDINARY)]
         mean = large.groupby("beta")["over_beta2"].mean()
         if len(mean) > 1:
             yield (
@@ -186,8 +187,8 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
 
 def _missed(edges: pd.DataFrame) -> Iterator[str]:
     """Where descent is lost at other rates than the critical one, by more than a factor of two at some beta."""
-    for where, some in families(edges):
-        finite = some[some["relative"].notna()]
+    for where, rows in families(edges):
+        finite = rows[rows["relative"].notna()]
         mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
         if len(mean) and np.abs(np.log(mean)).max() > math.log(2):
             low, high = (f"{mean[beta]:.2g} times at beta={beta:.3g}" for beta in (mean.idxmin(), mean.idxmax()))
@@ -195,38 +196,38 @@ def _missed(edges: pd.DataFrame) -> Iterator[str]:
 
 
 def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
-    for where, some in families(edges):
-        finite = some[some["relative"].notna()]
+    for where, rows in families(edges):
+        finite = rows[rows["relative"].notna()]
         mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
         if not len(mean):
             continue
-        catapults = some[some["catapults"] > 0].groupby("beta").size()
-        own = slopes[slopes["quantity"].str.startswith(("rate at", "critical"))] if len(slopes) else slopes
-        said = "; ".join(
+        catapults = rows[rows["catapults"] > 0].groupby("beta").size()
+        slope_rows = slopes[slopes["quantity"].str.startswith(("rate at", "critical"))] if len(slopes) else slopes
+        exponents = "; ".join(
             f"{row['quantity']} {row['slope']:.2f} ({row['range']})"
-            for row in own.to_dict("records")
-            if (row["model"], row["variant"]) == (some["model"].iloc[0], some["variant"].iloc[0])
+            for row in slope_rows.to_dict("records")
+            if (row["model"], row["variant"]) == (rows["model"].iloc[0], rows["variant"].iloc[0])
         )
         where_to = ", ".join(f"{beta:.3g}" for beta in catapults.index)
         jumps = f" Above the critical rate the loss rose and came back at beta={where_to}." if where_to else ""
         yield (
             f"{where}Descent is lost at {mean.iloc[0]:.2g} times the critical rate at beta={mean.index[0]:.3g}, at "
             f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps}"
-            + (f" Slopes over beta: {said}." if said else "")
+            + (f" Slopes over beta: {exponents}." if exponents else "")
             + (" The curvature of the start does not set it." if np.abs(np.log(mean)).max() > math.log(2) else "")
         )
 
 
 def _parted(common: pd.DataFrame) -> Iterator[str]:
-    for where, some in families(common):
-        for start, rows in some.groupby("start", sort=False):
+    for where, family_rows in families(common):
+        for start, rows in family_rows.groupby("start", sort=False):
             left = rows[rows["tau_nl"].notna()]
             stayed = [f"{beta:.3g}" for beta in rows[rows["tau_nl"].isna()]["beta"]]
-            said = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
+            times = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
             together = f"; never at beta={', '.join(stayed)} as far as was followed" if stayed else ""
             yield (
                 f"{where}From equal initial logits ({start}) networks leave the common path of the tangent model, by a "
-                f"tenth of the way, at tau {said or 'none'}{together}."
+                f"tenth of the way, at tau {times or 'none'}{together}."
             )
 
 

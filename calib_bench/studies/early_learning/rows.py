@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.core.trial import Trial
 from calib_bench.dynamics.gradient_flow import crossing
+from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning.descent import fate, first_lost
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.trial import Trial
 
 DEPARTED = 0.1
 """A model has left its tangent when they are this share of the way apart."""
@@ -31,14 +32,14 @@ class Names:
         Args:
             trials: of every model and setting.
         """
-        found = [(trial.batch, trial.head_init, trial.correlation) for trial in trials]
+        combinations = [(trial.batch, trial.head_init, trial.correlation) for trial in trials]
         self.varying = [
-            key for key, values in zip(KEYS, zip(*found, strict=True), strict=False) if len(set(values)) > 1
+            key for key, values in zip(KEYS, zip(*combinations, strict=True), strict=False) if len(set(values)) > 1
         ]
 
     def __call__(self, trial: Trial) -> Row:
-        own = trial.model_copy(update={"correlation": None}) if starts_at_zero(trial) else trial
-        variant = ", ".join(f"{key}={getattr(own, key)}" for key in self.varying) or None
+        base_trial = trial.model_copy(update={"correlation": None}) if starts_at_zero(trial) else trial
+        variant = ", ".join(f"{key}={getattr(base_trial, key)}" for key in self.varying) or None
         return {"model": trial.model, "variant": variant, "beta": trial.beta, "seed": trial.seed}
 
 
@@ -77,9 +78,9 @@ def departure(path: Mapping[str, np.ndarray]) -> np.ndarray:
 def curvature(arrays: Mapping[str, Any], beta: float) -> Row:
     """lambda_max, how well it is known, and what it is of beta and of beta^2."""
     top = float(arrays["lambda_max"])
-    known = {key: float(arrays[key]) for key in ("residual", "products", "norm")}
+    diagnostics = {key: float(arrays[key]) for key in ("residual", "products", "norm")}
     over = {"over_beta": top / beta, "over_beta2": top / beta**2}
-    return {"lambda_max": top, **over, **known, "converged": bool(arrays["converged"])}
+    return {"lambda_max": top, **over, **diagnostics, "converged": bool(arrays["converged"])}
 
 
 def stability(arrays: Mapping[str, Any]) -> list[Row]:
@@ -111,10 +112,10 @@ def frontier(runs: Iterable[Row]) -> Row:
 
 def slope(rows: pd.DataFrame, column: str) -> float:
     """Least-squares slope of log column over log beta; NaN with fewer than two finite points."""
-    some = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
-    if some["beta"].nunique() < 2:
+    usable = rows[np.isfinite(rows[column]) & (rows[column] > 0)]
+    if usable["beta"].nunique() < 2:
         return math.nan
-    return float(np.polyfit(np.log(some["beta"]), np.log(some[column]), 1)[0])
+    return float(np.polyfit(np.log(usable["beta"]), np.log(usable[column]), 1)[0])
 
 
 WORST = ("catapults", "beyond", "products", "residual")
@@ -126,18 +127,17 @@ def over_seeds(frame: pd.DataFrame, by: list[str], columns: list[str]) -> list[R
 
     A quantity that some seed lacks is missing.
     """
-    from calib_bench.inference import crossed_interval
 
     rows = []
-    for values, some in frame.sort_values("beta", kind="stable").groupby(by, sort=False, dropna=False):
-        row: Row = {**dict(zip(by, values, strict=True)), "seeds": some["seed"].nunique()}
+    for values, group in frame.sort_values("beta", kind="stable").groupby(by, sort=False, dropna=False):
+        row: Row = {**dict(zip(by, values, strict=True)), "seeds": group["seed"].nunique()}
         for column in columns:
-            value_S = some[column].astype(float).to_numpy()
+            value_S = group[column].astype(float).to_numpy()
             if column in WORST:
                 row[column] = value_S.max()
                 continue
             with np.errstate(divide="ignore"):  # logits that are zero have a norm of zero, and no interval
-                found = crossed_interval(np.log(value_S)[:, None], nested=True)
-            row |= {key: math.exp(v) for key, v in fields(column, found).items() if not key.endswith("_p")}
+                interval = crossed_interval(np.log(value_S)[:, None], nested=True)
+            row |= {key: math.exp(v) for key, v in fields(column, interval).items() if not key.endswith("_p")}
         rows.append(row)
     return rows

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.core.splits import Splits
 from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.studies.early_learning import figures
+from calib_bench.studies.early_learning import figures, findings, probes
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.splits import Splits
-    from calib_bench.store.store import Store
 
 KINDS = ("paths", "common", "curvature", "stability")
 PLAIN = {
@@ -70,15 +70,15 @@ def check(settings: Settings) -> None:
 def trials(settings: Settings, kind: str) -> list[Trial]:
     """The trials of a kind of measurement; those with logits that start at zero come last."""
     seeds = (settings.seed or ())[: 1 if kind == "common" else None]
-    found, zero = [], []
+    ordinary, zero = [], []
     for template in tuning.templates(settings):
         start = template.model_copy(update={**PLAIN, "probe": f"early_learning/{kind}", **_precision(template, kind)})
         for beta in _betas(settings, template.beta) if kind == "curvature" else (template.beta,):
             each = [start.model_copy(update={"beta": beta, **_seed(settings, seed)}) for seed in seeds]
-            found += each
+            ordinary += each
             if kind in ("common", "curvature") and template.correlation is None:
                 zero += [trial.model_copy(update={"correlation": ZERO}) for trial in each]
-    return tuning.unique([*found, *zero])
+    return tuning.unique([*ordinary, *zero])
 
 
 def _seed(settings: Settings, seed: int) -> dict[str, int]:
@@ -100,13 +100,12 @@ def _betas(settings: Settings, beta: float) -> tuple[float, ...]:
     return tuple(float(f"{value:.9g}") for value in (*down, beta, *up))
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The theory's numbers beside the measured ones.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.studies.early_learning import findings
 
     by_kind = {kind: [trial for trial in trials(settings, kind) if store.has(trial)] for kind in KINDS}
     return findings.analysis(settings, store, by_kind)
@@ -117,7 +116,6 @@ def _probe(kind: str) -> Probe:
 
 
 def _measure(kind: str, trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
-    from calib_bench.studies.early_learning import probes
 
     measure: Callable[..., dict[str, Any]] = getattr(probes, kind)
     return measure(trial, model, splits, device)

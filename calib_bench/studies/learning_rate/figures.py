@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
-from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, column
+from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, Phase, column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
-    from calib_bench.studies.learning_rate.phase import Phase
 
 LABELS = {
     "lr": "learning rate eta",
@@ -52,10 +51,10 @@ def phase_plane(analysis: Analysis) -> Figure:
             low, high = axis.get_ylim()
             for what, look in LOOKS.items():
                 rates = np.exp(one.log_rates(what, unit, one.found.means_A))
-                known = np.isfinite(rates)
-                path(axis, np.array(one.betas)[known], rates[known], **look)
-                if what != CRITICAL and known.any():
-                    low, high = min(low, rates[known].min() / 1.3), max(high, rates[known].max() * 1.3)
+                finite = np.isfinite(rates)
+                path(axis, np.array(one.betas)[finite], rates[finite], **look)
+                if what != CRITICAL and finite.any():
+                    low, high = min(low, rates[finite].min() / 1.3), max(high, rates[finite].max() * 1.3)
             axis.set_ylim(low, high)
             axis.set(xlabel="beta", ylabel=LABELS[unit])
         line[0].set_title(_title(one, phases), loc="left")
@@ -96,12 +95,12 @@ def ridge(analysis: Analysis) -> Figure:
 
 
 def _bars(axis: Axes, rows: list[dict[str, Any]], name: str, dodge: float, look: dict[str, Any]) -> None:
-    known = [row for row in rows if name in row]
-    x = [row["beta"] * dodge for row in known]
-    if known:
-        axis.plot(x, [row[name] for row in known], **look)
-    some = [(at, row[f"{name}_low"], row[f"{name}_high"]) for at, row in zip(x, known, strict=True)]
-    bars = [bar for bar in some if bar[1] < bar[2]]
+    measured = [row for row in rows if name in row]
+    x = [row["beta"] * dodge for row in measured]
+    if measured:
+        axis.plot(x, [row[name] for row in measured], **look)
+    limits = [(at, row[f"{name}_low"], row[f"{name}_high"]) for at, row in zip(x, measured, strict=True)]
+    bars = [bar for bar in limits if bar[1] < bar[2]]
     if bars:
         axis.vlines(*zip(*bars, strict=True), color=look["color"], linewidth=0.9, alpha=0.6)
 

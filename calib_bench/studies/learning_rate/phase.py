@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
+from calib_bench.inference import Interval, Resampled, collapsed, percentile, resampled_means
+from calib_bench.inference import rate as share_interval
+from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
+from calib_bench.train.learning_rate import curvature
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
-
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.splits import Splits
-    from calib_bench.inference import Interval, Resampled
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -52,15 +54,13 @@ def start_of(settings: Settings, template: Trial, seed: int) -> Trial | None:
     """
     if template.lr_unit == "lr_rel" or template.optimizer != "sgd":
         return None
-    own = template.model_copy(update={"epochs": 0, "warmup": 0.0, "lr_unit": "lr", "probe": PROBE})
-    return tuning.trial_at(settings, own, 1.0, seed)
+    start_template = template.model_copy(update={"epochs": 0, "warmup": 0.0, "lr_unit": "lr", "probe": PROBE})
+    return tuning.trial_at(settings, start_template, 1.0, seed)
 
 
 def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
     """lambda_max at initialization and whether it converged, float64 [2]."""
     import torch
-
-    from calib_bench.train.learning_rate import curvature
 
     value, converged = curvature(trial, model, splits, device)
     return {"lambda_max": torch.tensor([value, float(converged)], dtype=torch.float64)}
@@ -82,6 +82,7 @@ class Phase:
         found: means of the selection loss in every cell, then of log_lambda and log_frontier, resampled together.
         unconverged: how many of lambda_max did not converge.
         momentum: of the heavy ball, 0 of plain gradient descent.
+        lost_B: of the seeds at the best rate of the grid, how many failed or collapsed (`inference.collapsed`).
     """
 
     name: Row
@@ -95,6 +96,7 @@ class Phase:
     found: Resampled
     unconverged: int
     momentum: float = 0.0
+    lost_B: tuple[int, ...] = ()
 
     @property
     def relative(self) -> bool:
@@ -121,8 +123,8 @@ class Phase:
         if what == CRITICAL:
             raw = log_critical + math.log1p(self.momentum)
         else:
-            own = frontier if what == FRONTIER else beta_rate_plane.valley(np.log(self.rates), cells)[0]
-            raw = own - self._shift(self.unit, log_critical)
+            in_grid_unit = frontier if what == FRONTIER else beta_rate_plane.valley(np.log(self.rates), cells)[0]
+            raw = in_grid_unit - self._shift(self.unit, log_critical)
         with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
             return raw + self._shift(unit, log_critical)
 
@@ -140,7 +142,12 @@ class Phase:
         ]
 
     def rows(self) -> list[Row]:
-        """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate."""
+        """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate.
+
+        `collapsed` is the share of seeds that failed or collapsed at the best rate, with exact limits; no column where
+        none did.
+        """
+
         out: list[Row] = [
             {**self.name, "beta": beta, "seeds": self.found.n_seeds, "inside": inside}
             for beta, inside in zip(self.betas, self.inside(), strict=True)
@@ -153,16 +160,18 @@ class Phase:
         for row, ratio in zip(out, self._headroom(), strict=True):
             if math.isfinite(ratio.mean):
                 row |= {k: math.exp(v) for k, v in fields("headroom", ratio).items() if "_p" not in k}
+        for row, lost in zip(out, self.lost_B, strict=False):
+            if lost:
+                row |= fields("collapsed", share_interval(lost, self.found.n_seeds))
+                row["collapsed_trials"] = f"{lost} of {self.found.n_seeds}"
         return out
 
     def _intervals(self, what: str, unit: str) -> list[Interval]:
-        from calib_bench.inference import percentile
 
         mean_B, drawn = (self.log_rates(what, unit, m) for m in (self.found.means_A, self.found.drawn_BA))
         return [percentile(float(m), drawn[:, b], self.found) for b, m in enumerate(mean_B)]
 
     def _headroom(self) -> list[Interval]:
-        from calib_bench.inference import percentile
 
         mean_B, drawn = (
             self.log_rates(FRONTIER, self.unit, m) - self.log_rates(RIDGE, self.unit, m)
@@ -171,23 +180,28 @@ class Phase:
         return [percentile(float(m), drawn[:, b], self.found) for b, m in enumerate(mean_B)]
 
     def slopes(self) -> list[Row]:
-        """Log-log slopes over beta, one row a range of beta, rate and unit: with limits, p of 0, and the theory's."""
-        from calib_bench.inference import percentile
+        """Log-log slopes over beta, one row a range of beta, rate and unit: with limits, p of 0, and the theory's.
+
+        Those of the best rate have a column TWO_KINDS where some seeds collapsed at one of the best rates, not all.
+        """
 
         x_B, inside = np.log(self.betas), np.array(self.inside())
+        mixed = {b for b, lost in enumerate(self.lost_B) if 0 < lost < self.found.n_seeds}
         out = []
         for what in (RIDGE, FRONTIER, CRITICAL):
             for unit in UNITS:
                 mean_B, drawn = (self.log_rates(what, unit, m) for m in (self.found.means_A, self.found.drawn_BA))
                 usable = np.isfinite(mean_B) & (inside | (what != RIDGE))
-                for where, some in beta_rate_plane.regimes(self.betas).items():
-                    own = [b for b in some if usable[b]]
-                    if len(own) < 2 or (what == CRITICAL and unit == "lr_rel"):
+                for where, in_range in beta_rate_plane.regimes(self.betas).items():
+                    kept = [b for b in in_range if usable[b]]
+                    if len(kept) < 2 or (what == CRITICAL and unit == "lr_rel"):
                         continue
-                    slope, slopes = (beta_rate_plane.slope(x_B[own], y[..., own]) for y in (mean_B, drawn))
-                    row = {**self.name, "rate": what, "unit": unit, "range": where, "betas": len(own)}
+                    slope, slopes = (beta_rate_plane.slope(x_B[kept], y[..., kept]) for y in (mean_B, drawn))
+                    row = {**self.name, "rate": what, "unit": unit, "range": where, "betas": len(kept)}
+                    if what == RIDGE and mixed & set(kept):
+                        row[TWO_KINDS] = "these betas"
                     row |= {
-                        "left_out": len(some) - len(own),
+                        "left_out": len(in_range) - len(kept),
                         **fields("slope", percentile(float(slope), slopes, self.found)),
                     }
                     if what != RIDGE and where in THEORY:
@@ -214,21 +228,20 @@ def column(what: str, unit: str) -> str:
     return f"{what.replace(' ', '_')}_{unit}"
 
 
-def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
+def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
     """The plane of arms that differ in beta alone, every seed of which has a score at every rate of the grid.
 
     Args:
         settings: as of `all_seeds`.
         nested: each seed has its own selection examples.
     """
-    from calib_bench.inference import resampled_means
 
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
     seeds, rates = settings.seed or (), arms[0].rates
     scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
     trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
-    known = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
-    score_SBR = np.array(known, float)
+    measured = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
+    score_SBR = np.array(measured, float)
     values_SNA = _values(settings, store, trials, score_SBR, nested)
     lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
     log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
@@ -241,20 +254,29 @@ def read(settings: Settings, store: Store, arms: Sequence[tuning.Arm], name: Row
         betas=tuple(arm.trial.beta for arm in arms),
         rates=rates,
         score_BR=score_SBR.mean(0),
-        failed_BR=np.array([[[failed(score) for score in row] for row in plane] for plane in known], float).mean(0),
+        failed_BR=np.array([[[failed(score) for score in row] for row in plane] for plane in measured], float).mean(0),
         log_lambda_SB=log_lambda_SB,
         log_frontier_SB=log_frontier_SB,
         found=resampled_means(values_SNA, own_SC),
         unconverged=sum(not converged for row in lambdas for _, converged in row),
         momentum=arms[0].trial.momentum,
+        lost_B=tuple(_lost(measured, score_SBR, b, settings) for b in range(len(arms))),
     )
+
+
+def _lost(known: Any, score_SBR: Array, b: int, settings: Settings) -> int:
+    """How many seeds failed or collapsed at a beta's best rate of the grid; `known` are the scores as stored."""
+
+    failed, best = beta_rate_plane.worthless(settings), int(score_SBR[:, b].mean(0).argmin())
+    lost_S = collapsed(score_SBR[:, b, best], beta_rate_plane.guess(settings), largest=False)
+    return sum(bool(lost) or failed(plane[b][best]) for lost, plane in zip(lost_S, known, strict=True))
 
 
 def _known(score: float | None) -> float:
     return math.inf if score is None else score
 
 
-def _values(settings: Settings, store: Store, trials: Any, score_SBR: Array, nested: bool) -> Array:
+def _values(settings: Settings, store: Results, trials: Any, score_SBR: Array, nested: bool) -> Array:
     """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ."""
     S, B, R = score_SBR.shape
     if nested or settings.select == "repaired_log_loss":
@@ -269,14 +291,13 @@ def _values(settings: Settings, store: Store, trials: Any, score_SBR: Array, nes
 
 
 def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Array:
-    from calib_bench.metrics import log_loss_n
 
     if select == "error":
         return np.asarray((z_NK.argmax(-1) != y_N).double())
     return np.asarray(log_loss_n((trial.beta * z_NK.double()).log_softmax(-1), y_N))
 
 
-def _lambda(settings: Settings, store: Store, trial: Trial) -> tuple[float, bool]:
+def _lambda(settings: Settings, store: Results, trial: Trial) -> tuple[float, bool]:
     """lambda_max of a trial's start and whether it converged; NaN where it is not known."""
     if trial.lr_unit == "lr_rel":
         facts = store.record(trial).facts if store.has(trial) else {}

@@ -12,9 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
-from calib_bench.analysis.result_rows import Row, adjusted, cell, firm, without_lone
+from calib_bench.analysis.measure import own_tests
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+    without_lone,
+)
 from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.fate import GUESS
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Probe, Section, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -24,8 +37,6 @@ from calib_bench.studies.learning_rate import figures, phase
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
 NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
 
@@ -66,7 +77,7 @@ def _check(settings: Settings) -> None:
                 )
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The plane of every model, recipe and objective.
 
     Raises:
@@ -74,26 +85,24 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    from calib_bench.analysis.measure import own_tests
-
     settings = phase.all_seeds(settings)
-    found = tuning.tuned(settings, store.scores(settings.select))
-    variants = each.variants(family.arms[0].trial.family() for family in found)
-    nested = own_tests(store, [arm for family in found for arm in family.arms])
-    phases, known = [], []  # type: list[phase.Phase], list[Row]
-    for family in found:
+    tuned_families = tuning.tuned(settings, store.scores(settings.select))
+    variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
+    nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])
+    phases, control_rows = [], []  # type: list[phase.Phase], list[Row]
+    for family in tuned_families:
         variant = variants[family.arms[0].trial.family()]
-        known += controls.read(settings, store, family.arms, variant, nested)
+        control_rows += controls.read(settings, store, family.arms, variant, nested)
         for objective in dict.fromkeys(arm.trial.objective for arm in family.arms):
-            own = [arm for arm in family.arms if arm.trial.objective == objective]
-            name = {"model": own[0].trial.model, "variant": variant, "objective": objective}
-            if all(arm.status != "pending" for arm in own):
-                phases.append(phase.read(settings, store, own, name, settings.split == "seed"))
+            objective_arms = [arm for arm in family.arms if arm.trial.objective == objective]
+            name = {"model": objective_arms[0].trial.model, "variant": variant, "objective": objective}
+            if all(arm.status != "pending" for arm in objective_arms):
+                phases.append(phase.read(settings, store, objective_arms, name, settings.split == "seed"))
     frames = {
         "phase": pd.DataFrame([row for one in phases for row in one.rows()]),
         "slopes": pd.DataFrame([row for one in phases for row in one.slopes()]),
         "cells": pd.DataFrame([row for one in phases for row in one.cells()]),
-        "controls": without_lone(pd.DataFrame(known), settings),
+        "controls": without_lone(pd.DataFrame(control_rows), settings),
     }
     if len(frames["slopes"]):
         frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
@@ -103,7 +112,7 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         warnings=_warnings(settings, phases, frames, store),
         summary=_summary(frames),
         data={
-            "arms": [arm for family in found for arm in family.arms],
+            "arms": [arm for family in tuned_families for arm in family.arms],
             "phases": phases,
             "cap": beta_rate_plane.guess(settings),
             "limit": settings.limit,
@@ -114,11 +123,11 @@ def analyse(settings: Settings, store: Store) -> Analysis:
 def _verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     if not len(frames["slopes"]):
         return ("The data cannot say how the best rate moves with beta: fewer than two betas have one.",)
-    said = []
-    for where, own in _groups(frames["slopes"]):
+    sentences = []
+    for where, slopes in _groups(frames["slopes"]):
         points = next(rows for name, rows in _groups(frames["phase"]) if name == where)
-        said += [where + text for text in (*_ridge(own), *_frontier(own, points))]
-    return tuple(said)
+        sentences += [where + text for text in (*_ridge(slopes), *_collapses(points), *_frontier(slopes, points))]
+    return tuple(sentences)
 
 
 def _summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -128,10 +137,10 @@ def _summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
         return ()
     rows = {what: _row(slopes, what, "lr") for what in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
     parts = [f"{SAID[what]} as beta^s with s = {cell(row, 'slope')}" for what, row in rows.items() if row]
-    said = [f"{'; '.join(parts).capitalize()}."] if parts else []
+    sentences = [f"{'; '.join(parts).capitalize()}."] if parts else []
     points = next(rows for _, rows in _groups(frames["phase"]))
-    said += [text for text in _frontier(slopes, points) if text.startswith("Against")]
-    return (*said, *_ridge(slopes)[1:], *controls.outcome(frames["controls"])) if said else ()
+    sentences += [text for text in _frontier(slopes, points) if text.startswith("Against")]
+    return (*sentences, *_ridge(slopes)[1:], *controls.outcome(frames["controls"])) if sentences else ()
 
 
 def details(analysis: Analysis) -> list[Detail]:
@@ -140,30 +149,30 @@ def details(analysis: Analysis) -> list[Detail]:
 
     frame = analysis.tables["phase"].frame
     groups = _groups(frame) if len(frame) else []
-    found = []
+    beta_details = []
     for where, rows in groups:
         for row in rows.to_dict("records"):
-            known = [what for what in SAID if phase.column(what, "lr") in row]
-            table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in known]
+            present = [what for what in SAID if phase.column(what, "lr") in row]
+            table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in present]
             parts = [f"{one['rate']} {cell(one, 'lr')}" for one in table if one["lr"] == one["lr"]]
             edge = () if row["inside"] else ("The best rate stands at the edge of the grid.",)
             shown = Table("In three units", pd.DataFrame(table), names=("rate",))
-            found.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, shown))
-    return found
+            beta_details.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, shown))
+    return beta_details
 
 
 def _units(row: Mapping[str, Any], what: str) -> Row:
     """A rate's columns, the rate's own name left out of theirs."""
-    own = {unit: phase.column(what, unit) for unit in phase.UNITS}
-    return {f"{unit}{end}": row.get(f"{name}{end}", math.nan) for unit, name in own.items() for end in ENDS}
+    columns = {unit: phase.column(what, unit) for unit in phase.UNITS}
+    return {f"{unit}{end}": row.get(f"{name}{end}", math.nan) for unit, name in columns.items() for end in ENDS}
 
 
 def _groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Rows of one model, variant and objective, with the words that begin a sentence on them."""
     out = []
-    for where, own in families(frame):
+    for where, family_rows in families(frame):
         several = frame["objective"].nunique() > 1
-        for objective, rows in own.groupby("objective", sort=False):
+        for objective, rows in family_rows.groupby("objective", sort=False):
             out.append((f"{where}{objective}: " if several else where, rows))
     return out
 
@@ -176,32 +185,45 @@ def _row(frame: pd.DataFrame, rate: str, unit: str, where: str = "all") -> dict[
 def _ridge(slopes: pd.DataFrame) -> list[str]:
     """How the best rate moves, in each unit, and in which it stays."""
     rows = {unit: _row(slopes, phase.RIDGE, unit) for unit in phase.UNITS}
-    known = {unit: row for unit, row in rows.items() if row is not None}
-    if not known:
+    fitted = {unit: row for unit, row in rows.items() if row is not None}
+    if not fitted:
         return ["The data cannot say how the best rate moves with beta: fewer than two betas have one inside the grid."]
-    parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in known.items()]
-    text = f"Over {next(iter(known.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
+    parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in fitted.items()]
+    text = f"Over {next(iter(fitted.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
     fine = {where: row for where in phase.THEORY if (row := _row(slopes, phase.RIDGE, "lr", where))}
     if fine:
         ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in fine.items())
         text += f"; for the rate itself {ranges}"
-    still = [NAMED[unit] for unit, row in known.items() if not firm(row, "slope")]
+    still = [NAMED[unit] for unit, row in fitted.items() if not firm(row, "slope")]
     if still:
+        hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
+        why = f" ({why_loose(hints)})" if hints else ""
         return [
             f"{text}.",
-            f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say.",
+            f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say{why}.",
         ]
-    return [f"{text}.", f"So one value for every beta is best in none of the {len(known)} units."]
+    return [f"{text}.", f"So one value for every beta is best in none of the {len(fitted)} units."]
+
+
+def _collapses(points: pd.DataFrame) -> list[str]:
+    """How many trials failed or collapsed at the best rates."""
+    rows = [row for row in points.to_dict("records") if row.get("collapsed", 0) > 0]
+    listed = "; ".join(
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {row['collapsed']:.0%} "
+        f"[{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
+        for row in rows
+    )
+    return [f"Collapse at the best rate: {listed}."] if rows else []
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """Where training fails, against the critical rate and its theory."""
-    whole = _row(slopes, phase.FRONTIER, "lr")
-    if whole is None:
+    overall = _row(slopes, phase.FRONTIER, "lr")
+    if overall is None:
         return [
             "Where training fails was not found at two betas or more: the data cannot say how that moves with beta."
         ]
-    text = f"Training fails above a rate that moves as beta^s with s = {cell(whole, 'slope')} over all betas"
+    text = f"Training fails above a rate that moves as beta^s with s = {cell(overall, 'slope')} over all betas"
     for where, theory in phase.THEORY.items():
         mine, critical = (_row(slopes, what, "lr", where) for what in (phase.FRONTIER, phase.CRITICAL))
         if mine is None:
@@ -211,7 +233,7 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
         agrees = agrees if low < high else "and there is no interval to hold it against"
         beside = f", that of the critical rate measured {cell(critical, 'slope')}" if critical else ""
         text += f"; {cell(mine, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
-    said = [f"{text}."]
+    sentences = [f"{text}."]
     column = phase.column(phase.FRONTIER, "lr_rel")
     rows = points.to_dict("records")
     limit = phase.column(phase.CRITICAL, "lr_rel")
@@ -221,19 +243,19 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
         below
     )
     if parts:
-        said.append(
+        sentences.append(
             f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail "
             f"{' and '.join(parts)}; elsewhere the data cannot say on which side."
         )
-    return said
+    return sentences
 
 
 def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequence[phase.Phase]) -> dict[str, Table]:
     n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
     how = "95% percentile intervals, seeds and selection examples resampled together"
     fails = f"fails: diverges, or ends at {GUESS:.0%} or more of the loss of guessing, the entropy of the labels"
-    known = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
-    found = {
+    control_tables = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
+    tables = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
             shown(frames["slopes"], settings),
@@ -242,6 +264,7 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
                 "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
+                *marks(frames["slopes"]),
             ),
             paper=True,
         ),
@@ -255,6 +278,10 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
                 f"{beta_rate_plane.FINE:.2f}; critical rate: {phase.LIMIT} of the Hessian at initialization, on a "
                 "batch of training examples; headroom: where training fails over the best rate",
+                "collapsed: share of seeds at the best rate of the grid that fail, or part from the better half by a "
+                "gap (exact limits)"
+                if "collapsed" in frames["phase"]
+                else "",
             ),
             paper=True,
             first=(
@@ -273,33 +300,44 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
             ),
         ),
     }
-    return found | known
+    return tables | control_tables
 
 
 def _warnings(
-    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Store
+    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
-    said, frontier = [], phase.column(phase.FRONTIER, "lr")  # type: list[str], str
+    messages, frontier = [], phase.column(phase.FRONTIER, "lr")  # type: list[str], str
     if settings.limit is not None:
-        said.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
     if len(settings.seed or ()) == 1:
-        said.append("One seed: intervals hold for this one initialization and batch order, and the frontier has none.")
+        messages.append(
+            "One seed: intervals hold for this one initialization and batch order, and the frontier has none."
+        )
     for row in frames["phase"].to_dict("records"):
         if not row["inside"]:
-            said.append(f"{row['model']} beta={row['beta']:.3g}: the best rate stands at the edge of its grid.")
+            messages.append(f"{row['model']} beta={row['beta']:.3g}: the best rate stands at the edge of its grid.")
         if not row.get(frontier, math.nan) > 0:
-            said.append(
+            messages.append(
                 f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "
                 "at none, so no frontier is given; extend= lets the grid go on."
             )
+    lost = [row for row in frames["phase"].to_dict("records") if row.get("collapsed", 0) > 0]
+    if lost:
+        listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)
+        messages.append(
+            f"Trials that collapsed at the best rate: {listed}. Intervals of best rates do not cover what so few seeds "
+            "have not shown; where only some of a beta's seeds collapsed, no slope of the best rate is established."
+        )
     loose = sum(one.unconverged for one in phases)
     if loose:
-        said.append(f"lambda_max had not converged at {loose} starts: there it is an underestimate.")
+        messages.append(f"lambda_max had not converged at {loose} starts: there it is an underestimate.")
     if any(not one.relative for one in phases):
-        said.append("No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer.")
+        messages.append(
+            "No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer."
+        )
     for split in store.provenance().get("splits", ()):
-        said += [f"Data: {note}." for note in split.get("notes", {}).values()]
-    return tuple(dict.fromkeys(said))
+        messages += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    return tuple(dict.fromkeys(messages))
 
 
 STUDY = Study(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.planning.tuning import TUNED
 from calib_bench.report.drawing import (
     _beta_axis,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
 SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}
@@ -56,11 +56,11 @@ def plane(analysis: Analysis) -> Figure:
     for (name, rows), line in zip(planes, axes, strict=False):
         rows = rows.assign(at=_placed(rows, betas))
         for axis, metric in zip(line, METRICS, strict=True):
-            for beta, some in rows.groupby("beta"):
-                _over_norm(axis, some, f"{metric}_change", shades[float(beta)])
+            for beta, beta_rows in rows.groupby("beta"):
+                _over_norm(axis, beta_rows, f"{metric}_change", shades[float(beta)])
             axis.axhline(0, color="0.4", linewidth=0.8)
-            own = rows[rows["correlation"].isna() & (rows["beta"] == reference)]
-            level = f" ({float(own[metric].iloc[0]):.3g})" if len(own) else ""
+            reference_rows = rows[rows["correlation"].isna() & (rows["beta"] == reference)]
+            level = f" ({float(reference_rows[metric].iloc[0]):.3g})" if len(reference_rows) else ""
             axis.set_ylabel(f"{LABELS[metric]}\nminus that of beta={reference:g} alone{level}")
             _norm_axis(axis, rows)
         line[0].set_title(name, loc="left")
@@ -74,8 +74,8 @@ def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one plane, with its name."""
     several = frame["objective"].nunique() > 1
     for name, rows in _families(frame):
-        for objective, some in rows.groupby("objective", sort=False):
-            yield f"{name}, {objective}" if several else name, some
+        for objective, plane_rows in rows.groupby("objective", sort=False):
+            yield f"{name}, {objective}" if several else name, plane_rows
 
 
 def _placed(rows: pd.DataFrame, betas: Sequence[float]) -> list[float]:
@@ -168,9 +168,9 @@ def factors(analysis: Analysis) -> Figure:
     }
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for axis, metric in zip(line, METRICS, strict=True):
-            some = rows[rows["metric"] == metric.replace("_", " ")].sort_values("beta")
+            metric_rows = rows[rows["metric"] == metric.replace("_", " ")].sort_values("beta")
             for i, (column, (color, marker, _)) in enumerate(looks.items()):
-                _line(axis, some, column, _dodge(i, len(looks)), color=color, marker=marker)
+                _line(axis, metric_rows, column, _dodge(i, len(looks)), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(f"change of {LABELS[metric]}")
             _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])

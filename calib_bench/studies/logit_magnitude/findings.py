@@ -6,18 +6,27 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from calib_bench.analysis import controls, interventions
-from calib_bench.analysis.arms import RECHOSEN
+from calib_bench.analysis import collapse, controls, interventions
+from calib_bench.analysis.arms import rates_note, trials_note
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, firm
+from calib_bench.analysis.result_rows import (  # fmt: skip
+    TRIALS_DOUBTFUL,
+    Row,
+    cell,
+    excludes_zero,
+    firm,
+    marks,
+    revoked,
+    why_loose,
+)
 from calib_bench.analysis.table_notes import families, noted, rate_unit, sample, shown
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.studies.logit_magnitude.plane import ALIKE, BETA, MAGNITUDE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 WEAK = 0.1
 """A share of variance that is surely smaller than this is called small."""
@@ -33,20 +42,23 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str
     planes = shares[shares["other"] == BETA] if len(shares) else shares
     if not len(planes) or "other_share" not in planes:
         return ("There is nothing to compare yet: no plane has finished seeds in every cell of two betas.",)
-    said = []
+    sentences = []
     for where, some in _planes(planes):
-        said.append(f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? ")
-        said[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
+        sentences.append(
+            f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? "
+        )
+        sentences[-1] += " ".join(_answer(row) for row in some.to_dict("records"))
     for where, some in _planes(frames["contrasts"]):
-        said += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
-    return (*said, *interventions.words({**frames, "interventions": shares.iloc[:0]}, settings))
+        sentences += [f"{where}{_moved(some[some['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
+    sentences += interventions.words({**frames, "interventions": shares.iloc[:0]}, settings)
+    return (*sentences, *collapse.words(collapse.rows(frames["trials"], settings)))
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one plane, with the words that begin a sentence on them: none when there is one."""
     several = len(frame) > 0 and frame["objective"].nunique() > 1
-    for where, some in families(frame):
-        for objective, rows in some.groupby("objective", sort=False):
+    for where, family_rows in families(frame):
+        for objective, rows in family_rows.groupby("objective", sort=False):
             begin = ", ".join(text for text in (where.removesuffix(": "), str(objective)) if text)
             yield (f"{begin}: " if several else where), rows
 
@@ -62,8 +74,8 @@ def _answer(row: Row) -> str:
 
 def answer(row: Row) -> str:
     """What the intervals of the two shares let one say."""
-    if few_chose(row):
-        return f"the data cannot say, since {FEW_CHOSE}"
+    if why := revoked(row):
+        return f"the data cannot say, since {why}"
     (_, beta_low, beta_high), (_, low, high) = (_limits(row, column) for column in SHARES)
     if math.isnan(beta_low + low):
         return "the data cannot say (shares have no intervals)"
@@ -75,8 +87,8 @@ def answer(row: Row) -> str:
     if low > beta_high:
         return "no, it depends more on the initial magnitude than on beta"
     sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
-    found = f" (it does depend on {' and on '.join(sure)})" if sure else ""
-    return f"the data cannot say on which of the two it depends more{found}"
+    dependence = f" (it does depend on {' and on '.join(sure)})" if sure else ""
+    return f"the data cannot say on which of the two it depends more{dependence}"
 
 
 def _limits(row: Row, column: str) -> tuple[float, float, float]:
@@ -84,7 +96,7 @@ def _limits(row: Row, column: str) -> tuple[float, float, float]:
 
 
 def _moves(row: Row, column: str) -> bool:
-    return bool(row.get(f"{column}_holm", math.nan) < ALPHA) and not few_chose(row)
+    return bool(row.get(f"{column}_holm", math.nan) < ALPHA) and not revoked(row)
 
 
 def _share(row: Row, column: str) -> str:
@@ -100,19 +112,21 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
         head = f"Beta moved at equal {NORM} ({len(rows)} pairs)"
     else:
         head = f"{NORM} moved at fixed beta ({len(rows)} betas), from the smallest to the largest"
-    said = []
+    clauses = []
     for metric in ("accuracy", "repaired_log_loss"):
         sure = [row for row in rows if firm(row, metric)]
         if not sure:
-            said.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do")
+            hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
+            why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""
+            clauses.append(f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do{why}")
             continue
         most = max(sure, key=lambda row: abs(row[metric]))
         where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
-        said.append(
+        clauses.append(
             f"{metric.replace('_', ' ')} changed in {len(sure)}, most at {where} ({NORM} "
             f"{_norms(most, moves)}), by {cell(most, metric)}"
         )
-    return f"{head}: {'; '.join(said)}."
+    return f"{head}: {'; '.join(clauses)}."
 
 
 def _norms(row: Row, moves: str) -> str:
@@ -121,7 +135,9 @@ def _norms(row: Row, moves: str) -> str:
 
 def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, Table]:
     """Every table that has rows."""
-    found = {
+    import pandas as pd
+
+    all_tables = {
         "plane": Table(
             "The plane: accuracy and repaired log loss (nats) over beta and correlation",
             shown(frames["plane"], settings),
@@ -132,6 +148,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 f"temperature scaling; change: minus the model alone at beta={settings.reference:g}, paired by seed "
                 f"and example, {MARK} the table",
                 sample(frames["plane"]),
+                *marks(frames["plane"]),
             ),
             paper=True,
             names=(*FAMILY, "beta", "correlation"),
@@ -145,6 +162,7 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 f"the cell at `from`; magnitudes within a factor of {ALIKE:g} count as equal",
                 sample(frames["contrasts"]),
                 f"{MARK} a kind",
+                *marks(frames["contrasts"]),
             ),
             names=(*FAMILY, "moves", "beta"),
         ),
@@ -157,26 +175,28 @@ def tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, 
                 "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
                 "interaction is part of it. Shares are of the ranges covered here. Intervals: jackknife over seeds; "
                 f"{MARK} a metric, planes and 2x2 apart, by permutation within seeds",
+                *marks(frames["shares"]),
             ),
             paper=True,
             names=(*FAMILY, "design", "metric"),
         ),
         **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
         "controls": controls.table(frames["controls"], settings),
+        "collapse": collapse.table(pd.DataFrame(collapse.rows(frames["trials"], settings)), settings),
         "rates": Table(
             "Learning rates tried",
             shown(frames["rates"], settings),
             noted(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
-                RECHOSEN,
+                rates_note(frames["rates"]),
                 rate_unit(settings),
             ),
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
             shown(frames["trials"], settings),
-            noted(settings, "repaired: after temperature scaling"),
+            noted(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
-    return {name: table for name, table in found.items() if len(table.frame)}
+    return {name: table for name, table in all_tables.items() if len(table.frame)}

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from calib_bench.analysis.arms import over_seeds
+from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.measure import Measures, fitted_to
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.inference import VarianceShares, score_interval, variance_shares
 from calib_bench.planning.tuning import together
-
-if TYPE_CHECKING:
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.inference import VarianceShares
 
 METRICS = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_scaling", "log_loss")}
 """What generalization is: the method, and the per-example score each is the mean of."""
@@ -56,24 +57,23 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
     Args:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
-    from calib_bench.analysis.arms import over_seeds
-    from calib_bench.analysis.measure import REPAIRED, fitted_to
-    from calib_bench.inference import score_interval
 
     measures = cell.measures
-    found: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}
-    found |= {"rate": measures.arm.chosen, "seeds": len(measures.seeds)}
-    found |= {"dropped": len(measures.arm.trials) - len(measures.seeds)}
+    entry: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}
+    entry |= {"rate": measures.arm.chosen, "seeds": len(measures.seeds)}
+    entry |= {"dropped": len(measures.arm.trials) - len(measures.seeds)}
     if not measures.seeds:
-        return found
-    found |= over_seeds("initial_norm", list(cell.norms.values()))
+        return entry
+    entry |= over_seeds("initial_norm", list(cell.norms.values()))
     for name, (method, score) in METRICS.items():
         fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
         interval = score_interval(
             "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
         )
-        found |= fields(name, replace(interval, p=math.nan))
-    return found | (_change(cell, base, nested, "_change") if base and base is not cell and base.measures.seeds else {})
+        entry |= fields(name, replace(interval, p=math.nan))
+    if base is None or base is cell or not base.measures.seeds:
+        return entry | two_kinds(measures)
+    return entry | _change(cell, base, nested, "_change") | two_kinds(measures, base.measures)
 
 
 def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator[Row]:
@@ -82,12 +82,12 @@ def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator
     At every beta, the largest initial logits minus the smallest; and among cells with equal initial logits, every beta
     minus that nearest the reference.
     """
-    known = [cell for cell in cells if cell.measures.seeds and cell.correlation is not None]
-    for beta in sorted({cell.beta for cell in known}):
-        column = sorted((cell for cell in known if cell.beta == beta), key=lambda cell: cell.norm)
+    comparable = [cell for cell in cells if cell.measures.seeds and cell.correlation is not None]
+    for beta in sorted({cell.beta for cell in comparable}):
+        column = sorted((cell for cell in comparable if cell.beta == beta), key=lambda cell: cell.norm)
         if len(column) > 1:
             yield _pair(MAGNITUDE, column[-1], column[0], nested)
-    for alike in equal_norms(known):
+    for alike in equal_norms(comparable):
         base = min(alike, key=lambda cell: abs(math.log(cell.beta / reference)))
         for cell in sorted(alike, key=lambda cell: cell.beta):
             if cell is not base:
@@ -109,20 +109,20 @@ def equal_norms(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _pair(moves: str, cell: Cell, base: Cell, nested: bool) -> Row:
     loose = together(one.measures.arm for one in (cell, base))
-    found: Row = {"moves": moves, "beta": cell.beta, "tuning": loose, "from_beta": base.beta}
-    found |= {"initial_norm": cell.norm, "from_norm": base.norm}
-    return found | _change(cell, base, nested)
+    columns: Row = {"moves": moves, "beta": cell.beta, "tuning": loose, "from_beta": base.beta}
+    columns |= {"initial_norm": cell.norm, "from_norm": base.norm}
+    return columns | _change(cell, base, nested) | two_kinds(cell.measures, base.measures)
 
 
 def _change(cell: Cell, base: Cell, nested: bool, suffix: str = "") -> Row:
     """The cell minus the base."""
     both = contrast(cell.measures, base.measures, nested)
-    found = {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
-    found["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
+    columns = {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
+    columns["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
     for name, column in (("accuracy", "accuracy"), ("repaired_log_loss", "log_loss_dyn")):
         ends = ("", "_low", "_high", "_p")
-        found |= {f"{name}{suffix}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
-    return found
+        columns |= {f"{name}{suffix}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
+    return columns
 
 
 def plane_shares(cells: Sequence[Cell]) -> list[Row]:
@@ -134,9 +134,9 @@ def plane_shares(cells: Sequence[Cell]) -> list[Row]:
     layout = {(cell.beta, cell.correlation): cell for cell in cells if cell.correlation is not None}
     correlations = sorted({c for _, c in layout if c is not None})
     betas = sorted({beta for beta, _ in layout})
-    whole = [b for b in betas if all((b, c) in layout and layout[b, c].measures.seeds for c in correlations)]
-    grid = [[layout[b, c] for c in correlations] for b in whole]
-    return _shares(f"{len(whole)} betas x {len(correlations)} correlations", BETA, grid)
+    complete = [b for b in betas if all((b, c) in layout and layout[b, c].measures.seeds for c in correlations)]
+    grid = [[layout[b, c] for c in correlations] for b in complete]
+    return _shares(f"{len(complete)} betas x {len(correlations)} correlations", BETA, grid)
 
 
 def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> list[Row]:
@@ -150,20 +150,19 @@ def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> l
 
 
 def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row]:
-    from calib_bench.inference import variance_shares
 
     everyone = [cell.measures for line in grid for cell in line]
     if len(grid) < 2 or len(grid[0]) < 2:
         return []
     seeds = [s for s in everyone[0].seeds if all(s in measures.seeds for measures in everyone)]
     loose = together(measures.arm for measures in everyone)
-    found = []
+    rows = []
     for metric, (method, score) in METRICS.items():
         values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
         head: Row = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
-        head |= {"tuning": loose}
-        found.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
-    return found
+        head |= {"tuning": loose, **({TWO_KINDS: "these cells"} if any(map(mixed, everyone)) else {})}
+        rows.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
+    return rows
 
 
 def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) -> list[float]:
@@ -172,6 +171,6 @@ def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) ->
 
 
 def _columns(shares: VarianceShares) -> dict[str, Any]:
-    found = fields("other_share", shares.first) | fields("magnitude_share", shares.second_given_first)
-    found |= fields("interaction_share", shares.interaction) | fields("seed_share", shares.seed)
-    return found | {"other_share_p": shares.p_first, "magnitude_share_p": shares.p_second}
+    columns = fields("other_share", shares.first) | fields("magnitude_share", shares.second_given_first)
+    columns |= fields("interaction_share", shares.interaction) | fields("seed_share", shares.seed)
+    return columns | {"other_share_p": shares.p_first, "magnitude_share_p": shares.p_second}

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls, interventions
+from calib_bench.analysis.measure import Measures, measure_arm, own_tests
 from calib_bench.analysis.result_rows import Row, adjusted, without_lone
+from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.warnings import warnings
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
+from calib_bench.planning.tuning import Arm, More
 from calib_bench.studies.logit_magnitude import figures, findings
 from calib_bench.studies.logit_magnitude import plane as magnitude
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.planning.tuning import Arm, More
-    from calib_bench.store.store import Store
 
 FACTORS = (interventions.RATE, interventions.MAGNITUDE)
 FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "trials")
@@ -68,8 +70,8 @@ def _more(settings: Settings) -> More:
 
 
 def _factors(settings: Settings, grid: list[Trial]) -> list[interventions.Part]:
-    found = interventions.parts(_alone(settings), grid)
-    return [part for part in found if part.kind in FACTORS]
+    all_parts = interventions.parts(_alone(settings), grid)
+    return [part for part in all_parts if part.kind in FACTORS]
 
 
 @dataclass
@@ -77,14 +79,13 @@ class _Reader:
     """What is read along the way."""
 
     settings: Settings
-    store: Store
+    store: Results
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
     measurements: list[pd.DataFrame] = field(default_factory=list)
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
-        from calib_bench.analysis.measure import REPAIRED, measure_arm
 
         measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
         self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
@@ -102,16 +103,13 @@ class _Reader:
         return magnitude.Cell(arm.trial.beta, correlation, measures, norms)
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """Every plane and 2x2.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
     import pandas as pd
-
-    from calib_bench.analysis.measure import own_tests
-    from calib_bench.analysis.warnings import warnings
 
     families = tuning.tuned(_alone(settings), store.scores(settings.select), _more(settings))
     arms = [arm for family in families for arm in family.arms]
@@ -160,8 +158,8 @@ def _family(reader: _Reader, arms: list[Arm], variant: str | None) -> None:
         rows = reader.rows
         base = next((c for c in cells if c.correlation is None and c.beta == reader.settings.reference), None)
         rows["plane"] += [{**n, **magnitude.row(c, base, reader.nested)} for n, c in zip(names, cells, strict=True)]
-        found = magnitude.contrasts(cells, reader.settings.reference, reader.nested)
-        rows["contrasts"] += [{**about, **row} for row in found]
+        contrast_rows = magnitude.contrasts(cells, reader.settings.reference, reader.nested)
+        rows["contrasts"] += [{**about, **row} for row in contrast_rows]
         rows["shares"] += [{**about, **row} for row in magnitude.plane_shares(cells)]
         if objective == CROSS_ENTROPY:
             alone = {cell.beta: cell.measures for cell in cells if cell.correlation is None}
@@ -179,13 +177,13 @@ def _two_by_two(
     reader: _Reader, variant: str | None, beta: float, arms: list[Arm], alone: dict[float, Measures]
 ) -> None:
     name: Row = {"model": arms[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY, "beta": beta}
-    found = {interventions.TRAINED: alone[beta]}
+    by_kind = {interventions.TRAINED: alone[beta]}
     for kind, arm in zip(FACTORS, arms, strict=True):
-        found[kind] = reader.measure(arm, {**name, "tuning": arm.tuning, "intervention": kind})
+        by_kind[kind] = reader.measure(arm, {**name, "tuning": arm.tuning, "intervention": kind})
     reference = alone[reader.settings.reference]
     design = {key: name[key] for key in ("model", "variant", "beta")}
-    reader.rows["two_by_two"] += interventions.two_by_two(found, reference, design, reader.nested)
-    rate, init = (found[kind] for kind in FACTORS)
+    reader.rows["two_by_two"] += interventions.two_by_two(by_kind, reference, design, reader.nested)
+    rate, init = (by_kind[kind] for kind in FACTORS)
     square = {(False, False): reference, (True, False): rate, (False, True): init, (True, True): alone[beta]}
     about: dict[str, Any] = {key: name[key] for key in ("model", "variant", "objective")}
     reader.rows["shares"] += [{**about, **row} for row in magnitude.factor_shares(beta, square)]
@@ -206,7 +204,7 @@ STUDY = Study(
         "correlation": (-1.0, -0.8, 1.0),
     },
     sections=(
-        Section("The plane of beta and initial logit magnitude", ("plane", "contrasts")),
+        Section("The plane of beta and initial logit magnitude", ("plane", "contrasts", "collapse")),
         Section("Whose the variance is", ("shares",)),
         Section("Beta as head rate and initial head", ("two_by_two",)),
         controls.SECTION,

@@ -14,28 +14,28 @@ split by temperature scaling (Guo et al., 2017), no model is first made as calib
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.measure import Measures, same_calibration, temperature_slopes
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, doubtful, fields, firm, unsaid
+from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
-from calib_bench.inference import Interval, crossed_interval, ece_interval, share
+from calib_bench.core.trial import Trial
+from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
 from calib_bench.inference.scores import with_doubt
+from calib_bench.metrics.scores import scores_n
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
 
     Array = NDArray[np.float64]
 
@@ -61,7 +61,8 @@ class Matched:
         dropped: number of seeds that did not finish in both.
         log_temperature: log T of the reference at the arm's confidence, [S]; 0 where both are equally confident.
         cells: by per-example score: y00, y10, y01, y11, each float64 [S, N].
-        moves: by per-example score and part, by how much other choices of both rates would change it, [B, S].
+        moves: by per-example score and part, by how much other choices of both rates would change it, [V, B, S].
+        fits: likewise, what the calibration examples add on which confidences were matched.
     """
 
     seeds: tuple[int, ...]
@@ -70,17 +71,24 @@ class Matched:
     log_temperature: tuple[float, ...]
     cells: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]
     moves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, Fitted]] = field(default_factory=dict)
 
 
 class _Pair(NamedTuple):
-    """log T of the reference at the arm's confidence; scores [N] of it there, and of the arm at the reference's."""
+    """log T of the reference at the arm's confidence; scores [N] of it there, and of the arm at the reference's.
+
+    Of both also log T plus the influence of each calibration example on it, [2, M], and by score the first and second
+    derivative of its mean in log T, [2, 2].
+    """
 
     log_temperature: float
     reference: dict[str, Tensor]
     arm: dict[str, Tensor]
+    log_T: Tensor
+    slopes: dict[str, Array]
 
 
-def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
+def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
     """Brings each model to the other's mean confidence, seed by seed; one pair of trials in memory at a time.
 
     Raises:
@@ -88,32 +96,56 @@ def compare(reference: Measures, arm: Measures, store: Store) -> Matched:
     """
     import torch
 
-    at, own = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
+    at, arm_at = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
     common = [seed for seed in arm.seeds if seed in at]
     pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in common}
-    found = {seed: pair for seed, pair in pairs.items() if pair is not None}
+    matched = {seed: pair for seed, pair in pairs.items() if pair is not None}
     cells = {}
-    for score in METRICS.values() if found else ():
-        y00 = reference.examples["raw"][score][[at[seed] for seed in found]]
-        y11 = arm.examples["raw"][score][[own[seed] for seed in found]]
+    for score in METRICS.values() if matched else ():
+        y00 = reference.examples["raw"][score][[at[seed] for seed in matched]]
+        y11 = arm.examples["raw"][score][[arm_at[seed] for seed in matched]]
         if score == "correct":  # A temperature changes no argmax.
             cells[score] = (y00, y11, y00, y11)
             continue
-        y01 = torch.stack([pair.reference[score] for pair in found.values()])
-        y10 = torch.stack([pair.arm[score] for pair in found.values()])
+        y01 = torch.stack([pair.reference[score] for pair in matched.values()])
+        y10 = torch.stack([pair.arm[score] for pair in matched.values()])
         cells[score] = (y00, y10, y01, y11)
     return Matched(
-        seeds=tuple(found),
-        unmatched=tuple(seed for seed in common if seed not in found),
+        seeds=tuple(matched),
+        unmatched=tuple(seed for seed in common if seed not in matched),
         dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
-        log_temperature=tuple(pair.log_temperature for pair in found.values()),
+        log_temperature=tuple(pair.log_temperature for pair in matched.values()),
         cells=cells,
         moves={score: move for score in cells if score in SCORES and (move := _moves(reference, arm, score))},
+        fits=_fits(list(matched.values()), all(same_calibration(one) for one in (reference, arm))),
     )
 
 
+ON = {
+    "equal_confidence": (-1, 0),
+    "confidence_alone": (1, 0),
+    "equal_confidence_reverse": (0, 1),
+    "interaction": (-1, -1),
+}
+"""By part, the factors of the matched reference and of the matched arm in it."""
+
+
+def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
+    """See `Matched.fits`: none where seeds have calibration sets of different sizes."""
+    import numpy as np
+
+    if len({pair.log_T.shape for pair in pairs}) != 1:
+        return {}
+    log_T_ASM = np.stack([pair.log_T.numpy() for pair in pairs], 1)
+    found: dict[str, dict[str, Fitted]] = {}
+    for score in pairs[0].slopes:
+        slope_AS, curvature_AS = np.stack([pair.slopes[score] for pair in pairs], -1).swapaxes(0, 1)
+        found[score] = {part: fitted(log_T_ASM, slope_AS, curvature_AS, on, shared) for part, on in ON.items()}
+    return found
+
+
 def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
-    """By part, by how much other choices of both rates would change it, [B, S]; empty where none was chosen.
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
 
     What is left at equal confidence changes as what is left after temperature scaling does, of which every tuning trial
     tells: to match it with a reference of another rate, too, would take as many fits as pairs.
@@ -129,8 +161,11 @@ def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
     }
 
 
-def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
+def _pair(store: Results, reference: Trial, arm: Trial) -> _Pair | None:
     """Both at the other's mean confidence; None where a temperature does not reach it."""
+    import numpy as np
+    import torch
+
     Z, test, labels = [], [], []
     for trial in (reference, arm):
         z = store.logits(trial)
@@ -141,11 +176,36 @@ def _pair(store: Store, reference: Trial, arm: Trial) -> _Pair | None:
     if T_reference is None or T_arm is None:
         return None
     at_arm, at_reference = _scores(test[0] / T_reference, labels[0]), _scores(test[1] / T_arm, labels[1])
-    return _Pair(math.log(T_reference), at_arm, at_reference)
+    log_T = [_log_T_n(Z[0], T_reference, Z[1]), _log_T_n(Z[1], T_arm, Z[0])]
+    both = [_slopes(test[0] / T_reference, labels[0]), _slopes(test[1] / T_arm, labels[1])]
+    slopes = {score: np.array([one[score] for one in both]) for score in both[0]}
+    return _Pair(math.log(T_reference), at_arm, at_reference, torch.stack(log_T), slopes)
+
+
+def _confidence(Z_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence of softmax(Z / T) and its derivative in log T, at T = 1: [N] each."""
+    log_NK = Z_NK.log_softmax(-1).clamp(min=-800.0)  # exp(-800) is zero, and 0 * -inf is not
+    top_N = log_NK.amax(-1)
+    return top_N.exp(), top_N.exp() * ((log_NK.exp() * log_NK).sum(-1) - top_N)
+
+
+def _log_T_n(Z_NK: Tensor, T: float, other_NK: Tensor) -> Tensor:
+    """log T plus the first-order influence of each calibration example on it, [N], where softmax(Z / T) is brought to
+    the mean confidence of softmax(other)."""
+    confidence_N, slope_N = _confidence(Z_NK / T)
+    gap_N = confidence_N - _confidence(other_NK)[0]
+    influence_N = (gap_N.mean() - gap_N) / slope_N.mean()
+    return math.log(T) + influence_N.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _slopes(Z_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
+    """First and second derivative in log T of mean scores of softmax(Z / T); of confidence the first alone, which
+    rules."""
+    logp_NK = Z_NK.log_softmax(-1)
+    return temperature_slopes(logp_NK, y_N) | {"confidence": (float(_confidence(Z_NK)[1].mean()), 0.0)}
 
 
 def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-    from calib_bench.metrics.scores import scores_n
 
     names = ("log_loss", "brier", "confidence")
     return dict(zip(names, scores_n(Z_NK, y_N, *names), strict=True))
@@ -188,12 +248,12 @@ def temperature_for(Z_NK: Tensor, target: float) -> float | None:
     return math.exp(float(brentq(excess, near, near + step, xtol=1e-13, rtol=1e-13)))
 
 
-def rows(reference: Measures, arm: Measures, store: Store, name: Row, nested: bool) -> list[Row]:
+def rows(reference: Measures, arm: Measures, store: Results, name: Row, nested: bool) -> list[Row]:
     """`rows_of` the arm matched with the reference."""
     return rows_of(compare(reference, arm, store), name, nested)
 
 
-def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
+def rows_of(matched: Matched, name: Row, nested: bool) -> list[Row]:
     """One row a metric (means over examples, and ECE): the arm's difference from the reference and its parts.
 
     Returns:
@@ -201,15 +261,15 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         `equal_confidence_reverse` y10 - y00, and `interaction` y11 - y10 - y01 + y00, each with `_low`, `_high`, `_p`;
         `share`, equal_confidence / total, where the data bound it; `temperature`, geometric mean over seeds.
     """
-    counts = {"seeds": len(found.seeds), "dropped": found.dropped, "unmatched": len(found.unmatched)}
+    counts = {"seeds": len(matched.seeds), "dropped": matched.dropped, "unmatched": len(matched.unmatched)}
     base: Row = {**name, **counts, "nested": nested, "examples": 0}
-    if not found.seeds:
+    if not matched.seeds:
         return [{**base, "metric": metric} for metric in (*METRICS, "ECE")]
-    base["examples"] = found.cells["log_loss"][0].shape[1]
-    base["temperature"] = math.exp(sum(found.log_temperature) / len(found.seeds))
+    base["examples"] = matched.cells["log_loss"][0].shape[1]
+    base["temperature"] = math.exp(sum(matched.log_temperature) / len(matched.seeds))
     out = []
     for metric, score in METRICS.items():
-        y00, y10, y01, y11 = found.cells[score]
+        y00, y10, y01, y11 = matched.cells[score]
         parts = {
             "total": y11 - y00,
             "equal_confidence": y11 - y01,
@@ -218,10 +278,14 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
             "interaction": y11 - y10 - y01 + y00,
         }
         row = {**base, "metric": metric}
-        moves = found.moves.get(score, {})
+        moves = matched.moves.get(score, {})
         ranged = metric.lower().replace(" ", "_")
-        intervals = {part: difference_of(ranged, d_SN, nested, None, moves.get(part)) for part, d_SN in parts.items()}
-        intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested)  # four cells, not two
+        fits = matched.fits.get(score, {})
+        intervals = {
+            part: difference_of(ranged, d_SN, nested, fits.get(part), moves.get(part)) for part, d_SN in parts.items()
+        }
+        # Of four cells, not two.
+        intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested, fit=fits.get("interaction"))
         if score == "correct":
             intervals["total"] = with_doubt(intervals["total"], (y11, y00), nested)
         for part, one in intervals.items():
@@ -229,18 +293,19 @@ def rows_of(found: Matched, name: Row, nested: bool) -> list[Row]:
         row |= doubtful(intervals)
         if metric in ("log loss", "Brier"):
             choice = (moves["equal_confidence"], moves["total"]) if moves else None
-            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, choice=choice))
+            fit = fits.get("equal_confidence")
+            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, fit=fit, choice=choice))
         out.append(row)
-    return [*out, {**base, "metric": "ECE", **_ece(found, nested)}]
+    return [*out, {**base, "metric": "ECE", **_ece(matched, nested)}]
 
 
-def _share(found: Interval) -> Row:
-    bounded = math.isfinite(found.low) and math.isfinite(found.high)
-    return {"share": found.mean, "share_low": found.low, "share_high": found.high} if bounded else {}
+def _share(interval: Interval) -> Row:
+    bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return {"share": interval.mean, "share_low": interval.low, "share_high": interval.high} if bounded else {}
 
 
-def _ece(found: Matched, nested: bool) -> Row:
-    y00, y10, y01, y11 = zip(found.cells["confidence"], found.cells["correct"], strict=True)
+def _ece(matched: Matched, nested: bool) -> Row:
+    y00, y10, y01, y11 = zip(matched.cells["confidence"], matched.cells["correct"], strict=True)
     pairs = {
         "total": (y11, y00),
         "equal_confidence": (y11, y01),
@@ -257,15 +322,15 @@ def _ece(found: Matched, nested: bool) -> Row:
     return row
 
 
-def points(found: Matched, name: Row) -> list[Row]:
+def points(matched: Matched, name: Row) -> list[Row]:
     """Per seed, the arm at the reference's mean confidence: accuracy, log_loss, brier, for `factorial`."""
-    if not found.seeds:
+    if not matched.seeds:
         return []
     scores = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
-    means = {metric: found.cells[score][1].mean(1).tolist() for metric, score in scores.items()}
+    means = {metric: matched.cells[score][1].mean(1).tolist() for metric, score in scores.items()}
     return [
         {**name, "seed": seed, "method": "equal_confidence", **{metric: values[i] for metric, values in means.items()}}
-        for i, seed in enumerate(found.seeds)
+        for i, seed in enumerate(matched.seeds)
     ]
 
 
@@ -304,8 +369,9 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
             sample(frame),
             "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
             + ("" if first else ", but not in mean confidence and ECE")
-            + "; the calibration examples on which confidences were matched are not",
-            DOUBTFUL if "doubtful" in frame else "",
+            + "; the calibration examples on which confidences were matched are counted"
+            + ("" if first else ", but not in ECE"),
+            *marks(frame),
             "* Holm-adjusted p < .05 over the arms, for each metric and column",
         ),
         paper=first,
@@ -323,11 +389,11 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
 
 
 def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
-    said = []
-    for where, own in families(adjusted(frame, "metric") if len(frame) else frame):
-        by_metric = {m: _with_value(over_beta(own[own["metric"] == m], settings)) for m in FIRST}
+    sentences = []
+    for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
+        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], settings)) for m in FIRST}
         if by_metric["log loss"]:
-            said.append(
+            sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
                 f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
                 f"{census(by_metric['accuracy'], 'equal_confidence')}."
@@ -335,16 +401,16 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
             if brief:
                 continue
             largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
-            said.append(where + _largest(largest, settings))
+            sentences.append(where + _largest(largest, settings))
         if brief:
             continue
-        unmatched = own[(own["metric"] == "log loss") & (own["unmatched"] > 0)].to_dict("records")
-        said += [where + _unmatched(row) for row in unmatched]
-    return said
+        unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
+        sentences += [where + _unmatched(row) for row in unmatched]
+    return sentences
 
 
-def _with_value(found: list[Row]) -> list[Row]:
-    return [row for row in found if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
+def _with_value(beta_rows: list[Row]) -> list[Row]:
+    return [row for row in beta_rows if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
 
 
 def _largest(row: Mapping[str, Any], settings: Settings) -> str:

@@ -18,18 +18,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import ALPHA, Row, fields, revoked
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import ALPHA, FEW_CHOSE, Row, few_chose, fields, marks, revoked
 from calib_bench.analysis.table_notes import families, noted, shown
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
-from calib_bench.inference import variance_shares
+from calib_bench.inference import holm, variance_shares
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.settings import Settings
+    Array = NDArray[np.float64]
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (
@@ -54,6 +56,24 @@ def points(measures: Measures, name: Row) -> list[Row]:
     ]
 
 
+Moves = dict[tuple[Any, ...], "dict[tuple[str, str], Array]"]
+"""By model, variant, beta and objective, then metric and method: see `moves`."""
+ARM = ("model", "variant", "beta", "objective")
+
+
+def moves(measures: Measures, name: Row) -> Moves:
+    """By how much other choices of an arm's rate would change its results of SHARES, [V, B, S]; empty where none was.
+
+    At equal confidence results change as they do after temperature scaling, see `matched`.
+    """
+    out = {}
+    for metric, method in SHARES.values():
+        stored = REPAIRED if method == MATCHED else method
+        out[metric, method] = shift(measures, None, (stored, "correct" if metric == "accuracy" else metric, 1.0))
+    known = {key: move for key, move in out.items() if move is not None}
+    return {tuple(name[key] for key in ARM): known} if known else {}
+
+
 def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
     """Values [A, B, S] of one family, its betas, objectives, and how many seeds had to be left out.
 
@@ -62,8 +82,8 @@ def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.fl
     """
     import numpy as np
 
-    own = frame[(frame["method"] == method) & np.isfinite(frame[metric].astype(float))]
-    cells = {k: dict(zip(g["seed"], g[metric], strict=True)) for k, g in own.groupby(["beta", "objective"])}
+    method_rows = frame[(frame["method"] == method) & np.isfinite(frame[metric].astype(float))]
+    cells = {k: dict(zip(g["seed"], g[metric], strict=True)) for k, g in method_rows.groupby(["beta", "objective"])}
     betas, objectives = sorted(frame["beta"].unique()), list(dict.fromkeys(frame["objective"]))
     every = len({seed for cell in cells.values() for seed in cell})
     while betas and objectives:
@@ -83,25 +103,28 @@ def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.fl
     return values.reshape(len(betas), len(objectives), len(seeds)), betas, objectives, every - len(seeds)
 
 
-def rows(found: Iterable[Row]) -> list[Row]:
+def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
     """Variance shares: one row per family and result of SHARES.
 
     Args:
-        found: `points` of all arms (and of `matched.points`): model, variant, beta, objective, seed, method, accuracy,
+        scores: `points` of all arms (and of `matched.points`): model, variant, beta, objective, seed, method, accuracy,
             log_loss, brier.
+        choices: `moves` of all arms; shares count the choice of rates where every cell has them.
 
     Returns:
         `beta`, `objective`, `interaction`, `seed`: shares with `_low`, `_high`; `beta_p`, `objective_p` of no effect
-        at any level of the other; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
+        at any level of the other; `tuning`; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
     """
     out = []
-    for name, frame in _families(found):
+    for name, frame in _families(scores):
         for result, (metric, method) in SHARES.items():
             values, betas, objectives, dropped = layout(frame, metric, method)
             if len(betas) < 2 or values.shape[-1] == 0:
                 continue
-            shares = variance_shares(values, draws=DRAWS)
-            row: Row = {**name, "result": result, "betas": len(betas), "objectives": len(objectives)}
+            cells = [[(*name.values(), beta, objective) for objective in objectives] for beta in betas]
+            shares = variance_shares(values, draws=DRAWS, choice=_choice(choices or {}, cells, (metric, method)))
+            row: Row = {**name, "tuning": _tuning(frame), "result": result}
+            row |= {"betas": len(betas), "objectives": len(objectives)}
             row |= {"seeds": values.shape[-1], "dropped": dropped}
             row |= fields("beta", shares.first) | {"beta_p": shares.p_first}
             if len(objectives) > 1:
@@ -111,7 +134,24 @@ def rows(found: Iterable[Row]) -> list[Row]:
     return out
 
 
-def tests(found: Iterable[Row]) -> list[Row]:
+def _choice(
+    choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]
+) -> NDArray[np.float64] | None:
+    """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
+    import numpy as np
+
+    known = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
+    if len({None if move is None else move.shape for line in known for move in line}) > 1 or known[0][0] is None:
+        return None
+    return np.array(known, np.float64)
+
+
+def _tuning(frame: pd.DataFrame) -> str:
+    """What is to be said of the rates of any of the arms, or "tuned"."""
+    return ", ".join(text for text in dict.fromkeys(frame.get("tuning", ())) if text != "tuned") or "tuned"
+
+
+def tests(scores: Iterable[Row]) -> list[Row]:
     """Beta's effect within each objective once confidence is equalized: one row per family, objective and test.
 
     Returns:
@@ -120,20 +160,18 @@ def tests(found: Iterable[Row]) -> list[Row]:
         `range` of the means over beta; `extreme`, the beta that departs most from the median, and without it
         `p_without`, `holm_without`; `betas`, `seeds`, `dropped`; `least_p`, the smallest p that so many seeds allow.
     """
-    from calib_bench.inference import holm
 
     out = []
-    for name, frame in _families(found):
+    for name, frame in _families(scores):
         mine: list[Row] = []
         present = set(frame["method"])
         checks = [("accuracy", "accuracy", RAW, "any temperature")]
         checks += [("log loss", "log_loss", m, m.replace("_", " ")) for m in EQUALIZED if m in present]
         for result, metric, method, label in checks:
             for objective in dict.fromkeys(frame["objective"]):
-                own = frame[frame["objective"] == objective]
-                loose = [text for text in dict.fromkeys(own.get("tuning", ())) if text != "tuned"]
-                row = {**name, "objective": objective, "tuning": ", ".join(loose) or "tuned"}
-                mine += _tested(own, metric, method, {**row, "result": result, "method": label})
+                objective_rows = frame[frame["objective"] == objective]
+                row = {**name, "objective": objective, "tuning": _tuning(objective_rows)}
+                mine += _tested(objective_rows, metric, method, {**row, "result": result, "method": label})
         for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
             for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
                 row[adjusted] = float(value)
@@ -173,16 +211,16 @@ def least_p(values_ABS: NDArray[np.float64]) -> float:
     return max(math.factorial(min(A, 20)) ** -(S - 1), 1 / (1 + DRAWS)) if S > 1 else 1.0
 
 
-def _families(found: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
+def _families(scores: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
     import pandas as pd
 
-    frame = pd.DataFrame(list(found))
+    frame = pd.DataFrame(list(scores))
     if not len(frame):
         return []
     groups = frame.groupby(["model", "variant"], sort=False, dropna=False)
     return [
-        ({"model": model, "variant": variant if isinstance(variant, str) else None}, own)
-        for (model, variant), own in groups
+        ({"model": model, "variant": variant if isinstance(variant, str) else None}, group)
+        for (model, variant), group in groups
     ]
 
 
@@ -199,7 +237,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
             "split is the reference's",
             f"{_span(frame, 'seeds')} seeds in the layout, {_span(frame, 'betas')} betas, "
             f"{_span(frame, 'objectives')} objectives; seeds that some cell lacks are dropped",
-            "95% jackknife intervals over seeds, for the test examples and the chosen rates at hand",
+            "95% jackknife intervals over seeds, for the test examples at hand; where every rate was chosen among "
+            "several they count the choice of rates, p-values do not",
         ),
         paper=True,
     )
@@ -224,21 +263,28 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
             "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
             "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
             "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
-            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples and the chosen rates at "
-            "hand; no interval",
+            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples at hand and the rates as "
+            "they were chosen: of betas that are alike, other rates may have been chosen by chance, and a test sees "
+            "that; no interval",
+            *marks(frame),
         ),
     )
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """What shares of the variance are beta's, no more than the intervals allow; `frame` is that of `rows`."""
-    said = []
-    for where, own in families(frame):
-        listed = [f"{row['result']} {_share(row)}" for row in own.to_dict("records") if row["result"] in _SAID]
-        factors = "beta, objective and seed" if int(own["objectives"].max()) > 1 else "beta and seed"
+    sentences = []
+    for where, group in families(frame):
+        listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SAID]
+        factors = "beta, objective and seed" if int(group["objectives"].max()) > 1 else "beta and seed"
+        few = f" Not established: {FEW_CHOSE}." if group.get("tuning", group["result"]).map(_few).any() else ""
         if listed:
-            said.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.")
-    return said
+            sentences.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.{few}")
+    return sentences
+
+
+def _few(tuning: str) -> bool:
+    return few_chose({"tuning": tuning})
 
 
 _SAID = ("accuracy", "repaired log loss", "log loss at equal confidence")
@@ -252,25 +298,25 @@ def _share(row: Mapping[Any, Any]) -> str:
 
 def tests_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """In which objectives beta still matters once confidence is equalized; `frame` is that of `tests`."""
-    said = []
-    for where, own in families(frame):
-        if (own["least_p"] >= ALPHA / len(own)).all():
-            said.append(
+    sentences = []
+    for where, group in families(frame):
+        if (group["least_p"] >= ALPHA / len(group)).all():
+            sentences.append(
                 f"{where}Whether beta matters at equal confidence, permutation tests cannot say with so few seeds: "
                 "none could be significant after Holm's correction."
             )
             continue
         parts = [
             f"{result} ({method}): {_verdicts(rows.to_dict('records'))}"
-            for (result, method), rows in own.groupby(["result", "method"], sort=False)
+            for (result, method), rows in group.groupby(["result", "method"], sort=False)
             if result == "accuracy" or method in _TOLD
         ]
-        said.append(
+        sentences.append(
             f"{where}If beta acted through confidence alone, it would have no effect within an objective once "
             f"confidence is equalized. {'; '.join(parts)} (permutation tests within seeds, Holm over all of them; they "
             "take the test examples as given, which the intervals elsewhere do not)."
         )
-    return said
+    return sentences
 
 
 _TOLD = ("temperature scaling", "equal confidence")
@@ -281,11 +327,11 @@ def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
     several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
     single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
     silent = [row["objective"] for row in rows if row not in sure]
-    said = []
+    clauses = []
     if several:
-        said.append(f"beta has an effect with {', '.join(several)}, also without the most extreme beta")
+        clauses.append(f"beta has an effect with {', '.join(several)}, also without the most extreme beta")
     if single:
-        said.append(f"beta has an effect that may rest on one extreme beta alone with {', '.join(single)}")
+        clauses.append(f"beta has an effect that may rest on one extreme beta alone with {', '.join(single)}")
     if silent:
-        said.append(f"the data cannot say with {', '.join(silent)}")
-    return ", ".join(said)
+        clauses.append(f"the data cannot say with {', '.join(silent)}")
+    return ", ".join(clauses)

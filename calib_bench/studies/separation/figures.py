@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.interventions import MAGNITUDE, RATE, SWITCH_FROM, SWITCH_TO, TRAINED
+from calib_bench.analysis.interventions import SWITCH_FROM, SWITCH_TO
+from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED
+from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 LOOKS: dict[str, dict[str, Any]] = {
     TRAINED: {"color": "k", "marker": "o"},
@@ -46,8 +47,8 @@ def interventions(analysis: Analysis) -> Figure | None:
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for axis, (column, label) in zip(line, PANELS, strict=True):
             for i, kind in enumerate(kinds):
-                some = rows[rows["intervention"] == kind].sort_values("beta")
-                _line(axis, some, column, _dodge(i, len(kinds)), **LOOKS[kind])
+                kind_rows = rows[rows["intervention"] == kind].sort_values("beta")
+                _line(axis, kind_rows, column, _dodge(i, len(kinds)), **LOOKS[kind])
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(label)
             _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])

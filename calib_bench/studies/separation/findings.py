@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
 from calib_bench.analysis.table_notes import betas, families
+from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.studies.separation import equal_confidence, factorial
@@ -16,7 +17,6 @@ from calib_bench.studies.separation import equal_confidence, factorial
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 Row = Mapping[str, Any]
 MARGIN = 0.01
@@ -34,21 +34,23 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
             f"(beta={settings.reference:g}, cross-entropy).",
             *controls.without(frames["controls"]),
         )
-    said = [text for where, own in families(contrasts) for text in _over_beta(where, own, settings)]
-    said += equal_confidence.headlines(frames["matched"], settings)
-    said += factorial.tests_words(frames["factorial_tests"], settings)
-    said += interventions.words(frames, settings)
-    said += [text for where, own in families(contrasts) for text in _objectives(where, own, settings)]
-    said += best_beta.words(frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else "")
+    sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, settings)]
+    sentences += equal_confidence.headlines(frames["matched"], settings)
+    sentences += factorial.tests_words(frames["factorial_tests"], settings)
+    sentences += interventions.words(frames, settings)
+    sentences += [text for where, group in families(contrasts) for text in _objectives(where, group, settings)]
+    sentences += best_beta.words(
+        frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else ""
+    )
     gain = frames["gain"]
-    said += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
-    said += collapse.words(collapse.rows(frames["trials"], settings))
-    return (*said, *controls.words(frames["controls"]))
+    sentences += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    sentences += collapse.words(collapse.rows(frames["trials"], settings))
+    return (*sentences, *controls.words(frames["controls"]))
 
 
 def _over_beta(where: str, frame: pd.DataFrame, settings: Settings) -> list[str]:
-    known = frame[frame["log_loss_total"].notna() & (frame["objective"] == CROSS_ENTROPY)]
-    rows = known.to_dict("records")
+    measured = frame[frame["log_loss_total"].notna() & (frame["objective"] == CROSS_ENTROPY)]
+    rows = measured.to_dict("records")
     if not rows:
         return []
     how = " (one seed: intervals over test examples only)" if len(settings.seed or ()) == 1 else ""
@@ -70,14 +72,14 @@ def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
     rest = [row for row in rows if row not in sure and row not in equal]
     hints = [row for row in rest if excludes_zero(row, column)]
     silent = [row for row in rest if row not in hints]
-    said = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in sure]
+    clauses = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in sure]
     if equal:
-        said.append(f"equal within {MARGIN:g} at {betas(equal)}")
+        clauses.append(f"equal within {MARGIN:g} at {betas(equal)}")
     if hints:
-        said.append(f"may differ at {betas(hints)}, {why_loose(hints)}")
+        clauses.append(f"may differ at {betas(hints)}, {why_loose(hints)}")
     if silent:
-        said.append(f"the data cannot say at {betas(silent)}")
-    return "; ".join(said)
+        clauses.append(f"the data cannot say at {betas(silent)}")
+    return "; ".join(clauses)
 
 
 def is_equal(row: Row, column: str) -> bool:
@@ -106,13 +108,13 @@ def share(row: Row, score: str = "log_loss") -> str:
 
 def _kappas(rows: Sequence[Row]) -> str:
     """Where models are over- or underconfident, with kappa."""
-    said: dict[str, list[str]] = {}
+    by_state: dict[str, list[str]] = {}
     for row in rows:
         low, high = row.get("kappa_low", math.nan), row.get("kappa_high", math.nan)
         state = "overconfident" if low > 1 else "underconfident" if high < 1 else "the data cannot say"
         value = f" (kappa {row['kappa']:.2f})" if state != "the data cannot say" and "kappa" in row else ""
-        said.setdefault(state, []).append(f"{row['beta']:.3g}{value}")
-    return "; ".join(f"{state} at beta={', '.join(values)}" for state, values in said.items())
+        by_state.setdefault(state, []).append(f"{row['beta']:.3g}{value}")
+    return "; ".join(f"{state} at beta={', '.join(values)}" for state, values in by_state.items())
 
 
 def _objectives(where: str, frame: pd.DataFrame, settings: Settings) -> Iterable[str]:

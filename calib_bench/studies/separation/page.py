@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.controls import SECTION
 from calib_bench.analysis.result_rows import cell, unsaid
-from calib_bench.core.study import DETAILS, Detail, Section, Table
+from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.study import Analysis
 
 SECTIONS = (
     Section(
@@ -32,7 +31,7 @@ SECTIONS = (
     Section("Richer calibrators", ("refinement", "refinement_families")),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
-    Section("Tuning and trials", ("learning_rates", "rates", "trials", "reliability_bins")),
+    Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
 
@@ -54,10 +53,10 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
     import pandas as pd
 
     beta = float(rows["beta"].iloc[0])
-    some = rows[rows["method"].isin((drawing.RAW, drawing.REPAIRED))]
+    method_rows = rows[rows["method"].isin((drawing.RAW, drawing.REPAIRED))]
     columns = ["objective", "tuning", "method"]
     columns += [
-        c for c in some if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
+        c for c in method_rows if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
     ]
     bins = pd.DataFrame(analysis.data["reliability"])
     bins = _same(bins, rows) if len(bins) else bins
@@ -65,17 +64,17 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
         title=f"{family}, beta = {beta:.3g}" if family else f"beta = {beta:.3g}",
         brief=_brief(rows),
         text=tuple(_words(analysis, rows)),
-        table=Table("Before and after temperature scaling", some[columns], names=("objective", "method")),
+        table=Table("Before and after temperature scaling", method_rows[columns], names=("objective", "method")),
         figure=partial(drawing.reliability_row, bins) if len(bins) else None,
     )
 
 
 def _brief(rows: pd.DataFrame) -> str:
     """The cross-entropy arm's main numbers."""
-    own = rows[rows["objective"] == CROSS_ENTROPY].set_index("method")
-    if not {drawing.RAW, drawing.REPAIRED} <= set(own.index):
+    by_method = rows[rows["objective"] == CROSS_ENTROPY].set_index("method")
+    if not {drawing.RAW, drawing.REPAIRED} <= set(by_method.index):
         return ""
-    raw, repaired = own.loc[drawing.RAW], own.loc[drawing.REPAIRED]
+    raw, repaired = by_method.loc[drawing.RAW], by_method.loc[drawing.REPAIRED]
     kappa = repaired.get("kappa")
     more = f", kappa {kappa:.2f}" if kappa is not None and kappa == kappa else ""
     return (
@@ -90,15 +89,25 @@ def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     if float(rows["beta"].iloc[0]) == reference:
         yield "The reference: the other arms are compared with its cross-entropy arm."
     contrasts = _same(analysis.tables["separation"].frame, rows)
-    own = contrasts[contrasts["objective"] == CROSS_ENTROPY] if len(contrasts) else contrasts
-    for row in own.to_dict("records"):
+    arm_rows = contrasts[contrasts["objective"] == CROSS_ENTROPY] if len(contrasts) else contrasts
+    for row in arm_rows.to_dict("records"):
         if row.get("log_loss_total") == row.get("log_loss_total") is not None:
             yield _against(row, reference)
     rates = _same(analysis.tables["rates"].frame, rows)
     chosen = rates[rates["chosen"]].to_dict("records") if "chosen" in rates else []
     if chosen:
-        said = ", ".join(f"{row['rate']:.3g} with {row['objective']}" for row in chosen)
-        yield f"Chosen rates ({chosen[0]['unit']}): {said}."
+        listed = ", ".join(f"{row['rate']:.3g} with {row['objective']}{_elsewhere(rates, row)}" for row in chosen)
+        yield f"Chosen rates ({chosen[0]['unit']}): {listed}."
+
+
+def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
+    """The seeds of an arm that are reported at another rate than the one that all chose."""
+    if "cross_fitted" not in rates:
+        return ""
+    own = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
+    own = own[own["cross_fitted"].fillna("") != ""]
+    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in own.to_dict("records")]
+    return f" ({', '.join(moved)}, as the others choose)" if moved else ""
 
 
 def _against(row: Mapping[str, Any], reference: float) -> str:

@@ -17,26 +17,32 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.result_rows import Row, adjusted, cell, fields, firm, unsaid
+from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
+from calib_bench.analysis.rate_choice import Rechosen, shift
+from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
 from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.trial_predictions import on_trials
+from calib_bench.core.baseline import Calibrator
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
+from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
-from calib_bench.inference import crossed_interval, within
+from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.metrics.scores import scores_n
+from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
-    from calib_bench.analysis.measure import Measures
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Trial
-    from calib_bench.planning.tuning import Arm
-    from calib_bench.store.store import Store
+    Array = NDArray[np.float64]
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -60,6 +66,11 @@ class Refined:
         raw: by score, float64 [S, N].
         after: by family, then score: float64 [S, N]; CHOSEN among them.
         choices: by score, the family chosen for each seed.
+        without: by family, then score: float64 [S, F], mean test scores after maps fitted without each of F folds of
+            the calibration examples; of families that were cross-validated.
+        measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
+            are counted.
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -67,15 +78,17 @@ class Refined:
     raw: Mapping[str, Tensor]
     after: Mapping[str, Mapping[str, Tensor]]
     choices: Mapping[str, tuple[str, ...]]
+    without: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    measures: Measures | None = None
+    rechosen: Rechosen | None = None
 
 
-def begun(store: Store, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
+def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
     """The cross-validation of an arm's finished trials: inside `pool.workers` others may go on with it.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    from calib_bench.analysis.measure import on_trials
 
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
@@ -93,37 +106,66 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
     present = [name for name in FAMILIES if name in measures.examples]
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
     choices: dict[str, list[str]] = {score: [] for score in scores}
-    for own in risks or ():
-        able = [name for name in present if name in own]
+    known = list(risks or ())
+    for seed_risks in known:
+        able = [name for name in present if name in seed_risks]
         for score in scores:
-            choices[score].append(min(able, key=lambda name: own[name][score]))
+            choices[score].append(min(able, key=lambda name: seed_risks[name][score]))
     if measures.seeds and risks is not None:
         after[CHOSEN] = {
             score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
         }
+    folds = {name: [seed_risks.get(name, {}) for seed_risks in known] for name in present}
+    folds[CHOSEN] = [
+        {w: seed_risks[choices[s][i]].get(w) for s in scores for w in [s + WITHOUT]}
+        for i, seed_risks in enumerate(known)
+    ]
     return Refined(
         seeds=measures.seeds,
         trials=measures.arm.trials,
         raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
         after=after,
         choices={score: tuple(names) for score, names in choices.items()},
+        without={name: found for name, sets in folds.items() if (found := _without(sets, scores))},
+        measures=replace(measures, examples={}),
+        rechosen=measures.rechosen,
     )
 
 
-Risks = dict[str, dict[str, float]]
-"""By calibrator, then score."""
+def _without(sets: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> dict[str, Tensor]:
+    """Of each score [S, F] without each fold, where every set has them."""
+    import torch
+
+    found = {score: [own.get(score + WITHOUT) for own in sets] for score in scores}
+    return {
+        score: torch.tensor(rows, dtype=torch.float64)
+        for score, rows in found.items()
+        if rows and all(rows) and len({len(row) for row in rows if row}) == 1
+    }
 
 
-def _risks(calibrators: Mapping[str, Calibrator], store: Store, trials: Sequence[Trial]) -> list[Risks]:
+Risks = dict[str, dict[str, Any]]
+"""By calibrator, then score, the risk on examples held out; by score + WITHOUT, that on the test split of a map fitted
+without each fold."""
+WITHOUT = "_without"
+
+
+def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequence[Trial]) -> list[Risks]:
     """Of each trial, see `cross_validated`."""
     import torch
 
-    Z = [trial.beta * store.logits(trial)["calibration"].double() for trial in trials]
-    y = [store.labels(trial)["calibration"] for trial in trials]
-    able = {name: own for name, own in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
+    logits, labels = [store.logits(trial) for trial in trials], [store.labels(trial) for trial in trials]
+    Z, Z_test = (
+        [trial.beta * method[split].double() for trial, method in zip(trials, logits, strict=True)]
+        for split in ("calibration", "test")
+    )
+    y, y_test = ([method[split] for method in labels] for split in ("calibration", "test"))
+    tests = list(zip(Z_test, y_test, strict=True))
+    able = {name: method for name, method in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
     if len({z.shape for z in Z}) > 1:
-        return [cross_validated(z, labels, able) for z, labels in zip(Z, y, strict=True)]
-    return cross_validated_stack(torch.stack(Z), torch.stack(y), able)
+        method = zip(Z, y, tests, strict=True)
+        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in method]
+    return cross_validated_stack(torch.stack(Z), torch.stack(y), able, tests=tests)
 
 
 def cross_validated(
@@ -138,22 +180,30 @@ def cross_validated(
 
 
 def cross_validated_stack(
-    Z_SNK: Tensor, y_SN: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
+    Z_SNK: Tensor,
+    y_SN: Tensor,
+    calibrators: Mapping[str, Calibrator],
+    folds: int = FOLDS,
+    seed: int = 0,
+    tests: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> list[Risks]:
     """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together.
 
     A calibrator that cannot take one of the sets is left out.
+
+    Args:
+        tests: of each set logits [M, K] and labels [M] of test examples: their mean scores after the map that was
+            fitted without each fold are by score + WITHOUT.
     """
     import numpy as np
     import torch
-
-    from calib_bench.metrics.scores import scores_n
 
     names, (S, N, _) = tuple(SCORES.values()), Z_SNK.shape
     if len(calibrators) == 1:
         return [{name: dict.fromkeys(names, math.nan) for name in calibrators} for _ in range(S)]
     order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
     total = {name: {score: torch.zeros(S, dtype=torch.float64) for score in names} for name in calibrators}
+    without: dict[str, list[Risks]] = {name: [{} for _ in range(S)] for name in calibrators}
     for parts in _alike([part for part in torch.tensor_split(order, folds) if len(part)], Z_SNK.numel()):
         kept = torch.ones(len(parts), N, dtype=torch.bool).scatter_(1, parts, False)
         rest = kept.nonzero()[:, 1].view(len(parts), -1)
@@ -165,15 +215,29 @@ def cross_validated_stack(
                 logp = torch.stack([calibrators[name].apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
                 if bool(logp.isnan().any()):
                     raise UserError("NaN")
+                for i, fit in enumerate(fits if tests else ()):
+                    _add(without[name][i // len(parts)], calibrators[name], fit, *tests[i // len(parts)])
             except (Exception, SystemExit):  # measuring the trials tells why
                 del total[name]
                 continue
             for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):
                 total[name][score] += values.view(S, -1).sum(1)
     return [
-        {name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} for name, sums in total.items()}
+        {
+            name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} | without[name][i]
+            for name, sums in total.items()
+        }
         for i in range(S)
     ]
+
+
+def _add(found: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
+    """Adds the mean test scores of one fit to those of the folds before it."""
+
+    names = tuple(SCORES.values())
+    logp = calibrator.apply(fit, Z_MK)
+    for score, values in zip(names, scores_n(logp[None], y_M[None], *names), strict=True):
+        found.setdefault(score + WITHOUT, []).append(float(values.double().mean()))
 
 
 def _alike(parts: Sequence[Tensor], entries: int) -> list[Tensor]:
@@ -193,7 +257,8 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
 
     Returns:
         `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
-        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families.
+        seeds that both have; each with `_low`, `_high`, changes with `_p`. For CHOSEN, `chosen` counts families. The
+        choice of rates is counted, see `_moves`.
     """
     other = reference or arm
     places = {seed: i for i, seed in enumerate(other.seeds)}
@@ -204,27 +269,73 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
     out = []
     for score, column in SCORES.items():
+        levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
         for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
-            raw, own = arm.raw[column][mine], arm.after[family][column][mine]
+            raw, refined = arm.raw[column][mine], arm.after[family][column][mine]
             row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
             if family == CHOSEN:
                 row["chosen"] = _counted([arm.choices[column][i] for i in mine])
-            row |= _level("calibration", raw - own, nested, column) | _level("refinement", own, nested, column)
+            fit = _fit(family, column, (1, arm, mine))
+            before = None if fit is None else fit.negative()
+            parts = {
+                "calibration": _level("calibration", raw - refined, nested, column, before, levels.get("calibration")),
+                "refinement": _level("refinement", refined, nested, column, fit, levels.get("refinement")),
+            }
+            row |= {k: v for part, one in parts.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
             if reference is not None and family in reference.after:
                 total = raw - reference.raw[column][theirs]
-                change = own - reference.after[family][column][theirs]
-                for part, d_SN in (("total", total), ("calibration", total - change), ("refinement", change)):
-                    row |= fields(f"{part}_change", difference_of(column, d_SN, nested))
-            out.append(row)
+                change = refined - reference.after[family][column][theirs]
+                fit = _fit(family, column, (1, arm, mine), (-1, reference, theirs))
+                before = None if fit is None else fit.negative()
+                for part, d_SN, how in (
+                    ("total", total, None), ("calibration", total - change, before), ("refinement", change, fit)
+                ):  # fmt: skip
+                    parts[f"{part}_change"] = difference_of(column, d_SN, nested, how, changes.get(part))
+                    row |= fields(f"{part}_change", parts[f"{part}_change"])
+            out.append(row | doubtful(parts))
     return out
 
 
-def _level(name: str, d_SN: Tensor, nested: bool, column: str) -> Row:
-    level = crossed_interval(d_SN, nested=nested)
-    level = within(level, column) if name == "refinement" else within(level, column, difference=True)
-    found = fields(name, level)
-    found.pop(f"{name}_p", None)
-    return found
+def _moves(arm: Refined, reference: Refined | None, column: str) -> dict[str, Array]:
+    """By part, by how much other choices of both rates would change it, [V, B, S]; empty where none was chosen.
+
+    What is left after any family of maps changes as what is left after temperature scaling does, of which every tuning
+    trial tells: to fit each family to every trial that was tried would take many times as long as all else.
+    """
+    raw, repaired = (shift(arm, reference, (method, column, 1.0)) for method in ("raw", TEMPERATURE))
+    if raw is None or repaired is None:
+        return {}
+    return {"total": raw, "calibration": raw - repaired, "refinement": repaired}
+
+
+def _level(name: str, d_SN: Tensor, nested: bool, column: str, fit: Fitted | None, move: Array | None) -> Interval:
+    level = crossed_interval(d_SN, nested=nested, fit=fit)
+    level = level if move is None else widened(level, choice_variance(move))
+    return within(level, column) if name == "refinement" else within(level, column, difference=True)
+
+
+def _fit(family: str, column: str, *sides: tuple[float, Refined, Sequence[int]]) -> Fitted | None:
+    """What calibration examples add to a sum of arms' mean scores after their maps: weight, arm and places of seeds.
+
+    A temperature's by its influence, other maps' by leaving out folds, the family chosen as it was. None where it is
+    not known: a family that was not cross-validated, or seeds with calibration examples of their own, whose spread has
+    it already.
+    """
+
+    known = [(weight, arm.measures, places) for weight, arm, places in sides if arm.measures is not None]
+    if len(known) < len(sides):
+        return None
+    if family == TEMPERATURE:
+        return fitted_to(column, *known)
+    folds = [arm.without.get(family, {}).get(column) for _, arm, _ in sides]
+    if not all(same_calibration(measures) for _, measures, _ in known):
+        return None
+    terms = [
+        weight * part[list(places)] for part, (weight, _, places) in zip(folds, sides, strict=True) if part is not None
+    ]
+    if len(terms) < len(sides) or len({term.shape for term in terms}) > 1:
+        return None
+    return jackknifed(sum(terms[1:], terms[0]))
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -234,12 +345,12 @@ def _counted(names: Sequence[str]) -> str:
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """The family that cross-validation chose; `every_family` has them all."""
-    own = _adjusted(frame)
-    own = own[own["family"] == CHOSEN].drop(columns="family") if len(own) else own
+    table_rows = _adjusted(frame)
+    table_rows = table_rows[table_rows["family"] == CHOSEN].drop(columns="family") if len(table_rows) else table_rows
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
     return Table(
         "Calibration and refinement, by the family of maps that cross-validation chose",
-        shown(own, settings),
+        shown(table_rows, settings),
         noted(settings, *_how(frame, settings), chosen),
         paper=True,
         names=(*NAMES, "score"),
@@ -266,35 +377,38 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
         f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, at the chosen rates; that choice and the calibration examples they do not count",
+        f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
+        f"the calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of "
+        "temperatures, by their influence), the family as it was chosen; not in a family that was not cross-validated",
         "* Holm-adjusted p < .05 over the arms, for each score, family and column",
+        *marks(frame),
     )
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """Whether the split by temperature scaling holds for richer families, no more than the intervals allow."""
-    said: list[str] = []
+    sentences: list[str] = []
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
-        return said
-    for where, own in families(_adjusted(frame)):
-        log_loss = own[own["score"] == "log loss"]
+        return sentences
+    for where, group in families(_adjusted(frame)):
+        log_loss = group[group["score"] == "log loss"]
         chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
         if not chosen:
             continue
-        said.append(
+        sentences.append(
             f"{where}With richer recalibration than one temperature (the family of maps that cross-validation chose), "
             f"what no recalibration repairs, the refinement of test log loss: {census(chosen, 'refinement_change')}; "
             f"what it repairs, the calibration error: {census(chosen, 'calibration_change')}."
         )
         largest = max(chosen, key=lambda row: abs(row["total_change"]))
-        said.append(where + _compared(largest, log_loss))
+        sentences.append(where + _compared(largest, log_loss))
         harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
         if harmed:
-            said.append(
+            sentences.append(
                 f"{where}At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
                 "examples for it, so that its refinement is estimated too high."
             )
-    return said
+    return sentences
 
 
 def _has_change(row: Row) -> bool:
@@ -305,12 +419,12 @@ def _has_change(row: Row) -> bool:
 def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     """The change of refinement by each family, at the beta where the total changed most."""
     rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
-    own = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
+    by_family = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
     listed = "; ".join(
         f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{unsaid(row, 'refinement_change')}"
-        for name, row in own.items()
+        for name, row in by_family.items()
     )
-    signs = {math.copysign(1.0, row["refinement_change"]) for row in own.values()}
-    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in own.values())
+    signs = {math.copysign(1.0, row["refinement_change"]) for row in by_family.values()}
+    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in by_family.values())
     text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
     return f"{text} All families agree on its sign." if agree else text

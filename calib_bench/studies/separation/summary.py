@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import cell, excludes_zero, firm, why_loose
 from calib_bench.analysis.table_notes import betas, families
+from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.studies.separation.findings import MARGIN, is_equal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 Row = Mapping[str, Any]
 MOST = 3
@@ -26,14 +26,14 @@ def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts:
         return ()
-    own = contrasts[contrasts["log_loss_total"].notna() & (contrasts["objective"] == CROSS_ENTROPY)]
-    told = [(where, rows.to_dict("records")) for where, rows in families(own)]
-    if not told or len(told) > MOST:
+    measured = contrasts[contrasts["log_loss_total"].notna() & (contrasts["objective"] == CROSS_ENTROPY)]
+    groups = [(where, rows.to_dict("records")) for where, rows in families(measured)]
+    if not groups or len(groups) > MOST:
         return ()
-    said = []
-    for where, rows in told:
-        said += [where + _dynamics(rows, settings), where + _confidence(rows)]
-    return (*said, *controls.outcome(frames["controls"]))
+    sentences = []
+    for where, rows in groups:
+        sentences += [where + _dynamics(rows, settings), where + _confidence(rows)]
+    return (*sentences, *controls.outcome(frames["controls"]))
 
 
 def _dynamics(rows: Sequence[Row], settings: Settings) -> str:

@@ -7,17 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis import arms as each
-from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
-from calib_bench.analysis.result_rows import DOUBTFUL, TWO_KINDS
+from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, seed_spread
+from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
 from calib_bench.analysis.table_notes import NAMES, rate_unit
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
-from calib_bench.inference import FEWEST
 from calib_bench.studies.separation import equal_confidence, factorial, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
 
 LOG_LOSS, BRIER = ([f"{score}_{part}" for part in ("total", "conf", "dyn")] for score in ("log_loss", "brier"))
 SPLIT = (
@@ -75,6 +74,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
+        **_if_any(frames, "choice", choice.table, settings),
         "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
         **(
             {
@@ -88,19 +88,14 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         "trials": Table(
             "Trials at the chosen rates, test split",
             _marked(settings, frames["trials"]),
-            f"{smoke}repaired: after temperature scaling.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
+            f"{smoke}{each.trials_note(frames['rates'])}.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
 
 
-TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (few errors)"
-KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
-
-
 def _marks(frame: pd.DataFrame, doubtful: str = DOUBTFUL) -> str:
     """What the columns mean that only some frames have: "doubtful" and TWO_KINDS."""
-    texts = {"doubtful": doubtful, TWO_KINDS: KINDS}
-    return "".join(f" {text}." for column, text in texts.items() if column in frame)
+    return "".join(f" {text}." for text in marks(frame, doubtful))
 
 
 def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
@@ -118,8 +113,8 @@ def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
 def _collapse(settings: Settings, trials: pd.DataFrame) -> dict[str, Table]:
     import pandas as pd
 
-    found = collapse.rows(trials, settings)
-    return {"collapse": collapse.table(pd.DataFrame(found), settings)} if found else {}
+    collapse_rows = collapse.rows(trials, settings)
+    return {"collapse": collapse.table(pd.DataFrame(collapse_rows), settings)} if collapse_rows else {}
 
 
 def _intervals(settings: Settings, nested: bool) -> str:
@@ -146,9 +141,9 @@ def _if_any(
     if not len(frames[name]):
         return {}
     table = make(frames[name], settings)
-    said = " ".join(words(frames[name], settings)) if words else ""
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if said and settings.limit is not None else ""
-    note = " ".join(text for text in (said, table.note.removeprefix(smoke)) if text)
+    description = " ".join(words(frames[name], settings)) if words else ""
+    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if description and settings.limit is not None else ""
+    note = " ".join(text for text in (description, table.note.removeprefix(smoke)) if text)
     return {to or name: replace(table, note=smoke + note)}
 
 
@@ -156,7 +151,8 @@ def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
     score = settings.select.replace("_", " ")
     smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
     unit = f" {text}." if (text := rate_unit(settings)) else ""
-    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {each.RECHOSEN}.{unit}"
+    how = each.rates_note(frame)
+    note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {how}.{unit}"
     return Table(title, frame, note)
 
 

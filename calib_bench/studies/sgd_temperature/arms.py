@@ -86,7 +86,7 @@ def families(settings: Settings) -> list[Family]:
         )
     if settings.pretrained:
         raise SettingsError(f"study={STUDY} starts from random weights: leave pretrained at false")
-    found = []
+    planned = []
     for model, space in (settings.spaces or {}).items():
         if space["lr_unit"] == ("lr_rel",):
             raise SettingsError("a temperature is an absolute rate over a batch size: give lr= or lr_eff=, not lr_rel=")
@@ -96,8 +96,8 @@ def families(settings: Settings) -> list[Family]:
             )
         for beta, objective, noise in itertools.product(space["beta"], space["objective"], space["label_noise"]):
             base = _base(settings, model, beta, objective, noise)
-            found.append(_family(settings, base, space["lr"], space["batch"], space["momentum"], space["optimizer"]))
-    return found
+            planned.append(_family(settings, base, space["lr"], space["batch"], space["momentum"], space["optimizer"]))
+    return planned
 
 
 def _base(settings: Settings, model: str, beta: float, objective: str, noise: float) -> Trial:
@@ -105,10 +105,10 @@ def _base(settings: Settings, model: str, beta: float, objective: str, noise: fl
     space = (settings.spaces or {})[model]
     fields = {key: values[0] for key, values in space.items()}
     decay = fields["weight_decay"] or (DECAY if convex(model) else 0.0)
-    own = {"beta": beta, "objective": objective, "label_noise": noise, "weight_decay": decay, "optimizer": "sgd"}
-    own |= {"schedule": "constant", "warmup": 0.0, "seed": 0, "task": settings.task, "model": model}
-    own |= {"limit": settings.limit, "precision": settings.precision, "probe": f"{STUDY}/whole"}
-    return Trial(**fields | own)
+    overrides = {"beta": beta, "objective": objective, "label_noise": noise, "weight_decay": decay, "optimizer": "sgd"}
+    overrides |= {"schedule": "constant", "warmup": 0.0, "seed": 0, "task": settings.task, "model": model}
+    overrides |= {"limit": settings.limit, "precision": settings.precision, "probe": f"{STUDY}/whole"}
+    return Trial(**fields | overrides)
 
 
 def convex(model: str) -> bool:

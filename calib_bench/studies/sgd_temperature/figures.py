@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.study import Analysis
 from calib_bench.dynamics import stationary
 from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
 from calib_bench.studies.sgd_temperature import tables
@@ -17,18 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 
 def heat(analysis: Analysis) -> Figure:
     """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line."""
-    found = [one for one in _found(analysis) if any(math.isfinite(r.mean) for r in one.part(HEAT))]
-    if not found:
+    families = [one for one in _found(analysis) if any(math.isfinite(r.mean) for r in one.part(HEAT))]
+    if not families:
         return _empty("No run has lasted long enough to be judged.")
-    figure, axes = _panels(len(found), 3.4)
-    for one, axis in zip(found, axes, strict=False):
+    figure, axes = _panels(len(families), 3.4)
+    for one, axis in zip(families, axes, strict=False):
         heats = np.array([r.eta0 for r in one.part(HEAT)])
         fine = np.geomspace(heats.min() / 1.3, heats.max() * 1.3, 50)
         line = one.minimum.capacity * fine
@@ -52,11 +52,11 @@ def heat(analysis: Analysis) -> Figure:
 
 def collapse(analysis: Analysis) -> Figure:
     """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature."""
-    found = [one for one in _found(analysis) if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0]
-    if not found:
+    families = [one for one in _found(analysis) if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0]
+    if not families:
         return _empty("No batch size or momentum was varied: give several of batch= or momentum=.")
-    figure, axes = _panels(2 * len(found), 3.4)
-    for one, pair in zip(found, axes.reshape(-1, 2), strict=False):
+    figure, axes = _panels(2 * len(families), 3.4)
+    for one, pair in zip(families, axes.reshape(-1, 2), strict=False):
         base, curvature = one.part(HEAT), one.minimum.noise_curvature
         momentum = one.family.arms[0].trial.momentum
         shades = _shades([r.arm.temperature for r in base])
@@ -96,11 +96,11 @@ def collapse(analysis: Analysis) -> Figure:
 
 def cooling(analysis: Analysis) -> Figure:
     """Excess loss over epochs while the rate is lowered and restored, seeds and their mean."""
-    found = [(one, r) for one in _found(analysis) for r in one.part(COOLED) if len(r.loss)]
-    if not found:
+    cooled = [(one, r) for one in _found(analysis) for r in one.part(COOLED) if len(r.loss)]
+    if not cooled:
         return _empty("No run in which the rate is lowered has finished.")
-    figure, axes = _panels(len(found), 3.1)
-    for (one, reading), axis in zip(found, axes, strict=False):
+    figure, axes = _panels(len(cooled), 3.1)
+    for (one, reading), axis in zip(cooled, axes, strict=False):
         for control in one.part(UNCOOLED):
             if len(control.loss):
                 mean = (control.loss - one.minimum.objective).mean(0)
@@ -129,12 +129,12 @@ def cooling(analysis: Analysis) -> Figure:
 
 def adam(analysis: Analysis) -> Figure:
     """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
-    found = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
-    if not found:
+    families = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
+    if not families:
         return _empty("Adam was not trained: give optimizer=sgd,adam.")
-    figure, axes = _panels(len(found), 3.4)
+    figure, axes = _panels(len(families), 3.4)
     looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
-    for one, axis in zip(found, axes, strict=False):
+    for one, axis in zip(families, axes, strict=False):
         readings = one.part(ADAM)
         shades = _shades([r.arm.temperature for r in readings])
         for rate, color in shades.items():
@@ -152,11 +152,11 @@ def adam(analysis: Analysis) -> Figure:
 
 def gibbs(analysis: Analysis) -> Figure:
     """Histograms of the one-parameter model beside their Gibbs densities and the normal ones."""
-    found: Any = analysis.data["densities"]
-    if not found:
+    densities: Any = analysis.data["densities"]
+    if not densities:
         return _empty("The one-parameter model has not finished.")
-    figure, axes = _panels(len(found), 2.7)
-    for one, axis in zip(found, axes, strict=False):
+    figure, axes = _panels(len(densities), 2.7)
+    for one, axis in zip(densities, axes, strict=False):
         low, high = np.quantile(one.samples, [0.0005, 0.9995])
         low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
         axis.hist(one.samples.ravel(), bins=40, range=(low, high), density=True, color="C0", alpha=0.35, linewidth=0)
@@ -174,8 +174,8 @@ def gibbs(analysis: Analysis) -> Figure:
 
 
 def _found(analysis: Analysis) -> list[tables.Found]:
-    found: Any = analysis.data["found"]
-    return list(found)
+    results: Any = analysis.data["found"]
+    return list(results)
 
 
 def _title(one: tables.Found) -> str:
@@ -209,10 +209,10 @@ def _excess(
 ) -> None:
     """Means with their intervals; hollow where there is no plateau."""
     by = scale or [1.0] * len(readings)
-    found = [tables.over_seeds(r.excess * f) for r, f in zip(readings, by, strict=True)]
-    means = [one.mean for one in found]
+    intervals = [tables.over_seeds(r.excess * f) for r, f in zip(readings, by, strict=True)]
+    means = [one.mean for one in intervals]
     axis.plot(at, means, **look | {"marker": ""})
-    for reading, x, one in zip(readings, at, found, strict=True):
+    for reading, x, one in zip(readings, at, intervals, strict=True):
         fill = "none" if reading.state == stationary.DRIFTS else "full"
         axis.plot([x], [one.mean], **look | {"linestyle": "none", "fillstyle": fill})
         if math.isfinite(one.low):

@@ -111,12 +111,12 @@ def _noise(model: nn.Module, x: Tensor, y: Tensor, beta: Tensor, loss: Loss, dec
         penalty = sum((p.square().sum() for p in params.values()), start=torch.zeros((), dtype=torch.float64))
         return loss(functional_call(model, params, (x_1[None],)), y_1[None], beta)[0] + decay / 2 * penalty
 
-    def whole(params: dict[str, Tensor]) -> Tensor:
+    def objective(params: dict[str, Tensor]) -> Tensor:
         penalty = sum((p.square().sum() for p in params.values()), start=torch.zeros((), dtype=torch.float64))
         return loss(functional_call(model, params, (x,)), y, beta).mean() + decay / 2 * penalty
 
     def curved(v: dict[str, Tensor]) -> Tensor:
-        product = jvp(grad(whole), (weights,), (v,))[1]
+        product = jvp(grad(objective), (weights,), (v,))[1]
         return sum(((v[name] * product[name]).sum() for name in v), start=torch.zeros((), dtype=torch.float64))
 
     square, curvature = 0.0, 0.0

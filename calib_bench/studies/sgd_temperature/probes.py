@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calib_bench import models
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
+from calib_bench.studies.sgd_temperature.minimum import minimum as descend
+from calib_bench.train import initialize
+from calib_bench.train.initialize import prepare
+from calib_bench.train.loss import Loss
 
 BATCH = 2048
 TOLERANCE = 1e-7
@@ -20,8 +25,6 @@ TOLERANCE = 1e-7
 def whole(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:
     """Columns `whole_loss`, the mean training loss over all training examples, in nats, and `whole_objective`, the same
     with weight_decay / 2 ||theta||^2: what SGD descends."""
-    from calib_bench.train.initialize import prepare
-    from calib_bench.train.loss import Loss
 
     loss = Loss({name: _number(value, device) for name, value in trial.terms.items()})
     beta, total = _number(trial.beta, device), 0.0
@@ -44,10 +47,6 @@ def minimum(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     Raises:
         SettingsError: the model or the data does not allow gradients of single examples.
     """
-    from calib_bench import models
-    from calib_bench.studies.sgd_temperature.minimum import minimum as descend
-    from calib_bench.train import initialize
-    from calib_bench.train.loss import Loss
 
     if splits.spec.kind == "tokens" or not models.fusable(trial.model) or initialize.stochastic(model):
         raise SettingsError(
@@ -57,8 +56,8 @@ def minimum(trial: Trial, model: nn.Module, splits: Splits, device: torch.device
     x = torch.cat([x for x, _ in splits.train.eval_batches(batch=BATCH, device=device)])
     loss = Loss({name: _number(value, device) for name, value in trial.terms.items()})
     labels = splits.train.labels.to(device)
-    found = descend(model, x, labels, trial.beta, loss, trial.weight_decay, TOLERANCE)
-    return {name: _number(float(value)) for name, value in asdict(found).items()} | {"examples": _number(len(labels))}
+    optimum = descend(model, x, labels, trial.beta, loss, trial.weight_decay, TOLERANCE)
+    return {name: _number(float(value)) for name, value in asdict(optimum).items()} | {"examples": _number(len(labels))}
 
 
 def logit(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, float]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import registry
+from calib_bench.core.results import Results
 from calib_bench.dynamics import stationary
+from calib_bench.inference import collapsed
 from calib_bench.studies.sgd_temperature import gibbs as densities
 from calib_bench.studies.sgd_temperature.arms import Arm, Family
 
 if TYPE_CHECKING:
-    from calib_bench.store.store import Store
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MARGIN = 0.1
@@ -59,6 +60,8 @@ class Reading:
         excess: mean over the second half of the run, less the minimum's, [S]; NaN without a plateau to speak of.
         plateau: of the second half; None when a trial did not end or the run is too short.
         state: "flat", "drifts", "undecided", "diverged", "failed" or "too short".
+        mixed: whether some seeds collapsed (`inference.collapsed`, towards the excess loss of guessing), not all: then
+            their mean depends on how many did.
     """
 
     arm: Arm
@@ -69,6 +72,7 @@ class Reading:
     excess: Array
     plateau: stationary.Plateau | None
     state: str
+    mixed: bool = False
 
     @property
     def mean(self) -> float:
@@ -76,14 +80,14 @@ class Reading:
         return float(self.excess.mean())
 
 
-def read_minimum(store: Store, family: Family) -> Minimum | None:
+def read_minimum(store: Results, family: Family) -> Minimum | None:
     """The minimum of a family, as stored; None when its trial failed."""
     if store.state(family.minimum) != "done":
         return None
     return Minimum({name: float(value) for name, value in store.arrays(family.minimum).items()})
 
 
-def read(store: Store, arm: Arm, minimum: Minimum) -> Reading:
+def read(store: Results, arm: Arm, minimum: Minimum) -> Reading:
     """An arm's stationary loss above the minimum.
 
     Raises:
@@ -105,8 +109,11 @@ def read(store: Store, arm: Arm, minimum: Minimum) -> Reading:
         return Reading(arm, heat, batch, epochs, loss, nan, None, SHORT)
     excess = loss - minimum.objective
     scale = max(abs(float(excess[:, late].mean())), 1e-12)
-    found = stationary.plateau(excess[:, late], MARGIN * scale)
-    return Reading(arm, heat, batch, epochs, loss, excess[:, late].mean(1), found, found.verdict)
+    plateau_test = stationary.plateau(excess[:, late], MARGIN * scale)
+    mean_S = excess[:, late].mean(1)
+    guess = math.log(registry.task(arm.trial.task).classes) - minimum.objective
+    mixed = bool(collapsed(mean_S, guess, largest=False).any())
+    return Reading(arm, heat, batch, epochs, loss, mean_S, plateau_test, plateau_test.verdict, mixed)
 
 
 def predicted(reading: Reading, minimum: Minimum) -> float:
@@ -158,12 +165,12 @@ class Density:
     gaussian_distance: float
 
 
-def read_gibbs(store: Store, arm: Arm) -> Density | None:
+def read_gibbs(store: Results, arm: Arm) -> Density | None:
     """The samples of an arm of `arms.gibbs` and the density that theory gives them; None when a trial did not end."""
     if any(store.state(trial) != "done" for trial in arm.trials):
         return None
-    found = store.arrays(arm.trial)
-    share, classes = float(found["share"]), int(found["classes"])
+    constants = store.arrays(arm.trial)
+    share, classes = float(constants["share"]), int(constants["classes"])
     first, rest = classes // 2, classes - classes // 2
     frames = [store.history(trial) for trial in arm.trials]
     start = frames[0]["epoch"].to_numpy(float) > frames[0]["epoch"].iloc[-1] / 4

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.inference.interval import no_interval
@@ -63,18 +63,19 @@ def over_seeds(values_S: Array) -> Interval:
     return crossed_interval(values_S[:, None])
 
 
-def stationary_rows(found: Found, *parts: str) -> list[Row]:
+def stationary_rows(result: Found, *parts: str) -> list[Row]:
     """One row an arm: its excess loss and what theory says."""
     rows = []
-    for reading in found.part(*parts):
-        trial, theory = reading.arm.trial, found.minimum.capacity * reading.eta0
-        row = found.name | {"part": reading.arm.part, "eta0": reading.eta0, "batch": reading.batch}
+    for reading in result.part(*parts):
+        trial, theory = reading.arm.trial, result.minimum.capacity * reading.eta0
+        row = result.name | {"part": reading.arm.part, "eta0": reading.eta0, "batch": reading.batch}
         row |= {"momentum": trial.momentum, "sampling": trial.sampling, "rate": reading.eta0 * reading.batch}
         row["rate"] *= 1 - trial.momentum
         row |= fields("excess", over_seeds(reading.excess)) | {"theory": theory}
-        row |= {"theory_finite_rate": predicted(reading, found.minimum)}
+        row |= {"theory_finite_rate": predicted(reading, result.minimum)}
         ratio = over_seeds(reading.excess / theory) if theory > 0 else no_interval(math.nan, 0, 0, "theory gives 0")
         row |= fields("ratio", ratio) | {"plateau": reading.state}
+        row |= {TWO_KINDS: "this arm"} if reading.mixed else {}
         if reading.plateau is not None:
             gap = float(np.diff(reading.epochs).mean())
             row |= {"drift": reading.plateau.drift, "correlation_epochs": reading.plateau.tau * gap}
@@ -82,35 +83,36 @@ def stationary_rows(found: Found, *parts: str) -> list[Row]:
     return rows
 
 
-def minimum_row(found: Found) -> Row:
+def minimum_row(result: Found) -> Row:
     """The constants of a family's minimum."""
     names = ("objective", "loss", "gradient", "accuracy", "mean_square", "noise_curvature", "norm")
-    row = found.name | {name: getattr(found.minimum, name) for name in names}
-    row |= {"weight_decay": found.family.minimum.weight_decay, "capacity": found.minimum.capacity}
+    row = result.name | {name: getattr(result.minimum, name) for name in names}
+    row |= {"weight_decay": result.family.minimum.weight_decay, "capacity": result.minimum.capacity}
     state = (
-        "every label fitted" if found.minimum.interpolates else "found" if found.minimum.converged else "not reached"
+        "every label fitted" if result.minimum.interpolates else "found" if result.minimum.converged else "not reached"
     )
     return row | {"state": state}
 
 
-def cooling_rows(found: Found) -> list[Row]:
+def cooling_rows(result: Found) -> list[Row]:
     """Excess loss hot, cold and reheated, and of runs that were not cooled."""
     rows = []
-    for reading, got in cooled(found):
-        row = found.name | {"eta0": reading.eta0, "factor": COLD}
+    for reading, got in cooled(result):
+        row = result.name | {"eta0": reading.eta0, "factor": COLD}
         for name, values in (("hot", got.hot), ("cold", got.cold), ("reheated", got.again), ("control", got.control)):
             row |= fields(name, over_seeds(values))
         row |= fields("cold_over_hot", over_seeds(got.cold / got.hot))
         row |= fields("reheated_over_control", over_seeds(got.again / got.control))
         row["stationary"] = settled(got)
+        row |= {TWO_KINDS: "these runs"} if any(one.mixed for one in result.part(COOLED, UNCOOLED)) else {}
         rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
 
 
-def cooled(found: Found) -> list[tuple[Reading, Phases]]:
+def cooled(result: Found) -> list[tuple[Reading, Phases]]:
     """The runs whose rate is lowered and restored, with what became of them."""
-    pairs = zip(found.part(COOLED), found.part(UNCOOLED), strict=True)
-    got = [(reading, phases(reading, control, found.minimum)) for reading, control in pairs]
+    pairs = zip(result.part(COOLED), result.part(UNCOOLED), strict=True)
+    got = [(reading, phases(reading, control, result.minimum)) for reading, control in pairs]
     return [(reading, one) for reading, one in got if one is not None]
 
 
@@ -119,17 +121,18 @@ def settled(got: Phases) -> bool:
     return abs(float(got.control.mean()) / float(got.hot.mean()) - 1) <= REHEATED
 
 
-def adam_rows(found: Found) -> list[Row]:
+def adam_rows(result: Found) -> list[Row]:
     """Excess loss of Adam over batch sizes under both rules, relative to the first batch."""
     rows = []
-    readings = found.part(ADAM)
+    readings = result.part(ADAM)
     for base in (one for one in readings if not one.arm.rule):
         for reading in readings:
             if reading.arm.temperature == base.arm.temperature:
-                row = found.name | {"rate_at_first": base.arm.temperature, "rule": reading.arm.rule or "both"}
+                row = result.name | {"rate_at_first": base.arm.temperature, "rule": reading.arm.rule or "both"}
                 row |= {"batch": reading.batch, "rate": reading.arm.trial.lr}
                 row |= fields("excess", over_seeds(reading.excess))
                 row |= fields("relative", over_seeds(reading.excess / base.excess)) | {"plateau": reading.state}
+                row |= {TWO_KINDS: "this arm" if reading.mixed else "reference"} if reading.mixed or base.mixed else {}
                 rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
     return rows
 
@@ -151,10 +154,10 @@ def _deviation(one: Density) -> float:
     return math.sqrt(float(np.trapezoid((one.x - mean) ** 2 * one.density, one.x)))
 
 
-def acceptance(found: Sequence[Found], densities: Sequence[Density]) -> list[Row]:
+def acceptance(results: Sequence[Found], densities: Sequence[Density]) -> list[Row]:
     """What theory claims, what was measured, and whether that is within the tolerance."""
     rows: list[Row] = []
-    for one in found:
+    for one in results:
         rows += [one.name | row for row in _heat(one) + _collapse(one) + _cooled(one) + _rules(one)]
     for density in densities:
         claim = f"Gibbs density at eta0 = {density.eta0:g}: total variation distance of the histogram"
@@ -164,58 +167,69 @@ def acceptance(found: Sequence[Found], densities: Sequence[Density]) -> list[Row
     return rows
 
 
-def _row(claim: str, theory: float, measured: float | Interval, tolerance: float, met: bool | None) -> Row:
+def _row(
+    claim: str,
+    theory: float,
+    measured: float | Interval,
+    tolerance: float,
+    met: bool | None,
+    of: Sequence[Reading] = (),
+) -> Row:
+    """A claim; undecided, whatever its number, where it rests on readings `of` which some have seeds of two kinds."""
     shown = fields("measured", measured) if isinstance(measured, Interval) else {"measured": measured}
     shown.pop("measured_p", None)
-    said = OPEN if met is None else MET if met else NOT_MET
-    return {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": said}
+    mixed = any(one.mixed for one in of)
+    verdict = OPEN if met is None or mixed else MET if met else NOT_MET
+    row = {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": verdict}
+    return row | ({TWO_KINDS: "these runs"} if mixed else {})
 
 
-def slope(found: Found) -> Interval | None:
+def slope(result: Found) -> Interval | None:
     """The small-rate slope of the excess loss over eta0, of the rates that have reached a plateau."""
-    settled = [one for one in found.part(HEAT) if one.state in (stationary.FLAT, stationary.UNDECIDED)]
+    settled = [one for one in result.part(HEAT) if one.state in (stationary.FLAT, stationary.UNDECIDED)]
     if not settled:
         return None
     return stationary.small_rate_slope([one.eta0 for one in settled], np.stack([one.excess for one in settled]))
 
 
-def _heat(found: Found) -> list[Row]:
-    heats = found.part(HEAT)
+def _heat(result: Found) -> list[Row]:
+    heats = result.part(HEAT)
     flat = sum(one.state == stationary.FLAT for one in heats)
     moving = any(one.state not in (stationary.FLAT, stationary.UNDECIDED) for one in heats)
     claim = "plateaus: share of rates whose loss is flat within 10% of its excess"
     rows = [_row(claim, 1.0, flat / len(heats), 0.0, True if flat == len(heats) else False if moving else None)]
-    if found.minimum.interpolates:
+    if result.minimum.interpolates:
         return rows
-    measured = slope(found)
+    measured = slope(result)
     claim = "slope of the excess loss over eta0, in units of the heat capacity E||g||^2 / 4"
-    if measured is None or not found.minimum.converged:
+    if measured is None or not result.minimum.converged:
         return [*rows, _row(claim, 1.0, math.nan, SLOPE, None)]
-    ratio = _scaled(measured, 1 / found.minimum.capacity)
-    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE)]
+    ratio = _scaled(measured, 1 / result.minimum.capacity)
+    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE, heats)]
 
 
-def _scaled(found: Interval, by: float) -> Interval:
+def _scaled(value: Interval, by: float) -> Interval:
     return Interval(
-        found.mean * by, found.low * by, found.high * by, found.n_seeds, found.n_examples, found.df, found.p,
-        found.method,
+        value.mean * by, value.low * by, value.high * by, value.n_seeds, value.n_examples, value.df, value.p,
+        value.method,
     )  # fmt: skip
 
 
-def _collapse(found: Found) -> list[Row]:
+def _collapse(result: Found) -> list[Row]:
     """The worst departure from equal excess at equal eta0, where finite rates should not show."""
     rows = []
-    base = {one.arm.temperature: one for one in found.part(HEAT)}
+    base = {one.arm.temperature: one for one in result.part(HEAT)}
     for part, what in ((BATCHES, "batch sizes"), (MOMENTA, "momenta")):
         gaps = [
             one.mean / base[one.arm.temperature].mean
-            for one in found.part(part)
-            if _law(one, found.minimum) and _law(base[one.arm.temperature], found.minimum)
+            for one in result.part(part)
+            if _law(one, result.minimum) and _law(base[one.arm.temperature], result.minimum)
         ]
-        if found.part(part):
+        if result.part(part):
             claim = f"collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
             worst = max(gaps, key=lambda ratio: abs(math.log(ratio))) if gaps else math.nan
-            rows.append(_row(claim, 1.0, worst, COLLAPSE, abs(worst - 1) <= COLLAPSE if gaps else None))
+            met = abs(worst - 1) <= COLLAPSE if gaps else None
+            rows.append(_row(claim, 1.0, worst, COLLAPSE, met, result.part(HEAT, part)))
     return rows
 
 
@@ -225,33 +239,35 @@ def _law(reading: Reading, minimum: Minimum) -> bool:
     return factor <= LAW and reading.state in (stationary.FLAT, stationary.UNDECIDED) and reading.mean > 0
 
 
-def _cooled(found: Found) -> list[Row]:
+def _cooled(result: Found) -> list[Row]:
     rows = []
-    for _, got in cooled(found):
-        if found.minimum.interpolates:
+    whole = result.part(COOLED, UNCOOLED)
+    for _, got in cooled(result):
+        if result.minimum.interpolates:
             continue
         cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.control)
         stays = settled(got)
         claim = f"cooling: excess loss at {COLD:g} of the rate over that before"
-        rows.append(_row(claim, COLD, cold, REHEATED, abs(cold.mean / COLD - 1) <= REHEATED if stays else None))
+        met = abs(cold.mean / COLD - 1) <= REHEATED if stays else None
+        rows.append(_row(claim, COLD, cold, REHEATED, met, whole))
         claim = "reheating: excess loss once the rate is restored over that of runs never cooled"
-        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED))
+        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED, whole))
     return rows
 
 
-def _rules(found: Found) -> list[Row]:
+def _rules(result: Found) -> list[Row]:
     rows = []
-    spread = rule_spread(found)
+    spread = rule_spread(result)
     if len(spread) == 2 and all(math.isfinite(value) for value in spread.values()):
         ratio = spread["square root"] / spread["linear"]
         claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
-        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1))
+        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1, result.part(ADAM)))
     return rows
 
 
-def rule_spread(found: Found) -> Mapping[str, float]:
+def rule_spread(result: Found) -> Mapping[str, float]:
     """Root mean square of log excess over that at the first batch size, by Adam's rule."""
-    readings = found.part(ADAM)
+    readings = result.part(ADAM)
     base = {one.arm.temperature: one.mean for one in readings if not one.arm.rule}
     spread = {}
     for rule in ("linear", "square root"):
@@ -262,7 +278,7 @@ def rule_spread(found: Found) -> Mapping[str, float]:
     return spread
 
 
-def suppression(found: Found) -> list[float]:
+def suppression(result: Found) -> list[float]:
     """Excess loss of shuffled epochs over that of independent batches, rate by rate."""
-    base = {one.arm.temperature: one.mean for one in found.part(HEAT)}
-    return [one.mean / base[one.arm.temperature] for one in found.part(SHUFFLED)]
+    base = {one.arm.temperature: one.mean for one in result.part(HEAT)}
+    return [one.mean / base[one.arm.temperature] for one in result.part(SHUFFLED)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 KINDS: dict[str, dict[str, Any]] = {
     "best": {"color": "C2", "marker": "^"},
@@ -38,17 +38,17 @@ def stability(analysis: Analysis) -> Figure:
     figure, axes = _grid(frame, 4, 3.1)
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         mine = dict(_families(dots[dots["objective"] == CROSS_ENTROPY])).get(name)
-        own = dict(_families(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
+        ratios = dict(_families(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
         for axis, (result, label) in zip(line, RESULTS.items(), strict=False):
             if mine is not None:
                 axis.plot(mine["beta"], mine[result], ".", color="0.6", markersize=4, zorder=1)
             for i, (kind, look) in enumerate(KINDS.items()):
                 _bars(axis, rows[rows["result"] == result], kind, _dodge(i, 3), look)
             axis.set_ylabel(label)
-        if own is not None and "spread_ratio" in own:
+        if ratios is not None and "spread_ratio" in ratios:
             for i, result in enumerate(RESULTS):
-                some = own[(own["result"] == result) & own["spread_ratio"].notna()]
-                _bars(line[2], some, "spread_ratio", _dodge(i, 2), SPREADS[result])
+                result_rows = ratios[(ratios["result"] == result) & ratios["spread_ratio"].notna()]
+                _bars(line[2], result_rows, "spread_ratio", _dodge(i, 2), SPREADS[result])
             line[2].axhline(1, color="0.4", linewidth=0.8)
             line[2].set_yscale("log")
             plain(line[2].yaxis)

@@ -2,20 +2,26 @@
 
 Two searches of the same budget, by the same method and on the same selection split: one over beta and the rate, one
 over the rate alone at the reference beta. Both winners are trained with every seed and compared on the test split,
-which no search has seen.
+which no search has seen. Where enough seeds tune, each of them is compared at the configurations that the others choose
+among those trained for their full length (`tuning.cross_fitted`), which have every tuning seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
-from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose
+from calib_bench.analysis import choice, collapse, controls
+from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.format import estimate
+from calib_bench.analysis.measure import Measures, measure_arm, own_tests
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, marks, revoked
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -30,9 +36,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib_bench.core.settings import Settings
-    from calib_bench.store.store import Store
 
+SEARCHES = ("beta and rate", "rate")
+"""What the two searches of a pair are over."""
 NEAR = 1.05
 """A winner within this factor of a bound of its search is said to be at the edge."""
 
@@ -85,30 +91,47 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
     wanted: dict[str, Trial] = {}
     seeds = (settings.seed or ())[: settings.tune_seeds]
     for pair in pairs(settings, scores):
-        for found in (pair.joint, pair.plain):
-            tried = [run for t in found.tried for run in _runs(settings, t, seeds)]
-            final = _seeded(settings, found.best.trial, settings.seed or ()) if found.best else []
-            for trial in (*tried, *found.wanted, *final):
+        for side in (pair.joint, pair.plain):
+            tried = [run for t in side.tried for run in _runs(settings, t, seeds)]
+            final = _final(settings, side, scores).trials.values() if side.best else ()
+            for trial in (*tried, *side.wanted, *final):
                 wanted.setdefault(trial.key, trial)
         if pair.plain.best:
-            control = controls.positive(_final(settings, pair.plain.best))
+            control = controls.positive(_final(settings, pair.plain, scores))
             wanted |= {trial.key: trial for trial in control if trial.key not in wanted}
     return list(wanted.values())
 
 
-def _final(settings: Settings, best: Tried) -> tuning.Arm:
-    """A winner with every seed."""
-    trials = {trial.seed: trial for trial in _seeded(settings, best.trial, settings.seed or ())}
+def _final(settings: Settings, found: Search, scores: Scores) -> tuning.Arm:
+    """The winner of a search that is over, every seed at the configuration that it is reported at.
+
+    The arm's rates stand for configurations; of two at one rate the better counts.
+    """
+    best = found.best
+    assert best is not None, "checked by the caller"
+    full = sorted(_full(found), key=lambda t: (t.scores[-1], t.trial.lr), reverse=True)
+    configurations = {t.trial.lr: t for t in full}
+    seeds = settings.seed or ()
+    tried = {r: tuple(_seeded(settings, t.trial, seeds[: settings.tune_seeds])) for r, t in configurations.items()}
     rate = best.trial.lr
-    tuners = tuple(trials.values())[: settings.tune_seeds]
-    return tuning.Arm(best.trial, (rate,), {rate: best.scores[-1]}, rate, "tuned", trials, {rate: tuners})
+    apart = tuning.cross_fitted(tried, rate, scores)
+    trials = {s: _seeded(settings, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
+    means = {r: t.scores[-1] for r, t in configurations.items()}
+    return tuning.Arm(
+        best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, settings.select, bool(apart)
+    )
+
+
+def _full(found: Search) -> list[Tried]:
+    """The configurations that were trained for their full length, by every tuning seed."""
+    return [t for t in found.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
 
 
 def _runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
     return [run for epochs in tried.epochs for run in _seeded(settings, shortened(tried.trial, epochs), seeds)]
 
 
-def analyse(settings: Settings, store: Store) -> Analysis:
+def analyse(settings: Settings, store: Results) -> Analysis:
     """The winner over beta and rate against the winner over the rate at the reference.
 
     Raises:
@@ -116,21 +139,25 @@ def analyse(settings: Settings, store: Store) -> Analysis:
     """
     import pandas as pd
 
-    found = pairs(settings, store.scores(settings.select))
-    variants = each.variants(pair.template.family() for pair in found)
+    paired = pairs(settings, store.scores(settings.select))
+    variants = each.variants(pair.template.family() for pair in paired)
     winners: list[tuning.Arm] = []
-    rows, known, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
-    for pair in found:
+    rows, control_rows, verdict, warnings = [], [], [], []  # type: list[Row], list[Row], list[str], list[str]
+    trials: list[Row] = []
+    others: list[Row] = []
+    for pair in paired:
         name = _name(pair.template, variants[pair.template.family()])
         if pair.joint.best is None or pair.plain.best is None:
             warnings.append(f"{_named(name)}: a search is not over, or all of its configurations failed.")
             continue
-        gain, arms, control = _gain(settings, store, pair)
+        gain, arms, control, ran, hangs = _gain(settings, store, pair)
+        trials += [name | row for row in ran]
         row = name | gain
-        known += [name | {"beta": settings.reference} | one for one in control]
+        others += [name | one for one in hangs]
+        control_rows += [name | {"beta": settings.reference} | one for one in control]
         winners += arms
         rows.append(row)
-        verdict += _words(settings, row, len(found) > 1)
+        verdict += _words(settings, row, len(paired) > 1)
         warnings += _edges(pair, row)
         if row["dropped"]:
             warnings.append(f"{_named(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
@@ -140,17 +167,22 @@ def analyse(settings: Settings, store: Store) -> Analysis:
         )
     if any(few_chose(row) for row in rows):
         warnings.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
+    collapses = collapse.rows(pd.DataFrame(trials), settings)
+    warnings += collapse.warnings(collapses)
     if len(settings.seed or ()) == 1:
         warnings.append("One seed: intervals hold for this one initialization and batch order.")
     tried = [
-        _name(pair.template, variants[pair.template.family()]) | row for pair in found for row in _configurations(pair)
+        _name(pair.template, variants[pair.template.family()]) | row for pair in paired for row in _configurations(pair)
     ]
-    control = pd.DataFrame(known)
+    control = pd.DataFrame(control_rows)
     return Analysis(
-        verdict=(*verdict, *controls.words(control)) if verdict else ("There is nothing to compare yet.",),
-        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control),
+        verdict=(*verdict, *collapse.words(collapses), *controls.words(control))
+        if verdict
+        else ("There is nothing to compare yet.",),
+        tables=_tables(settings, pd.DataFrame(rows), pd.DataFrame(tried), control, pd.DataFrame(others))
+        | ({"collapse": collapse.table(pd.DataFrame(collapses), settings)} if collapses else {}),
         warnings=tuple(warnings),
-        data={"arms": winners, "pairs": found, "reference": settings.reference, "limit": settings.limit},
+        data={"arms": winners, "pairs": paired, "reference": settings.reference, "limit": settings.limit},
     )
 
 
@@ -159,26 +191,46 @@ def _name(template: Trial, variant: str | None) -> dict[str, Any]:
     return name | ({"variant": variant} if variant else {})
 
 
-def _gain(settings: Settings, store: Store, pair: Pair) -> tuple[Row, list[tuning.Arm], list[Row]]:
-    """The winner against the reference's winner, both arms, and the controls of the latter."""
-    from calib_bench.analysis.contrast import contrast
-    from calib_bench.analysis.measure import measure_arm, own_tests
+def _gain(
+    settings: Settings, store: Results, pair: Pair
+) -> tuple[Row, list[tuning.Arm], list[Row], list[Row], list[Row]]:
+    """The winner against the reference's winner, both arms, the controls of the latter, both arms' trials, and the rows
+    of `_hangs`."""
 
     repair = registry.calibrators(("temperature_scaling",))
     measured, row = [], {}  # type: list[Any], Row
-    for label, found in (("tuned", pair.joint), ("reference", pair.plain)):
-        best = found.best
+    for label, side in (("tuned", pair.joint), ("reference", pair.plain)):
+        best = side.best
         assert best is not None, "checked by the caller"
-        measured.append(measure_arm(store, _final(settings, best), repair))
-        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": found.cost}
+        measured.append(measure_arm(store, _final(settings, side, store.scores(settings.select)), repair))
+        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": side.cost}
     arms = [one.arm for one in measured]
     nested = own_tests(store, arms)
     row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
-    return row, arms, controls.both(store, measured[1], repair, nested)
+    row |= {"elsewhere": _elsewhere(arms)} | collapse.two_kinds(*measured)
+    searched = [{"beta": one.arm.trial.beta, "search": s} for one, s in zip(measured, SEARCHES, strict=True)]
+    ran = [about | trial for about, one in zip(searched, measured, strict=True) for trial in each.trials(store, one)]
+    return row, arms, controls.both(store, measured[1], repair, nested), ran, _hangs(pair, measured)
+
+
+def _elsewhere(arms: Sequence[tuning.Arm]) -> str | None:
+    """The seeds that are reported at another configuration than the one that all chose."""
+    moved = [
+        f"seed {seed} at beta={arm.trials[seed].beta:.3g}, {rate:.3g}"
+        for arm in arms
+        for seed, rate in arm.elsewhere.items()
+    ]
+    return "; ".join(moved) or None
+
+
+def _hangs(pair: Pair, measured: Sequence[Measures]) -> list[Row]:
+    """What the gain is at the runner-up, and at configurations that might have been chosen, see `choice.rows`."""
+    betas = {t.trial.lr: t.trial.beta for t in _full(pair.joint)}
+    found = choice.rows(measured[0], measured[1], {"beta": measured[0].arm.trial.beta})
+    return [{**row, **({"runner_up_beta": betas[row["runner_up"]]} if "runner_up" in row else {})} for row in found]
 
 
 def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
-    from calib_bench.analysis.format import estimate
 
     where = f"{_named(row)}: " if several else ""
     head = (
@@ -191,11 +243,11 @@ def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[st
     def cell(column: str) -> str:
         return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"])
 
-    said = (
+    sentence = (
         f"{head}: test log loss changed by {cell('log_loss_total')} nats, by {cell('log_loss_dyn')} once both are "
         f"temperature scaled, accuracy by {cell('accuracy')} (95% intervals, {row['seeds']} seeds)."
     )
-    return [said, where + _advice(settings, row)]
+    return [sentence, where + _advice(settings, row)]
 
 
 def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
@@ -203,8 +255,8 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
         return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
 
     beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={settings.reference:g}"
-    if few_chose(row):
-        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {FEW_CHOSE}."
+    if why := revoked(row):
+        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {why}."
     if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
         return f"Advice: train at {beta}; what it gains, no temperature after training can give."
     if sign("log_loss_dyn") > 0 or sign("accuracy") < 0:
@@ -215,17 +267,17 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
 
 
 def _edges(pair: Pair, row: Mapping[str, Any]) -> list[str]:
-    said = []
+    messages = []
     for what, value, (low, high) in (
         ("beta", row["tuned_beta"], pair.betas),
         ("rate", row["tuned_rate"], pair.rates),
         ("reference's rate", row["reference_rate"], pair.rates),
     ):
         if value < low * NEAR or value > high / NEAR:
-            said.append(
+            messages.append(
                 f"{_named(row)}: the chosen {what}, {value:.3g}, stands at the edge of {low:.3g} to {high:.3g}."
             )
-    return said
+    return messages
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -234,16 +286,18 @@ def _named(row: Mapping[str, Any]) -> str:
 
 def _configurations(pair: Pair) -> list[dict[str, Any]]:
     rows = []
-    for name, found in (("beta and rate", pair.joint), ("rate", pair.plain)):
-        for order, tried in enumerate(found.tried):
+    for name, side in zip(SEARCHES, (pair.joint, pair.plain), strict=True):
+        for order, tried in enumerate(side.tried):
             row = {"search": name, "order": order, "beta": tried.trial.beta, "rate": tried.trial.lr}
             row |= {"unit": tried.trial.lr_unit, "epochs": tried.epochs[-1] if tried.epochs else 0}
-            row |= {"score": tried.scores[-1] if tried.scores else math.nan, "chosen": tried is found.best}
+            row |= {"score": tried.scores[-1] if tried.scores else math.nan, "chosen": tried is side.best}
             rows.append(row)
     return rows
 
 
-def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, control: pd.DataFrame) -> dict[str, Table]:
+def _tables(
+    settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, control: pd.DataFrame, others: pd.DataFrame
+) -> dict[str, Table]:
     nested = "nested" in gains and bool(gains["nested"].any())
     how = (
         "95% t intervals over seeds, each with its own test examples"
@@ -258,10 +312,13 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
         "gain": Table(
             "Beta and rate tuned together, minus the rate tuned at the reference",
             gains[shown],
-            f"{smoke}Test split, paired by seed and example, {how}, for the two configurations that were chosen: the "
-            "choice itself is not counted. "
+            f"{smoke}Test split, paired by seed and example, {how}, which count the choice of both configurations "
+            "among those trained for their full length, not how the searches came to them. Elsewhere: the seeds "
+            "that helped to choose and are reported at the configuration that the other tuning seeds choose "
+            f"(cross-fitting, where {FEWEST_SEEDS} or more tune). "
             f"conf is what temperature scaling repairs, dyn what it cannot. Budget "
-            f"{Options.of(settings).budget} configurations a search; epochs spent are over all tuning seeds.",
+            f"{Options.of(settings).budget} configurations a search; epochs spent are over all tuning seeds."
+            + "".join(f" {text}." for text in marks(gains)),
             paper=True,
         ),
         "gain_brier": Table(
@@ -269,6 +326,7 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
             gains[[c for c in gains if str(c).startswith("brier") or c in ("model", "objective", "seeds")]],
             smoke,
         ),
+        **({"choice": _choice(settings, others)} if len(others) else {}),
         "controls": controls.table(control, settings),
         "configurations": Table(
             "Configurations tried",
@@ -279,14 +337,23 @@ def _tables(settings: Settings, gains: pd.DataFrame, tried: pd.DataFrame, contro
     }
 
 
+def _choice(settings: Settings, others: pd.DataFrame) -> Table:
+    table = choice.table(others, settings)
+    return replace(
+        table,
+        title="Does the gain hang on the choice of configuration?",
+        note=f"{table.note} A rate stands for its configuration, of both searches those trained for their full length.",
+    )
+
+
 def landscape(analysis: Analysis) -> Figure:
     """Every configuration of the joint search in the plane of beta and rate, the chosen ones marked."""
     from matplotlib.colors import LogNorm
     from matplotlib.pyplot import subplots
 
-    found: Any = analysis.data["pairs"]
-    figure, axes = subplots(1, max(1, len(found)), figsize=(5.2 * max(1, len(found)), 4.2), squeeze=False)
-    for pair, axis in zip(found, axes[0], strict=False):
+    paired: Any = analysis.data["pairs"]
+    figure, axes = subplots(1, max(1, len(paired)), figsize=(5.2 * max(1, len(paired)), 4.2), squeeze=False)
+    for pair, axis in zip(paired, axes[0], strict=False):
         tried = [t for t in (*pair.joint.tried, *pair.plain.tried) if t.scores]
         finite = [t for t in tried if math.isfinite(t.scores[-1]) and not t.failed]
         sizes = [20 + 60 * t.epochs[-1] / max(1, t.trial.epochs) for t in finite]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
 from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
 from calib_bench.studies.two_temperatures.plane import Cell
@@ -14,7 +15,6 @@ from calib_bench.studies.two_temperatures.plane import Cell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 PANELS = (
     ("error", "error rate"),
@@ -30,10 +30,10 @@ def plane(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    found = _found(analysis)
-    figure = Figure(figsize=(WIDTH, 3.9 * len(found)))
-    axes = figure.subplots(len(found), len(PLANES), squeeze=False)
-    for cells, line in zip(found, axes, strict=True):
+    families = _found(analysis)
+    figure = Figure(figsize=(WIDTH, 3.9 * len(families)))
+    axes = figure.subplots(len(families), len(PLANES), squeeze=False)
+    for cells, line in zip(families, axes, strict=True):
         columns = {
             "beta": [c.beta for c in cells],
             "eta0": [c.eta0 for c in cells],
@@ -62,14 +62,14 @@ def collapse(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    found = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
-    if not found:
+    families = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
+    if not families:
         return _empty("No cell has finished with every seed.")
-    figure = Figure(figsize=(WIDTH, 5.0 * len(found)))
-    axes = figure.subplots(2 * len(found), len(PANELS), squeeze=False, sharey="col")
-    betas = sorted({cell.beta for cells in found for cell in cells})
+    figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
+    axes = figure.subplots(2 * len(families), len(PANELS), squeeze=False, sharey="col")
+    betas = sorted({cell.beta for cells in families for cell in cells})
     shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
-    for number, cells in enumerate(found):
+    for number, cells in enumerate(families):
         for row, (attribute, label) in enumerate((("eta0", "eta0"), ("effective", "beta^2 eta0"))):
             for axis, (name, what) in zip(axes[2 * number + row], PANELS, strict=True):
                 for beta, shade in shades.items():
@@ -88,8 +88,8 @@ def collapse(analysis: Analysis) -> Figure:
 
 
 def _found(analysis: Analysis) -> list[list[Cell]]:
-    found: Any = analysis.data["found"]
-    return [cells for cells in found if cells]
+    families: Any = analysis.data["found"]
+    return [cells for cells in families if cells]
 
 
 def _title(cells: list[Cell]) -> str:

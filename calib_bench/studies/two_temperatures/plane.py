@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.core.trial import Trial
+from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.core.fate import DEAD
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
+from calib_bench.inference import collapsed
+from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.trial import Scores
-    from calib_bench.store.store import Store
-
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 METRICS = ("error", "log_loss", "repaired_log_loss", "kappa")
@@ -42,6 +44,9 @@ class Cell:
         values: of `METRICS` on the test split [S]; NaN where a seed diverged or failed.
         examples: "error" and "repaired_log_loss" by example [S, N]; empty when one did.
         failed: share of the seeds that diverged or failed.
+        lost: how many seeds collapsed, of those that finished, by error or repaired log loss (`inference.collapsed`).
+        temperatures: log T plus the influence of each calibration example on it [S, M], and first and second derivative
+            in log T of each seed's repaired log loss [2, S] (`inference.fitted`); None where a seed did not finish.
     """
 
     trials: tuple[Trial, ...]
@@ -49,6 +54,13 @@ class Cell:
     values: dict[str, Array]
     examples: dict[str, Array]
     failed: float
+    lost: int = 0
+    temperatures: tuple[Array, Array] | None = None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of the seeds collapsed, and some that finished did not."""
+        return 0 < self.lost < round((1 - self.failed) * len(self.trials))
 
     @property
     def beta(self) -> float:
@@ -76,7 +88,7 @@ def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
     Raises:
         SettingsError: rates are relative to the critical one, or nothing is trained.
     """
-    found: dict[Trial, list[tuple[Trial, ...]]] = {}
+    by_kind: dict[Trial, list[tuple[Trial, ...]]] = {}
     for template in tuning.templates(settings):
         space = (settings.spaces or {})[template.model]
         if template.lr_unit == "lr_rel":
@@ -88,8 +100,8 @@ def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
             made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in settings.seed or ())
             split = settings.split == "seed"
             seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
-            found.setdefault(kind, []).append(seeded)
-    return list(found.values())
+            by_kind.setdefault(kind, []).append(seeded)
+    return list(by_kind.values())
 
 
 def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) -> Arm | None:
@@ -98,17 +110,17 @@ def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) ->
     cells = {trials[0].lr: trials for trials in family if trials[0].beta == settings.reference}
     means = {}
     for rate, trials in cells.items():
-        known = [score for trial in trials if (score := scores(trial)) is not None]
-        if not known or len(known) < len(trials):
+        trial_scores = [score for trial in trials if (score := scores(trial)) is not None]
+        if not trial_scores or len(trial_scores) < len(trials):
             return None
-        means[rate] = sum(known) / len(known)
+        means[rate] = sum(trial_scores) / len(trial_scores)
     rate = min(means, key=lambda rate: (means[rate], rate))
     if math.isinf(means[rate]):
         return None
     return Arm(cells[rate][0], tuple(cells), means, rate, "tuned", {trial.seed: trial for trial in cells[rate]})
 
 
-def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
+def read(store: Results, trials: tuple[Trial, ...]) -> Cell:
     """A cell as stored.
 
     Raises:
@@ -118,22 +130,39 @@ def read(store: Store, trials: tuple[Trial, ...]) -> Cell:
     rate = trial.lr if trial.lr_unit == "lr" else trial.lr / trial.beta**2
     train = int(store.split_info(trial)["sizes"]["train"])
     heat = stationary.eta0(rate, min(trial.batch, train), trial.momentum)
-    found = [_values(store, one) if store.state(one) == "done" else None for one in trials]
-    values = {name: np.array([one[0][name] if one else math.nan for one in found]) for name in METRICS}
-    whole = [one[1] for one in found if one]
-    examples = {name: np.stack([one[name] for one in whole]) for name in whole[0]} if len(whole) == len(found) else {}
-    return Cell(trials, heat, values, examples, sum(one is None for one in found) / len(found))
+    by_seed = [_values(store, one) if store.state(one) == "done" else None for one in trials]
+    values = {name: np.array([one[0][name] if one else math.nan for one in by_seed]) for name in METRICS}
+    ended = [one[1] for one in by_seed if one]
+    examples = {name: np.stack([one[name] for one in ended]) for name in ended[0]} if len(ended) == len(by_seed) else {}
+    dead = [store.fate(one) == DEAD for one, values in zip(trials, by_seed, strict=True) if values]
+    lost = _lost([one[0] for one in by_seed if one], dead, int(store.split_info(trial)["classes"]))
+    fits = [one[2] for one in by_seed if one]
+    known = len(fits) == len(by_seed) and len({len(influence) for influence, _ in fits}) == 1
+    temperatures = (np.stack([i for i, _ in fits]), np.stack([s for _, s in fits], 1)) if known else None
+    return Cell(trials, heat, values, examples, sum(one is None for one in by_seed) / len(by_seed), lost, temperatures)
 
 
-def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Array]]:
-    from calib_bench.metrics import log_loss_n
+def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int:
+    """How many seeds are dead or collapsed, of the values of those that finished."""
+    chance = {"error": 1 - 1 / classes, "repaired_log_loss": math.log(classes)}
+    lost = [collapsed([one[name] for one in values], guess, largest=False) for name, guess in chance.items()]
+    return int(np.stack([np.array(dead, bool), *lost]).any(0).sum())
+
+
+def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
+    """Scores, scores by example, and what is known of the temperature: log T with influences [M], slopes [2]."""
 
     temperature = registry.load("baselines", "temperature_scaling")
     logits, labels = store.logits(trial), store.labels(trial)
     Z = {split: trial.beta * logits[split].double() for split in ("calibration", "test")}
     y = labels["test"]
     params = temperature.fit(Z["calibration"], labels["calibration"])
-    repaired = log_loss_n(temperature.apply(params, Z["test"]), y)
+    logp = temperature.apply(params, Z["test"])
+    repaired = log_loss_n(logp, y)
+    log_T = log_kappa_n(Z["calibration"], labels["calibration"], float(params["temperature"])).numpy()
+    if bool(params["at_bound"]):  # no influence that could be told, as in `measure.fitted_to`
+        log_T = np.full_like(log_T, log_T.mean())
+    known = log_T, np.array(temperature_slopes(logp, y)["log_loss"])
     wrong = (Z["test"].argmax(-1) != y).double()
     values = {
         "error": float(wrong.mean()),
@@ -141,7 +170,7 @@ def _values(store: Store, trial: Trial) -> tuple[dict[str, float], dict[str, Arr
         "repaired_log_loss": float(repaired.mean()),
         "kappa": float(params["temperature"]),
     }
-    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}
+    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}, known
 
 
 def learned(cells: list[Cell], classes: int) -> list[Cell]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from calib_bench.core.study import Analysis
 
 PANELS = (("repaired_log_loss", "repaired log loss (nats)"), ("error", "error"))
 MARKERS = "osD^v<>P"

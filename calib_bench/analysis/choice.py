@@ -1,0 +1,118 @@
+"""Whether a conclusion hangs on the choice of rate: contrasts at the runner-up, and over rates that might be chosen.
+
+Both arms of a contrast chose a rate by noisy scores. The tuning seeds are trained at every rate, so that the contrast
+at any other pair of rates is known for them: at the arm's runner-up, the rate of the second lowest score, and over all
+pairs of rates that other selection data might well have chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.rate_choice import Rechosen
+from calib_bench.analysis.result_rows import Row, firm
+from calib_bench.analysis.table_notes import NAMES, noted, shown
+from calib_bench.core.settings import Settings
+from calib_bench.core.study import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+RESULTS = {
+    "log_loss_total": ("raw", "log_loss"),
+    "log_loss_dyn": ("temperature_scaling", "log_loss"),
+    "accuracy": ("raw", "correct"),
+}
+"""Contrasts that are looked at: method, and per-example score."""
+LIKELY = 0.05
+"""Share of draws that choose a rate from which on it is one that might well have been chosen."""
+
+
+def rows(arm: Measures, reference: Measures | None, name: Row) -> list[Row]:
+    """The arm's row; none where neither it nor the reference had another rate to choose.
+
+    Returns:
+        `rate`, and `runner_up`, the arm's rate of the second lowest selection score, `behind` by so much (absent where
+        no other rate trained); of each of RESULTS its mean over the tuning seeds at the chosen rates, `_runner_up` with
+        the arm at its runner-up, `_least` and `_most` over all `pairs` of rates of both arms that might well have been
+        chosen; `hangs`, the results whose sign differs among those.
+    """
+    mine, theirs = arm.rechosen, None if reference is None else reference.rechosen
+    if mine is None or theirs is None or reference is None or len(mine.costs) == len(theirs.costs) == 1:
+        return []
+    rate, other = _chosen(arm), _chosen(reference)
+    second = min((r for r in mine.costs if r != rate), key=lambda r: (mine.costs[r], r), default=None)
+    pairs = [(a, b) for a in likely(mine, rate) for b in likely(theirs, other)]
+    out: Row = {**name, "rate": rate}
+    if second is not None:
+        out |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rate]}
+    hangs = []
+    for result, (method, score) in RESULTS.items():
+        means = [{r: float(v.mean()) for r, v in one.results[method][score].items()} for one in (mine, theirs)]
+        values = [means[0][a] - means[1][b] for a, b in pairs]
+        out[result] = means[0][rate] - means[1][other]
+        if second is not None:
+            out[f"{result}_runner_up"] = means[0][second] - means[1][other]
+        out |= {f"{result}_least": min(values), f"{result}_most": max(values)}
+        hangs += [result.replace("_", " ")] if min(values) < 0 < max(values) else []
+    return [{**out, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+
+
+def _chosen(measures: Measures) -> float:
+    assert measures.arm.chosen is not None, "it was chosen again"
+    return measures.arm.chosen
+
+
+def likely(again: Rechosen, chosen: float) -> list[float]:
+    """The rates that might well have been chosen, the chosen one among them."""
+    return [rate for rate in again.costs if rate == chosen or again.shares.get(rate, 0.0) >= LIKELY]
+
+
+def table(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Contrasts at the runner-up, and over all rates that might well have been chosen."""
+    return Table(
+        "Does a contrast hang on the choice of rate?",
+        shown(frame, settings),
+        noted(
+            settings,
+            f"each arm minus beta={settings.reference:g} with cross-entropy, over the tuning seeds alone, which are "
+            "trained at every rate, so that these means are not those of other tables; no intervals",
+            "runner up: the arm's rate of the second lowest selection score, behind the chosen one by so much; the "
+            "reference stays at its rate",
+            "least, most: over all pairs of rates of both arms, as many as pairs says, of which each is chosen in "
+            f"{LIKELY:.0%} or more of the draws that make the choice again; hangs: the results whose sign differs "
+            "among these pairs",
+        ),
+        names=NAMES,
+    )
+
+
+def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
+    """Contrasts that are established and yet change their sign at rates that might well have been chosen.
+
+    Args:
+        frame: of `rows`.
+        contrasts: those of the same arms with their intervals, Holm-adjusted.
+    """
+    if not len(frame) or not frame["hangs"].notna().any():
+        return []
+    keys = [key for key in NAMES if key in frame]
+    both = contrasts.merge(frame[[*keys, "hangs"]], on=keys)
+    said = [
+        f"{one['model']} beta={one['beta']:.3g} {one['objective']} ({', '.join(loose)})"
+        for one in both.to_dict("records")
+        if (loose := [r.replace("_", " ") for r in RESULTS if _hangs(one, r) and firm(one, r)])
+    ]
+    if not said:
+        return []
+    return [
+        "Hangs on the choice of rate: though the interval counts that choice, the sign differs at rates that might "
+        f"well have been chosen, over the tuning seeds: {', '.join(said)}."
+    ]
+
+
+def _hangs(one: Mapping[Any, Any], result: str) -> bool:
+    return isinstance(one["hangs"], str) and result.replace("_", " ") in one["hangs"].split(", ")

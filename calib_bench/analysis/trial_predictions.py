@@ -1,0 +1,138 @@
+"""Stored logits to predictions: calibrators fitted to trials and applied, a few small trials at a time, on workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from calib_bench import registry
+from calib_bench.analysis import fitting
+from calib_bench.core.baseline import Calibrator, Params
+from calib_bench.core.results import Results
+from calib_bench.core.trial import Trial
+from calib_bench.errors import UserError
+from calib_bench.execute import analysis_pool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+RAW = "raw"
+REPAIRED = "temperature_scaling"
+
+COPIES = 8
+"""Times the float64 logits that measuring a trial may hold at once."""
+TRIALS, TRIALS_BYTES = 5, 1 << 26
+"""Trials that are measured together at most, and what they may hold: small ones cost less so, large ones do not."""
+
+Sentences = dict[str, str]
+"""By calibrator, a sentence."""
+
+
+def on_trials(
+    function: Callable[..., Any],
+    store: Results,
+    trials: Sequence[Trial],
+    calibrators: Mapping[str, Calibrator],
+    *more: Any,
+) -> Iterator[Any]:
+    """What function(calibrators, store, *more, some trials) gives of every trial in order, a few small ones at a time,
+    on worker processes where there are any.
+
+    They find calibrators by name; where one is not of the project or a plug-in, all is done here.
+    """
+    if not trials:
+        return iter(())
+    sizes = store.split_info(trials[0])
+    memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
+    together = min(TRIALS, max(1, TRIALS_BYTES // memory))
+    parts = [trials[i : i + together] for i in range(0, len(trials), together)]
+    known = registry.calibrators()
+    if any(calibrators[name] is not known.get(name) for name in calibrators):
+        return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
+    return chain.from_iterable(
+        analysis_pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, together * memory)
+    )
+
+
+def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> Any:
+    return function(registry.calibrators(names), *rest)
+
+
+@dataclass
+class TrialLogits:
+    """A trial's logits Z = beta z, in float64, its labels, and by calibrator that refused them what it said."""
+
+    trial: Trial
+    calibration: Tensor
+    test: Tensor
+    y_calibration: Tensor
+    y_test: Tensor
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Results, trial: Trial, scale: float) -> TrialLogits:
+        logits, labels = store.logits(trial), store.labels(trial)
+        Z, Z_test = (scale * trial.beta * logits[split].double() for split in ("calibration", "test"))
+        return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
+
+    def cautions(self, calibrators: Mapping[str, Calibrator]) -> Sentences:
+        """What the calibrators say of its calibration set."""
+        said = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
+        return {name: text for name, text in said.items() if text}
+
+
+def predictions(
+    read: Sequence[TrialLogits], calibrators: Mapping[str, Calibrator]
+) -> Iterator[tuple[str, dict[int, tuple[dict[str, Any], Tensor]]]]:
+    """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
+
+    A calibrator that cannot take a trial's logits, fails, or, as one of all of them, would learn too many numbers for
+    so many classes, is entered in its `refused`, but for the one that everything rests on. The seconds of a fit are its
+    share of what fitting them all took.
+    """
+    yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
+    unasked = len(calibrators) >= len(registry.calibrators())
+    for method, calibrator in calibrators.items():
+        large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
+        if large is not None:
+            for one in read:
+                one.refused[method] = f"{large}: calibrator={method} fits it all the same."
+            yield method, {}
+            continue
+        start = time.perf_counter()
+        fits = _fits(calibrator, read)
+        seconds = (time.perf_counter() - start) / len(read)
+        out: dict[int, tuple[dict[str, Any], Tensor]] = {}
+        for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
+            start = time.perf_counter()
+            try:
+                params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
+                told = {"fit_seconds": seconds + time.perf_counter() - start}
+                logp = fitting.applied(calibrator, params, one.test)
+            except UserError as error:
+                if method == REPAIRED:
+                    raise
+                one.refused[method] = str(error)
+                continue
+            if method == REPAIRED:
+                told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
+            out[i] = told, logp
+        yield method, out
+
+
+def _fits(calibrator: Calibrator, read: Sequence[TrialLogits]) -> Sequence[Params | None]:
+    """Each trial's fit; None of all where they cannot be fitted together, or one of them cannot be."""
+    if len(read) > 1 and len({one.calibration.shape for one in read}) == 1:
+        with suppress(Exception, SystemExit):  # which of them, and why, is seen where each is fitted alone
+            return calibrator.fits(
+                torch.stack([one.calibration for one in read]), torch.stack([one.y_calibration for one in read])
+            )
+    return [None] * len(read)

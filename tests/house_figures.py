@@ -1,0 +1,121 @@
+"""Figures of the house: `python tests/house_figures.py` prints each beside its limit, and fails where one is above it.
+
+A limit is what has been reached: lower it when the code gets better, never raise it without saying why in CONTRIBUTING.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from radon.complexity import cc_visit
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("calib_bench", "tasks", "baselines")
+EMPTY_NAMES = {"found", "own", "said", "some", "told", "known", "given", "whole", "asked"}
+"""Names of locals that do not say what they hold."""
+BELOW = {
+    "tasks": ("core", "data", "models", "system", "errors"),
+    "baselines": ("baselines", "core", "metrics", "inference", "system", "errors"),
+}
+"""What the folders that import-linter does not see may import."""
+
+LIMITS = {
+    "modules in the package's root": 6,
+    "imports of own modules inside functions, outside cli.py, api.py and commands/": 10,
+    "imports of tasks/ and baselines/ from floors above them": 0,
+    "functions that take the whole settings": 225,
+    "empty locals": 100,
+    "cyclomatic complexity, mean in hundredths": 430,
+    "functions of complexity above 10, per thousand": 80,
+    "highest complexity": 80,
+    "lines of a function, mean in tenths": 150,
+    "lines of package, tasks, baselines": 40000,
+}
+
+
+def main() -> int:
+    """Print the figures; 1 where one is above its limit."""
+    figures = measure()
+    width = max(map(len, LIMITS))
+    for name, limit in LIMITS.items():
+        mark = "" if figures[name] <= limit else "   above its limit"
+        print(f"{name:{width}}  {figures[name]:>6}  of {limit:>6}{mark}")
+    return int(any(figures[name] > limit for name, limit in LIMITS.items()))
+
+
+def measure() -> dict[str, int]:
+    """Every figure by its name in `LIMITS`."""
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    trees = {path: ast.parse(path.read_text()) for path in paths}
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    blocks = [block.complexity for path in paths for block in cc_visit(path.read_text())]
+    lengths = [node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno]
+    return {
+        "modules in the package's root": len(list((ROOT / "calib_bench").glob("*.py"))),
+        "imports of own modules inside functions, outside cli.py, api.py and commands/": sum(
+            lazy_imports(tree) for path, tree in trees.items() if not is_top(path)
+        ),
+        "imports of tasks/ and baselines/ from floors above them": sum(
+            len(upward(path, tree)) for path, tree in trees.items()
+        ),
+        "functions that take the whole settings": sum(map(takes_settings, functions)),
+        "empty locals": sum(count_empty_names(tree) for tree in trees.values()),
+        "cyclomatic complexity, mean in hundredths": round(100 * sum(blocks) / len(blocks)),
+        "functions of complexity above 10, per thousand": round(1000 * sum(c > 10 for c in blocks) / len(blocks)),
+        "highest complexity": max(blocks),
+        "lines of a function, mean in tenths": round(10 * sum(lengths) / len(lengths)),
+        "lines of package, tasks, baselines": sum(path.read_text().count("\n") for path in paths),
+    }
+
+
+def is_top(path: Path) -> bool:
+    """Whether a file is of the command line, whose imports wait until a command is chosen."""
+    inside = path.relative_to(ROOT).parts
+    return inside[1] in ("__init__.py", "__main__.py", "cli.py", "api.py", "commands")
+
+
+def own_imports(node: ast.AST) -> Iterator[str]:
+    """Names of the package's modules that are imported anywhere below a node."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.ImportFrom) and child.module and child.module.split(".")[0] == "calib_bench":
+            yield child.module
+
+
+def lazy_imports(tree: ast.Module) -> int:
+    """Number of imports of own modules inside functions."""
+    lazy = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for child in ast.walk(node)
+        if isinstance(child, ast.ImportFrom) and (child.module or "").split(".")[0] == "calib_bench"
+    }
+    return len(lazy)
+
+
+def upward(path: Path, tree: ast.Module) -> list[str]:
+    """Modules that a file of tasks/ or baselines/ imports and may not."""
+    allowed = BELOW.get(path.relative_to(ROOT).parts[0])
+    if allowed is None:
+        return []
+    return [name for name in own_imports(tree) if "." in name and name.split(".")[1] not in allowed]
+
+
+def takes_settings(function: ast.FunctionDef) -> bool:
+    """Whether a parameter is annotated with the whole settings."""
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return any(a.annotation is not None and ast.unparse(a.annotation) in ("Settings", "Resolved") for a in arguments)
+
+
+def count_empty_names(tree: ast.Module) -> int:
+    """Number of places where a local of an empty name is written or read."""
+    names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    names += [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    return sum(name in EMPTY_NAMES for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
@@ -36,14 +36,14 @@ class Spent(Exception):
     """Memory ran out in this process, be it that something leaks: what is left of the group is for a fresh one."""
 
 
-def prepare(settings: Settings) -> None:
+def prepare(execution: Execution) -> None:
     """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
-    registry.use_plugins(settings.plugins)
+    registry.use_plugins(execution.plugins)
 
 
-def load_splits(settings: Settings, trial: Trial) -> Splits:
+def load_splits(execution: Execution, trial: Trial) -> Splits:
     """The data of a trial, its labels those of the pretrained head where there is one; the last two loaded are kept.
 
     Raises:
@@ -51,8 +51,8 @@ def load_splits(settings: Settings, trial: Trial) -> Splits:
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     return _load(
-        settings.task,
-        settings.data,
+        trial.task,
+        execution.data,
         trial.split,
         trial.limit,
         trial.model,
@@ -75,9 +75,11 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
 
 
 @contextmanager
-def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Claim | None]]:
+def claimed(
+    group: Group, execution: Execution, store: Store, owner: str
+) -> Iterator[tuple[Group, leases.Claim | None]]:
     """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = leases.of(store.address, owner, settings.lease)
+    known = leases.of(store.address, owner, execution.lease)
     busy = known.busy()
     free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
     claim = known.take([trial.key for trial in free]) if free else None
@@ -93,7 +95,7 @@ def claimed(group: Group, settings: Settings, store: Store, owner: str) -> Itera
 
 def run_group(
     group: Group,
-    settings: Settings,
+    execution: Execution,
     store: Store,
     progress: Progress,
     owner: str = leases.OWNER,
@@ -110,7 +112,7 @@ def run_group(
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     shutdown.check()
-    with claimed(group, settings, store, owner) as (left, claim):
+    with claimed(group, execution, store, owner) as (left, claim):
         if claim is None or not left:
             return 0
 
@@ -119,13 +121,13 @@ def run_group(
             progress(amount)
 
         try:
-            train_apart(left, settings, store, told, expendable)
+            train_apart(left, execution, store, told, expendable)
         except leases.LostError:
             return 0
         return sum(store.has(trial) for trial in left)
 
 
-def train_apart(group: Group, settings: Settings, store: Store, progress: Progress, expendable: bool = False) -> None:
+def train_apart(group: Group, execution: Execution, store: Store, progress: Progress, expendable: bool = False) -> None:
     """Train a group and store its outcomes. A trial that cannot be finished is recorded as failed, with its cause.
 
     A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
@@ -135,18 +137,18 @@ def train_apart(group: Group, settings: Settings, store: Store, progress: Progre
         Spent: an expendable process ran out of memory.
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
-    failed = _attempt(group, settings, store, progress)
+    failed = _attempt(group, execution, store, progress)
     if failed == "memory" and expendable:
         raise Spent
     for half in halves(group, store) if failed else []:
         shutdown.check()
-        train_apart(half, settings, store, progress, expendable)
+        train_apart(half, execution, store, progress, expendable)
 
 
-def _attempt(group: Group, settings: Settings, store: Store, progress: Progress) -> Kind | None:
+def _attempt(group: Group, execution: Execution, store: Store, progress: Progress) -> Kind | None:
     """Train a group; how it failed, if it did. Once this has returned, no frame holds on to what filled the memory."""
     try:
-        train_group(group, settings, store, progress)
+        train_group(group, execution, store, progress)
     except (*FATAL, leases.LostError):
         raise
     except Exception as error:
@@ -164,7 +166,7 @@ def halves(group: Group, store: Store) -> list[Group]:
     return [half for half in (left[:middle], left[middle:]) if half and len(group) > 1]
 
 
-def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+def train_group(group: Group, execution: Execution, store: Store, progress: Progress) -> None:
     """Train a group, whole, and store its outcomes.
 
     Raises:
@@ -172,7 +174,7 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     """
     from calib_bench.train.train import train
 
-    splits = load_splits(settings, group[0])
+    splits = load_splits(execution, group[0])
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.checkpoints.begin(group)
@@ -185,12 +187,12 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         outcomes = train(
             group,
             splits,
-            device=pick(settings.device),
+            device=pick(execution.device),
             checkpoint=checkpoint,
-            checkpoint_seconds=settings.checkpoint,
+            checkpoint_seconds=execution.checkpoint,
             progress=told,
-            compile=settings.compile,
-            micro_batch=settings.micro_batch,
+            compile=execution.compile,
+            micro_batch=execution.micro_batch,
         )
     for outcome in outcomes:
         facts: dict[str, Any] = {"label_entropy": _label_entropy(outcome.trial, splits)}

@@ -26,7 +26,7 @@ from calib_bench.planning.tuning import templates, trial_at
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from calib_bench.tracking import analysis_export, content, names, scratch
-from calib_bench.tracking.ledger import WHERE, Ledger
+from calib_bench.tracking.client import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 

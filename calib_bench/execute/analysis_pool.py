@@ -158,7 +158,7 @@ class _Pool:
     def _take(self, candidates: list[_Jobs[Any, Any]], wanted: int | None = None) -> bool:
         """Do the wanted job in this process, or else the last one that nobody has; returns whether there was one.
 
-        Jobs that a worker has stay with it: an executor whose worker dies while one of its jobs is cancelled never ends.
+        Jobs that a worker has stay with it: an executor never ends if a worker dies while its job is cancelled.
         """
         with self.lock:
             jobs = next((jobs for jobs in candidates if jobs.left), None)
@@ -190,7 +190,7 @@ class _Pool:
                 self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
-        """Queue jobs for the workers that have started; they get more as they finish, whatever this process does then."""
+        """Queue jobs for the workers that have started; they get more as they finish."""
         with self.lock:
             if self.executor is None or not self.up():
                 return

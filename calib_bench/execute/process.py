@@ -237,7 +237,7 @@ def _work(group: Group, path: Path) -> int:
 
 
 def _throttled(send: Callable[[float], Any], least: float = 0.25, patience: float = 0.0) -> worker.Progress:
-    """Progress that is sent once it adds up to `least` trials, or after `patience` seconds; the rest may stay unsent."""
+    """Progress that is sent once it adds up to `least` trials or after `patience` seconds; the rest may stay unsent."""
     held, last = 0.0, time.monotonic()
 
     def progress(amount: float) -> None:

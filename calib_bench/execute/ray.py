@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
-from calib_bench.execute.ray_data_parallel import Gang, Submission, blames, together, whole
+from calib_bench.execute.ray_data_parallel import Gang, Submission, blames, together, whole_gpus
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
@@ -139,9 +139,9 @@ def check_gang(execution: Execution, wanted: dict[str, float]) -> int:
     Raises:
         ResourceError: it is too small for one gang, which would wait forever.
     """
-    if (count := room(whole(wanted))) < execution.gang:
+    if (count := room(whole_gpus(wanted))) < execution.gang:
         raise ResourceError(
-            f"gang={execution.gang} needs {execution.gang} times {_words(whole(wanted))}, and the nodes of the Ray "
+            f"gang={execution.gang} needs {execution.gang} times {_words(whole_gpus(wanted))}, and the nodes of the "
             f"cluster have room for {count}: start more nodes, or give gang={count}"
         )
     return count
@@ -274,7 +274,7 @@ class Cluster:
         rest = (self.execution, self.store_path, leases.OWNER, self.reports)
         if self._together(group):
             wait_for_nodes(partial(check_gang, self.execution, self.wanted))
-            wanted = whole(self.wanted)
+            wanted = whole_gpus(self.wanted)
             return Gang(group, tries, options_of(wanted), wanted, rest)
         name = f"{group[0].model} {group[0].key[:8]}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
         options = options_of(self.wanted) | {"max_retries": 0}  # Ray retries without bound for lack of memory

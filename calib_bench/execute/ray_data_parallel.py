@@ -26,7 +26,7 @@ def together(group: Group, execution: Execution) -> bool:
     return execution.gang > 1 and not others and first.epochs > 0 and fuse_key(first, execution.device) is None
 
 
-def whole(wanted: dict[str, float]) -> dict[str, float]:
+def whole_gpus(wanted: dict[str, float]) -> dict[str, float]:
     """A demand with whole GPUs: NCCL lets no two processes share one."""
     return {**wanted, "GPU": float(math.ceil(wanted["GPU"]))}
 

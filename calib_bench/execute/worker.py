@@ -79,10 +79,10 @@ def claimed(
     group: Group, execution: Execution, store: Store, owner: str
 ) -> Iterator[tuple[Group, leases.Claim | None]]:
     """The trials of a group that are neither stored nor another driver's, claimed for as long as the block lasts."""
-    known = leases.of(store.address, owner, execution.lease)
-    busy = known.busy()
+    claims = leases.of(store.address, owner, execution.lease)
+    busy = claims.busy()
     free = [trial for trial in group if trial.key not in busy and not store.has(trial)]
-    claim = known.take([trial.key for trial in free]) if free else None
+    claim = claims.take([trial.key for trial in free]) if free else None
     if claim is None:
         yield (), None
         return
@@ -90,7 +90,7 @@ def claimed(
         store.refresh()
         yield tuple(trial for trial in free if not store.has(trial)), claim
     finally:
-        known.release(claim)
+        claims.release(claim)
 
 
 def run_group(
@@ -116,12 +116,12 @@ def run_group(
         if claim is None or not left:
             return 0
 
-        def told(amount: float) -> None:
+        def checked_progress(amount: float) -> None:
             claim.check()
             progress(amount)
 
         try:
-            train_apart(left, execution, store, told, expendable)
+            train_apart(left, execution, store, checked_progress, expendable)
         except leases.LostError:
             return 0
         return sum(store.has(trial) for trial in left)
@@ -179,7 +179,7 @@ def train_group(group: Group, execution: Execution, store: Store, progress: Prog
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.checkpoints.begin(group)
 
-    def told(done: int) -> None:
+    def step_done(done: int) -> None:
         store.checkpoints.keep(checkpoint)
         progress(done / steps)
 
@@ -190,7 +190,7 @@ def train_group(group: Group, execution: Execution, store: Store, progress: Prog
             device=pick(execution.device),
             checkpoint=checkpoint,
             checkpoint_seconds=execution.checkpoint,
-            progress=told,
+            progress=step_done,
             compile=execution.compile,
             micro_batch=execution.micro_batch,
         )

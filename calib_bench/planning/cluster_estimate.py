@@ -102,13 +102,13 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
         return None
     first = {trial.key for trial in study.plan(settings, store.scores(settings.select))}
     coming = planning.foresee(settings, study, store)
-    rounds = [[trial for trial in coming if (trial.key in first) == own] for own in (True, False)]
-    seconds = [[_seconds(trial, task) for trial in some] for some in rounds]
+    rounds = [[trial for trial in coming if (trial.key in first) == is_first] for is_first in (True, False)]
+    seconds = [[_seconds(trial, task) for trial in members] for members in rounds]
     return Scale(
         trials=len(coming),
         flops=sum(flops(trial, task) for trial in coming),
         gpu_hours=sum(map(sum, seconds)) / 3600,
-        hours=sum(makespan(some, gpus) for some in seconds) / 3600,
+        hours=sum(makespan(members, gpus) for members in seconds) / 3600,
         gpus=gpus,
         stored=sum(_stored(trial, task) for trial in coming),
         checkpoints=sum(sorted((_checkpoint(trial, task) for trial in coming), reverse=True)[:gpus]),
@@ -133,8 +133,8 @@ def _sizes(task: Task, trial: Trial) -> dict[str, int]:
     rows: Sequence[int] = tuple(task.source.rows.values()) if task.source else (0, 0)
     carve = task.carve
     train = carve.train or rows[0] - carve.selection - carve.calibration
-    found = {"train": train, "selection": carve.selection, "calibration": carve.calibration, "test": rows[-1]}
-    return {name: min(n, trial.limit or n) for name, n in found.items()}
+    sizes = {"train": train, "selection": carve.selection, "calibration": carve.calibration, "test": rows[-1]}
+    return {name: min(n, trial.limit or n) for name, n in sizes.items()}
 
 
 def _rows(trial: Trial, task: Task) -> frozenset[int]:

@@ -59,9 +59,9 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
         grids.setdefault(trial.family(), set()).add(trial.lr)
 
     def guess(trial: Trial) -> float:
-        known = scores(trial)
+        score = scores(trial)
         rates = sorted(grids.get(trial.family(), {trial.lr}))
-        return abs(math.log(trial.lr / rates[len(rates) // 2])) if known is None else known
+        return abs(math.log(trial.lr / rates[len(rates) // 2])) if score is None else score
 
     return [trial for trial in study.plan(settings, guess) if not store.has(trial)]
 

@@ -77,8 +77,8 @@ def build(study: Study, settings: Settings, analysis: Analysis, entity: str = ""
 def specification(report: Any) -> dict[str, Any]:
     """What publishing would send, validated: W&B's own names of fields."""
     model = report._to_model()
-    found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
-    return found
+    content: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
+    return content
 
 
 def save(folder: Path, study: Study, settings: Settings, analysis: Analysis) -> Path:
@@ -107,7 +107,7 @@ def publish(folder: Path, study: Study, settings: Settings, analysis: Analysis) 
         kept = folder / "wandb" / "published.json"
         ids = _ids(kept)
         place = f"{api.settings['base_url']} {entity}/{names.project()}"
-        if place in ids and any(found.id == ids[place] for found in api.reports(f"{entity}/{names.project()}")):
+        if place in ids and any(published.id == ids[place] for published in api.reports(f"{entity}/{names.project()}")):
             report.id = ids[place]
         report.save()
         files.write_json(kept, {**ids, place: report.id})

@@ -12,7 +12,9 @@ from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
+from calib_bench.system.device import pick
 from calib_bench.train import distributed
+from calib_bench.train.train import train
 
 
 class Leader:
@@ -66,9 +68,6 @@ def follow(execution: Execution) -> None:
 
 
 def _follow(execution: Execution) -> None:
-    from calib_bench.system.device import pick
-    from calib_bench.train.train import train
-
     worker.prepare(execution)
     while True:
         word, fields, checkpoint = distributed.broadcast(("", None, ""))

@@ -142,7 +142,7 @@ def check_gang(execution: Execution, wanted: dict[str, float]) -> int:
     if (count := room(whole_gpus(wanted))) < execution.gang:
         raise ResourceError(
             f"gang={execution.gang} needs {execution.gang} times {_words(whole_gpus(wanted))}, and the nodes of the "
-            f"cluster have room for {count}: start more nodes, or give gang={count}"
+            f"Ray cluster have room for {count}: start more nodes, or give gang={count}"
         )
     return count
 

@@ -11,6 +11,7 @@ from calib_bench.errors import StoreError
 from calib_bench.execute import data_parallel, worker
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
+from calib_bench.train import distributed
 
 TICK = 0.5
 """Seconds between two reports of progress."""
@@ -84,8 +85,6 @@ class Rank:
         """Let the others join here; returns the address of this node and a free port of it."""
         import ray
 
-        from calib_bench.train import distributed
-
         address = ray.util.get_node_ip_address()
         self.meeting = distributed.meeting(address)
         return address, self.meeting.port
@@ -106,8 +105,6 @@ class Rank:
             PeerLost: the cause is with another process.
         """
         import ray
-
-        from calib_bench.train import distributed
 
         try:
             store = self.meeting or distributed.meeting(*where)

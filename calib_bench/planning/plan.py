@@ -9,6 +9,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.core.study import Study
 from calib_bench.core.trial import Trial
 from calib_bench.store.store import Store
+from calib_bench.train.fusion import fuse_key
 
 Group = tuple[Trial, ...]
 """Trials that run together: several are trained as one stacked model."""
@@ -68,8 +69,6 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
 
 def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:
     """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
-    from calib_bench.train.fusion import fuse_key
-
     alike: dict[object, list[Trial]] = {}
     for trial in trials:
         key = fuse_key(trial, device) if stack > 1 else None

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis.measure import measure_arm
+from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
@@ -47,9 +49,6 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     """Status, facts, and `<method>/<metric>` on the test split before and after temperature scaling; the reliability
     bins of both, None of a trial that did not finish."""
     import pandas as pd
-
-    from calib_bench.analysis.measure import measure_arm
-    from calib_bench.analysis.trial_predictions import REPAIRED
 
     record = store.record(trial)
     values = {"status": store.fate(trial), **flat(record.facts)}
@@ -96,7 +95,7 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     """
     scores = store.scores(settings.select)
     plan = study.plan(settings, scores)
-    single = all(len(space["lr"]) == 1 for space in (settings.spaces or {}).values())
+    single = all(len(space["lr"]) == 1 for space in settings.spaces.values())
     if single:
         return [trial for trial in plan if store.has(trial)]
     failed = store.failures.now()
@@ -105,7 +104,7 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     for trial in plan:
         if trial.model not in open_models:
             arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
-    tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+    tuning_seeds = settings.seed[: settings.tune_seeds]
     chosen: list[Trial] = []
     for rates in arms.values():
         if len(rates) > 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.settings import SHARED_BEFORE
 from calib_bench.planning import tuning
+from calib_bench.planning.search import lengths
 from calib_bench.system.files import digest_of
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ def question(settings: Settings) -> dict[str, Any]:
 
 def role(settings: Settings, trial: Trial) -> str:
     """The job type of a trial: `CONTROL` of one that runs shorter than anything that the study asks for."""
-    from calib_bench.planning.search import lengths
-
-    epochs: Iterable[int] = (settings.spaces or {}).get(trial.model, {}).get("epochs", (trial.epochs,))
+    epochs: Iterable[int] = settings.spaces.get(trial.model, {}).get("epochs", (trial.epochs,))
     if settings.study == "tune":  # whose searches train for a part of the epochs first
         epochs = [part for most in epochs for part in lengths(trial.model_copy(update={"epochs": most}))]
     return TRAIN if trial.probe or trial.epochs in epochs else CONTROL
@@ -76,7 +75,7 @@ def role(settings: Settings, trial: Trial) -> str:
 
 def title(settings: Settings, trial: Trial) -> str:
     """A trial's run name, unique in its study: what its settings vary, and in what it departs from them."""
-    space = (settings.spaces or {}).get(trial.model, {})
+    space = settings.spaces.get(trial.model, {})
     also = [
         f" {key}={getattr(trial, key)}"
         for key, values in space.items()

@@ -148,7 +148,7 @@ def _runset(wr: Any, settings: Settings, entity: str, name: str, job_type: str, 
 
 def _trials(wr: Any, settings: Settings, entity: str, grouped: bool = False) -> list[Any]:
     """The trials' runs, a set an objective, so that each has its colour."""
-    spaces = (settings.spaces or {}).values()
+    spaces = settings.spaces.values()
     objectives = list(dict.fromkeys(text for space in spaces for text in space.get("objective", ())))
     more: dict[str, Any] = {"order": [wr.OrderBy(wr.Config("beta"), ascending=True)]}
     more |= {"groupby": ["config.beta"]} if grouped else {}

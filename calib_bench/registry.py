@@ -15,6 +15,7 @@ from typing import Any
 
 from calib_bench.core import plugin_checks
 from calib_bench.core.baseline import Calibrator, Objective
+from calib_bench.core.settings import StudyOptions
 from calib_bench.core.study import Probe, Study
 from calib_bench.core.task import Task
 from calib_bench.errors import SettingsError, nearest
@@ -84,6 +85,17 @@ def task(name: str) -> Task:
 def study(name: str) -> Study:
     """The study of that name."""
     return load("studies", name)
+
+
+def study_options() -> dict[str, type[StudyOptions]]:
+    """The options of every study that has any, by its name; imports no study of this package, which takes seconds."""
+    options: dict[str, type[StudyOptions]] = {}
+    studies = importlib.import_module("calib_bench.studies")
+    for path in sorted(Path(studies.__path__[0]).glob("*/options.py")):
+        name = path.parent.name
+        options[name] = importlib.import_module(f"calib_bench.studies.{name}.options").Options
+    plugged_in = {name: study.options for name, study in _plugins["studies"].items()}
+    return options | {name: model for name, model in plugged_in.items() if model.model_fields}
 
 
 def probe(name: str) -> Probe:

@@ -26,7 +26,7 @@ GRID = ["objective=cross_entropy,faulty:0.1,faulty:0.5"]
 CAUSES = {
     "raised": "ValueError: a <b>bad</b> strength",
     "memory": "ran out of memory",
-    "killed": "twice: most likely for want of memory",
+    "killed": "twice: most likely for lack of memory",
     "stalled": "no progress in 20 seconds",
 }
 SHORT = [w for w in TINY if not w.startswith(("beta", "lr_rel"))] + ["beta=1", "lr_rel=0.5", *GRID]

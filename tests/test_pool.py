@@ -66,7 +66,7 @@ def test_workers_go_on_with_later_calls_while_an_earlier_one_is_read(monkeypatch
     with analysis_pool.workers(parse(["workers=2"])):
         _wait()
         first, second = analysis_pool.each(_square, [2]), analysis_pool.each(_square, [3])
-        given = [future for jobs in analysis_pool._current.open for future in jobs.given.values()]
+        given = [future for jobs in analysis_pool._current.open for future in jobs.futures.values()]
         assert len(given) == 2
         futures.wait(given, 120)
         assert [value for value, _ in first] == [4]

@@ -116,7 +116,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_bit(
         assert count.result(600) == COUNT
     assert logits(tmp_path) == alone
     assert sum(done) > 0
-    assert capfd.readouterr().out.count("goes on from its checkpoint") >= 2
+    assert capfd.readouterr().out.count("resumes from its checkpoint") >= 2
     assert not list((one.folder / "claims").glob("*.json"))
     assert not list((one.folder / "checkpoints").iterdir())
 
@@ -213,7 +213,7 @@ def test_a_gang_of_two_nodes_gives_the_result_of_one_process_also_when_one_is_lo
     for node in nodes:
         cluster.remove_node(node)
     assert sum(done) > 0
-    assert "goes on from its checkpoint" in capfd.readouterr().out
+    assert "resumes from its checkpoint" in capfd.readouterr().out
     assert not list((one.folder / "checkpoints").iterdir())
     (trial,) = group
     store.refresh()
@@ -299,7 +299,7 @@ def test_a_gang_that_loses_a_node_goes_on_elsewhere_to_the_same_bits(
     store, _, broken = train_losing(cluster, settings(tmp_path / "broken", *more), rank, ready, tells)
     tells("")
     assert f"trial {trial.key} lost its worker" in said
-    assert "goes on from its checkpoint" in said
+    assert "resumes from its checkpoint" in said
     assert ("nodes were lost" in said) == (not ready)
     assert broken == whole
     columns = ["train_loss", "selection_log_loss", "weight_norm"]
@@ -313,12 +313,12 @@ def test_a_run_waits_for_other_nodes_when_it_lost_its_own_but_not_for_ever(
     left = iter([0, 0, 3])
     nodes = [{"Alive": True, "Resources": {"CPU": 1.0}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes * next(left))
-    assert executor.patiently(lambda: executor.room({"CPU": 1.0})) == 3
+    assert executor.wait_for_nodes(lambda: executor.room({"CPU": 1.0})) == 3
     assert capsys.readouterr().out.count("nodes were lost") == 1
     monkeypatch.setattr(executor, "PATIENCE", 0.05)
     monkeypatch.setattr(ray, "nodes", list)
     with pytest.raises(ResourceError, match="no node of the Ray cluster has 1 CPU"):
-        executor.patiently(lambda: executor.room({"CPU": 1.0}))
+        executor.wait_for_nodes(lambda: executor.room({"CPU": 1.0}))
 
 
 @pytest.mark.slow
@@ -381,7 +381,7 @@ def test_a_node_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
 
 def test_paths_are_whole_for_every_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    one = executor.anywhere(parse(["out=runs", "data=here", "plugins=mine", "device=cuda:1"]), "cuda")
+    one = executor.absolute_paths(parse(["out=runs", "data=here", "plugins=mine", "device=cuda:1"]), "cuda")
     assert (one.out, one.data, one.plugins) == (tmp_path / "runs", tmp_path / "here", (tmp_path / "mine",))
     assert one.device == "cuda"
 

@@ -26,7 +26,7 @@ from calib_bench.planning.tuning import templates, trial_at
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from calib_bench.tracking import analysis_export, content, names, scratch
-from calib_bench.tracking.ledger import WHERE, Ledger
+from calib_bench.tracking.client import WHERE, Ledger
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 
@@ -348,8 +348,9 @@ def test_what_is_handed_over_is_of_the_trials_that_are_stored(tmp_path: Path) ->
 
 def test_disabled_starts_nothing_and_imports_nothing() -> None:
     program = (
-        "import sys; from calib_bench.core.settings import Settings; from calib_bench.tracking.tracker import Tracker\n"
-        "with Tracker(None, Settings(wandb='disabled'), None) as t: t.trained(); assert t.finish(None) == 0\n"
+        "import sys; from calib_bench.core.settings import UserSettings\n"
+        "from calib_bench.tracking.tracker import Tracker\n"
+        "with Tracker(None, UserSettings(wandb='disabled'), None) as t: t.trained(); assert t.finish(None) == 0\n"
         "assert t.process is None and 'wandb' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -253,8 +253,10 @@ class Command:
         if self.keys != SETTINGS:
             return ()
         from calib_bench.core.settings import KEYS
+        from calib_bench.registry import study_options
 
-        return KEYS
+        study_keys = [key for options in study_options().values() for key in options.model_fields]
+        return (*KEYS, *study_keys)
 
     def _usage(self) -> str:
         """The command with what it takes, without the program."""
@@ -313,7 +315,12 @@ def _in_usage(option: Option) -> str:
 
 
 def settings_help() -> str:
-    """A line for every setting of a run."""
+    """A line for every setting of a run, then for those that single studies have."""
     from calib_bench.core.settings import KEYS, describe
+    from calib_bench.registry import study_options
 
-    return "\n".join(f"  {key:13} {describe(key)}" for key in KEYS)
+    lines = [f"  {key:13} {describe(key)}" for key in KEYS]
+    for study, options in study_options().items():
+        lines += ["", f"keys of study={study}:"]
+        lines += [f"  {key:13} {describe(key, options)}" for key in options.model_fields]
+    return "\n".join(lines)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from calib_bench import registry
 from calib_bench.commands.command import SETTINGS, Command, Option, whole
-from calib_bench.core.settings import Settings, parse
+from calib_bench.core.settings import UserSettings, parse
 from calib_bench.errors import SettingsError
 
 MOST = 65535
@@ -120,6 +121,11 @@ def _call(arguments: Namespace) -> int:
         print(COMMAND.help())
         return 0
     settings = parse(arguments.keys)
+    if settings.options:
+        from calib_bench.planning.defaults import check_options
+
+        registry.use_plugins(settings.plugins)
+        check_options(settings)
     path = Path(arguments.script or f"{settings.name}.sbatch")
     text = script(vars(arguments), settings)
     text += f"{SEAL}{_digest(text)}\n"
@@ -162,7 +168,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def script(options: Mapping[str, Any], settings: Settings, python: str = sys.executable) -> str:
+def script(options: Mapping[str, Any], settings: UserSettings, python: str = sys.executable) -> str:
     """The batch script.
 
     Args:
@@ -206,7 +212,7 @@ def script(options: Mapping[str, Any], settings: Settings, python: str = sys.exe
     )
 
 
-def _is_by_ray(launcher: str, settings: Settings) -> bool:
+def _is_by_ray(launcher: str, settings: UserSettings) -> bool:
     return launcher == "ray" or (launcher == "auto" and settings.task != "imagenet")
 
 

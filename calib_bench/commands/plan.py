@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
-from calib_bench.core.settings import Settings, parse
+from calib_bench.core.settings import Settings, UserSettings, parse
 from calib_bench.errors import DataError
 
 
@@ -31,7 +31,7 @@ COMMAND = Command(
 )
 
 
-def show_plan(settings: Settings, gpus: int = 64, price: float | None = None) -> int:
+def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None) -> int:
     """Print what `run` would do, and change nothing.
 
     Args:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from calib_bench import models, registry
 from calib_bench.commands.console import duration, open_console, print_results, status, warn
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Settings, UserSettings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
 from calib_bench.execute.progress import Display
@@ -36,7 +36,7 @@ ASK_ABOVE_HOURS = 24.0
 """Device hours above which a run on a terminal asks before it starts."""
 
 
-def run_study(settings: Settings, ask: bool = False) -> int:
+def run_study(settings: UserSettings, ask: bool = False) -> int:
     """Do a whole study and print where its report is; returns the exit code: 1 where trials failed.
 
     Args:
@@ -67,7 +67,7 @@ def run_study(settings: Settings, ask: bool = False) -> int:
     return 0
 
 
-def _run(settings: Settings, resolved: Settings, ask: bool) -> int:
+def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     command = settings.command()
     console = open_console(stderr=settings.log_format == "json")
     worker.prepare(resolved)

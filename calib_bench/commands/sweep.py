@@ -13,7 +13,7 @@ from typing import Any
 
 from calib_bench import registry
 from calib_bench.commands.command import SETTINGS, Command
-from calib_bench.core.settings import RATES, Settings, parse
+from calib_bench.core.settings import RATES, Settings, UserSettings, parse
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.system.files import write_bytes
@@ -59,7 +59,7 @@ of its own; the whole command, given last, compares all points.""",
 )
 
 
-def configuration(settings: Settings) -> dict[str, Any]:
+def configuration(settings: UserSettings) -> dict[str, Any]:
     """The sweep as W&B takes it: a grid over the keys that the study can be shared out by.
 
     A key is one when the trials that the study plans for each of its values alone are all that it plans for them
@@ -98,16 +98,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return content
 
 
-def _candidates(settings: Settings, resolved: Settings) -> dict[str, tuple[Any, ...]]:
+def _candidates(settings: UserSettings, resolved: Settings) -> dict[str, tuple[Any, ...]]:
     """Keys of a trial that have several values, other than rates, in the order of the settings."""
     values = {}
-    for key in Settings.model_fields:
+    for key in UserSettings.model_fields:
         if key in Trial.model_fields and key not in RATES:
             values[key] = _values(key, settings, resolved)
     return {key: several for key, several in values.items() if len(several) > 1}
 
 
-def _values(key: str, settings: Settings, resolved: Settings) -> tuple[Any, ...]:
+def _values(key: str, settings: UserSettings, resolved: Settings) -> tuple[Any, ...]:
     """The values of a key as typed; of a key of `SHARED` that was not typed, those that the task's default gives."""
     typed = getattr(settings, key)
     if isinstance(typed, tuple):
@@ -115,14 +115,14 @@ def _values(key: str, settings: Settings, resolved: Settings) -> tuple[Any, ...]
     if typed is not None or key not in SHARED:
         return ()
     if key in ("model", "seed"):
-        return tuple(getattr(resolved, key) or ())
-    first = next(iter((resolved.spaces or {}).values()))
+        return tuple(getattr(resolved, key))
+    first = next(iter(resolved.spaces.values()))
     return tuple(first.get(key, ()))
 
 
-def _shares(settings: Settings, resolved: Settings, key: str, values: tuple[Any, ...]) -> bool:
+def _shares(settings: UserSettings, resolved: Settings, key: str, values: tuple[Any, ...]) -> bool:
     """Whether what the study plans for each value alone covers what it plans for all of them."""
-    if key == "seed" and any(len(space["lr"]) > 1 for space in (resolved.spaces or {}).values()):
+    if key == "seed" and any(len(space["lr"]) > 1 for space in resolved.spaces.values()):
         return False
     planned = _planned(settings)
     try:
@@ -132,7 +132,7 @@ def _shares(settings: Settings, resolved: Settings, key: str, values: tuple[Any,
     return planned <= set().union(*parts)
 
 
-def _planned(settings: Settings) -> set[str]:
+def _planned(settings: UserSettings) -> set[str]:
     """Keys of the trials that the study begins with."""
     from calib_bench.planning.defaults import resolve
 

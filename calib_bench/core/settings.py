@@ -1,13 +1,14 @@
-"""Settings: what the command line asked for, typed and checked, and the grid that it spans."""
+"""Settings: what the user typed (`UserSettings`), checked word by word, and the complete ones (`Settings`) with their
+parts: the grid of trials, how they are executed, and how they are logged."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.core.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
@@ -17,28 +18,39 @@ from calib_bench.system.redaction import redact
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
 Natural = Annotated[int, Field(ge=0, le=2**53)]
+Score = Literal["log_loss", "repaired_log_loss", "error"]
+Space = dict[str, tuple[Any, ...]]
+"""Values by trial field: their product is the grid of one model."""
 RATES: tuple[RateUnit, ...] = get_args(RateUnit)
+SHARED_BEFORE: dict[str, tuple[str, Any]] = {
+    "switch_times": ("beta_switch", [0.01, 0.03, 0.1, 0.3, 0.6]),
+    "budget": ("tune", 40),
+}
+"""Keys that older run folders store for every study: the study that has the key, and its default."""
+Part = TypeVar("Part", bound=BaseModel)
 
 
-class Settings(BaseModel):
-    """One command line. A tuple is a grid key; None stands for the task's default until `resolve` puts it in."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str = Field("digits", description="the task, a file in tasks/")
-    study: str = Field("separation", description="the question asked, a file in calib_bench/studies/")
+
+class Question(_Frozen):
+    """What a study asks, as the user typed it. A tuple spans the grid; None stands for the task's default."""
+
+    task: str = Field("digits", description="task, a file in tasks/")
+    study: str = Field("separation", description="question to answer, a folder in calib_bench/studies/")
 
     model: tuple[str, ...] | None = Field(None, description="architectures; timm/NAME works for images")
-    beta: tuple[Positive, ...] | None = Field(None, description="softmax inverse temperatures in training")
+    beta: tuple[Positive, ...] | None = Field(None, description="inverse temperatures used in training")
     objective: tuple[str, ...] | None = Field(
         None, description="training losses: cross_entropy, name, name:strength, or terms joined by +"
     )
     lr: tuple[Positive, ...] | None = Field(None, description="learning rates; several are tuned per arm")
-    lr_eff: tuple[Positive, ...] | None = Field(None, description="rates as beta^2 * lr")
+    lr_eff: tuple[Positive, ...] | None = Field(None, description="learning rates as beta^2 * lr")
     lr_rel: tuple[Positive, ...] | None = Field(
         None,
-        description="rates as lr * lambda_max / 2 at initialization (sgd): 1 is the critical rate of plain gradient "
-        "descent, 1 + momentum that of the heavy ball",
+        description="learning rates as lr * lambda_max / 2 at initialization (sgd): 1 is the critical rate of plain "
+        "gradient descent, 1 + momentum that of the heavy ball",
     )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
     momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
@@ -47,7 +59,7 @@ class Settings(BaseModel):
     )
     eps_scale: EpsScale = Field(
         "none",
-        description="beta: eps of adam and adamw times beta^(1/L), as gradients go with beta in a net that is "
+        description="beta: multiply eps of adam and adamw by beta^(1/L), as gradients scale with beta in a net that is "
         "homogeneous of degree L in its weights; L is measured at initialization",
     )
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
@@ -57,48 +69,49 @@ class Settings(BaseModel):
     warmup: tuple[NonNegative, ...] | None = Field(None, description="epochs of linear warm-up")
     epochs: tuple[Natural, ...] | None = Field(None, description="passes over the training split")
     batch: tuple[Count, ...] | None = Field(None, description="global batch size")
-    clip: tuple[NonNegative, ...] | None = Field(None, description="global gradient-norm bound; 0 is off")
-    head_lr: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's rate")
+    clip: tuple[NonNegative, ...] | None = Field(None, description="bound of the global gradient norm; 0 is off")
+    head_lr: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's learning rate")
     head_decay: tuple[NonNegative, ...] = Field((1.0,), description="factor on the linear head's weight decay")
     head_init: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's initial weights")
     correlation: tuple[Correlation, ...] | None = Field(
         None,
-        description="-1 to 1: two copies of the body under heads so correlated; initial logits grow as sqrt(1 + c)",
+        description="-1 to 1: two copies of the body whose heads are correlated; initial logits grow as sqrt(1 + c)",
     )
     label_noise: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
-        None, description="share of the training labels replaced by another class"
+        None, description="share of the training labels that are replaced by another class"
     )
     sampling: tuple[Sampling, ...] | None = Field(
         None, description="shuffled: each example once an epoch; independent: batches drawn with replacement"
     )
     norm_batch: tuple[Annotated[int, Field(ge=2)], ...] | None = Field(
-        None, description="examples of a batch whose moments batch norm takes together; default all, over all processes"
+        None, description="examples per batch norm computation; default the whole batch, over all processes"
     )
     seed: tuple[Natural, ...] | None = Field(None, description="seeds, for example 0..4")
 
     calibrator: tuple[str, ...] | None = Field(None, description="post-hoc calibrators; default all")
     reference: Positive = Field(1.0, description="beta of the arm that others are compared with")
-    select: Literal["log_loss", "repaired_log_loss", "error"] = Field(
-        "log_loss", description="what chooses a rate on the selection split"
+    select: Score = Field("log_loss", description="score on the selection split that chooses a learning rate")
+    extend: Natural = Field(
+        4, description="how many learning rates a grid may grow by at each end when the best one is at its edge"
     )
-    extend: Natural = Field(4, description="how many rates a grid may grow by at each end when the best is at its edge")
     tune_seeds: Count | None = Field(
-        None, description="how many seeds choose the rate; the others run at the chosen one"
+        None, description="how many seeds choose the learning rate; the others run at the chosen one"
     )
     interventions: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="study=separation: arms that move one part of beta at a time; auto: as the task says",
+        description="study=separation: add arms that change one part of beta at a time; auto: as the task says",
     )
     switch_at: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="study=separation: share of the updates before an intervention switches beta"
     )
-    switch_times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (0.01, 0.03, 0.1, 0.3, 0.6), description="study=beta_switch: shares of the updates before beta switches"
-    )
-    budget: Count = Field(40, description="study=tune: configurations that each search may try")
-    split: Literal["shared", "seed"] = Field("shared", description="one split for all seeds, or one a seed")
-    limit: Count | None = Field(None, description="smoke mode: at most so many examples of each split")
+    options: dict[str, Any] = Field({}, description="keys that the study declares itself, see `StudyOptions`")
+    split: Literal["shared", "seed"] = Field("shared", description="one data split for all seeds, or one per seed")
+    limit: Count | None = Field(None, description="smoke mode: use at most this many examples of each split")
     pretrained: bool = Field(False, description="start from timm's weights; epochs=0 only calibrates them")
+
+
+class Execution(_Frozen):
+    """Where and how trials run."""
 
     data: Path | None = Field(None, description="folder of the data; else $CALIB_BENCH_DATA/<task>, else the Hub")
     out: Path = Field(
@@ -109,49 +122,58 @@ class Settings(BaseModel):
     executor: Literal["local", "ray"] = Field("local", description="where trials run: this machine, or a Ray cluster")
     ray_address: str = Field(
         "auto",
-        description="executor=ray: HOST[:PORT] of a cluster; local starts one; auto joins one here, or starts",
+        description="executor=ray: HOST[:PORT] of a cluster; local starts one; auto joins one here, or starts one",
     )
     ray_gpus: NonNegative | None = Field(
-        None, description="executor=ray: share of a GPU a task takes; default 1 where the cluster has any"
+        None, description="executor=ray: share of a GPU per task; default 1 if the cluster has GPUs"
     )
-    ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory a task asks for; 0 asks for none")
-    retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker starts again")
+    ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory reserved per task; 0 reserves none")
+    retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker is retried")
     gang: Count = Field(
         1,
-        description="executor=ray: processes, one a GPU, that train together each trial that is not stacked",
+        description="executor=ray: processes, one per GPU, that train each trial together if it is not stacked",
     )
     micro_batch: Count | None = Field(
-        None, description="most examples that a process takes at once: gradients add up to those of the whole batch"
+        None, description="most examples per forward pass of a process; gradients are accumulated over the batch"
     )
-    workers: Count | None = Field(None, description="worker processes; default one a core, or one on a GPU")
-    threads: Count = Field(1, description="threads a worker; part of what makes results repeat to the bit")
+    workers: Count | None = Field(None, description="worker processes; default one per core, or one on a GPU")
+    threads: Count = Field(1, description="threads per worker; results repeat bit by bit only at equal threads")
     compile: Literal["auto", "yes", "no"] = Field(
-        "auto", description="compile models that train alone and record CUDA graphs: auto when the run is long enough"
+        "auto", description="compile models that train alone and record CUDA graphs; auto: if the run is long enough"
     )
-    stack: Count = Field(128, description="most small models trained as one; 1 trains each alone")
+    stack: Count = Field(128, description="most small models that are trained as one; 1 trains each alone")
     checkpoint: NonNegative = Field(60.0, description="seconds between checkpoints; 0 writes one every step")
     lease: Positive = Field(
-        120.0, description="several drivers on one store: seconds without a sign of life until one takes over another's"
+        120.0,
+        description="several drivers on one store: seconds without a heartbeat after which another takes over a trial",
     )
     stall: NonNegative = Field(
         0.0,
-        description="seconds without progress after which a trial is stopped and counted as failed; 0 waits for ever. "
-        "Trials then run in processes of their own",
+        description="seconds without progress after which a trial is stopped and counted as failed; 0 waits forever. "
+        "Trials then run in worker processes",
     )
+    plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines and studies")
+
+
+class Logging(_Frozen):
+    """How progress and results are reported while a study runs."""
+
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
     wandb_runs: Literal["selected", "all"] = Field(
-        "selected", description="which trials are runs of their own: those at chosen rates, or all; all are in tables"
+        "selected",
+        description="trials that get a run of their own: those at the chosen rates, or all; the tables hold all",
     )
-    wandb_wait: Positive = Field(60.0, description="seconds that a Weights & Biases server may stay silent")
+    wandb_wait: Positive = Field(60.0, description="timeout of the Weights & Biases server, in seconds")
     log_format: Literal["text", "json"] = Field(
         "text",
         description="--log-format json writes progress as JSON lines to standard output, all else to standard error",
     )
-    plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines, studies")
-    yes: bool = Field(False, description="do not ask before a long run")
 
-    spaces: dict[str, dict[str, tuple[Any, ...]]] | None = Field(None, description="")
-    """Resolved settings only: the grid of each model, all keys but seed."""
+
+class UserSettings(Logging, Execution, Question):
+    """One command line, as typed: `planning.defaults.resolve` completes it."""
+
+    yes: bool = Field(False, description="do not ask before a long run")
 
     @property
     def name(self) -> str:
@@ -164,28 +186,110 @@ class Settings(BaseModel):
         return self.out / self.name
 
     def words(self) -> list[str]:
-        """The command line that gives these settings: only what differs from the default."""
+        """The `key=value` words that give these settings: those that differ from the default, and the study's own."""
         words = []
-        for key in KEYS:
+        for key in FIELDS:
             value = getattr(self, key)
-            if value is not None and value != Settings.model_fields[key].default:
-                words.append(f"{key}={','.join(map(_text, value)) if isinstance(value, tuple) else _text(value)}")
+            if key == "options":
+                words += [f"{name}={_text(option)}" for name, option in value.items()]
+            elif value is not None and value != UserSettings.model_fields[key].default:
+                words.append(f"{key}={_text(value)}")
         return words
 
     def command(self, verb: str = "run") -> str:
-        """The same as one shell line, to be shown and stored: secrets in it are hidden."""
+        """These settings as one shell line, to be shown and stored: secrets in it are hidden."""
         return shell_line(verb, self.words())
 
 
-KEYS = tuple(name for name in Settings.model_fields if name != "spaces")
+_LAST = ("plugins", "yes")
+FIELDS = (*(name for name in UserSettings.model_fields if name not in _LAST), *_LAST)
+"""Fields of `UserSettings` in the order of the command line."""
+KEYS = tuple(name for name in FIELDS if name != "options")
+"""Keys of the command line that every study has."""
+
+
+class Grid(_Frozen):
+    """Which trials complete settings span, and how a learning rate is chosen among them: what planning reads.
+
+    Attributes:
+        spaces: by model, the values of all trial fields but the seed.
+        seed: all seeds; the first `tune_seeds` of them choose the rate.
+    """
+
+    task: str
+    spaces: dict[str, Space]
+    seed: tuple[int, ...]
+    tune_seeds: int
+    select: Score
+    extend: int
+    split: Literal["shared", "seed"]
+    limit: int | None
+    precision: Precision
+    pretrained: bool
+
+
+class Settings(UserSettings, Grid):
+    """Complete settings: the task's and the study's defaults are put in, and every name is checked."""
+
+    model: tuple[str, ...]
+    beta: tuple[Positive, ...]
+    objective: tuple[str, ...]
+    seed: tuple[Natural, ...]
+    calibrator: tuple[str, ...]
+    tune_seeds: Count
+
+    @property
+    def grid(self) -> Grid:
+        """The part that planning reads."""
+        return _part(self, Grid)
+
+    @property
+    def execution(self) -> Execution:
+        """The part that says where and how trials run."""
+        return _part(self, Execution)
+
+    @property
+    def logging(self) -> Logging:
+        """The part that says what is logged where."""
+        return _part(self, Logging)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Settings of an older run folder, where the keys of single studies stand among those of all."""
+        older = {key: content[key] for key in SHARED_BEFORE if key in content}
+        if not older:
+            return content
+        options = {key: value for key, value in older.items() if SHARED_BEFORE[key][0] == content.get("study")}
+        return {key: value for key, value in content.items() if key not in older} | {"options": options}
+
+
+class StudyOptions(_Frozen):
+    """Keys of the command line that one study has: a study subclasses this, with a description and a default each.
+
+    >>> class Options(StudyOptions):
+    ...     budget: Count = Field(40, description="configurations that each search may try")
+    """
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The study's own keys in complete settings."""
+        return cls.model_validate(settings.options)
+
+
+def _part(settings: Settings, kind: type[Part]) -> Part:
+    return kind.model_construct(**{name: getattr(settings, name) for name in kind.model_fields})
 
 
 def shell_line(verb: str, words: Iterable[str]) -> str:
-    """A command as it may be shown and stored: secrets in it are hidden."""
+    """A command line as it may be shown and stored: secrets in it are hidden."""
     return shlex.join(["python", "-m", "calib_bench", verb, *map(redact, words)])
 
 
 def _text(value: object) -> str:
+    """A value as the command line has it."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_text, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Path):
@@ -193,50 +297,59 @@ def _text(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _is_grid(key: str) -> bool:
-    return "tuple" in str(Settings.model_fields[key].annotation)
+def parse(words: Iterable[str]) -> UserSettings:
+    """Command-line words -> settings as typed.
 
-
-def parse(words: Iterable[str]) -> Settings:
-    """Command-line words -> Settings.
+    A key that is not one of `KEYS` is kept as text in `options`: which keys the study has is known once plug-ins are
+    loaded, see `planning.defaults.resolve`.
 
     Raises:
-        SettingsError: an unknown or repeated key, a value of the wrong kind, a repeated or non-finite grid value, or
-            two units of the learning rate at once.
+        SettingsError: a repeated key, a value of the wrong kind, a repeated or non-finite grid value, or two units of
+            the learning rate at once.
     """
     values: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for word in words:
         key, text = split_word(word)
-        if key not in KEYS:
-            raise SettingsError(f"unknown key {key!r} in {word!r}: {nearest(key, KEYS)}")
-        if key in values:
+        if key in values or key in options:
             raise SettingsError(f"{key} is given twice: give one list, for example {key}=a,b")
-        values[key] = _value(key, text)
+        if key in KEYS:
+            values[key] = read_value(UserSettings, key, text)
+        else:
+            options[key] = text
     units = [unit for unit in RATES if unit in values]
     if len(units) > 1:
-        raise SettingsError(f"{' and '.join(units)} are units of one rate: give one of them")
-    return Settings(**values)
+        raise SettingsError(f"{' and '.join(units)} are units of one learning rate: give one of them")
+    return UserSettings(**values, options=options)
 
 
-def _value(key: str, text: str) -> Any:
-    raw: Any = text
-    if _is_grid(key):
-        raw = expand(key, text)
-    elif key in ("yes", "pretrained") and text.lower() not in ("true", "false"):
+def read_value(model: type[BaseModel], key: str, text: str) -> Any:
+    """The value that the text of `key=text` stands for, as the field of the model wants it.
+
+    Raises:
+        SettingsError: it is not valid, or names a value of a list twice.
+    """
+    field = model.model_fields[key]
+    raw: Any = expand(key, text) if "tuple" in str(field.annotation) else text
+    if field.annotation is bool and text.lower() not in ("true", "false"):
         raise SettingsError(f"{key}={text} is neither true nor false")
     try:
-        value = getattr(Settings.model_validate({key: raw}), key)
+        value = getattr(model.model_validate({key: raw}), key)
     except ValidationError as error:
         first = error.errors()[0]
         bad = first.get("input", text)
-        raise SettingsError(f"{key}={bad} is not valid: {_reason(first)}; {key} is {describe(key)}") from None
+        raise SettingsError(f"{key}={bad} is not valid: {_reason(first)}; {key}: {describe(key, model)}") from None
     if isinstance(value, tuple):
-        seen: set[Any] = set()
-        for item in value:
-            if item in seen:
-                raise SettingsError(f"{key}={text} names {_text(item)} twice: remove one")
-            seen.add(item)
+        _check_unique(key, text, value)
     return value
+
+
+def _check_unique(key: str, text: str, values: tuple[Any, ...]) -> None:
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            raise SettingsError(f"{key}={text} names {_text(value)} twice: remove one")
+        seen.add(value)
 
 
 def _reason(error: Any) -> str:
@@ -246,6 +359,6 @@ def _reason(error: Any) -> str:
     return str(error["msg"]).lower()
 
 
-def describe(key: str) -> str:
+def describe(key: str, model: type[BaseModel] = UserSettings) -> str:
     """One line on a key, for help and errors."""
-    return Settings.model_fields[key].description or ""
+    return model.model_fields[key].description or ""

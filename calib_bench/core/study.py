@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.settings import Settings, StudyOptions
 from calib_bench.core.trial import Scores, Trial
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from calib_bench.core.results import Results
-    from calib_bench.core.settings import Settings
     from calib_bench.core.splits import Splits
     from calib_bench.core.task import Task
 
@@ -137,6 +137,8 @@ class Study:
         details: (Analysis) -> what to say of each beta, task...
         references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.
         probes: what its trials may measure beside their logits, by name.
+        options: keys of the command line that this study alone has; `options.of(settings)` reads them. A study of this
+            package declares them in `options.py` of its folder, so that `--help` lists them without its imports.
     """
 
     question: str
@@ -148,3 +150,4 @@ class Study:
     details: Callable[[Analysis], Sequence[Detail]] | None = None
     references: tuple[str, ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    options: type[StudyOptions] = StudyOptions

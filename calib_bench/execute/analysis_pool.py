@@ -13,32 +13,31 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError
 from calib_bench.execute import local, process, worker
-from calib_bench.execute.spawned import apart_from_main
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 3.0
-"""Seconds of work left, as far as is known, that are worth other processes: each costs a second or two to start."""
+"""Estimated seconds of work left that are worth starting processes for: each takes a second or two to start."""
 WAITING = 2
-"""Jobs a worker has been given and not done: one in hand and the next. They are not taken back, so few end evenly."""
+"""Jobs queued per worker."""
 AHEAD = 8
-"""Jobs a worker has been given whose results nobody has asked for: results wait in memory."""
+"""Jobs per worker whose results nobody has asked for yet: results wait in memory."""
 SHARE = 0.5
-"""Of the free memory, what all processes may take."""
+"""Share of the free memory that all processes may take."""
 _current: _Pool | None = None
 
 
 @contextmanager
-def workers(settings: Settings) -> Iterator[None]:
+def workers(execution: Execution) -> Iterator[None]:
     """Inside, `each` may use as many processes as training would on this machine's processor, this one among them."""
     global _current
     if _current is not None:
         yield
         return
-    _current = _Pool(settings)
+    _current = _Pool(execution)
     try:
         with _current.alike():
             yield
@@ -48,7 +47,7 @@ def workers(settings: Settings) -> Iterator[None]:
 
 
 def up() -> bool:
-    """Whether there are workers by now."""
+    """Whether worker processes have started."""
     return _current is not None and _current.up()
 
 
@@ -69,26 +68,26 @@ def each(function: Callable[[Item], Result], items: Iterable[Item], memory: int 
 
 
 class _Jobs(Generic[Item, Result]):
-    """One call's jobs: those that workers have, and what came of those that were done."""
+    """The jobs of one call: those that workers have, and the results of those that are done."""
 
     def __init__(self, function: Callable[[Item], Result], items: list[Item]) -> None:
         self.function, self.items = function, items
-        self.given: dict[int, Future[Result]] = {}
+        self.futures: dict[int, Future[Result]] = {}
         self.done: dict[int, Result] = {}
         self.left = list(range(len(items)))
 
     def give(self, executor: ProcessPoolExecutor, count: int) -> list[Future[Result]]:
-        """Gives workers so many of the jobs that nobody has; what will come of them."""
-        some = self.left[:count]
-        for i in some:
-            self.given[i] = executor.submit(self.function, self.items[i])
+        """Submit `count` of the jobs that nobody has; returns their futures."""
+        numbers = self.left[:count]
+        for i in numbers:
+            self.futures[i] = executor.submit(self.function, self.items[i])
             self.left.remove(i)
-        return [self.given[i] for i in some]
+        return [self.futures[i] for i in numbers]
 
 
 class _Pool:
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
         self.executor: ProcessPoolExecutor | None = None
         self.workers = 0
         self.begun: list[Future[None]] = []
@@ -101,14 +100,14 @@ class _Pool:
         import torch
         from threadpoolctl import threadpool_limits
 
-        if local.worker_count(self.settings, "cpu") < 2:
+        if local.worker_count(self.execution, "cpu") < 2:
             yield
             return
         threads, flushed = torch.get_num_threads(), not (torch.full((), 2.0**-1060, dtype=torch.float64) * 1).item()
-        torch.set_num_threads(self.settings.threads)
+        torch.set_num_threads(self.execution.threads)
         torch.set_flush_denormal(True)
         try:
-            with threadpool_limits(self.settings.threads, "blas"):
+            with threadpool_limits(self.execution.threads, "blas"):
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -124,7 +123,7 @@ class _Pool:
         return results
 
     def up(self) -> bool:
-        """Whether a worker has come up."""
+        """Whether a worker has started."""
         return any(one.done() for one in self.begun)
 
     def _results(self, jobs: _Jobs[Item, Result], count: int) -> Iterator[Result]:
@@ -138,31 +137,31 @@ class _Pool:
             for i in range(len(jobs.items)):
                 while i not in jobs.done:
                     self._hand_out()
-                    given = jobs.given.get(i)
-                    if given is not None and (given.done() or not self._take(self.open)):
-                        jobs.done[i] = given.result()
+                    future = jobs.futures.get(i)
+                    if future is not None and (future.done() or not self._take(self.open)):
+                        jobs.done[i] = future.result()
                         with self.lock:
-                            del jobs.given[i]
-                    elif given is None:
+                            del jobs.futures[i]
+                    elif future is None:
                         start = time.perf_counter()
                         if self._take([jobs], i):
                             self._judge(time.perf_counter() - start, count)
                 yield jobs.done.pop(i)
         except BrokenProcessPool:
             raise ResourceError(
-                "a process of the analysis died, most likely for want of memory: run the report again with workers=1"
+                "a process of the analysis died, most likely for lack of memory: run the report again with workers=1"
             ) from None
         finally:
             with self.lock:
                 self.open.remove(jobs)
 
-    def _take(self, some: list[_Jobs[Any, Any]], wanted: int | None = None) -> bool:
-        """Does the wanted job here, or else the last that nobody has; whether there was one.
+    def _take(self, candidates: list[_Jobs[Any, Any]], wanted: int | None = None) -> bool:
+        """Do the wanted job in this process, or else the last one that nobody has; returns whether there was one.
 
-        What a worker was given stays its own: an executor whose worker dies while a job of its is cancelled never ends.
+        Jobs that a worker has stay with it: an executor never ends if a worker dies while its job is cancelled.
         """
         with self.lock:
-            jobs = next((jobs for jobs in some if jobs.left), None)
+            jobs = next((jobs for jobs in candidates if jobs.left), None)
             i = jobs.left[-1] if jobs and wanted is None else wanted
             if jobs is None or i not in jobs.left:
                 return False
@@ -178,26 +177,26 @@ class _Pool:
     def _count(self, memory: int) -> int:
         import psutil
 
-        count = local.worker_count(self.settings, "cpu")
+        count = local.worker_count(self.execution, "cpu")
         return min(count, int(SHARE * psutil.virtual_memory().available / memory)) if memory else count
 
     def _judge(self, seconds: float, count: int) -> None:
-        """Starts workers if jobs like one that took so long leave enough to do."""
+        """Start workers if jobs that take `seconds` each leave enough work."""
         if self.executor is None and seconds * sum(len(jobs.left) for jobs in self.open) > WORTH:
             context = multiprocessing.get_context("spawn")
             self.workers = count - 1
-            self.executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self.settings,))
-            with apart_from_main():
+            self.executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self.execution,))
+            with process.apart_from_main():
                 self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
-        """Gives workers that are up enough to do; they get more as they get done, whatever this process does then."""
+        """Queue jobs for the workers that have started; they get more as they finish."""
         with self.lock:
             if self.executor is None or not self.up():
                 return
-            given = [future for jobs in self.open for future in jobs.given.values()]
-            waiting = sum(not future.done() for future in given)
-            room = min(WAITING * self.workers - waiting, AHEAD * self.workers - len(given))
+            futures = [future for jobs in self.open for future in jobs.futures.values()]
+            waiting = sum(not future.done() for future in futures)
+            room = min(WAITING * self.workers - waiting, AHEAD * self.workers - len(futures))
             new: list[Future[Any]] = []
             for jobs in self.open:
                 new += jobs.give(self.executor, max(room - len(new), 0))
@@ -220,10 +219,10 @@ def _nothing() -> None:
     """A first job, to tell that a worker is up."""
 
 
-def _start(settings: Settings) -> None:
+def _start(execution: Execution) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=process.leave_with_parent, daemon=True).start()
     from threadpoolctl import threadpool_limits
 
-    worker.prepare(settings)
-    threadpool_limits(settings.threads, "blas")
+    worker.prepare(execution)
+    threadpool_limits(execution.threads, "blas")

@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.core.trial import Trial
 from calib_bench.execute import worker
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
+from calib_bench.system.device import pick
 from calib_bench.train import distributed
+from calib_bench.train.train import train
 
 
 class Leader:
     """The main process: it announces each trial, trains it together with the others, and stores it."""
 
-    def __init__(self, settings: Settings, owner: str = leases.OWNER) -> None:
-        self.settings, self.owner = settings, owner
-        worker.prepare(settings)
+    def __init__(self, execution: Execution, owner: str = leases.OWNER) -> None:
+        self.execution, self.owner = execution, owner
+        worker.prepare(execution)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
         """Run every trial of every group that no other driver is at work on, one after another; returns how many.
@@ -32,10 +34,10 @@ class Leader:
         count = 0
         for trial in (trial for group in groups for trial in group):
             leave_if_asked()
-            with worker.acquired((trial,), self.settings, store, self.owner) as (left, _):
+            with worker.acquired((trial,), self.execution, store, self.owner) as (left, _):
                 for one in left:
                     distributed.broadcast(("train", one.model_dump(mode="json"), str(store.checkpoints.begin((one,)))))
-                    worker.train_group((one,), self.settings, store, progress)
+                    worker.train_group((one,), self.execution, store, progress)
                     count += 1
         return count
 
@@ -52,38 +54,35 @@ def leave_if_asked() -> None:
         raise shutdown.Stopped
 
 
-def follow(settings: Settings) -> None:
+def follow(execution: Execution) -> None:
     """Follow: train what the main process announces, until it says that it is done.
 
     Raises:
         Stopped: one of the processes was asked to leave, and the main one has saved what was under way.
     """
     try:
-        _follow(settings)
+        _follow(execution)
     except Exception as error:
         if shutdown.wished() and distributed.of_others(error):  # the main one had left before it led anything
             raise shutdown.Stopped from None
         raise
 
 
-def _follow(settings: Settings) -> None:
-    from calib_bench.system.device import pick
-    from calib_bench.train.train import train
-
-    worker.prepare(settings)
+def _follow(execution: Execution) -> None:
+    worker.prepare(execution)
     while True:
         word, fields, checkpoint = distributed.broadcast(("", None, ""))
         if word != "train":
             return
         trial = Trial.model_validate(fields)
-        splits = worker.load_splits(settings, trial)
+        splits = worker.load_splits(execution, trial)
         train(
             (trial,),
             splits,
-            device=pick(settings.device),
+            device=pick(execution.device),
             objectives=registry.objectives(),
             probe=worker.probe_of(trial),
             checkpoint=Path(checkpoint),
-            checkpoint_seconds=settings.checkpoint,
-            micro_batch=settings.micro_batch,
+            checkpoint_seconds=execution.checkpoint,
+            micro_batch=execution.micro_batch,
         )

@@ -49,8 +49,8 @@ def given(store: Path, name: str, trials: Sequence[Trial]) -> Iterator[None]:
     last = 0.0
 
     def write() -> None:
-        known = [loss for _, loss in losses.values()]
-        loss = sum(known) / len(known) if known else None
+        latest = [loss for _, loss in losses.values()]
+        loss = sum(latest) / len(latest) if latest else None
         epoch = min((epoch for epoch, _ in losses.values()), default=None)
         temporary = path.with_name(f".{path.name}.{pid}")
         with suppress(OSError):
@@ -58,9 +58,9 @@ def given(store: Path, name: str, trials: Sequence[Trial]) -> Iterator[None]:
             temporary.write_text(json.dumps({**about, "loss": loss, "epoch": epoch}))
             temporary.replace(path)
 
-    def listen(some: Sequence[Trial], row: Mapping[str, Any]) -> None:
+    def listen(members: Sequence[Trial], row: Mapping[str, Any]) -> None:
         nonlocal last
-        for i, trial in enumerate(some):
+        for i, trial in enumerate(members):
             epoch, loss = (_of(row[column], i) for column in ("epoch", "train_loss"))
             if loss - loss == 0:  # finite: of one that diverges there is nothing to tell
                 losses[trial.key] = (int(epoch), loss)

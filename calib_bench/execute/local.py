@@ -1,4 +1,4 @@
-"""Trials on this machine: one thread a worker, as many workers as cores."""
+"""Trials on this machine: by default one worker process per core."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.execute import worker
-from calib_bench.execute.process import Job, Slot
+from calib_bench.execute.process import Job, WorkerProcess
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 
 POLL = 0.2
-"""Seconds between two looks at the workers."""
+"""Seconds between two checks of the workers."""
 PATIENCE = 60.0
-"""Seconds that workers have to save what they are at when the run is to stop."""
+"""Seconds that workers have to save their state when the run stops."""
 
 
-def worker_count(settings: Settings, device: str) -> int:
-    """Workers for a device type: what was asked for, else one a core, or one on a GPU."""
-    if settings.workers:
-        return settings.workers
+def worker_count(execution: Execution, device: str) -> int:
+    """Number of workers for a device type: `workers`, else one per core, or one on a GPU."""
+    if execution.workers:
+        return execution.workers
     if device != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // settings.threads)
+    return max(1, cores // execution.threads)
 
 
 class Workers:
@@ -37,19 +37,19 @@ class Workers:
     `stall` asks for a watch over it. A worker that dies or stalls costs only the trial that it was at.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        self.settings, self.count = settings, count
-        self.slots: list[Slot] = []
+    def __init__(self, execution: Execution, count: int) -> None:
+        self.execution, self.count = execution, count
+        self.workers: list[WorkerProcess] = []
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        busy = [slot for slot in self.slots if slot.job is not None]
+        busy = [process for process in self.workers if process.job is not None]
         if kind is not None and issubclass(kind, Exception):
             self._stop(busy)
-        for slot in self.slots:
-            slot.leave(at_once=kind is not None)
+        for process in self.workers:
+            process.leave(at_once=kind is not None)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
         """Run every group; whatever finishes is stored at once, also when another group fails. Returns how many trials
@@ -59,38 +59,38 @@ class Workers:
             Stopped: it was asked to, and what is under way is saved.
             ResourceError: no worker process can be started, or the disk is full.
         """
-        if not self.slots and not self.settings.stall and (self.count == 1 or len(groups) == 1):
-            worker.prepare(self.settings)
-            return sum(worker.run_group(group, self.settings, store, progress) for group in groups)
-        before = sum(slot.trained for slot in self.slots)
+        if not self.workers and not self.execution.stall and (self.count == 1 or len(groups) == 1):
+            worker.prepare(self.execution)
+            return sum(worker.run_group(group, self.execution, store, progress) for group in groups)
+        before = sum(process.trained for process in self.workers)
         waiting = deque(Job(group) for group in sorted(groups, key=len, reverse=True))
         while waiting or self._busy():
             self._hand_out(waiting, store)
-            wait([slot.future for slot in self._busy() if slot.future], POLL, FIRST_COMPLETED)
-            for slot in self._busy():
-                slot.tell(progress)
-                waiting.extend(slot.look(store))
+            wait([process.future for process in self._busy() if process.future], POLL, FIRST_COMPLETED)
+            for process in self._busy():
+                process.tell(progress)
+                waiting.extend(process.look(store))
             if shutdown.requested():
                 self._stop(self._busy())
                 raise shutdown.Stopped
-        return sum(slot.trained for slot in self.slots) - before
+        return sum(process.trained for process in self.workers) - before
 
-    def _busy(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.job is not None]
+    def _busy(self) -> list[WorkerProcess]:
+        return [process for process in self.workers if process.job is not None]
 
     def _hand_out(self, waiting: deque[Job], store: Store) -> None:
-        """Give every free worker a job, and start one more while there is work for it."""
+        """Give every free worker a job, and start workers while there is work for them."""
         while waiting:
-            free = next((slot for slot in self.slots if slot.job is None), None)
-            if free is None and len(self.slots) < self.count:
-                free = Slot(self.settings)
-                self.slots.append(free)
+            free = next((process for process in self.workers if process.job is None), None)
+            if free is None and len(self.workers) < self.count:
+                free = WorkerProcess(self.execution)
+                self.workers.append(free)
             if free is None:
                 return
             free.begin(waiting.popleft(), store)
 
-    def _stop(self, busy: list[Slot]) -> None:
-        """Ask workers to save what they are at, and wait until they have."""
-        for slot in busy:
-            slot.stop()
-        wait([slot.future for slot in busy if slot.future], PATIENCE)
+    def _stop(self, busy: list[WorkerProcess]) -> None:
+        """Ask workers to save their state, and wait until they have."""
+        for process in busy:
+            process.stop()
+        wait([process.future for process in busy if process.future], PATIENCE)

@@ -1,4 +1,4 @@
-"""One worker process: what it is at, when it last told of progress, and what to do when it dies or stalls."""
+"""One worker process: its job, its last sign of progress, and what to do when it dies or stalls."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
+from calib_bench.core.trial import Trial
 from calib_bench.errors import ResourceError
 from calib_bench.execute import worker
-from calib_bench.execute.spawned import apart_from_main
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 
 START_SECONDS = 300.0
-"""What a worker may take to start, however short a stall is."""
+"""Seconds that a worker may take to start, however short `stall` is."""
 STARTS = 3
-"""Workers that may die in a row before they have begun."""
-_settings: Settings
+"""How many workers in a row may die before they have started."""
+_main_lock = threading.Lock()
+_execution: Execution
 _queue: Queue[float]
 _owner: str
 
@@ -41,21 +44,22 @@ class Job:
     """A group to run.
 
     Attributes:
-        again: whether its process was killed before: the system may have chosen it for what another one took.
+        again: whether its process was killed before, possibly for the memory that another process took.
     """
 
     group: Group
     again: bool = False
 
 
-class Slot:
-    """A worker process, started anew when it is lost."""
+class WorkerProcess:
+    """A worker process, restarted when it is lost."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
         self.job: Job | None = None
         self.future: Future[int] | None = None
-        self.unborn = self.trained = 0
+        self.failed_starts = self.trained = 0
+        self.exit_code: int | None = None
         self._start()
 
     def _start(self) -> None:
@@ -64,7 +68,7 @@ class Slot:
         context = multiprocessing.get_context("spawn")
         self.updates: Queue[float] = context.Queue()  # of its own: who dies while sending leaves it locked
         self.pool = ProcessPoolExecutor(
-            1, context, initializer=_begin, initargs=(self.settings, self.updates, leases.OWNER)
+            1, context, initializer=_begin, initargs=(self.execution, self.updates, leases.OWNER)
         )
         self.processes: list[BaseProcess] = []
         self.ready = False
@@ -77,19 +81,19 @@ class Slot:
         self.processes = list((self.pool._processes or {}).values())
 
     def tell(self, progress: worker.Progress) -> None:
-        """Pass on what the worker told."""
+        """Pass on the progress that the worker reported."""
         with contextlib.suppress(queue.Empty):
             while True:
                 amount = self.updates.get_nowait()
-                self.ready, self.unborn, self.heard = True, 0, time.monotonic()
+                self.ready, self.failed_starts, self.heard = True, 0, time.monotonic()
                 progress(amount)
 
     def look(self, store: Store) -> list[Job]:
-        """Whether the job is over, died or stalled; what is to be tried again of it.
+        """Look whether the job is over, died or stalled; returns the jobs that retry what is left of it.
 
         Raises:
-            ResourceError: workers die before they begin.
-            Exception: what the job raised; it concerns every trial.
+            ResourceError: workers die before they have started.
+            Exception: an error of the job that concerns every trial.
         """
         assert self.future is not None
         if not self.future.done():
@@ -106,45 +110,55 @@ class Slot:
         return []
 
     def _watch(self) -> None:
-        stall = self.settings.stall if self.ready else max(self.settings.stall, START_SECONDS)
-        if self.settings.stall and not self.stalled and time.monotonic() - self.heard > stall:
+        stall = self.execution.stall if self.ready else max(self.execution.stall, START_SECONDS)
+        if self.execution.stall and not self.stalled and time.monotonic() - self.heard > stall:
             self.stalled = True
             self._signal(signal.SIGKILL)
 
     def _lost(self, job: Job, store: Store) -> list[Job]:
-        """Start another worker; a group of several is halved, and one trial has failed or is tried once more."""
-        for process in self.processes:
-            process.join(10)
-        code = next((process.exitcode for process in self.processes if process.exitcode), None)
-        self.unborn += not (self.ready or self.stalled)
-        if self.unborn >= STARTS:
-            raise ResourceError(
-                f"{self.unborn} worker processes in a row {_ended(code)} as they started: give fewer workers=, or look "
-                f"at what the system says of its memory"
-            )
-        born = self.ready
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self._start()
-        store = Store(store.address)  # it has read what was there before
-        halves = worker.halves(job.group, store)
-        if not born and not self.stalled:
+        """Restart the worker; a group of several is halved, and a single trial fails or is retried once."""
+        started = self.ready
+        self._restart()
+        store = Store(store.address)  # the other one has cached what was there before
+        if not started and not self.stalled:
             return [job]
         if len(job.group) > 1 or store.has(job.group[0]):
             store.checkpoints.finish(store.checkpoints.path(job.group))
-            return [Job(half) for half in halves]
-        if self.stalled:
-            cause = f"no progress in {self.settings.stall:g} seconds (stall=)"
-            store.failures.record(job.group[0], "stalled", cause)
-        elif job.again:
-            cause = f"its process {_ended(code)}, twice: most likely for want of memory"
-            store.failures.record(job.group[0], "killed", cause)
-        else:
+            return [Job(half) for half in worker.halves(job.group, store)]
+        if not self.stalled and not job.again:
             return [Job(job.group, again=True)]
+        self._record_failure(job.group[0], store)
         store.checkpoints.finish(store.checkpoints.path(job.group))
         return []
 
+    def _restart(self) -> None:
+        """Start another process in place of one that ended.
+
+        Raises:
+            ResourceError: STARTS processes in a row ended before they had started.
+        """
+        for process in self.processes:
+            process.join(10)
+        self.exit_code = next((process.exitcode for process in self.processes if process.exitcode), None)
+        self.failed_starts += not (self.ready or self.stalled)
+        if self.failed_starts >= STARTS:
+            raise ResourceError(
+                f"{self.failed_starts} worker processes in a row {_ended(self.exit_code)} while starting: give fewer "
+                f"workers=, or check the system's log for lack of memory"
+            )
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        self._start()
+
+    def _record_failure(self, trial: Trial, store: Store) -> None:
+        if self.stalled:
+            cause = f"no progress in {self.execution.stall:g} seconds (stall=)"
+            store.failures.record(trial, "stalled", cause)
+        else:
+            cause = f"its process {_ended(self.exit_code)}, twice: most likely for lack of memory"
+            store.failures.record(trial, "killed", cause)
+
     def _renewed(self, job: Job, store: Store) -> list[Job]:
-        """Let a worker that ran out of memory go and start another; what is left of a group of several is halved."""
+        """Replace a worker that ran out of memory; what is left of a group of several is halved."""
         self.leave(at_once=False)
         self._start()
         store = Store(store.address)
@@ -152,7 +166,7 @@ class Slot:
         return [Job(half) for half in worker.halves(job.group, store)]
 
     def stop(self) -> None:
-        """Ask the worker to save what it is at and leave."""
+        """Ask the worker to save its state and leave."""
         self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
@@ -162,7 +176,7 @@ class Slot:
                     os.kill(process.pid, number)
 
     def leave(self, at_once: bool) -> None:
-        """Let the worker go, while other work goes on."""
+        """End the worker without waiting for it."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         if at_once:
             self._signal(signal.SIGKILL)
@@ -177,20 +191,39 @@ def _ended(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
+@contextmanager
+def apart_from_main() -> Iterator[None]:
+    """Keep processes that are spawned within the block from running the main script again.
+
+    Python would have each process import the script that the user started. Workers here need nothing of it, and a
+    script without `if __name__ == "__main__":` would start the whole job once more in each.
+    """
+    main = sys.modules["__main__"]
+    with _main_lock:
+        spec, script = getattr(main, "__spec__", None), vars(main).pop("__file__", None)
+        main.__spec__ = None
+        try:
+            yield
+        finally:
+            main.__spec__ = spec
+            if script is not None:
+                main.__file__ = script
+
+
 # in the worker
 
 
-def _begin(settings: Settings, updates: Queue[float], owner: str) -> None:
-    global _settings, _queue, _owner
-    _settings, _queue, _owner = settings, updates, owner
+def _begin(execution: Execution, updates: Queue[float], owner: str) -> None:
+    global _execution, _queue, _owner
+    _execution, _queue, _owner = execution, updates, owner
     shutdown.leave_when_asked()
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    worker.prepare(settings)
+    worker.prepare(execution)
     updates.put(0.0)
 
 
 def leave_with_parent() -> None:
-    """Ends this worker process when the one that started it has ended; run it in a thread."""
+    """End this worker process when its parent has ended; run it in a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -199,12 +232,12 @@ def leave_with_parent() -> None:
 
 def _work(group: Group, path: Path) -> int:
     _queue.put(0.0)
-    told = _throttled(_queue.put, patience=_settings.stall / 10)
-    return worker.run_group(group, _settings, Store(path), told, _owner, expendable=True)
+    progress = _throttled(_queue.put, patience=_execution.stall / 10)
+    return worker.run_group(group, _execution, Store(path), progress, _owner, expendable=True)
 
 
 def _throttled(send: Callable[[float], Any], least: float = 0.25, patience: float = 0.0) -> worker.Progress:
-    """Send at most once every `least` trials' worth or so, or every `patience` seconds; less may stay unsent."""
+    """Progress that is sent once it adds up to `least` trials or after `patience` seconds; the rest may stay unsent."""
     held, last = 0.0, time.monotonic()
 
     def progress(amount: float) -> None:

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
-from calib_bench.execute.ray_data_parallel import Flight, Gang, blames, together, whole
+from calib_bench.execute.ray_data_parallel import Gang, Submission, blames, together, whole_gpus
 from calib_bench.execute.ray_task import TICK, Reports, work
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
@@ -46,10 +47,10 @@ LOST = (
     exceptions.ActorUnavailableError,
     exceptions.LocalRayletDiedError,
 )
-"""What befalls a task from outside: it is worth another try."""
+"""Infrastructure failures: the task is retried."""
 
 
-def connect(settings: Settings) -> None:
+def connect(execution: Execution) -> None:
     """Join the cluster at `ray_address`, or start one in this process; done once.
 
     Raises:
@@ -60,7 +61,7 @@ def connect(settings: Settings) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     options = {"runtime_env": {"env_vars": passed}, "logging_level": "warning", "log_to_driver": True}
-    address = settings.ray_address
+    address = execution.ray_address
     if address not in ("local", "auto"):
         _join(address if ":" in address else f"{address}:{PORT}", options)
         return
@@ -70,7 +71,7 @@ def connect(settings: Settings) -> None:
             return
         except ConnectionError:
             pass  # none runs here
-    cores = local.worker_count(settings, "cpu") * settings.threads
+    cores = local.worker_count(execution, "cpu") * execution.threads
     ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
 
 
@@ -89,19 +90,19 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def demand(settings: Settings) -> dict[str, float]:
-    """What one process of a task asks of its node: "CPU", "GPU" (a share of one), "memory" (bytes)."""
-    share = settings.ray_gpus
+def demand(execution: Execution) -> dict[str, float]:
+    """The resources that one process of a task needs: "CPU", "GPU" (a share of one), "memory" (bytes)."""
+    share = execution.ray_gpus
     if share is None:
-        share = float(settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
-    return {"CPU": float(settings.threads), "GPU": share, "memory": settings.ray_memory * 2**30}
+        share = float(execution.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0)
+    return {"CPU": float(execution.threads), "GPU": share, "memory": execution.ray_memory * 2**30}
 
 
 def room(wanted: dict[str, float]) -> int:
-    """How many tasks of such a demand the cluster's nodes have room for at once.
+    """How many tasks that need these resources fit on the cluster's nodes at once.
 
     Raises:
-        ResourceError: not a single one, on any node.
+        ResourceError: no node has room for one.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     count = sum(_fits(node, wanted) for node in nodes)
@@ -123,42 +124,46 @@ def _words(resources: dict[str, float]) -> str:
     return f"{cpu:g} CPU, {gpu:g} GPU, {memory / 2**30:.1f} GiB"
 
 
-def capacity(settings: Settings) -> tuple[int, str]:
-    """Connect; tasks at once, and the type of their device, "cpu" or "cuda"."""
-    connect(settings)
-    wanted = demand(settings)
-    if settings.gang > 1:
-        check_gang(settings, wanted)
+def capacity(execution: Execution) -> tuple[int, str]:
+    """Connect; returns how many tasks run at once, and the type of their device, "cpu" or "cuda"."""
+    connect(execution)
+    wanted = demand(execution)
+    if execution.gang > 1:
+        check_gang(execution, wanted)
     return room(wanted), "cuda" if wanted["GPU"] else "cpu"
 
 
-def check_gang(settings: Settings, wanted: dict[str, float]) -> int:
-    """Room for the processes of gangs; ResourceError when the cluster is too small for one: it would wait for ever."""
-    if (count := room(whole(wanted))) < settings.gang:
+def check_gang(execution: Execution, wanted: dict[str, float]) -> int:
+    """How many processes of gangs the cluster has room for.
+
+    Raises:
+        ResourceError: it is too small for one gang, which would wait forever.
+    """
+    if (count := room(whole_gpus(wanted))) < execution.gang:
         raise ResourceError(
-            f"gang={settings.gang} needs {settings.gang} times {_words(whole(wanted))}, and the nodes of the Ray "
-            f"cluster have room for {count}: start more nodes, or give gang={count}"
+            f"gang={execution.gang} needs {execution.gang} times {_words(whole_gpus(wanted))}, and the nodes of the "
+            f"Ray cluster have room for {count}: start more nodes, or give gang={count}"
         )
     return count
 
 
-def patiently(count: Callable[[], int]) -> int:
-    """What `count` gives; where lost nodes have left too little room, others may join for PATIENCE seconds.
+def wait_for_nodes(count: Callable[[], int]) -> int:
+    """The result of `count`; while lost nodes have left too little room, wait up to PATIENCE seconds for others.
 
     Raises:
         ResourceError: as `count` does, after that time.
         Stopped: it was asked to.
     """
-    deadline, told = time.monotonic() + PATIENCE, False
+    deadline, warned = time.monotonic() + PATIENCE, False
     while True:
         try:
             return count()
         except ResourceError as error:
             if time.monotonic() > deadline:
                 raise
-            if not told:
+            if not warned:
                 print(f"warning: nodes were lost: {error}. Waiting up to {PATIENCE:g} s for others", flush=True)
-                told = True
+                warned = True
         shutdown.check()
         time.sleep(TICK)
 
@@ -169,26 +174,31 @@ def options_of(wanted: dict[str, float]) -> dict[str, Any]:
     return options | ({"memory": int(wanted["memory"])} if wanted["memory"] else {})
 
 
-def anywhere(settings: Settings, device: str) -> Settings:
-    """Settings that mean the same on every node: whole paths, and the type of the device."""
-    found = {
-        "out": settings.out if url_of(settings.out) else settings.out.absolute(),
-        "data": settings.data and settings.data.absolute(),
-        "plugins": tuple(folder.absolute() for folder in settings.plugins),
+def absolute_paths(execution: Execution, device: str) -> Execution:
+    """Settings that mean the same on every node: absolute paths, and the type of the device."""
+    update = {
+        "out": _absolute(execution.out),
+        "data": execution.data and execution.data.absolute(),
+        "plugins": tuple(folder.absolute() for folder in execution.plugins),
         "device": device,
     }
-    return settings.model_copy(update=found)
+    return execution.model_copy(update=update)
+
+
+def _absolute(path: Path) -> Path:
+    return path if url_of(path) else path.absolute()
 
 
 class Cluster:
-    """A driver's tasks: `with Cluster(settings) as cluster: cluster.run(...)` round by round."""
+    """A driver's tasks: `with Cluster(execution) as cluster: cluster.run(...)` round by round."""
 
-    def __init__(self, settings: Settings) -> None:
-        _, device = capacity(settings)
-        self.settings, self.wanted = anywhere(settings, device), demand(settings)
+    def __init__(self, execution: Execution) -> None:
+        _, device = capacity(execution)
+        self.execution, self.wanted = absolute_paths(execution, device), demand(execution)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.reports = ray.remote(Reports).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
-        self.news: Any = None
+        self.store_path = Path()
+        self.report: Any = None
         self.task = ray.remote(work)
 
     def __enter__(self) -> Cluster:
@@ -205,101 +215,106 @@ class Cluster:
             Stopped: it was asked to; tasks go on from their last checkpoint.
             UserError: what concerns every trial, as the first group that met it raised it; the others have run.
         """
+        self.store_path = _absolute(store.address)
         waiting = [(group, 0) for group in sorted(groups, key=lambda group: (self._together(group), len(group)))]
-        flying: dict[Any, Flight] = {}
+        running: dict[Any, Submission] = {}
         count, failures = 0, []  # type: int, list[BaseException]
-        while waiting or flying:
-            window = 2 * patiently(partial(self._room, flying.values()))
-            while waiting and len(flying) < window:
-                flight = self._submit(*waiting.pop())
-                flying |= dict.fromkeys(flight.futures, flight)
-            ready, _ = ray.wait(list(flying), timeout=TICK)
-            self._tell(progress)
+        while waiting or running:
+            self._fill(running, waiting)
+            ready, _ = ray.wait(list(running), timeout=TICK)
+            self._report(progress)
             for future in ready:
-                if (found := flying.pop(future, None)) is None:
+                if (submission := running.pop(future, None)) is None:
                     continue  # of a gang that failed
                 try:
                     count += ray.get(future)
-                    found.left.discard(future)
-                except (*LOST, exceptions.RayTaskError) as first:
-                    error = found.cause(first)
-                    for other in found.left:
-                        flying.pop(other, None)
-                    found.left.clear()
-                    if isinstance(error, LOST) or blames(error):
-                        waiting += self._lost(found.group, found.tries, error, store)
+                    submission.left.discard(future)
+                except (*LOST, exceptions.RayTaskError) as error:
+                    cause = submission.cause(error)
+                    for other in submission.left:
+                        running.pop(other, None)
+                    submission.left.clear()
+                    if isinstance(cause, LOST) or blames(cause):
+                        waiting += self._lost(submission.group, submission.tries, cause, store)
                     else:
-                        failures += self._failed(found, error, store)
-                if not found.left:
-                    found.end()
+                        failures += self._failed(submission, cause, store)
+                if not submission.left:
+                    submission.end()
             shutdown.check()
         for _ in range(2):  # the last call may have been on its way before the last report
-            self._tell(progress, wait=10 * TICK)
+            self._report(progress, wait=10 * TICK)
         if failures:
             raise failures[0]
         return count
 
-    def _room(self, flights: Iterable[Flight]) -> int:
-        """Tasks that there is room for at once.
+    def _fill(self, running: dict[Any, Submission], waiting: list[tuple[Group, int]]) -> None:
+        """Submit waiting groups until twice as many tasks are submitted as there is room for."""
+        window = 2 * wait_for_nodes(partial(self._room, running.values()))
+        while waiting and len(running) < window:
+            submission = self._submit(*waiting.pop())
+            running |= dict.fromkeys(submission.futures, submission)
 
-        A gang is sent again as soon as it has lost a process, and Ray knows of a lost process before it knows of a
-        lost node: it may wait for a place that is no more.
+    def _room(self, submissions: Iterable[Submission]) -> int:
+        """How many tasks there is room for at once.
+
+        A gang is submitted again as soon as it has lost a process, and Ray learns of a lost process before it learns
+        of a lost node: the gang may wait for a place that no longer exists.
 
         Raises:
             ResourceError: there is too little of either.
         """
-        if any(isinstance(one, Gang) for one in flights):
-            check_gang(self.settings, self.wanted)
+        if any(isinstance(one, Gang) for one in submissions):
+            check_gang(self.execution, self.wanted)
         return room(self.wanted)
 
     def _together(self, group: Group) -> bool:
-        return together(group, self.settings)
+        return together(group, self.execution)
 
-    def _submit(self, group: Group, tries: int) -> Flight:
-        rest = (self.settings, self.settings.folder, leases.OWNER, self.reports)
+    def _submit(self, group: Group, tries: int) -> Submission:
+        rest = (self.execution, self.store_path, leases.OWNER, self.reports)
         if self._together(group):
-            patiently(partial(check_gang, self.settings, self.wanted))
-            wanted = whole(self.wanted)
+            wait_for_nodes(partial(check_gang, self.execution, self.wanted))
+            wanted = whole_gpus(self.wanted)
             return Gang(group, tries, options_of(wanted), wanted, rest)
         name = f"{group[0].model} {group[0].key[:8]}" + (f" and {len(group) - 1} more" if len(group) > 1 else "")
-        options = options_of(self.wanted) | {"max_retries": 0}  # Ray would not bound its own for want of memory
-        return Flight(group, tries, [self.task.options(name=name, **options).remote(group, *rest)])
+        options = options_of(self.wanted) | {"max_retries": 0}  # Ray retries without bound for lack of memory
+        return Submission(group, tries, [self.task.options(name=name, **options).remote(group, *rest)])
 
-    def _failed(self, flight: Flight, error: Exception, store: Store) -> list[Exception]:
-        """What stops the run once the others have run; a trial that its gang could not finish is only recorded."""
+    def _failed(self, submission: Submission, error: Exception, store: Store) -> list[Exception]:
+        """The errors that stop the run once all others have run; a trial that its gang could not finish is recorded."""
         cause = getattr(error, "cause", error)
-        if isinstance(flight, Gang) and not isinstance(cause, worker.FATAL):
+        if isinstance(submission, Gang) and not isinstance(cause, worker.FATAL):
             store = Store(store.address)
-            store.failures.raised(flight.group[0], cause)
-            store.checkpoints.finish(store.checkpoints.path(flight.group))
+            store.failures.raised(submission.group[0], cause)
+            store.checkpoints.finish(store.checkpoints.path(submission.group))
             return []
-        return [_named(flight.group, cause)]
+        return [_named(submission.group, cause)]
 
-    def _tell(self, progress: worker.Progress, wait: float = 0.0) -> None:
-        """Pass on what tasks reported; where that is late or lost, a bar stands still and nothing else."""
-        self.news = self.news or self.reports.take.remote()
-        if not ray.wait([self.news], timeout=wait)[0]:
+    def _report(self, progress: worker.Progress, wait: float = 0.0) -> None:
+        """Pass on the progress that tasks reported; a late or lost report delays the progress bar alone."""
+        self.report = self.report or self.reports.take.remote()
+        if not ray.wait([self.report], timeout=wait)[0]:
             return
         with suppress(exceptions.RayError):
-            if (amount := ray.get(self.news)) > 0:
+            if (amount := ray.get(self.report)) > 0:
                 progress(amount)
-        self.news = None
+        self.report = None
 
     def _lost(self, group: Group, tries: int, error: Exception, store: Store) -> list[tuple[Group, int]]:
-        """What to try again of a group; one that lost worker upon worker is halved, until the culprit is alone."""
+        """The groups that retry this one; one that loses worker after worker is halved until the culprit is alone."""
         what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        if tries < self.settings.retries:
-            print(f"warning: trial {group[0].key} lost its worker ({what}): it goes on from its checkpoint", flush=True)
+        if tries < self.execution.retries:
+            print(f"warning: trial {group[0].key} lost its worker ({what}): it resumes from its checkpoint", flush=True)
             return [(group, tries + 1)]
-        store = Store(store.address)  # it has read what was there before
+        store = Store(store.address)  # the other one has cached what was there before
         if len(group) == 1 and not store.has(group[0]):
-            cause = f"its worker was lost {tries + 1} times, the last time to {what}: most likely for want of memory"
+            cause = f"its worker was lost {tries + 1} times, the last time to {what}: most likely for lack of memory"
             store.failures.record(group[0], "killed", cause)
         store.checkpoints.finish(store.checkpoints.path(group))
         return [(half, tries) for half in worker.halves(group, store)]
 
 
 def _named(group: Group, cause: Exception) -> Exception:
-    """A task's exception with the trial that it is of; what the user can put right stays that."""
+    """A task's exception, its message naming the trial; a UserError keeps its type."""
     text = f"trial {group[0].key} ({group[0].model}): {cause}"
     return type(cause)(text) if isinstance(cause, UserError) else RuntimeError(f"{type(cause).__name__} in {text}")

@@ -12,7 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.execute.ray_task import PeerLost, Rank
 from calib_bench.planning.plan import Group
 from calib_bench.train.fusion import fuse_key
@@ -21,43 +21,43 @@ GRACE = 5.0
 """Seconds that the processes of a gang have to fail too, once one has: only one of them knows the cause."""
 
 
-def together(group: Group, settings: Settings) -> bool:
+def together(group: Group, execution: Execution) -> bool:
     """Whether a group trains on a gang: one trial that is not stacked, and that has something to train."""
     (first, *others) = group
-    if settings.gang == 1 or others or not first.epochs:
+    if execution.gang == 1 or others or not first.epochs:
         return False
-    return fuse_key(first, registry.objectives(), settings.device) is None
+    return fuse_key(first, registry.objectives(), execution.device) is None
 
 
-def whole(wanted: dict[str, float]) -> dict[str, float]:
+def whole_gpus(wanted: dict[str, float]) -> dict[str, float]:
     """A demand with whole GPUs: NCCL lets no two processes share one."""
     return {**wanted, "GPU": float(math.ceil(wanted["GPU"]))}
 
 
-class Flight:
-    """A group under way: one task, or all processes of a gang."""
+class Submission:
+    """A group that was submitted to the cluster: one task, or all processes of a gang."""
 
     def __init__(self, group: Group, tries: int, futures: list[Any]) -> None:
         self.group, self.tries, self.futures = group, tries, futures
         self.left = set(futures)
 
     def end(self) -> None:
-        """Nothing of it is needed any more."""
+        """Release what the submission holds on the cluster."""
 
     def cause(self, first: Exception) -> Exception:
-        """Why it failed, given one of its exceptions: that which blames no other process."""
+        """The exception that made it fail, given the first one seen: one that blames no other process."""
         return first
 
 
-class Gang(Flight):
-    """A group on `settings.gang` actors, whose requests are all sent at once: nothing here waits for room.
+class Gang(Submission):
+    """A group on `gang` actors, whose requests are all sent at once: nothing here waits for room.
 
     Args:
         group: of one trial.
         tries: how often it was lost before.
         options: of one actor, as Ray wants them.
         bundle: the same as a demand on its node.
-        rest: what `Rank.train` needs beyond these, the settings first.
+        rest: what `Rank.train` needs beyond these, the execution settings first.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class Gang(Flight):
         )
 
     def end(self) -> None:
-        """End all processes, and give up their place."""
+        """End all processes and release their placement group."""
         for one in self.ranks:
             ray.kill(one)
         remove_placement_group(self.place)
 
     def cause(self, first: Exception) -> Exception:
-        """Wait a little for the others' exceptions, and tell the one which blames no other process."""
+        """The exception that blames no other process; the others have GRACE seconds to fail too."""
         ready, _ = ray.wait(self.futures, num_returns=len(self.futures), timeout=GRACE)
         errors = [error for error in map(_raised, ready) if error is not None]
         return next((error for error in errors if not blames(error)), first)

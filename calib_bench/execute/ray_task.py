@@ -6,34 +6,35 @@ import time
 from pathlib import Path
 from typing import Any
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.errors import StoreError
 from calib_bench.execute import data_parallel, worker
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
+from calib_bench.train import distributed
 
 TICK = 0.5
 """Seconds between two reports of progress."""
 
 
 class Reports:
-    """Adds up what tasks report; an actor, beside the driver."""
+    """An actor beside the driver that adds up the progress of all tasks."""
 
     def __init__(self) -> None:
         self.amount = 0.0
 
     def add(self, amount: float) -> None:
-        """So much more is done, in trials."""
+        """Add progress, in trials."""
         self.amount += amount
 
     def take(self) -> float:
-        """What was reported since the last call."""
+        """The progress since the last call."""
         amount, self.amount = self.amount, 0.0
         return amount
 
 
 def reporter(reports: Any) -> worker.Progress:
-    """Progress that goes to the driver, a few times a second at most; an amount of 0 sends what was held back."""
+    """Progress that is sent to the driver every TICK seconds at most; an amount of 0 sends the rest."""
     held, last = 0.0, 0.0
 
     def progress(amount: float) -> None:
@@ -61,17 +62,17 @@ def open_store(path: Path) -> Store:
         ) from None
 
 
-def work(group: Group, settings: Settings, path: Path, owner: str, reports: Any) -> int:
-    """What a task does: train a group and store its outcomes; returns how many trials it trained."""
-    worker.prepare(settings)
-    told = reporter(reports)
-    count = worker.run_group(group, settings, open_store(path), told, owner)
-    told(0.0)
+def work(group: Group, execution: Execution, path: Path, owner: str, reports: Any) -> int:
+    """The body of a task: train a group and store its outcomes; returns how many trials it trained."""
+    worker.prepare(execution)
+    progress = reporter(reports)
+    count = worker.run_group(group, execution, open_store(path), progress, owner)
+    progress(0.0)
     return count
 
 
 class PeerLost(Exception):
-    """A process of a gang cannot go on, since another is gone."""
+    """A process of a gang cannot continue, since another one is gone."""
 
 
 class Rank:
@@ -84,14 +85,12 @@ class Rank:
         """Let the others join here; returns the address of this node and a free port of it."""
         import ray
 
-        from calib_bench.train import distributed
-
         address = ray.util.get_node_ip_address()
         self.meeting = distributed.meeting(address)
         return address, self.meeting.port
 
     def train(
-        self, where: tuple[str, int], rank: int, world: int, group: Group, settings: Settings, path: Path, owner: str,
+        self, where: tuple[str, int], rank: int, world: int, group: Group, execution: Execution, path: Path, owner: str,
         reports: Any,
     ) -> int:  # fmt: skip
         """Train the group's trials together with the others; returns how many, in the main process.
@@ -100,25 +99,23 @@ class Rank:
             where: what the main process's `listen` returned.
             rank: number of this process, 0 for the main one.
             world: how many there are.
-            group, settings, path, owner, reports: as those of `work`.
+            group, execution, path, owner, reports: as those of `work`.
 
         Raises:
             PeerLost: the cause is with another process.
         """
         import ray
 
-        from calib_bench.train import distributed
-
         try:
             store = self.meeting or distributed.meeting(*where)
-            device = distributed.join(settings.device, rank, world, store, ray.util.get_node_ip_address())
-            own = settings.model_copy(update={"device": str(device)})
+            device = distributed.join(execution.device, rank, world, store, ray.util.get_node_ip_address())
+            execution = execution.model_copy(update={"device": str(device)})
             if rank:
-                data_parallel.follow(own)
+                data_parallel.follow(execution)
                 return 0
-            told = reporter(reports)
-            count = data_parallel.Leader(own, owner).run([group], open_store(path), told)
-            told(0.0)
+            progress = reporter(reports)
+            count = data_parallel.Leader(execution, owner).run([group], open_store(path), progress)
+            progress(0.0)
             data_parallel.dismiss()
             return count
         except Exception as error:

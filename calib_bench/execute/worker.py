@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Execution
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, scored_as_published
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
@@ -37,14 +37,14 @@ class Spent(Exception):
     """Memory ran out in this process, be it that something leaks: what is left of the group is for a fresh one."""
 
 
-def prepare(settings: Settings) -> None:
+def prepare(execution: Execution) -> None:
     """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
-    registry.use_plugins(settings.plugins)
+    registry.use_plugins(execution.plugins)
 
 
-def load_splits(settings: Settings, trial: Trial) -> Splits:
+def load_splits(execution: Execution, trial: Trial) -> Splits:
     """The data of a trial, its labels those of the pretrained head where there is one; the last two loaded are kept.
 
     Raises:
@@ -52,8 +52,8 @@ def load_splits(settings: Settings, trial: Trial) -> Splits:
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     return _load(
-        settings.task,
-        settings.data,
+        trial.task,
+        execution.data,
         trial.split,
         trial.limit,
         trial.model,
@@ -76,9 +76,11 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
 
 
 @contextmanager
-def acquired(group: Group, settings: Settings, store: Store, owner: str) -> Iterator[tuple[Group, leases.Lease | None]]:
+def acquired(
+    group: Group, execution: Execution, store: Store, owner: str
+) -> Iterator[tuple[Group, leases.Lease | None]]:
     """The trials of a group that are neither stored nor another driver's, leased for as long as the block lasts."""
-    store_leases = leases.of(store.address, owner, settings.lease)
+    store_leases = leases.of(store.address, owner, execution.lease)
     leased = store_leases.leased()
     free = [trial for trial in group if trial.key not in leased and not store.has(trial)]
     lease = store_leases.acquire([trial.key for trial in free]) if free else None
@@ -94,7 +96,7 @@ def acquired(group: Group, settings: Settings, store: Store, owner: str) -> Iter
 
 def run_group(
     group: Group,
-    settings: Settings,
+    execution: Execution,
     store: Store,
     progress: Progress,
     owner: str = leases.OWNER,
@@ -111,22 +113,22 @@ def run_group(
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     shutdown.check()
-    with acquired(group, settings, store, owner) as (left, lease):
+    with acquired(group, execution, store, owner) as (left, lease):
         if lease is None or not left:
             return 0
 
-        def told(amount: float) -> None:
+        def checked_progress(amount: float) -> None:
             lease.check()
             progress(amount)
 
         try:
-            train_apart(left, settings, store, told, expendable)
+            train_apart(left, execution, store, checked_progress, expendable)
         except leases.LostError:
             return 0
         return sum(store.has(trial) for trial in left)
 
 
-def train_apart(group: Group, settings: Settings, store: Store, progress: Progress, expendable: bool = False) -> None:
+def train_apart(group: Group, execution: Execution, store: Store, progress: Progress, expendable: bool = False) -> None:
     """Train a group and store its results. A trial that cannot be finished is recorded as failed, with its cause.
 
     A group of several that fails is halved until the culprit is alone: a trial's bits do not depend on its group.
@@ -136,18 +138,18 @@ def train_apart(group: Group, settings: Settings, store: Store, progress: Progre
         Spent: an expendable process ran out of memory.
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
-    failed = _attempt(group, settings, store, progress)
+    failed = _attempt(group, execution, store, progress)
     if failed == "memory" and expendable:
         raise Spent
     for half in halves(group, store) if failed else []:
         shutdown.check()
-        train_apart(half, settings, store, progress, expendable)
+        train_apart(half, execution, store, progress, expendable)
 
 
-def _attempt(group: Group, settings: Settings, store: Store, progress: Progress) -> Kind | None:
+def _attempt(group: Group, execution: Execution, store: Store, progress: Progress) -> Kind | None:
     """Train a group; how it failed, if it did. Once this has returned, no frame holds on to what filled the memory."""
     try:
-        train_group(group, settings, store, progress)
+        train_group(group, execution, store, progress)
     except (*FATAL, leases.LostError):
         raise
     except Exception as error:
@@ -165,7 +167,7 @@ def halves(group: Group, store: Store) -> list[Group]:
     return [half for half in (left[:middle], left[middle:]) if half and len(group) > 1]
 
 
-def train_group(group: Group, settings: Settings, store: Store, progress: Progress) -> None:
+def train_group(group: Group, execution: Execution, store: Store, progress: Progress) -> None:
     """Train a group, whole, and store its results.
 
     Raises:
@@ -173,12 +175,12 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
     """
     from calib_bench.train.train import train
 
-    splits = load_splits(settings, group[0])
+    splits = load_splits(execution, group[0])
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
     checkpoint = store.checkpoints.begin(group)
 
-    def told(done: int) -> None:
+    def step_done(done: int) -> None:
         store.checkpoints.keep(checkpoint)
         progress(done / steps)
 
@@ -186,14 +188,14 @@ def train_group(group: Group, settings: Settings, store: Store, progress: Progre
         results = train(
             group,
             splits,
-            device=pick(settings.device),
+            device=pick(execution.device),
             objectives=registry.objectives(),
             probe=probe_of(group[0]),
             checkpoint=checkpoint,
-            checkpoint_seconds=settings.checkpoint,
-            progress=told,
-            compile=settings.compile,
-            micro_batch=settings.micro_batch,
+            checkpoint_seconds=execution.checkpoint,
+            progress=step_done,
+            compile=execution.compile,
+            micro_batch=execution.micro_batch,
         )
     for result in results:
         metadata: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}

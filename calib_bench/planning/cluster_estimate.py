@@ -1,4 +1,4 @@
-"""What a study would take on GPUs that are not here: counted where it can be, assumed where it says so."""
+"""What a study would cost on a cluster of other GPUs: counted where possible, assumed where stated."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from calib_bench import registry
+from calib_bench import models, registry
+from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models import flops as cost
+from calib_bench.planning import plan as planning
+from calib_bench.train.history import row_epochs
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -93,22 +96,20 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
     Raises:
         SettingsError: `gpus` is below 1.
     """
-    from calib_bench.planning import plan as planning
-
     if gpus < 1:
-        raise SettingsError(f"gpus={gpus} is no number of GPUs: give 1 or more")
+        raise SettingsError(f"gpus={gpus} is not a number of GPUs: give 1 or more")
     task = registry.task(settings.task)
     if task.example is None or task.source is None:
         return None
     first = {trial.key for trial in study.plan(settings, store.scores(settings.select))}
     coming = planning.foresee(settings, study, store)
-    rounds = [[trial for trial in coming if (trial.key in first) == own] for own in (True, False)]
-    seconds = [[_seconds(trial, task) for trial in some] for some in rounds]
+    first_round = [_seconds(trial, task) for trial in coming if trial.key in first]
+    later_rounds = [_seconds(trial, task) for trial in coming if trial.key not in first]
     return Scale(
         trials=len(coming),
         flops=sum(flops(trial, task) for trial in coming),
-        gpu_hours=sum(map(sum, seconds)) / 3600,
-        hours=sum(makespan(some, gpus) for some in seconds) / 3600,
+        gpu_hours=(sum(first_round) + sum(later_rounds)) / 3600,
+        hours=(makespan(first_round, gpus) + makespan(later_rounds, gpus)) / 3600,
         gpus=gpus,
         stored=sum(_stored(trial, task) for trial in coming),
         checkpoints=sum(sorted((_checkpoint(trial, task) for trial in coming), reverse=True)[:gpus]),
@@ -131,15 +132,17 @@ def makespan(seconds: Iterable[float], machines: int) -> float:
 def _sizes(task: Task, trial: Trial) -> dict[str, int]:
     """Examples of each split, as the whole data set has them."""
     rows: Sequence[int] = tuple(task.source.rows.values()) if task.source else (0, 0)
-    sizes = task.sizes
-    train = sizes.train or rows[0] - sizes.selection - sizes.calibration
-    found = {"train": train, "selection": sizes.selection, "calibration": sizes.calibration, "test": rows[-1]}
-    return {name: min(n, trial.limit or n) for name, n in found.items()}
+    train = task.sizes.train or rows[0] - task.sizes.selection - task.sizes.calibration
+    sizes = {
+        "train": train,
+        "selection": task.sizes.selection,
+        "calibration": task.sizes.calibration,
+        "test": rows[-1],
+    }
+    return {name: min(n, trial.limit or n) for name, n in sizes.items()}
 
 
 def _rows(trial: Trial, task: Task) -> frozenset[int]:
-    from calib_bench.train.history import row_epochs
-
     return row_epochs(trial.epochs, per_epoch(trial, task))
 
 
@@ -179,9 +182,6 @@ def model(name: str, task: Task) -> tuple[float, int]:
 @cache
 def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, classes: int) -> tuple[float, int]:
     import torch
-
-    from calib_bench import models
-    from calib_bench.core.splits import InputSpec
 
     spec = InputSpec(kind, shape, vocabulary)
     with torch.device("meta"):

@@ -1,97 +1,142 @@
-"""Settings as typed -> settings complete: the task's defaults put in, every name checked against what there is."""
+"""Settings as typed -> complete settings: the task's defaults are put in, and every name is checked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from calib_bench import registry
+from calib_bench import models, registry
 from calib_bench.core.baseline import Objective
-from calib_bench.core.settings import RATES, Settings
+from calib_bench.core.settings import KEYS, RATES, Settings, Space, StudyOptions, UserSettings, read_value
+from calib_bench.core.study import Study
 from calib_bench.core.task import Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
+from calib_bench.models.timm import weights_at_hand
+from calib_bench.train.fusion import check_optimizer, check_schedule
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
 """Grid keys whose default comes from the task's recipe, which a model may change."""
 
 
-def resolve(settings: Settings) -> Settings:
-    """Complete settings; resolving them again changes nothing.
+def resolve(typed: UserSettings) -> Settings:
+    """Complete settings; complete ones are returned as they are.
 
     Raises:
-        SettingsError: a task, study, model, objective, calibrator, optimizer or schedule is unknown, or two settings
-            contradict each other.
+        SettingsError: a task, study, model, objective, calibrator, optimizer, schedule or key is unknown, or two
+            settings contradict each other.
     """
-    from calib_bench import models
-    from calib_bench.train.fusion import check_optimizer, check_schedule
-
-    registry.use_plugins(settings.plugins)
-    task = registry.task(settings.task)
-    settings = settings.model_copy(update=_own(settings, task))
-    chosen = tuple(dict.fromkeys(models.canonical(model) for model in settings.model or task.models[:1]))
+    registry.use_plugins(typed.plugins)
+    if isinstance(typed, Settings):
+        return typed
+    task, study = registry.task(typed.task), registry.study(typed.study)
+    typed = typed.model_copy(update={**_study_defaults(typed, study, task), "options": check_options(typed)})
+    typed_models = typed.model or task.models[:1]
+    chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))
     for model in chosen:
-        models.check_exists(model)
-        if settings.pretrained and not model.startswith("timm/"):
-            raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME")
-    seeds, tune_seeds = _seeds(settings, task)
-    pretrained = settings.pretrained
-    objective = settings.objective or (task.objectives[:1] if pretrained else task.objectives)
-    beta = settings.beta or ((settings.reference,) if pretrained else task.beta)
-    if settings.reference not in beta:
-        beta = tuple(sorted((*beta, settings.reference)))
-    filled = settings.model_copy(
-        update={
-            "model": chosen,
-            "beta": beta,
-            "objective": tuple(dict.fromkeys(o for text in objective for o in spell_out(text, registry.objectives()))),
-            "seed": seeds,
-            "tune_seeds": tune_seeds,
-            "interventions": _interventions(settings, task),
-            "calibrator": tuple(registry.calibrators(settings.calibrator)),
-        }
-    )
-    spaces = {model: _space(filled, task, model) for model in chosen}
+        _check_model(model, typed.pretrained)
+    seeds, tune_seeds = _seeds(typed, task)
+    complete = {
+        "model": chosen,
+        "beta": _betas(typed, task),
+        "objective": _objectives(typed, task),
+        "seed": seeds,
+        "tune_seeds": tune_seeds,
+        "interventions": _interventions(typed, task),
+        "calibrator": tuple(registry.calibrators(typed.calibrator)),
+    }
+    typed = typed.model_copy(update=complete)
+    spaces = {model: _space(typed, task, model) for model in chosen}
     for space in spaces.values():
-        for optimizer in space["optimizer"]:
-            check_optimizer(optimizer)
-            if optimizer != "sgd" and space["lr_unit"] == ("lr_rel",):
-                raise SettingsError(
-                    f"rates in lr_rel are relative to the critical rate of gradient descent and have no meaning for "
-                    f"{optimizer}: give lr=, for example lr=1e-4,1e-3,1e-2"
-                )
-            _check_eps(filled, optimizer)
-        for schedule in space["schedule"]:
-            check_schedule(schedule)
-    return filled.model_copy(update={"spaces": spaces})
+        _check_space(typed, space)
+    return Settings.model_construct(**dict(typed), spaces=spaces)
 
 
-def _check_eps(settings: Settings, optimizer: str) -> None:
-    """Raises SettingsError for an eps that the optimizer would not use."""
+def check_options(typed: UserSettings) -> dict[str, Any]:
+    """The values of the study's own keys, its defaults included.
+
+    Raises:
+        SettingsError: the study has no such key, or the value is not valid.
+    """
+    model = registry.study(typed.study).options
+    for key in typed.options:
+        if key not in model.model_fields:
+            raise SettingsError(f"unknown key {key!r} for study={typed.study}: {_hint(key, model)}")
+    values = {key: read_value(model, key, text) for key, text in typed.options.items()}
+    return model(**values).model_dump(mode="json")
+
+
+def _hint(key: str, options: type[StudyOptions]) -> str:
+    """What a key that the study does not have may stand for."""
+    owners = [name for name, model in registry.study_options().items() if key in model.model_fields]
+    if owners:
+        return f"it is a key of study={' and study='.join(owners)}"
+    return nearest(key, [*KEYS, *options.model_fields])
+
+
+def _check_model(model: str, pretrained: bool) -> None:
+    models.check_exists(model)
+    if pretrained and not model.startswith("timm/"):
+        raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME")
+
+
+def _check_space(typed: UserSettings, space: Space) -> None:
+    """Check the optimizers and schedules of a model's grid, and that they go with the other settings."""
+    for optimizer in space["optimizer"]:
+        check_optimizer(optimizer)
+        if optimizer != "sgd" and space["lr_unit"] == ("lr_rel",):
+            raise SettingsError(
+                f"learning rates in lr_rel are relative to the critical rate of gradient descent and have no meaning "
+                f"for {optimizer}: give lr=, for example lr=1e-4,1e-3,1e-2"
+            )
+        _check_eps(typed, optimizer)
+    for schedule in space["schedule"]:
+        check_schedule(schedule)
+
+
+def _check_eps(typed: UserSettings, optimizer: str) -> None:
+    """Refuse an eps that the optimizer would not use."""
     if optimizer in ("adam", "adamw"):
         return
     for key in ("eps", "eps_scale"):
-        if getattr(settings, key) != Settings.model_fields[key].default:
+        if getattr(typed, key) != UserSettings.model_fields[key].default:
             raise SettingsError(f"{key} is a setting of adam and adamw, and {optimizer} has none: leave {key}= out")
 
 
-def _own(settings: Settings, task: Task) -> dict[str, Any]:
-    """The study's own defaults of what was not given; the rate is given in any of its units."""
-    rated = any(getattr(settings, unit) for unit in RATES)
-    own = registry.study(settings.study).defaults
-    unset = {key: v for key, v in own.items() if getattr(settings, key) is None and not (rated and key in RATES)}
-    return {key: value(task) if callable(value) else value for key, value in unset.items()}
+def _study_defaults(typed: UserSettings, study: Study, task: Task) -> dict[str, Any]:
+    """The study's defaults of keys that the user did not give; any unit of the learning rate gives the rate."""
+    has_rate = any(getattr(typed, unit) for unit in RATES)
+    defaults: dict[str, Any] = {}
+    for key, value in study.defaults.items():
+        if getattr(typed, key) is None and not (has_rate and key in RATES):
+            defaults[key] = value(task) if callable(value) else value
+    return defaults
 
 
-def _seeds(settings: Settings, task: Task) -> tuple[tuple[int, ...], int]:
-    seeds = settings.seed or (task.seeds[:1] if settings.pretrained else task.seeds)
-    tune_seeds = settings.tune_seeds or min(task.tune_seeds or len(seeds), len(seeds))
+def _betas(typed: UserSettings, task: Task) -> tuple[float, ...]:
+    """The betas to train at, the reference always among them."""
+    betas = typed.beta or ((typed.reference,) if typed.pretrained else task.beta)
+    return betas if typed.reference in betas else tuple(sorted((*betas, typed.reference)))
+
+
+def _objectives(typed: UserSettings, task: Task) -> tuple[str, ...]:
+    """The objectives in canonical form, each once."""
+    texts = typed.objective or (task.objectives[:1] if typed.pretrained else task.objectives)
+    objectives = registry.objectives()
+    return tuple(dict.fromkeys(name for text in texts for name in spell_out(text, objectives)))
+
+
+def _seeds(typed: UserSettings, task: Task) -> tuple[tuple[int, ...], int]:
+    """All seeds, and how many of them choose the learning rate."""
+    seeds = typed.seed or (task.seeds[:1] if typed.pretrained else task.seeds)
+    tune_seeds = typed.tune_seeds or min(task.tune_seeds or len(seeds), len(seeds))
     if tune_seeds > len(seeds):
-        raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds there are: give at most that")
+        raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds: give at most that")
     return seeds, tune_seeds
 
 
-def _interventions(settings: Settings, task: Task) -> str:
-    return ("yes" if task.interventions else "no") if settings.interventions == "auto" else settings.interventions
+def _interventions(typed: UserSettings, task: Task) -> str:
+    return ("yes" if task.interventions else "no") if typed.interventions == "auto" else typed.interventions
 
 
 def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
@@ -136,49 +181,43 @@ def _strength(name: str, text: str, objective: Objective) -> float:
     return value
 
 
-def _space(settings: Settings, task: Task, model: str) -> dict[str, tuple[Any, ...]]:
-    """The grid of one model: every trial field that may vary but the seed, the rate's unit included."""
-    from calib_bench.models import canonical
-
-    if settings.spaces and model in settings.spaces:
-        return settings.spaces[model]
-    own = {canonical(name): recipe for name, recipe in task.recipes.items()}
-    recipe = {**vars(task.recipe), **own.get(model, {})}
-    space: dict[str, tuple[Any, ...]] = {"beta": settings.beta or (), "objective": settings.objective or ()}
+def _space(typed: UserSettings, task: Task, model: str) -> Space:
+    """The grid of one model: every trial field that may vary but the seed, the learning rate's unit included."""
+    model_recipes = {models.canonical(name): recipe for name, recipe in task.recipes.items()}
+    recipe = {**vars(task.recipe), **model_recipes.get(model, {})}
+    space: Space = {"beta": typed.beta or (), "objective": typed.objective or ()}
     for key in RECIPE:
-        space[key] = getattr(settings, key) or (recipe[key],)
-    if settings.pretrained and settings.epochs is None:
+        space[key] = getattr(typed, key) or (recipe[key],)
+    if typed.pretrained and typed.epochs is None:
         space["epochs"] = (0,)
-    shortest = min(space["epochs"])
-    if settings.warmup is None:
-        space["warmup"] = (recipe["warmup"] * min(1.0, shortest / recipe["epochs"]),)
-    elif max(settings.warmup) > shortest:
-        raise SettingsError(
-            f"warmup={max(settings.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "
-            f"more epochs"
-        )
-    unit = next((unit for unit in RATES if getattr(settings, unit)), None)
+    space["warmup"] = _warmup(typed, recipe, min(space["epochs"]))
+    unit = next((unit for unit in RATES if getattr(typed, unit)), None)
     space["lr_unit"] = (unit or recipe["lr_unit"],)
-    space["lr"] = tuple(sorted(getattr(settings, unit) if unit else recipe["lr"]))
+    space["lr"] = tuple(sorted(getattr(typed, unit) if unit else recipe["lr"]))
     if space["epochs"] == (0,):
         space["lr"], space["lr_unit"] = (1.0,), ("lr",)
     for key in ("head_lr", "head_init", "head_decay"):
-        space[key] = getattr(settings, key)
-    space["correlation"] = settings.correlation or (None,)
-    if settings.correlation and 0 in space["epochs"] and settings.pretrained:
+        space[key] = getattr(typed, key)
+    space["correlation"] = typed.correlation or (None,)
+    if typed.correlation and 0 in space["epochs"] and typed.pretrained:
         raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
-    space["label_noise"] = settings.label_noise or (0.0,)
-    space["norm_batch"] = settings.norm_batch or (None,)
-    space["eps"] = settings.eps or (ADAM_EPS,)
-    space["eps_scale"] = (settings.eps_scale,)
-    space["sampling"] = settings.sampling or ("shuffled",)
-    if settings.pretrained and (weights := _weights(model)):
-        space["weights"] = (weights,)
+    space["label_noise"] = typed.label_noise or (0.0,)
+    space["norm_batch"] = typed.norm_batch or (None,)
+    space["eps"] = typed.eps or (ADAM_EPS,)
+    space["eps_scale"] = (typed.eps_scale,)
+    space["sampling"] = typed.sampling or ("shuffled",)
+    if typed.pretrained and (weights := weights_at_hand(model.removeprefix("timm/"))):
+        space["weights"] = (weights,)  # so that trials from other published weights have other keys
     return space
 
 
-def _weights(model: str) -> str | None:
-    """Which published weights a model would start from now, so that trials from others have other keys."""
-    from calib_bench.models.timm import weights_at_hand
-
-    return weights_at_hand(model.removeprefix("timm/"))
+def _warmup(typed: UserSettings, recipe: Mapping[str, Any], shortest: int) -> tuple[float, ...]:
+    """Warm-up epochs: those typed, else the recipe's, scaled down for a run that is shorter than the recipe's."""
+    if typed.warmup is None:
+        return (recipe["warmup"] * min(1.0, shortest / recipe["epochs"]),)
+    if max(typed.warmup) > shortest:
+        raise SettingsError(
+            f"warmup={max(typed.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "
+            f"more epochs"
+        )
+    return typed.warmup

@@ -10,6 +10,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.core.study import Study
 from calib_bench.core.trial import Trial
 from calib_bench.store.store import Store
+from calib_bench.train.fusion import fuse_key
 
 Group = tuple[Trial, ...]
 """Trials that run together: several are trained as one stacked model."""
@@ -60,17 +61,15 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
         grids.setdefault(trial.family(), set()).add(trial.lr)
 
     def guess(trial: Trial) -> float:
-        known = scores(trial)
+        score = scores(trial)
         rates = sorted(grids.get(trial.family(), {trial.lr}))
-        return abs(math.log(trial.lr / rates[len(rates) // 2])) if known is None else known
+        return abs(math.log(trial.lr / rates[len(rates) // 2])) if score is None else score
 
     return [trial for trial in study.plan(settings, guess) if not store.has(trial)]
 
 
 def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:
     """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
-    from calib_bench.train.fusion import fuse_key
-
     objectives = registry.objectives()
     alike: dict[object, list[Trial]] = {}
     for trial in trials:

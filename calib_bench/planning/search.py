@@ -153,7 +153,7 @@ def _race(
 
     `seen` are the scores at each length, of this batch and those before it.
     """
-    found: list[list[float]] = [[] for _ in trials]
+    measured: list[list[float]] = [[] for _ in trials]
     failed: set[int] = set()
     running = list(range(len(trials)))
     rungs = lengths(trials[0])
@@ -161,44 +161,46 @@ def _race(
         wanted = []
         for i in running:
             runs = seeded(shortened(trials[i], epochs))
-            known = [scores(run) for run in runs]
-            wanted += [run for run, score in zip(runs, known, strict=True) if score is None]
-            if None not in known:
-                found[i].append(sum(known) / len(known))  # type: ignore[arg-type]
-                if any(isinstance(score, Score) and score.failed for score in known):
+            run_scores = [scores(run) for run in runs]
+            wanted += [run for run, score in zip(runs, run_scores, strict=True) if score is None]
+            if None not in run_scores:
+                measured[i].append(sum(run_scores) / len(run_scores))  # type: ignore[arg-type]
+                if any(isinstance(score, Score) and score.failed for score in run_scores):
                     failed.add(i)
                 else:
                     failed.discard(i)  # what a shorter run had not yet learnt
         if wanted:
-            return _tried(trials, rungs, found, failed), wanted
+            return _tried(trials, rungs, measured, failed), wanted
         for i in running:
-            proposed[i].report(_finite(found[i][-1]), CUT**rung)
-        seen[rung] += [found[i][-1] for i in running]
+            proposed[i].report(_finite(measured[i][-1]), CUT**rung)
+        seen[rung] += [measured[i][-1] for i in running]
         if not running:
             break
         if rung < len(rungs) - 1:
             line = sorted(seen[rung])[max(1, len(seen[rung]) // CUT) - 1]
-            stopped = [i for i in running if not (math.isfinite(found[i][-1]) and found[i][-1] <= line)]
-            _tell(study, proposed, found, stopped, pruned=True)
+            stopped = [i for i in running if not (math.isfinite(measured[i][-1]) and measured[i][-1] <= line)]
+            _tell(study, proposed, measured, stopped, pruned=True)
             running = [i for i in running if i not in stopped]
-    _tell(study, proposed, found, running, pruned=False)
-    return _tried(trials, rungs, found, failed), []
+    _tell(study, proposed, measured, running, pruned=False)
+    return _tried(trials, rungs, measured, failed), []
 
 
 def _tell(
-    study: optuna.Study, proposed: Sequence[optuna.Trial], found: list[list[float]], some: list[int], pruned: bool
+    study: optuna.Study, proposed: Sequence[optuna.Trial], measured: list[list[float]], numbers: list[int], pruned: bool
 ) -> None:
     from optuna.trial import TrialState
 
-    for i in sorted(some):
+    for i in sorted(numbers):
         if pruned:
             study.tell(proposed[i], state=TrialState.PRUNED)
         else:
-            study.tell(proposed[i], _finite(found[i][-1]))
+            study.tell(proposed[i], _finite(measured[i][-1]))
 
 
-def _tried(trials: Sequence[Trial], rungs: tuple[int, ...], found: list[list[float]], failed: set[int]) -> list[Tried]:
-    pairs = enumerate(zip(trials, found, strict=True))
+def _tried(
+    trials: Sequence[Trial], rungs: tuple[int, ...], measured: list[list[float]], failed: set[int]
+) -> list[Tried]:
+    pairs = enumerate(zip(trials, measured, strict=True))
     return [Tried(trial, rungs[: len(scores)], tuple(scores), i in failed) for i, (trial, scores) in pairs]
 
 

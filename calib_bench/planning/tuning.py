@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 from weakref import WeakValueDictionary
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY, Score, Scores, Trial
 
 _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
@@ -113,14 +113,14 @@ More = Callable[[list[Trial]], list[Trial]]
 """A family's templates of the grid -> further ones, tuned with them: on the same rates, with the same budget."""
 
 
-def arms(settings: Settings, scores: Scores, more: More | None = None) -> list[Arm]:
-    """Every arm of resolved settings, in grid order, as far as `scores` lets it be tuned."""
-    return [arm for family in tuned(settings, scores, more) for arm in family.arms]
+def arms(grid: Grid, scores: Scores, more: More | None = None) -> list[Arm]:
+    """Every arm of a grid, in its order, as far as `scores` lets it be tuned."""
+    return [arm for family in tuned(grid, scores, more) for arm in family.arms]
 
 
-def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[Trial]:
-    """Every trial that resolved settings want so far: the grid, its extensions, and all seeds at their rates."""
-    return unique(trial for family in tuned(settings, scores, more) for trial in family.trials())
+def plan(grid: Grid, scores: Scores, more: More | None = None) -> list[Trial]:
+    """Every trial that a grid wants so far: its own rates, their extensions, and all seeds at their rates."""
+    return unique(trial for family in tuned(grid, scores, more) for trial in family.trials())
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ class Family:
         return itertools.chain(self.tried, *(arm.trials.values() for arm in self.arms))
 
 
-def tuned(settings: Settings, scores: Scores, more: More | None = None) -> list[Family]:
-    """The families of resolved settings, as far as `scores` lets them be tuned."""
+def tuned(grid: Grid, scores: Scores, more: More | None = None) -> list[Family]:
+    """The families of a grid, as far as `scores` lets them be tuned."""
     families: dict[Trial, list[Trial]] = {}
-    for template in templates(settings):
+    for template in templates(grid):
         families.setdefault(template.family(), []).append(template)
-    return [
-        _tune(settings, _Tuner(settings, [*grid, *(more(grid) if more else ())]), scores) for grid in families.values()
-    ]
+    for members in families.values():
+        members += more(members) if more else []
+    return [_tune(grid, _Tuner(grid, members), scores) for members in families.values()]
 
 
 def unique(trials: Iterable[Trial]) -> list[Trial]:
@@ -153,74 +153,86 @@ def unique(trials: Iterable[Trial]) -> list[Trial]:
     return list(wanted.values())
 
 
-def templates(settings: Settings) -> Iterator[Trial]:
-    """Every arm of resolved settings, its rate and seed of no meaning, in grid order."""
-    for model, space in (settings.spaces or {}).items():
+def templates(grid: Grid) -> Iterator[Trial]:
+    """Every arm of a grid, in its order; the learning rate and seed of these trials mean nothing."""
+    for model, space in grid.spaces.items():
         keys = [key for key in space if key != "lr"]
         for values in itertools.product(*(space[key] for key in keys)):
             fields = dict(zip(keys, values, strict=True))
             yield Trial(
-                task=settings.task,
+                task=grid.task,
                 model=model,
                 lr=1.0,
                 seed=0,
-                limit=settings.limit,
-                precision=settings.precision,
-                pretrained=settings.pretrained,
+                limit=grid.limit,
+                precision=grid.precision,
+                pretrained=grid.pretrained,
                 **fields,
             )
 
 
-def trial_at(settings: Settings, template: Trial, rate: float, seed: int) -> Trial:
+def trial_at(grid: Grid, template: Trial, rate: float, seed: int) -> Trial:
     """A template's trial of this rate and seed, on the seed's split; the same object for as long as anyone holds it."""
-    split = seed if settings.split == "seed" else 0
-    where = (template.key, rate, seed, split)
-    if (found := _held.get(where)) is None:
-        found = _held[where] = template.model_copy(update={"lr": rate, "seed": seed, "split": split})
-    return found
+    split = seed if grid.split == "seed" else 0
+    place = (template.key, rate, seed, split)
+    trial = _held.get(place)
+    if trial is None:
+        trial = _held[place] = template.model_copy(update={"lr": rate, "seed": seed, "split": split})
+    return trial
 
 
 class _Tuner:
     """Arms compared with each other, and their trials, each made once: its key is most of what planning costs."""
 
-    def __init__(self, settings: Settings, arms: list[Trial]) -> None:
-        self.settings = settings
+    def __init__(self, grid: Grid, arms: list[Trial]) -> None:
+        self.grid = grid
         self.arms = arms
         self.numbers = range(len(arms))
-        self.tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+        self.tuning_seeds = grid.seed[: grid.tune_seeds]
         self._made: dict[tuple[int, float, int], Trial] = {}
 
     def trial(self, arm: int, rate: float, seed: int) -> Trial:
         """A trial of the arm of this number."""
         made = self._made.get((arm, rate, seed))
         if made is None:
-            made = self._made[arm, rate, seed] = trial_at(self.settings, self.arms[arm], rate, seed)
+            made = self._made[arm, rate, seed] = trial_at(self.grid, self.arms[arm], rate, seed)
         return made
 
     def score(self, arm: int, rate: float, scores: Scores) -> float | None:
         """Mean over the tuning seeds; None while any of them is missing."""
         values = [scores(self.trial(arm, rate, seed)) for seed in self.tuning_seeds]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
+        finished = [value for value in values if value is not None]
+        return sum(finished) / len(finished) if len(finished) == len(values) else None
 
 
-def _tune(settings: Settings, family: _Tuner, scores: Scores) -> Family:
-    space = (settings.spaces or {})[family.arms[0].model]
-    rates = list(space["lr"])
+def _tune(grid: Grid, family: _Tuner, scores: Scores) -> Family:
+    rates, tables = _grow(grid, family, scores)
+    arms = [_arm(grid, family, number, rates, tables[number], scores) for number in family.numbers]
+    tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
+    return Family(arms, tried)
+
+
+Scored = dict[float, float | None]
+"""The score of an arm by rate, None where a trial is missing."""
+
+
+def _grow(grid: Grid, family: _Tuner, scores: Scores) -> tuple[tuple[float, ...], list[Scored]]:
+    """The rates that the family tries, extended while the best of an arm is at the edge, and each arm's scores."""
+    rates = list(grid.spaces[family.arms[0].model]["lr"])
     step_down, step_up = _steps(rates)
+    single = len(rates) == 1
     below = above = 0
-    found: dict[tuple[int, float], float | None] = {}
+    tables: list[Scored] = [{} for _ in family.numbers]
     while True:
-        new = [(n, rate) for n in family.numbers for rate in rates if (n, rate) not in found]
-        found |= {(n, rate): family.score(n, rate, scores) for n, rate in new}
-        tables = [{rate: found[n, rate] for rate in rates} for n in family.numbers]
-        if any(score is None for table in tables for score in table.values()):
-            break
-        if len(space["lr"]) == 1:
+        for number, table in enumerate(tables):
+            for rate in rates:
+                if rate not in table:
+                    table[rate] = family.score(number, rate, scores)
+        if single or any(None in table.values() for table in tables):
             break
         best = [_best(table) for table in tables]  # type: ignore[arg-type]
-        grow_down = rates[0] in best and below < settings.extend
-        grow_up = rates[-1] in best and above < settings.extend
+        grow_down = rates[0] in best and below < grid.extend
+        grow_up = rates[-1] in best and above < grid.extend
         if grow_down:
             rates.insert(0, _round(rates[0] * step_down))
             below += 1
@@ -229,36 +241,31 @@ def _tune(settings: Settings, family: _Tuner, scores: Scores) -> Family:
             above += 1
         if not (grow_down or grow_up):
             break
-    found_arms = [_arm(settings, family, n, tuple(rates), tables[n], scores) for n in family.numbers]
-    tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
-    return Family(found_arms, tried)
+    return tuple(rates), tables
 
 
-def _arm(
-    settings: Settings,
-    family: _Tuner,
-    number: int,
-    rates: tuple[float, ...],
-    table: dict[float, float | None],
-    scores: Scores,
-) -> Arm:
+def _arm(grid: Grid, family: _Tuner, number: int, rates: tuple[float, ...], table: Scored, scores: Scores) -> Arm:
     arm = family.arms[number]
-    known = {rate: score for rate, score in table.items() if score is not None}
-    if len(known) < len(table):
-        return Arm(arm, rates, known, None, "pending", {})
-    chosen = _best(known)
-    status: Status = "tuned"
-    if math.isinf(known[chosen]):
-        status = "diverged"
-    elif len(rates) == 1:
-        status = "fixed"
-    elif chosen in (rates[0], rates[-1]):
-        status = "edge"
-    tried = {rate: tuple(family.trial(number, rate, seed) for seed in family.tuning_seeds) for rate in rates}
-    chose = status in ("tuned", "edge")
-    apart = cross_fitted(tried, chosen, scores) if chose else {}
-    trials = {seed: family.trial(number, apart.get(seed, chosen), seed) for seed in settings.seed or ()}
-    return Arm(arm, rates, known, chosen, status, trials, tried if chose else {}, settings.select, bool(apart))
+    scored = {rate: score for rate in rates if (score := table[rate]) is not None}
+    if len(scored) < len(table):
+        return Arm(arm, rates, scored, None, "pending", {})
+    chosen = _best(scored)
+    status = _status(scored, chosen, rates)
+    tried: dict[float, tuple[Trial, ...]] = {}
+    if status in ("tuned", "edge"):
+        tried = {rate: tuple(family.trial(number, rate, seed) for seed in family.tuning_seeds) for rate in rates}
+    crossed = cross_fitted(tried, chosen, scores) if tried else {}
+    trials = {seed: family.trial(number, crossed.get(seed, chosen), seed) for seed in grid.seed}
+    return Arm(arm, rates, scored, chosen, status, trials, tried, grid.select, bool(crossed))
+
+
+def _status(scored: Mapping[float, float], chosen: float, rates: tuple[float, ...]) -> Status:
+    """How tuning an arm ended, see `Arm.status`."""
+    if math.isinf(scored[chosen]):
+        return "diverged"
+    if len(rates) == 1:
+        return "fixed"
+    return "edge" if chosen in (rates[0], rates[-1]) else "tuned"
 
 
 def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: Scores) -> dict[int, float]:

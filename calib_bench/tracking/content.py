@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.analysis.measure import measure_arm
+from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
@@ -48,30 +50,27 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     bins of both, None of a trial that did not finish."""
     import pandas as pd
 
-    from calib_bench.analysis.measure import measure_arm
-    from calib_bench.analysis.trial_predictions import REPAIRED
-
     record = store.record(trial)
-    found = {"status": store.fate(trial), **flat(record.metadata)}
+    values = {"status": store.fate(trial), **flat(record.metadata)}
     if record.status != "done":
-        return found, None
+        return values, None
     arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
     measures = measure_arm(store, arm, registry.calibrators((REPAIRED,)))
     for row in measures.frame.to_dict("records"):
         numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v) and k not in TIMES}
-        found |= {f"{row['method']}/{k}": v for k, v in numbers.items()}
+        values |= {f"{row['method']}/{k}": v for k, v in numbers.items()}
     bins = measures.reliability
-    return found, bins if isinstance(bins, pd.DataFrame) and len(bins) else None
+    return values, bins if isinstance(bins, pd.DataFrame) and len(bins) else None
 
 
 def files(store: Store, trial: Trial) -> dict[str, Path]:
     """The files of a trial's artifact, by name: logits and the labels that they are to be held against."""
-    found = {
+    paths = {
         "logits.safetensors": store.folder(trial) / "logits.safetensors",
         "trial.json": store.folder(trial) / "trial.json",
         "labels.safetensors": store.splits.of(trial) / "labels.safetensors",
     }
-    return {name: path for name, path in found.items() if path.exists()}
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     """
     scores = store.scores(settings.select)
     plan = study.plan(settings, scores)
-    single = all(len(space["lr"]) == 1 for space in (settings.spaces or {}).values())
+    single = all(len(space["lr"]) == 1 for space in settings.spaces.values())
     if single:
         return [trial for trial in plan if store.has(trial)]
     failed = store.failures.now()
@@ -105,12 +104,12 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     for trial in plan:
         if trial.model not in open_models:
             arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
-    tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+    tuning_seeds = settings.seed[: settings.tune_seeds]
     chosen: list[Trial] = []
     for rates in arms.values():
         if len(rates) > 1:
             tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
-            if any(len(known) < len(tuning_seeds) for known in tuned.values()):
+            if any(len(rate_scores) < len(tuning_seeds) for rate_scores in tuned.values()):
                 continue  # not tuned: seeds at the rates of another arm
             best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
             chosen += [trial for trial in rates[best].values() if store.has(trial)]
@@ -118,8 +117,8 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
 
 
 def _mean(scores: Sequence[float | None]) -> float:
-    known = [score for score in scores if score is not None]
-    return sum(known) / len(known) if known and len(known) == len(scores) else math.inf
+    finished = [score for score in scores if score is not None]
+    return sum(finished) / len(finished) if finished and len(finished) == len(scores) else math.inf
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

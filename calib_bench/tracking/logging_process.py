@@ -24,8 +24,7 @@ from calib_bench.errors import StoreError
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking import analysis_export, content, scratch
-from calib_bench.tracking.client import Session, agent
-from calib_bench.tracking.ledger import Ledger, turn
+from calib_bench.tracking.client import Ledger, Session, agent, turn
 from calib_bench.tracking.runs import Logger
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Follower:
         self.study = registry.study(self.settings.study)
         self.ledger = Ledger(folder / "wandb", mode)
         session = Session(folder, mode, wait)
-        self.logger = Logger(self.store, self.settings, session, self.ledger, self._told, agent())
+        self.logger = Logger(self.store, self.settings, session, self.ledger, self._on_progress, agent())
         self.stage = "training"
         self.seen: set[str] = set()
         self.looked: tuple[str, int] | None = None
@@ -78,7 +77,7 @@ class Follower:
         except queue.Empty:
             pass
 
-    def _told(self, run_id: str) -> None:
+    def _on_progress(self, run_id: str) -> None:
         """A step of work is done: a run, when it has an id. Leaves the work when told to stop."""
         if run_id:
             self.count += 1
@@ -108,16 +107,16 @@ class Follower:
 
     def _everything(self) -> None:
         """What the analysis rests on, and the analysis."""
-        found = analysis_export.read(self.store)
+        analysis = analysis_export.read(self.store)
         plan = self._wanted()
         by_key = {trial.key: trial for trial in plan}
-        chosen = [by_key[key] for key in dict.fromkeys(found.selected if found else ()) if key in by_key]
+        chosen = [by_key[key] for key in dict.fromkeys(analysis.selected if analysis else ()) if key in by_key]
         for trial in [t for t in plan if self._has(t)] if self.every else [t for t in chosen if self._has(t)]:
             self.logger.trial(trial)
         self.logger.tuning(plan)
-        if found is not None:
-            self.logger.calibration(found, chosen)
-            self.logger.analysis(found)
+        if analysis is not None:
+            self.logger.calibration(analysis, chosen)
+            self.logger.analysis(analysis)
 
     def _wanted(self) -> list[Trial]:
         return self.study.plan(self.settings, self.store.scores(self.settings.select))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from calib_bench.core.settings import SHARED_BEFORE
 from calib_bench.planning import tuning
+from calib_bench.planning.search import lengths
 from calib_bench.system.files import digest_of
 
 if TYPE_CHECKING:
@@ -53,15 +55,19 @@ def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
         digests: of the data of the store's splits.
         kind: "tuning", "calibration" or "analysis".
     """
-    asked = settings.model_dump(mode="json", exclude=set(PLACES))
-    return f"{group(settings)}-{kind}-{digest_of([asked, sorted(digests)])[:12]}"
+    shared_before = {key: default for key, (_, default) in SHARED_BEFORE.items()}  # ids stay what they were
+    return f"{group(settings)}-{kind}-{digest_of([shared_before | question(settings), sorted(digests)])[:12]}"
+
+
+def question(settings: Settings) -> dict[str, Any]:
+    """What a study asks, by key, without where and how it runs."""
+    content = settings.model_dump(mode="json", exclude={*PLACES, "options"})
+    return content | settings.options
 
 
 def role(settings: Settings, trial: Trial) -> str:
     """The job type of a trial: `CONTROL` of one that runs shorter than anything that the study asks for."""
-    from calib_bench.planning.search import lengths
-
-    epochs: Iterable[int] = (settings.spaces or {}).get(trial.model, {}).get("epochs", (trial.epochs,))
+    epochs: Iterable[int] = settings.spaces.get(trial.model, {}).get("epochs", (trial.epochs,))
     if settings.study == "tune":  # whose searches train for a part of the epochs first
         epochs = [part for most in epochs for part in lengths(trial.model_copy(update={"epochs": most}))]
     return TRAIN if trial.probe or trial.epochs in epochs else CONTROL
@@ -69,7 +75,7 @@ def role(settings: Settings, trial: Trial) -> str:
 
 def title(settings: Settings, trial: Trial) -> str:
     """A trial's run name, unique in its study: what its settings vary, and in what it departs from them."""
-    space = (settings.spaces or {}).get(trial.model, {})
+    space = settings.spaces.get(trial.model, {})
     also = [
         f" {key}={getattr(trial, key)}"
         for key, values in space.items()

@@ -15,9 +15,7 @@ from calib_bench.planning import tuning
 from calib_bench.system import files
 from calib_bench.tracking import content, names
 from calib_bench.tracking.analysis_export import HandedOver, as_words
-from calib_bench.tracking.client import Session, mark
-from calib_bench.tracking.history import once, page
-from calib_bench.tracking.ledger import Ledger, digest
+from calib_bench.tracking.client import Ledger, Session, digest, mark, once, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +35,7 @@ class Logger:
     """Logs what the ledger does not have.
 
     Args:
-        told: called with each run's id once it is logged.
+        on_progress: called with each run's id once it is logged, and with "" after a step on the way.
         agent: the run that a sweep's agent waits for, see `session.agent`.
     """
 
@@ -47,19 +45,25 @@ class Logger:
         settings: Settings,
         session: Session,
         ledger: Ledger,
-        told: Callable[[str], None],
+        on_progress: Callable[[str], None],
         agent: Mapping[str, str] | None = None,
     ) -> None:
         self.agent = dict(agent or {})
-        self.store, self.settings, self.session, self.ledger, self.told = store, settings, session, ledger, told
+        self.store, self.settings, self.session, self.ledger, self.on_progress = (
+            store,
+            settings,
+            session,
+            ledger,
+            on_progress,
+        )
         self._digests: dict[str, str] = {}
 
     def trial(self, trial: Trial) -> None:
         """A trial's run: config, history over its epochs, final metrics, reliability bins, logits."""
         record = self.store.record(trial)
         run_id = names.trial_id(self.settings, record)
-        known = self._digests.setdefault(run_id, digest(content.config(self.store, self.settings, trial)))
-        if self.ledger.has(run_id, known):
+        checksum = self._digests.setdefault(run_id, digest(content.config(self.store, self.settings, trial)))
+        if self.ledger.has(run_id, checksum):
             return
         history = content.history(self.store, trial)
         summary, bins = content.summary(self.store, trial)
@@ -80,7 +84,7 @@ class Logger:
         fields = self._fields(run_id, names.title(self.settings, trial), role, config)
         if role == names.CONTROL:
             fields |= {"group": f"{fields['group']}-{names.CONTROL}", "tags": [names.CONTROL]}
-        self._write(fields, known, body, brief=True)
+        self._write(fields, checksum, body, brief=True)
 
     def tuning(self, trials: Iterable[Trial]) -> None:
         """All trials, those of rates that were not chosen too, as rows, and their histories, in one run."""
@@ -88,8 +92,8 @@ class Logger:
 
         stored = [trial for trial in trials if self.store.has(trial)]
         run_id = self._page("tuning")
-        known = digest([trial.key for trial in stored])
-        if not stored or self.ledger.has(run_id, known):
+        checksum = digest([trial.key for trial in stored])
+        if not stored or self.ledger.has(run_id, checksum):
             return
         rows = pd.DataFrame([content.row(self.store, trial, self.settings.select) for trial in stored])
         histories: list[pd.DataFrame] = []
@@ -101,83 +105,85 @@ class Logger:
         tables = {**parts("trials", rows), **parts("histories", pd.concat(histories, ignore_index=True))}
 
         def body(run: wandb.Run) -> None:
-            page(run, self._tables(tables), known)
+            page(run, self._tables(tables), checksum)
             run.summary.update({"n_trials": len(stored), "n_failed": int(rows["status"].isin(FAILED).sum())})
 
-        self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), known, body)
+        self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), checksum, body)
 
-    def calibration(self, found: HandedOver, trials: Iterable[Trial]) -> None:
+    def calibration(self, analysis: HandedOver, trials: Iterable[Trial]) -> None:
         """Every calibrator on every trial at its chosen rate: uses their logits, makes the calibration artifact."""
         run_id = self._page("calibration")
         used = [trial for trial in trials if self.store.has(trial)]
-        lasting = {k: frame.drop(columns=list(content.TIMES), errors="ignore") for k, frame in found.frames.items()}
-        known = digest([trial.key for trial in used], {k: frame.to_csv() for k, frame in lasting.items()})
-        if self.ledger.has(run_id, known):
+        lasting = {k: frame.drop(columns=list(content.TIMES), errors="ignore") for k, frame in analysis.frames.items()}
+        checksum = digest([trial.key for trial in used], {k: frame.to_csv() for k, frame in lasting.items()})
+        if self.ledger.has(run_id, checksum):
             return
 
         def body(run: wandb.Run) -> None:
             for trial in used:
                 if artifact := self._logits(trial):
                     use(run, artifact)
-                    self.told("")
-            frames = {name: _arms_first(frame, used) for name, frame in found.frames.items()}
+                    self.on_progress("")
+            frames = {name: _arms_first(frame, used) for name, frame in analysis.frames.items()}
             if frames:
-                page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), known)
-            run.log_artifact(self._calibration(found))
-            methods = sorted(set(found.frames["measurements"]["method"])) if "measurements" in found.frames else []
+                page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), checksum)
+            run.log_artifact(self._calibration(analysis))
+            methods = (
+                sorted(set(analysis.frames["measurements"]["method"])) if "measurements" in analysis.frames else []
+            )
             run.summary.update({"trials": len(used), "methods": methods})
 
-        self._write(self._fields(run_id, "calibration", names.CALIBRATE, self._about()), known, body)
+        self._write(self._fields(run_id, "calibration", names.CALIBRATE, self._about()), checksum, body)
 
-    def analysis(self, found: HandedOver) -> None:
+    def analysis(self, analysis: HandedOver) -> None:
         """Every table and figure of the study, its verdict and warnings: uses the calibration, makes the report."""
         import wandb
 
         run_id = self.agent.get("id") or self._page("analysis")
-        images = {name: files.sha256(path) for name, path in found.figures.items()}
-        known = digest(found.words, {name: frame.to_csv() for name, frame in found.tables.items()}, images)
-        if self.ledger.has(run_id, known):
+        images = {name: files.sha256(path) for name, path in analysis.figures.items()}
+        checksum = digest(analysis.words, {name: frame.to_csv() for name, frame in analysis.tables.items()}, images)
+        if self.ledger.has(run_id, checksum):
             return
 
         def body(run: wandb.Run) -> None:
-            use(run, self._calibration(found))
-            whole = {f"tables/{k}": v for n, f in found.tables.items() for k, v in parts(n, f).items()}
-            logged = self._tables(whole) | {
+            use(run, self._calibration(analysis))
+            frames = {f"tables/{k}": v for n, f in analysis.tables.items() for k, v in parts(n, f).items()}
+            logged = self._tables(frames) | {
                 f"figures/{name}": wandb.Image(str(path), caption=name.replace("_", " "))
-                for name, path in found.figures.items()
+                for name, path in analysis.figures.items()
             }
-            page(run, logged, known)
+            page(run, logged, checksum)
             if report := self._report():
                 run.log_artifact(report)
-            run.summary.update(as_words(found.words))
+            run.summary.update(as_words(analysis.words))
 
-        config = {**self._about(), "tables": found.words["tables"]}
+        config = {**self._about(), "tables": analysis.words["tables"]}
         sweep = {name: value for name, value in self.agent.items() if name != "id"}
-        self._write(self._fields(run_id, "analysis", names.ANALYSE, config), known, body, sweep=sweep)
+        self._write(self._fields(run_id, "analysis", names.ANALYSE, config), checksum, body, sweep=sweep)
 
     # artifacts: the same content gives the same digest, so that a server keeps one version of each
 
     def _logits(self, trial: Trial) -> wandb.Artifact | None:
-        found = content.files(self.store, trial)
-        if "logits.safetensors" not in found:
+        paths = content.files(self.store, trial)
+        if "logits.safetensors" not in paths:
             return None
         run_id = names.trial_id(self.settings, self.store.record(trial))
         about = {"key": trial.key, "task": trial.task, "model": trial.model, "beta": trial.beta, "seed": trial.seed}
-        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, found)
+        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths)
 
-    def _calibration(self, found: HandedOver) -> wandb.Artifact:
+    def _calibration(self, analysis: HandedOver) -> wandb.Artifact:
         folder = self.store.path / "wandb" / "analysis"
-        some = {f"{name}.csv": folder / f"{name}.csv" for name in found.frames}
-        some = some or {"analysis.json": folder / "analysis.json"}
-        return _artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, some)
+        paths = {f"{name}.csv": folder / f"{name}.csv" for name in analysis.frames}
+        paths = paths or {"analysis.json": folder / "analysis.json"}
+        return _artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, paths)
 
     def _report(self) -> wandb.Artifact | None:
         folder = self.store.path / "report"
-        whole = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        found = {str(path.relative_to(folder)): path for path in whole}
-        if not found:
+        reported = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        paths = {str(path.relative_to(folder)): path for path in reported}
+        if not paths:
             return None
-        return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, found)
+        return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, paths)
 
     # plumbing
 
@@ -186,7 +192,7 @@ class Logger:
         made: dict[str, Any] = {}
         for name, frame in frames.items():
             made[name] = table(frame)
-            self.told("")
+            self.on_progress("")
         return made
 
     def _page(self, kind: str) -> str:
@@ -200,7 +206,7 @@ class Logger:
                 "study": self.settings.study,
                 "task": self.settings.task,
                 "command": study["command"],
-                "settings": self.settings.model_dump(mode="json", exclude=set(names.PLACES)),
+                "settings": names.question(self.settings),
                 "environment": study["environment"],
                 "data": study["splits"],
             }
@@ -216,12 +222,12 @@ class Logger:
             "config": config,
         }
 
-    def _write(self, fields: dict[str, Any], known: str, body: Callable[[wandb.Run], None], **how: Any) -> None:
+    def _write(self, fields: dict[str, Any], checksum: str, body: Callable[[wandb.Run], None], **how: Any) -> None:
         self.session.write(fields, body, **how)
-        self.ledger.add(fields["id"], known)
-        if Ledger(self.ledger.path.parent, "online").has(fields["id"], known):
+        self.ledger.add(fields["id"], checksum)
+        if Ledger(self.ledger.path.parent, "online").has(fields["id"], checksum):
             mark(self.session.folder, fields["id"])
-        self.told(fields["id"])
+        self.on_progress(fields["id"])
 
 
 def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
@@ -234,12 +240,12 @@ def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
 
 
 def _artifact(
-    name: str, kind: str, description: str, about: Mapping[str, Any], found: Mapping[str, Path]
+    name: str, kind: str, description: str, about: Mapping[str, Any], paths: Mapping[str, Path]
 ) -> wandb.Artifact:
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
-    for inside, path in found.items():
+    for inside, path in paths.items():
         artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
     return artifact
 

@@ -153,7 +153,7 @@ class Tracker:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.scratch = Scratch.make()
-            own = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "TMPDIR": str(self.scratch.folder)}
+            variables = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "TMPDIR": str(self.scratch.folder)}
             with open(folder / "follow.log", "a") as log:
                 self.process = subprocess.Popen(
                     command,
@@ -161,7 +161,7 @@ class Tracker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env={"WANDB_DATA_DIR": str(self._staging()), **os.environ, **own},
+                    env={"WANDB_DATA_DIR": str(self._staging()), **os.environ, **variables},
                     pass_fds=(self.scratch.lock,),
                     start_new_session=True,  # Ctrl-C is for the job, which then tells this process to leave
                 )

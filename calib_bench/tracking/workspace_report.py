@@ -77,8 +77,8 @@ def build(study: Study, settings: Settings, analysis: Analysis, entity: str = ""
 def specification(report: Any) -> dict[str, Any]:
     """What publishing would send, validated: W&B's own names of fields."""
     model = report._to_model()
-    found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
-    return found
+    content: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
+    return content
 
 
 def save(folder: Path, study: Study, settings: Settings, analysis: Analysis) -> Path:
@@ -107,7 +107,7 @@ def publish(folder: Path, study: Study, settings: Settings, analysis: Analysis) 
         kept = folder / "wandb" / "published.json"
         ids = _ids(kept)
         place = f"{api.settings['base_url']} {entity}/{names.project()}"
-        if place in ids and any(found.id == ids[place] for found in api.reports(f"{entity}/{names.project()}")):
+        if place in ids and any(published.id == ids[place] for published in api.reports(f"{entity}/{names.project()}")):
             report.id = ids[place]
         report.save()
         files.write_json(kept, {**ids, place: report.id})
@@ -148,7 +148,7 @@ def _runset(wr: Any, settings: Settings, entity: str, name: str, job_type: str, 
 
 def _trials(wr: Any, settings: Settings, entity: str, grouped: bool = False) -> list[Any]:
     """The trials' runs, a set an objective, so that each has its colour."""
-    spaces = (settings.spaces or {}).values()
+    spaces = settings.spaces.values()
     objectives = list(dict.fromkeys(text for space in spaces for text in space.get("objective", ())))
     more: dict[str, Any] = {"order": [wr.OrderBy(wr.Config("beta"), ascending=True)]}
     more |= {"groupby": ["config.beta"]} if grouped else {}

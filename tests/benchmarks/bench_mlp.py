@@ -160,7 +160,7 @@ def load() -> tuple[Splits, Data]:
 
 def whole_job(wanted: list[Trial]) -> dict[str, float]:
     """Plan, load, train with two workers, store, read, calibrate, and every metric: raw test accuracy by key."""
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import UserSettings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.execute import local
     from calib_bench.metrics import measure
@@ -171,7 +171,7 @@ def whole_job(wanted: list[Trial]) -> dict[str, float]:
 
     study = Study("How fast?", lambda settings, scores: wanted, lambda settings, store: Analysis((), {}), {})
     with tempfile.TemporaryDirectory() as folder:
-        given = Settings(task="digits", workers=2, device="cpu", out=Path(folder), wandb="disabled")
+        given = UserSettings(task="digits", workers=2, device="cpu", out=Path(folder), wandb="disabled")
         settings = resolve(given)
         store = Store(settings.folder)
         plan = planning.make(settings, study, store, workers=2)

@@ -32,6 +32,7 @@ from calib_bench.inference import Fitted, share
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm, More
 from calib_bench.studies.beta_switch import figures
+from calib_bench.studies.beta_switch.options import Options
 from calib_bench.train.fusion import OPTIMIZERS, heads
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def switches(settings: Settings, grid: Iterable[Trial]) -> list[Switch]:
         if reference is None or why_not(reference):
             continue
         for beta in sorted(set(at_beta) - {settings.reference}):
-            for at in sorted(settings.switch_times):
+            for at in sorted(Options.of(settings).switch_times):
                 to = {"beta": beta, "objective": objective, "switch_from": settings.reference, "switch_at": at}
                 back = {"switch_from": beta, "switch_at": at}
                 planned.append(Switch(beta, TO, at, reference.model_copy(update=to)))
@@ -352,4 +353,5 @@ STUDY = Study(
         Section("Tuning and trials", ("rates", "trials")),
     ),
     references=("agarwala2023temperature", "guo2017", "holm1979", "fieller1954"),
+    options=Options,
 )

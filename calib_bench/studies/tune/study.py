@@ -29,6 +29,7 @@ from calib_bench.planning import tuning
 from calib_bench.planning.search import Search, Tried, search, shortened
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.report import drawing
+from calib_bench.studies.tune.options import Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def _pair(settings: Settings, template: Trial, scores: Scores) -> Pair:
     rates, betas = _bounds(space["lr"]), _bounds(space["beta"])
     tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
     joint, plain = (
-        search(template, rates, over, settings.budget, lambda t: _seeded(settings, t, tuning_seeds), scores)
+        search(template, rates, over, Options.of(settings).budget, lambda t: _seeded(settings, t, tuning_seeds), scores)
         for over in (betas, None)
     )
     return Pair(template, rates, betas, joint, plain)
@@ -233,7 +234,7 @@ def _words(settings: Settings, row: Mapping[str, Any], several: bool) -> list[st
 
     where = f"{_named(row)}: " if several else ""
     head = (
-        f"{where}With {settings.budget} configurations each, the search over beta and rate chose beta="
+        f"{where}With {Options.of(settings).budget} configurations each, the search over beta and rate chose beta="
         f"{row['tuned_beta']:.3g} and the search at beta={settings.reference:g} its best rate"
     )
     if "log_loss_total" not in row:
@@ -315,8 +316,9 @@ def _tables(
             "among those trained for their full length, not how the searches came to them. Elsewhere: the seeds "
             "that helped to choose and are reported at the configuration that the other tuning seeds choose "
             f"(cross-fitting, where {FEWEST_SEEDS} or more tune). "
-            f"conf is what temperature scaling repairs, dyn what it cannot. Budget {settings.budget} configurations "
-            "a search; epochs spent are over all tuning seeds." + "".join(f" {text}." for text in marks(gains)),
+            f"conf is what temperature scaling repairs, dyn what it cannot. Budget "
+            f"{Options.of(settings).budget} configurations a search; epochs spent are over all tuning seeds."
+            + "".join(f" {text}." for text in marks(gains)),
             paper=True,
         ),
         "gain_brier": Table(
@@ -395,4 +397,5 @@ STUDY = Study(
     analyse=analyse,
     figures={"landscape": landscape},
     defaults={"objective": (CROSS_ENTROPY,)},
+    options=Options,
 )

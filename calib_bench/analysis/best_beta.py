@@ -63,8 +63,8 @@ class Curve:
     def best(self) -> tuple[float, Array, bool]:
         """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
         x_B = np.log(self.betas)
-        place, edge = beta_rate_plane.valley(x_B, self.found.means_A)
-        return float(place), beta_rate_plane.valley(x_B, self.found.drawn_BA)[0], bool(edge)
+        place, edge = beta_rate_plane.parabola_minimum(x_B, self.found.means_A)
+        return float(place), beta_rate_plane.parabola_minimum(x_B, self.found.drawn_BA)[0], bool(edge)
 
 
 def results(measures: Measures) -> dict[str, Array]:

@@ -35,14 +35,14 @@ def guess(settings: Settings) -> float:
     return 1 - 1 / classes if settings.select == "error" else math.log(classes)
 
 
-def worthless(settings: Settings) -> Callable[[float], bool]:
+def is_failed(settings: Settings) -> Callable[[float], bool]:
     """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.core.fate`); of a
     bare number, whether it is not finite or no better than guessing scores."""
     bound = GUESS * guess(settings)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
 
 
-def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+def parabola_minimum(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     """Where curves are lowest: the vertex of the parabola through the lowest point and its neighbours.
 
     Args:
@@ -101,7 +101,7 @@ class Bracket:
         return math.sqrt(self.stable * self.failing)
 
 
-def bracket(
+def failure_bracket(
     rates: Sequence[float], score: Callable[[float], float | None], failed: Callable[[float], bool], extend: int
 ) -> Bracket:
     """The bracket of one arm and seed, as far as it is known.
@@ -142,16 +142,16 @@ def bracket(
         score_by_rate[middle] = value
 
 
-def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
+def failure_brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
     """By seed, where the arm's training begins to fail."""
-    failed = worthless(settings)
+    failed = is_failed(settings)
 
     def of(seed: int) -> Bracket:
         def score(rate: float) -> float | None:
             value = scores(tuning.trial_at(settings, arm.trial, rate, seed))
             return math.inf if value is not None and failed(value) else value
 
-        return bracket(arm.rates, score, math.isinf, settings.extend)
+        return failure_bracket(arm.rates, score, math.isinf, settings.extend)
 
     return {seed: of(seed) for seed in settings.seed or ()}
 
@@ -166,7 +166,7 @@ def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
             trials.setdefault(trial.key, trial)
         return value
 
-    for seed, one in brackets(settings, arm, noted).items():
+    for seed, one in failure_brackets(settings, arm, noted).items():
         for rate in one.wanted:
             trial = tuning.trial_at(settings, arm.trial, rate, seed)
             trials.setdefault(trial.key, trial)

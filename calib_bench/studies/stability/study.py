@@ -159,7 +159,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
 def _failed(settings: Settings, store: Results, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
 
-    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
     tuners = (settings.seed or ())[: settings.tune_seeds]
     failed_by_seed = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
     fresh = {seed: bad for seed, bad in failed_by_seed.items() if seed not in tuners} or failed_by_seed

@@ -24,7 +24,7 @@ from calib_bench.analysis import best_beta, choice, collapse, controls, interven
 from calib_bench.analysis import warnings as warning_words
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures, fitted_to, measure_arm
-from calib_bench.analysis.result_rows import Row, adjusted, firm, unsaid, why_loose
+from calib_bench.analysis.result_rows import Row, adjusted, is_significant, significance_note, why_loose
 from calib_bench.analysis.table_notes import census
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
@@ -708,8 +708,8 @@ def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> 
     )
     collapse.mark(marked, settings)
     untouched, mixed = marked["separation"].to_dict("records")
-    assert (firm(untouched, "x"), firm(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
-    assert unsaid(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
+    assert (is_significant(untouched, "x"), is_significant(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
+    assert significance_note(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
     assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
     assert "differs at beta=0.1, may differ at beta=10 (not established" in census([untouched, mixed], "x")
     assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
@@ -743,8 +743,8 @@ def test_a_reference_with_collapsed_seeds_revokes_its_family_and_a_collapse_of_a
 def test_what_few_seeds_chose_is_not_established() -> None:
     row = {"beta": 0.1, "x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
     few, edge = row | {"tuning": "few seeds"}, row | {"tuning": "edge, few seeds"}
-    assert [firm(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
-    assert unsaid(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
+    assert [is_significant(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
+    assert significance_note(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
     said = "may differ at beta=0.1 (few seeds) (not established, since fewer than 3 seeds chose the rate)"
     assert census([few], "x") == said
     assert why_loose([few, row]).startswith("not after Holm's correction, or not established")
@@ -1196,7 +1196,7 @@ def test_a_sign_is_established_only_after_holm() -> None:
     ]
     hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
     assert census(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
-    assert [unsaid(row, "x", "?") for row in rows] == ["", "?", "?"]
+    assert [significance_note(row, "x", "?") for row in rows] == ["", "?", "?"]
 
 
 @pytest.mark.parametrize("module", [matched, refinement, factorial, seed_spread])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import Rechosen
-from calib_bench.analysis.result_rows import Row, firm
+from calib_bench.analysis.result_rows import Row, is_significant
 from calib_bench.analysis.table_notes import NAMES, noted, shown
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -104,7 +104,7 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
     said = [
         f"{one['model']} beta={one['beta']:.3g} {one['objective']} ({', '.join(loose)})"
         for one in both.to_dict("records")
-        if (loose := [r.replace("_", " ") for r in RESULTS if _hangs(one, r) and firm(one, r)])
+        if (loose := [r.replace("_", " ") for r in RESULTS if _hangs(one, r) and is_significant(one, r)])
     ]
     if not said:
         return []

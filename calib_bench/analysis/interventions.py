@@ -32,9 +32,9 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     doubtful,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
-    unsaid,
+    significance_note,
     why_loose,
 )
 from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
@@ -265,7 +265,7 @@ def _design(frame: pd.DataFrame) -> str:
     clauses = []
     for metric in ("accuracy", "repaired log loss"):
         metric_rows = frame[frame["metric"] == metric].to_dict("records")
-        sure = [row for row in metric_rows if firm(row, "total")]
+        sure = [row for row in metric_rows if is_significant(row, "total")]
         largest = max(sure, key=lambda row: abs(row["total"]), default=None)
         if largest is None:
             clauses.append(
@@ -274,7 +274,7 @@ def _design(frame: pd.DataFrame) -> str:
             )
             continue
         factors = (
-            f"{cell(largest, column)} {name}{unsaid(largest, column)}"
+            f"{cell(largest, column)} {name}{significance_note(largest, column)}"
             for column, name in (("head_rate", "the head's rate"), ("initial_magnitude", "the initial magnitude"))
         )
         clauses.append(
@@ -290,7 +290,7 @@ def _switches(frame: pd.DataFrame, settings: Settings) -> str:
         (SWITCH_FROM, f"beta to {settings.reference:g}"),
     ):
         switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
-        moved = [row for row in switch_rows if firm(row, "accuracy") or firm(row, "log_loss_dyn")]
+        moved = [row for row in switch_rows if is_significant(row, "accuracy") or is_significant(row, "log_loss_dyn")]
         hints = [row for row in switch_rows if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
         if moved:
             most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))

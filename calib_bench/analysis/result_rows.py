@@ -59,7 +59,7 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     return out
 
 
-def without_lone(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def drop_single_seed_intervals(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """The frame without limits and p-values where one seed of several is left: they would tell of the examples alone.
 
     A study that was given one seed keeps them, and says so.
@@ -88,7 +88,7 @@ def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
     return bool(row.get(f"{column}_low", math.nan) > 0 or row.get(f"{column}_high", math.nan) < 0)
 
 
-def firm(row: Mapping[str, Any], column: str) -> bool:
+def is_significant(row: Mapping[str, Any], column: str) -> bool:
     """Whether it does, Holm's correction agrees, and nothing else keeps it from being established (`revoked`)."""
     return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA and not revoked(row)
 
@@ -138,8 +138,10 @@ def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
     return "not after Holm's correction" + (f", or not established, since {words}" if words else "")
 
 
-def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
+def significance_note(
+    row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)"
+) -> str:
     """Nothing where the sign is established, else the words, or why nothing can be established (`revoked`)."""
     if (why := revoked(row)) and excludes_zero(row, column):
         return f" (not established: {why})"
-    return "" if firm(row, column) else words
+    return "" if is_significant(row, column) else words

@@ -22,7 +22,7 @@ from calib_bench.analysis.result_rows import (
     cell,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
@@ -378,7 +378,7 @@ def _beta(beta: float) -> str:
 
 
 def _sure(row: Mapping[str, Any]) -> str:
-    if firm(row, "gain"):
+    if is_significant(row, "gain"):
         better = (row["gain"] > 0) == (row["result"] == "accuracy")
         return f", a {'gain' if better else 'loss'}"
     hint = f", {why_loose([row])}" if excludes_zero(row, "gain") else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import Row, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import Row, excludes_zero, is_significant, why_loose
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
 
@@ -64,8 +64,8 @@ def _count(n: int, what: str) -> str:
 
 def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """At which beta a quantity differs from 0, may, or the data cannot say."""
-    sure = [row for row in rows if firm(row, column)]
-    hints = [row for row in rows if excludes_zero(row, column) and not firm(row, column)]
+    sure = [row for row in rows if is_significant(row, column)]
+    hints = [row for row in rows if excludes_zero(row, column) and not is_significant(row, column)]
     silent = [row for row in rows if not excludes_zero(row, column)]
     clauses = []
     if sure:

@@ -10,7 +10,7 @@ from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.measure import Measures, measure_arm
-from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, marks, without_lone
+from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_seed_intervals, marks
 from calib_bench.analysis.table_notes import noted, rate_unit, shown
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
@@ -65,7 +65,7 @@ class Reader:
         """The controls' rows."""
         import pandas as pd
 
-        return without_lone(pd.DataFrame(self.controls), self.settings)
+        return drop_single_seed_intervals(pd.DataFrame(self.controls), self.settings)
 
     def tables(self) -> dict[str, Table]:
         """The controls, the rates that were tried, and the trials at the chosen ones."""

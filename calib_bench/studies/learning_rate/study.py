@@ -17,12 +17,12 @@ from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
     cell,
+    drop_single_seed_intervals,
     excludes_zero,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
-    without_lone,
 )
 from calib_bench.analysis.table_notes import families, noted, shown
 from calib_bench.core.fate import GUESS
@@ -102,7 +102,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         "phase": pd.DataFrame([row for one in phases for row in one.rows()]),
         "slopes": pd.DataFrame([row for one in phases for row in one.slopes()]),
         "cells": pd.DataFrame([row for one in phases for row in one.cells()]),
-        "controls": without_lone(pd.DataFrame(control_rows), settings),
+        "controls": drop_single_seed_intervals(pd.DataFrame(control_rows), settings),
     }
     if len(frames["slopes"]):
         frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
@@ -194,7 +194,7 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
     if fine:
         ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in fine.items())
         text += f"; for the rate itself {ranges}"
-    still = [NAMED[unit] for unit, row in fitted.items() if not firm(row, "slope")]
+    still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
     if still:
         hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
         why = f" ({why_loose(hints)})" if hints else ""

@@ -14,7 +14,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     Row,
     cell,
     excludes_zero,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
@@ -114,7 +114,7 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
         head = f"{NORM} moved at fixed beta ({len(rows)} betas), from the smallest to the largest"
     clauses = []
     for metric in ("accuracy", "repaired_log_loss"):
-        sure = [row for row in rows if firm(row, metric)]
+        sure = [row for row in rows if is_significant(row, metric)]
         if not sure:
             hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
             why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.measure import Measures, same_calibration, temperature_slopes
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    fields,
+    is_significant,
+    marks,
+    significance_note,
+)
 from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -415,14 +424,14 @@ def _with_value(beta_rows: list[Row]) -> list[Row]:
 
 def _largest(row: Mapping[str, Any], settings: Settings) -> str:
     def part(column: str) -> str:
-        return cell(row, column) + unsaid(row, column)
+        return cell(row, column) + significance_note(row, column)
 
     text = (
         f"The change of test log loss is largest at beta={row['beta']:.3g}, {part('total')} nats against "
         f"beta={settings.reference:g}: making the reference as confident as that arm changes it by "
         f"{part('confidence_alone')}, and the arm differs from it then by {part('equal_confidence')}"
     )
-    if firm(row, "interaction"):
+    if is_significant(row, "interaction"):
         text += (
             f"; at the reference's own confidence the arm differs by {part('equal_confidence_reverse')}, so how much "
             "is dynamics depends on the confidence at which one looks"

@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
 from calib_bench.analysis.rate_choice import Rechosen, shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    fields,
+    is_significant,
+    marks,
+    significance_note,
+)
 from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
@@ -421,10 +430,10 @@ def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
     by_family = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
     listed = "; ".join(
-        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{unsaid(row, 'refinement_change')}"
+        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{significance_note(row, 'refinement_change')}"
         for name, row in by_family.items()
     )
     signs = {math.copysign(1.0, row["refinement_change"]) for row in by_family.values()}
-    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in by_family.values())
+    agree = len(signs) == 1 and all(is_significant(row, "refinement_change") for row in by_family.values())
     text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
     return f"{text} All families agree on its sign." if agree else text

@@ -16,7 +16,7 @@ from calib_bench.analysis import best_beta, choice, collapse, controls, interven
 from calib_bench.analysis import seed_spread as seeds
 from calib_bench.analysis.contrast import contrast, is_reference
 from calib_bench.analysis.measure import Measures, own_tests
-from calib_bench.analysis.result_rows import TRAINED, Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import TRAINED, Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.warnings import untrained as untrained_words
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.baseline import Calibrator
@@ -121,7 +121,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
-    frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")

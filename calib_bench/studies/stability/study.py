@@ -22,13 +22,13 @@ from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
     cell,
+    drop_single_seed_intervals,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
-    without_lone,
 )
 from calib_bench.analysis.table_notes import betas, families, noted, shown
 from calib_bench.analysis.tuned_arms import Reader, intervals
@@ -94,7 +94,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variants[family.arms[0].trial.family()])
     frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads)}
     frames["gain"] = pd.DataFrame(sown.gain(members, settings.reference, reader.nested))
-    frames = {name: without_lone(frame, settings) for name, frame in frames.items()}
+    frames = {name: drop_single_seed_intervals(frame, settings) for name, frame in frames.items()}
     frames = {name: _ordered(frame) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
@@ -202,8 +202,8 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
     if not small:
         return []
-    better = [row for row in small if firm(row, "best_change") and _better(row, "best_change")]
-    worse = [row for row in small if firm(row, "worst_change") and not _better(row, "worst_change")]
+    better = [row for row in small if is_significant(row, "best_change") and _better(row, "best_change")]
+    worse = [row for row in small if is_significant(row, "worst_change") and not _better(row, "worst_change")]
     wide = [
         row
         for row in spread.to_dict("records")

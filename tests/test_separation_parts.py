@@ -25,7 +25,7 @@ from calib_bench.analysis import warnings as warning_words
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures, fitted_to, measure_arm
 from calib_bench.analysis.result_rows import Row, adjusted, is_significant, significance_note, why_loose
-from calib_bench.analysis.table_notes import census
+from calib_bench.analysis.table_notes import describe_sample
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
@@ -711,7 +711,7 @@ def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> 
     assert (is_significant(untouched, "x"), is_significant(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
     assert significance_note(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
     assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
-    assert "differs at beta=0.1, may differ at beta=10 (not established" in census([untouched, mixed], "x")
+    assert "differs at beta=0.1, may differ at beta=10 (not established" in describe_sample([untouched, mixed], "x")
     assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
     assert marked["two_by_two"]["two_kinds"].fillna("").tolist() == ["", "this arm"]
     assert marked["interventions"]["two_kinds"].fillna("").tolist() == ["", "", "this arm", ""]
@@ -746,7 +746,7 @@ def test_what_few_seeds_chose_is_not_established() -> None:
     assert [is_significant(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
     assert significance_note(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
     said = "may differ at beta=0.1 (few seeds) (not established, since fewer than 3 seeds chose the rate)"
-    assert census([few], "x") == said
+    assert describe_sample([few], "x") == said
     assert why_loose([few, row]).startswith("not after Holm's correction, or not established")
     assert not is_equal(few | {"x_low": -0.001, "x_high": 0.001}, "x")
     assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
@@ -1195,7 +1195,7 @@ def test_a_sign_is_established_only_after_holm() -> None:
         for beta, tuning, low, p in ((0.1, "tuned", 0.5, 0.01), (0.3, "edge", 0.1, 0.2), (3.0, "tuned", -0.5, 1.0))
     ]
     hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
-    assert census(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
+    assert describe_sample(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
     assert [significance_note(row, "x", "?") for row in rows] == ["", "?", "?"]
 
 

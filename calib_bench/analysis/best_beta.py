@@ -16,7 +16,7 @@ from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -264,8 +264,8 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
     ratio = "; ratio: to the first architecture's" if several else ""
     return Table(
         "The best beta of each architecture",
-        shown(best, settings),
-        noted(
+        display_columns(best, settings),
+        table_note(
             settings,
             "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
             "betas: at which every seed finished; inside: there is a worse beta on either side; lowest: the mean at "

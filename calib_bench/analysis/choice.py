@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import Rechosen
 from calib_bench.analysis.result_rows import Row, is_significant
-from calib_bench.analysis.table_notes import NAMES, noted, shown
+from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 
@@ -75,8 +75,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """Contrasts at the runner-up, and over all rates that might well have been chosen."""
     return Table(
         "Does a contrast hang on the choice of rate?",
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             f"each arm minus beta={settings.reference:g} with cross-entropy, over the tuning seeds alone, which are "
             "trained at every rate, so that these means are not those of other tables; no intervals",

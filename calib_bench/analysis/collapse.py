@@ -11,7 +11,7 @@ import numpy as np
 from calib_bench import registry
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -185,8 +185,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """
     return Table(
         "Trials that collapsed",
-        shown(frame.drop(columns="mixed", errors="ignore"), settings),
-        noted(
+        display_columns(frame.drop(columns="mixed", errors="ignore"), settings),
+        table_note(
             settings,
             "collapsed: diverged, or parted from the better half of its arm's seeds, in accuracy or repaired log loss, "
             "by a gap that takes a fifth of the way to guessing or more (of 3 or 4 seeds, three tenths) and is at "

@@ -37,7 +37,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     significance_note,
     why_loose,
 )
-from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
+from calib_bench.analysis.table_notes import betas, describe_sample, display_columns, families, sample, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -212,8 +212,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
         keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
         by_name["interventions"] = Table(
             "Interventions: what moves when one part of beta moves",
-            shown(arms[keep], settings),
-            noted(
+            display_columns(arms[keep], settings),
+            table_note(
                 settings,
                 f"Each arm minus {ref} with cross-entropy; {sample(arms)}. Head rate and initial magnitude: trained at "
                 f"{ref} with the head's rate, or its initial weights, changed as beta changes them; both together are "
@@ -226,8 +226,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     if len(design):
         by_name["two_by_two"] = Table(
             "Beta as two factors: the head's rate and the initial logit magnitude",
-            shown(design, settings),
-            noted(
+            display_columns(design, settings),
+            table_note(
                 settings,
                 f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
@@ -270,7 +270,8 @@ def _design(frame: pd.DataFrame) -> str:
         if largest is None:
             clauses.append(
                 f"{metric}: the data cannot say that beta has an effect to divide (head rate: "
-                f"{census(metric_rows, 'head_rate')}; initial magnitude: {census(metric_rows, 'initial_magnitude')})"
+                f"{describe_sample(metric_rows, 'head_rate')}; initial magnitude: "
+                f"{describe_sample(metric_rows, 'initial_magnitude')})"
             )
             continue
         factors = (

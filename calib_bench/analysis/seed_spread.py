@@ -27,7 +27,7 @@ from calib_bench.analysis.result_rows import (
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
+from calib_bench.analysis.table_notes import betas, display_columns, families, over_beta, sample, table_note
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -248,8 +248,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
     return Table(
         "How far results depend on the seed",
-        shown(frame.drop(columns="fresh", errors="ignore"), settings),
-        noted(
+        display_columns(frame.drop(columns="fresh", errors="ignore"), settings),
+        table_note(
             settings,
             "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow "
             f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
@@ -271,8 +271,8 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
     """The gain of choosing beta."""
     return Table(
         "What choosing beta on the selection split gains on the test split",
-        shown(adjusted(frame), settings),
-        noted(
+        display_columns(adjusted(frame), settings),
+        table_note(
             settings,
             f"the chosen beta minus beta={settings.reference:g}, same objective, each beta at its tuned rate; chosen "
             f"by mean {settings.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "

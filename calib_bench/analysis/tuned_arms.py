@@ -11,7 +11,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_seed_intervals, marks
-from calib_bench.analysis.table_notes import noted, rate_unit, shown
+from calib_bench.analysis.table_notes import display_columns, rate_unit, table_note
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -83,13 +83,13 @@ class Reader:
         return optional | {
             "rates": Table(
                 "Learning rates tried",
-                shown(tried, settings),
-                noted(settings, rates, unit),
+                display_columns(tried, settings),
+                table_note(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                shown(trials, settings),
-                noted(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
+                display_columns(trials, settings),
+                table_note(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 

@@ -28,7 +28,7 @@ from calib_bench.analysis.result_rows import (
     marks,
     why_loose,
 )
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.results import Results
@@ -325,8 +325,8 @@ def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, 
     return {
         "switches": Table(
             "Switching beta in the course of training",
-            shown(frame, settings),
-            noted(
+            display_columns(frame, settings),
+            table_note(
                 settings,
                 f"beta switches between {ref} and beta after the share `at` of the updates, and no prediction changes "
                 f"there; {intervals(settings, nested)}, up to {len(settings.seed or ())} seeds",

@@ -24,7 +24,7 @@ from calib_bench.analysis.result_rows import (
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import families, noted, shown
+from calib_bench.analysis.table_notes import display_columns, families, table_note
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -258,8 +258,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
     tables = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
-            shown(frames["slopes"], settings),
-            noted(
+            display_columns(frames["slopes"], settings),
+            table_note(
                 settings,
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
@@ -270,8 +270,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
         ),
         "phase": Table(
             "The best rate, the rate where training begins to fail, and the critical rate",
-            shown(frames["phase"], settings),
-            noted(
+            display_columns(frames["phase"], settings),
+            table_note(
                 settings,
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
@@ -294,8 +294,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
         ),
         "cells": Table(
             "Every cell of the plane",
-            shown(frames["cells"], settings),
-            noted(
+            display_columns(frames["cells"], settings),
+            table_note(
                 settings, f"{settings.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"
             ),
         ),

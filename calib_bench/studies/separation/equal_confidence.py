@@ -31,7 +31,7 @@ from calib_bench.analysis.result_rows import (
     marks,
     significance_note,
 )
-from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.table_notes import describe_sample, display_columns, families, over_beta, sample, table_note
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -361,8 +361,8 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
         frame = frame.drop(columns="doubtful")
     return Table(
         title,
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             f"Each arm minus beta={settings.reference:g} with cross-entropy, test split. equal confidence: the "
             "reference's temperature set so that its mean confidence on the calibration split is the arm's "
@@ -404,8 +404,9 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
         if by_metric["log loss"]:
             sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
-                f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
-                f"{census(by_metric['accuracy'], 'equal_confidence')}."
+                f"{describe_sample(by_metric['log loss'], 'equal_confidence')}; "
+                "accuracy, which no temperature changes: "
+                f"{describe_sample(by_metric['accuracy'], 'equal_confidence')}."
             )
             if brief:
                 continue

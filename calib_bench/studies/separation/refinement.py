@@ -33,7 +33,16 @@ from calib_bench.analysis.result_rows import (
     marks,
     significance_note,
 )
-from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.table_notes import (
+    NAMES,
+    betas,
+    describe_sample,
+    display_columns,
+    families,
+    over_beta,
+    sample,
+    table_note,
+)
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
@@ -359,8 +368,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
     return Table(
         "Calibration and refinement, by the family of maps that cross-validation chose",
-        shown(table_rows, settings),
-        noted(settings, *_how(frame, settings), chosen),
+        display_columns(table_rows, settings),
+        table_note(settings, *_how(frame, settings), chosen),
         paper=True,
         names=(*NAMES, "score"),
     )
@@ -371,8 +380,8 @@ def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
     chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
     return Table(
         "Calibration and refinement, by every family of maps",
-        shown(_adjusted(frame), settings),
-        noted(settings, *_how(frame, settings), chosen),
+        display_columns(_adjusted(frame), settings),
+        table_note(settings, *_how(frame, settings), chosen),
         names=(*NAMES, "score", "family"),
     )
 
@@ -406,8 +415,9 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
             continue
         sentences.append(
             f"{where}With richer recalibration than one temperature (the family of maps that cross-validation chose), "
-            f"what no recalibration repairs, the refinement of test log loss: {census(chosen, 'refinement_change')}; "
-            f"what it repairs, the calibration error: {census(chosen, 'calibration_change')}."
+            "what no recalibration repairs, the refinement of test log loss: "
+            f"{describe_sample(chosen, 'refinement_change')}; "
+            f"what it repairs, the calibration error: {describe_sample(chosen, 'calibration_change')}."
         )
         largest = max(chosen, key=lambda row: abs(row["total_change"]))
         sentences.append(where + _compared(largest, log_loss))

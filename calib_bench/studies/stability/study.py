@@ -30,7 +30,7 @@ from calib_bench.analysis.result_rows import (
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import betas, families, noted, shown
+from calib_bench.analysis.table_notes import betas, display_columns, families, table_note
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
@@ -252,8 +252,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
     ref = f"beta={settings.reference:g}"
     peaks = Table(
         "Peak and reliability over beta",
-        shown(frames["peaks"], settings),
-        noted(
+        display_columns(frames["peaks"], settings),
+        table_note(
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "

@@ -28,7 +28,7 @@ from calib_bench.analysis.result_rows import (
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -233,8 +233,8 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
     if len(trends):
         tables["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
-            shown(trends, settings),
-            noted(
+            display_columns(trends, settings),
+            table_note(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
@@ -245,8 +245,8 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
         )
     tables["curves"] = Table(
         "Every architecture over beta",
-        shown(points, settings),
-        noted(
+        display_columns(points, settings),
+        table_note(
             settings,
             f"{n}; error: 1 - accuracy",
             "choices of rates and calibration examples are counted",

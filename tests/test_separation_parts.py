@@ -789,11 +789,11 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     trials = arm.tried[arm.chosen]
     lost = [trial.model_copy(update={"lr": 99.0}) for trial in trials]
     measures = measure_arm(store, replace(arm, tried={arm.chosen: trials, 99.0: lost}), repair)
-    assert measures.rechosen is not None
-    assert measures.rechosen.shares == {arm.chosen: 1.0}
-    assert reference.rechosen is not None
+    assert measures.redrawn_choice is not None
+    assert measures.redrawn_choice.shares == {arm.chosen: 1.0}
+    assert reference.redrawn_choice is not None
     moved = rate_choice.shift(measures, reference, ("raw", "correct", 1.0))
-    np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
+    np.testing.assert_array_equal(moved, -reference.redrawn_choice.shifts["raw"]["correct"])
 
 
 def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
@@ -812,9 +812,9 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
-    assert reference.rechosen is not None
-    assert arm.rechosen is not None
-    assert set(reference.rechosen.shares) == {0.2, 0.4}
+    assert reference.redrawn_choice is not None
+    assert arm.redrawn_choice is not None
+    assert set(reference.redrawn_choice.shares) == {0.2, 0.4}
     # Each shift is the difference of stored trials' means, seed by seed.
     labels = store.labels(arms[1.0].trials[0])["test"]
     right = {
@@ -822,9 +822,9 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
         for rate in (0.2, 0.4)
     }
     moved = np.array(right[0.4]) - right[0.2]
-    shifts = reference.rechosen.shifts["raw"]["correct"]
+    shifts = reference.redrawn_choice.shifts["raw"]["correct"]
     chose = ~np.isclose(shifts[0], 0).all(1)
-    assert chose.mean() == reference.rechosen.shares[0.4]
+    assert chose.mean() == reference.redrawn_choice.shares[0.4]
     np.testing.assert_allclose(shifts[0][chose], np.repeat(moved[None], chose.sum(), 0))
     # As they are reported, seed 1 is at the other rate; of four seeds three choose, and the last changes as they do.
     assert arms[1.0].elsewhere == {1: 0.4}
@@ -834,13 +834,13 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
         assert 0 < went.mean() < 1
         np.testing.assert_allclose(rest[went, seed], 3 / 4 * sign * moved[seed])
     with_choice = contrast(arm, reference, False)
-    given = contrast(replace(arm, rechosen=None), reference, False)
+    given = contrast(replace(arm, redrawn_choice=None), reference, False)
     for column in ("accuracy", "log_loss_total", "log_loss_dyn", "brier_dyn"):
         assert with_choice[column] == given[column]
         assert with_choice[f"{column}_low"] < given[f"{column}_low"] < given[f"{column}_high"]
         assert with_choice[f"{column}_p"] > given[f"{column}_p"] or given[f"{column}_p"] == 1
     half = (given["accuracy_high"] - given["accuracy_low"]) / 2
-    added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
+    added = choice_variance(arm.redrawn_choice.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
 
@@ -871,7 +871,7 @@ def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tupl
         assert row[f"{result}_least"] == pytest.approx(-mirrored[f"{result}_most"])
         changes = row[f"{result}_least"] < 0 < row[f"{result}_most"]
         assert (result.replace("_", " ") in (row["hangs"] or "").split(", ")) == changes
-    assert choice.rows(arm, None, name) == choice.rows(replace(arm, rechosen=None), reference, name) == []
+    assert choice.rows(arm, None, name) == choice.rows(replace(arm, redrawn_choice=None), reference, name) == []
 
 
 def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None:
@@ -921,8 +921,8 @@ def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Setti
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
     refined, fixed = (
-        [refinement.refine(replace(one, rechosen=again), None) for one, again in ((reference, r), (arm, a))]
-        for r, a in ((reference.rechosen, arm.rechosen), (None, None))
+        [refinement.refine(replace(one, redrawn_choice=again), None) for one, again in ((reference, r), (arm, a))]
+        for r, a in ((reference.redrawn_choice, arm.redrawn_choice), (None, None))
     )
     with_choice, without = (refinement.rows(pair[0], pair[1], {}, False) for pair in (refined, fixed))
     split = contrast(arm, reference, False)
@@ -969,7 +969,7 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, S
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
     counted = stability._peaks(arm, reference, False)
-    fixed = stability._peaks(replace(arm, rechosen=None), reference, False)
+    fixed = stability._peaks(replace(arm, redrawn_choice=None), reference, False)
     for row, before in zip(counted, fixed, strict=True):
         move = rate_choice.shift(arm, reference, (*stability.sown.RESULTS[row["result"]], 1.0))
         added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
@@ -1034,8 +1034,8 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     repair = registry.calibrators(("temperature_scaling",))
     arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
     every = best_beta.levels(arm, False)
-    fixed = best_beta.levels(replace(arm, rechosen=None), False)
-    bare = best_beta.levels(replace(arm, rechosen=None, log_kappa=None), False)
+    fixed = best_beta.levels(replace(arm, redrawn_choice=None), False)
+    bare = best_beta.levels(replace(arm, redrawn_choice=None, log_kappa=None), False)
     values = best_beta.results(arm)
     for result, own in values.items():
         assert bare[result].high == pytest.approx(crossed_interval(own).high)
@@ -1043,7 +1043,7 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     assert bare["repaired log loss"].high < fixed["repaired log loss"].high
     wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
-    few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
+    few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], redrawn_choice=None, log_kappa=None)
     assert best_beta.levels(few, False)["error"].high <= 1
 
 
@@ -1090,7 +1090,7 @@ def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]
             wider = (row[f"{part}_high"] - row[f"{part}_low"]) / (bare[f"{part}_high"] - bare[f"{part}_low"])
             assert wider > 1 or (wider == 1 and part.endswith("_change"))  # what both arms share cancels in a change
         assert row["total_change_high"] == bare["total_change_high"]
-    split = contrast(arms[1], replace(arms[0], rechosen=None), False)
+    split = contrast(arms[1], replace(arms[0], redrawn_choice=None), False)
     own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
     for end in ("", "_low", "_high"):
         assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.contrast import kappa
 from calib_bench.analysis.measure import METRICS, Measures, fitted_to
-from calib_bench.analysis.rate_choice import Rechosen, shift
+from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.results import Results
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
 
-RECHOSEN = (
+REDRAWN_CHOICE_NOTE = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
     "examples, is drawn anew"
 )
@@ -102,7 +102,7 @@ def trials(store: Results, measures: Measures) -> list[Row]:
     return rows
 
 
-def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
+def rates(arm: Arm, again: RedrawnChoice | None = None) -> list[Row]:
     """One row per rate tried, and which tuning seeds are reported at it where each is at the others' choice.
 
     Args:
@@ -125,8 +125,10 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
 def rates_note(frame: pd.DataFrame) -> str:
     """What tables of rates say of their columns."""
     if "cross_fitted" not in frame:
-        return RECHOSEN
-    return f"{RECHOSEN}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+        return REDRAWN_CHOICE_NOTE
+    return (
+        f"{REDRAWN_CHOICE_NOTE}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+    )
 
 
 def trials_note(frame: pd.DataFrame) -> str:

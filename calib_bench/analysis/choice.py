@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import Rechosen
+from calib_bench.analysis.rate_choice import RedrawnChoice
 from calib_bench.analysis.result_rows import Row, is_significant
 from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
 from calib_bench.core.settings import Settings
@@ -40,7 +40,7 @@ def rows(arm: Measures, reference: Measures | None, name: Row) -> list[Row]:
         the arm at its runner-up, `_least` and `_most` over all `pairs` of rates of both arms that might well have been
         chosen; `hangs`, the results whose sign differs among those.
     """
-    mine, theirs = arm.rechosen, None if reference is None else reference.rechosen
+    mine, theirs = arm.redrawn_choice, None if reference is None else reference.redrawn_choice
     if mine is None or theirs is None or reference is None or len(mine.costs) == len(theirs.costs) == 1:
         return []
     rate, other = _chosen(arm), _chosen(reference)
@@ -66,7 +66,7 @@ def _chosen(measures: Measures) -> float:
     return measures.arm.chosen
 
 
-def likely(again: Rechosen, chosen: float) -> list[float]:
+def likely(again: RedrawnChoice, chosen: float) -> list[float]:
     """The rates that might well have been chosen, the chosen one among them."""
     return [rate for rate in again.costs if rate == chosen or again.shares.get(rate, 0.0) >= LIKELY]
 

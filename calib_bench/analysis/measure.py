@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench.analysis import rate_choice as rechosen
-from calib_bench.analysis.rate_choice import Rechosen
+from calib_bench.analysis import rate_choice
+from calib_bench.analysis.rate_choice import RedrawnChoice
 from calib_bench.analysis.trial_predictions import (
     RAW,
     REPAIRED,
@@ -77,7 +77,7 @@ class Measures:
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
-        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
+        redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     arm: Arm
@@ -92,7 +92,7 @@ class Measures:
     refused: Mapping[str, str] = field(default_factory=dict)
     cautions: Mapping[str, str] = field(default_factory=dict)
     slopes: Mapping[str, Tensor] = field(default_factory=dict)
-    rechosen: Rechosen | None = None
+    redrawn_choice: RedrawnChoice | None = None
     dead: tuple[int, ...] = ()
 
 
@@ -119,7 +119,7 @@ def begun(
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
-    again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
+    again = rate_choice.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
     done = [arm.trials[seed] for seed, state in status.items() if state in FINISHED]
     return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
 
@@ -128,7 +128,7 @@ def _whole(
     arm: Arm,
     status: Mapping[int, str],
     measured: Iterable[tuple[list[_Row], Sentences, Sentences]],
-    again: Callable[[], Rechosen | None] | None,
+    again: Callable[[], RedrawnChoice | None] | None,
 ) -> Measures:
     """One arm's measures from those of its trials that are done."""
     rows: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def _whole(
         refused=refused,
         cautions={method: text for method, text in cautions.items() if method not in refused},
         slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
-        rechosen=again() if again is not None else None,
+        redrawn_choice=again() if again is not None else None,
         dead=tuple(seed for seed, state in status.items() if state == DEAD),
     )
 

@@ -1,7 +1,7 @@
 """What an arm's results would be at the rates that other samples of the selection data would have chosen.
 
-The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example
-by example, and the test results at each rate. Choosing anew (`inference.rechosen`) then shows by how much a result
+The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example by
+example, and the test results at each rate. Choosing anew (`inference.redrawn_choice`) then shows by how much a result
 moves with the choice alone, which is added to the interval of every contrast of tuned arms. It is made again in two
 ways, of which the one that moves a result more counts: once for all seeds, and for each tuning seed by the others, as
 results are reported (`tuning.cross_fitted`).
@@ -21,7 +21,7 @@ from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, on_tri
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
-from calib_bench.inference import rechosen, rechosen_apart
+from calib_bench.inference import redrawn_choice, redrawn_choice_apart
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
@@ -38,7 +38,7 @@ LOG_KAPPA = "log_kappa"
 
 
 @dataclass(frozen=True)
-class Rechosen:
+class RedrawnChoice:
     """One arm's choice of rate, made again.
 
     Attributes:
@@ -57,7 +57,7 @@ class Rechosen:
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
 
 
-def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
+def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
     """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
 
     A rate at which a tuning seed learnt nothing is no candidate.
@@ -80,16 +80,16 @@ def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
     return isinstance(score, Score) and store.has(trial) and not score.failed
 
 
-def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
+def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> RedrawnChoice:
 
     found = list(read)
     R, S = len(rates), len(found) // len(rates)
     shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
     losses_RN = np.stack([one[0] for one in found]).reshape(R, S, -1).mean(1) if shared else None
     cost_RS = np.reshape(np.asarray(cost, np.float64), (R, S))
-    choice_B, apart_BS = rechosen(cost_RS, losses_RN), None
+    choice_B, apart_BS = redrawn_choice(cost_RS, losses_RN), None
     if S >= FEWEST_SEEDS:
-        apart_BS = rechosen_apart(cost_RS, losses_RN)
+        apart_BS = redrawn_choice_apart(cost_RS, losses_RN)
     seeds = [trial.seed for trial in arm.tried[rates[0]]]
     chosen, reported_S = rates.index(arm.chosen), [rates.index(arm.trials[seed].lr) for seed in seeds]
     part, column_S = S / len(arm.trials), np.arange(S)
@@ -106,7 +106,7 @@ def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> 
             shifts.setdefault(method, {})[score] = np.stack(ways)
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
     shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
-    return Rechosen(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
+    return RedrawnChoice(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
 
 
 def _read(
@@ -149,7 +149,7 @@ def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | N
         arm, reference: `Measures`; without a reference, the arm's own mean.
         parts: method, score and factor: the contrast is the sum of the factors times the differences of these means.
     """
-    sides = [(one.rechosen, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
+    sides = [(one.redrawn_choice, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
     if any(one is None for one, _ in sides):
         return None
     terms = [sign * factor * one.shifts[method][score] for one, sign in sides for method, score, factor in parts]

@@ -115,7 +115,7 @@ def read(measures: Measures, store: Results, settings: Settings, name: Row, exam
 
 def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple[float, ...]:
     """The means of the arm's seeds, of those reported elsewhere that of their trial at the chosen rate."""
-    arm, again = measures.arm, measures.rechosen
+    arm, again = measures.arm, measures.redrawn_choice
     if not arm.elsewhere or again is None or arm.chosen is None:
         return tuple(means)
     method, score = GAINS[result]

@@ -53,7 +53,7 @@ class Reader:
         measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
-        self.rates += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
+        self.rates += [{**name, **row} for row in each.rates(arm, measures.redrawn_choice)]
         self.arms.append(arm)
         return measures
 

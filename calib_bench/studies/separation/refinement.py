@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
-from calib_bench.analysis.rate_choice import Rechosen, shift
+from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
@@ -88,7 +88,7 @@ class Refined:
             the calibration examples; of families that were cross-validated.
         measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
             are counted.
-        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
+        redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -98,7 +98,7 @@ class Refined:
     choices: Mapping[str, tuple[str, ...]]
     without: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     measures: Measures | None = None
-    rechosen: Rechosen | None = None
+    redrawn_choice: RedrawnChoice | None = None
 
 
 def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
@@ -146,7 +146,7 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
         choices={score: tuple(names) for score, names in choices.items()},
         without={name: found for name, sets in folds.items() if (found := _without(sets, scores))},
         measures=replace(measures, examples={}),
-        rechosen=measures.rechosen,
+        redrawn_choice=measures.redrawn_choice,
     )
 
 

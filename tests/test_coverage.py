@@ -24,7 +24,7 @@ from scipy import stats
 
 from calib_bench import inference
 from calib_bench.analysis import contrast
-from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.settings import parse
 from calib_bench.inference import Interval
 from calib_bench.metrics.binned import equal_width

@@ -22,8 +22,9 @@ from calib_bench import metrics, registry
 from calib_bench.analysis import arms as arm_rows
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, rate_choice, seed_spread
 from calib_bench.analysis import warnings as warning_words
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to, measure_arm
+from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, adjusted, is_significant, significance_note, why_loose
 from calib_bench.analysis.table_notes import describe_sample
 from calib_bench.commands import table_ties

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import kappa
-from calib_bench.analysis.measure import METRICS, Measures, fitted_to
+from calib_bench.analysis.measure import METRICS, Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
 from calib_bench.analysis.trial_predictions import REPAIRED

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
+from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
 from calib_bench.analysis.table_notes import display_columns, table_note
@@ -85,12 +86,9 @@ def refits(measures: Measures) -> dict[str, Array]:
     Empty where calibration sets differ in size between seeds, so that only seeds are independent.
     """
 
-    if measures.log_kappa is None:
+    log_T = log_temperatures(measures)
+    if log_T is None:
         return {}
-    log_T = measures.log_kappa.clone()
-    for i, one in enumerate(measures.seeds):
-        if one in measures.at_bound:  # no influence that could be told, as in `fitted_to`
-            log_T[i] = log_T[i].mean()
     shared = same_calibration(measures)
     after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
     return {

@@ -12,7 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.measure import SPLIT, Measures, fitted_to, same_calibration
+from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
+from calib_bench.analysis.measure import SPLIT, Measures
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
 from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.core.settings import Settings
@@ -97,7 +98,7 @@ def difference_of(
 
     Args:
         metric: what it is a difference of; its range bounds the limits.
-        fit: what a fitted temperature adds, see `measure.fitted_to`.
+        fit: what a fitted temperature adds, see `calibration_variance.fitted_to`.
         move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
             that variance is added.
     """

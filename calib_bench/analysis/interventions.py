@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (  # fmt: skip
     MAGNITUDE,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to, own_tests
+from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
     Row,

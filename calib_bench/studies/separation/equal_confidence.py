@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calib_bench.analysis.calibration_variance import same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.measure import Measures, same_calibration, temperature_slopes
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
 from calib_bench.analysis.result_rows import (
     Row,
@@ -32,6 +33,7 @@ from calib_bench.analysis.result_rows import (
     significance_note,
 )
 from calib_bench.analysis.table_notes import describe_sample, display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table

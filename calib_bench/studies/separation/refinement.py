@@ -20,8 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import (
     Row,
@@ -86,8 +87,8 @@ class Refined:
         choices: by score, the family chosen for each seed.
         without: by family, then score: float64 [S, F], mean test scores after maps fitted without each of F folds of
             the calibration examples; of families that were cross-validated.
-        measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
-            are counted.
+        measures: what the arm's temperatures are known by, see `calibration_variance.fitted_to`; without it no
+            calibration examples are counted.
         redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import kappa
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import METRICS, Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
@@ -148,4 +149,4 @@ def over_seeds(name: str, values: list[float]) -> Row:
 
 def limits(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low` and `_high`."""
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return Estimate.of_interval(interval).limits(name)

@@ -14,9 +14,11 @@ import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks, revoked
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Settings
@@ -175,20 +177,16 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
         row |= {"examples": curve.found.n_examples, "inside": not edge}
-        row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
+        row |= Estimate.of_interval(percentile(place, drawn, curve.found)).exp().limits("best_beta")
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
             if TWO_KINDS in base.name:
                 row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
-            row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
+            log_ratio = percentile(place - other, drawn - others, curve.found)
+            row |= Estimate.of_interval(log_ratio).exp().fields("ratio")
         table_rows.append(row)
     return table_rows
-
-
-def _exp(name: str, log_interval: Any) -> Row:
-    """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
-    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, log_interval).items()}
 
 
 def words(best: pd.DataFrame, of: str = "") -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
 from calib_bench.analysis.table_notes import display_columns, table_note
@@ -66,8 +67,8 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
             values = done[result].to_numpy(np.float64)
             row[result] = float(values.mean())
             if not lost.all():
-                without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
-                row |= {key: value for key, value in without.items() if not key.endswith("_p")}
+                without = crossed_interval(values[~lost][:, None], nested=True)
+                row |= Estimate.of_interval(without).limits(f"{result}_without")
         arm_rows.append(row)
     return arm_rows
 
@@ -152,8 +153,9 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (f", given no collapse {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
-        rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
-        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {rates}"
+        collapse_rate = Estimate.of(row, "collapsed")
+        assert collapse_rate is not None
+        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {collapse_rate.percent}"
         sentences.append(f"{begin}; {'; '.join(means)}.")
     return sentences
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import SPLIT, Measures
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
 from calib_bench.analysis.result_rows import Row, doubtful, fields
@@ -118,7 +119,7 @@ def _share(
     estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return {}
-    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return Estimate.of_interval(estimate).limits(name)
 
 
 def kappa(arm: Measures, rows: list[int]) -> Row:
@@ -134,8 +135,4 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
     log_interval = log_interval if move is None else widened(log_interval, choice_variance(move))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
         return {"kappa": math.exp(log_interval.mean)}
-    return {
-        "kappa": math.exp(log_interval.mean),
-        "kappa_low": math.exp(log_interval.low),
-        "kappa_high": math.exp(log_interval.high),
-    }
+    return Estimate.of_interval(log_interval).exp().limits("kappa")

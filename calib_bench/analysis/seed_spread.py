@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
-    ALPHA,
     Row,
     adjusted,
     cell,
@@ -340,8 +341,9 @@ def _diverged(frame: pd.DataFrame) -> str:
 
 
 def _percent(row: Mapping[str, Any]) -> str:
-    low, high = row["diverged_chosen_low"], row["diverged_chosen_high"]
-    return f"{row['diverged_chosen']:.0%} [{low:.0%}, {high:.0%}] of trials"
+    diverged = Estimate.of(row, "diverged_chosen")
+    assert diverged is not None
+    return f"{diverged.percent} of trials"
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:

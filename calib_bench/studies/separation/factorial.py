@@ -18,9 +18,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import ALPHA, FEW_CHOSE, Row, few_chose, fields, marks, revoked
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, marks, revoked
 from calib_bench.analysis.table_notes import display_columns, families, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table

@@ -15,10 +15,10 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
-    ALPHA,
     Row,
     adjusted,
     cell,

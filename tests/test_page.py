@@ -222,14 +222,14 @@ def test_a_grid_names_rows_folds_intervals_and_tells_what_is_alike() -> None:
     assert found.keys == ["beta", "objective", "method"]
     assert found.same == "model: mlp; seeds: 3"
     assert [column.title for column in found.columns] == ["accuracy", "log loss", "aurc", "at bound"]
-    line = found.lines[3]
+    line = found.rows[3]
     assert (line.name, line.over) == ("temperature_scaling", f"beta 0.1 · {EVIL}")
     assert line.flag == ""
-    assert found.lines[-1].flag == "edge"
+    assert found.rows[-1].flag == "edge"
     assert line.cells[1].star
-    assert not found.lines[4].cells[1].star
+    assert not found.rows[4].cells[1].star
     frame = baselines()
     assert float(line.cells[1].value) == pytest.approx(frame["log_loss"][3])
     assert line.cells[1].limits == f"[{frame['log_loss_low'][3]:.3f}, {frame['log_loss_high'][3]:.3f}]"
-    assert found.lines[0].cells[1].text == "–"
-    assert found.lines[5].cells[3].text == "yes"
+    assert found.rows[0].cells[1].text == "–"
+    assert found.rows[5].cells[3].text == "yes"

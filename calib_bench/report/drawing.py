@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning.tuning import TUNED
@@ -79,13 +80,12 @@ def separation(analysis: Analysis) -> Figure:
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
     reference = float(str(analysis.data["reference"]))
-    zero: dict[str, Any] = {"objective": CROSS_ENTROPY, "beta": reference, "tuning": "tuned"}
-    zero |= {f"{column}{end}": 0.0 for column, *_ in PARTS for end in ("", "_low", "_high")}
+    zero = DataFrame([_no_change(reference)])
     for (name, rows), line in zip(_families(frame), axes, strict=False):
         for axis, objective in zip(line, objectives, strict=False):
             objective_rows = rows[rows.objective == objective]
             if objective == CROSS_ENTROPY:
-                objective_rows = concat([objective_rows, DataFrame([zero])])
+                objective_rows = concat([objective_rows, zero])
             objective_rows = objective_rows.sort_values("beta")
             for i, (column, _, color, marker) in enumerate(PARTS):
                 _line(axis, objective_rows, column, _dodge(i, 3), color=color, marker=marker)
@@ -98,6 +98,14 @@ def separation(analysis: Analysis) -> Figure:
         keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     _legend(figure, keys)
     return figure
+
+
+def _no_change(reference: float) -> dict[str, Any]:
+    """The row of the reference itself in a frame of changes against it."""
+    row: dict[str, Any] = {"objective": CROSS_ENTROPY, "beta": reference, "tuning": "tuned"}
+    for column, *_ in PARTS:
+        row |= Estimate(0.0, 0.0, 0.0).limits(column)
+    return row
 
 
 def reliability(analysis: Analysis) -> Figure:
@@ -127,10 +135,9 @@ def reliability(analysis: Analysis) -> Figure:
         axis.set_title(f"{name}, beta={beta:.3g}" if several else f"beta={beta:.3g}", loc="left")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
-    for i, axis in enumerate(axes.flat[: len(panels)]):
-        if i + across >= len(panels):
-            axis.set_xlabel("confidence")
-            axis.tick_params(labelbottom=True)
+    for axis in axes.flat[max(len(panels) - across, 0) : len(panels)]:  # the lowest of each column
+        axis.set_xlabel("confidence")
+        axis.tick_params(labelbottom=True)
     _legend(figure, RELIABILITY_KEYS)
     return figure
 

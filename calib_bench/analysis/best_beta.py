@@ -142,15 +142,18 @@ def curves(
         beta_values = [values[beta][result] for beta in betas]
         means = [one.mean(1, keepdims=True) for one in beta_values] if nested else beta_values
         resampled = resampled_means(np.stack(means, -1))
-        chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
-        for column, move in enumerate(chosen):
-            if move is not None:
-                resampled.drawn_BA[:, column] += np.resize(move.mean(-1), len(resampled.drawn_BA))
         for column, beta in enumerate(betas):
+            if (move := (choices or {}).get(beta, {}).get(result)) is not None:
+                _add_draws(resampled, column, move.mean(-1))
             if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
-                resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
+                _add_draws(resampled, column, refit)
         result_curves.append(Curve(name, result, betas, resampled))
     return result_curves
+
+
+def _add_draws(resampled: Resampled, column: int, draws: Array) -> None:
+    """Adds draws of another source of variance to a column's resamples, repeated to as many as these are."""
+    resampled.drawn_BA[:, column] += np.resize(draws, len(resampled.drawn_BA))
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
@@ -204,19 +207,24 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in architectures)
         sentences.append(f"{where}The best beta by {result} is {listed}.")
-        others = [row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if differs(row)]
-        hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
-        silent = [row for row in others if row not in (*sure, *hints)]
-        parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
-        parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
-        if silent:
-            parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+        parts = _ratios([row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]])
         if parts:
             sentences.append(
                 f"{where}Beside {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
             )
     return sentences
+
+
+def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """What is to be said of the ratios of other architectures to the first."""
+    sure = [row for row in others if differs(row)]
+    hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
+    silent = [row for row in others if row not in (*sure, *hints)]
+    parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
+    parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
+    if silent:
+        parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+    return parts
 
 
 def differs(row: Mapping[Any, Any]) -> bool:

@@ -40,25 +40,34 @@ def rows(arm: Measures, reference: Measures | None, name: Row) -> list[Row]:
         the arm at its runner-up, `_least` and `_most` over all `pairs` of rates of both arms that might well have been
         chosen; `hangs`, the results whose sign differs among those.
     """
-    mine, theirs = arm.redrawn_choice, None if reference is None else reference.redrawn_choice
-    if mine is None or theirs is None or reference is None or len(mine.costs) == len(theirs.costs) == 1:
+    if reference is None:
+        return []
+    mine, theirs = arm.redrawn_choice, reference.redrawn_choice
+    if mine is None or theirs is None or len(mine.costs) == len(theirs.costs) == 1:
         return []
     rate, other = _chosen(arm), _chosen(reference)
     second = min((r for r in mine.costs if r != rate), key=lambda r: (mine.costs[r], r), default=None)
     pairs = [(a, b) for a in likely(mine, rate) for b in likely(theirs, other)]
-    out: Row = {**name, "rate": rate}
+    row: Row = {**name, "rate": rate}
     if second is not None:
-        out |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rate]}
+        row |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rate]}
     hangs = []
-    for result, (method, score) in RESULTS.items():
-        means = [{r: float(v.mean()) for r, v in one.results[method][score].items()} for one in (mine, theirs)]
-        values = [means[0][a] - means[1][b] for a, b in pairs]
-        out[result] = means[0][rate] - means[1][other]
+    for result in RESULTS:
+        arm_means, reference_means = _means(mine, result), _means(theirs, result)
+        differences = [arm_means[a] - reference_means[b] for a, b in pairs]
+        row[result] = arm_means[rate] - reference_means[other]
         if second is not None:
-            out[f"{result}_runner_up"] = means[0][second] - means[1][other]
-        out |= {f"{result}_least": min(values), f"{result}_most": max(values)}
-        hangs += [result.replace("_", " ")] if min(values) < 0 < max(values) else []
-    return [{**out, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+            row[f"{result}_runner_up"] = arm_means[second] - reference_means[other]
+        row |= {f"{result}_least": min(differences), f"{result}_most": max(differences)}
+        if min(differences) < 0 < max(differences):
+            hangs.append(result.replace("_", " "))
+    return [{**row, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+
+
+def _means(choice: RedrawnChoice, result: str) -> dict[float, float]:
+    """By rate, the mean of one of RESULTS over the tuning seeds."""
+    method, score = RESULTS[result]
+    return {rate: float(values.mean()) for rate, values in choice.results[method][score].items()}
 
 
 def _chosen(measures: Measures) -> float:
@@ -101,16 +110,16 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
         return []
     keys = [key for key in NAMES if key in frame]
     both = contrasts.merge(frame[[*keys, "hangs"]], on=keys)
-    said = [
-        f"{one['model']} beta={one['beta']:.3g} {one['objective']} ({', '.join(loose)})"
-        for one in both.to_dict("records")
-        if (loose := [r.replace("_", " ") for r in RESULTS if _hangs(one, r) and is_significant(one, r)])
-    ]
-    if not said:
+    listed = []
+    for row in both.to_dict("records"):
+        results = [name.replace("_", " ") for name in RESULTS if _hangs(row, name) and is_significant(row, name)]
+        if results:
+            listed.append(f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({', '.join(results)})")
+    if not listed:
         return []
     return [
         "Hangs on the choice of rate: though the interval counts that choice, the sign differs at rates that might "
-        f"well have been chosen, over the tuning seeds: {', '.join(said)}."
+        f"well have been chosen, over the tuning seeds: {', '.join(listed)}."
     ]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
@@ -49,7 +49,9 @@ from calib_bench.inference.scores import with_doubt
 from calib_bench.planning.tuning import More, together
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -157,28 +159,34 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
     if not seeds:
         return []
-    loose = together(measures.arm for measures in cells)
     kinds = next((kind for one in cells[1:] if (kind := two_kinds(one))), two_kinds(by_kind[TRAINED], reference))
     either = {seed for measures in cells for seed in measures.arm.trials}
-    found_rows = []
-    for metric, (method, score) in METRICS.items():
-        y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
-        moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
-        chosen_moves = [move for move in moves if move is not None]
-        choice = chosen_moves if len(chosen_moves) == len(cells) else None
-        fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
-        effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice, fits=fits)
-        row: Row = {**name, **kinds, "tuning": loose, "metric": metric}
-        row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
-        row["examples"] = _examples(reference)
-        if score == "correct":
-            effects = effects._replace(
-                **{name: with_doubt(one, (y00, y10, y01, y11), nested) for name, one in effects._asdict().items()}
-            )
-        for effect, interval in zip((*EFFECTS, *ALONE), effects, strict=True):
-            row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
-        found_rows.append(row | doubtful(dict(zip((*EFFECTS, *ALONE), effects, strict=True))))
-    return found_rows
+    base: Row = {**name, **kinds, "tuning": together(measures.arm for measures in cells)}
+    counts: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
+    counts["examples"] = _examples(reference)
+    return [{**base, "metric": metric, **counts, **_effects(cells, seeds, metric, nested)} for metric in METRICS]
+
+
+def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
+    """The effects of the two factors on a metric, as columns; `doubtful` where limits are in doubt."""
+    method, score = METRICS[metric]
+    y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
+    fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
+    effects = contrasts(y00, y10, y01, y11, nested=nested, choice=_choices(cells, method, score), fits=fits)
+    by_name = dict(zip((*EFFECTS, *ALONE), effects, strict=True))
+    if score == "correct":
+        by_name = {effect: with_doubt(interval, (y00, y10, y01, y11), nested) for effect, interval in by_name.items()}
+    row: Row = {}
+    for effect, interval in by_name.items():
+        row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
+    return row | doubtful(by_name)
+
+
+def _choices(cells: Sequence[Measures], method: str, score: str) -> list[NDArray[np.float64]] | None:
+    """By how much other choices of rate would change each cell's mean; None where a cell has made none."""
+    moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
+    chosen_moves = [move for move in moves if move is not None]
+    return chosen_moves if len(chosen_moves) == len(cells) else None
 
 
 WEIGHTS = (
@@ -286,27 +294,28 @@ def _design(frame: pd.DataFrame) -> str:
 
 
 def _switches(frame: pd.DataFrame, settings: Settings) -> str:
+    ways = {SWITCH_TO: f"{settings.reference:g} to beta", SWITCH_FROM: f"beta to {settings.reference:g}"}
     clauses = []
-    for kind, way in (
-        (SWITCH_TO, f"{settings.reference:g} to beta"),
-        (SWITCH_FROM, f"beta to {settings.reference:g}"),
-    ):
+    for kind, way in ways.items():
         switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
-        moved = [row for row in switch_rows if is_significant(row, "accuracy") or is_significant(row, "log_loss_dyn")]
-        hints = [row for row in switch_rows if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
-        if moved:
-            most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
-            which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
-            which += f"{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
-        elif hints:
-            which = f"may differ at {betas(hints)}, {why_loose(hints)}"
-        else:
-            which = "the data cannot say at any beta"
-        clauses.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")
+        clauses.append(f"from {way}, {_switch(switch_rows)}")
     return (
         f"Switching beta after {settings.switch_at:.0%} of training, with no prediction changed at the switch: "
         f"{'; '.join(clauses)}."
     )
+
+
+def _switch(switch_rows: Sequence[Mapping[Any, Any]]) -> str:
+    """At which beta a switch in one direction changes the end of training."""
+    moved = [row for row in switch_rows if any(is_significant(row, column) for column in MOVES)]
+    if moved:
+        most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
+        which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
+        return f"the end {which}{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
+    hints = [row for row in switch_rows if any(excludes_zero(row, column) for column in MOVES)]
+    if hints:
+        return f"the end may differ at {betas(hints)}, {why_loose(hints)}"
+    return "the data cannot say at any beta"
 
 
 MOVES = ("accuracy", "log_loss_dyn")

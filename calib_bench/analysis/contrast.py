@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
@@ -49,40 +50,57 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
         has none. The choice of both arms' rates is counted, see `calib_bench.analysis.rate_choice`.
     """
-    mine = {seed: i for i, seed in enumerate(arm.seeds)}
-    theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
-    seeds = [seed for seed in mine if seed in theirs]
+    seeds = [] if reference is None else [seed for seed in arm.seeds if seed in reference.seeds]
     either = {*arm.arm.trials, *(reference.arm.trials if reference is not None else ())}
     row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
     if reference is None or not seeds:
         return row
-
-    ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
-
-    def difference(method: str, score: str) -> Tensor:
-        return arm.examples[method][score][ours] - reference.examples[method][score][others]
-
-    doubts: dict[str, Interval] = {}
-
-    def add(name: str, limits: Interval) -> Row:
-        doubts[name] = limits
-        return fields(name, limits)
-
-    right = [arm.examples["raw"]["correct"][ours], reference.examples["raw"]["correct"][others]]
-    accuracy = difference_of(
-        "accuracy", right[0] - right[1], nested, None, shift(arm, reference, ("raw", "correct", 1))
-    )
-    row |= add("accuracy", with_doubt(accuracy, right, nested))
+    pair = _Pair(arm, reference, [arm.seeds.index(s) for s in seeds], [reference.seeds.index(s) for s in seeds])
+    intervals = {"accuracy": pair.accuracy(nested)}
+    row |= fields("accuracy", intervals["accuracy"])
     for score in SPLIT:
-        total, dyn = difference("raw", score), difference("temperature_scaling", score)
-        after = fitted_to(score, (1, arm, ours), (-1, reference, others))
+        parts, conf_share = pair.split(score, nested)
+        for name, limits in parts.items():
+            row |= fields(name, limits)
+        row |= conf_share
+        intervals |= parts
+    return row | doubtful(intervals) | kappa(arm, pair.ours)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An arm and its reference over the seeds that finished in both, which have the places `ours` and `theirs`."""
+
+    arm: Measures
+    reference: Measures
+    ours: list[int]
+    theirs: list[int]
+
+    def accuracy(self, nested: bool) -> Interval:
+        """The difference of accuracy."""
+        correct = [
+            self.arm.examples["raw"]["correct"][self.ours],
+            self.reference.examples["raw"]["correct"][self.theirs],
+        ]
+        move = shift(self.arm, self.reference, ("raw", "correct", 1))
+        return with_doubt(difference_of("accuracy", correct[0] - correct[1], nested, None, move), correct, nested)
+
+    def split(self, score: str, nested: bool) -> tuple[dict[str, Interval], Row]:
+        """The difference of a score and its parts, by column, and the columns of the share of confidence."""
+        total, dyn = (self._difference(method, score) for method in ("raw", "temperature_scaling"))
+        after = fitted_to(score, (1, self.arm, self.ours), (-1, self.reference, self.theirs))
         fits = (None, None if after is None else after.negative(), after)
         raw, repaired = ("raw", score, 1.0), ("temperature_scaling", score, 1.0)
-        moves = [shift(arm, reference, *parts) for parts in ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))]
-        for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True):
-            row |= add(f"{score}_{part}", difference_of(score, values, nested, fit, move))
-        row |= _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
-    return row | doubtful(doubts) | kappa(arm, ours)
+        factors = ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))
+        moves = [shift(self.arm, self.reference, *parts) for parts in factors]
+        intervals = {
+            f"{score}_{part}": difference_of(score, values, nested, fit, move)
+            for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True)
+        }
+        return intervals, _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
+
+    def _difference(self, method: str, score: str) -> Tensor:
+        return self.arm.examples[method][score][self.ours] - self.reference.examples[method][score][self.theirs]
 
 
 def interval(

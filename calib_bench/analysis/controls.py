@@ -81,14 +81,19 @@ def identity(settings: Settings, arms: Sequence[Arm]) -> tuple[Arm, Arm] | None:
     reference = _reference(settings, arms)
     if reference is None or settings.interventions != "yes" or reference.trial.optimizer != "sgd":
         return None
-    others = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY and arm is not reference]
-    if why_not(reference.trial) or not others:
+    if why_not(reference.trial):
         return None
-    arm = max(others, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)))
-    if not arm.trials:
+    arm = _farthest(settings, [arm for arm in arms if arm is not reference])
+    if arm is None or not arm.trials:
         return None
     trials = {seed: _refactored(trial, settings.reference) for seed, trial in arm.trials.items()}
     return arm, Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
+
+
+def _farthest(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+    """The cross-entropy arm with the beta farthest from the reference's; None where there is none."""
+    candidates = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY]
+    return max(candidates, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)), default=None)
 
 
 def _refactored(trial: Trial, reference: float) -> Trial:

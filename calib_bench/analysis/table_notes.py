@@ -64,9 +64,14 @@ def _count(n: int, what: str) -> str:
 
 def describe_sample(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """At which beta a quantity differs from 0, may, or the data cannot say."""
-    sure = [row for row in rows if is_significant(row, column)]
-    hints = [row for row in rows if excludes_zero(row, column) and not is_significant(row, column)]
-    silent = [row for row in rows if not excludes_zero(row, column)]
+    sure, hints, silent = [], [], []
+    for row in rows:
+        if is_significant(row, column):
+            sure.append(row)
+        elif excludes_zero(row, column):
+            hints.append(row)
+        else:
+            silent.append(row)
     clauses = []
     if sure:
         clauses.append(f"differs at {betas(sure)}")

@@ -36,10 +36,11 @@ from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report.tables import latex, markdown
 from calib_bench.store.store import Store
-from calib_bench.studies import separation, stability
 from calib_bench.studies.separation import equal_confidence as matched
 from calib_bench.studies.separation import factorial, page, refinement
+from calib_bench.studies.separation import study as separation
 from calib_bench.studies.separation.findings import is_equal
+from calib_bench.studies.stability import study as stability
 from calib_bench.system.random import stream
 from calib_bench.tracking import content
 

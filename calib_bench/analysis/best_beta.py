@@ -137,23 +137,24 @@ def curves(
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
+    sources = [source for source in (choices, fits) if source]
     result_curves = []
     for result in RESULTS:
         beta_values = [values[beta][result] for beta in betas]
         means = [one.mean(1, keepdims=True) for one in beta_values] if nested else beta_values
         resampled = resampled_means(np.stack(means, -1))
-        for column, beta in enumerate(betas):
-            if (move := (choices or {}).get(beta, {}).get(result)) is not None:
-                _add_draws(resampled, column, move.mean(-1))
-            if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
-                _add_draws(resampled, column, refit)
+        for source in sources:
+            for column, beta in enumerate(betas):
+                _add_draws(resampled, column, source.get(beta, {}).get(result))
         result_curves.append(Curve(name, result, betas, resampled))
     return result_curves
 
 
-def _add_draws(resampled: Resampled, column: int, draws: Array) -> None:
-    """Adds draws of another source of variance to a column's resamples, repeated to as many as these are."""
-    resampled.drawn_BA[:, column] += np.resize(draws, len(resampled.drawn_BA))
+def _add_draws(resampled: Resampled, column: int, draws: Array | None) -> None:
+    """Adds draws [B] or [V, B, S] of another source of variance to a column's resamples, repeated to as many."""
+    if draws is not None:
+        mean_B = draws if draws.ndim == 1 else draws.mean(-1)
+        resampled.drawn_BA[:, column] += np.resize(mean_B, len(resampled.drawn_BA))
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
@@ -217,13 +218,16 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
 
 def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
     """What is to be said of the ratios of other architectures to the first."""
-    sure = [row for row in others if differs(row)]
-    hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
-    silent = [row for row in others if row not in (*sure, *hints)]
-    parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
-    parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
+    small_p = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA]
+    silent = [named(row) for row in others if row not in small_p]
+    parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in small_p if differs(row)]
+    parts += [
+        f"that it is another for {named(row)} is not established, since {revoked(row)}"
+        for row in small_p
+        if not differs(row)
+    ]
     if silent:
-        parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+        parts.append(f"for {', '.join(silent)} the data cannot say that it is another")
     return parts
 
 

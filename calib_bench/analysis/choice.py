@@ -7,7 +7,8 @@ pairs of rates that other selection data might well have chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.measure import Measures
@@ -45,23 +46,38 @@ def rows(arm: Measures, reference: Measures | None, name: Row) -> list[Row]:
     mine, theirs = arm.redrawn_choice, reference.redrawn_choice
     if mine is None or theirs is None or len(mine.costs) == len(theirs.costs) == 1:
         return []
-    rate, other = _chosen(arm), _chosen(reference)
-    second = min((r for r in mine.costs if r != rate), key=lambda r: (mine.costs[r], r), default=None)
-    pairs = [(a, b) for a in likely(mine, rate) for b in likely(theirs, other)]
-    row: Row = {**name, "rate": rate}
+    rates = _chosen(arm), _chosen(reference)
+    second = _runner_up(mine, rates[0])
+    pairs = list(itertools.product(likely(mine, rates[0]), likely(theirs, rates[1])))
+    row: Row = {**name, "rate": rates[0]}
     if second is not None:
-        row |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rate]}
-    hangs = []
+        row |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rates[0]]}
     for result in RESULTS:
-        arm_means, reference_means = _means(mine, result), _means(theirs, result)
-        differences = [arm_means[a] - reference_means[b] for a, b in pairs]
-        row[result] = arm_means[rate] - reference_means[other]
-        if second is not None:
-            row[f"{result}_runner_up"] = arm_means[second] - reference_means[other]
-        row |= {f"{result}_least": min(differences), f"{result}_most": max(differences)}
-        if min(differences) < 0 < max(differences):
-            hangs.append(result.replace("_", " "))
+        row |= _differences(result, _means(mine, result), _means(theirs, result), rates, second, pairs)
+    hangs = [result.replace("_", " ") for result in RESULTS if row[f"{result}_least"] < 0 < row[f"{result}_most"]]
     return [{**row, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+
+
+def _differences(
+    result: str,
+    arm_means: Mapping[float, float],
+    reference_means: Mapping[float, float],
+    chosen: tuple[float, float],
+    second: float | None,
+    pairs: Sequence[tuple[float, float]],
+) -> Row:
+    """The columns of one of RESULTS, given both arms' means by rate: see `rows`."""
+    differences = [arm_means[a] - reference_means[b] for a, b in pairs]
+    row = {result: arm_means[chosen[0]] - reference_means[chosen[1]]}
+    if second is not None:
+        row[f"{result}_runner_up"] = arm_means[second] - reference_means[chosen[1]]
+    return row | {f"{result}_least": min(differences), f"{result}_most": max(differences)}
+
+
+def _runner_up(choice: RedrawnChoice, chosen: float) -> float | None:
+    """The rate of the lowest selection score but for the chosen one; None where no other trained."""
+    others = [rate for rate in choice.costs if rate != chosen]
+    return min(others, key=lambda rate: (choice.costs[rate], rate), default=None)
 
 
 def _means(choice: RedrawnChoice, result: str) -> dict[float, float]:
@@ -110,11 +126,11 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
         return []
     keys = [key for key in NAMES if key in frame]
     both = contrasts.merge(frame[[*keys, "hangs"]], on=keys)
-    listed = []
-    for row in both.to_dict("records"):
-        results = [name.replace("_", " ") for name in RESULTS if _hangs(row, name) and is_significant(row, name)]
-        if results:
-            listed.append(f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({', '.join(results)})")
+    listed = [
+        f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({', '.join(results)})"
+        for row in both.to_dict("records")
+        if (results := _hanging_results(row))
+    ]
     if not listed:
         return []
     return [
@@ -123,5 +139,8 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
     ]
 
 
-def _hangs(one: Mapping[Any, Any], result: str) -> bool:
-    return isinstance(one["hangs"], str) and result.replace("_", " ") in one["hangs"].split(", ")
+def _hanging_results(row: Mapping[Any, Any]) -> list[str]:
+    """The results whose contrast is significant, and hangs on the choice of rate."""
+    hanging = row["hangs"].split(", ") if isinstance(row["hangs"], str) else []
+    significant = [name.replace("_", " ") for name in RESULTS if is_significant(row, name)]
+    return [name for name in significant if name in hanging]

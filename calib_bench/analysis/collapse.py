@@ -133,17 +133,22 @@ def _marked(frame: pd.DataFrame, mixed_arms: Sequence[Mapping[str, Any]], settin
 
 def _rests_on(row: Mapping[Any, Any], mixed_arms: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
-    arm = {key: _plain(row[key]) for key in NAMES if key in row}
+    arm = _arm_of(row)
     arm["intervention"] = "" if arm.get("intervention") == TRAINED else arm.get("intervention", "")
-    reference = {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
-    reference |= {key: arm[key] for key in ("model", "variant") if key in arm}
-    candidates = [{key: _plain(one[key]) for key in NAMES if key in one} for one in mixed_arms]
+    reference: dict[str, Any] = {key: arm[key] for key in ("model", "variant") if key in arm}
+    reference |= {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
+    candidates = list(map(_arm_of, mixed_arms))
     if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
         candidates = [one for one in candidates if one.get("intervention", "") in ("", RATE, MAGNITUDE)]
         arm.pop("intervention")
     if _is_among(arm, candidates):
         return "this arm"
     return "reference" if _is_among(reference, candidates) else ""
+
+
+def _arm_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values that name the arm of a row, missing ones empty."""
+    return {key: _plain(row[key]) for key in NAMES if key in row}
 
 
 def _is_among(arm: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> bool:

@@ -50,10 +50,11 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
         has none. The choice of both arms' rates is counted, see `calib_bench.analysis.rate_choice`.
     """
-    seeds = [] if reference is None else [seed for seed in arm.seeds if seed in reference.seeds]
-    either = {*arm.arm.trials, *(reference.arm.trials if reference is not None else ())}
-    row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
-    if reference is None or not seeds:
+    if reference is None:
+        return {"seeds": 0, "dropped": len(arm.arm.trials)}
+    seeds = [seed for seed in arm.seeds if seed in reference.seeds]
+    row: Row = {"seeds": len(seeds), "dropped": len({*arm.arm.trials, *reference.arm.trials}) - len(seeds)}
+    if not seeds:
         return row
     pair = _Pair(arm, reference, [arm.seeds.index(s) for s in seeds], [reference.seeds.index(s) for s in seeds])
     intervals = {"accuracy": pair.accuracy(nested)}

@@ -159,12 +159,18 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
     if not seeds:
         return []
-    kinds = next((kind for one in cells[1:] if (kind := two_kinds(one))), two_kinds(by_kind[TRAINED], reference))
     either = {seed for measures in cells for seed in measures.arm.trials}
-    base: Row = {**name, **kinds, "tuning": together(measures.arm for measures in cells)}
+    base: Row = {**name, **_two_kinds(cells), "tuning": together(measures.arm for measures in cells)}
     counts: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
     counts["examples"] = _examples(reference)
     return [{**base, "metric": metric, **counts, **_effects(cells, seeds, metric, nested)} for metric in METRICS]
+
+
+def _two_kinds(cells: Sequence[Measures]) -> Row:
+    """The column TWO_KINDS of a row that rests on four cells, the reference first; no column where none is mixed."""
+    reference, *arms = cells
+    kinds = (two_kinds(arm) for arm in arms)
+    return next(filter(None, kinds), two_kinds(arms[-1], reference))
 
 
 def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:

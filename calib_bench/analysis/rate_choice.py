@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SCORES = ("log_loss", "brier", "correct")
 LOG_KAPPA = "log_kappa"
 
-_Read = tuple["Array", dict[str, dict[str, float]]]
+_ChoiceScores = tuple["Array", dict[str, dict[str, float]]]
 """Of a trial the loss of each selection example [N], and mean test scores by method then score."""
 
 
@@ -83,7 +83,7 @@ def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
     return isinstance(score, Score) and store.has(trial) and not score.failed
 
 
-def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterable[_Read]) -> RedrawnChoice:
+def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterable[_ChoiceScores]) -> RedrawnChoice:
     losses, test_means = zip(*read, strict=True)
     R, S = len(rates), len(losses) // len(rates)
     shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
@@ -127,7 +127,9 @@ def _shifts(
     return np.stack([together, part * apart + (1 - part) * together])
 
 
-def _read(calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]) -> list[_Read]:
+def _read(
+    calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
+) -> list[_ChoiceScores]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
 
     read, losses = [], []
@@ -136,7 +138,7 @@ def _read(calibrators: Mapping[str, Calibrator], store: Results, select: str, tr
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
         losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
-    out: list[_Read] = [(loss, {}) for loss in losses]
+    out: list[_ChoiceScores] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
     for method, by_trial in predictions(read, calibrators):
         for i, (fitted, logp) in by_trial.items():

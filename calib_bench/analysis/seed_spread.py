@@ -225,15 +225,20 @@ def _gains(members: Sequence[Seeds], reference: Seeds, nested: bool) -> list[Row
     if len(candidates) < 2:
         return []
     left_out = sorted(arm.name["beta"] for arm in members if arm not in candidates)
-    tunings = dict.fromkeys(str(arm.name["tuning"]) for arm in candidates if arm.name["tuning"] != "tuned")
     base: Row = {
         **{key: reference.name.get(key) for key in ("model", "variant", "objective")},
         "seeds": len(reference.seeds),
         "nested": nested,
-        "tuning": ", ".join(tunings) or "tuned",
+        "tuning": _tuning(candidates),
     }
     counts = {"betas": len(candidates), "left_out": ", ".join(f"{beta:.3g}" for beta in left_out) or None}
     return [_gain(candidates, reference, result, nested, base, counts) for result in GAINS]
+
+
+def _tuning(arms: Sequence[Seeds]) -> str:
+    """What is to be said of any of the arms' rates, or "tuned"."""
+    tunings = [str(arm.name["tuning"]) for arm in arms]
+    return ", ".join(dict.fromkeys(tuning for tuning in tunings if tuning != "tuned")) or "tuned"
 
 
 def _gain(

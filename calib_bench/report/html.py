@@ -146,8 +146,9 @@ def _unnamed(analysis: Analysis, figures: Drawn, sections: Sequence[Section], ha
     more = not named.isdisjoint({*figures, *analysis.tables})
     if has_details and DETAILS not in named:
         yield Section("Details", (DETAILS,))
-    yield Section("More figures" if more else "Results", tuple(name for name in figures if name not in named))
-    yield Section("More tables" if more else "Tables", tuple(name for name in analysis.tables if name not in named))
+    rest = [tuple(name for name in drawn if name not in named) for drawn in (figures, analysis.tables)]
+    titles = ("More figures", "More tables") if more else ("Results", "Tables")
+    yield from map(Section, titles, rest)
 
 
 @dataclass

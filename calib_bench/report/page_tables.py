@@ -100,10 +100,14 @@ def grid(name: str, table: Table) -> Grid:
 
 def _keys_and_alike(frame: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The naming columns that tell the rows apart, and the columns, naming or counting, that are alike in all rows."""
-    candidates = [c for c in frame if c in (*names, *COUNTS, FLAG)] if len(frame) > 1 else []
-    alike = [c for c in candidates if frame[c].nunique(dropna=False) == 1]
+    alike = _alike(frame, (*names, *COUNTS, FLAG)) if len(frame) > 1 else []
     keys = [c for c in names if c not in alike and c != FLAG] or list(names[-1:])
     return keys, [c for c in alike if c not in keys]
+
+
+def _alike(frame: pd.DataFrame, names: Collection[str]) -> list[str]:
+    """The frame's columns among `names` that have one value."""
+    return [c for c in frame if c in names and frame[c].nunique(dropna=False) == 1]
 
 
 def _value_columns(frame: pd.DataFrame, left_out: Collection[str]) -> list[str]:
@@ -157,15 +161,20 @@ def _cells(frame: pd.DataFrame, column: str) -> list[Cell]:
     """A column's cells, intervals to as many places as three quarters of them need."""
     rows = frame[[c for c in frame if c == column or str(c).removeprefix(column) in SIBLINGS]].to_dict("records")
     estimates = [_bounded(row, column) for row in rows]
-    wanted = sorted(places(one.low, one.high) for one in estimates if one is not None)
-    if not wanted:
-        alone = _common_places([row[column] for row in rows])
-        return [_plain_cell(row[column], alone) for row in rows]
-    usual = wanted[min(3 * len(wanted) // 4, len(wanted) - 1)]
-    return [
-        _plain_cell(row[column], None) if one is None else _interval_cell(one, _sortable(row[column]), usual)
-        for row, one in zip(rows, estimates, strict=True)
-    ]
+    bounded = list(filter(None, estimates))
+    alone = None if bounded else _common_places([row[column] for row in rows])
+    usual = _usual_places(bounded)
+    cells = []
+    for row, one in zip(rows, estimates, strict=True):
+        value = row[column]
+        cells.append(_plain_cell(value, alone) if one is None else _interval_cell(one, _sortable(value), usual))
+    return cells
+
+
+def _usual_places(estimates: Sequence[Estimate]) -> int:
+    """Places that are enough for three quarters of the estimates."""
+    wanted = sorted(places(one.low, one.high) for one in estimates)
+    return wanted[min(3 * len(wanted) // 4, len(wanted) - 1)] if wanted else 0
 
 
 def _bounded(row: Mapping[Any, Any], column: str) -> Estimate | None:

@@ -38,17 +38,24 @@ def over_beta(analysis: Analysis) -> Figure:
     """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
-        return _empty("No trial at a chosen rate has finished.")
+        return empty_figure("No trial at a chosen rate has finished.")
     panels = (("accuracy", "accuracy"), ("log_loss", "log loss (nats)"), ("ece", "ECE"), ("kappa", "kappa = beta T*"))
-    figure, axes = _grid(frame, len(panels), 2.9)
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    figure, axes = family_grid(frame, len(panels), 2.9)
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         objectives = list(dict.fromkeys(rows["objective"]))
         for axis, (column, label) in zip(line, panels, strict=True):
             for i, objective in enumerate(objectives):
                 for method in (RAW, REPAIRED) if column in ("log_loss", "ece") else (REPAIRED,):
                     series = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
                     if column in series:
-                        _line(axis, series, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
+                        draw_line(
+                            axis,
+                            series,
+                            column,
+                            dodge_factor(i, len(objectives)),
+                            color=f"C{i}",
+                            **_look(method, column),
+                        )
             if column == "ece":
                 series = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
                 axis.fill_between(series.beta, 0, series.ece_null, color="0.5", alpha=0.25, linewidth=0)
@@ -58,9 +65,9 @@ def over_beta(analysis: Analysis) -> Figure:
                 axis.set_yscale("log")
                 plain(axis.yaxis)
             axis.set_ylabel(label)
-            _beta_axis(axis, rows.beta)
+            set_beta_axis(axis, rows.beta)
         line[0].set_title(name, loc="left")
-    _legend(figure, _over_beta_keys(frame))
+    figure_legend(figure, _over_beta_keys(frame))
     return figure
 
 
@@ -73,30 +80,30 @@ def separation(analysis: Analysis) -> Figure:
 
     frame = analysis.tables["separation"].frame
     if "log_loss_total" not in frame:
-        return _empty("no arm shares a finished seed with the reference yet")
+        return empty_figure("no arm shares a finished seed with the reference yet")
     frame = frame[frame["log_loss_total"].notna()]
     if not len(frame):
-        return _empty("no change of log loss is a number")
+        return empty_figure("no change of log loss is a number")
     objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
+    figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     reference = float(str(analysis.data["reference"]))
     zero = DataFrame([_no_change(reference)])
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, objective in zip(line, objectives, strict=False):
             objective_rows = rows[rows.objective == objective]
             if objective == CROSS_ENTROPY:
                 objective_rows = concat([objective_rows, zero])
             objective_rows = objective_rows.sort_values("beta")
             for i, (column, _, color, marker) in enumerate(PARTS):
-                _line(axis, objective_rows, column, _dodge(i, 3), color=color, marker=marker)
+                draw_line(axis, objective_rows, column, dodge_factor(i, 3), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
-            _beta_axis(axis, [*rows.beta, reference])
+            set_beta_axis(axis, [*rows.beta, reference])
         line[0].set_ylabel("change of log loss (nats)")
     keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS]
-    if _some_untuned(frame):
+    if some_untuned(frame):
         keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -118,10 +125,10 @@ def reliability(analysis: Analysis) -> Figure:
     frame = DataFrame(analysis.data["reliability"])
     frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
     if not len(frame):
-        return _empty("no trial with cross-entropy has finished yet")
+        return empty_figure("no trial with cross-entropy has finished yet")
     betas = sorted(set(frame.beta))
     across = max(min(len(betas), 4), 2)
-    panels = [(name, rows, beta) for name, rows in _families(frame) for beta in sorted(set(rows.beta))]
+    panels = [(name, rows, beta) for name, rows in by_family(frame) for beta in sorted(set(rows.beta))]
     from matplotlib.figure import Figure
 
     down = -(-len(panels) // across)
@@ -138,7 +145,7 @@ def reliability(analysis: Analysis) -> Figure:
     for axis in axes.flat[max(len(panels) - across, 0) : len(panels)]:  # the lowest of each column
         axis.set_xlabel("confidence")
         axis.tick_params(labelbottom=True)
-    _legend(figure, RELIABILITY_KEYS)
+    figure_legend(figure, RELIABILITY_KEYS)
     return figure
 
 
@@ -156,7 +163,7 @@ def reliability_row(bins: pd.DataFrame) -> Figure:
         axis.set_title(objective, loc="left")
         axis.set_xlabel("confidence")
     axes[0].set_ylabel("accuracy")
-    _legend(figure, RELIABILITY_KEYS)
+    figure_legend(figure, RELIABILITY_KEYS)
     return figure
 
 
@@ -180,12 +187,12 @@ def learning_rates(analysis: Analysis) -> Figure:
     frame = analysis.tables["rates"].frame
     frame = frame[frame.score.notna()] if "score" in frame else frame
     if not len(frame):
-        return _empty("no rate has been tried yet")
+        return empty_figure("no rate has been tried yet")
     objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
+    figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     betas = sorted(set(frame.beta))
     shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         finite = rows[rows.score < float("inf")]
         for axis, objective in zip(line, objectives, strict=False):
             for beta, curve in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
@@ -197,19 +204,19 @@ def learning_rates(analysis: Analysis) -> Figure:
             plain(axis.xaxis)
             plain(axis.yaxis)
         line[0].set_ylabel("selection score")
-    _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
     return figure
 
 
-def _grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
+def family_grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    rows = max(sum(1 for _ in _families(frame)), 1)
+    rows = max(sum(1 for _ in by_family(frame)), 1)
     figure = Figure(figsize=(WIDTH if columns > 1 else ALONE * WIDTH, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
-def _families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def by_family(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one model and variant, with its name."""
     if not len(frame):
         return
@@ -218,7 +225,7 @@ def _families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"{model} {what}".strip(), rows
 
 
-def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
+def draw_line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
     """A line over beta with interval bars where there are intervals."""
     x = rows["beta"] * dodge
     axis.plot(x, rows[column], **{"marker": "o", **look})
@@ -241,15 +248,15 @@ def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
         ("raw", {"color": "0.2", "linestyle": "--", "marker": "o", "fillstyle": "none"}),
         ("after temperature scaling", {"color": "0.2", "marker": "o"}),
         ("ECE of a calibrated model", {"color": "0.5", "alpha": 0.4, "linewidth": 6}),
-        *([("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})] if _some_untuned(frame) else []),
+        *([("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})] if some_untuned(frame) else []),
     ]
 
 
-def _some_untuned(frame: pd.DataFrame) -> bool:
+def some_untuned(frame: pd.DataFrame) -> bool:
     return 0 < (~frame["tuning"].isin(TUNED)).sum() < len(frame)
 
 
-def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def figure_legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """One legend above all panels."""
     from matplotlib.lines import Line2D
 
@@ -258,12 +265,12 @@ def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
 
 
-def _dodge(i: int, n: int) -> float:
+def dodge_factor(i: int, n: int) -> float:
     """A factor on beta that keeps bars of n series apart."""
     return 1.05 ** (i - (n - 1) / 2)
 
 
-def _beta_axis(axis: Axes, betas: Sequence[float]) -> None:
+def set_beta_axis(axis: Axes, betas: Sequence[float]) -> None:
     axis.set_xscale("log")
     ticks = sorted(set(betas))
     axis.set_xticks(_thin(ticks), [f"{b:.3g}" for b in _thin(ticks)])
@@ -308,7 +315,7 @@ def _span(axis: Any) -> tuple[float, float]:
     return min(lows), max(highs)
 
 
-def _empty(text: str) -> Figure:
+def empty_figure(text: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 1.2))

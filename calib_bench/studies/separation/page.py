@@ -41,7 +41,7 @@ def details(analysis: Analysis) -> list[Detail]:
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return []
-    families = list(drawing._families(frame))
+    families = list(drawing.by_family(frame))
     return [
         _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
         for family, rows in families

@@ -26,8 +26,7 @@ from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.report import drawing
-from calib_bench.studies.separation import equal_confidence, factorial, figures, page, refinement
+from calib_bench.studies.separation import arm_figures, equal_confidence, factorial, figures, page, refinement
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.summary import summary
 from calib_bench.studies.separation.tables import bins, tables
@@ -277,11 +276,11 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={
-        "over_beta": drawing.over_beta,
-        "separation": drawing.separation,
+        "over_beta": arm_figures.over_beta,
+        "separation": arm_figures.separation,
         "interventions": figures.interventions,
-        "reliability": drawing.reliability,
-        "learning_rates": drawing.learning_rates,
+        "reliability": arm_figures.reliability,
+        "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,
     details=page.details,

@@ -219,7 +219,7 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
 def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
     """What is to be said of the ratios of other architectures to the first."""
     small_p = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA]
-    silent = [named(row) for row in others if row not in small_p]
+    silent = [row for row in others if row not in small_p]
     parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in small_p if differs(row)]
     parts += [
         f"that it is another for {named(row)} is not established, since {revoked(row)}"
@@ -227,7 +227,7 @@ def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
         if not differs(row)
     ]
     if silent:
-        parts.append(f"for {', '.join(silent)} the data cannot say that it is another")
+        parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
     return parts
 
 

@@ -174,11 +174,12 @@ def plot_learning_rates(run: str | Path) -> Figure:
 
 
 def _draw(run: str | Path, name: str, needs: str) -> Figure:
-    from calib_bench.report import drawing, figures
+    from calib_bench.report import figures
+    from calib_bench.studies.separation import arm_figures
 
     analysis = _saved(Path(run), needs)
     with figures.style():
-        figure: Figure = getattr(drawing, name)(analysis)
+        figure: Figure = getattr(arm_figures, name)(analysis)
     figure.__dict__["_repr_png_"] = partial(_png, figure)  # IPython knows of figures only once pyplot was imported
     return figure
 

@@ -14,7 +14,7 @@ import torch
 from synthetic import make
 
 from calib_bench import registry
-from calib_bench.analysis import measure
+from calib_bench.analysis import calibration_variance, temperature_influence, trial_predictions
 from calib_bench.analysis.measure import PER_EXAMPLE, Measures, measure_arm
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Settings
@@ -105,7 +105,7 @@ def test_trials_are_measured_together_as_alone(
     """Every number of every method, but for rounding."""
     calibrators = registry.calibrators()
     together = measure_arm(run[0], arms[1], calibrators)
-    monkeypatch.setattr(measure, "TRIALS", 1)
+    monkeypatch.setattr(trial_predictions, "TRIALS", 1)
     alone = measure_arm(run[0], arms[1], calibrators)
     pd.testing.assert_frame_equal(
         together.frame.drop(columns="fit_seconds"), alone.frame.drop(columns="fit_seconds"), rtol=1e-6, atol=1e-9
@@ -151,7 +151,7 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
 
 def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None:
     """Logits whose best temperature is known: the interval of log kappa covers it, and narrows to the bootstrap's."""
-    from calib_bench.analysis.measure import log_kappa_n
+    from calib_bench.analysis.temperature_influence import log_kappa_n
     from calib_bench.inference import crossed_interval
     from calib_bench.registry import load
 
@@ -180,7 +180,7 @@ def test_slopes_are_the_derivatives_in_log_temperature() -> None:
     Z = 3 * torch.randn(50, 4, generator=g, dtype=torch.float64)
     Z[:5, 3] = -math.inf
     y = torch.randint(3, (50,), generator=g)
-    found = measure.temperature_slopes((Z / 1.3).log_softmax(-1), y)
+    found = temperature_influence.temperature_slopes((Z / 1.3).log_softmax(-1), y)
     h = 1e-4
     for name, score in (("log_loss", log_loss), ("brier", brier)):
         low, here, high = (float(score(Z / (1.3 * math.exp(step)), y)) for step in (-h, 0.0, h))
@@ -192,7 +192,7 @@ def test_slopes_are_the_derivatives_in_log_temperature() -> None:
 def test_fitted_to_is_what_refits_without_an_example_show(run: tuple[Store, Settings], arms: list[tuning.Arm]) -> None:
     """How a calibration example moves the repaired test score: fitted again without it, and with it twice."""
     found = measure_arm(run[0], arms[1], registry.calibrators((REPAIRED,)))
-    fit = measure.fitted_to("log_loss", (1, found, [0]))
+    fit = calibration_variance.fitted_to("log_loss", (1, found, [0]))
     assert fit is not None
     assert fit.influence_SM is not None
     trial = arms[1].trials[found.seeds[0]]

@@ -23,9 +23,10 @@ from calib_bench.analysis.format import estimate, number
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build as report
-from calib_bench.report import drawing, figures, html, tables
+from calib_bench.report import figures, html, tables
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
+from calib_bench.studies.separation import arm_figures
 from calib_bench.system import files
 
 EVIL = "<script>alert('x & y')</script>$_{%#"
@@ -86,8 +87,8 @@ def test_one_arm_leaves_no_warning(tmp_path: Path) -> None:
     analysis = registry.study("separation").analyse(settings, store)
     with warnings.catch_warnings(), figures.style():
         warnings.simplefilter("error", UserWarning)
-        svg = figures.render(drawing.separation(analysis))["svg"].decode()
-        drawing.separation(analysis).savefig(tmp_path / "separation.png")
+        svg = figures.render(arm_figures.separation(analysis))["svg"].decode()
+        arm_figures.separation(analysis).savefig(tmp_path / "separation.png")
     assert "no arm shares a finished seed" in svg
 
 

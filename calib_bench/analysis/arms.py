@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import kappa
-from calib_bench.analysis.measure import METRICS, Measures, fitted_to
-from calib_bench.analysis.rate_choice import Rechosen, shift
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.measure import METRICS, Measures
+from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.results import Results
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
 
-RECHOSEN = (
+REDRAWN_CHOICE_NOTE = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
     "examples, is drawn anew"
 )
@@ -51,36 +53,51 @@ def named(arm: Arm, variant: str | None) -> Row:
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
 
-    rows = []
     failed = len(measures.diverged) + len(measures.dead)
     counts = {"seeds": len(measures.seeds), "failed": failed, "missing": len(measures.missing)}
-    for method, scores in measures.examples.items():
-        frame = measures.frame[measures.frame["method"] == method]
-        row: Row = {"method": method, **counts}
-        intervals: dict[str, Interval] = {}
-        for metric in METRICS:
-            if metric not in frame:
-                continue
-            if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
-                every = range(len(measures.seeds))
-                fit = fitted_to(metric, (1, measures, every)) if method == REPAIRED else None
-                intervals[metric] = score_interval(metric, scores[MEANS[metric]], nested, fit)
-                if method in ("raw", REPAIRED):
-                    move = shift(measures, None, (method, MEANS[metric], 1.0))
-                    variance = 0.0 if move is None else choice_variance(move)
-                    intervals[metric] = within(widened(intervals[metric], variance), metric)
-                row |= limits(metric, intervals[metric])
-            elif metric == "ece" and method in ("raw", "temperature_scaling"):
-                intervals["ece"] = ece_interval(scores["confidence"], scores["correct"], nested=nested)
-                row |= limits("ece", intervals["ece"])
-            else:
-                row |= over_seeds(metric, frame[metric].tolist())
-        if "ece_null" in frame and frame["ece_null"].notna().any():
-            row["ece_null"] = frame["ece_null"].mean()
-        if method == "temperature_scaling":
-            row |= kappa(measures, list(range(len(measures.seeds))))
-        rows.append(row | doubtful(intervals))
-    return rows
+    return [{"method": method, **counts, **_metrics(measures, method, nested)} for method in measures.examples]
+
+
+def _metrics(measures: Measures, method: str, nested: bool) -> Row:
+    """Every metric's mean over seeds after one method, with what is known beside it."""
+    frame = measures.frame[measures.frame["method"] == method]
+    row: Row = {}
+    intervals: dict[str, Interval] = {}
+    for metric in METRICS:
+        if metric not in frame:
+            continue
+        interval = _metric(measures, method, metric, nested)
+        if interval is None:
+            row |= over_seeds(metric, frame[metric].tolist())
+        else:
+            intervals[metric] = interval
+            row |= limits(metric, interval)
+    if "ece_null" in frame and frame["ece_null"].notna().any():
+        row["ece_null"] = frame["ece_null"].mean()
+    if method == REPAIRED:
+        row |= kappa(measures, list(range(len(measures.seeds))))
+    return row | doubtful(intervals)
+
+
+def _metric(measures: Measures, method: str, metric: str, nested: bool) -> Interval | None:
+    """A metric's interval over seeds and test examples; None where it is no finite mean over them."""
+    scores = measures.examples[method]
+    if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
+        return _mean(measures, method, metric, nested)
+    if metric == "ece" and method in ("raw", REPAIRED):
+        return ece_interval(scores["confidence"], scores["correct"], nested=nested)
+    return None
+
+
+def _mean(measures: Measures, method: str, metric: str, nested: bool) -> Interval:
+    """The interval of one of MEANS; the choice of rate and the temperature's calibration examples are counted."""
+    score = MEANS[metric]
+    fit = fitted_to(metric, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
+    interval = score_interval(metric, measures.examples[method][score], nested, fit)
+    if method not in ("raw", REPAIRED):
+        return interval
+    move = shift(measures, None, (method, score, 1.0))
+    return within(widened(interval, 0.0 if move is None else choice_variance(move)), metric)
 
 
 def trials(store: Results, measures: Measures) -> list[Row]:
@@ -102,7 +119,7 @@ def trials(store: Results, measures: Measures) -> list[Row]:
     return rows
 
 
-def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
+def rates(arm: Arm, again: RedrawnChoice | None = None) -> list[Row]:
     """One row per rate tried, and which tuning seeds are reported at it where each is at the others' choice.
 
     Args:
@@ -125,8 +142,10 @@ def rates(arm: Arm, again: Rechosen | None = None) -> list[Row]:
 def rates_note(frame: pd.DataFrame) -> str:
     """What tables of rates say of their columns."""
     if "cross_fitted" not in frame:
-        return RECHOSEN
-    return f"{RECHOSEN}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+        return REDRAWN_CHOICE_NOTE
+    return (
+        f"{REDRAWN_CHOICE_NOTE}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+    )
 
 
 def trials_note(frame: pd.DataFrame) -> str:
@@ -145,4 +164,4 @@ def over_seeds(name: str, values: list[float]) -> Row:
 
 def limits(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low` and `_high`."""
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return Estimate.of_interval(interval).limits(name)

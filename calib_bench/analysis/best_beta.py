@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
+from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import ALPHA, TWO_KINDS, Row, cell, fields, marks, revoked
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks, revoked
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -63,8 +66,8 @@ class Curve:
     def best(self) -> tuple[float, Array, bool]:
         """Log of the best beta, in the data and in resamples, and whether the best one tried is the last one tried."""
         x_B = np.log(self.betas)
-        place, edge = beta_rate_plane.valley(x_B, self.found.means_A)
-        return float(place), beta_rate_plane.valley(x_B, self.found.drawn_BA)[0], bool(edge)
+        place, edge = beta_rate_plane.parabola_minimum(x_B, self.found.means_A)
+        return float(place), beta_rate_plane.parabola_minimum(x_B, self.found.drawn_BA)[0], bool(edge)
 
 
 def results(measures: Measures) -> dict[str, Array]:
@@ -85,12 +88,9 @@ def refits(measures: Measures) -> dict[str, Array]:
     Empty where calibration sets differ in size between seeds, so that only seeds are independent.
     """
 
-    if measures.log_kappa is None:
+    log_T = log_temperatures(measures)
+    if log_T is None:
         return {}
-    log_T = measures.log_kappa.clone()
-    for i, one in enumerate(measures.seeds):
-        if one in measures.at_bound:  # no influence that could be told, as in `fitted_to`
-            log_T[i] = log_T[i].mean()
     shared = same_calibration(measures)
     after = {result: score for result, (method, score) in RESULTS.items() if method == REPAIRED}
     return {
@@ -137,20 +137,24 @@ def curves(
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
+    sources = [source for source in (choices, fits) if source]
     result_curves = []
     for result in RESULTS:
         beta_values = [values[beta][result] for beta in betas]
         means = [one.mean(1, keepdims=True) for one in beta_values] if nested else beta_values
         resampled = resampled_means(np.stack(means, -1))
-        chosen = [(choices or {}).get(beta, {}).get(result) for beta in betas]
-        for column, move in enumerate(chosen):
-            if move is not None:
-                resampled.drawn_BA[:, column] += np.resize(move.mean(-1), len(resampled.drawn_BA))
-        for column, beta in enumerate(betas):
-            if (refit := (fits or {}).get(beta, {}).get(result)) is not None:
-                resampled.drawn_BA[:, column] += np.resize(refit, len(resampled.drawn_BA))
+        for source in sources:
+            for column, beta in enumerate(betas):
+                _add_draws(resampled, column, source.get(beta, {}).get(result))
         result_curves.append(Curve(name, result, betas, resampled))
     return result_curves
+
+
+def _add_draws(resampled: Resampled, column: int, draws: Array | None) -> None:
+    """Adds draws [B] or [V, B, S] of another source of variance to a column's resamples, repeated to as many."""
+    if draws is not None:
+        mean_B = draws if draws.ndim == 1 else draws.mean(-1)
+        resampled.drawn_BA[:, column] += np.resize(mean_B, len(resampled.drawn_BA))
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
@@ -177,20 +181,16 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
         place, drawn, edge = curve.best()
         row: Row = {**curve.name, "result": curve.result, "betas": len(curve.betas), "seeds": curve.found.n_seeds}
         row |= {"examples": curve.found.n_examples, "inside": not edge}
-        row |= {k: v for k, v in _exp("best_beta", percentile(place, drawn, curve.found)).items() if k[-2:] != "_p"}
+        row |= Estimate.of_interval(percentile(place, drawn, curve.found)).exp().limits("best_beta")
         row["lowest"] = float(curve.found.means_A.min())
         if curve is not base:
             if TWO_KINDS in base.name:
                 row.setdefault(TWO_KINDS, "reference")
             other, others, _ = base.best()
-            row |= _exp("ratio", percentile(place - other, drawn - others, curve.found))
+            log_ratio = percentile(place - other, drawn - others, curve.found)
+            row |= Estimate.of_interval(log_ratio).exp().fields("ratio")
         table_rows.append(row)
     return table_rows
-
-
-def _exp(name: str, log_interval: Any) -> Row:
-    """An interval of a logarithm, as columns of what it is the logarithm of; its p stays."""
-    return {k: v if k.endswith("_p") else math.exp(v) for k, v in fields(name, log_interval).items()}
 
 
 def words(best: pd.DataFrame, of: str = "") -> list[str]:
@@ -208,19 +208,27 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in architectures)
         sentences.append(f"{where}The best beta by {result} is {listed}.")
-        others = [row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]]
-        sure = [row for row in others if differs(row)]
-        hints = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA and row not in sure]
-        silent = [row for row in others if row not in (*sure, *hints)]
-        parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in sure]
-        parts += [f"that it is another for {named(row)} is not established, since {revoked(row)}" for row in hints]
-        if silent:
-            parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+        parts = _ratios([row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]])
         if parts:
             sentences.append(
                 f"{where}Beside {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
             )
     return sentences
+
+
+def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """What is to be said of the ratios of other architectures to the first."""
+    small_p = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA]
+    silent = [row for row in others if row not in small_p]
+    parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in small_p if differs(row)]
+    parts += [
+        f"that it is another for {named(row)} is not established, since {revoked(row)}"
+        for row in small_p
+        if not differs(row)
+    ]
+    if silent:
+        parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+    return parts
 
 
 def differs(row: Mapping[Any, Any]) -> bool:
@@ -264,8 +272,8 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
     ratio = "; ratio: to the first architecture's" if several else ""
     return Table(
         "The best beta of each architecture",
-        shown(best, settings),
-        noted(
+        display_columns(best, settings),
+        table_note(
             settings,
             "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
             "betas: at which every seed finished; inside: there is a worse beta on either side; lowest: the mean at "

@@ -35,14 +35,14 @@ def guess(settings: Settings) -> float:
     return 1 - 1 / classes if settings.select == "error" else math.log(classes)
 
 
-def worthless(settings: Settings) -> Callable[[float], bool]:
+def is_failed(settings: Settings) -> Callable[[float], bool]:
     """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.core.fate`); of a
     bare number, whether it is not finite or no better than guessing scores."""
     bound = GUESS * guess(settings)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
 
 
-def valley(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+def parabola_minimum(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     """Where curves are lowest: the vertex of the parabola through the lowest point and its neighbours.
 
     Args:
@@ -101,7 +101,7 @@ class Bracket:
         return math.sqrt(self.stable * self.failing)
 
 
-def bracket(
+def failure_bracket(
     rates: Sequence[float], score: Callable[[float], float | None], failed: Callable[[float], bool], extend: int
 ) -> Bracket:
     """The bracket of one arm and seed, as far as it is known.
@@ -117,41 +117,71 @@ def bracket(
     score_by_rate = {rate: value for rate in rates if (value := score(rate)) is not None}
     if len(score_by_rate) < len(rates) or all(failed(value) for value in score_by_rate.values()):
         return Bracket(math.nan, math.nan, math.nan)
-    best = min(score_by_rate, key=lambda rate: (score_by_rate[rate], rate))
+    search = _FrontierSearch(score, failed, score_by_rate)
     step = rates[-1] / rates[-2] if len(rates) > 1 else 2.0
-    for _ in range(extend):
-        if any(rate > best and failed(value) for rate, value in score_by_rate.items()):
-            break
-        further = _round(max(score_by_rate) * step)
-        value = score(further)
-        if value is None:
-            return Bracket(best, max(score_by_rate), math.nan, (further,))
-        score_by_rate[further] = value
-    while True:
-        bad = [rate for rate in score_by_rate if rate > best and failed(score_by_rate[rate])]
-        if not bad:
-            return Bracket(best, max(score_by_rate), math.nan)
-        failing = min(bad)
-        stable = max(rate for rate in score_by_rate if rate < failing)
-        if failing / stable <= FINE * (1 + 1e-9):
-            return Bracket(best, stable, failing)
-        middle = _round(math.sqrt(stable * failing))
-        value = score(middle)
-        if value is None:
-            return Bracket(best, stable, failing, (middle,))
-        score_by_rate[middle] = value
+    return search.extended(step, extend) or search.halved()
 
 
-def brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
+@dataclass
+class _FrontierSearch:
+    """The search for the rate at which training begins to fail, above the best rate of a grid.
+
+    Attributes:
+        score: of a rate, or None where it has not run.
+        failed: whether a score is that of a trial that failed.
+        by_rate: the scores seen so far.
+    """
+
+    score: Callable[[float], float | None]
+    failed: Callable[[float], bool]
+    by_rate: dict[float, float]
+
+    def __post_init__(self) -> None:
+        self.best = min(self.by_rate, key=lambda rate: (self.by_rate[rate], rate))
+
+    def failing(self) -> float | None:
+        """The lowest rate above the best one at which training failed."""
+        return min((r for r, value in self.by_rate.items() if r > self.best and self.failed(value)), default=None)
+
+    def see(self, rate: float) -> bool:
+        """Whether the rate has run; its score counts from now on."""
+        value = self.score(rate)
+        if value is not None:
+            self.by_rate[rate] = value
+        return value is not None
+
+    def extended(self, step: float, times: int) -> Bracket | None:
+        """Continues the grid until a rate fails; the bracket where one has yet to run, else None."""
+        for _ in range(times):
+            if self.failing() is not None:
+                return None
+            further = _round(max(self.by_rate) * step)
+            if not self.see(further):
+                return Bracket(self.best, max(self.by_rate), math.nan, (further,))
+        return None
+
+    def halved(self) -> Bracket:
+        """Halves the bracket until it is fine, or its middle has yet to run."""
+        while (failing := self.failing()) is not None:
+            stable = max(rate for rate in self.by_rate if rate < failing)
+            if failing / stable <= FINE * (1 + 1e-9):
+                return Bracket(self.best, stable, failing)
+            middle = _round(math.sqrt(stable * failing))
+            if not self.see(middle):
+                return Bracket(self.best, stable, failing, (middle,))
+        return Bracket(self.best, max(self.by_rate), math.nan)
+
+
+def failure_brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
     """By seed, where the arm's training begins to fail."""
-    failed = worthless(settings)
+    failed = is_failed(settings)
 
     def of(seed: int) -> Bracket:
         def score(rate: float) -> float | None:
             value = scores(tuning.trial_at(settings, arm.trial, rate, seed))
             return math.inf if value is not None and failed(value) else value
 
-        return bracket(arm.rates, score, math.isinf, settings.extend)
+        return failure_bracket(arm.rates, score, math.isinf, settings.extend)
 
     return {seed: of(seed) for seed in settings.seed or ()}
 
@@ -166,7 +196,7 @@ def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
             trials.setdefault(trial.key, trial)
         return value
 
-    for seed, one in brackets(settings, arm, noted).items():
+    for seed, one in failure_brackets(settings, arm, noted).items():
         for rate in one.wanted:
             trial = tuning.trial_at(settings, arm.trial, rate, seed)
             trials.setdefault(trial.key, trial)

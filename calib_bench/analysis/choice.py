@@ -7,13 +7,14 @@ pairs of rates that other selection data might well have chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import Rechosen
-from calib_bench.analysis.result_rows import Row, firm
-from calib_bench.analysis.table_notes import NAMES, noted, shown
+from calib_bench.analysis.rate_choice import RedrawnChoice
+from calib_bench.analysis.result_rows import Row, is_significant
+from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 
@@ -40,25 +41,49 @@ def rows(arm: Measures, reference: Measures | None, name: Row) -> list[Row]:
         the arm at its runner-up, `_least` and `_most` over all `pairs` of rates of both arms that might well have been
         chosen; `hangs`, the results whose sign differs among those.
     """
-    mine, theirs = arm.rechosen, None if reference is None else reference.rechosen
-    if mine is None or theirs is None or reference is None or len(mine.costs) == len(theirs.costs) == 1:
+    if reference is None:
         return []
-    rate, other = _chosen(arm), _chosen(reference)
-    second = min((r for r in mine.costs if r != rate), key=lambda r: (mine.costs[r], r), default=None)
-    pairs = [(a, b) for a in likely(mine, rate) for b in likely(theirs, other)]
-    out: Row = {**name, "rate": rate}
+    mine, theirs = arm.redrawn_choice, reference.redrawn_choice
+    if mine is None or theirs is None or len(mine.costs) == len(theirs.costs) == 1:
+        return []
+    rates = _chosen(arm), _chosen(reference)
+    second = _runner_up(mine, rates[0])
+    pairs = list(itertools.product(likely(mine, rates[0]), likely(theirs, rates[1])))
+    row: Row = {**name, "rate": rates[0]}
     if second is not None:
-        out |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rate]}
-    hangs = []
-    for result, (method, score) in RESULTS.items():
-        means = [{r: float(v.mean()) for r, v in one.results[method][score].items()} for one in (mine, theirs)]
-        values = [means[0][a] - means[1][b] for a, b in pairs]
-        out[result] = means[0][rate] - means[1][other]
-        if second is not None:
-            out[f"{result}_runner_up"] = means[0][second] - means[1][other]
-        out |= {f"{result}_least": min(values), f"{result}_most": max(values)}
-        hangs += [result.replace("_", " ")] if min(values) < 0 < max(values) else []
-    return [{**out, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+        row |= {"runner_up": second, "behind": mine.costs[second] - mine.costs[rates[0]]}
+    for result in RESULTS:
+        row |= _differences(result, _means(mine, result), _means(theirs, result), rates, second, pairs)
+    hangs = [result.replace("_", " ") for result in RESULTS if row[f"{result}_least"] < 0 < row[f"{result}_most"]]
+    return [{**row, "pairs": len(pairs), "hangs": ", ".join(hangs) or None}]
+
+
+def _differences(
+    result: str,
+    arm_means: Mapping[float, float],
+    reference_means: Mapping[float, float],
+    chosen: tuple[float, float],
+    second: float | None,
+    pairs: Sequence[tuple[float, float]],
+) -> Row:
+    """The columns of one of RESULTS, given both arms' means by rate: see `rows`."""
+    differences = [arm_means[a] - reference_means[b] for a, b in pairs]
+    row = {result: arm_means[chosen[0]] - reference_means[chosen[1]]}
+    if second is not None:
+        row[f"{result}_runner_up"] = arm_means[second] - reference_means[chosen[1]]
+    return row | {f"{result}_least": min(differences), f"{result}_most": max(differences)}
+
+
+def _runner_up(choice: RedrawnChoice, chosen: float) -> float | None:
+    """The rate of the lowest selection score but for the chosen one; None where no other trained."""
+    others = [rate for rate in choice.costs if rate != chosen]
+    return min(others, key=lambda rate: (choice.costs[rate], rate), default=None)
+
+
+def _means(choice: RedrawnChoice, result: str) -> dict[float, float]:
+    """By rate, the mean of one of RESULTS over the tuning seeds."""
+    method, score = RESULTS[result]
+    return {rate: float(values.mean()) for rate, values in choice.results[method][score].items()}
 
 
 def _chosen(measures: Measures) -> float:
@@ -66,7 +91,7 @@ def _chosen(measures: Measures) -> float:
     return measures.arm.chosen
 
 
-def likely(again: Rechosen, chosen: float) -> list[float]:
+def likely(again: RedrawnChoice, chosen: float) -> list[float]:
     """The rates that might well have been chosen, the chosen one among them."""
     return [rate for rate in again.costs if rate == chosen or again.shares.get(rate, 0.0) >= LIKELY]
 
@@ -75,8 +100,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """Contrasts at the runner-up, and over all rates that might well have been chosen."""
     return Table(
         "Does a contrast hang on the choice of rate?",
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             f"each arm minus beta={settings.reference:g} with cross-entropy, over the tuning seeds alone, which are "
             "trained at every rate, so that these means are not those of other tables; no intervals",
@@ -101,18 +126,21 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
         return []
     keys = [key for key in NAMES if key in frame]
     both = contrasts.merge(frame[[*keys, "hangs"]], on=keys)
-    said = [
-        f"{one['model']} beta={one['beta']:.3g} {one['objective']} ({', '.join(loose)})"
-        for one in both.to_dict("records")
-        if (loose := [r.replace("_", " ") for r in RESULTS if _hangs(one, r) and firm(one, r)])
+    listed = [
+        f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({', '.join(results)})"
+        for row in both.to_dict("records")
+        if (results := _hanging_results(row))
     ]
-    if not said:
+    if not listed:
         return []
     return [
         "Hangs on the choice of rate: though the interval counts that choice, the sign differs at rates that might "
-        f"well have been chosen, over the tuning seeds: {', '.join(said)}."
+        f"well have been chosen, over the tuning seeds: {', '.join(listed)}."
     ]
 
 
-def _hangs(one: Mapping[Any, Any], result: str) -> bool:
-    return isinstance(one["hangs"], str) and result.replace("_", " ") in one["hangs"].split(", ")
+def _hanging_results(row: Mapping[Any, Any]) -> list[str]:
+    """The results whose contrast is significant, and hangs on the choice of rate."""
+    hanging = row["hangs"].split(", ") if isinstance(row["hangs"], str) else []
+    significant = [name.replace("_", " ") for name in RESULTS if is_significant(row, name)]
+    return [name for name in significant if name in hanging]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -47,29 +48,33 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
         return []
     K = registry.task(settings.task).classes
     names = [name for name in NAMES if name in trials]
-    arm_rows = []
-    for _, arm in trials.groupby(names, sort=False, dropna=False):
-        done = arm[arm["status"].isin(("done", DEAD))]
-        lost = _lost(done["status"] == DEAD, {result: done[result].astype("float64") for result in RESULTS}, K)
-        if not lost.any():
-            continue
-        diverged = int((arm["status"] == DIVERGED).sum())
-        events, ran = int(lost.sum()) + diverged, len(done) + diverged
-        row: Row = {name: arm[name].iloc[0] for name in names}
-        row |= {
-            "seeds": ran,
-            "mixed": not lost.all(),
-            **fields("collapsed", rate(events, ran)),
-            "collapsed_trials": f"{events} of {ran}",
-        }
-        for result in RESULTS:
-            values = done[result].to_numpy(np.float64)
-            row[result] = float(values.mean())
-            if not lost.all():
-                without = fields(f"{result}_without", crossed_interval(values[~lost][:, None], nested=True))
-                row |= {key: value for key, value in without.items() if not key.endswith("_p")}
-        arm_rows.append(row)
-    return arm_rows
+    groups = trials.groupby(names, sort=False, dropna=False)
+    arm_rows = (_row(arm, {name: arm[name].iloc[0] for name in names}, K) for _, arm in groups)
+    return [row for row in arm_rows if row]
+
+
+def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
+    """The row of one arm's trials; empty where none collapsed.
+
+    Args:
+        name: the columns that name the arm.
+    """
+    done = arm[arm["status"].isin(("done", DEAD))]
+    scores = {result: done[result].astype("float64") for result in RESULTS}
+    lost_S = _lost(done["status"] == DEAD, scores, classes)
+    if not lost_S.any():
+        return {}
+    diverged = int((arm["status"] == DIVERGED).sum())
+    events, ran = int(lost_S.sum()) + diverged, len(done) + diverged
+    row: Row = {**name, "seeds": ran, "mixed": not lost_S.all(), **fields("collapsed", rate(events, ran))}
+    row["collapsed_trials"] = f"{events} of {ran}"
+    for result in RESULTS:
+        values = done[result].to_numpy(np.float64)
+        row[result] = float(values.mean())
+        if row["mixed"]:
+            without = crossed_interval(values[~lost_S][:, None], nested=True)
+            row |= Estimate.of_interval(without).limits(f"{result}_without")
+    return row
 
 
 def _lost(dead_S: ArrayLike, values: Mapping[str, ArrayLike], classes: int) -> NDArray[np.bool_]:
@@ -113,29 +118,42 @@ def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
     Args:
         frames: "trials", rows of `arms.trials` with columns that name their arm, and some of ESTABLISHING.
     """
-    some = [row for row in rows(frames["trials"], settings) if row["mixed"]]
-    for name in ESTABLISHING if some else ():
-        frame = frames.get(name)
-        if frame is None:
-            continue
-        marks = [_plain(row.get(TWO_KINDS)) or _rests_on(row, some, settings) for row in frame.to_dict("records")]
-        if any(marks):
-            frames[name] = frame.assign(**{TWO_KINDS: [text or None for text in marks]})
+    mixed_arms = [row for row in rows(frames["trials"], settings) if row["mixed"]]
+    if not mixed_arms:
+        return
+    for name, frame in frames.items():
+        if name in ESTABLISHING:
+            frames[name] = _marked(frame, mixed_arms, settings)
 
 
-def _rests_on(row: Mapping[Any, Any], mixed: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+def _marked(frame: pd.DataFrame, mixed_arms: Sequence[Mapping[str, Any]], settings: Settings) -> pd.DataFrame:
+    marks = [_plain(row.get(TWO_KINDS)) or _rests_on(row, mixed_arms, settings) for row in frame.to_dict("records")]
+    return frame.assign(**{TWO_KINDS: [text or None for text in marks]}) if any(marks) else frame
+
+
+def _rests_on(row: Mapping[Any, Any], mixed_arms: Sequence[Mapping[str, Any]], settings: Settings) -> str:
     """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
-    row_arm = {key: _plain(row[key]) for key in NAMES if key in row}
-    row_arm["intervention"] = "" if row_arm.get("intervention") == TRAINED else row_arm.get("intervention", "")
-    arms = [{key: _plain(arm[key]) for key in NAMES if key in arm} for arm in mixed]
+    arm = _arm_of(row)
+    arm["intervention"] = "" if arm.get("intervention") == TRAINED else arm.get("intervention", "")
+    reference: dict[str, Any] = {key: arm[key] for key in ("model", "variant") if key in arm}
+    reference |= {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
+    candidates = list(map(_arm_of, mixed_arms))
     if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
-        arms = [arm for arm in arms if arm.get("intervention", "") in ("", RATE, MAGNITUDE)]
-        row_arm.pop("intervention")
-    if any(all(arm.get(key, "") == value for key, value in row_arm.items()) for arm in arms):
+        candidates = [one for one in candidates if one.get("intervention", "") in ("", RATE, MAGNITUDE)]
+        arm.pop("intervention")
+    if _is_among(arm, candidates):
         return "this arm"
-    base = {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
-    base |= {key: row_arm[key] for key in ("model", "variant") if key in row_arm}
-    return "reference" if any(all(arm.get(key, "") == value for key, value in base.items()) for arm in arms) else ""
+    return "reference" if _is_among(reference, candidates) else ""
+
+
+def _arm_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values that name the arm of a row, missing ones empty."""
+    return {key: _plain(row[key]) for key in NAMES if key in row}
+
+
+def _is_among(arm: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the candidates has all the values that name the arm."""
+    return any(all(one.get(key, "") == value for key, value in arm.items()) for one in candidates)
 
 
 def _plain(value: Any) -> Any:
@@ -152,8 +170,9 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (f", given no collapse {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
-        rates = f"{row['collapsed']:.0%} [{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
-        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {rates}"
+        collapse_rate = Estimate.of(row, "collapsed")
+        assert collapse_rate is not None
+        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {collapse_rate.percent}"
         sentences.append(f"{begin}; {'; '.join(means)}.")
     return sentences
 
@@ -185,8 +204,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """
     return Table(
         "Trials that collapsed",
-        shown(frame.drop(columns="mixed", errors="ignore"), settings),
-        noted(
+        display_columns(frame.drop(columns="mixed", errors="ignore"), settings),
+        table_note(
             settings,
             "collapsed: diverged, or parted from the better half of its arm's seeds, in accuracy or repaired log loss, "
             "by a gap that takes a fifth of the way to guessing or more (of 3 or 4 seeds, three tenths) and is at "

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.measure import SPLIT, Measures, fitted_to, same_calibration
+from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.measure import SPLIT, Measures
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
 from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.core.settings import Settings
@@ -47,40 +50,58 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
         bounded; `doubtful`, where limits are in doubt; kappa of the arm; seeds used, and dropped because either side
         has none. The choice of both arms' rates is counted, see `calib_bench.analysis.rate_choice`.
     """
-    mine = {seed: i for i, seed in enumerate(arm.seeds)}
-    theirs = {seed: i for i, seed in enumerate(reference.seeds)} if reference is not None else {}
-    seeds = [seed for seed in mine if seed in theirs]
-    either = {*arm.arm.trials, *(reference.arm.trials if reference is not None else ())}
-    row: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds)}
-    if reference is None or not seeds:
+    if reference is None:
+        return {"seeds": 0, "dropped": len(arm.arm.trials)}
+    seeds = [seed for seed in arm.seeds if seed in reference.seeds]
+    row: Row = {"seeds": len(seeds), "dropped": len({*arm.arm.trials, *reference.arm.trials}) - len(seeds)}
+    if not seeds:
         return row
-
-    ours, others = [mine[s] for s in seeds], [theirs[s] for s in seeds]
-
-    def difference(method: str, score: str) -> Tensor:
-        return arm.examples[method][score][ours] - reference.examples[method][score][others]
-
-    doubts: dict[str, Interval] = {}
-
-    def add(name: str, limits: Interval) -> Row:
-        doubts[name] = limits
-        return fields(name, limits)
-
-    right = [arm.examples["raw"]["correct"][ours], reference.examples["raw"]["correct"][others]]
-    accuracy = difference_of(
-        "accuracy", right[0] - right[1], nested, None, shift(arm, reference, ("raw", "correct", 1))
-    )
-    row |= add("accuracy", with_doubt(accuracy, right, nested))
+    pair = _Pair(arm, reference, [arm.seeds.index(s) for s in seeds], [reference.seeds.index(s) for s in seeds])
+    intervals = {"accuracy": pair.accuracy(nested)}
+    row |= fields("accuracy", intervals["accuracy"])
     for score in SPLIT:
-        total, dyn = difference("raw", score), difference("temperature_scaling", score)
-        after = fitted_to(score, (1, arm, ours), (-1, reference, others))
+        parts, conf_share = pair.split(score, nested)
+        for name, limits in parts.items():
+            row |= fields(name, limits)
+        row |= conf_share
+        intervals |= parts
+    return row | doubtful(intervals) | kappa(arm, pair.ours)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An arm and its reference over the seeds that finished in both, which have the places `ours` and `theirs`."""
+
+    arm: Measures
+    reference: Measures
+    ours: list[int]
+    theirs: list[int]
+
+    def accuracy(self, nested: bool) -> Interval:
+        """The difference of accuracy."""
+        correct = [
+            self.arm.examples["raw"]["correct"][self.ours],
+            self.reference.examples["raw"]["correct"][self.theirs],
+        ]
+        move = shift(self.arm, self.reference, ("raw", "correct", 1))
+        return with_doubt(difference_of("accuracy", correct[0] - correct[1], nested, None, move), correct, nested)
+
+    def split(self, score: str, nested: bool) -> tuple[dict[str, Interval], Row]:
+        """The difference of a score and its parts, by column, and the columns of the share of confidence."""
+        total, dyn = (self._difference(method, score) for method in ("raw", "temperature_scaling"))
+        after = fitted_to(score, (1, self.arm, self.ours), (-1, self.reference, self.theirs))
         fits = (None, None if after is None else after.negative(), after)
         raw, repaired = ("raw", score, 1.0), ("temperature_scaling", score, 1.0)
-        moves = [shift(arm, reference, *parts) for parts in ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))]
-        for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True):
-            row |= add(f"{score}_{part}", difference_of(score, values, nested, fit, move))
-        row |= _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
-    return row | doubtful(doubts) | kappa(arm, ours)
+        factors = ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))
+        moves = [shift(self.arm, self.reference, *parts) for parts in factors]
+        intervals = {
+            f"{score}_{part}": difference_of(score, values, nested, fit, move)
+            for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True)
+        }
+        return intervals, _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
+
+    def _difference(self, method: str, score: str) -> Tensor:
+        return self.arm.examples[method][score][self.ours] - self.reference.examples[method][score][self.theirs]
 
 
 def interval(
@@ -97,7 +118,7 @@ def difference_of(
 
     Args:
         metric: what it is a difference of; its range bounds the limits.
-        fit: what a fitted temperature adds, see `measure.fitted_to`.
+        fit: what a fitted temperature adds, see `calibration_variance.fitted_to`.
         move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
             that variance is added.
     """
@@ -117,7 +138,7 @@ def _share(
     estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return {}
-    return {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return Estimate.of_interval(estimate).limits(name)
 
 
 def kappa(arm: Measures, rows: list[int]) -> Row:
@@ -133,8 +154,4 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
     log_interval = log_interval if move is None else widened(log_interval, choice_variance(move))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
         return {"kappa": math.exp(log_interval.mean)}
-    return {
-        "kappa": math.exp(log_interval.mean),
-        "kappa_low": math.exp(log_interval.low),
-        "kappa_high": math.exp(log_interval.high),
-    }
+    return Estimate.of_interval(log_interval).exp().limits("kappa")

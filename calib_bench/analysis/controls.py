@@ -81,14 +81,19 @@ def identity(settings: Settings, arms: Sequence[Arm]) -> tuple[Arm, Arm] | None:
     reference = _reference(settings, arms)
     if reference is None or settings.interventions != "yes" or reference.trial.optimizer != "sgd":
         return None
-    others = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY and arm is not reference]
-    if why_not(reference.trial) or not others:
+    if why_not(reference.trial):
         return None
-    arm = max(others, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)))
-    if not arm.trials:
+    arm = _farthest(settings, [arm for arm in arms if arm is not reference])
+    if arm is None or not arm.trials:
         return None
     trials = {seed: _refactored(trial, settings.reference) for seed, trial in arm.trials.items()}
     return arm, Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
+
+
+def _farthest(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+    """The cross-entropy arm with the beta farthest from the reference's; None where there is none."""
+    candidates = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY]
+    return max(candidates, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)), default=None)
 
 
 def _refactored(trial: Trial, reference: float) -> Trial:
@@ -322,37 +327,39 @@ def _span(values: Sequence[float]) -> str:
 
 def words(frame: pd.DataFrame) -> list[str]:
     """One sentence a control and model."""
-    sentences = []
-    for row in _known(frame):
-        where = f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
-        if row["control"] == RESCALED:
-            result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"
-            sentences.append(
-                f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
-                f"{_worst(row, DYNAMICS):.1g}, {result}."
-            )
-        elif row["control"] == UNDERTRAINED:
-            moved = {
-                column: "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")
-            }
-            result = (
-                "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
-            )
-            sentences.append(
-                f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
-                f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
-                f"{moved['accuracy']}, {result}."
-            )
-        else:
-            result = (
-                "which the data cannot tell from 0, as it must be but for rounding"
-                if row["passed"] is None
-                else "as it must"
-                if row["passed"]
-                else "more than rounding should: the 2x2 rests on their being equal"
-            )
-            sentences.append(
-                f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
-                f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {result}."
-            )
-    return sentences + without(frame)
+    about = {RESCALED: _negative, UNDERTRAINED: _positive, IDENTITY: _identity}
+    return [about[row["control"]](row, _where(row)) for row in _known(frame)] + without(frame)
+
+
+def _where(row: Row) -> str:
+    return f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
+
+
+def _negative(row: Row, where: str) -> str:
+    result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"
+    return (
+        f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
+        f"{_worst(row, DYNAMICS):.1g}, {result}."
+    )
+
+
+def _positive(row: Row, where: str) -> str:
+    moved = {column: "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")}
+    result = "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
+    return (
+        f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
+        f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
+        f"{moved['accuracy']}, {result}."
+    )
+
+
+def _identity(row: Row, where: str) -> str:
+    results = {
+        None: "which the data cannot tell from 0, as it must be but for rounding",
+        True: "as it must",
+        False: "more than rounding should: the 2x2 rests on their being equal",
+    }
+    return (
+        f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
+        f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {results[row['passed']]}."
+    )

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (  # fmt: skip
     MAGNITUDE,
@@ -32,12 +33,12 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     doubtful,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
-    unsaid,
+    significance_note,
     why_loose,
 )
-from calib_bench.analysis.table_notes import betas, census, families, noted, sample, shown
+from calib_bench.analysis.table_notes import betas, describe_sample, display_columns, families, sample, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -48,7 +49,9 @@ from calib_bench.inference.scores import with_doubt
 from calib_bench.planning.tuning import More, together
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -156,28 +159,40 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     seeds = [seed for seed in reference.seeds if all(seed in measures.seeds for measures in cells)]
     if not seeds:
         return []
-    loose = together(measures.arm for measures in cells)
-    kinds = next((kind for one in cells[1:] if (kind := two_kinds(one))), two_kinds(by_kind[TRAINED], reference))
     either = {seed for measures in cells for seed in measures.arm.trials}
-    found_rows = []
-    for metric, (method, score) in METRICS.items():
-        y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
-        moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
-        chosen_moves = [move for move in moves if move is not None]
-        choice = chosen_moves if len(chosen_moves) == len(cells) else None
-        fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
-        effects = contrasts(y00, y10, y01, y11, nested=nested, choice=choice, fits=fits)
-        row: Row = {**name, **kinds, "tuning": loose, "metric": metric}
-        row |= {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
-        row["examples"] = _examples(reference)
-        if score == "correct":
-            effects = effects._replace(
-                **{name: with_doubt(one, (y00, y10, y01, y11), nested) for name, one in effects._asdict().items()}
-            )
-        for effect, interval in zip((*EFFECTS, *ALONE), effects, strict=True):
-            row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
-        found_rows.append(row | doubtful(dict(zip((*EFFECTS, *ALONE), effects, strict=True))))
-    return found_rows
+    base: Row = {**name, **_two_kinds(cells), "tuning": together(measures.arm for measures in cells)}
+    counts: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
+    counts["examples"] = _examples(reference)
+    return [{**base, "metric": metric, **counts, **_effects(cells, seeds, metric, nested)} for metric in METRICS]
+
+
+def _two_kinds(cells: Sequence[Measures]) -> Row:
+    """The column TWO_KINDS of a row that rests on four cells, the reference first; no column where none is mixed."""
+    reference, *arms = cells
+    kinds = (two_kinds(arm) for arm in arms)
+    return next(filter(None, kinds), two_kinds(arms[-1], reference))
+
+
+def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
+    """The effects of the two factors on a metric, as columns; `doubtful` where limits are in doubt."""
+    method, score = METRICS[metric]
+    y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
+    fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
+    effects = contrasts(y00, y10, y01, y11, nested=nested, choice=_choices(cells, method, score), fits=fits)
+    by_name = dict(zip((*EFFECTS, *ALONE), effects, strict=True))
+    if score == "correct":
+        by_name = {effect: with_doubt(interval, (y00, y10, y01, y11), nested) for effect, interval in by_name.items()}
+    row: Row = {}
+    for effect, interval in by_name.items():
+        row |= fields(effect, interval if effect == "interaction" else within(interval, metric, difference=True))
+    return row | doubtful(by_name)
+
+
+def _choices(cells: Sequence[Measures], method: str, score: str) -> list[NDArray[np.float64]] | None:
+    """By how much other choices of rate would change each cell's mean; None where a cell has made none."""
+    moves = [shift(measures, None, (method, score, 1.0)) for measures in cells]
+    chosen_moves = [move for move in moves if move is not None]
+    return chosen_moves if len(chosen_moves) == len(cells) else None
 
 
 WEIGHTS = (
@@ -212,8 +227,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
         keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
         by_name["interventions"] = Table(
             "Interventions: what moves when one part of beta moves",
-            shown(arms[keep], settings),
-            noted(
+            display_columns(arms[keep], settings),
+            table_note(
                 settings,
                 f"Each arm minus {ref} with cross-entropy; {sample(arms)}. Head rate and initial magnitude: trained at "
                 f"{ref} with the head's rate, or its initial weights, changed as beta changes them; both together are "
@@ -226,8 +241,8 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     if len(design):
         by_name["two_by_two"] = Table(
             "Beta as two factors: the head's rate and the initial logit magnitude",
-            shown(design, settings),
-            noted(
+            display_columns(design, settings),
+            table_note(
                 settings,
                 f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
@@ -265,16 +280,17 @@ def _design(frame: pd.DataFrame) -> str:
     clauses = []
     for metric in ("accuracy", "repaired log loss"):
         metric_rows = frame[frame["metric"] == metric].to_dict("records")
-        sure = [row for row in metric_rows if firm(row, "total")]
+        sure = [row for row in metric_rows if is_significant(row, "total")]
         largest = max(sure, key=lambda row: abs(row["total"]), default=None)
         if largest is None:
             clauses.append(
                 f"{metric}: the data cannot say that beta has an effect to divide (head rate: "
-                f"{census(metric_rows, 'head_rate')}; initial magnitude: {census(metric_rows, 'initial_magnitude')})"
+                f"{describe_sample(metric_rows, 'head_rate')}; initial magnitude: "
+                f"{describe_sample(metric_rows, 'initial_magnitude')})"
             )
             continue
         factors = (
-            f"{cell(largest, column)} {name}{unsaid(largest, column)}"
+            f"{cell(largest, column)} {name}{significance_note(largest, column)}"
             for column, name in (("head_rate", "the head's rate"), ("initial_magnitude", "the initial magnitude"))
         )
         clauses.append(
@@ -284,27 +300,28 @@ def _design(frame: pd.DataFrame) -> str:
 
 
 def _switches(frame: pd.DataFrame, settings: Settings) -> str:
+    ways = {SWITCH_TO: f"{settings.reference:g} to beta", SWITCH_FROM: f"beta to {settings.reference:g}"}
     clauses = []
-    for kind, way in (
-        (SWITCH_TO, f"{settings.reference:g} to beta"),
-        (SWITCH_FROM, f"beta to {settings.reference:g}"),
-    ):
+    for kind, way in ways.items():
         switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
-        moved = [row for row in switch_rows if firm(row, "accuracy") or firm(row, "log_loss_dyn")]
-        hints = [row for row in switch_rows if row not in moved and any(excludes_zero(row, c) for c in MOVES)]
-        if moved:
-            most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
-            which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
-            which += f"{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
-        elif hints:
-            which = f"may differ at {betas(hints)}, {why_loose(hints)}"
-        else:
-            which = "the data cannot say at any beta"
-        clauses.append(f"from {way}, the end {which}" if moved or hints else f"from {way}, {which}")
+        clauses.append(f"from {way}, {_switch(switch_rows)}")
     return (
         f"Switching beta after {settings.switch_at:.0%} of training, with no prediction changed at the switch: "
         f"{'; '.join(clauses)}."
     )
+
+
+def _switch(switch_rows: Sequence[Mapping[Any, Any]]) -> str:
+    """At which beta a switch in one direction changes the end of training."""
+    moved = [row for row in switch_rows if any(is_significant(row, column) for column in MOVES)]
+    if moved:
+        most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
+        which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
+        return f"the end {which}{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
+    hints = [row for row in switch_rows if any(excludes_zero(row, column) for column in MOVES)]
+    if hints:
+        return f"the end may differ at {betas(hints)}, {why_loose(hints)}"
+    return "the data cannot say at any beta"
 
 
 MOVES = ("accuracy", "log_loss_dyn")

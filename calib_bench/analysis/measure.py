@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from calib_bench.analysis import rate_choice as rechosen
-from calib_bench.analysis.rate_choice import Rechosen
+from calib_bench.analysis import rate_choice
+from calib_bench.analysis.rate_choice import RedrawnChoice
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.analysis.trial_predictions import (
     RAW,
     REPAIRED,
@@ -24,13 +24,11 @@ from calib_bench.analysis.trial_predictions import (
     predictions,
 )
 from calib_bench.core.baseline import Calibrator
-from calib_bench.core.fate import DEAD
+from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
-from calib_bench.inference import Fitted, ece_null
-from calib_bench.inference import fitted as fitted_temperatures
+from calib_bench.inference import ece_null
 from calib_bench.metrics import measure, reliability
-from calib_bench.metrics.masks import offered, zeroed
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ class Measures:
         log_kappa: float64 [S, M] over the calibration examples: log kappa plus each example's first-order influence on
             it. Row means are log kappa, so that its interval is that of a mean, over seeds and calibration examples.
         slopes: by score, log loss and Brier: first and second derivative in log T of each seed's mean test score after
-            the temperature, float64 [2, S]; see `fitted_to`.
+            the temperature, float64 [2, S]; see `calibration_variance.fitted_to`.
         at_bound: seeds whose temperature stopped at a bound (separable or opposing calibration logits).
         seeds: seeds that finished, dead ones too.
         diverged: seeds whose training diverged.
@@ -77,7 +75,7 @@ class Measures:
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
-        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
+        redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     arm: Arm
@@ -92,7 +90,7 @@ class Measures:
     refused: Mapping[str, str] = field(default_factory=dict)
     cautions: Mapping[str, str] = field(default_factory=dict)
     slopes: Mapping[str, Tensor] = field(default_factory=dict)
-    rechosen: Rechosen | None = None
+    redrawn_choice: RedrawnChoice | None = None
     dead: tuple[int, ...] = ()
 
 
@@ -119,57 +117,92 @@ def begun(
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
-    again = rechosen.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
+    again = rate_choice.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None
     done = [arm.trials[seed] for seed, state in status.items() if state in FINISHED]
-    return partial(_whole, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
+    return partial(_measures, arm, status, on_trials(_measured, store, done, calibrators, scale), again)
 
 
-def _whole(
+@dataclass
+class _TrialScores:
+    """What an arm's finished trials gave, one after another: the attributes of `Measures` before seeds are stacked."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    bins: list[pd.DataFrame] = field(default_factory=list)
+    examples: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    log_kappa: list[np.ndarray] = field(default_factory=list)
+    slopes: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    refused: Sentences = field(default_factory=dict)
+    cautions: Sentences = field(default_factory=dict)
+
+    def add(self, method_rows: Iterable[_Row], refused: Sentences, cautions: Sentences) -> None:
+        """Adds one trial; of what calibrators said, the first trial's words stay."""
+        for method, text in refused.items():
+            self.refused.setdefault(method, text)
+        self.cautions = {**cautions, **self.cautions}
+        for method, row, values, curve in method_rows:
+            self.rows.append(row)
+            by_score = self.examples.setdefault(method, {name: [] for name in PER_EXAMPLE})
+            for name in PER_EXAMPLE:
+                by_score[name].append(values[name])
+            if curve is not None:
+                self.bins.append(curve)
+            if method == REPAIRED:
+                self._add_temperature(values)
+
+    def _add_temperature(self, values: Mapping[str, np.ndarray]) -> None:
+        self.log_kappa.append(values["log_kappa_n"])
+        for name in SPLIT:
+            self.slopes.setdefault(name, []).append(values[f"{name}_slopes"])
+
+    def kept_rows(self) -> list[dict[str, Any]]:
+        """The rows of calibrators that no trial refused."""
+        return [row for row in self.rows if row["method"] not in self.refused]
+
+    def stacked_examples(self) -> dict[str, dict[str, Tensor]]:
+        """Per-example scores [S, N] by method and score, of calibrators that no trial refused."""
+        return {
+            method: {name: _stack(values) for name, values in by_score.items()}
+            for method, by_score in self.examples.items()
+            if method not in self.refused
+        }
+
+    def stacked_log_kappa(self) -> Tensor | None:
+        """Log kappa and influences [S, M]; None where calibration sets differ in size, or nothing was repaired."""
+        sizes = {len(values) for values in self.log_kappa}
+        return _stack(self.log_kappa) if len(sizes) == 1 else None
+
+
+def _measures(
     arm: Arm,
     status: Mapping[int, str],
     measured: Iterable[tuple[list[_Row], Sentences, Sentences]],
-    again: Callable[[], Rechosen | None] | None,
+    again: Callable[[], RedrawnChoice | None] | None,
 ) -> Measures:
     """One arm's measures from those of its trials that are done."""
-    rows: list[dict[str, Any]] = []
-    bins: list[pd.DataFrame] = []
-    examples: dict[str, dict[str, list[np.ndarray]]] = {}
-    log_kappa: list[np.ndarray] = []
-    slopes: dict[str, list[np.ndarray]] = {}
-    refused: Sentences = {}
-    cautions: Sentences = {}
-    for state, declined, cautioned in measured:
-        refused |= {name: text for name, text in declined.items() if name not in refused}
-        cautions = {**cautioned, **cautions}
-        for method, row, values, curve in state:
-            if method == REPAIRED:
-                log_kappa.append(values["log_kappa_n"])
-                for name in SPLIT:
-                    slopes.setdefault(name, []).append(values[f"{name}_slopes"])
-            rows.append(row)
-            kept = examples.setdefault(method, {name: [] for name in PER_EXAMPLE})
-            for name in PER_EXAMPLE:
-                kept[name].append(values[name])
-            if curve is not None:
-                bins.append(curve)
-    rows = [row for row in rows if row["method"] not in refused]
-    examples = {method: kept for method, kept in examples.items() if method not in refused}
+    scores = _TrialScores()
+    for method_rows, refused, cautions in measured:
+        scores.add(method_rows, refused, cautions)
+    rows, refused = scores.kept_rows(), scores.refused
     return Measures(
         arm=arm,
         frame=pd.DataFrame(rows),
-        examples={m: {name: _stack(v) for name, v in kept.items()} for m, kept in examples.items()},
-        reliability=_pool(bins),
-        log_kappa=_stack(log_kappa) if log_kappa and len({len(v) for v in log_kappa}) == 1 else None,
+        examples=scores.stacked_examples(),
+        reliability=_pool(scores.bins),
+        log_kappa=scores.stacked_log_kappa(),
         at_bound=tuple(row["seed"] for row in rows if row.get("at_bound")),
-        seeds=tuple(seed for seed, state in status.items() if state in FINISHED),
-        diverged=tuple(seed for seed, state in status.items() if state == "diverged"),
-        missing=tuple(seed for seed, state in status.items() if state not in (*FINISHED, "diverged")),
+        seeds=_seeds(status, FINISHED),
+        diverged=_seeds(status, (DIVERGED,)),
+        missing=_seeds(status, {*status.values()} - {*FINISHED, DIVERGED}),
         refused=refused,
-        cautions={method: text for method, text in cautions.items() if method not in refused},
-        slopes={name: _stack(pairs).T for name, pairs in slopes.items()},
-        rechosen=again() if again is not None else None,
-        dead=tuple(seed for seed, state in status.items() if state == DEAD),
+        cautions={method: text for method, text in scores.cautions.items() if method not in refused},
+        slopes={name: _stack(pairs).T for name, pairs in scores.slopes.items()},
+        redrawn_choice=again() if again is not None else None,
+        dead=_seeds(status, (DEAD,)),
     )
+
+
+def _seeds(status: Mapping[int, str], states: Collection[str]) -> tuple[int, ...]:
+    return tuple(seed for seed, state in status.items() if state in states)
 
 
 def _measured(
@@ -183,8 +216,8 @@ def _measured(
     read = [TrialLogits.of(store, trial, scale) for trial in trials]
     rows: list[list[_Row]] = [[] for _ in trials]
     together = max(1, STACK_VALUES // sum(one.test.numel() for one in read))
-    found = predictions(read, calibrators)
-    while batch := list(islice(found, together)):
+    by_method = predictions(read, calibrators)
+    while batch := list(islice(by_method, together)):
         for i, one in enumerate(read):
             rows[i] += _scored(one, [(method, *by_trial[i]) for method, by_trial in batch if i in by_trial])
     return [(mine, one.refused, one.cautions(calibrators)) for mine, one in zip(rows, read, strict=True)]
@@ -212,80 +245,15 @@ def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], T
             curve = pd.DataFrame(reliability(logp, one.y_test)._asdict()).assign(method=method)
         kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
         if method == REPAIRED:
-            kept["log_kappa_n"] = log_kappa_n(one.calibration, one.y_calibration, row["kappa"]).numpy()
-            slopes = temperature_slopes(logp, one.y_test)
-            kept |= {f"{name}_slopes": np.array(pair) for name, pair in slopes.items()}
+            kept |= _temperature_values(one, logp, row["kappa"])
         yield method, row, kept, curve
 
 
-def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
-    """log kappa plus the first-order influence of each calibration example on it: [N], whose mean is log kappa.
-
-    kappa minimizes the mean log loss of softmax(Z / kappa), so that with s = 1 / kappa the mean of
-    a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step.
-    """
-    Z_NK = offered(Z_NK)
-    p_NK = (Z_NK / kappa).softmax(-1)
-    Z_NK = zeroed(Z_NK)  # a class that is not offered has no part in it
-    mean_N = (p_NK * Z_NK).sum(-1)
-    a_N = mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]
-    variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()
-    influence_N = (a_N - a_N.mean()) * kappa / variance
-    return math.log(kappa) + torch.where(influence_N.isfinite(), influence_N, 0.0)
-
-
-def temperature_slopes(logp_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
-    """First and second derivative in log T of mean log loss and Brier score of softmax(Z / T), at log p [N, K].
-
-    With l = log p less its mean under p and v the variance, d p / d log T = -p l and d l / d log T = -l + v.
-    """
-    log_NK = logp_NK.double().clamp(min=-800.0)  # exp(-800) is zero, and 0 * -inf is not
-    p_NK = log_NK.exp()
-    l_NK = log_NK - (p_NK * log_NK).sum(-1, keepdim=True)
-    v_N = (p_NK * l_NK.square()).sum(-1, keepdim=True)
-    moved_NK = -p_NK * l_NK
-    again_NK = p_NK * (l_NK.square() + l_NK - v_N)
-    slope_N = l_NK.gather(-1, y_N[:, None])[:, 0]
-    p_NK.scatter_add_(-1, y_N[:, None], torch.full((len(y_N), 1), -1.0, dtype=torch.float64))
-    brier_N = 2 * (p_NK * moved_NK).sum(-1)
-    curved_N = 2 * (moved_NK.square() + p_NK * again_NK).sum(-1)
-    log_loss = float(slope_N.mean()), float((v_N[:, 0] - slope_N).mean())
-    return {"log_loss": log_loss, "brier": (float(brier_N.mean()), float(curved_N.mean()))}
-
-
-def fitted_to(score: str, *sides: tuple[float, Measures, Sequence[int]]) -> Fitted | None:
-    """What calibration examples add to a sum of arms' mean scores after their temperatures.
-
-    The arms of one seed are fitted on the same calibration examples. A temperature at a bound has no influence that
-    could be told: it is taken as it is.
-
-    Args:
-        score: of SPLIT.
-        sides: an arm's weight in the sum, the arm, and the places of the seeds in it: the same seeds in all.
-
-    Returns:
-        None where calibration sets differ in size between seeds, so that only seeds are independent.
-    """
-    log_T, pairs = [], []
-    for _, arm, places in sides:
-        if arm.log_kappa is None or score not in arm.slopes or not places:
-            return None
-        values = arm.log_kappa[list(places)].clone()
-        for i, place in enumerate(places):
-            if arm.seeds[place] in arm.at_bound:
-                values[i] = values[i].mean()
-        log_T.append(values)
-        pairs.append(arm.slopes[score][:, list(places)])
-    if len({values.shape for values in log_T}) > 1:
-        return None
-    slope, curvature = torch.stack(pairs, 1)
-    shared = all(same_calibration(arm) for _, arm, _ in sides)
-    return fitted_temperatures(torch.stack(log_T), slope, curvature, [weight for weight, _, _ in sides], shared)
-
-
-def same_calibration(arm: Measures) -> bool:
-    """Whether all seeds of an arm have the same calibration examples: one split."""
-    return len({trial.split for trial in arm.arm.trials.values()}) == 1
+def _temperature_values(one: TrialLogits, logp_NK: Tensor, kappa: float) -> dict[str, np.ndarray]:
+    """Influences [M] of the calibration examples on log kappa, and each score's slopes [2] in it."""
+    influence_M = log_kappa_n(one.calibration, one.y_calibration, kappa).numpy()
+    slopes = temperature_slopes(logp_NK, one.y_test)
+    return {"log_kappa_n": influence_M} | {f"{name}_slopes": np.array(pair) for name, pair in slopes.items()}
 
 
 def _stack(values: Sequence[np.ndarray]) -> Tensor:

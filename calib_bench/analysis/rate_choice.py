@@ -1,7 +1,7 @@
 """What an arm's results would be at the rates that other samples of the selection data would have chosen.
 
-The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example
-by example, and the test results at each rate. Choosing anew (`inference.rechosen`) then shows by how much a result
+The tuning seeds have trials at every rate, so that both are stored: the scores that choose, seed by seed and example by
+example, and the test results at each rate. Choosing anew (`inference.redrawn_choice`) then shows by how much a result
 moves with the choice alone, which is added to the interval of every contrast of tuned arms. It is made again in two
 ways, of which the one that moves a result more counts: once for all seeds, and for each tuning seed by the others, as
 results are reported (`tuning.cross_fitted`).
@@ -9,7 +9,7 @@ results are reported (`tuning.cross_fitted`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, on_tri
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
-from calib_bench.inference import rechosen, rechosen_apart
+from calib_bench.inference import redrawn_choice, redrawn_choice_apart
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 SCORES = ("log_loss", "brier", "correct")
 LOG_KAPPA = "log_kappa"
 
+_ChoiceScores = tuple["Array", dict[str, dict[str, float]]]
+"""Of a trial the loss of each selection example [N], and mean test scores by method then score."""
+
 
 @dataclass(frozen=True)
-class Rechosen:
+class RedrawnChoice:
     """One arm's choice of rate, made again.
 
     Attributes:
@@ -57,7 +60,7 @@ class Rechosen:
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
 
 
-def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
+def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
     """The arm's choice made again, to be called for its result; None where no rate was chosen, or trials are missing.
 
     A rate at which a tuning seed learnt nothing is no candidate.
@@ -72,7 +75,7 @@ def begun(store: Results, arm: Arm) -> Callable[[], Rechosen | None]:
     if arm.chosen not in rates:  # one alone may have been tried, or have learnt: its choice moves nothing
         return lambda: None
     read = on_trials(_read, store, trials, registry.calibrators((REPAIRED,)), arm.select)
-    return partial(_whole, arm, rates, [score(trial) for trial in trials], read)
+    return partial(_redrawn, arm, rates, [score(trial) for trial in trials], read)
 
 
 def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
@@ -80,38 +83,53 @@ def _learnt(store: Results, trial: Trial, score: float | None) -> bool:
     return isinstance(score, Score) and store.has(trial) and not score.failed
 
 
-def _whole(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Any) -> Rechosen:
-
-    found = list(read)
-    R, S = len(rates), len(found) // len(rates)
+def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterable[_ChoiceScores]) -> RedrawnChoice:
+    losses, test_means = zip(*read, strict=True)
+    R, S = len(rates), len(losses) // len(rates)
     shared = len({trial.split for trial in next(iter(arm.tried.values()))}) == 1
-    losses_RN = np.stack([one[0] for one in found]).reshape(R, S, -1).mean(1) if shared else None
+    losses_RN = np.stack(losses).reshape(R, S, -1).mean(1) if shared else None
     cost_RS = np.reshape(np.asarray(cost, np.float64), (R, S))
-    choice_B, apart_BS = rechosen(cost_RS, losses_RN), None
-    if S >= FEWEST_SEEDS:
-        apart_BS = rechosen_apart(cost_RS, losses_RN)
-    seeds = [trial.seed for trial in arm.tried[rates[0]]]
-    chosen, reported_S = rates.index(arm.chosen), [rates.index(arm.trials[seed].lr) for seed in seeds]
-    part, column_S = S / len(arm.trials), np.arange(S)
+    choice_B = redrawn_choice(cost_RS, losses_RN)
+    apart_BS = redrawn_choice_apart(cost_RS, losses_RN) if S >= FEWEST_SEEDS else None
     shifts: dict[str, dict[str, Array]] = {}
     results: dict[str, dict[str, dict[float, Array]]] = {}
-    for method, scores in found[0][1].items():
+    for method, scores in test_means[0].items():
         for score in scores:
-            value_RS = np.array([one[1][method][score] for one in found]).reshape(R, S)
+            value_RS = np.array([means[method][score] for means in test_means]).reshape(R, S)
             results.setdefault(method, {})[score] = dict(zip(rates, value_RS, strict=True))
-            ways = [value_RS[choice_B] - value_RS[chosen]]
-            if apart_BS is not None:  # other seeds change with the choice of all as tuning seeds do
-                apart = value_RS[apart_BS, column_S] - value_RS[reported_S, column_S]
-                ways.append(part * apart + (1 - part) * ways[0])
-            shifts.setdefault(method, {})[score] = np.stack(ways)
+            shifts.setdefault(method, {})[score] = _shifts(arm, rates, value_RS, choice_B, apart_BS)
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
     shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
-    return Rechosen(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
+    return RedrawnChoice(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
+
+
+def _shifts(
+    arm: Arm,
+    rates: Sequence[float],
+    value_RS: Array,
+    choice_B: NDArray[np.int64],
+    apart_BS: NDArray[np.int64] | None,
+) -> Array:
+    """By how much other choices change a score [V, B, S], see `RedrawnChoice.shifts`.
+
+    Args:
+        value_RS: its mean test score at each rate, under each tuning seed.
+        choice_B: the choice of each draw for all seeds, an index of `rates`.
+        apart_BS: for each tuning seed by the others; None where too few tune.
+    """
+    together = value_RS[choice_B] - value_RS[rates.index(arm.chosen)]
+    if apart_BS is None:
+        return np.stack([together])
+    S = value_RS.shape[1]
+    reported_S = [rates.index(arm.trials[trial.seed].lr) for trial in arm.tried[rates[0]]]
+    apart = value_RS[apart_BS, np.arange(S)] - value_RS[reported_S, np.arange(S)]
+    part = S / len(arm.trials)  # other seeds change with the choice of all as tuning seeds do
+    return np.stack([together, part * apart + (1 - part) * together])
 
 
 def _read(
     calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
-) -> list[tuple[Array, dict[str, dict[str, float]]]]:
+) -> list[_ChoiceScores]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
 
     read, losses = [], []
@@ -120,7 +138,7 @@ def _read(
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
         losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
-    out: list[tuple[Array, dict[str, dict[str, float]]]] = [(loss, {}) for loss in losses]
+    out: list[_ChoiceScores] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
     for method, by_trial in predictions(read, calibrators):
         for i, (fitted, logp) in by_trial.items():
@@ -149,7 +167,7 @@ def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | N
         arm, reference: `Measures`; without a reference, the arm's own mean.
         parts: method, score and factor: the contrast is the sum of the factors times the differences of these means.
     """
-    sides = [(one.rechosen, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
+    sides = [(one.redrawn_choice, sign) for one, sign in ((arm, 1.0), (reference, -1.0)) if one is not None]
     if any(one is None for one, _ in sides):
         return None
     terms = [sign * factor * one.shifts[method][score] for one, sign in sides for method, score, factor in parts]

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.format import ALPHA, estimate
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import number
 from calib_bench.core.settings import Settings
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
@@ -23,8 +24,7 @@ Row = dict[str, Any]
 
 def fields(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
-    row = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row if math.isnan(interval.p) else {**row, f"{name}_p": interval.p}
+    return Estimate.of_interval(interval).fields(name)
 
 
 def doubtful(intervals: Mapping[str, Interval]) -> Row:
@@ -59,7 +59,7 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     return out
 
 
-def without_lone(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def drop_single_seed_intervals(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """The frame without limits and p-values where one seed of several is left: they would tell of the examples alone.
 
     A study that was given one seed keeps them, and says so.
@@ -80,17 +80,20 @@ def _holm(p: pd.Series) -> pd.Series:
 
 def cell(row: Mapping[str, Any], column: str) -> str:
     """ "mean [low, high]"."""
-    return estimate(row[column], row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan))
+    estimate = Estimate.of(row, column)
+    return number(row[column]) if estimate is None else estimate.text
 
 
 def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
     """Whether the 95% interval lies on one side of zero."""
-    return bool(row.get(f"{column}_low", math.nan) > 0 or row.get(f"{column}_high", math.nan) < 0)
+    estimate = Estimate.of(row, column)
+    return estimate is not None and estimate.excludes_zero
 
 
-def firm(row: Mapping[str, Any], column: str) -> bool:
+def is_significant(row: Mapping[str, Any], column: str) -> bool:
     """Whether it does, Holm's correction agrees, and nothing else keeps it from being established (`revoked`)."""
-    return excludes_zero(row, column) and row.get(f"{column}_holm", math.nan) < ALPHA and not revoked(row)
+    estimate = Estimate.of(row, column)
+    return estimate is not None and estimate.excludes_zero and estimate.is_significant and not revoked(row)
 
 
 FEW_CHOSE = f"fewer than {FEWEST_SEEDS} seeds chose the rate"
@@ -138,8 +141,10 @@ def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
     return "not after Holm's correction" + (f", or not established, since {words}" if words else "")
 
 
-def unsaid(row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)") -> str:
+def significance_note(
+    row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)"
+) -> str:
     """Nothing where the sign is established, else the words, or why nothing can be established (`revoked`)."""
     if (why := revoked(row)) and excludes_zero(row, column):
         return f" (not established: {why})"
-    return "" if firm(row, column) else words
+    return "" if is_significant(row, column) else words

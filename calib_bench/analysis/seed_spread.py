@@ -8,26 +8,28 @@ choice itself: no seed judges a beta that it helped to choose (`inference.select
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
-    ALPHA,
     Row,
     adjusted,
     cell,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import betas, families, noted, over_beta, sample, shown
+from calib_bench.analysis.table_notes import betas, display_columns, families, over_beta, sample, table_note
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -90,11 +92,6 @@ def read(measures: Measures, store: Results, settings: Settings, name: Row, exam
     """
     arm = measures.arm
     values = {k: measures.examples[method][score] for k, (method, score) in GAINS.items() if measures.seeds}
-    scores = store.scores(settings.select)
-    selection, at_one = (
-        {seed: score for seed, trial in sorted(one.trials.items()) if (score := scores(trial)) is not None}
-        for one in (arm, arm.at_chosen())
-    )
     tuners = (settings.seed or ())[: settings.tune_seeds]
     tried, at_chosen = _states(arm, store, settings)
     fresh = {seed: bad for seed, bad in at_chosen.items() if seed not in tuners}
@@ -104,25 +101,36 @@ def read(measures: Measures, store: Results, settings: Settings, name: Row, exam
         seeds=measures.seeds,
         means={k: _at_chosen(measures, k, v.mean(1).tolist()) for k, v in values.items()},
         examples=values if examples else {},
-        selection=selection,
+        selection=_selection_scores(arm, store, settings),
         tried=tried,
         chosen=(len(counted), sum(counted.values())),
         fresh=bool(fresh),
-        moves={k: m for k, where in GAINS.items() if (m := shift(measures, None, (*where, 1.0))) is not None},
-        at_chosen=at_one if arm.elsewhere else {},
+        moves=_moves(measures),
+        at_chosen=_selection_scores(arm.at_chosen(), store, settings) if arm.elsewhere else {},
     )
+
+
+def _selection_scores(arm: Arm, store: Results, settings: Settings) -> dict[int, float]:
+    """By seed the score of the arm's trial on the selection split, of those that have run."""
+    scores = store.scores(settings.select)
+    by_seed = {seed: scores(trial) for seed, trial in sorted(arm.trials.items())}
+    return {seed: score for seed, score in by_seed.items() if score is not None}
+
+
+def _moves(measures: Measures) -> dict[str, NDArray[np.float64]]:
+    shifts = {result: shift(measures, None, (*where, 1.0)) for result, where in GAINS.items()}
+    return {result: move for result, move in shifts.items() if move is not None}
 
 
 def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple[float, ...]:
     """The means of the arm's seeds, of those reported elsewhere that of their trial at the chosen rate."""
-    arm, again = measures.arm, measures.rechosen
+    arm, again = measures.arm, measures.redrawn_choice
     if not arm.elsewhere or again is None or arm.chosen is None:
         return tuple(means)
     method, score = GAINS[result]
-    known = again.results[method][score][arm.chosen].tolist()
     tuners = [trial.seed for trial in arm.tried[arm.chosen]]
-    one = dict(zip(tuners, known, strict=True))
-    return tuple(one.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
+    at_chosen = dict(zip(tuners, again.results[method][score][arm.chosen].tolist(), strict=True))
+    return tuple(at_chosen.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
 
 
 def _states(arm: Arm, store: Results, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
@@ -151,22 +159,31 @@ def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
         and their counts.
     """
     base = {**arm.name, "seeds": len(arm.seeds), **_divergence(arm)}
-    out = []
+    result_rows = []
     for result in RESULTS if arm.seeds else ():
         values = arm.means[result]
         best = max if result == "accuracy" else min
-        scores = arm.at_chosen or arm.selection
-        selection_scores = {seed: scores[seed] for seed in arm.seeds if seed in scores}
         row: Row = {**base, "result": result, "mean": math.fsum(values) / len(values), "peak": best(values)}
-        if selection_scores:
-            row["picked"] = values[arm.seeds.index(min(selection_scores, key=lambda s: selection_scores[s]))]
+        if (picked := _picked(arm)) is not None:
+            row["picked"] = values[arm.seeds.index(picked)]
         row |= fields("spread", spread(values))
         if reference is not None and reference is not arm:
-            common = [seed for seed in arm.seeds if seed in reference.seeds]
-            mine, theirs = ([a.means[result][a.seeds.index(s)] for s in common] for a in (arm, reference))
-            row |= fields("spread_ratio", spread_ratio(mine, theirs))
-        out.append(row)
-    return out or [base]
+            row |= fields("spread_ratio", _spread_ratio(arm, reference, result))
+        result_rows.append(row)
+    return result_rows or [base]
+
+
+def _picked(arm: Seeds) -> int | None:
+    """The seed that the selection split prefers; None where no seed has a score there."""
+    scores = arm.at_chosen or arm.selection
+    return min((seed for seed in arm.seeds if seed in scores), key=lambda seed: scores[seed], default=None)
+
+
+def _spread_ratio(arm: Seeds, reference: Seeds, result: str) -> Interval:
+    """The arm's spread in times the reference's, over the seeds of both."""
+    common = [seed for seed in arm.seeds if seed in reference.seeds]
+    mine, theirs = ([one.means[result][one.seeds.index(seed)] for seed in common] for one in (arm, reference))
+    return spread_ratio(mine, theirs)
 
 
 def _divergence(arm: Seeds) -> Row:
@@ -191,46 +208,58 @@ def gain(arms: Sequence[Seeds], reference: float, nested: bool) -> list[Row]:
         counts of betas that the other seeds choose for each; `betas` chosen from, `left_out` those with a seed that did
         not finish, which are no choice; `seeds`.
     """
-    import numpy as np
-
     groups: dict[tuple[Any, ...], list[Seeds]] = {}
     for arm in arms:
         groups.setdefault(tuple(arm.name.get(k) for k in ("model", "variant", "objective")), []).append(arm)
-    out = []
-    for (model, variant, objective), members in groups.items():
+    gain_rows = []
+    for members in groups.values():
         reference_arm = next((arm for arm in members if arm.name["beta"] == reference), None)
-        if reference_arm is None or not reference_arm.seeds:
-            continue
-        fit = [arm for arm in members if set(reference_arm.seeds) <= set(arm.seeds) & set(arm.selection)]
-        lack = sorted(arm.name["beta"] for arm in members if arm not in fit)
-        if len(fit) < 2:
-            continue
-        selection_AS = [[arm.selection[s] for s in reference_arm.seeds] for arm in fit]
-        base = {
-            "model": model,
-            "variant": variant,
-            "objective": objective,
-            "seeds": len(reference_arm.seeds),
-            "nested": nested,
-        }
-        loose = dict.fromkeys(str(arm.name["tuning"]) for arm in fit if arm.name["tuning"] != "tuned")
-        base["tuning"] = ", ".join(loose) or "tuned"
-        for result in GAINS:
-            test_ASN = [
-                [np.asarray(arm.examples[result][arm.seeds.index(s)]) for s in reference_arm.seeds] for arm in fit
-            ]
-            selected = selected_gain(selection_AS, test_ASN, fit.index(reference_arm), nested=nested)
-            choices = sorted({fit[a].name["beta"]: selected.choices.count(a) for a in selected.choices}.items())
-            row = {
-                **base,
-                "examples": len(test_ASN[0][0]),
-                "result": result,
-                "chosen": fit[selected.chosen].name["beta"],
-            }
-            row |= {"choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in choices), "betas": len(fit)}
-            row |= {"left_out": ", ".join(f"{beta:.3g}" for beta in lack) or None}
-            out.append(row | fields("gain", _with_rates(selected.gain, fit[selected.chosen], reference_arm, result)))
-    return out
+        if reference_arm is not None and reference_arm.seeds:
+            gain_rows += _gains(members, reference_arm, nested)
+    return gain_rows
+
+
+def _gains(members: Sequence[Seeds], reference: Seeds, nested: bool) -> list[Row]:
+    """The rows of one family and objective, one per result; none where there is no beta to choose."""
+    candidates = [arm for arm in members if set(reference.seeds) <= set(arm.seeds) & set(arm.selection)]
+    if len(candidates) < 2:
+        return []
+    left_out = sorted(arm.name["beta"] for arm in members if arm not in candidates)
+    base: Row = {
+        **{key: reference.name.get(key) for key in ("model", "variant", "objective")},
+        "seeds": len(reference.seeds),
+        "nested": nested,
+        "tuning": _tuning(candidates),
+    }
+    counts = {"betas": len(candidates), "left_out": ", ".join(f"{beta:.3g}" for beta in left_out) or None}
+    return [_gain(candidates, reference, result, nested, base, counts) for result in GAINS]
+
+
+def _tuning(arms: Sequence[Seeds]) -> str:
+    """What is to be said of any of the arms' rates, or "tuned"."""
+    tunings = [str(arm.name["tuning"]) for arm in arms]
+    return ", ".join(dict.fromkeys(tuning for tuning in tunings if tuning != "tuned")) or "tuned"
+
+
+def _gain(
+    candidates: Sequence[Seeds], reference: Seeds, result: str, nested: bool, base: Row, counts: Mapping[str, Any]
+) -> Row:
+    """The row of one result; `base` and `counts` are the columns that all results share."""
+    seeds = reference.seeds
+    selection_AS = [[arm.selection[seed] for seed in seeds] for arm in candidates]
+    test_ASN = [[arm.examples[result][arm.seeds.index(seed)].numpy() for seed in seeds] for arm in candidates]
+    selected = selected_gain(selection_AS, test_ASN, candidates.index(reference), nested=nested)
+    chosen = candidates[selected.chosen]
+    choices = Counter(candidates[choice].name["beta"] for choice in selected.choices)
+    return {
+        **base,
+        "examples": len(test_ASN[0][0]),
+        "result": result,
+        "chosen": chosen.name["beta"],
+        "choices": ", ".join(f"{beta:.3g} ({n})" for beta, n in sorted(choices.items())),
+        **counts,
+        **fields("gain", _with_rates(selected.gain, chosen, reference, result)),
+    }
 
 
 def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) -> Interval:
@@ -248,8 +277,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
     return Table(
         "How far results depend on the seed",
-        shown(frame.drop(columns="fresh", errors="ignore"), settings),
-        noted(
+        display_columns(frame.drop(columns="fresh", errors="ignore"), settings),
+        table_note(
             settings,
             "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow "
             f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
@@ -271,8 +300,8 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
     """The gain of choosing beta."""
     return Table(
         "What choosing beta on the selection split gains on the test split",
-        shown(adjusted(frame), settings),
-        noted(
+        display_columns(adjusted(frame), settings),
+        table_note(
             settings,
             f"the chosen beta minus beta={settings.reference:g}, same objective, each beta at its tuned rate; chosen "
             f"by mean {settings.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
@@ -340,8 +369,9 @@ def _diverged(frame: pd.DataFrame) -> str:
 
 
 def _percent(row: Mapping[str, Any]) -> str:
-    low, high = row["diverged_chosen_low"], row["diverged_chosen_high"]
-    return f"{row['diverged_chosen']:.0%} [{low:.0%}, {high:.0%}] of trials"
+    diverged = Estimate.of(row, "diverged_chosen")
+    assert diverged is not None
+    return f"{diverged.percent} of trials"
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:
@@ -378,7 +408,7 @@ def _beta(beta: float) -> str:
 
 
 def _sure(row: Mapping[str, Any]) -> str:
-    if firm(row, "gain"):
+    if is_significant(row, "gain"):
         better = (row["gain"] > 0) == (row["result"] == "accuracy")
         return f", a {'gain' if better else 'loss'}"
     hint = f", {why_loose([row])}" if excludes_zero(row, "gain") else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import Row, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import Row, excludes_zero, is_significant, why_loose
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
 
@@ -19,13 +19,13 @@ HIDDEN = ("nested", "examples")
 """Columns that the note or a warning tells and the table need not."""
 
 
-def shown(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def display_columns(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """The frame without the columns that only its note tells; a smoke run's limit beside every row."""
     out = frame.drop(columns=[c for c in HIDDEN if c in frame])
     return out if settings.limit is None else out.assign(limit=settings.limit)
 
 
-def noted(settings: Settings, *parts: str) -> str:
+def table_note(settings: Settings, *parts: str) -> str:
     """A table's note; a smoke run's says so first."""
     smoke = [] if settings.limit is None else [f"SMOKE RUN, limit={settings.limit}, not a result"]
     return ". ".join([*smoke, *(part for part in parts if part)]) + "."
@@ -62,11 +62,16 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-def census(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+def describe_sample(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """At which beta a quantity differs from 0, may, or the data cannot say."""
-    sure = [row for row in rows if firm(row, column)]
-    hints = [row for row in rows if excludes_zero(row, column) and not firm(row, column)]
-    silent = [row for row in rows if not excludes_zero(row, column)]
+    sure, hints, silent = [], [], []
+    for row in rows:
+        if is_significant(row, column):
+            sure.append(row)
+        elif excludes_zero(row, column):
+            hints.append(row)
+        else:
+            silent.append(row)
     clauses = []
     if sure:
         clauses.append(f"differs at {betas(sure)}")

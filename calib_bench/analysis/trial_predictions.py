@@ -32,6 +32,8 @@ COPIES = 8
 TRIALS, TRIALS_BYTES = 5, 1 << 26
 """Trials that are measured together at most, and what they may hold: small ones cost less so, large ones do not."""
 
+Prediction = tuple[dict[str, Any], "Tensor"]
+"""What the fit of a calibrator tells, as columns, and log probabilities [N, K] of the test split."""
 Sentences = dict[str, str]
 """By calibrator, a sentence."""
 
@@ -54,8 +56,8 @@ def on_trials(
     memory = COPIES * 8 * max(1, sizes["classes"]) * (sizes["sizes"]["calibration"] + sizes["sizes"]["test"])
     together = min(TRIALS, max(1, TRIALS_BYTES // memory))
     parts = [trials[i : i + together] for i in range(0, len(trials), together)]
-    known = registry.calibrators()
-    if any(calibrators[name] is not known.get(name) for name in calibrators):
+    registered = registry.calibrators()
+    if any(calibrators[name] is not registered.get(name) for name in calibrators):
         return chain.from_iterable(map(partial(function, calibrators, store, *more), parts))
     return chain.from_iterable(
         analysis_pool.each(partial(_by_name, function, tuple(calibrators), store, *more), parts, together * memory)
@@ -85,13 +87,13 @@ class TrialLogits:
 
     def cautions(self, calibrators: Mapping[str, Calibrator]) -> Sentences:
         """What the calibrators say of its calibration set."""
-        said = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
-        return {name: text for name, text in said.items() if text}
+        texts = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
+        return {name: text for name, text in texts.items() if text}
 
 
 def predictions(
     read: Sequence[TrialLogits], calibrators: Mapping[str, Calibrator]
-) -> Iterator[tuple[str, dict[int, tuple[dict[str, Any], Tensor]]]]:
+) -> Iterator[tuple[str, dict[int, Prediction]]]:
     """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
 
     A calibrator that cannot take a trial's logits, fails, or, as one of all of them, would learn too many numbers for
@@ -102,30 +104,41 @@ def predictions(
     unasked = len(calibrators) >= len(registry.calibrators())
     for method, calibrator in calibrators.items():
         large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
-        if large is not None:
-            for one in read:
-                one.refused[method] = f"{large}: calibrator={method} fits it all the same."
-            yield method, {}
+        if large is None:
+            yield method, _predictions(method, calibrator, read)
             continue
-        start = time.perf_counter()
-        fits = _fits(calibrator, read)
-        seconds = (time.perf_counter() - start) / len(read)
-        out: dict[int, tuple[dict[str, Any], Tensor]] = {}
-        for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
-            start = time.perf_counter()
-            try:
-                params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
-                told = {"fit_seconds": seconds + time.perf_counter() - start}
-                logp = fitting.applied(calibrator, params, one.test)
-            except UserError as error:
-                if method == REPAIRED:
-                    raise
-                one.refused[method] = str(error)
-                continue
+        for one in read:
+            one.refused[method] = f"{large}: calibrator={method} fits it all the same."
+        yield method, {}
+
+
+def _predictions(method: str, calibrator: Calibrator, read: Sequence[TrialLogits]) -> dict[int, Prediction]:
+    """One calibrator's predictions by place of a trial in `read`; those that it refuses are left out."""
+    start = time.perf_counter()
+    fits = _fits(calibrator, read)
+    seconds = (time.perf_counter() - start) / len(read)
+    by_trial: dict[int, Prediction] = {}
+    for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
+        try:
+            by_trial[i] = _prediction(method, calibrator, one, fit, seconds)
+        except UserError as error:
             if method == REPAIRED:
-                told |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
-            out[i] = told, logp
-        yield method, out
+                raise
+            one.refused[method] = str(error)
+    return by_trial
+
+
+def _prediction(
+    method: str, calibrator: Calibrator, one: TrialLogits, fit: Params | None, seconds: float
+) -> Prediction:
+    """A trial's prediction; it is fitted here unless it was with others, which took `seconds` for each."""
+    start = time.perf_counter()
+    params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
+    columns: dict[str, Any] = {"fit_seconds": seconds + time.perf_counter() - start}
+    logp_NK = fitting.applied(calibrator, params, one.test)
+    if method == REPAIRED:
+        columns |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
+    return columns, logp_NK
 
 
 def _fits(calibrator: Calibrator, read: Sequence[TrialLogits]) -> Sequence[Params | None]:

@@ -10,8 +10,8 @@ from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.measure import Measures, measure_arm
-from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, marks, without_lone
-from calib_bench.analysis.table_notes import noted, rate_unit, shown
+from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_seed_intervals, marks
+from calib_bench.analysis.table_notes import display_columns, rate_unit, table_note
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -53,7 +53,7 @@ class Reader:
         measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
-        self.rates += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
+        self.rates += [{**name, **row} for row in each.rates(arm, measures.redrawn_choice)]
         self.arms.append(arm)
         return measures
 
@@ -65,7 +65,7 @@ class Reader:
         """The controls' rows."""
         import pandas as pd
 
-        return without_lone(pd.DataFrame(self.controls), self.settings)
+        return drop_single_seed_intervals(pd.DataFrame(self.controls), self.settings)
 
     def tables(self) -> dict[str, Table]:
         """The controls, the rates that were tried, and the trials at the chosen ones."""
@@ -83,13 +83,13 @@ class Reader:
         return optional | {
             "rates": Table(
                 "Learning rates tried",
-                shown(tried, settings),
-                noted(settings, rates, unit),
+                display_columns(tried, settings),
+                table_note(settings, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                shown(trials, settings),
-                noted(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
+                display_columns(trials, settings),
+                table_note(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 

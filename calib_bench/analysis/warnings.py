@@ -46,35 +46,53 @@ def warnings(
         extra: those of the interventions.
         refused: by calibrator that could not be fitted, what it said.
     """
-    sentences = []
-    if settings.limit is not None:
-        sentences.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
-    sentences += untrained([*grid, *extra]) + _batches([*grid, *extra], provenance)
+    arms = [*grid, *extra]
     references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
-    if not references:
-        sentences.append(
-            f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."
-        )
-    sentences += _tuning([*grid, *extra]) + _trials(frames["trials"])
+    sentences = _smoke(settings) + untrained(arms) + _batches(arms, provenance)
+    sentences += _no_reference(references, settings) + _tuning(arms) + _trials(frames["trials"])
     sentences += collapse.warnings(collapse.rows(frames["trials"], settings))
-    sentences += _doubtful(frames.get("separation"))
-    if len(settings.seed or ()) == 1:
-        sentences.append(
-            "One seed: intervals hold for this one initialization and batch order, not for training in general."
-        )
-    if settings.interventions == "yes":
-        reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
-        sentences += [f"Left out, interventions on {reason}." for reason in reasons]
-    calibrators = registry.calibrators()
-    every = set(calibrators) <= set(settings.calibrator or calibrators)
-    for method, refusal in refused.items():
-        if not (
-            every and calibrators[method].classes
-        ):  # of all there are, those for another number of classes are no loss
-            sentences.append(f"Left out, {method}: {refusal}")
+    sentences += _doubtful(frames.get("separation")) + _one_seed(settings)
+    sentences += _no_interventions(references, settings) + _refused(refused, settings)
     for split in provenance.get("splits", ()):
         sentences += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(sentences))
+
+
+def _smoke(settings: Settings) -> list[str]:
+    if settings.limit is None:
+        return []
+    return [f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."]
+
+
+def _no_reference(references: Sequence[Arm], settings: Settings) -> list[str]:
+    if references:
+        return []
+    return [f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."]
+
+
+def _one_seed(settings: Settings) -> list[str]:
+    if len(settings.seed or ()) != 1:
+        return []
+    return ["One seed: intervals hold for this one initialization and batch order, not for training in general."]
+
+
+def _no_interventions(references: Sequence[Arm], settings: Settings) -> list[str]:
+    """References that cannot be intervened on, with the reason."""
+    if settings.interventions != "yes":
+        return []
+    reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
+    return [f"Left out, interventions on {reason}." for reason in reasons]
+
+
+def _refused(refused: Mapping[str, str], settings: Settings) -> list[str]:
+    """Calibrators that could not be fitted; where all are run, those for another number of classes are no loss."""
+    calibrators = registry.calibrators()
+    runs_all = set(calibrators) <= set(settings.calibrator or calibrators)
+    return [
+        f"Left out, {method}: {refusal}"
+        for method, refusal in refused.items()
+        if not (runs_all and calibrators[method].classes)
+    ]
 
 
 def _doubtful(frame: pd.DataFrame | None) -> list[str]:
@@ -113,41 +131,48 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
     sentences = []
     for status, meaning in STATUS.items():
         affected = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
-        names = [f"{arm.trial.model} {arm.label}" for arm in affected]
-        if names:
-            everything = "every arm" if len(names) == len(arms) and len(arms) > 1 else ", ".join(names)
+        if affected:
+            everything = _listed(affected, len(affected) == len(arms) and len(arms) > 1)
             sentences.append(f"{status.capitalize()}: {everything} ({meaning}).")
-    few = [arm for arm in arms if FEW_SEEDS in arm.tuning]
-    if few:
-        seeds = max(len(trials) for arm in few for trials in arm.tried.values())
-        everything = "every arm" if len(few) == len(arms) else ", ".join(f"{a.trial.model} {a.label}" for a in few)
-        chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {everything}"
-        sentences.append(
-            f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
-            f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
-        )
-    return sentences
+    return sentences + _few_seeds([arm for arm in arms if FEW_SEEDS in arm.tuning], len(arms))
+
+
+def _few_seeds(few: Sequence[Arm], count: int) -> list[str]:
+    """Arms whose rate too few seeds chose, of `count` arms."""
+    if not few:
+        return []
+    seeds = max(len(trials) for arm in few for trials in arm.tried.values())
+    chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {_listed(few, len(few) == count)}"
+    return [
+        f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
+        f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
+    ]
+
+
+def _listed(arms: Sequence[Arm], every: bool) -> str:
+    return "every arm" if every else ", ".join(f"{arm.trial.model} {arm.label}" for arm in arms)
 
 
 def _trials(frame: pd.DataFrame) -> list[str]:
     """Trials that are missing from their arms, and temperatures at a bound."""
-    sentences = []
     rows = frame.to_dict("records")
-    for status, text in STATES:
-        lost = [row for row in rows if row["status"] == status]
-        if lost:
-            which = ", ".join(_trial(row) for row in lost)
-            sentences.append(f"Left out with their pairs, {text}: {len(lost)} of {len(rows)} trials ({which}).")
-    dead = [row for row in rows if row["status"] == DEAD]
-    if dead:
+    by_status: dict[str, list[str]] = {}
+    for row in rows:
+        by_status.setdefault(row["status"], []).append(_trial(row))
+    sentences = [
+        f"Left out with their pairs, {text}: {len(lost)} of {len(rows)} trials ({', '.join(lost)})."
+        for status, text in STATES
+        if (lost := by_status.get(status))
+    ]
+    if dead := by_status.get(DEAD):
         sentences.append(
             f"Dead at the chosen rate, and part of every mean: {len(dead)} of {len(rows)} trials ended at {GUESS:.0%} "
-            f"or more of the loss of guessing, the entropy of the labels ({', '.join(_trial(row) for row in dead)})."
+            f"or more of the loss of guessing, the entropy of the labels ({', '.join(dead)})."
         )
-    stopped = [row for row in rows if row.get("at_bound") is True]
+    stopped = sum(row.get("at_bound") is True for row in rows)
     if stopped:
         sentences.append(
-            f"Temperature at a bound, where the calibration data have no optimum: {len(stopped)} of {len(rows)} "
+            f"Temperature at a bound, where the calibration data have no optimum: {stopped} of {len(rows)} "
             "trials; their kappa is that bound."
         )
     return sentences

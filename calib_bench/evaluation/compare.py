@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
+from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, is_significant
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
 from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, score
@@ -199,16 +199,16 @@ def _sentence(row: Row, metric: str) -> str:
     if math.isinf(row["difference"]):
         worse = "A" if row["difference"] > 0 else "B"
         return f"{worse} has infinite {name}: it gives probability zero to a label that occurs."
-    if excludes_zero(row, "difference") and not firm(row, "difference"):
+    if excludes_zero(row, "difference") and not is_significant(row, "difference"):
         return f"In {name} the two may differ, though not after Holm's correction: A minus B is {difference}{unit}."
-    if not firm(row, "difference"):
+    if not is_significant(row, "difference"):
         return f"In {name} the two cannot be told apart: A minus B is {difference}{unit}."
     better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"
     return f"{better} is better in {name}: A minus B is {difference}{unit}."
 
 
 def _doubt(row: Row) -> str:
-    return "" if firm(row, "difference") else " (the sign is not established)"
+    return "" if is_significant(row, "difference") else " (the sign is not established)"
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:

@@ -40,9 +40,9 @@ class Scored:
         metrics: by name, one value a seed.
         classwise: gaps and bins of every class, a seed; empty where that would take too long.
         nulls: ECE of a calibrated model and p-value, a seed.
-        log_kappa: see `measure.log_kappa_n`, a seed; for temperature scaling.
+        log_kappa: see `temperature_influence.log_kappa_n`, a seed; for temperature scaling.
         at_bound: how many seeds' temperatures stopped at a bound.
-        slopes: see `measure.temperature_slopes`, a seed; for temperature scaling.
+        slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
     """
 
     examples: Mapping[str, list[Tensor]]
@@ -62,7 +62,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     """
     from torch.nn.functional import one_hot
 
-    from calib_bench.analysis.measure import METRICS, log_kappa_n, temperature_slopes
+    from calib_bench.analysis.measure import METRICS
+    from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
     from calib_bench.inference import ece_null
     from calib_bench.metrics import confidence_n, entropy_n, measure
 

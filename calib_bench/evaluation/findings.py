@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, number
-from calib_bench.analysis.result_rows import DOUBTFUL, cell, firm
+from calib_bench.analysis.result_rows import DOUBTFUL, cell, is_significant
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, 
     finite = [row for row in differences if math.isfinite(row["log_loss"])]
     if finite:
         best = min(finite, key=lambda row: row["log_loss"])
-        better = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] < 0]
-        worse = [row["method"] for row in finite if firm(row, "log_loss") and row["log_loss"] > 0]
+        better = [row["method"] for row in finite if is_significant(row, "log_loss") and row["log_loss"] < 0]
+        worse = [row["method"] for row in finite if is_significant(row, "log_loss") and row["log_loss"] > 0]
         sentences.append(
             f"Of {len(differences)} calibrators {best['method']} has the lowest log loss, {cell(best, 'log_loss')} "
             f"nats against raw. After Holm's correction, lower than raw: {', '.join(better) or 'none'}; higher: "

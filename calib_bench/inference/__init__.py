@@ -38,8 +38,8 @@ from calib_bench.inference.scores import difference_interval, score_interval, wi
 from calib_bench.inference.selection import (
     SelectedGain,
     choice_variance,
-    rechosen,
-    rechosen_apart,
+    redrawn_choice,
+    redrawn_choice_apart,
     selected_gain,
     widened,
 )
@@ -80,8 +80,8 @@ __all__ = [
     "jackknifed",
     "percentile",
     "rate",
-    "rechosen",
-    "rechosen_apart",
+    "redrawn_choice",
+    "redrawn_choice_apart",
     "refitted",
     "resampled_means",
     "score_interval",

@@ -48,8 +48,8 @@ def fitted(
     second part rules: its mean is curvature C_ss / 2 and its covariances, of a normal Delta, curvature^2 C_st^2 / 2.
 
     Args:
-        log_T_ASM: log T of A arms plus the influence of each calibration example on it (`measure.log_kappa_n`), whose
-            row mean is log T; the arms of one seed have the same calibration examples (else see `apart`).
+        log_T_ASM: log T of A arms plus the influence of each calibration example on it, whose row mean is log T; the
+            arms of one seed have the same calibration examples (else see `apart`).
         slope_AS, curvature_AS: first and second derivative of each mean score in log T.
         weights_A: of the arms in the sum; (1, -1) is the first less the second.
         shared: whether all seeds have the same calibration examples.

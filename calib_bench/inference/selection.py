@@ -110,7 +110,7 @@ DRAWS = 400
 """How often a choice is made again."""
 
 
-def rechosen(
+def redrawn_choice(
     cost_RS: ArrayLike, losses_RN: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.intp]:
     """The choice of least mean cost, made again in other samples of what it rests on: indices [B].
@@ -130,7 +130,7 @@ def rechosen(
     Raises:
         ValueError: no candidate has a finite cost under every seed.
 
-    >>> rechosen([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=3)
+    >>> redrawn_choice([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=3)
     array([0, 0, 0])
     """
     cost, kept = _usable(cost_RS)
@@ -144,17 +144,17 @@ def rechosen(
     return kept[drawn_BR.argmin(1)]
 
 
-def rechosen_apart(
+def redrawn_choice_apart(
     cost_RS: ArrayLike, losses_RN: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0
 ) -> NDArray[np.intp]:
     """For each seed the choice of the others, made again in other samples: indices [B, S].
 
-    As `rechosen`, with errors of S seeds in each draw, of which a seed's choice has those of the others.
+    As `redrawn_choice`, with errors of S seeds in each draw, of which a seed's choice has those of the others.
 
     Args:
-        cost_RS, losses_RN, draws, seed: as in `rechosen`; S > 1.
+        cost_RS, losses_RN, draws, seed: as in `redrawn_choice`; S > 1.
 
-    >>> rechosen_apart([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=2)
+    >>> redrawn_choice_apart([[1.0, 1.1, 0.9], [3.0, 3.1, 3.2]], draws=2)
     array([[0, 0, 0],
            [0, 0, 0]])
     """

@@ -53,7 +53,7 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
     folder = store.path / "report"
     with analysis_pool.workers(settings):
         analysis = analyse(store, study, settings) if analysis is None else analysis
-        files, about = figures.drawn(study, analysis), figures.told(study, analysis)
+        files, about = figures.drawn(study, analysis), figures.rendered_details(study, analysis)
         tables.save(analysis.tables, folder / "tables")
         origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
         drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)

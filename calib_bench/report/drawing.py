@@ -1,4 +1,4 @@
-"""Drawings shared by studies: each takes an Analysis and gives a Figure, one row of panels a model."""
+"""What drawings of studies share: grids of panels, lines over beta with their intervals, axes and legends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.core.study import Analysis
-from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning.tuning import TUNED
 
 if TYPE_CHECKING:
@@ -16,193 +14,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-RAW, REPAIRED = "raw", "temperature_scaling"
 WIDTH = 10.0
 """Inches."""
 ALONE = 0.6
 """Share of the width that one panel takes by itself."""
-LEAST = 0.01
-PARTS = (
-    ("log_loss_total", "total", "k", "o"),
-    ("log_loss_conf", "confidence", "C1", "s"),
-    ("log_loss_dyn", "dynamics", "C0", "D"),
-)
-RELIABILITY_KEYS = [
-    ("raw", {"color": "C1", "marker": "s"}),
-    ("after temperature scaling", {"color": "C0", "marker": "o"}),
-]
 
 
-def over_beta(analysis: Analysis) -> Figure:
-    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
-    frame = analysis.tables["baselines"].frame
-    if "method" not in frame:
-        return _empty("No trial at a chosen rate has finished.")
-    panels = (("accuracy", "accuracy"), ("log_loss", "log loss (nats)"), ("ece", "ECE"), ("kappa", "kappa = beta T*"))
-    figure, axes = _grid(frame, len(panels), 2.9)
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
-        objectives = list(dict.fromkeys(rows["objective"]))
-        for axis, (column, label) in zip(line, panels, strict=True):
-            for i, objective in enumerate(objectives):
-                for method in (RAW, REPAIRED) if column in ("log_loss", "ece") else (REPAIRED,):
-                    series = rows[(rows.objective == objective) & (rows.method == method)].sort_values("beta")
-                    if column in series:
-                        _line(axis, series, column, _dodge(i, len(objectives)), color=f"C{i}", **_look(method, column))
-            if column == "ece":
-                series = rows[(rows.objective == objectives[0]) & (rows.method == REPAIRED)].sort_values("beta")
-                axis.fill_between(series.beta, 0, series.ece_null, color="0.5", alpha=0.25, linewidth=0)
-                axis.set_ylim(bottom=0)
-            if column == "kappa":
-                axis.axhline(1, color="0.4", linewidth=0.8)
-                axis.set_yscale("log")
-                plain(axis.yaxis)
-            axis.set_ylabel(label)
-            _beta_axis(axis, rows.beta)
-        line[0].set_title(name, loc="left")
-    _legend(figure, _over_beta_keys(frame))
-    return figure
-
-
-def separation(analysis: Analysis) -> Figure:
-    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals.
-
-    A panel an objective, a row of panels a model.
-    """
-    from pandas import DataFrame, concat
-
-    frame = analysis.tables["separation"].frame
-    if "log_loss_total" not in frame:
-        return _empty("no arm shares a finished seed with the reference yet")
-    frame = frame[frame["log_loss_total"].notna()]
-    if not len(frame):
-        return _empty("no change of log loss is a number")
-    objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
-    reference = float(str(analysis.data["reference"]))
-    zero: dict[str, Any] = {"objective": CROSS_ENTROPY, "beta": reference, "tuning": "tuned"}
-    zero |= {f"{column}{end}": 0.0 for column, *_ in PARTS for end in ("", "_low", "_high")}
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
-        for axis, objective in zip(line, objectives, strict=False):
-            objective_rows = rows[rows.objective == objective]
-            if objective == CROSS_ENTROPY:
-                objective_rows = concat([objective_rows, DataFrame([zero])])
-            objective_rows = objective_rows.sort_values("beta")
-            for i, (column, _, color, marker) in enumerate(PARTS):
-                _line(axis, objective_rows, column, _dodge(i, 3), color=color, marker=marker)
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
-            _beta_axis(axis, [*rows.beta, reference])
-        line[0].set_ylabel("change of log loss (nats)")
-    keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS]
-    if _some_untuned(frame):
-        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
-    _legend(figure, keys)
-    return figure
-
-
-def reliability(analysis: Analysis) -> Figure:
-    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled.
-
-    A mark's area is its bin's share of the examples; lines pass bins with at least 1%.
-    """
-    from pandas import DataFrame
-
-    frame = DataFrame(analysis.data["reliability"])
-    frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
-    if not len(frame):
-        return _empty("no trial with cross-entropy has finished yet")
-    betas = sorted(set(frame.beta))
-    across = max(min(len(betas), 4), 2)
-    panels = [(name, rows, beta) for name, rows in _families(frame) for beta in sorted(set(rows.beta))]
+def family_grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(0.6 + 2.35 * across, 0.5 + 2.45 * down))
-    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    several = frame.model.nunique() > 1
-    for axis, (name, rows, beta) in zip(axes.flat, panels, strict=False):
-        _reliable(axis, rows[rows.beta == beta])
-        axis.set_title(f"{name}, beta={beta:.3g}" if several else f"beta={beta:.3g}", loc="left")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy")
-    for i, axis in enumerate(axes.flat[: len(panels)]):
-        if i + across >= len(panels):
-            axis.set_xlabel("confidence")
-            axis.tick_params(labelbottom=True)
-    _legend(figure, RELIABILITY_KEYS)
-    return figure
-
-
-def reliability_row(bins: pd.DataFrame) -> Figure:
-    """Confidence against accuracy of one beta, a panel an objective, as in `reliability`."""
-    from matplotlib.figure import Figure
-
-    objectives = list(dict.fromkeys(bins["objective"]))
-    figure = Figure(figsize=(0.6 + 2.35 * max(len(objectives), 2), 2.95))
-    axes = figure.subplots(1, max(len(objectives), 2), sharey=True)
-    for axis in axes[len(objectives) :]:
-        axis.set_visible(False)
-    for axis, objective in zip(axes, objectives, strict=False):
-        _reliable(axis, bins[bins["objective"] == objective])
-        axis.set_title(objective, loc="left")
-        axis.set_xlabel("confidence")
-    axes[0].set_ylabel("accuracy")
-    _legend(figure, RELIABILITY_KEYS)
-    return figure
-
-
-def _reliable(axis: Axes, rows: pd.DataFrame) -> None:
-    """One arm's bins, raw and repaired, on a square from 0 to 1."""
-    axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
-    for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
-        bins = rows[(rows["method"] == method) & (rows["count"] > 0)]
-        share = bins["count"] / bins["count"].sum()
-        axis.plot(bins.confidence[share >= LEAST], bins.accuracy[share >= LEAST], color=color, linewidth=1)
-        axis.scatter(
-            bins.confidence, bins.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
-        )
-    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
-
-
-def learning_rates(analysis: Analysis) -> Figure:
-    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled."""
-    from matplotlib import colormaps
-
-    frame = analysis.tables["rates"].frame
-    frame = frame[frame.score.notna()] if "score" in frame else frame
-    if not len(frame):
-        return _empty("no rate has been tried yet")
-    objectives = list(dict.fromkeys(frame["objective"]))
-    figure, axes = _grid(frame, len(objectives), 3.1, sharey="row")
-    betas = sorted(set(frame.beta))
-    shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
-        finite = rows[rows.score < float("inf")]
-        for axis, objective in zip(line, objectives, strict=False):
-            for beta, curve in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
-                axis.plot(curve.rate, curve.score, color=shades[beta], marker=".")
-                best = curve[curve.chosen]
-                axis.plot(best.rate, best.score, color=shades[beta], marker="o", markersize=8, fillstyle="none")
-            axis.set(xscale="log", yscale="log", xlabel=f"learning rate ({rows.unit.iloc[0]})")
-            axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
-            plain(axis.xaxis)
-            plain(axis.yaxis)
-        line[0].set_ylabel("selection score")
-    _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
-    return figure
-
-
-def _grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    rows = max(sum(1 for _ in _families(frame)), 1)
+    rows = max(sum(1 for _ in by_family(frame)), 1)
     figure = Figure(figsize=(WIDTH if columns > 1 else ALONE * WIDTH, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
 
 
-def _families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def by_family(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one model and variant, with its name."""
     if not len(frame):
         return
@@ -211,7 +37,7 @@ def _families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"{model} {what}".strip(), rows
 
 
-def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
+def draw_line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
     """A line over beta with interval bars where there are intervals."""
     x = rows["beta"] * dodge
     axis.plot(x, rows[column], **{"marker": "o", **look})
@@ -222,27 +48,11 @@ def _line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any
         axis.plot(x[untuned], rows[column][untuned], color="k", marker="x", markersize=7, linestyle="none")
 
 
-def _look(method: str, column: str) -> dict[str, Any]:
-    dashed = method == RAW and column in ("log_loss", "ece")
-    return {"linestyle": "--", "fillstyle": "none"} if dashed else {"linestyle": "-"}
-
-
-def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
-    colors = [(name, {"color": f"C{i}", "marker": "o"}) for i, name in enumerate(dict.fromkeys(frame["objective"]))]
-    return [
-        *colors,
-        ("raw", {"color": "0.2", "linestyle": "--", "marker": "o", "fillstyle": "none"}),
-        ("after temperature scaling", {"color": "0.2", "marker": "o"}),
-        ("ECE of a calibrated model", {"color": "0.5", "alpha": 0.4, "linewidth": 6}),
-        *([("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})] if _some_untuned(frame) else []),
-    ]
-
-
-def _some_untuned(frame: pd.DataFrame) -> bool:
+def some_untuned(frame: pd.DataFrame) -> bool:
     return 0 < (~frame["tuning"].isin(TUNED)).sum() < len(frame)
 
 
-def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def figure_legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """One legend above all panels."""
     from matplotlib.lines import Line2D
 
@@ -251,12 +61,12 @@ def _legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
 
 
-def _dodge(i: int, n: int) -> float:
+def dodge_factor(i: int, n: int) -> float:
     """A factor on beta that keeps bars of n series apart."""
     return 1.05 ** (i - (n - 1) / 2)
 
 
-def _beta_axis(axis: Axes, betas: Sequence[float]) -> None:
+def set_beta_axis(axis: Axes, betas: Sequence[float]) -> None:
     axis.set_xscale("log")
     ticks = sorted(set(betas))
     axis.set_xticks(_thin(ticks), [f"{b:.3g}" for b in _thin(ticks)])
@@ -301,7 +111,7 @@ def _span(axis: Any) -> tuple[float, float]:
     return min(lows), max(highs)
 
 
-def _empty(text: str) -> Figure:
+def empty_figure(text: str) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 1.2))

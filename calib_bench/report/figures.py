@@ -112,10 +112,10 @@ def save(
 
 def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
     """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none."""
-    return list(told(study, analysis))
+    return list(rendered_details(study, analysis))
 
 
-def told(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
+def rendered_details(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
     """`details`, one by one; workers that are there go on with them."""
     all_details = list(study.details(analysis)) if study.details else []
     texts = _each(_svg, [detail.figure for detail in all_details if detail.figure is not None])

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,29 +132,56 @@ def _parts(
     details: Sequence[tuple[Detail, str]],
 ) -> list[Part]:
     """The sections that have anything to show, then what they do not name."""
-    named = {item for section in sections for item in section.items}
-    more = "More " if named & {*figures, *analysis.tables} else ""
-    rest = (
-        *((Section("Details", (DETAILS,)),) if details and DETAILS not in named else ()),
-        Section("More figures" if more else "Results", tuple(name for name in figures if name not in named)),
-        Section(f"{more}tables".capitalize(), tuple(name for name in analysis.tables if name not in named)),
-    )
-    shown: set[tuple[str, str]] = set()
+    contents = _Contents(analysis, figures, captions, details)
     parts = []
-    for i, section in enumerate((*sections, *rest)):
+    for i, section in enumerate((*sections, *_unnamed(analysis, figures, sections, bool(details)))):
+        if items := contents.of(section):
+            parts.append(Part(f"part-{i}", section.title, section.text, items))
+    return parts
+
+
+def _unnamed(analysis: Analysis, figures: Drawn, sections: Sequence[Section], has_details: bool) -> Iterator[Section]:
+    """Sections for the details, figures and tables that no section names."""
+    named = {item for section in sections for item in section.items}
+    more = not named.isdisjoint({*figures, *analysis.tables})
+    if has_details and DETAILS not in named:
+        yield Section("Details", (DETAILS,))
+    rest = [tuple(name for name in drawn if name not in named) for drawn in (figures, analysis.tables)]
+    titles = ("More figures", "More tables") if more else ("Results", "Tables")
+    yield from map(Section, titles, rest)
+
+
+@dataclass
+class _Contents:
+    """What sections may show, each figure and table once; `shown` holds the names that earlier sections named."""
+
+    analysis: Analysis
+    figures: Drawn
+    captions: Mapping[str, str]
+    details: Sequence[tuple[Detail, str]]
+    shown: set[str] = field(default_factory=set)
+
+    def of(self, section: Section) -> list[tuple[str, Any]]:
+        """The items of a section, kind and content, less those of sections before it."""
         items: list[tuple[str, Any]] = []
         for name in section.items:
             if name == DETAILS:
-                items += [("detail", _detail(j, detail, svg)) for j, (detail, svg) in enumerate(details)]
-            if name in figures and ("figure", name) not in shown:
-                caption = re.split(r"\n\s*\n", captions.get(name, ""))[0].replace("\n", " ") or title(name)
-                items.append(("figure", Figure(caption, inline(figures[name], name), name)))
-            if name in analysis.tables and ("table", name) not in shown:
-                items.append(("table", grid(name, analysis.tables[name])))
-            shown |= {("figure", name), ("table", name)}
-        if items:
-            parts.append(Part(f"part-{i}", section.title, section.text, items))
-    return parts
+                items += [("detail", _detail(i, detail, svg)) for i, (detail, svg) in enumerate(self.details)]
+            if name not in self.shown:
+                items += self._named(name)
+            self.shown.add(name)
+        return items
+
+    def _named(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The figure and the table of that name, as far as there are any."""
+        if name in self.figures:
+            yield "figure", Figure(self._caption(name), inline(self.figures[name], name), name)
+        if name in self.analysis.tables:
+            yield "table", grid(name, self.analysis.tables[name])
+
+    def _caption(self, name: str) -> str:
+        first_paragraph = re.split(r"\n\s*\n", self.captions.get(name, ""))[0]
+        return first_paragraph.replace("\n", " ") or title(name)
 
 
 def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Grid | None]:
@@ -165,16 +192,22 @@ def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Gr
 def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a reader wants to know of a run before anything else, as far as it is known."""
     training = provenance.get("training") or {}
-    tests = sorted({split.get("sizes", {}).get("test", 0) for split in provenance.get("data", ())} - {0})
-    seeds = settings.seed or ()
     facts = [
         ("model", ", ".join(settings.model or ())),
-        ("seeds", str(len(seeds)) if seeds else ""),
-        ("test examples", " to ".join(f"{n:,}" for n in dict.fromkeys((tests[0], tests[-1]))) if tests else ""),
+        ("seeds", str(len(settings.seed)) if settings.seed else ""),
+        ("test examples", _test_examples(provenance)),
         ("trials", f"{training['trials']:,}" if training else ""),
         ("device time", str(training.get("device time", ""))),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _test_examples(provenance: Mapping[str, Any]) -> str:
+    """The number of test examples, "100 to 120" where splits differ; empty where it is not known."""
+    sizes = {split.get("sizes", {}).get("test", 0) for split in provenance.get("data", ())} - {0}
+    if not sizes:
+        return ""
+    return " to ".join(f"{n:,}" for n in sorted({min(sizes), max(sizes)}))
 
 
 def inline(svg: str, name: str) -> str:

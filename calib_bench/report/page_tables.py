@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.format import ALPHA, SIBLINGS, number, places, title
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import SIBLINGS, number, places, title
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
@@ -82,30 +84,45 @@ def grid(name: str, table: Table) -> Grid:
     """The table in the page's form; columns without a value are left out, columns of one value told in words."""
     frame = table.frame.head(MOST_ROWS)
     cut = f" The first {MOST_ROWS} of {len(table.frame)} rows." if len(table.frame) > MOST_ROWS else ""
-    names = naming(table)
-    alike = [
-        c for c in frame if c in (*names, *COUNTS, FLAG) and len(frame) > 1 and frame[c].nunique(dropna=False) == 1
-    ]
-    varying = [c for c in names if c not in alike and c != FLAG] or names[-1:]
-    alike = [c for c in alike if c not in varying]
-    left_out = {*alike, *varying, FLAG}
+    keys, alike = _keys_and_alike(frame, naming(table))
+    columns = _value_columns(frame, {*keys, *alike, FLAG})
+    first = set(table.first) & set(columns) or set(columns)
+    return Grid(
+        name=name,
+        title=table.title,
+        note=table.note + cut,
+        same="; ".join(f"{title(c)}: {number(frame[c].iloc[0])}" for c in alike if _known(frame[c].iloc[0])),
+        keys=[title(c) for c in keys],
+        columns=[Column(title(c), c in first, c in BEST_HIGH, _numeric(frame[c])) for c in columns],
+        rows=_rows(frame, keys, columns),
+    )
+
+
+def _keys_and_alike(frame: pd.DataFrame, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The naming columns that tell the rows apart, and the columns, naming or counting, that are alike in all rows."""
+    alike = _alike(frame, (*names, *COUNTS, FLAG)) if len(frame) > 1 else []
+    keys = [c for c in names if c not in alike and c != FLAG] or list(names[-1:])
+    return keys, [c for c in alike if c not in keys]
+
+
+def _alike(frame: pd.DataFrame, names: Collection[str]) -> list[str]:
+    """The frame's columns among `names` that have one value."""
+    return [c for c in frame if c in names and frame[c].nunique(dropna=False) == 1]
+
+
+def _value_columns(frame: pd.DataFrame, left_out: Collection[str]) -> list[str]:
+    """The columns that the page shows beside the names: those with a value, limits and p-values folded into theirs."""
     folded = {f"{c}{end}" for c in frame for end in SIBLINGS}
-    shown = [c for c in frame if c not in left_out | folded and bool(frame[c].notna().any())]
-    cells = {c: _cells(frame, c) for c in shown}
-    first = set(table.first) & set(shown) or set(shown)
-    rows = [
-        Row(*_named(row, varying), [number(row[c]) for c in varying], [cells[c][i] for c in shown])
+    candidates = [c for c in frame if c not in left_out and c not in folded]
+    return [c for c in candidates if bool(frame[c].notna().any())]
+
+
+def _rows(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> list[Row]:
+    cells = [_cells(frame, column) for column in columns]
+    return [
+        Row(*_named(row, keys), [number(row[key]) for key in keys], [by_row[i] for by_row in cells])
         for i, row in enumerate(frame.to_dict("records"))
     ]
-    return Grid(
-        name,
-        table.title,
-        table.note + cut,
-        "; ".join(f"{title(c)}: {number(frame[c].iloc[0])}" for c in alike if _known(frame[c].iloc[0])),
-        [title(c) for c in varying],
-        [Column(title(c), c in first, c in BEST_HIGH, _numeric(frame[c])) for c in shown],
-        rows,
-    )
 
 
 def naming(table: Table) -> list[str]:
@@ -113,13 +130,10 @@ def naming(table: Table) -> list[str]:
     frame = table.frame
     if declared := [c for c in table.names if c in frame]:
         return declared
-    keys: list[str] = []
-    for column in map(str, frame.columns):
-        if column not in NUMBERED and _numeric(frame[column]):
-            break
-        keys.append(column)
-    keys += [c for c in PARTICULAR if c in frame and c not in keys and not _numeric(frame[c])]
-    return keys or [str(c) for c in frame.columns[:1]]
+    columns = list(map(str, frame.columns))
+    keys = list(itertools.takewhile(lambda c: c in NUMBERED or not _numeric(frame[c]), columns))
+    keys += [c for c in PARTICULAR if c in columns and c not in keys and not _numeric(frame[c])]
+    return keys or columns[:1]
 
 
 def _numeric(values: pd.Series) -> bool:
@@ -133,53 +147,72 @@ def _known(value: object) -> bool:
 
 def _named(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, str, str]:
     """The last of the names, the others, and the mark."""
-    parts = [
-        number(row[c]) if isinstance(row[c], str) else f"{title(c)} {number(row[c])}" for c in names if _known(row[c])
-    ]
+    parts = [_name_part(c, row[c]) for c in names if _known(row[c])] or ["–"]
     flag = row.get(FLAG)
     mark = flag if isinstance(flag, str) and flag != GOOD else ""
-    return (parts[-1] if parts else "–"), " · ".join(parts[:-1]), mark
+    return parts[-1], " · ".join(parts[:-1]), mark
+
+
+def _name_part(column: str, value: object) -> str:
+    return number(value) if isinstance(value, str) else f"{title(column)} {number(value)}"
 
 
 def _cells(frame: pd.DataFrame, column: str) -> list[Cell]:
     """A column's cells, intervals to as many places as three quarters of them need."""
     rows = frame[[c for c in frame if c == column or str(c).removeprefix(column) in SIBLINGS]].to_dict("records")
-    wanted = sorted(places(row[f"{column}_low"], row[f"{column}_high"]) for row in rows if _bounded(row, column))
-    usual = wanted[min(3 * len(wanted) // 4, len(wanted) - 1)] if wanted else 0
-    alone = _common_places([row[column] for row in rows]) if not wanted else None
-    return [_cell(row, column, usual, alone) for row in rows]
+    estimates = [_bounded(row, column) for row in rows]
+    bounded = list(filter(None, estimates))
+    alone = None if bounded else _common_places([row[column] for row in rows])
+    usual = _usual_places(bounded)
+    cells = []
+    for row, one in zip(rows, estimates, strict=True):
+        value = row[column]
+        cells.append(_plain_cell(value, alone) if one is None else _interval_cell(one, _sortable(value), usual))
+    return cells
+
+
+def _usual_places(estimates: Sequence[Estimate]) -> int:
+    """Places that are enough for three quarters of the estimates."""
+    wanted = sorted(places(one.low, one.high) for one in estimates)
+    return wanted[min(3 * len(wanted) // 4, len(wanted) - 1)] if wanted else 0
+
+
+def _bounded(row: Mapping[Any, Any], column: str) -> Estimate | None:
+    """The estimate in a column; None where it or a limit is missing or infinite."""
+    estimate = Estimate.of(row, column)
+    return estimate if estimate is not None and estimate.is_bounded else None
 
 
 def _common_places(values: Sequence[object]) -> int | None:
     """Places that show three digits of every one of some fractions alike in size; None for what is no such column."""
     fractions = [float(v) for v in values if isinstance(v, float) and math.isfinite(v) and v != 0]
-    sizes = [abs(v) for v in fractions]
-    if not fractions or max(sizes) >= 1e3 or max(sizes) > 100 * min(sizes) or all(v == round(v, 2) for v in fractions):
+    if all(v == round(v, 2) for v in fractions):
         return None
-    return max(0, 2 - math.floor(math.log10(sorted(sizes)[len(sizes) // 2])))
+    sizes = sorted(map(abs, fractions))
+    if sizes[-1] >= 1e3 or sizes[-1] > 100 * sizes[0]:
+        return None
+    return max(0, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))
 
 
-def _bounded(row: Mapping[Any, Any], column: str) -> bool:
-    ends = [row.get(f"{column}{end}") for end in ("", "_low", "_high")]
-    return all(isinstance(v, numbers.Real) and math.isfinite(v) for v in ends)
+def _plain_cell(value: object, digits: int | None) -> Cell:
+    """The cell of a value without limits; a finite fraction has so many places, if any are given."""
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif digits is not None and isinstance(value, float) and math.isfinite(value):
+        text = fixed(value, digits)
+    else:
+        text = number(value)
+    return Cell(text, value=_sortable(value))
 
 
-def _cell(row: Mapping[Any, Any], column: str, usual: int, alone: int | None) -> Cell:
-    value = row[column]
-    raw = _sortable(value)
-    if not _bounded(row, column):
-        if isinstance(value, bool):
-            return Cell("yes" if value else "no", value=raw)
-        finite = isinstance(value, float) and math.isfinite(value)
-        return Cell(fixed(value, alone) if finite and alone is not None else number(value), value=raw)
-    low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
-    needed = places(low, high)
+def _interval_cell(estimate: Estimate, sortable: str, usual: int) -> Cell:
+    """The cell of an estimate to the column's usual places, or to its own where those are two or more off."""
+    needed = places(estimate.low, estimate.high)
     digits = usual if abs(needed - usual) <= 1 else needed
-    p, holm = row.get(f"{column}_p"), row.get(f"{column}_holm")
-    p_texts = [f"{what} = {v:.2g}" for what, v in (("p", p), ("Holm-adjusted p", holm)) if v is not None and _known(v)]
-    starred = isinstance(holm, numbers.Real) and float(holm) < ALPHA
-    limits = f"[{fixed(low, digits)}, {fixed(high, digits)}]"
-    return Cell(fixed(float(value), digits), limits, raw, starred, ", ".join(p_texts))
+    limits = f"[{fixed(estimate.low, digits)}, {fixed(estimate.high, digits)}]"
+    p_values = (("p", estimate.p), ("Holm-adjusted p", estimate.holm))
+    p_texts = [f"{what} = {p:.2g}" for what, p in p_values if not math.isnan(p)]
+    return Cell(fixed(estimate.mean, digits), limits, sortable, estimate.is_significant, ", ".join(p_texts))
 
 
 def fixed(value: float, digits: int) -> str:

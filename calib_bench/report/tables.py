@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.format import ALPHA, SIBLINGS, estimate, number, title
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.format import SIBLINGS, estimate, number, title
 from calib_bench.core.study import Table
 from calib_bench.errors import StoreError
 from calib_bench.system.files import write_bytes, write_json, writing
@@ -42,12 +42,11 @@ def cells(
 
 
 def _cell(record: Mapping[Hashable, object], name: str, interval: Callable[[float, float, float], str]) -> str:
-    value, low, high = (record.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    if not all(isinstance(v, numbers.Real) for v in (value, low, high)):
-        return number(value)
-    adjusted = record.get(f"{name}_holm")
-    star = "*" if isinstance(adjusted, numbers.Real) and float(adjusted) < ALPHA else ""
-    return interval(float(value), float(low), float(high)) + star  # type: ignore[arg-type]
+    value = Estimate.of(record, name)
+    if value is None:
+        return number(record[name])
+    text = interval(value.mean, value.low, value.high)
+    return f"{text}*" if value.is_significant else text
 
 
 def csv(table: Table) -> str:

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to, own_tests
+from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, excludes_zero, firm, marks, why_loose, without_lone
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    drop_single_seed_intervals,
+    excludes_zero,
+    is_significant,
+    marks,
+    why_loose,
+)
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.results import Results
@@ -126,7 +136,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variants[family.arms[0].trial.family()])
         templates = {arm.trial.objective: arm.trial for arm in family.arms}
         left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
-    frame = without_lone(pd.DataFrame(rows), settings)
+    frame = drop_single_seed_intervals(pd.DataFrame(rows), settings)
     frame = adjusted(frame, "against") if len(frame) else frame
     data: dict[str, Any] = {"switches": frame}
     tables = _tables(frame, settings, reader.nested)
@@ -310,7 +320,7 @@ def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def moved(row: Mapping[str, Any]) -> bool:
     """Whether accuracy or repaired log loss surely differs."""
-    return any(firm(row, column) for column in MOVES)
+    return any(is_significant(row, column) for column in MOVES)
 
 
 def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, Table]:
@@ -318,8 +328,8 @@ def _tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, 
     return {
         "switches": Table(
             "Switching beta in the course of training",
-            shown(frame, settings),
-            noted(
+            display_columns(frame, settings),
+            table_note(
                 settings,
                 f"beta switches between {ref} and beta after the share `at` of the updates, and no prediction changes "
                 f"there; {intervals(settings, nested)}, up to {len(settings.seed or ())} seeds",

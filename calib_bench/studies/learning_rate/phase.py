@@ -124,7 +124,9 @@ class Phase:
         if what == CRITICAL:
             raw = log_critical + math.log1p(self.momentum)
         else:
-            in_grid_unit = frontier if what == FRONTIER else beta_rate_plane.valley(np.log(self.rates), cells)[0]
+            in_grid_unit = (
+                frontier if what == FRONTIER else beta_rate_plane.parabola_minimum(np.log(self.rates), cells)[0]
+            )
             raw = in_grid_unit - self._shift(self.unit, log_critical)
         with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
             return raw + self._shift(unit, log_critical)
@@ -139,7 +141,9 @@ class Phase:
         """By beta, whether the best rate has a worse one on either side."""
         return [
             not edge
-            for edge in beta_rate_plane.valley(np.log(self.rates), self._parts(self.found.means_A)[0])[1].tolist()
+            for edge in beta_rate_plane.parabola_minimum(np.log(self.rates), self._parts(self.found.means_A)[0])[
+                1
+            ].tolist()
         ]
 
     def rows(self) -> list[Row]:
@@ -239,14 +243,14 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
 
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
     seeds, rates = settings.seed or (), arms[0].rates
-    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
     trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
     measured = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
     score_SBR = np.array(measured, float)
     values_SNA = _values(settings, store, trials, score_SBR, nested)
     lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
     log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
-    frontiers = [beta_rate_plane.brackets(settings, arm, scores) for arm in arms]
+    frontiers = [beta_rate_plane.failure_brackets(settings, arm, scores) for arm in arms]
     log_frontier_SB = np.log(np.array([[one[seed].rate for one in frontiers] for seed in seeds]))
     own_SC = np.concatenate([log_lambda_SB, log_frontier_SB], 1)
     return Phase(
@@ -268,7 +272,7 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
 def _lost(known: Any, score_SBR: Array, b: int, settings: Settings) -> int:
     """How many seeds failed or collapsed at a beta's best rate of the grid; `known` are the scores as stored."""
 
-    failed, best = beta_rate_plane.worthless(settings), int(score_SBR[:, b].mean(0).argmin())
+    failed, best = beta_rate_plane.is_failed(settings), int(score_SBR[:, b].mean(0).argmin())
     lost_S = collapsed(score_SBR[:, b, best], beta_rate_plane.guess(settings), largest=False)
     return sum(bool(lost) or failed(plane[b][best]) for lost, plane in zip(lost_S, known, strict=True))
 

@@ -17,14 +17,14 @@ from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
     cell,
+    drop_single_seed_intervals,
     excludes_zero,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
-    without_lone,
 )
-from calib_bench.analysis.table_notes import families, noted, shown
+from calib_bench.analysis.table_notes import display_columns, families, table_note
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -102,7 +102,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         "phase": pd.DataFrame([row for one in phases for row in one.rows()]),
         "slopes": pd.DataFrame([row for one in phases for row in one.slopes()]),
         "cells": pd.DataFrame([row for one in phases for row in one.cells()]),
-        "controls": without_lone(pd.DataFrame(control_rows), settings),
+        "controls": drop_single_seed_intervals(pd.DataFrame(control_rows), settings),
     }
     if len(frames["slopes"]):
         frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
@@ -194,7 +194,7 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
     if fine:
         ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in fine.items())
         text += f"; for the rate itself {ranges}"
-    still = [NAMED[unit] for unit, row in fitted.items() if not firm(row, "slope")]
+    still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
     if still:
         hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
         why = f" ({why_loose(hints)})" if hints else ""
@@ -258,8 +258,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
     tables = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
-            shown(frames["slopes"], settings),
-            noted(
+            display_columns(frames["slopes"], settings),
+            table_note(
                 settings,
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
@@ -270,8 +270,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
         ),
         "phase": Table(
             "The best rate, the rate where training begins to fail, and the critical rate",
-            shown(frames["phase"], settings),
-            noted(
+            display_columns(frames["phase"], settings),
+            table_note(
                 settings,
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
@@ -294,8 +294,8 @@ def _tables(settings: Settings, frames: Mapping[str, pd.DataFrame], phases: Sequ
         ),
         "cells": Table(
             "Every cell of the plane",
-            shown(frames["cells"], settings),
-            noted(
+            display_columns(frames["cells"], settings),
+            table_note(
                 settings, f"{settings.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"
             ),
         ),

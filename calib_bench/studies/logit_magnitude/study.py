@@ -13,7 +13,7 @@ from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls, interventions
 from calib_bench.analysis.measure import Measures, measure_arm, own_tests
-from calib_bench.analysis.result_rows import Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
@@ -88,7 +88,7 @@ class _Reader:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
 
         measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
-        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
+        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.redrawn_choice)]
         self.rows["trials"] += [{**name, **row} for row in each.trials(self.store, measures)]
         self.measurements.append(measures.frame)
         return measures
@@ -119,7 +119,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         variant = variants[family.arms[0].trial.family()]
         _family(reader, family.arms, variant)
         reader.rows["controls"] += controls.read(settings, store, family.arms, variant, reader.nested)
-    frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in reader.rows.items()}
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), settings) for name, rows in reader.rows.items()}
     for name, by in (
         ("plane", ()),
         ("contrasts", ("moves",)),

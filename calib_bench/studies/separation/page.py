@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.controls import SECTION
-from calib_bench.analysis.result_rows import cell, unsaid
+from calib_bench.analysis.result_rows import cell, significance_note
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report import drawing
+from calib_bench.report.drawing import by_family
+from calib_bench.studies.separation import arm_figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def details(analysis: Analysis) -> list[Detail]:
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return []
-    families = list(drawing._families(frame))
+    families = list(by_family(frame))
     return [
         _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
         for family, rows in families
@@ -53,7 +54,7 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
     import pandas as pd
 
     beta = float(rows["beta"].iloc[0])
-    method_rows = rows[rows["method"].isin((drawing.RAW, drawing.REPAIRED))]
+    method_rows = rows[rows["method"].isin((arm_figures.RAW, arm_figures.REPAIRED))]
     columns = ["objective", "tuning", "method"]
     columns += [
         c for c in method_rows if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
@@ -65,16 +66,16 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
         brief=_brief(rows),
         text=tuple(_words(analysis, rows)),
         table=Table("Before and after temperature scaling", method_rows[columns], names=("objective", "method")),
-        figure=partial(drawing.reliability_row, bins) if len(bins) else None,
+        figure=partial(arm_figures.reliability_row, bins) if len(bins) else None,
     )
 
 
 def _brief(rows: pd.DataFrame) -> str:
     """The cross-entropy arm's main numbers."""
     by_method = rows[rows["objective"] == CROSS_ENTROPY].set_index("method")
-    if not {drawing.RAW, drawing.REPAIRED} <= set(by_method.index):
+    if not {arm_figures.RAW, arm_figures.REPAIRED} <= set(by_method.index):
         return ""
-    raw, repaired = by_method.loc[drawing.RAW], by_method.loc[drawing.REPAIRED]
+    raw, repaired = by_method.loc[arm_figures.RAW], by_method.loc[arm_figures.REPAIRED]
     kappa = repaired.get("kappa")
     more = f", kappa {kappa:.2f}" if kappa is not None and kappa == kappa else ""
     return (
@@ -112,7 +113,7 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
 
 def _against(row: Mapping[str, Any], reference: float) -> str:
     def part(column: str) -> str:
-        return f"{cell(row, column)}{unsaid(row, column, ' (not established)')}"
+        return f"{cell(row, column)}{significance_note(row, column, ' (not established)')}"
 
     return (
         f"With cross-entropy, against beta = {reference:g}: test log loss changed by {part('log_loss_total')} nats, of "

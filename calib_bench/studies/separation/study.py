@@ -16,7 +16,7 @@ from calib_bench.analysis import best_beta, choice, collapse, controls, interven
 from calib_bench.analysis import seed_spread as seeds
 from calib_bench.analysis.contrast import contrast, is_reference
 from calib_bench.analysis.measure import Measures, own_tests
-from calib_bench.analysis.result_rows import TRAINED, Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import TRAINED, Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.warnings import untrained as untrained_words
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.baseline import Calibrator
@@ -26,8 +26,7 @@ from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.report import drawing
-from calib_bench.studies.separation import equal_confidence, factorial, figures, page, refinement
+from calib_bench.studies.separation import arm_figures, equal_confidence, factorial, figures, page, refinement
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.summary import summary
 from calib_bench.studies.separation.tables import bins, tables
@@ -121,7 +120,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, settings.reference, study.nested)
-    frames = {name: without_lone(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), settings) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
@@ -192,7 +191,7 @@ def _read(
     rows: dict[str, list[Row]] = {
         "baselines": each.methods(measures, nested),
         "trials": each.trials(store, measures),
-        "rates": each.rates(measures.arm, measures.rechosen),
+        "rates": each.rates(measures.arm, measures.redrawn_choice),
     }
     for table, table_rows in rows.items():
         study.rows[table] += [{**name, **row} for row in table_rows]
@@ -244,7 +243,7 @@ def _intervene(
     study.rows["two_by_two"] += interventions.two_by_two(by_kind, reference, name, study.nested)
     for kind, arm in arms.items():
         about = {**names[kind], "intervention": kind}
-        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm, by_kind[kind].rechosen)]
+        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm, by_kind[kind].redrawn_choice)]
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, by_kind[kind])]
 
 
@@ -277,11 +276,11 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={
-        "over_beta": drawing.over_beta,
-        "separation": drawing.separation,
+        "over_beta": arm_figures.over_beta,
+        "separation": arm_figures.separation,
         "interventions": figures.interventions,
-        "reliability": drawing.reliability,
-        "learning_rates": drawing.learning_rates,
+        "reliability": arm_figures.reliability,
+        "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,
     details=page.details,

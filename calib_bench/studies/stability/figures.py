@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
+from calib_bench.report.drawing import (
+    by_family,
+    dodge_factor,
+    empty_figure,
+    family_grid,
+    figure_legend,
+    plain,
+    set_beta_axis,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,22 +41,22 @@ def stability(analysis: Analysis) -> Figure:
     frame = pd.DataFrame(analysis.data["peaks"])
     frame = frame[frame["objective"] == CROSS_ENTROPY] if "best" in frame else frame.head(0)
     if not len(frame):
-        return _empty("too few seeds have finished yet")
+        return empty_figure("too few seeds have finished yet")
     spreads, dots = (pd.DataFrame(analysis.data[name]) for name in ("seeds", "dots"))
-    figure, axes = _grid(frame, 4, 3.1)
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
-        mine = dict(_families(dots[dots["objective"] == CROSS_ENTROPY])).get(name)
-        ratios = dict(_families(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
+    figure, axes = family_grid(frame, 4, 3.1)
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
+        mine = dict(by_family(dots[dots["objective"] == CROSS_ENTROPY])).get(name)
+        ratios = dict(by_family(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
         for axis, (result, label) in zip(line, RESULTS.items(), strict=False):
             if mine is not None:
                 axis.plot(mine["beta"], mine[result], ".", color="0.6", markersize=4, zorder=1)
             for i, (kind, look) in enumerate(KINDS.items()):
-                _bars(axis, rows[rows["result"] == result], kind, _dodge(i, 3), look)
+                _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
             axis.set_ylabel(label)
         if ratios is not None and "spread_ratio" in ratios:
             for i, result in enumerate(RESULTS):
                 result_rows = ratios[(ratios["result"] == result) & ratios["spread_ratio"].notna()]
-                _bars(line[2], result_rows, "spread_ratio", _dodge(i, 2), SPREADS[result])
+                _bars(line[2], result_rows, "spread_ratio", dodge_factor(i, 2), SPREADS[result])
             line[2].axhline(1, color="0.4", linewidth=0.8)
             line[2].set_yscale("log")
             plain(line[2].yaxis)
@@ -58,13 +66,13 @@ def stability(analysis: Analysis) -> Figure:
             _bars(line[3], failed, "failed", 1.0, {"color": "C1", "marker": "s"})
         line[3].set(ylabel="share of seeds that failed", ylim=(-0.02, 1.02))
         for axis in line:
-            _beta_axis(axis, rows["beta"])
+            set_beta_axis(axis, rows["beta"])
         line[0].set_title(name, loc="left")
     of = int(frame["of"].max())
     keys = {"best": f"best of {of} seeds", "mean": "mean seed", "worst": f"worst of {of} seeds"}
     seeds = ("one seed", {"color": "0.6", "marker": ".", "linestyle": "none"})
     spread = [(f"spread of {result}", look) for result, look in SPREADS.items()]
-    _legend(figure, [*((keys[kind], look) for kind, look in KINDS.items()), seeds, *spread])
+    figure_legend(figure, [*((keys[kind], look) for kind, look in KINDS.items()), seeds, *spread])
     return figure
 
 

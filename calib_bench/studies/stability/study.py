@@ -15,22 +15,22 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
-    ALPHA,
     Row,
     adjusted,
     cell,
+    drop_single_seed_intervals,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
-    without_lone,
 )
-from calib_bench.analysis.table_notes import betas, families, noted, shown
+from calib_bench.analysis.table_notes import betas, display_columns, families, table_note
 from calib_bench.analysis.tuned_arms import Reader, intervals
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
@@ -94,7 +94,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variants[family.arms[0].trial.family()])
     frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads)}
     frames["gain"] = pd.DataFrame(sown.gain(members, settings.reference, reader.nested))
-    frames = {name: without_lone(frame, settings) for name, frame in frames.items()}
+    frames = {name: drop_single_seed_intervals(frame, settings) for name, frame in frames.items()}
     frames = {name: _ordered(frame) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
@@ -159,7 +159,7 @@ def _peaks(measures: Measures, reference: Measures | None, nested: bool) -> list
 def _failed(settings: Settings, store: Results, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
 
-    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
     tuners = (settings.seed or ())[: settings.tune_seeds]
     failed_by_seed = {seed: failed(score) for seed, trial in arm.trials.items() if (score := scores(trial)) is not None}
     fresh = {seed: bad for seed, bad in failed_by_seed.items() if seed not in tuners} or failed_by_seed
@@ -202,8 +202,8 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
     if not small:
         return []
-    better = [row for row in small if firm(row, "best_change") and _better(row, "best_change")]
-    worse = [row for row in small if firm(row, "worst_change") and not _better(row, "worst_change")]
+    better = [row for row in small if is_significant(row, "best_change") and _better(row, "best_change")]
+    worse = [row for row in small if is_significant(row, "worst_change") and not _better(row, "worst_change")]
     wide = [
         row
         for row in spread.to_dict("records")
@@ -252,8 +252,8 @@ def _tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nested: bool
     ref = f"beta={settings.reference:g}"
     peaks = Table(
         "Peak and reliability over beta",
-        shown(frames["peaks"], settings),
-        noted(
+        display_columns(frames["peaks"], settings),
+        table_note(
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "

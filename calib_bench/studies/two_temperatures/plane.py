@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.fate import DEAD
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -160,7 +160,7 @@ def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, A
     logp = temperature.apply(params, Z["test"])
     repaired = log_loss_n(logp, y)
     log_T = log_kappa_n(Z["calibration"], labels["calibration"], float(params["temperature"])).numpy()
-    if bool(params["at_bound"]):  # no influence that could be told, as in `measure.fitted_to`
+    if bool(params["at_bound"]):  # no influence that could be told, as in `calibration_variance.fitted_to`
         log_T = np.full_like(log_T, log_T.mean())
     known = log_T, np.array(temperature_slopes(logp, y)["log_loss"])
     wrong = (Z["test"].argmax(-1) != y).double()

@@ -17,12 +17,12 @@ from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
     cell,
+    drop_single_seed_intervals,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     why_loose,
-    without_lone,
 )
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -76,7 +76,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         rows["cells"] += [name | row for row in _cells(cells)]
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
     frames["at_equal"] = adjusted(frames["at_equal"]) if len(frames["at_equal"]) else frames["at_equal"]
-    control = frames["controls"] = without_lone(frames["controls"], settings)
+    control = frames["controls"] = drop_single_seed_intervals(frames["controls"], settings)
     verdict = tuple(sentence for cells in family_cells for sentence in _verdict(_name(cells, family_cells), frames))
     return Analysis(
         verdict=(*(verdict or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
@@ -209,7 +209,7 @@ def _verdict(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
 
 def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
     """How many pairs at equal beta^2 eta0 surely differ."""
-    sure = [row for row in rows if firm(row, "error")]
+    sure = [row for row in rows if is_significant(row, "error")]
     hints = [row for row in rows if row not in sure and excludes_zero(row, "error")]
     more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
     return (

@@ -23,12 +23,12 @@ from calib_bench.analysis.result_rows import (
     cell,
     excludes_zero,
     fields,
-    firm,
+    is_significant,
     marks,
     revoked,
     why_loose,
 )
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -190,7 +190,7 @@ def _summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
             f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
             f"another than {first}'s is established for {', '.join(sure) or 'none'}."
         )
-    firmly = [row for row in trends.to_dict("records") if firm(row, "slope")]
+    firmly = [row for row in trends.to_dict("records") if is_significant(row, "slope")]
     moves = [f"{row['over']} (by {row['result']})" for row in firmly]
     sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} is shown to move it.")
     return sentences if len(trends) else sentences[:-1]
@@ -219,11 +219,11 @@ def _trend(row: Mapping[Any, Any]) -> str:
     among = f"Among {row['models']}, the best beta by {row['result']}"
     why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
     if row["over"] == "norm":
-        moved = firm(row, "slope")
+        moved = is_significant(row, "slope")
         ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
         tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
         return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
+    tail = "" if is_significant(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
     return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."
 
 
@@ -233,8 +233,8 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
     if len(trends):
         tables["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
-            shown(trends, settings),
-            noted(
+            display_columns(trends, settings),
+            table_note(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
@@ -245,8 +245,8 @@ def _tables(settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points
         )
     tables["curves"] = Table(
         "Every architecture over beta",
-        shown(points, settings),
-        noted(
+        display_columns(points, settings),
+        table_note(
             settings,
             f"{n}; error: 1 - accuracy",
             "choices of rates and calibration examples are counted",

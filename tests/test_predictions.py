@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from synthetic import make
 
 from calib_bench.errors import DataError, SettingsError, StoreError
-from calib_bench.evaluation.formats import KINDS
+from calib_bench.evaluation.vocabulary import KINDS
 from calib_bench.evaluation.predictions import check, check_kind, read
 
 Arrays = tuple[np.ndarray, np.ndarray]

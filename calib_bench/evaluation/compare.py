@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from calib_bench import registry
 from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, firm
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
-from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, score
+from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.findings import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
 from calib_bench.evaluation.models import Model, aligned, alike, check_folds, distinct, own_tests
 from calib_bench.inference import Interval, difference_interval
@@ -34,7 +35,6 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     Raises:
         DataError: the two are not of the same examples, or not as many.
     """
-    from calib_bench import registry
 
     b = aligned(a, b)
     _same_examples(a, b)
@@ -164,8 +164,6 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
     import pandas as pd
-
-    from calib_bench.evaluation.evaluate import kappa_of
 
     return pd.DataFrame(
         [

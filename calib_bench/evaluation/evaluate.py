@@ -7,17 +7,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench import inference
+from calib_bench.analysis.fitting import CalibratorError, too_large
+from calib_bench.analysis.measure import METRICS, log_kappa_n, temperature_slopes
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
+from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, own_tests
+from calib_bench.inference import (
+    Binned,
+    Fitted,
+    Interval,
+    aurc_interval,
+    binned_interval,
+    crossed_interval,
+    difference_interval,
+    ece_interval,
+    ece_null,
+    score_interval,
+    within,
+)
+from calib_bench.metrics import confidence_n, entropy_n, measure
+from calib_bench.metrics.binned import equal_width
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.inference import Binned, Fitted, Interval
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
@@ -62,10 +80,6 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     """
     from torch.nn.functional import one_hot
 
-    from calib_bench.analysis.measure import METRICS, log_kappa_n, temperature_slopes
-    from calib_bench.inference import ece_null
-    from calib_bench.metrics import confidence_n, entropy_n, measure
-
     cells = sum(m.test.Z_NK.numel() for m in models)
     examples: dict[str, list[Tensor]] = {}
     metrics: dict[str, list[float]] = {}
@@ -100,7 +114,6 @@ def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
-    from calib_bench.inference import aurc_interval, binned_interval, ece_interval, score_interval, within
 
     S = len(y)
     top = _top(scored)
@@ -139,15 +152,12 @@ def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
 
 def _binned(p: Tensor, hit: Tensor) -> Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-    from calib_bench.inference import Binned
-    from calib_bench.metrics.binned import equal_width
 
     return Binned((p - hit).numpy(), equal_width(p).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
     """Geometric mean over seeds; the interval is over seeds and calibration examples, none at a bound."""
-    from calib_bench.inference import crossed_interval
 
     if not scored.log_kappa:
         return {}
@@ -174,8 +184,6 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
         calibration examples: their spread holds it.
     """
     import numpy as np
-
-    from calib_bench import inference
 
     sides = [scored] if other is None else [scored, other]
     if any(not side.slopes or side.at_bound or metric not in side.slopes[0] for side in sides):
@@ -211,8 +219,6 @@ def evaluate(
         UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
             for the folds.
     """
-    from calib_bench.analysis.fitting import CalibratorError, too_large
-    from calib_bench.evaluation.findings import tables, verdict, warnings
 
     check_folds(models, folds)
     nested = own_tests(models)
@@ -291,8 +297,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
         apart: see `fitted_to`.
     """
     import numpy as np
-
-    from calib_bench.inference import difference_interval, ece_interval
 
     intervals = {}
     for metric in ("accuracy", "log_loss", "brier"):

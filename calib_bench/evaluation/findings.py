@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import DOUBTFUL, cell, firm
 from calib_bench.core.study import Table
+from calib_bench.evaluation.models import Model, shared_rows
+from calib_bench.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.evaluation.models import Model
-    from calib_bench.evaluation.predictions import Predictions
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
@@ -159,7 +159,6 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
-    from calib_bench.evaluation.models import shared_rows
 
     sentences = []
     least = min(len(m.test.y_N) for m in models)

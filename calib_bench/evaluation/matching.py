@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation.censored import together
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.validation import Predictions, absent_classes
 
@@ -96,8 +97,6 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
     """The rows of both."""
     import torch
 
-    from calib_bench.evaluation.censored import together
-
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
         raise DataError(
@@ -148,14 +147,18 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
             f"in another order, and its labels are numbers, which may follow either: give labels by name, or one order"
         )
     order = [other.classes.index(name) for name in first.classes]
-    place = np.argsort(order)
-
+    y_N = np.argsort(order)[other.y_N.numpy()]
     return replace(
         other,
         Z_NK=other.Z_NK[:, order],
-        y_N=torch.from_numpy(place[other.y_N.numpy()]),
+        y_N=torch.from_numpy(y_N),
         classes=first.classes,
-        notes=(*other.notes, "columns were put in the order of the other file's by their names"),
+        zeros=other.zeros.of_classes(order) if other.zeros is not None else None,
+        notes=(
+            *(note for note in other.notes if not note.startswith("no example of")),
+            "columns were matched by their names",
+            *absent_classes(y_N, len(order)),
+        ),
     )
 
 

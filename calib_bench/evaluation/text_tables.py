@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation.dialects import arrow_parts, is_number
-from calib_bench.evaluation.formats import UNREADABLE, once, unreadable
+from calib_bench.evaluation.unreadable import UNREADABLE, once, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

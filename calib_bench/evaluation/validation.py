@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
@@ -16,8 +17,6 @@ from calib_bench.metrics import masks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.core.trial import Trial
 
     Array = NDArray[Any]
 

@@ -1,0 +1,114 @@
+"""The classes among columns whose names say no kind of prediction: `class_0`, `x1`, `cat`, `dog_prob`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+@dataclass
+class Family:
+    """Class columns of one kind of prediction, by the number of their class or by its name."""
+
+    numbered: dict[int, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[str]:
+        """The columns, in the order in which they were added."""
+        return [*self.numbered.values(), *self.named.values()]
+
+    def add(self, number_or_name: int | str, column: str, origin: str) -> None:
+        """Add the column of a class.
+
+        Raises:
+            DataError: the class has a column already.
+        """
+        columns: dict[Any, str] = self.numbered if isinstance(number_or_name, int) else self.named
+        other = columns.setdefault(number_or_name, column)
+        if other != column:
+            raise DataError(f"{origin}: columns {other!r} and {column!r} are the same class: remove one")
+
+
+def free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]) -> Family:
+    """The class columns among some: those of one beginning with numbers, or else all.
+
+    Args:
+        words: labels where they are texts: where all are names of columns, the columns are classes by their names.
+
+    Raises:
+        DataError: names do not tell which columns are classes.
+    """
+    short = bare(names)
+    labels_are_columns = bool(words) and set(words) <= set(short.values())
+    if not labels_are_columns and not all(map(is_identifier, short.values())):
+        series = _numbered_series(short, origin)
+        if series:
+            return _only_series(series, names, columns, origin)
+    _refuse_whole_numbers(names, columns, origin, words)
+    family = Family()
+    for name in names:
+        family.add(short[name], name, origin)
+    return family
+
+
+def _numbered_series(short: Mapping[str, str], origin: str) -> dict[str, Family]:
+    """Columns that have one beginning and differ in the number behind it, two at least, by that beginning.
+
+    Those whose beginning says that they are classes go before others.
+    """
+    series: dict[str, Family] = {}
+    for name, text in short.items():
+        prefix, number = numbered(text)
+        if number is not None:
+            series.setdefault(prefix, Family()).add(number, name, origin)
+    several = {prefix: family for prefix, family in series.items() if len(family.members) > 1}
+    classes = {prefix: family for prefix, family in several.items() if says_class(prefix)}
+    return classes or several
+
+
+def _only_series(
+    series: Mapping[str, Family], names: Sequence[str], columns: Mapping[str, Array], origin: str
+) -> Family:
+    """The only series of numbered columns, if no other column may be a class."""
+    firsts = [family.members[0] for family in series.values()]
+    if len(series) > 1:
+        listed = " and ".join(map(repr, firsts))
+        raise DataError(f"{origin}: the classes may be the columns like {listed}: keep those of the classes")
+    (prefix, family), *_ = series.items()
+    others = [name for name in names if name not in family.members and columns[name].dtype.kind == "f"]
+    if others and not says_class(prefix):
+        raise DataError(
+            f"{origin}: {others[0]!r} stands beside columns with numbers, {firsts[0]!r}: if it is a class, name the "
+            f"class columns logit_0, logit_1...; if it is none, remove it"
+        )
+    return family
+
+
+def _refuse_whole_numbers(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column of whole numbers that is no label stands among columns that hold others."""
+    unlabelled = [name for name in names if name.strip() not in words]
+    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
+    if 0 < len(whole_numbers) < len(names):
+        raise DataError(
+            f"{origin}: column {whole_numbers[0]!r} holds whole numbers and the others do not: if it is no class, "
+            f"remove it; if it is one, name the class columns logit_0, logit_1..."
+        )
+
+
+def _holds_whole_numbers(values: Array) -> bool:
+    """Whether a column holds integers other than 0 and 1."""
+    return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}

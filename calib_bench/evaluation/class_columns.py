@@ -7,7 +7,7 @@ that it is no class (`sample_id`, `fold`, `pred`) never becomes one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -91,17 +91,21 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedA
     blocks = _blocks(roles, columns, origin)
     arrays, classes = _in_one_order(blocks, origin, by_position=labels is not None and not texts)
     arrays = {**{name: columns[name] for name in roles.whole}, **arrays}
-    notes = [note for block in blocks.values() for note in block.notes]
     by_name = False
     if labels is not None:
         numbers = any(block.numbers for block in blocks.values())
         arrays["labels"], by_name = positions(labels, classes, origin, numbers)
         if classes is not None and not by_name:
             refuse_no_first(classes, origin)
+    return NamedArrays(arrays, _notes(blocks, roles, columns), classes, by_name, _row_ids(columns, texts))
+
+
+def _notes(blocks: Mapping[str, _Block], roles: _Roles, columns: Iterable[str]) -> list[str]:
+    notes = [note for block in blocks.values() for note in block.notes]
     unused = [name for name in columns if name in roles.unknown or name in roles.aside]
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
-    return NamedArrays(arrays, notes, classes, by_name, _row_ids(columns, texts))
+    return notes
 
 
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
@@ -141,7 +145,7 @@ def _set_scores_aside(roles: _Roles, columns: Mapping[str, Array], origin: str, 
     Raises:
         DataError: the kind that the user gives may be that of a score alone, or of the columns beside it.
     """
-    scores_only = bool(roles.whole) and not roles.families and roles.kinds() == {"scores"}
+    scores_only = not roles.families and roles.kinds() == {"scores"}
     if scores_only and kind not in (None, "scores"):
         fractions = [name for name in roles.unknown if columns[name].dtype.kind == "f"]
         if len(fractions) > 1:

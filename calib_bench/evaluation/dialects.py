@@ -176,22 +176,25 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
 
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
+    """A table of what a JSON document holds, and notes."""
     import pyarrow as pa
 
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
         names = dict.fromkeys(name for row in content for name in row)
         return pa.table({name: [row.get(name) for row in content] for name in names}), []
-    if isinstance(content, dict) and (columns := {k: v for k, v in content.items() if isinstance(v, list)}):
-        lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise DataError(
-                f"{path}: its lists differ in length ({', '.join(f'{k}: {n}' for k, n in lengths.items())})"
-            )
-        aside = [name for name in content if name not in columns]
-        return pa.table(columns), [f"not used: {', '.join(aside)}"] * bool(aside)
-    raise DataError(
-        f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
-    )
+    columns = {}
+    if isinstance(content, dict):
+        columns = {name: column for name, column in content.items() if isinstance(column, list)}
+    if not columns:
+        raise DataError(
+            f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
+        )
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        raise DataError(f"{path}: its lists differ in length ({listed})")
+    aside = [name for name in content if name not in columns]
+    return pa.table(columns), [f"not used: {', '.join(aside)}"] if aside else []
 
 
 def _block(data: bytes) -> int:
@@ -213,13 +216,14 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
     if delimiter != expected:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
-    words = [i for i, column in enumerate(table.columns) if _is_text(column)]
-    if any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in words):
-        other = _parsed(data, delimiter, ",", path, skipped)
-        turned = [i for i in words if not _is_text(other.column(i))]
-        if turned and not any(_is_text(column) and i not in words for i, column in enumerate(other.columns)):
-            _never_thousands([table.column(i) for i in turned], table.column_names[turned[0]], path)
-            return other, [*notes, "commas are read as decimal marks"]
+    texts = [i for i, column in enumerate(table.columns) if _is_text(column)]
+    if any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in texts):
+        with_commas = _parsed(data, delimiter, ",", path, skipped)
+        numbers = [i for i in texts if not _is_text(with_commas.column(i))]
+        numbers_lost = any(_is_text(column) and i not in texts for i, column in enumerate(with_commas.columns))
+        if numbers and not numbers_lost:
+            _never_thousands([table.column(i) for i in numbers], table.column_names[numbers[0]], path)
+            return with_commas, [*notes, "commas are read as decimal marks"]
     return table, notes
 
 

@@ -219,51 +219,87 @@ def evaluate(
         UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
             for the folds.
     """
-
     check_folds(models, folds)
-    nested = own_tests(models)
-    y = [m.test.y_N for m in models]
-    exact = all(m.exact for m in models)
-    fits = models[0].calibration is not None or folds
-    rows, differences, per_model, skipped = [], [], [], []
-    raw = None
-    K = models[0].test.Z_NK.shape[1]
-    for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
-        if calibrator is not None and calibrator.classes not in (None, K) and not chosen:
-            continue
-        large = too_large(calibrator, *_largest(models)) if calibrator is not None and not chosen else None
-        if large is not None:
-            skipped.append(f"{method} was left out: {large}; --calibrator {method} fits it all the same.")
-            continue
-        try:
-            scored = score(models, method, calibrator, folds, seed)
-        except UserError as error:
-            if calibrator is None or (chosen and not isinstance(error, CalibratorError)):
-                raise
-            skipped.append(f"{method} was left out: {error}")
-            continue
-        except MemoryError:
-            if calibrator is None:
-                raise
-            skipped.append(f"{method} was left out: what it gave could not be measured for want of memory")
+    nested, exact = own_tests(models), all(m.exact for m in models)
+    fits = bool(models[0].calibration is not None or folds)
+    results = _Results(models, nested)
+    skipped: list[str] = []
+    for method, calibrator in _methods(models, calibrators if fits else {}, chosen).items():
+        scored = _attempt(models, method, calibrator, folds, seed, chosen)
+        if isinstance(scored, str):
+            skipped.append(f"{method} was left out: {scored}")
             continue
         skipped += cautions(models, method, calibrator)
-        marked = calibrator is not None and not calibrator.shift_invariant and not exact
-        rows.append({"method": method, **summary(scored, nested, y), "remark": REMARK if marked else None})
-        per_model += [
-            {"model": m.test.name, "method": method, **{name: v[i] for name, v in scored.metrics.items()}}
-            | dict(zip(("ece_null", "ece_p"), scored.nulls[i], strict=True))
-            for i, m in enumerate(models)
-        ]
-        if raw is None:
-            raw = scored
-        else:
-            differences.append({"method": method, **contrast(scored, raw, nested)})
-    if chosen and fits and len(rows) == 1:
+        shifted = calibrator is not None and not calibrator.shift_invariant
+        results.add(method, scored, REMARK if shifted and not exact else None)
+    if chosen and fits and len(results.rows) == 1:
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
-    frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
+    frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+@dataclass
+class _Results:
+    """Rows of tables, filled method by method, the raw predictions first."""
+
+    models: Sequence[Model]
+    nested: bool
+    rows: list[Row] = field(default_factory=list)
+    differences: list[Row] = field(default_factory=list)
+    per_model: list[Row] = field(default_factory=list)
+    raw: Scored | None = None
+
+    def add(self, method: str, scored: Scored, remark: str | None) -> None:
+        """Add the rows of a method's scores."""
+        y = [model.test.y_N for model in self.models]
+        self.rows.append({"method": method, **summary(scored, self.nested, y), "remark": remark})
+        for i, model in enumerate(self.models):
+            metrics = {name: values[i] for name, values in scored.metrics.items()}
+            ece_null, ece_p = scored.nulls[i]
+            row = {"model": model.test.name, "method": method, **metrics, "ece_null": ece_null, "ece_p": ece_p}
+            self.per_model.append(row)
+        if self.raw is None:
+            self.raw = scored
+        else:
+            self.differences.append({"method": method, **contrast(scored, self.raw, self.nested)})
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The rows as data frames: of methods, of their differences from raw, and of each model."""
+        differences = adjusted(_frame(self.differences))
+        return {"evaluation": _frame(self.rows), "differences": differences, "models": _frame(self.per_model)}
+
+
+def _methods(
+    models: Sequence[Model], calibrators: Mapping[str, Calibrator], chosen: bool
+) -> dict[str, Calibrator | None]:
+    """The raw predictions (None) and the calibrators, without those for other numbers of classes unless chosen."""
+    K = models[0].test.Z_NK.shape[1]
+    fitting = {name: one for name, one in calibrators.items() if chosen or one.classes in (None, K)}
+    return {RAW: None, **fitting}
+
+
+def _attempt(
+    models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int, seed: int, chosen: bool
+) -> Scored | str:
+    """Scores of a method, or why it is left out.
+
+    Raises:
+        UserError: a chosen calibrator is not for such predictions.
+    """
+    if calibrator is None:
+        return score(models, method, None, folds, seed)
+    large = None if chosen else too_large(calibrator, *_largest(models))
+    if large is not None:
+        return f"{large}; --calibrator {method} fits it all the same."
+    try:
+        return score(models, method, calibrator, folds, seed)
+    except UserError as error:
+        if chosen and not isinstance(error, CalibratorError):
+            raise
+        return str(error)
+    except MemoryError:
+        return "what it gave could not be measured for want of memory"
 
 
 def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None) -> list[str]:

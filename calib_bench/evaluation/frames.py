@@ -187,23 +187,28 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     names = [str(column) for column in columns]
     all_words = label_words(names, words)
     pairs = [class_of(text, all_words) for text in names]
-    places = []
-    for k, text in enumerate(names):
-        if text in words or pairs[k] or kind_of(text) or not says_something_else(text):
-            places.append(k)
+    says_class = [text in words or pair is not None for text, pair in zip(names, pairs, strict=True)]
+    places = [k for k, text in enumerate(names) if says_class[k] or kind_of(text) or not says_something_else(text)]
     if not places:
         return _ClassColumns([*range(len(names))], [*columns], None, [])
-    aside = [text for k, text in enumerate(names) if k not in places]
-    chosen = [names[k] for k in places]
-    _refuse_mixed(chosen, [pairs[k] for k in places], name)
-    kinds = {pair[0] if (pair := pairs[k]) else kind_of(names[k]) for k in places}
+    chosen, chosen_pairs = [names[k] for k in places], [pairs[k] for k in places]
+    _refuse_mixed(chosen, chosen_pairs, name)
+    kinds = {pair[0] if pair else kind_of(text) for text, pair in zip(chosen, chosen_pairs, strict=True)}
     kind = kinds.pop() if len(kinds) == 1 else None
-    if pairs[places[0]] is None and len(set(chosen)) == len(chosen) and not words & set(names):
-        short = bare(chosen)
-        if any(short[text] != text.strip() for text in chosen):
-            return _ClassColumns(places, [*short.values()], kind, aside)
     classes = [_class_name(pairs[k], columns[k]) for k in places]
+    if chosen_pairs[0] is None and not words & set(names):
+        classes = _without_affixes(chosen) or classes
+    aside = [text for k, text in enumerate(names) if k not in places]
     return _ClassColumns(places, classes, kind, aside)
+
+
+def _without_affixes(names: Sequence[str]) -> list[Any]:
+    """Each column's class where all names say the same beside it, as `cat` of `cat_prob`; else nothing."""
+    short = bare(names)
+    same_name_twice = len(short) < len(names)
+    if same_name_twice or all(short[text] == text.strip() for text in names):
+        return []
+    return [*short.values()]
 
 
 def _class_name(pair: KindAndClass | None, column: Any) -> Any:

@@ -32,8 +32,7 @@ def with_labels(
     usual = [name for name in arrays if _plain(name) in _PLAIN_LABELS]
     chosen = _named(arrays, origin, label) if label is not None else _usual(arrays, usual, origin)
     aside = [name for name in usual if name != chosen]
-    kind_is_named = any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in arrays)
-    if not kind_is_named:  # any column may be that of a class
+    if not _says_kind(arrays):  # any column may be that of a class
         _refuse_fractions({name: arrays[name] for name in aside}, origin)
     notes = [f"labels are {chosen!r}; not used: {', '.join(aside)}"] if aside else []
     names = {"labels" if name == chosen else name: name for name in arrays if name not in aside}
@@ -54,6 +53,11 @@ def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> st
                 f"--labels NAME, or remove one"
             )
     return next((name for name in usual if arrays[name].dtype.kind not in "OU"), usual[0])
+
+
+def _says_kind(names: Iterable[str]) -> bool:
+    """Whether any name says a kind of prediction, perhaps with a number behind it."""
+    return any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in names)
 
 
 def _refuse_fractions(aside: Mapping[str, Array], origin: str) -> None:

@@ -45,8 +45,7 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
     """
     texts = labels.dtype.kind in "OU" and not is_note(labels)
     if classes is None:
-        counts = texts and labels.ndim == 1 and all(is_count(str(label)) for label in labels.tolist())
-        return (labels.astype(np.int64) if counts else labels), False
+        return (labels.astype(np.int64) if texts and _are_counts(labels) else labels), False
     if labels.dtype.kind == "b" and sorted(map(plain, classes)) == ["false", "true"]:
         place_of_true = [plain(name) for name in classes].index("true")
         return np.where(labels, place_of_true, 1 - place_of_true), True
@@ -54,6 +53,11 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
         return labels, False
     words = [str(label).strip() if texts else f"{label:.10g}" for label in labels.tolist()]
     return _places(words, classes, origin), True
+
+
+def _are_counts(labels: Array) -> bool:
+    """Whether labels are one text a row, all of them whole numbers."""
+    return labels.ndim == 1 and all(is_count(str(label)) for label in labels.tolist())
 
 
 def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:

@@ -66,6 +66,22 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
     tests, calibrations = distinct(tests), distinct(calibrations)
+    _refuse_other_numbers(tests, calibrations)
+    first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
+    tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
+    for test, calibration in zip(tests, calibrations, strict=False):
+        _refuse_copy(test, calibration)
+    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
+    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+
+
+def _like_first(predictions: Sequence[Predictions]) -> list[Predictions]:
+    """The predictions, their rows in the order of the first's."""
+    return [*predictions[:1], *(same_rows(predictions[0], other) for other in predictions[1:])]
+
+
+def _refuse_other_numbers(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -> None:
+    """Raises DataError where test and calibration sets differ in number, or any in its number of classes."""
     if calibrations and len(calibrations) != len(tests):
         raise DataError(
             f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
@@ -75,19 +91,17 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name}: {K}" for name, K in classes.items())
         raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
-    first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
-    tests, calibrations = ([same_classes(first, p) for p in each] for each in (tests, calibrations))
-    tests = [tests[0], *(same_rows(tests[0], other) for other in tests[1:])]
-    calibrations = [*calibrations[:1], *(same_rows(calibrations[0], other) for other in calibrations[1:])]
-    for test, calibration in zip(tests, calibrations, strict=False):
-        same = test.Z_NK.shape == calibration.Z_NK.shape and bool((test.Z_NK == calibration.Z_NK).all())
-        if same and bool((test.y_N == calibration.y_N).all()):
-            raise DataError(
-                f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
-                f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
-            )
-    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
-    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+
+
+def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
+    """Raises DataError where a calibration set is its test set."""
+    if test.Z_NK.shape != calibration.Z_NK.shape:
+        return
+    if bool((test.Z_NK == calibration.Z_NK).all()) and bool((test.y_N == calibration.y_N).all()):
+        raise DataError(
+            f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
+            f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
+        )
 
 
 def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:

@@ -46,7 +46,7 @@ def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     if class_names is None or class_names.ndim != 1:
         return NamedArrays(arrays, [], ids=ids)
     kept = {name: arrays[name] for name in arrays if name == "labels" or kind_of(name)}
-    K = next((values.shape[1] for name, values in kept.items() if name != "labels" and values.ndim == 2), 2)
+    K = _class_count(kept)
     classes = tuple(map(str, class_names.tolist()))
     if len(classes) != K or len(set(classes)) < K:
         raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
@@ -57,6 +57,11 @@ def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     if "labels" in kept:
         kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
     return NamedArrays(kept, [f"the file names the classes: {shown(classes)}"], classes, by_name, ids)
+
+
+def _class_count(arrays: Mapping[str, Array]) -> int:
+    """The number of columns of predictions; 2 where all of them are [N]."""
+    return next((values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2), 2)
 
 
 def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:

@@ -11,7 +11,6 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
@@ -20,9 +19,6 @@ from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import KINDS
 from calib_bench.store.store import Store
 from calib_bench.system import files
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
 

@@ -44,7 +44,7 @@ def npz(path: Path) -> Mapping[str, Array]:
     def member(name: str) -> Array:
         try:
             with np.load(path, allow_pickle=False) as file:
-                return file[name]
+                return _texts(file[name])
         except UNREADABLE as error:
             raise unreadable(path, error, f"the array {name!r}") from None
 
@@ -57,6 +57,11 @@ def npz(path: Path) -> Mapping[str, Array]:
         raise unreadable(path, error) from None
     once(names, path, "array")
     return LazyArrays(names, member)
+
+
+def _texts(array: Array) -> Array:
+    """The array, its bytes, if it holds such, as texts."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
 def npy(path: Path) -> Array:

@@ -63,7 +63,7 @@ def _by_number(name: str) -> KindAndClass | None:
 def _by_word(name: str) -> KindAndClass | None:
     """A kind, then the class's name, unless that says what is no class, as in `prob_max`."""
     for kind_word, word in reversed(_cuts(name)):
-        kind = kind_of(kind_word)
+        kind, word = kind_of(kind_word), word.strip()
         if kind and word:
             return None if plain(word) in SUMMARIES else (kind, word)
     return None

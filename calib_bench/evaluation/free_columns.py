@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+from calib_bench.metrics import masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,9 @@ def free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str,
         if series:
             return _only_series(series, names, columns, origin)
     _refuse_whole_numbers(names, columns, origin, words)
+    _refuse_other_range(short, columns, origin, words)
+    if labels_are_columns:
+        _refuse_never_right(short, columns, origin, words)
     family = Family()
     for name in names:
         family.add(short[name], name, origin)
@@ -112,3 +116,54 @@ def _refuse_whole_numbers(
 def _holds_whole_numbers(values: Array) -> bool:
     """Whether a column holds integers other than 0 and 1."""
     return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}
+
+
+FARTHER = 10.0
+"""How many times as far from zero as those of all others a column's numbers are where it is no class."""
+
+
+def _refuse_other_range(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column's numbers are of another range than the others', and no label is its name.
+
+    Args:
+        short: the class that each column may be, by the column.
+    """
+    sizes = {name: _size(columns[name]) for name in short}
+    for name, size in sizes.items():
+        others = max((other for text, other in sizes.items() if text != name), default=0.0)
+        if short[name] not in words and size > FARTHER * others > 0:
+            raise DataError(
+                f"{origin}: column {name!r} holds numbers about {size:.3g} and the others about {others:.3g} at most: "
+                f"if it is no class, remove it; if it is one, name the class columns logit_0, logit_1..."
+            )
+
+
+MOST_ROWS = 0.25
+LEAST_ROWS = 20
+"""A column that is the largest of so many rows at least, and so large a share of them, is the label of one of them."""
+
+
+def _refuse_never_right(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column would be the prediction of many rows and is the label of none."""
+    if any(columns[name].dtype.kind not in "fiu" or columns[name].ndim != 1 for name in short):
+        return
+    largest = np.stack([columns[name] for name in short], 1).argmax(1)
+    for k, name in enumerate(short):
+        rows = int((largest == k).sum())
+        if short[name] not in words and rows >= max(LEAST_ROWS, MOST_ROWS * len(largest)):
+            raise DataError(
+                f"{origin}: column {name!r} is the largest in {rows:,} of {len(largest):,} rows and the label of none: "
+                f"if it is no class, remove it; if it is one, name the class columns logit_{short[name]}..."
+            )
+
+
+def _size(values: Array) -> float:
+    """The median distance from zero of a column's numbers, without those that stand for classes not offered."""
+    if values.dtype.kind not in "fiu" or values.ndim != 1:
+        return 0.0
+    offered = values[np.isfinite(values) & (values > masks.SHALLOWEST)]
+    return float(np.median(np.abs(offered))) if len(offered) else 0.0

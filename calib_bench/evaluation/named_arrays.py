@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from calib_bench.errors import DataError
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.labels_by_name import positions
@@ -47,6 +49,8 @@ def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
         return NamedArrays(arrays, [], ids=ids)
     kept = {name: arrays[name] for name in arrays if name == "labels" or kind_of(name)}
     K = _class_count(kept)
+    if class_names.dtype.kind == "f" and bool((class_names == np.floor(class_names)).all()):
+        class_names = class_names.astype(np.int64)
     classes = tuple(map(str, class_names.tolist()))
     if len(classes) != K or len(set(classes)) < K:
         raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
@@ -56,12 +60,16 @@ def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     by_name = False
     if "labels" in kept:
         kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
-    return NamedArrays(kept, [f"the file names the classes: {shown(classes)}"], classes, by_name, ids)
+    note = f"the file names the classes: {shown(classes)}"
+    if not by_name:
+        note += f"; labels are numbers, of which 0 is {classes[0]} and {K - 1} is {classes[-1]}"
+    return NamedArrays(kept, [note], classes, by_name, ids)
 
 
 def _class_count(arrays: Mapping[str, Array]) -> int:
-    """The number of columns of predictions; 2 where all of them are [N]."""
-    return next((values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2), 2)
+    """The number of classes of the first predictions [N, K]; 2 where all are [N] or [N, 1]."""
+    counts = [values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2]
+    return max(counts[0], 2) if counts else 2
 
 
 def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:

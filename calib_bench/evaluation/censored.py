@@ -129,7 +129,6 @@ def filled(Z_NK: Tensor, zeros: Zeros, share: float) -> Tensor:
 
 def share_of(Z_NK: Tensor, y_N: Tensor, zeros: Zeros) -> float:
     """The share of the last digit at which a zero explains the calibration labels best, with a temperature."""
-
     if zeros.resolution.form == "hard":
         return 0.5  # any share is the same with a temperature
     temperature = registry.calibrators(("temperature_scaling",))["temperature_scaling"]

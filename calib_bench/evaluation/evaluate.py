@@ -116,6 +116,18 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
 
     S = len(y)
+    intervals = {name: within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
+    row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
+    for name, interval in intervals.items():
+        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
+    if S == 1:
+        row["ece_null_p"] = scored.nulls[0][1]
+    return row | kappa_of(scored) | doubtful(intervals)
+
+
+def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, Interval]:
+    """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
     top = _top(scored)
     intervals: dict[str, Interval] = {
         "ece": ece_interval(*top, nested=nested),
@@ -131,17 +143,10 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     for metric, name in MEANS.items():
         rows = [values.numpy() for values in scored.examples[name]]
         intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
-    for metric in scored.metrics if S > 1 else ():
-        if metric not in intervals:
+    if len(y) > 1:
+        for metric in [name for name in scored.metrics if name not in intervals]:
             intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
-    intervals = {name: within(interval, name) for name, interval in intervals.items()}
-    row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
-    for name, interval in intervals.items():
-        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
-    if S == 1:
-        row["ece_null_p"] = scored.nulls[0][1]
-    return row | kappa_of(scored) | doubtful(intervals)
+    return intervals
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -152,13 +157,11 @@ def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
 
 def _binned(p: Tensor, hit: Tensor) -> Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-
     return Binned((p - hit).numpy(), equal_width(p).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
     """Geometric mean over seeds; the interval is over seeds and calibration examples, none at a bound."""
-
     if not scored.log_kappa:
         return {}
     rows = [values.numpy() for values in scored.log_kappa]
@@ -186,14 +189,19 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
     import numpy as np
 
     sides = [scored] if other is None else [scored, other]
-    if any(not side.slopes or side.at_bound or metric not in side.slopes[0] for side in sides):
-        return None
-    if any(len({len(values) for values in side.log_kappa}) > 1 for side in sides):
+    if not all(_has_fits(side, metric) for side in sides):
         return None
     log_T = [np.stack([values.numpy() for values in side.log_kappa]) for side in sides]
     pairs = np.array([[slopes[metric] for slopes in side.slopes] for side in sides])
     together = inference.apart(*log_T) if apart else np.stack(log_T)
     return inference.fitted(together, pairs[..., 0], pairs[..., 1], (1.0, -1.0)[: len(sides)])
+
+
+def _has_fits(scored: Scored, metric: str) -> bool:
+    """Whether a metric has slopes in the temperature, and all temperatures are off their bounds, of equal samples."""
+    if not scored.slopes or scored.at_bound or metric not in scored.slopes[0]:
+        return False
+    return len({len(values) for values in scored.log_kappa}) == 1
 
 
 def evaluate(

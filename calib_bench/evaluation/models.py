@@ -36,7 +36,6 @@ class Model:
     @cached_property
     def zeros(self) -> Zeros | None:
         """What is known of probabilities of zero that are below what its files keep; None without such."""
-
         return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
 
     @cached_property
@@ -46,7 +45,6 @@ class Model:
 
     def share(self, rows: Tensor | None = None) -> float:
         """The share of the last digit that stands for a zero, found on the calibration set, or on some test rows."""
-
         assert self.zeros is not None
         key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
         if key not in self.shares:
@@ -62,7 +60,6 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     Raises:
         DataError: counts, numbers or names of classes, or seeds differ, or a calibration file is its test file.
     """
-
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
     tests, calibrations = distinct(tests), distinct(calibrations)
@@ -120,7 +117,6 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
     Raises:
         DataError: seeds, classes or ids differ.
     """
-
     if len(a) == len(b) > 1:
         tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
         b = [next(m for m in b if m.test is test) for test in tests]
@@ -178,7 +174,6 @@ def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
 
 def own_tests(models: Sequence[Model]) -> bool:
     """Whether seeds have test examples of their own, as labels and ids tell."""
-
     first = models[0].test
     return any(
         m.test.y_N.shape != first.y_N.shape

@@ -109,7 +109,6 @@ def stored(place: str) -> tuple[Store, str] | None:
     Raises:
         StoreError: the run folder holds no such trial.
     """
-
     path = Path(place)
     if path.name == "trial.json":
         path = path.parent
@@ -133,7 +132,6 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
         DataError: the trial diverged.
         StoreError: it is not whole.
     """
-
     path = store.path / "trials" / key / "trial.json"
     trial = Trial.model_validate(files.read_sealed(path)["trial"])
     record = store.record(trial)

@@ -69,6 +69,8 @@ SAME: dict[str, tuple[Any, Any]] = {
     "labels by name": (pd.DataFrame(Z).add_prefix("logit_").assign(species=Y, label=0), "species"),
     "a column of lists": (pd.DataFrame({"logits": list(Z), "ids": [[1] * (i % 4) for i in range(N)], "y": Y}), None),
     "arrays by name": ({"logits": Z, "labels": Y, "paths": np.array([None] * N)}, None),
+    "texts of numbers": (Z, Y.astype(str)),
+    "bytes": (pd.DataFrame(Z, columns=NAMES), np.array(WORDS).astype("S")),
     "models by name": ({"seed 0": Z}, {"seed 0": Y}),
 }  # fmt: skip
 
@@ -204,6 +206,15 @@ def test_what_is_worth_saying_is_said() -> None:
     assert "labels are 'species'; not used: label" in notes(*SAME["labels by name"])
     assert notes(pd.DataFrame(Z), pd.Series(Y)) == []
     assert notes(Z, pd.Series(Y, index=np.arange(N) * 7 + 3)) == []
+
+
+@pytest.mark.parametrize("labels", [Y, np.array(WORDS)], ids=["numbers", "texts"])
+def test_a_column_of_another_range_is_no_class(labels: np.ndarray) -> None:
+    held = pd.DataFrame(Z, columns=NAMES).assign(height=170.0)
+    with pytest.raises(DataError, match="column 'height' holds numbers about 170"):
+        predictions(held, labels, None, "test")
+    (found,) = predictions(held.add_prefix("logit_"), labels, None, "test")
+    assert found.Z_NK.shape == (N, 4)
 
 
 def test_an_open_file_is_arrays_by_name(tmp_path: Path) -> None:

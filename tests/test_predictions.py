@@ -160,6 +160,13 @@ def test_an_unnamed_column_of_another_range_is_no_class(labels: list[str] | None
         read(str(tmp_path / "p.csv"), kind="logits")
 
 
+def test_probabilities_of_rare_classes_are_of_any_range(tmp_path: Path) -> None:
+    p = np.array([[0.98, 0.012, 0.008], [0.979, 0.011, 0.01], [0.4, 0.3, 0.3]])
+    for kind, values in (("probabilities", p), ("log_probabilities", np.log(p))):
+        pd.DataFrame(values, columns=NAMES).assign(label=[0, 0, 1]).to_csv(tmp_path / "p.csv", index=False)
+        assert read(str(tmp_path / "p.csv"), kind=kind)[0].Z_NK.shape == (3, 3)
+
+
 def test_a_mask_is_of_no_range(tmp_path: Path) -> None:
     frame = pd.DataFrame({"cat": [1.0, 2.0], "dog": [0.5, 3.0], "frog": [-1e9, -1e9], "label": [0, 1]})
     frame.to_csv(tmp_path / "p.csv", index=False)

@@ -44,7 +44,7 @@ def npz(path: Path) -> Mapping[str, Array]:
     def member(name: str) -> Array:
         try:
             with np.load(path, allow_pickle=False) as file:
-                return _texts(file[name])
+                return decoded(file[name])
         except UNREADABLE as error:
             raise unreadable(path, error, f"the array {name!r}") from None
 
@@ -59,8 +59,12 @@ def npz(path: Path) -> Mapping[str, Array]:
     return LazyArrays(names, member)
 
 
-def _texts(array: Array) -> Array:
-    """The array, its bytes, if it holds such, as texts."""
+def decoded(array: Array) -> Array:
+    """The array; texts in UTF-8 bytes, as `S4`, become texts.
+
+    Raises:
+        UnicodeDecodeError: its bytes are not UTF-8.
+    """
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 

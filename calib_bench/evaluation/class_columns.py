@@ -19,7 +19,7 @@ from calib_bench.evaluation.dialects import no_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels_by_name import is_note, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
-from calib_bench.evaluation.vocabulary import NO_CLASS, ROW_IDS, kind_of, plain, says_something_else
+from calib_bench.evaluation.vocabulary import NO_CLASS, ROW_IDS, SUM_TO_ONE, kind_of, plain, says_something_else
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,7 +171,7 @@ def _take_unknown(
     if kind is None:
         listed = [name for name in columns if name != "labels"]
         raise DataError(_unknown(roles.unknown or listed, origin))
-    family = free_family(roles.unknown, columns, origin, texts)
+    family = free_family(roles.unknown, columns, origin, kind, texts)
     if family.members:
         roles.families[kind] = family
         roles.unknown = [name for name in roles.unknown if name not in family.members]
@@ -266,8 +266,7 @@ def _named_by_numbers(numbers: Sequence[int], kind: str, labels: Array | None) -
         return False
     K = len(numbers)
     from_one = list(numbers) == list(range(1, K + 1))
-    sum_to_one = kind in ("probabilities", "log_probabilities")
-    no_class_missing = sum_to_one and list(numbers) != list(range(K))
+    no_class_missing = kind in SUM_TO_ONE and list(numbers) != list(range(K))
     return (from_one or no_class_missing) and set(np.unique(labels).tolist()) <= set(numbers)
 
 

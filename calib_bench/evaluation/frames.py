@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.archives import from_torch
+from calib_bench.evaluation.archives import decoded, from_torch
 from calib_bench.evaluation.class_columns import stack
 from calib_bench.evaluation.class_names import KindAndClass, bare, class_of, label_words, shown
 from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
 from calib_bench.evaluation.labels_by_name import positions, refuse_no_first
 from calib_bench.evaluation.named_arrays import named
-from calib_bench.evaluation.vocabulary import kind_of, says_something_else
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, says_something_else
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +103,7 @@ def _converted(values: Any, name: str) -> Array:
         converted = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
         if converted.dtype.kind == "O":
             converted = np.asarray(converted.tolist())  # numbers or texts, as in columns of mixed types
+        converted = decoded(converted)
     except (ValueError, TypeError, RuntimeError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{name}: {type(values).__name__} cannot be read as an array of numbers: {text}") from None
@@ -147,7 +149,7 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
         raise DataError(f"{name}: labels are missing: {hint}")
     y, notes = _labels(values, labels, name)
     if not hasattr(values, "columns"):
-        return Table(array(values, name), y, notes=notes)
+        return Table(array(values, name), positions(y, None, name)[0], notes=notes)
     chosen = _class_columns([*values.columns], y, name)
     all_columns = len(chosen.places) == len(values.columns)
     numbers = array(values if all_columns else values.iloc[:, chosen.places], name)
@@ -156,8 +158,17 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
     if numbers.ndim != 2:
         return Table(numbers, y, notes=notes)
     order = _order(chosen.classes, y, name)
+    if chosen.kind is None and kind not in SUM_TO_ONE:
+        _refuse_no_classes(order, numbers, name, _texts(y))
     values_NK = numbers[:, order.columns]
     return Table(values_NK, order.labels, chosen.kind, order.classes, order.by_name, (*notes, *order.notes))
+
+
+def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
+    """Raises DataError where a column whose name is no number is no class by its numbers."""
+    if order.classes is not None and _numbers_of(order.classes) is None:
+        columns = dict(zip(order.classes, values.T, strict=True))
+        refuse_no_classes({text: text for text in order.classes}, columns, name, words)
 
 
 @dataclass(frozen=True)
@@ -183,7 +194,7 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
+    words = _texts(y)
     names = [str(column) for column in columns]
     all_words = label_words(names, words)
     pairs = [class_of(text, all_words) for text in names]
@@ -209,6 +220,11 @@ def _without_affixes(names: Sequence[str]) -> list[Any]:
     if same_name_twice or all(short[text] == text.strip() for text in names):
         return []
     return [*short.values()]
+
+
+def _texts(y: Array) -> set[str]:
+    """The distinct labels where they are texts; nothing where they are numbers."""
+    return {str(label).strip() for label in y.ravel().tolist()} if y.dtype.kind in "UT" else set()
 
 
 def _class_name(pair: KindAndClass | None, column: Any) -> Any:

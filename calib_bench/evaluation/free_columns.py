@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ class Family:
             raise DataError(f"{origin}: columns {other!r} and {column!r} are the same class: remove one")
 
 
-def free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]) -> Family:
+def free_family(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, kind: str, words: Collection[str]
+) -> Family:
     """The class columns among some: those of one beginning with numbers, or else all.
 
     Args:
+        kind: what the user says that they hold, one of `vocabulary.KINDS`.
         words: labels where they are texts: where all are names of columns, the columns are classes by their names.
 
     Raises:
@@ -58,9 +62,8 @@ def free_family(names: Sequence[str], columns: Mapping[str, Array], origin: str,
         if series:
             return _only_series(series, names, columns, origin)
     _refuse_whole_numbers(names, columns, origin, words)
-    _refuse_other_range(short, columns, origin, words)
-    if labels_are_columns:
-        _refuse_never_right(short, columns, origin, words)
+    if kind not in SUM_TO_ONE:
+        refuse_no_classes(short, columns, origin, words)
     family = Family()
     for name in names:
         family.add(short[name], name, origin)
@@ -118,6 +121,28 @@ def _holds_whole_numbers(values: Array) -> bool:
     return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}
 
 
+def refuse_no_classes(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Refuse columns of logits that are no class by their numbers.
+
+    Of three columns at least, as there are two classes. Probabilities need no such rule: their rows sum to one.
+
+    Args:
+        short: the class that each column may be, by the column.
+        columns: [N] each, by name.
+        words: labels where they are texts.
+
+    Raises:
+        DataError: a column that is no label is of another range than the others, or often the largest.
+    """
+    if len(short) < 3:
+        return
+    _refuse_other_range(short, columns, origin, words)
+    if words and set(words) <= set(short.values()):
+        _refuse_never_right(short, columns, origin, words)
+
+
 FARTHER = 10.0
 """How many times as far from zero as those of all others a column's numbers are where it is no class."""
 
@@ -125,11 +150,7 @@ FARTHER = 10.0
 def _refuse_other_range(
     short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
 ) -> None:
-    """Raises DataError where a column's numbers are of another range than the others', and no label is its name.
-
-    Args:
-        short: the class that each column may be, by the column.
-    """
+    """Raises DataError where a column's numbers are of another range than the others', and no label is its name."""
     sizes = {name: _size(columns[name]) for name in short}
     for name, size in sizes.items():
         others = max((other for text, other in sizes.items() if text != name), default=0.0)

@@ -14,6 +14,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "scores": ("scores", "score", "margins", "margin", "decision_function"),
 }
 """Kinds of predictions, and the names of each."""
+SUM_TO_ONE = ("probabilities", "log_probabilities")
+"""Kinds whose rows sum to one, as probabilities."""
 LABELS = (
     "labels", "label", "targets", "target", "y", "y_true", "true_label", "true_labels", "true_class", "ground_truth",
     "gt", "gt_label", "gold_label", "expected", "expected_label", "actual", "actual_label", "label_id", "label_ids",

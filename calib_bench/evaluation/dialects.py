@@ -187,12 +187,16 @@ def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
         raise DataError(
             f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
         )
+    _refuse_other_lengths(columns, path)
+    aside = [name for name in content if name not in columns and name not in SPLIT]
+    return pa.table(columns), [f"not used: {', '.join(aside)}"] if aside else []
+
+
+def _refuse_other_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
         raise DataError(f"{path}: its lists differ in length ({listed})")
-    aside = [name for name in content if name not in columns and name not in SPLIT]
-    return pa.table(columns), [f"not used: {', '.join(aside)}"] if aside else []
 
 
 SPLIT = ("columns", "index", "data")
@@ -201,18 +205,24 @@ SPLIT = ("columns", "index", "data")
 
 def _named_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Columns by name: lists; objects with the same keys, the rows; or names of columns beside rows of data."""
-    if set(content) == set(SPLIT) and all(isinstance(content[key], list) for key in SPLIT):
-        rows = content["data"]
-        if all(isinstance(row, list) and len(row) == len(content["columns"]) for row in rows):
-            return {str(name): [row[k] for row in rows] for k, name in enumerate(content["columns"])}
+    if _is_split(content):
+        return {str(name): [row[k] for row in content["data"]] for k, name in enumerate(content["columns"])}
     lists = {name: column for name, column in content.items() if isinstance(column, list)}
     objects = {name: column for name, column in content.items() if isinstance(column, dict)}
     if lists or not objects:
         return lists
-    rows_of_first = list(next(iter(objects.values())))
-    if any(list(column) != rows_of_first for column in objects.values()):
+    rows = list(next(iter(objects.values())))
+    if any(list(column) != rows for column in objects.values()):
         return {}
     return {name: list(column.values()) for name, column in objects.items()}
+
+
+def _is_split(content: Mapping[str, Any]) -> bool:
+    """Whether an object holds names of columns beside rows of as many values."""
+    if set(content) != set(SPLIT) or not all(isinstance(content[key], list) for key in SPLIT):
+        return False
+    K = len(content["columns"])
+    return all(isinstance(row, list) and len(row) == K for row in content["data"])
 
 
 def _block(data: bytes) -> int:
@@ -238,14 +248,20 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
     texts = [i for i, column in enumerate(table.columns) if _is_text(column)]
-    if any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in texts):
-        with_commas = _parsed(data, delimiter, ",", path, skipped)
-        numbers = [i for i in texts if not _is_text(with_commas.column(i))]
-        numbers_lost = any(_is_text(column) and i not in texts for i, column in enumerate(with_commas.columns))
-        if numbers and not numbers_lost:
-            _never_thousands([table.column(i) for i in numbers], table.column_names[numbers[0]], path)
-            return with_commas, [*notes, "commas are read as decimal marks"]
-    return table, notes
+    if not any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in texts):
+        return table, notes
+    with_commas = _parsed(data, delimiter, ",", path, skipped)
+    if not _has_more_numbers(with_commas, texts):
+        return table, notes
+    numbers = [i for i in texts if not _is_text(with_commas.column(i))]
+    _never_thousands([table.column(i) for i in numbers], table.column_names[numbers[0]], path)
+    return with_commas, [*notes, "commas are read as decimal marks"]
+
+
+def _has_more_numbers(table: Any, texts: Sequence[int]) -> bool:
+    """Whether some columns that were texts are numbers in the table, and none of the others is text."""
+    still_texts = {i for i, column in enumerate(table.columns) if _is_text(column)}
+    return still_texts < set(texts)
 
 
 def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:

@@ -197,20 +197,24 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     words = _texts(y)
     names = [str(column) for column in columns]
     all_words = label_words(names, words)
-    pairs = [class_of(text, all_words) for text in names]
-    says_class = [text in words or pair is not None for text, pair in zip(names, pairs, strict=True)]
-    places = [k for k, text in enumerate(names) if says_class[k] or kind_of(text) or not says_something_else(text)]
+    pairs = {text: class_of(text, all_words) for text in names}
+    aside = [text for text in names if _is_aside(text, pairs[text], words)]
+    places = [k for k, text in enumerate(names) if text not in aside]
     if not places:
         return _ClassColumns([*range(len(names))], [*columns], None, [])
-    chosen, chosen_pairs = [names[k] for k in places], [pairs[k] for k in places]
-    _refuse_mixed(chosen, chosen_pairs, name)
-    kinds = {pair[0] if pair else kind_of(text) for text, pair in zip(chosen, chosen_pairs, strict=True)}
+    chosen = [names[k] for k in places]
+    _refuse_mixed(chosen, [pairs[text] for text in chosen], name)
+    kinds = {pair[0] if (pair := pairs[text]) else kind_of(text) for text in chosen}
     kind = kinds.pop() if len(kinds) == 1 else None
-    classes = [_class_name(pairs[k], columns[k]) for k in places]
-    if chosen_pairs[0] is None and not words & set(names):
+    classes = [_class_name(pairs[names[k]], columns[k]) for k in places]
+    if pairs[chosen[0]] is None and not words & set(names):
         classes = _without_affixes(chosen) or classes
-    aside = [text for k, text in enumerate(names) if k not in places]
     return _ClassColumns(places, classes, kind, aside)
+
+
+def _is_aside(text: str, pair: KindAndClass | None, words: Collection[str]) -> bool:
+    """Whether a column's name says that it is no class, and no label is called so."""
+    return text not in words and pair is None and kind_of(text) is None and says_something_else(text)
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:

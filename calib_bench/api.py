@@ -143,10 +143,10 @@ def evaluate(
 
     check_kind(kind)
     names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
-    tests, classes = predictions(values, labels, kind, "test")
+    tests = predictions(values, labels, kind, "test")
     fits: list[Predictions] = []
     if calibration is not None:
-        fits, _ = predictions(*held_out(calibration, values, labels), kind, "calibration", classes)
+        fits = predictions(*held_out(calibration, values, labels), kind, "calibration")
     analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, names is not None)
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}

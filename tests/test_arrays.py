@@ -19,6 +19,7 @@ import calib_bench
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.frames import array
+from calib_bench.evaluation.matching import same_classes
 
 N, K = 60, 3
 RNG = np.random.default_rng(0)
@@ -68,13 +69,15 @@ SAME: dict[str, tuple[Any, Any]] = {
     "labels by name": (pd.DataFrame(Z).add_prefix("logit_").assign(species=Y, label=0), "species"),
     "a column of lists": (pd.DataFrame({"logits": list(Z), "ids": [[1] * (i % 4) for i in range(N)], "y": Y}), None),
     "arrays by name": ({"logits": Z, "labels": Y, "paths": np.array([None] * N)}, None),
+    "texts of numbers": (Z, Y.astype(str)),
+    "bytes": (pd.DataFrame(Z, columns=NAMES), np.array(WORDS).astype("S")),
     "models by name": ({"seed 0": Z}, {"seed 0": Y}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", SAME)
 def test_the_same_numbers_whatever_holds_them(how: str) -> None:
-    ((found,), _) = predictions(*SAME[how], None, "test")
+    (found,) = predictions(*SAME[how], None, "test")
     rows = found.Z_NK.double().log_softmax(-1)
     loss = float(-rows.gather(1, found.y_N[:, None]).mean())
     assert loss == pytest.approx(log_loss(Y, P), rel=1e-12)
@@ -83,12 +86,12 @@ def test_the_same_numbers_whatever_holds_them(how: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_narrow_tensors_are_what_they_hold(dtype: torch.dtype) -> None:
-    ((found,), _) = predictions(T.to(dtype).requires_grad_(), Y, None, "test")
+    (found,) = predictions(T.to(dtype).requires_grad_(), Y, None, "test")
     assert found.Z_NK.tolist() == T.to(dtype).double().tolist()
 
 
 def test_a_frame_says_what_its_numbers_are() -> None:
-    ((found,), _) = predictions(pd.DataFrame(P).add_prefix("prob_"), Y, None, "test")
+    (found,) = predictions(pd.DataFrame(P).add_prefix("prob_"), Y, None, "test")
     assert found.kind == "probabilities"
     frame = calib_bench.evaluate(pd.DataFrame(P, columns=NAMES), pd.Series(WORDS), kind="probabilities")
     assert frame["log_loss"][0] == pytest.approx(log_loss(Y, P), rel=1e-9)
@@ -194,7 +197,7 @@ def test_one_calibrator_may_be_named_alone() -> None:
 
 def test_what_is_worth_saying_is_said() -> None:
     def notes(values: Any, labels: Any) -> list[str]:
-        return list(predictions(values, labels, None, "test")[0][0].notes)
+        return list(predictions(values, labels, None, "test")[0].notes)
 
     assert "labels were matched to predictions by their index" in notes(*SAME["matched rows"])
     assert "classes 0 to 2 are the columns cat, dog, frog" in notes(*SAME["names and numbers"])
@@ -203,6 +206,15 @@ def test_what_is_worth_saying_is_said() -> None:
     assert "labels are 'species'; not used: label" in notes(*SAME["labels by name"])
     assert notes(pd.DataFrame(Z), pd.Series(Y)) == []
     assert notes(Z, pd.Series(Y, index=np.arange(N) * 7 + 3)) == []
+
+
+@pytest.mark.parametrize("labels", [Y, np.array(WORDS)], ids=["numbers", "texts"])
+def test_a_column_of_another_range_is_no_class(labels: np.ndarray) -> None:
+    held = pd.DataFrame(Z, columns=NAMES).assign(height=170.0)
+    with pytest.raises(DataError, match="column 'height' holds numbers about 170"):
+        predictions(held, labels, None, "test")
+    (found,) = predictions(held.add_prefix("logit_"), labels, None, "test")
+    assert found.Z_NK.shape == (N, 4)
 
 
 def test_an_open_file_is_arrays_by_name(tmp_path: Path) -> None:
@@ -215,8 +227,10 @@ def test_an_open_file_is_arrays_by_name(tmp_path: Path) -> None:
 @given(order=st.permutations(range(K)), rows=st.permutations(range(N)))
 def test_orders_of_named_columns_and_rows_change_nothing(order: list[int], rows: list[int]) -> None:
     held = pd.DataFrame(Z, columns=NAMES, index=TEXT_INDEX).iloc[:, order]
-    ((found,), classes) = predictions(held, pd.Series(WORDS, index=TEXT_INDEX).iloc[rows], None, "test", tuple(NAMES))
-    assert classes == tuple(NAMES)
+    (first,) = predictions(pd.DataFrame(Z, columns=NAMES), pd.Series(WORDS), None, "test")
+    (turned,) = predictions(held, pd.Series(WORDS, index=TEXT_INDEX).iloc[rows], None, "test")
+    found = same_classes(first, turned)
+    assert found.classes == tuple(NAMES)
     assert found.Z_NK.tolist() == Z.tolist()
     assert found.y_N.tolist() == Y.tolist()
 

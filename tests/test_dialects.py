@@ -81,11 +81,15 @@ DIALECTS: list[tuple[str, bytes, str]] = [
     ("utf32.csv", CSV.encode("utf-32"), ""),
     ("old_mac.csv", CSV.replace("\n", "\r").encode(), ""),
     ("comment.csv", ("# model v1, epoch 3\n# by me\n" + CSV).encode(), "2 lines of comment before the header left out"),
+    ("notes.csv", (CSV.replace("\n", "\n# v1\n", 2) + "# end").encode(), "3 lines of comment among the rows left out"),
+    ("blanks.csv", (" \r\n\n" + CSV + "   \n").encode(), ""),
     ("savetxt.csv", savetxt(","), "the column names are those behind the first #"),
     ("savetxt.txt", savetxt(" "), "the column names are those behind the first #"),
     ("lines.jsonl", LINES.encode(), ""),
     ("lines.json", FRAME.to_json(orient="records", lines=True).encode(), ""),
     ("records.json", json.dumps(RECORDS, indent=1).encode(), ""),
+    ("pandas.json", FRAME.to_json().encode(), ""),
+    ("split.json", FRAME.to_json(orient="split").encode(), ""),
     ("columns.json", json.dumps({"model": "a", **LISTS}).encode(), "not used: model"),
 ]  # fmt: skip
 
@@ -97,6 +101,22 @@ def test_a_dialect_changes_no_number(name: str, content: bytes, note: str, tmp_p
     assert found.Z_NK.tolist() == Z.tolist()
     assert found.y_N.tolist() == Y.tolist()
     assert note in (found.notes or ("",))
+
+
+def test_a_row_may_begin_with_a_hash(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("id,logit_0,logit_1,label\n#1,1,2,0\n#2,3,4,1\n# end\n")
+    (found,) = read(str(tmp_path / "p.csv"))
+    assert found.Z_NK.tolist() == [[1, 2], [3, 4]]
+    assert found.ids["id"].tolist() == ["#1", "#2"]
+
+
+def test_names_are_the_same_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed, apart = "\u00e9t\u00e9", "e\u0301te\u0301"
+    (tmp_path / "p.csv").write_text(f"logit_{apart},logit_b,label,id\n1,2,{composed},{apart}\n3,4,b,b\n", "utf-8")
+    (found,) = read(str(tmp_path / "p.csv"))
+    assert found.classes == (composed, "b")
+    assert found.y_N.tolist() == [0, 1]
+    assert found.ids["id"].tolist() == [composed, "b"]
 
 
 def test_texts_with_line_breaks_and_delimiters_in_quotes_are_no_rows(tmp_path: Path) -> None:
@@ -145,6 +165,8 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("p.csv", b"logit_0,logit_1,label\n1,2,0\n1,2\n", r"names 3 columns .*, and line 3 has 2: 1,2$"),
     ("p.csv", b"# v1\n\nlogit_0;logit_1;label\n1,5;2;0\n1;2;0;7\n", r"semicolons, names 3 .* line 5 has 4: 1;2;0;7"),
     ("p.csv", b"logit_0,logit_1,label\na,1,2,0\nb,1,2,1\n", "a first column of row names lack its name"),
+    ("p.csv", b"logit_0,logit_1,label\n1,2,0,\n1,2,1,\n", "line 2 has 4: 1,2,0,; do rows end in a delimiter"),
+    ("p.csv", b"logit_0,logit_1,label\n1,2,0\n# end\n1,2\n", "line 4 has 2"),
     ("p.csv", b"0.5,0.25,1\n0.5,0.5,0\n", "no header"),
     ("p.csv", b"\xff\xfex\x00y\x00,\xd8", "begins as UTF-16 text and is none"),
     ("p.csv", "größe,logit_0,label\n1,2,0\n".encode("latin-1"), "header is not UTF-8"),

@@ -17,7 +17,7 @@ from calib_bench import registry
 from calib_bench.errors import DataError
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
-from calib_bench.evaluation.matching import joined, match, seeds
+from calib_bench.evaluation.matching import joined, match, same_classes, seeds
 from calib_bench.evaluation.models import pair_up
 from calib_bench.evaluation.predictions import check, read
 from calib_bench.evaluation.validation import Predictions
@@ -317,6 +317,20 @@ def test_files_whose_names_differ_in_two_numbers_are_taken_in_one_order_or_refus
     assert [m.calibration.name for m in pair_up(a, fits) if m.calibration] == ["c_m1_e30.npz", "c_m2_e15.npz"]
     with pytest.raises(DataError, match="stand in different orders, 1, 2 and 2, 1"):
         pair_up(a, fits[::-1])
+
+
+def test_what_is_known_of_classes_follows_their_order(tmp_path: Path) -> None:
+    p = np.array([[0.0, 1.0], [1 / 7, 6 / 7], [np.exp(-6.3), 1 - np.exp(-6.3)], [np.exp(-0.4), 1 - np.exp(-0.4)]])
+    (first,) = read(table(tmp_path, "first", columns(["prob_cat", "prob_dog"], p), ["cat", "dog", "dog", "cat"]))
+    (turned,) = read(table(tmp_path, "turned", columns(["prob_dog", "prob_cat"], p[:, ::-1]), ["dog"] * 4))
+    found = same_classes(first, turned)
+    assert "no example of class 1" in turned.notes
+    assert "no example of class 0" in found.notes
+    assert "no example of class 1" not in found.notes
+    assert first.zeros is not None
+    assert found.zeros is not None
+    assert len(set(first.zeros.step_K.tolist())) == 2
+    assert found.zeros.step_K.tolist() == first.zeros.step_K.tolist()
 
 
 # ---- rows

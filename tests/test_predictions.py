@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from synthetic import make
 
 from calib_bench.errors import DataError, SettingsError, StoreError
-from calib_bench.evaluation.formats import KINDS
 from calib_bench.evaluation.predictions import check, check_kind, read
+from calib_bench.evaluation.vocabulary import KINDS
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Write = Callable[[Path, np.ndarray, np.ndarray, str], str]
@@ -141,6 +141,73 @@ def test_unnamed_class_columns_need_a_kind(digits: Arrays, tmp_path: Path) -> No
     swapped.to_csv(tmp_path / "p.csv", index=False)
     (found,) = read(str(tmp_path / "p.csv"), kind="logits")
     assert found.Z_NK.numpy() == pytest.approx(Z[:, :2], abs=0)
+
+
+NAMES = ["cat", "dog", "frog"]
+
+
+@pytest.mark.parametrize("labels", [pytest.param(None, id="numbers"), pytest.param(NAMES, id="texts")])
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_unnamed_column_of_another_range_is_no_class(labels: list[str] | None, place: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Z, y = 3 * rng.normal(size=(30, 3)), np.arange(30) % 3
+    frame = pd.DataFrame(Z, columns=NAMES).assign(label=y if labels is None else np.array(labels)[y])
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    assert read(str(tmp_path / "p.csv"), kind="logits")[0].y_N.tolist() == y.tolist()
+    frame.insert(place, "height", np.linspace(150, 190, len(y)))
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(DataError, match="column 'height' holds numbers about 170"):
+        read(str(tmp_path / "p.csv"), kind="logits")
+
+
+def test_probabilities_of_rare_classes_are_of_any_range(tmp_path: Path) -> None:
+    p = np.array([[0.98, 0.012, 0.008], [0.979, 0.011, 0.01], [0.4, 0.3, 0.3]])
+    for kind, values in (("probabilities", p), ("log_probabilities", np.log(p))):
+        pd.DataFrame(values, columns=NAMES).assign(label=[0, 0, 1]).to_csv(tmp_path / "p.csv", index=False)
+        assert read(str(tmp_path / "p.csv"), kind=kind)[0].Z_NK.shape == (3, 3)
+
+
+def test_a_mask_is_of_no_range(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"cat": [1.0, 2.0], "dog": [0.5, 3.0], "frog": [-1e9, -1e9], "label": [0, 1]})
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    assert read(str(tmp_path / "p.csv"), kind="logits")[0].Z_NK.shape == (2, 3)
+
+
+def test_a_column_that_is_often_the_largest_and_never_the_label_is_no_class(tmp_path: Path) -> None:
+    Z = np.tile([[1.0, 0.0], [0.0, 1.0]], (50, 1))
+    labels = np.tile(["cat", "dog"], 50)
+    rare, often = np.full(100, -1.0), np.tile([1.75, 0.5, 0.5], 34)[:100]
+    for values in (rare, often):
+        pd.DataFrame({"cat": Z[:, 0], "dog": Z[:, 1], "height": values, "label": labels}).to_csv(
+            tmp_path / "p.csv", index=False
+        )
+        if values is rare:
+            assert read(str(tmp_path / "p.csv"), kind="logits")[0].classes == ("cat", "dog", "height")
+    with pytest.raises(DataError, match="'height' is the largest in 34 of 100 rows and the label of none"):
+        read(str(tmp_path / "p.csv"), kind="logits")
+
+
+NAMED: dict[str, tuple[dict[str, np.ndarray], str]] = {
+    "texts in bytes": ({"labels": np.array([b"yes", b"no", b"yes"]), "classes": np.array([b"no", b"yes"])}, ""),
+    "floats": ({"labels": np.array([2.0, 1.0, 2.0]), "classes": np.array([1.0, 2.0])}, ""),
+    "numbers": (
+        {"labels": np.array([1, 0, 1]), "classes": np.array(["yes", "no"])},
+        "; labels are numbers, of which 0 is yes and 1 is no",
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1), (3,)], ids=str)
+@pytest.mark.parametrize("how", NAMED)
+def test_an_archive_names_the_classes(how: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    arrays, note = NAMED[how]
+    Z = np.array([[-1.0, 1.0], [2.0, -2.0], [-3.0, 3.0]])
+    logits = Z if shape == (3, 2) else 2 * Z[:, 1].reshape(shape)
+    np.savez(tmp_path / "p.npz", logits=logits, **arrays)
+    (found,) = read(str(tmp_path / "p.npz"))
+    assert found.Z_NK.tolist() == Z.tolist()
+    assert found.y_N.tolist() == [1, 0, 1]
+    assert any(text.startswith("the file names the classes") and text.endswith(note) for text in found.notes)
 
 
 def test_a_column_may_turn_from_whole_numbers_to_fractions_late(tmp_path: Path) -> None:

@@ -7,19 +7,18 @@ by the keys of a mapping. Position counts only where there are no names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.frames import array, holds_labels, local, reordered, table
+from calib_bench.evaluation.frames import array, holds_labels, local, table
 from calib_bench.evaluation.validation import Predictions, check
 
 
-def predictions(
-    values: Any, labels: Any, kind: str | None, role: str, classes: tuple[str, ...] | None = None
-) -> tuple[list[Predictions], tuple[str, ...] | None]:
-    """Checked predictions of one model or several, and the names of their classes, if they have any.
+def predictions(values: Any, labels: Any, kind: str | None, role: str) -> list[Predictions]:
+    """Checked predictions of one model or several, with the names of their classes where they have any.
 
     Args:
         values: [N, K] or, for two classes, [N]; several models as [S, N, K], a list of S of them or a mapping by name;
@@ -27,20 +26,17 @@ def predictions(
         labels: [N], or one array a model; the name of the labels where `values` holds them; None to find them there.
         kind: one of KINDS; logits if neither this nor a column's name says so.
         role: "test" or "calibration", for names and messages.
-        classes: names in the order that numbers stand for, where another set of predictions has set it.
 
     Raises:
-        DataError: what is given cannot be such predictions, or names and positions contradict each other.
+        DataError: these cannot be such predictions, or names and positions contradict each other.
     """
     checked = []
-    for name, one, model_labels in _models(local(values), local(labels), role):
-        held = table(one, model_labels, kind, name)
-        if classes is not None and held.classes is not None and held.classes != classes:
-            held = reordered(held, classes, name)
-        classes = classes or held.classes
-        stated = kind or held.kind or "logits"
-        checked.append(check(held.values, held.labels, stated, name, notes=held.notes))
-    return checked, classes
+    for name, model_values, model_labels in _models(local(values), local(labels), role):
+        held = table(model_values, model_labels, kind, name)
+        kind_or_logits = kind or held.kind or "logits"
+        one = check(held.values, held.labels, kind_or_logits, name, notes=held.notes)
+        checked.append(replace(one, classes=held.classes, by_name=held.by_name))
+    return checked
 
 
 # one model or several
@@ -76,34 +72,52 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
     if values is None:
         raise DataError(f"{role}: predictions are missing: give an array [N, K]")
     if isinstance(values, Mapping) and not holds_labels(values, labels):
-        apart = isinstance(labels, Mapping)
-        if apart and set(labels) != set(values):
-            names = (", ".join(map(str, each)) for each in (values, labels))
-            raise DataError("{}: predictions are of {}, labels of {}".format(role, *names))
-        end = "" if role == "test" else f", {role}"
-        pairs = {name: labels[name] if apart else labels for name in values}
-        return [(f"{name}{end}", local(values[name]), local(model_labels)) for name, model_labels in pairs.items()]
-    listed = isinstance(values, list | tuple)
+        return _by_key(values, labels, role)
     if not _several(values):
         return [(role, values, labels)]
-    rows = [local(one) for one in values]
-    S, N = len(rows), len(rows[0])
+    return _by_place(values, labels, role)
+
+
+def _by_key(values: Mapping[Any, Any], labels: Any, role: str) -> list[tuple[str, Any, Any]]:
+    """Models of a mapping, labels by the same names if these are in a mapping too."""
+    if isinstance(labels, Mapping) and set(labels) != set(values):
+        names = (", ".join(map(str, each)) for each in (values, labels))
+        raise DataError("{}: predictions are of {}, labels of {}".format(role, *names))
+    models = []
+    for name, model_values in values.items():
+        model_labels = labels[name] if isinstance(labels, Mapping) else labels
+        called = f"{name}" if role == "test" else f"{name}, {role}"
+        models.append((called, local(model_values), local(model_labels)))
+    return models
+
+
+def _by_place(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
+    """Models of a list or of an array [S, N, K]; labels are of all, or one array a model."""
+    models = [local(one) for one in values]
+    S, N = len(models), len(models[0])
     if _per_model(labels, S, N):
         each = [local(one) for one in labels]
-        if listed and role == "test" and _differ(each, role):
+        if isinstance(values, list | tuple) and role == "test" and _differ(each, role):
             raise DataError(
                 f"{role}: {S} arrays whose labels differ are {S} models with examples of their own, or batches of one "
                 f"model: give the first as a mapping, {{'seed 0': array, ...}}, for both; join the second, "
                 f"numpy.concatenate(values)"
             )
     else:
+        _refuse_batches(models, labels, role)
         each = [labels] * S
-        if labels is not None and not isinstance(labels, str) and len(labels) == sum(map(len, rows)) != N:
-            raise DataError(
-                f"{role}: there are as many labels ({len(labels)}) as rows in all {S} arrays together: if these are "
-                f"batches of one model, join them, numpy.concatenate(values)"
-            )
-    return [(f"{role}{i}", one, model_labels) for i, (one, model_labels) in enumerate(zip(rows, each, strict=True))]
+    return [(f"{role}{i}", one, model_labels) for i, (one, model_labels) in enumerate(zip(models, each, strict=True))]
+
+
+def _refuse_batches(models: Sequence[Any], labels: Any, role: str) -> None:
+    """Raises DataError where there are as many labels as rows in all arrays together."""
+    if labels is None or isinstance(labels, str):
+        return
+    if len(labels) == sum(map(len, models)) != len(models[0]):
+        raise DataError(
+            f"{role}: there are as many labels ({len(labels)}) as rows in all {len(models)} arrays together: if these "
+            f"are batches of one model, join them, numpy.concatenate(values)"
+        )
 
 
 def _differ(labels: Sequence[Any], role: str) -> bool:

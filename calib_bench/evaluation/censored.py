@@ -10,11 +10,13 @@ temperature is then that of the full ones within 2%, where a half of the digit w
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench import registry
 from calib_bench.evaluation.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ class Zeros:
         infinite = ", whose raw log loss is infinite" if self.at_labels else ""
         kept = f"; the file's numbers are {self.resolution.words}"
         return count + infinite + ("; taken as classes that rows do not offer" if self.structural else kept)
+
+    def of_classes(self, order: Sequence[int]) -> Zeros:
+        """The same with the classes in another order, [K] class numbers."""
+        return self if len(self.step_K) == 1 else replace(self, step_K=self.step_K[list(order)])
 
 
 def zeros_of(Z: Array, y: Array, probabilities: Array | None) -> Zeros | None:
@@ -123,8 +129,6 @@ def filled(Z_NK: Tensor, zeros: Zeros, share: float) -> Tensor:
 
 def share_of(Z_NK: Tensor, y_N: Tensor, zeros: Zeros) -> float:
     """The share of the last digit at which a zero explains the calibration labels best, with a temperature."""
-    from calib_bench import registry
-
     if zeros.resolution.form == "hard":
         return 0.5  # any share is the same with a temperature
     temperature = registry.calibrators(("temperature_scaling",))["temperature_scaling"]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from calib_bench import registry
 from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, is_significant
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
-from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, score
+from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.findings import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
 from calib_bench.evaluation.models import Model, aligned, alike, check_folds, distinct, own_tests
 from calib_bench.inference import Interval, difference_interval
@@ -34,50 +35,62 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     Raises:
         DataError: the two are not of the same examples, or not as many.
     """
-    from calib_bench import registry
-
     b = aligned(a, b)
     _same_examples(a, b)
     check_folds([*a, *b], folds)
     nested = own_tests(a)
     raw = score(a, RAW, None), score(b, RAW, None)
-    fits = all(m.calibration is not None for m in (*a, *b)) or folds
-    temperature = registry.calibrators((REPAIRED,))[REPAIRED]
+    fits = bool(folds or all(m.calibration is not None for m in (*a, *b)))
     pairs = [alike(*pair) for pair in zip(a, b, strict=True)]
     same = [one for one, _ in pairs], [other for _, other in pairs]
-    first, second = (score(m, REPAIRED, temperature, folds, seed) if fits else None for m in same)
-    repaired = (first, second) if first is not None and second is not None else None
-    rows = [_row(RAW, metric, raw, interval) for metric, interval in contrasts(*raw, nested).items()]
+    repaired = _repaired(*same, folds, seed) if fits else None
+    frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
+    tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
     if repaired is not None:
-        apart = _apart(a, b)
-        after = contrasts(*repaired, nested, apart)
-        for metric in ("log_loss", "brier"):
-            gain = _gain(raw, repaired, metric, nested, apart)
-            rows.append(_row(CONFIDENCE, metric, None, gain))
-            rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
-        rows.append(_row(DYNAMICS, "ece", repaired, after["ece"]))
-    frame = _frame(rows)
+        tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     one, other = distinct([a[0].test, b[0].test])
-    names = one.name, other.name
+    sentences = _verdict(frame, len(a), (one.name, other.name))
+    warnings = (*_warnings(a, b), *doubts_of(frame, "metric"))
+    if fits:
+        warnings = (*warnings, *_read_alike((*a, *b), (*same[0], *same[1])))
+    return Analysis(sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]))
+
+
+def _repaired(a: Sequence[Model], b: Sequence[Model], folds: int, seed: int) -> tuple[Scored, Scored]:
+    """Scores of both after temperature scaling."""
+    temperature = registry.calibrators((REPAIRED,))[REPAIRED]
+    return score(a, REPAIRED, temperature, folds, seed), score(b, REPAIRED, temperature, folds, seed)
+
+
+def _rows(raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored] | None, nested: bool, apart: bool) -> list[Row]:
+    """Differences in every metric, as they are and, where there is a fit, split by temperature scaling.
+
+    Args:
+        apart: whether the two have calibration examples of their own.
+    """
+    rows = [_row(RAW, metric, raw, interval) for metric, interval in contrasts(*raw, nested).items()]
+    if repaired is None:
+        return rows
+    after = contrasts(*repaired, nested, apart)
+    for metric in ("log_loss", "brier"):
+        rows.append(_row(CONFIDENCE, metric, None, _gain(raw, repaired, metric, nested, apart)))
+        rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
+    return [*rows, _row(DYNAMICS, "ece", repaired, after["ece"])]
+
+
+def _note(
+    a: Sequence[Model], b: Sequence[Model], frame: pd.DataFrame, repaired: tuple[Scored, Scored] | None, nested: bool
+) -> str:
+    """What a reader of the differences must know."""
     note = (
         f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
         f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."
     )
     if repaired is not None:
-        note += " " + (COUNTED if any(s.slopes for s in repaired) else UNCOUNTED)
+        note += " " + (COUNTED if any(scored.slopes for scored in repaired) else UNCOUNTED)
     if "doubtful" in frame:
         note += f" {DOUBTFUL}."
-    tables = {"comparison": Table("A minus B", frame, note, paper=True)}
-    if repaired is not None:
-        tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
-    sentences = _verdict(frame, len(a), names)
-    doubts = doubts_of(frame, "metric")
-    return Analysis(
-        sentences,
-        tables,
-        (*_warnings(a, b), *doubts, *(_read_alike((*a, *b), (*same[0], *same[1])) if fits else ())),
-        summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]),
-    )
+    return note
 
 
 def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ...]:
@@ -164,8 +177,6 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
     import pandas as pd
-
-    from calib_bench.evaluation.evaluate import kappa_of
 
     return pd.DataFrame(
         [

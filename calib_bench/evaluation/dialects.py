@@ -14,7 +14,7 @@ import json
 import lzma
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,22 +176,53 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
 
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
+    """A table of what a JSON document holds, and notes: objects, an object of columns, or pandas' "split" form."""
     import pyarrow as pa
 
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
         names = dict.fromkeys(name for row in content for name in row)
         return pa.table({name: [row.get(name) for row in content] for name in names}), []
-    if isinstance(content, dict) and (columns := {k: v for k, v in content.items() if isinstance(v, list)}):
-        lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise DataError(
-                f"{path}: its lists differ in length ({', '.join(f'{k}: {n}' for k, n in lengths.items())})"
-            )
-        aside = [name for name in content if name not in columns]
-        return pa.table(columns), [f"not used: {', '.join(aside)}"] * bool(aside)
-    raise DataError(
-        f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
-    )
+    columns = _named_columns(content) if isinstance(content, dict) else {}
+    if not columns:
+        raise DataError(
+            f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
+        )
+    _refuse_other_lengths(columns, path)
+    aside = [name for name in content if name not in columns and name not in SPLIT]
+    return pa.table(columns), [f"not used: {', '.join(aside)}"] if aside else []
+
+
+def _refuse_other_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
+        raise DataError(f"{path}: its lists differ in length ({listed})")
+
+
+SPLIT = ("columns", "index", "data")
+"""Keys of what `DataFrame.to_json(orient="split")` writes."""
+
+
+def _named_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns by name: lists; objects with the same keys, the rows; or names of columns beside rows of data."""
+    if _is_split(content):
+        return {str(name): [row[k] for row in content["data"]] for k, name in enumerate(content["columns"])}
+    lists = {name: column for name, column in content.items() if isinstance(column, list)}
+    objects = {name: column for name, column in content.items() if isinstance(column, dict)}
+    if lists or not objects:
+        return lists
+    rows = list(next(iter(objects.values())))
+    if any(list(column) != rows for column in objects.values()):
+        return {}
+    return {name: list(column.values()) for name, column in objects.items()}
+
+
+def _is_split(content: Mapping[str, Any]) -> bool:
+    """Whether an object holds names of columns beside rows of as many values."""
+    if set(content) != set(SPLIT) or not all(isinstance(content[key], list) for key in SPLIT):
+        return False
+    K = len(content["columns"])
+    return all(isinstance(row, list) and len(row) == K for row in content["data"])
 
 
 def _block(data: bytes) -> int:
@@ -208,19 +239,47 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
     data, delimiter, notes = _start(original, expected)
     skipped = original.count(b"\n") - data.count(b"\n")
     delimiter = delimiter or _delimiter(list(_lines(data)), expected)
+    data, comments = _without_comments(data, delimiter)
+    if comments:
+        notes.append(f"{comments} line{'s' if comments > 1 else ''} of comment among the rows left out")
     if delimiter == " ":  # of any number, as in what is printed; a missing number is then a row too short
         data = b"\n".join(b" ".join(line.split()) for line in data.splitlines())
     if delimiter != expected:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
-    words = [i for i, column in enumerate(table.columns) if _is_text(column)]
-    if any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in words):
-        other = _parsed(data, delimiter, ",", path, skipped)
-        turned = [i for i in words if not _is_text(other.column(i))]
-        if turned and not any(_is_text(column) and i not in words for i, column in enumerate(other.columns)):
-            _never_thousands([table.column(i) for i in turned], table.column_names[turned[0]], path)
-            return other, [*notes, "commas are read as decimal marks"]
-    return table, notes
+    texts = [i for i, column in enumerate(table.columns) if _is_text(column)]
+    if not any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in texts):
+        return table, notes
+    with_commas = _parsed(data, delimiter, ",", path, skipped)
+    if not _has_more_numbers(with_commas, texts):
+        return table, notes
+    numbers = [i for i in texts if not _is_text(with_commas.column(i))]
+    _never_thousands([table.column(i) for i in numbers], table.column_names[numbers[0]], path)
+    return with_commas, [*notes, "commas are read as decimal marks"]
+
+
+def _has_more_numbers(table: Any, texts: Sequence[int]) -> bool:
+    """Whether some columns that were texts are numbers in the table, and none of the others is text."""
+    still_texts = {i for i, column in enumerate(table.columns) if _is_text(column)}
+    return still_texts < set(texts)
+
+
+def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:
+    """Lines of blanks alone, and those that begin with # and are no row, made empty; and how many were comments.
+
+    A line that begins with # is a row if it has as many fields as the header.
+    """
+    data = re.sub(rb"(?m)^ +(?=\r?$)", b"", data)
+    if b"\n#" not in data or b'"' in data:
+        return data, 0
+    lines = data.split(b"\n")
+    columns = len(_fields(lines[0].decode("utf-8", "replace"), delimiter))
+    comments = 0
+    for i, line in enumerate(lines):
+        if line.startswith(b"#") and len(_fields(line.decode("utf-8", "replace"), delimiter)) != columns:
+            lines[i] = b""
+            comments += 1
+    return b"\n".join(lines), comments
 
 
 def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
@@ -229,7 +288,7 @@ def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
     The last of those is the header if it has as many fields as the line of numbers below it, as in what
     `numpy.savetxt(header=...)` writes.
     """
-    data = data.lstrip(b"\r\n")
+    data = re.sub(rb"\A(?:[ \t]*\r?\n)+", b"", data)
     if match := re.match(rb'"?sep=(.)"?\r?\n', data):
         return data[match.end() :], match[1].decode("latin-1"), []
     comments: list[bytes] = []
@@ -312,7 +371,9 @@ def _ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> str:
     if short is None:
         return ""
     shown = delimiter.join(short)
-    hint = "; does a first column of row names lack its name?" if len(short) == len(header) + 1 else ""
+    hint = ""
+    if len(short) == len(header) + 1:
+        hint = "; does a first column of row names lack its name?" if short[-1] else "; do rows end in a delimiter?"
     names = f"{len(header)} column{'s' * (len(header) != 1)} ({delimiter.join(header)[:60]})"
     return (
         f"{path} cannot be read as {table_suffix(path)[1:]}: the header, separated by {_called(delimiter)}, names "

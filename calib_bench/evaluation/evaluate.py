@@ -7,17 +7,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from calib_bench import inference
+from calib_bench.analysis.fitting import CalibratorError, too_large
+from calib_bench.analysis.measure import METRICS
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
+from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
+from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, own_tests
+from calib_bench.inference import (
+    Binned,
+    Fitted,
+    Interval,
+    aurc_interval,
+    binned_interval,
+    crossed_interval,
+    difference_interval,
+    ece_interval,
+    ece_null,
+    score_interval,
+    within,
+)
+from calib_bench.metrics import confidence_n, entropy_n, measure
+from calib_bench.metrics.binned import equal_width
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from calib_bench.core.baseline import Calibrator
-    from calib_bench.inference import Binned, Fitted, Interval
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
@@ -62,11 +81,6 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     """
     from torch.nn.functional import one_hot
 
-    from calib_bench.analysis.measure import METRICS
-    from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
-    from calib_bench.inference import ece_null
-    from calib_bench.metrics import confidence_n, entropy_n, measure
-
     cells = sum(m.test.Z_NK.numel() for m in models)
     examples: dict[str, list[Tensor]] = {}
     metrics: dict[str, list[float]] = {}
@@ -101,9 +115,20 @@ def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
-    from calib_bench.inference import aurc_interval, binned_interval, ece_interval, score_interval, within
 
     S = len(y)
+    intervals = {name: within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
+    row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
+    for name, interval in intervals.items():
+        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
+    if S == 1:
+        row["ece_null_p"] = scored.nulls[0][1]
+    return row | kappa_of(scored) | doubtful(intervals)
+
+
+def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, Interval]:
+    """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
     top = _top(scored)
     intervals: dict[str, Interval] = {
         "ece": ece_interval(*top, nested=nested),
@@ -119,17 +144,10 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     for metric, name in MEANS.items():
         rows = [values.numpy() for values in scored.examples[name]]
         intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
-    for metric in scored.metrics if S > 1 else ():
-        if metric not in intervals:
+    if len(y) > 1:
+        for metric in [name for name in scored.metrics if name not in intervals]:
             intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
-    intervals = {name: within(interval, name) for name, interval in intervals.items()}
-    row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
-    for name, interval in intervals.items():
-        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
-    if S == 1:
-        row["ece_null_p"] = scored.nulls[0][1]
-    return row | kappa_of(scored) | doubtful(intervals)
+    return intervals
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -140,16 +158,11 @@ def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
 
 def _binned(p: Tensor, hit: Tensor) -> Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-    from calib_bench.inference import Binned
-    from calib_bench.metrics.binned import equal_width
-
     return Binned((p - hit).numpy(), equal_width(p).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
     """Geometric mean over seeds; the interval is over seeds and calibration examples, none at a bound."""
-    from calib_bench.inference import crossed_interval
-
     if not scored.log_kappa:
         return {}
     rows = [values.numpy() for values in scored.log_kappa]
@@ -176,17 +189,20 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
     """
     import numpy as np
 
-    from calib_bench import inference
-
     sides = [scored] if other is None else [scored, other]
-    if any(not side.slopes or side.at_bound or metric not in side.slopes[0] for side in sides):
-        return None
-    if any(len({len(values) for values in side.log_kappa}) > 1 for side in sides):
+    if not all(_has_fits(side, metric) for side in sides):
         return None
     log_T = [np.stack([values.numpy() for values in side.log_kappa]) for side in sides]
     pairs = np.array([[slopes[metric] for slopes in side.slopes] for side in sides])
     together = inference.apart(*log_T) if apart else np.stack(log_T)
     return inference.fitted(together, pairs[..., 0], pairs[..., 1], (1.0, -1.0)[: len(sides)])
+
+
+def _has_fits(scored: Scored, metric: str) -> bool:
+    """Whether a metric has slopes in the temperature, and all temperatures are off their bounds, of equal samples."""
+    if not scored.slopes or scored.at_bound or metric not in scored.slopes[0]:
+        return False
+    return len({len(values) for values in scored.log_kappa}) == 1
 
 
 def evaluate(
@@ -212,53 +228,87 @@ def evaluate(
         UserError: a chosen calibrator is not for such predictions, or all of them failed, or there are too few examples
             for the folds.
     """
-    from calib_bench.analysis.fitting import CalibratorError, too_large
-    from calib_bench.evaluation.findings import tables, verdict, warnings
-
     check_folds(models, folds)
-    nested = own_tests(models)
-    y = [m.test.y_N for m in models]
-    exact = all(m.exact for m in models)
-    fits = models[0].calibration is not None or folds
-    rows, differences, per_model, skipped = [], [], [], []
-    raw = None
-    K = models[0].test.Z_NK.shape[1]
-    for method, calibrator in ((RAW, None), *(calibrators.items() if fits else ())):
-        if calibrator is not None and calibrator.classes not in (None, K) and not chosen:
-            continue
-        large = too_large(calibrator, *_largest(models)) if calibrator is not None and not chosen else None
-        if large is not None:
-            skipped.append(f"{method} was left out: {large}; --calibrator {method} fits it all the same.")
-            continue
-        try:
-            scored = score(models, method, calibrator, folds, seed)
-        except UserError as error:
-            if calibrator is None or (chosen and not isinstance(error, CalibratorError)):
-                raise
-            skipped.append(f"{method} was left out: {error}")
-            continue
-        except MemoryError:
-            if calibrator is None:
-                raise
-            skipped.append(f"{method} was left out: what it gave could not be measured for want of memory")
+    nested, exact = own_tests(models), all(m.exact for m in models)
+    fits = bool(models[0].calibration is not None or folds)
+    results = _Results(models, nested)
+    skipped: list[str] = []
+    for method, calibrator in _methods(models, calibrators if fits else {}, chosen).items():
+        scored = _attempt(models, method, calibrator, folds, seed, chosen)
+        if isinstance(scored, str):
+            skipped.append(f"{method} was left out: {scored}")
             continue
         skipped += cautions(models, method, calibrator)
-        marked = calibrator is not None and not calibrator.shift_invariant and not exact
-        rows.append({"method": method, **summary(scored, nested, y), "remark": REMARK if marked else None})
-        per_model += [
-            {"model": m.test.name, "method": method, **{name: v[i] for name, v in scored.metrics.items()}}
-            | dict(zip(("ece_null", "ece_p"), scored.nulls[i], strict=True))
-            for i, m in enumerate(models)
-        ]
-        if raw is None:
-            raw = scored
-        else:
-            differences.append({"method": method, **contrast(scored, raw, nested)})
-    if chosen and fits and len(rows) == 1:
+        shifted = calibrator is not None and not calibrator.shift_invariant
+        results.add(method, scored, REMARK if shifted and not exact else None)
+    if chosen and fits and len(results.rows) == 1:
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
-    frames = {"evaluation": _frame(rows), "differences": adjusted(_frame(differences)), "models": _frame(per_model)}
+    frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+@dataclass
+class _Results:
+    """Rows of tables, filled method by method, the raw predictions first."""
+
+    models: Sequence[Model]
+    nested: bool
+    rows: list[Row] = field(default_factory=list)
+    differences: list[Row] = field(default_factory=list)
+    per_model: list[Row] = field(default_factory=list)
+    raw: Scored | None = None
+
+    def add(self, method: str, scored: Scored, remark: str | None) -> None:
+        """Add the rows of a method's scores."""
+        y = [model.test.y_N for model in self.models]
+        self.rows.append({"method": method, **summary(scored, self.nested, y), "remark": remark})
+        for i, model in enumerate(self.models):
+            metrics = {name: values[i] for name, values in scored.metrics.items()}
+            ece_null, ece_p = scored.nulls[i]
+            row = {"model": model.test.name, "method": method, **metrics, "ece_null": ece_null, "ece_p": ece_p}
+            self.per_model.append(row)
+        if self.raw is None:
+            self.raw = scored
+        else:
+            self.differences.append({"method": method, **contrast(scored, self.raw, self.nested)})
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The rows as data frames: of methods, of their differences from raw, and of each model."""
+        differences = adjusted(_frame(self.differences))
+        return {"evaluation": _frame(self.rows), "differences": differences, "models": _frame(self.per_model)}
+
+
+def _methods(
+    models: Sequence[Model], calibrators: Mapping[str, Calibrator], chosen: bool
+) -> dict[str, Calibrator | None]:
+    """The raw predictions (None) and the calibrators, without those for other numbers of classes unless chosen."""
+    K = models[0].test.Z_NK.shape[1]
+    fitting = {name: one for name, one in calibrators.items() if chosen or one.classes in (None, K)}
+    return {RAW: None, **fitting}
+
+
+def _attempt(
+    models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int, seed: int, chosen: bool
+) -> Scored | str:
+    """Scores of a method, or why it is left out.
+
+    Raises:
+        UserError: a chosen calibrator is not for such predictions.
+    """
+    if calibrator is None:
+        return score(models, method, None, folds, seed)
+    large = None if chosen else too_large(calibrator, *_largest(models))
+    if large is not None:
+        return f"{large}; --calibrator {method} fits it all the same."
+    try:
+        return score(models, method, calibrator, folds, seed)
+    except UserError as error:
+        if chosen and not isinstance(error, CalibratorError):
+            raise
+        return str(error)
+    except MemoryError:
+        return "what it gave could not be measured for want of memory"
 
 
 def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None) -> list[str]:
@@ -292,8 +342,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
         apart: see `fitted_to`.
     """
     import numpy as np
-
-    from calib_bench.inference import difference_interval, ece_interval
 
     intervals = {}
     for metric in ("accuracy", "log_loss", "brier"):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import DOUBTFUL, cell, is_significant
 from calib_bench.core.study import Table
+from calib_bench.evaluation.models import Model, shared_rows
+from calib_bench.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.evaluation.models import Model
-    from calib_bench.evaluation.predictions import Predictions
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
@@ -90,7 +90,7 @@ def _fits(frame: pd.DataFrame, context: Context) -> str:
     methods = [name for name in frame["method"] if name != "raw"]
     if not methods:
         return ""
-    if context["folds"] or "temperature_scaling" not in methods or not known_any(frame, "kappa_low"):
+    if context["folds"] or "temperature_scaling" not in methods or not any_number(frame, "kappa_low"):
         return UNCOUNTED
     others = " Those of other calibrators hold for these fits." if len(methods) > 1 else ""
     return COUNTED + others
@@ -115,25 +115,34 @@ def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, 
         f"by chance{_p(raw)}."
     ]
     kappa = rows.get("temperature_scaling", {})
-    if known(kappa, "kappa"):
+    if has_number(kappa, "kappa"):
         sentences.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
     differences = frames["differences"].to_dict("records")
-    finite = [row for row in differences if math.isfinite(row["log_loss"])]
-    if finite:
-        best = min(finite, key=lambda row: row["log_loss"])
-        better = [row["method"] for row in finite if is_significant(row, "log_loss") and row["log_loss"] < 0]
-        worse = [row["method"] for row in finite if is_significant(row, "log_loss") and row["log_loss"] > 0]
-        sentences.append(
-            f"Of {len(differences)} calibrators {best['method']} has the lowest log loss, {cell(best, 'log_loss')} "
-            f"nats against raw. After Holm's correction, lower than raw: {', '.join(better) or 'none'}; higher: "
-            f"{', '.join(worse) or 'none'}; of the others the data cannot say."
-        )
-    elif not differences:
+    if differences:
+        sentences += _calibrators(differences)
+    else:
         sentences.append(
             "No calibrator was fitted: give the predictions for a held-out calibration set with --calibration, or "
             "--cross-fit 5 to fit and judge on this one by folds."
         )
     return tuple(sentences)
+
+
+def _calibrators(differences: Sequence[Row]) -> list[str]:
+    """Which calibrator has the lowest log loss, and which change it; nothing where all are infinite."""
+    finite = [row for row in differences if math.isfinite(row["log_loss"])]
+    if not finite:
+        return []
+    best = min(finite, key=lambda row: row["log_loss"])
+    significant = [row for row in finite if is_significant(row, "log_loss")]
+    lower = ", ".join(row["method"] for row in significant if row["log_loss"] < 0)
+    higher = ", ".join(row["method"] for row in significant if row["log_loss"] > 0)
+    among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
+    return [
+        f"{best['method']} has the lowest log loss of {among}, "
+        f"{cell(best, 'log_loss')} nats against raw. After Holm's correction, lower than raw: {lower or 'none'}; "
+        f"higher: {higher or 'none'}; the others are inconclusive."
+    ]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
@@ -159,30 +168,37 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
-    from calib_bench.evaluation.models import shared_rows
-
     sentences = []
     least = min(len(m.test.y_N) for m in models)
     if least < FEW:
         sentences.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
-    mixed = [m for m in models if m.calibration is not None and m.calibration.exact != m.test.exact]
-    if mixed:
-        sentences.append(
-            f"{mixed[0].test.name}: of calibration and test predictions only one holds logits, so calibrators see log "
-            f"p of both."
-        )
-    for model in models:
-        shared = shared_rows(model)
-        if shared and model.calibration is not None:
-            sentences.append(
-                f"{shared:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are "
-                f"rows of the test set {model.test.name}: calibrators are judged on examples they were fitted to."
-            )
+    sentences += _mixed(models)
+    sentences += [_shared(model, rows) for model in models if (rows := shared_rows(model))]
     everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
     everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
     sentences += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
     sentences += [_zeros(m) for m in models if m.zeros is not None and m.shares]
     return sentences
+
+
+def _mixed(models: Sequence[Model]) -> list[str]:
+    """A warning where one of a model's two sets holds logits and the other probabilities; nothing where none does."""
+    for model in models:
+        if model.calibration is not None and model.calibration.exact != model.test.exact:
+            return [
+                f"{model.test.name}: of calibration and test predictions only one holds logits, so calibrators see "
+                f"log p of both."
+            ]
+    return []
+
+
+def _shared(model: Model, rows: int) -> str:
+    """A warning of calibration rows that are rows of the test set."""
+    assert model.calibration is not None
+    return (
+        f"{rows:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are rows of the "
+        f"test set {model.test.name}: calibrators are judged on examples they were fitted to."
+    )
 
 
 def _zeros(model: Model) -> str:
@@ -202,23 +218,23 @@ def _zeros(model: Model) -> str:
     )
 
 
-def known_any(frame: pd.DataFrame, column: str) -> bool:
+def any_number(frame: pd.DataFrame, column: str) -> bool:
     """Whether any row has a number there."""
     return column in frame and bool(frame[column].notna().any())
 
 
-def known(row: Row, column: str) -> bool:
+def has_number(row: Row, column: str) -> bool:
     """Whether the row has a finite number there."""
     value = row.get(column)
     return value is not None and math.isfinite(value)
 
 
 def _p(row: Row) -> str:
-    return f" (p = {row['ece_null_p']:.2g})" if known(row, "ece_null_p") else ""
+    return f" (p = {row['ece_null_p']:.2g})" if has_number(row, "ece_null_p") else ""
 
 
 def _confidence(row: Row) -> str:
-    if not known(row, "kappa_low"):
+    if not has_number(row, "kappa_low"):
         return "the temperature stopped at a bound, as the calibration set is separable or says nothing"
     if row["kappa_low"] > 1:
         return "the model is overconfident"

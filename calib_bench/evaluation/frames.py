@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.errors import DataError, nearest
-from calib_bench.evaluation.formats import choose, from_torch, kind_of
+from calib_bench.errors import DataError
+from calib_bench.evaluation.archives import decoded, from_torch
+from calib_bench.evaluation.class_columns import stack
+from calib_bench.evaluation.class_names import KindAndClass, bare, class_of, label_words, shown
+from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
+from calib_bench.evaluation.labels_by_name import positions, refuse_no_first
+from calib_bench.evaluation.named_arrays import named
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, says_something_else
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Array = NDArray[Any]
 
@@ -24,23 +33,23 @@ LONG = 200
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a data frame that are classes, in order.
+    """Predictions and labels of one model, as a notebook holds them.
 
     Attributes:
-        values: [N, K].
+        values: [N, K], or [N] for two classes.
         labels: [N], which of the columns is right, from 0.
-        kind: one of KINDS, None where no name says so.
-        classes: the names of the columns, None where they are numbers from 0 or where there are none.
-        numbered: whether labels were numbers although classes have names.
+        kind: one of `vocabulary.KINDS`; None where no name says so.
+        classes: the names of the columns; None where they are numbers from 0 or where there are none.
+        by_name: whether labels were read by those names.
         notes: how names were matched.
     """
 
     values: Array
     labels: Array
-    kind: str | None
-    classes: tuple[str, ...] | None
-    numbered: bool
-    notes: tuple[str, ...]
+    kind: str | None = None
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    notes: tuple[str, ...] = ()
 
 
 # numbers
@@ -56,35 +65,58 @@ def local(values: Any) -> Any:
 def array(values: Any, name: str) -> Array:
     """Numbers or texts as an array, whatever holds them.
 
+    Args:
+        name: what they are, for errors.
+
     Raises:
-        DataError: they are no array, or some are masked or not there.
+        DataError: they are no array, or some are masked or missing.
     """
     import torch
 
     if values is None:
         raise DataError(f"{name}: None is given where an array is expected")
     if isinstance(values, torch.Tensor):
-        if values.is_meta:
-            raise DataError(f"{name}: a tensor on the meta device holds no numbers: compute it on another")
-        dense = values.detach().to_dense() if values.layout is not torch.strided else values.detach()
-        return from_torch(dense.resolve_conj().resolve_neg().cpu())
+        return _from_tensor(values, name)
     if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
         values = [array(one, name).tolist() for one in values]
+    converted = _converted(values, name)
+    if isinstance(values, np.ma.MaskedArray):
+        _refuse_masked(values, name)
+    if converted.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # of ml_dtypes, which JAX and others use
+        converted = converted.astype(np.float32)
+    return converted
+
+
+def _from_tensor(tensor: Tensor, name: str) -> Array:
+    import torch
+
+    if tensor.is_meta:
+        raise DataError(f"{name}: a tensor on the meta device holds no numbers: compute it on another")
+    tensor = tensor.detach()
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return from_torch(dense.resolve_conj().resolve_neg().cpu())
+
+
+def _converted(values: Any, name: str) -> Array:
+    """What numpy makes of values, if it is numbers or texts."""
     try:
         converted = np.ma.getdata(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
         if converted.dtype.kind == "O":
             converted = np.asarray(converted.tolist())  # numbers or texts, as in columns of mixed types
+        converted = decoded(converted)
     except (ValueError, TypeError, RuntimeError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{name}: {type(values).__name__} cannot be read as an array of numbers: {text}") from None
     if converted.dtype.kind == "O":
         raise DataError(f"{name}: some entries are missing, or of different kinds: expected numbers only")
-    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
-        i = int(np.ma.getmaskarray(values).reshape(len(values), -1).any(1).argmax())
-        raise DataError(f"{name}: some numbers are masked, the first in row {i}: leave such rows out")
-    if converted.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # of ml_dtypes, which JAX and others use
-        converted = converted.astype(np.float32)
     return converted
+
+
+def _refuse_masked(values: Any, name: str) -> None:
+    masked = np.ma.getmaskarray(values)
+    if masked.any():
+        i = int(masked.reshape(len(values), -1).any(1).argmax())
+        raise DataError(f"{name}: some numbers are masked, the first in row {i}: leave such rows out")
 
 
 # data frames
@@ -100,7 +132,16 @@ def holds_labels(values: Any, labels: Any) -> bool:
 
 
 def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
-    """Predictions and labels of one model, rows and classes matched by what names they have."""
+    """Predictions and labels of one model, rows and classes matched by their names.
+
+    Args:
+        labels: [N]; the name of the labels where `values` holds them, None to find them by a usual name.
+        kind: what columns hold whose names say no kind, where `values` holds labels; one of KINDS.
+        name: of the model, for errors.
+
+    Raises:
+        DataError: labels are missing, or names do not tell which column is of which class.
+    """
     if holds_labels(values, labels):
         return _as_file(values, labels, kind, name)
     if labels is None or isinstance(labels, str):
@@ -108,54 +149,106 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
         raise DataError(f"{name}: labels are missing: {hint}")
     y, notes = _labels(values, labels, name)
     if not hasattr(values, "columns"):
-        return Table(array(values, name), y, None, None, False, notes)
-    chosen, names, of, aside = _class_columns([*values.columns], y, name)
-    numbers = array(values if len(chosen) == len(values.columns) else values.iloc[:, chosen], name)
-    notes = (*notes, *([f"not used: {', '.join(aside)}"] if aside else []))
+        return Table(array(values, name), positions(y, None, name)[0], notes=notes)
+    chosen = _class_columns([*values.columns], y, name)
+    all_columns = len(chosen.places) == len(values.columns)
+    numbers = array(values if all_columns else values.iloc[:, chosen.places], name)
+    if chosen.aside:
+        notes = (*notes, f"not used: {', '.join(chosen.aside)}")
     if numbers.ndim != 2:
-        return Table(numbers, y, None, None, False, notes)
-    order, y, classes, numbered, more = _classes(names, y, name)
-    return Table(numbers[:, order], y, of, classes, numbered, (*notes, *more))
+        return Table(numbers, y, notes=notes)
+    order = _order(chosen.classes, y, name)
+    if chosen.kind is None and kind not in SUM_TO_ONE:
+        _refuse_no_classes(order, numbers, name, _texts(y))
+    values_NK = numbers[:, order.columns]
+    return Table(values_NK, order.labels, chosen.kind, order.classes, order.by_name, (*notes, *order.notes))
 
 
-def _class_columns(columns: Sequence[Any], y: Array, name: str) -> tuple[list[int], list[Any], str | None, list[str]]:
-    """Which columns are classes, by their names; what these say of the class and, if all do, of the kind; the others.
+def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
+    """Raises DataError where a column whose name is no number is no class by its numbers."""
+    if order.classes is not None and _numbers_of(order.classes) is None:
+        columns = dict(zip(order.classes, values.T, strict=True))
+        refuse_no_classes({text: text for text in order.classes}, columns, name, words)
+
+
+@dataclass(frozen=True)
+class _ClassColumns:
+    """The columns of a data frame that are classes.
+
+    Attributes:
+        places: their positions among all columns.
+        classes: what each says of its class: a name, or the column's own.
+        kind: the kind of prediction that all of them say; None where they say none, or several.
+        aside: names of the other columns.
+    """
+
+    places: list[int]
+    classes: list[Any]
+    kind: str | None
+    aside: list[str]
+
+
+def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns:
+    """Tell the columns that are classes by their names.
 
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    from calib_bench.evaluation.class_names import NO_CLASS, ROW_IDS, bare, class_of, label_words, plain
-
-    words = set(map(str, y.ravel().tolist())) if y.dtype.kind in "UT" else set()
+    words = _texts(y)
     names = [str(column) for column in columns]
-    pairs = [class_of(text, label_words(names, words)) for text in names]
-    aside = [
-        k
-        for k, text in enumerate(names)
-        if text not in words and not (pairs[k] or kind_of(text)) and plain(text) in (*ROW_IDS, *NO_CLASS)
-    ]
-    chosen = [k for k in range(len(names)) if k not in aside]
-    if not chosen:
-        return [*range(len(names))], [*columns], None, []
-    kinds = {of[0] for k in chosen if (of := pairs[k])}
-    strange = [names[k] for k in chosen if pairs[k] is None]
-    if kinds and strange:
+    all_words = label_words(names, words)
+    pairs = {text: class_of(text, all_words) for text in names}
+    aside = [text for text in names if _is_aside(text, pairs[text], words)]
+    places = [k for k, text in enumerate(names) if text not in aside]
+    if not places:
+        return _ClassColumns([*range(len(names))], [*columns], None, [])
+    chosen = [names[k] for k in places]
+    _refuse_mixed(chosen, [pairs[text] for text in chosen], name)
+    kinds = {pair[0] if (pair := pairs[text]) else kind_of(text) for text in chosen}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    classes = [_class_name(pairs[names[k]], columns[k]) for k in places]
+    if pairs[chosen[0]] is None and not words & set(names):
+        classes = _without_affixes(chosen) or classes
+    return _ClassColumns(places, classes, kind, aside)
+
+
+def _is_aside(text: str, pair: KindAndClass | None, words: Collection[str]) -> bool:
+    """Whether a column's name says that it is no class, and no label is called so."""
+    return text not in words and pair is None and kind_of(text) is None and says_something_else(text)
+
+
+def _without_affixes(names: Sequence[str]) -> list[Any]:
+    """Each column's class where all names say the same beside it, as `cat` of `cat_prob`; else nothing."""
+    short = bare(names)
+    same_name_twice = len(short) < len(names)
+    if same_name_twice or all(short[text] == text.strip() for text in names):
+        return []
+    return [*short.values()]
+
+
+def _texts(y: Array) -> set[str]:
+    """The distinct labels where they are texts; nothing where they are numbers."""
+    return {str(label).strip() for label in y.ravel().tolist()} if y.dtype.kind in "UT" else set()
+
+
+def _class_name(pair: KindAndClass | None, column: Any) -> Any:
+    """The class's name where the column's name says one; else the column's."""
+    return pair[1] if pair is not None and isinstance(pair[1], str) else column
+
+
+def _refuse_mixed(names: Sequence[str], pairs: Sequence[KindAndClass | None], name: str) -> None:
+    """Raises DataError where some columns' names say which class they are, and others' do not."""
+    telling = [text for text, pair in zip(names, pairs, strict=True) if pair is not None]
+    strange = [text for text, pair in zip(names, pairs, strict=True) if pair is None]
+    if telling and strange:
         raise DataError(
-            f"{name}: column {strange[0]!r} stands beside {next(names[k] for k in chosen if pairs[k])!r}, and its name "
-            f"does not say which class it is: remove it, or name it as the others"
+            f"{name}: column {strange[0]!r} stands beside {telling[0]!r}, and its name does not say which class it "
+            f"is: remove it, or name it as the others"
         )
-    of_kind = {*kinds, *(kind_of(names[k]) for k in chosen if pairs[k] is None)}
-    short = bare([names[k] for k in chosen]) if len({names[k] for k in chosen}) == len(chosen) and not kinds else {}
-    classes = [of[1] if (of := pairs[k]) and isinstance(of[1], str) else columns[k] for k in chosen]
-    if any(short[name] != name.strip() for name in short) and not words & set(names):
-        classes = [*short.values()]
-    return chosen, classes, next(iter(of_kind)) if len(of_kind) == 1 else None, [names[k] for k in aside]
 
 
 def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
-    from calib_bench.evaluation.class_names import named, stack
-
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
@@ -165,9 +258,8 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table
     if framed:
         refuse_confidence(arrays, name)
     stacked = stack(arrays, name, kind) if framed else named(arrays, name)
-    content = choose(stacked.arrays, name, kind, [*notes, *stacked.notes])
-    numbered = stacked.classes is not None and not stacked.by_name
-    return Table(content.values, content.labels, content.kind, stacked.classes, numbered, content.notes)
+    content = content_of(stacked, name, kind, notes)
+    return Table(content.values, content.labels, content.kind, content.classes, content.by_name, content.notes)
 
 
 def _column(held: Any, column: Any, name: str) -> Array:
@@ -183,21 +275,20 @@ def _column(held: Any, column: Any, name: str) -> Array:
 
 
 def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]]:
-    """Labels in the order of the predictions' rows, by index where both have one that names rows."""
+    """Labels in the order of the predictions' rows, by index where both have one that names rows; and notes."""
     import pandas as pd
 
     y = array(labels, f"{name}: labels")
     rows, label_index = getattr(values, "index", None), getattr(labels, "index", None)
     if not isinstance(label_index, pd.Index) or len(label_index) != len(values):
         return y, ()
-    counted = pd.RangeIndex(len(label_index))
     if not isinstance(rows, pd.Index):
-        shuffled = not label_index.equals(counted) and label_index.is_unique and label_index.isin(counted).all()
+        shuffled = _is_shuffled(label_index)
         return y, ("labels are taken in their order, not in that of their index",) if shuffled else ()
     if rows.equals(label_index):
         return y, ()
     same = rows.is_unique and label_index.is_unique and label_index.isin(rows).all()
-    if rows.equals(counted) or label_index.equals(counted):
+    if _only_counts(rows) or _only_counts(label_index):
         if same:
             raise DataError(
                 f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
@@ -211,74 +302,93 @@ def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]
     return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
 
 
-def _classes(
-    columns: Sequence[Any], y: Array, name: str
-) -> tuple[list[int], Array, tuple[str, ...] | None, bool, tuple[str, ...]]:
-    """Columns in the order of the classes; labels as positions in it; names; whether labels were numbers; notes."""
-    from calib_bench.evaluation.class_names import positions, refuse_no_first
+def _only_counts(index: pd.Index) -> bool:
+    """Whether an index counts rows from 0."""
+    import pandas as pd
 
+    return bool(index.equals(pd.RangeIndex(len(index))))
+
+
+def _is_shuffled(index: pd.Index) -> bool:
+    """Whether an index holds the numbers of rows in another order."""
+    import pandas as pd
+
+    return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Columns in the order of the classes.
+
+    Attributes:
+        columns: [K], positions among the class columns.
+        labels: [N], positions in that order.
+        classes: names of the classes; None where they are numbers from 0.
+        by_name: whether labels were read by those names.
+        notes: how columns and labels were matched.
+    """
+
+    columns: list[int]
+    labels: Array
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    notes: tuple[str, ...] = ()
+
+
+_SERIES = re.compile(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?")
+
+
+def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
+    """Class columns in the order of their numbers if labels are numbers, else as they are, labels read by their names.
+
+    Args:
+        columns: [K], what each column says of its class.
+
+    Raises:
+        DataError: two columns are of one class, or a label is of none.
+    """
     K, texts = len(columns), y.dtype.kind in "UT"
-    names = [str(column).strip() for column in columns]
-    if len(set(names)) < K:
+    classes = tuple(str(column).strip() for column in columns)
+    if len(set(classes)) < K:
         raise DataError(f"{name}: two columns have the same name: rename or remove one")
-    matches = [re.fullmatch(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?", text) for text in names]
-    numbers = [int(match[2]) for match in matches if match]
-    if len(numbers) == K and len({match[1] for match in matches if match}) == 1 and not texts:
-        return _numbered(numbers, names, y, name)
-    if y.dtype.kind == "b" and sorted(map(str.lower, names)) == ["false", "true"]:
-        return [0, 1], positions(y, tuple(names), name)[0], tuple(names), False, ()
-    if not texts:
-        shown = ", ".join(names[:10]) + (f"... {names[-1]}" if K > 10 else "")
-        if K == 1:
-            return [0], y, None, False, ()
-        refuse_no_first(names, name)
-        return list(range(K)), y, tuple(names), True, (f"classes 0 to {K - 1} are the columns {shown}",)
-    place = {text: k for k, text in enumerate(names)}
-    strange = next((str(label) for label in y.ravel() if str(label).strip() not in place), None)
-    if strange is not None:
-        raise DataError(f"{name}: the label {strange!r} is the name of no column: {nearest(strange, names)}")
-    return list(range(K)), np.array([place[str(label).strip()] for label in y.ravel()]), tuple(names), False, ()
+    numbers = _numbers_of(classes)
+    if numbers and not texts:
+        return _by_number(numbers, classes, y, name)
+    labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
+    if by_name:
+        return _Order([*range(K)], labels, classes, by_name=True)
+    if K == 1:
+        return _Order([0], y)
+    refuse_no_first(classes, name)
+    return _Order([*range(K)], y, classes, notes=(f"classes 0 to {K - 1} are the columns {shown(classes)}",))
 
 
-def _numbered(
-    numbers: list[int], names: list[str], y: Array, name: str
-) -> tuple[list[int], Array, tuple[str, ...] | None, bool, tuple[str, ...]]:
-    """The same where columns have numbers."""
+def _numbers_of(names: Sequence[str]) -> list[int] | None:
+    """The numbers at the ends of names that are alike but for these; None of other names."""
+    matches = [match for name in names if (match := _SERIES.fullmatch(name))]
+    if len(matches) < len(names) or len({match[1] for match in matches}) > 1:
+        return None
+    return [int(match[2]) for match in matches]
+
+
+def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> _Order:
+    """Columns in the order of their numbers, which labels are."""
     K = len(numbers)
     order = sorted(range(K), key=numbers.__getitem__)
+    first, last = names[order[0]], names[order[-1]]
     if K == 1:
-        if numbers == [0] and names != ["0"]:
-            raise DataError(f"{name}: the only column, {names[0]!r}, is that of class 0: give that of class 1")
-        return order, y, None, False, ()
+        if numbers[0] == 0 and first != "0":
+            raise DataError(f"{name}: the only column, {first!r}, is that of class 0: give that of class 1")
+        return _Order(order, y)
     if sorted(numbers) == list(range(K)):
-        notes = ("columns were put in the order of their numbers",) if order != list(range(K)) else ()
-        return order, y, None, False, notes
-    place = {numbers[k]: at for at, k in enumerate(order)}
-    strange = next((label for label in np.unique(y).tolist() if label not in place), None)
+        moved = order != list(range(K))
+        return _Order(order, y, notes=("columns were put in the order of their numbers",) if moved else ())
+    strange = next((label for label in np.unique(y).tolist() if label not in numbers), None)
     if strange is not None:
         raise DataError(
-            f"{name}: the columns are {names[order[0]]!r} to {names[order[-1]]!r}, and none is that of label "
-            f"{strange:g}: rename them, or give .to_numpy() if labels are positions"
+            f"{name}: the columns are {first!r} to {last!r}, and none is that of label {strange:g}: rename them, or "
+            f"give .to_numpy() if labels are positions"
         )
-    notes = (f"classes are named by the numbers of their columns, {names[order[0]]} to {names[order[-1]]}",)
-    positions = np.array([place[label] for label in y.ravel().tolist()])
-    return order, positions, tuple(names[k] for k in order), False, notes
-
-
-def reordered(held: Table, classes: tuple[str, ...], name: str) -> Table:
-    """The table with its columns in the order of `classes`."""
-    assert held.classes is not None
-    if set(held.classes) != set(classes):
-        strange = next(iter(set(held.classes) ^ set(classes)))
-        raise DataError(
-            f"{name}: columns differ from those of other predictions, as {strange!r}: give the same classes"
-        )
-    if held.numbered:
-        raise DataError(
-            f"{name}: its columns ({', '.join(held.classes[:5])}) come in another order than those of other "
-            f"predictions ({', '.join(classes[:5])}) and labels are numbers: give labels by name, or one order"
-        )
-    order = [held.classes.index(text) for text in classes]
-    place = np.array([classes.index(text) for text in held.classes])
-    notes = (*held.notes, "columns were matched by their names")
-    return Table(held.values[:, order], place[held.labels], held.kind, classes, False, notes)
+    note = f"classes are named by the numbers of their columns, {first} to {last}"
+    labels = np.searchsorted(sorted(numbers), y.ravel())
+    return _Order(order, labels, tuple(names[k] for k in order), by_name=True, notes=(note,))

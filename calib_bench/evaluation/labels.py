@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
-from calib_bench.evaluation.formats import LABELS, kind_of
+from calib_bench.evaluation.archives import LazyArrays
+from calib_bench.evaluation.vocabulary import LABELS, kind_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,32 +24,40 @@ def with_labels(
     """The arrays, that of the labels called `labels` and no other of such a name, and notes of what was left aside.
 
     Args:
-        label: see `prediction_files.load`.
+        label: the name that the user gives for the labels, see `formats.load`.
 
     Raises:
         DataError: there are no labels of that name, or of any usual one; or two hold different ones.
     """
-    named = [name for name in arrays if _plain(name) in _PLAIN_LABELS]
-    if label is not None:
-        chosen = _named(arrays, origin, label)
-    elif named:
-        chosen = named[0]
-        for other in named[1:]:
-            if not _agree(arrays[chosen], arrays[other]):
-                raise DataError(
-                    f"{origin} holds labels twice, and those in {chosen!r} and {other!r} differ: say which with "
-                    f"--labels NAME, or remove one"
-                )
-        texts = [name for name in named if arrays[name].dtype.kind in "OU"] if len(named) > 1 else []
-        chosen = next((name for name in named if name not in texts), chosen)
-    else:
-        listed = ", ".join(map(repr, [*arrays][:12])) + "..." * (len(arrays) > 12)
-        raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_near(arrays)}")
-    aside = [name for name in named if name != chosen]
-    if not any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in arrays):  # any column may be that of a class
+    usual = [name for name in arrays if _plain(name) in _PLAIN_LABELS]
+    chosen = _named(arrays, origin, label) if label is not None else _usual(arrays, usual, origin)
+    aside = [name for name in usual if name != chosen]
+    if not _says_kind(arrays):  # any column may be that of a class
         _refuse_fractions({name: arrays[name] for name in aside}, origin)
     notes = [f"labels are {chosen!r}; not used: {', '.join(aside)}"] if aside else []
-    return _View({"labels" if name == chosen else name: name for name in arrays if name not in aside}, arrays), notes
+    names = {"labels" if name == chosen else name: name for name in arrays if name not in aside}
+    return LazyArrays(names, lambda name: arrays[names[name]]), notes
+
+
+def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> str:
+    """Which of the arrays with usual names of labels holds them: the first of numbers, if all agree."""
+    if not usual:
+        listed = ", ".join(map(repr, [*arrays][:12])) + ("..." if len(arrays) > 12 else "")
+        raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_near(arrays)}")
+    if len(usual) == 1:
+        return usual[0]
+    for other in usual[1:]:
+        if not _agree(arrays[usual[0]], arrays[other]):
+            raise DataError(
+                f"{origin} holds labels twice, and those in {usual[0]!r} and {other!r} differ: say which with "
+                f"--labels NAME, or remove one"
+            )
+    return next((name for name in usual if arrays[name].dtype.kind not in "OU"), usual[0])
+
+
+def _says_kind(names: Iterable[str]) -> bool:
+    """Whether any name says a kind of prediction, perhaps with a number behind it."""
+    return any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in names)
 
 
 def _refuse_fractions(aside: Mapping[str, Array], origin: str) -> None:
@@ -108,19 +117,3 @@ def _agree(one: Array, other: Array) -> bool:
     pairs = {*zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)}
     sizes = {len({pair[side] for pair in pairs}) for side in (0, 1)}
     return sizes == {len(pairs)} or 1 in sizes  # text that was not read is one word
-
-
-class _View(Mapping[str, "Array"]):
-    """Arrays under other names, each read when it is asked for."""
-
-    def __init__(self, names: Mapping[str, str], arrays: Mapping[str, Array]) -> None:
-        self.names, self.arrays = names, arrays
-
-    def __getitem__(self, name: str) -> Array:
-        return self.arrays[self.names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation.censored import together
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.validation import Predictions, absent_classes
 
@@ -96,8 +97,6 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
     """The rows of both."""
     import torch
 
-    from calib_bench.evaluation.censored import together
-
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
         raise DataError(
@@ -148,14 +147,18 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
             f"in another order, and its labels are numbers, which may follow either: give labels by name, or one order"
         )
     order = [other.classes.index(name) for name in first.classes]
-    place = np.argsort(order)
-
+    y_N = np.argsort(order)[other.y_N.numpy()]
     return replace(
         other,
         Z_NK=other.Z_NK[:, order],
-        y_N=torch.from_numpy(place[other.y_N.numpy()]),
+        y_N=torch.from_numpy(y_N),
         classes=first.classes,
-        notes=(*other.notes, "columns were put in the order of the other file's by their names"),
+        zeros=other.zeros.of_classes(order) if other.zeros is not None else None,
+        notes=(
+            *(note for note in other.notes if not note.startswith("no example of")),
+            "columns were matched by their names",
+            *absent_classes(y_N, len(order)),
+        ),
     )
 
 
@@ -178,9 +181,7 @@ class Match(NamedTuple):
 
 def match(first: Predictions, other: Predictions) -> Match:
     """Compare the rows of two files by their ids."""
-    pairs = {name: (first.ids[name], other.ids[name]) for name in first.ids if name in other.ids}
-    if not pairs and len(first.ids) == len(other.ids) == 1:
-        pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
+    pairs = _shared_ids(first, other)
     matches = {name: _match(name, *map(_texts, pair)) for name, pair in pairs.items()}
     matches = {name: row_match for name, row_match in matches.items() if row_match.kind != "unknown"}
     telling = {name: row_match for name, row_match in matches.items() if not _counts(*pairs[name])} or matches
@@ -189,11 +190,24 @@ def match(first: Predictions, other: Predictions) -> Match:
     for row_match in telling.values():
         if row_match.kind == "other":
             return row_match
-    orders = {name: row_match.order for name, row_match in telling.items() if row_match.order is not None}
+    return _one_order(telling)
+
+
+def _shared_ids(first: Predictions, other: Predictions) -> dict[str, tuple[Array, Array]]:
+    """Ids of both under one name; where each has one alone, these, whatever their names."""
+    pairs = {name: (first.ids[name], other.ids[name]) for name in first.ids if name in other.ids}
+    if not pairs and len(first.ids) == len(other.ids) == 1:
+        pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
+    return pairs
+
+
+def _one_order(matches: Mapping[str, Match]) -> Match:
+    """The match that several ids tell, none of them "other", if they agree on the order."""
+    orders = {name: row_match.order for name, row_match in matches.items() if row_match.order is not None}
     if not orders:
         return Match("same")
     named, order = next(iter(orders.items()))
-    for name, row_match in telling.items():
+    for name, row_match in matches.items():
         if row_match.order is None or not np.array_equal(row_match.order, order):
             return Match("other", reason=f"{name!r} and {named!r} put the rows in different orders")
     return Match("order", order)
@@ -214,27 +228,42 @@ def _counts(one: Array, other: Array) -> bool:
 
 
 def _match(name: str, one: list[str], other: list[str]) -> Match:
+    """Compare the rows of two files by one id."""
     if one == other:
         return Match("same")
-    distinct, others = set(one), set(other)
-    if len(distinct) <= len(one) / 2 or len(others) <= len(other) / 2:  # a group, and no name of rows
+    if _names_groups(one) or _names_groups(other):
         return Match("unknown")
-    if distinct != others and any("/" in text or "\\" in text for text in (one[0], other[0])):
-        below = [_below_root(texts) for texts in (one, other)]
-        if set(below[0]) == set(below[1]):
-            return _match(name, *below)
-        stems = [[text.rpartition("/")[2] for text in texts] for texts in below]
-        if len(set(stems[0])) == len(one) and set(stems[0]) == set(stems[1]):
-            return _match(name, *stems)
-    if distinct != others:
-        strange = next((text for text in one if text not in others), None) or next(
-            text for text in other if text not in distinct
-        )
-        return Match("other", reason=f"{name} {strange!r} is in one of them alone")
-    if len(distinct) < len(one) or len(others) < len(other):
+    if set(one) != set(other):
+        shorter = _shorter_paths(one, other)
+        return _match(name, *shorter) if shorter is not None else _differing(name, one, other)
+    if len(set(one)) < len(one) or len(set(other)) < len(other):
         return Match("other", reason=f"{name!r} names some rows twice, and the rows stand in different orders")
     place = {text: i for i, text in enumerate(other)}
     return Match("order", np.array([place[text] for text in one]))
+
+
+def _names_groups(texts: list[str]) -> bool:
+    """Whether texts come twice on average or more often, so that they name groups rather than rows."""
+    return len(set(texts)) <= len(texts) / 2
+
+
+def _differing(name: str, one: list[str], other: list[str]) -> Match:
+    distinct, others = set(one), set(other)
+    missing = [text for text in one if text not in others] or [text for text in other if text not in distinct]
+    return Match("other", reason=f"{name} {missing[0]!r} is in one of them alone")
+
+
+def _shorter_paths(one: list[str], other: list[str]) -> tuple[list[str], list[str]] | None:
+    """Paths below the folders that all lie in, or else the names of files, where these are the same in both."""
+    if not any("/" in text or "\\" in text for text in (one[0], other[0])):
+        return None
+    below = _below_root(one), _below_root(other)
+    if set(below[0]) == set(below[1]):
+        return below
+    files, other_files = ([text.rpartition("/")[2] for text in texts] for texts in below)
+    if len(set(files)) == len(one) and set(files) == set(other_files):
+        return files, other_files
+    return None
 
 
 def _below_root(paths: list[str]) -> list[str]:

@@ -10,14 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calib_bench.analysis.fitting import calibrate
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import DataError, SettingsError
+from calib_bench.evaluation.censored import Zeros, filled, share_of, together
+from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
+from calib_bench.evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from calib_bench.core.baseline import Calibrator, Params
-    from calib_bench.evaluation.censored import Zeros
-    from calib_bench.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,6 @@ class Model:
     @cached_property
     def zeros(self) -> Zeros | None:
         """What is known of probabilities of zero that are below what its files keep; None without such."""
-        from calib_bench.evaluation.censored import together
-
         return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
 
     @cached_property
@@ -46,8 +45,6 @@ class Model:
 
     def share(self, rows: Tensor | None = None) -> float:
         """The share of the last digit that stands for a zero, found on the calibration set, or on some test rows."""
-        from calib_bench.evaluation.censored import share_of
-
         assert self.zeros is not None
         key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
         if key not in self.shares:
@@ -63,11 +60,25 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     Raises:
         DataError: counts, numbers or names of classes, or seeds differ, or a calibration file is its test file.
     """
-    from calib_bench.evaluation.matching import paired, same_classes, same_rows
-
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
     tests, calibrations = distinct(tests), distinct(calibrations)
+    _refuse_other_numbers(tests, calibrations)
+    first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
+    tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
+    for test, calibration in zip(tests, calibrations, strict=False):
+        _refuse_copy(test, calibration)
+    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
+    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+
+
+def _like_first(predictions: Sequence[Predictions]) -> list[Predictions]:
+    """The predictions, their rows in the order of the first's."""
+    return [*predictions[:1], *(same_rows(predictions[0], other) for other in predictions[1:])]
+
+
+def _refuse_other_numbers(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -> None:
+    """Raises DataError where test and calibration sets differ in number, or any in its number of classes."""
     if calibrations and len(calibrations) != len(tests):
         raise DataError(
             f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
@@ -77,18 +88,17 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name}: {K}" for name, K in classes.items())
         raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
-    tests = [tests[0], *(same_rows(tests[0], same_classes(tests[0], test)) for test in tests[1:])]
-    calibrations = [same_classes(tests[0], calibration) for calibration in calibrations]
-    calibrations = [*calibrations[:1], *(same_rows(calibrations[0], other) for other in calibrations[1:])]
-    for test, calibration in zip(tests, calibrations, strict=False):
-        same = test.Z_NK.shape == calibration.Z_NK.shape and bool((test.Z_NK == calibration.Z_NK).all())
-        if same and bool((test.y_N == calibration.y_N).all()):
-            raise DataError(
-                f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
-                f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
-            )
-    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
-    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+
+
+def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
+    """Raises DataError where a calibration set is its test set."""
+    if test.Z_NK.shape != calibration.Z_NK.shape:
+        return
+    if bool((test.Z_NK == calibration.Z_NK).all()) and bool((test.y_N == calibration.y_N).all()):
+        raise DataError(
+            f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
+            f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
+        )
 
 
 def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:
@@ -107,8 +117,6 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
     Raises:
         DataError: seeds, classes or ids differ.
     """
-    from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
-
     if len(a) == len(b) > 1:
         tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
         b = [next(m for m in b if m.test is test) for test in tests]
@@ -166,8 +174,6 @@ def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
 
 def own_tests(models: Sequence[Model]) -> bool:
     """Whether seeds have test examples of their own, as labels and ids tell."""
-    from calib_bench.evaluation.matching import match
-
     first = models[0].test
     return any(
         m.test.y_N.shape != first.y_N.shape
@@ -188,8 +194,6 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
         UserError: the calibrator is not for such predictions, or, as CalibratorError, failed.
     """
     import torch
-
-    from calib_bench.analysis.fitting import calibrate
 
     y_N = model.test.y_N
     if calibrator is None:
@@ -242,8 +246,6 @@ def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> 
     if model.exact:
         return predictions.Z_NK
     if model.zeros is not None and bool(predictions.Z_NK.isneginf().any()):
-        from calib_bench.evaluation.censored import filled
-
         return filled(predictions.Z_NK, model.zeros, model.share(rows))
     return predictions.Z_NK.double().log_softmax(-1)
 

@@ -11,15 +11,14 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
-from calib_bench.evaluation.formats import KINDS, load
+from calib_bench.evaluation.formats import load
 from calib_bench.evaluation.validation import Predictions, check
+from calib_bench.evaluation.vocabulary import KINDS
+from calib_bench.store.store import Store
 from calib_bench.system import files
-
-if TYPE_CHECKING:
-    from calib_bench.store.store import Store
 
 __all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
 
@@ -42,8 +41,8 @@ def read(
 
     Args:
         split: of a stored trial: "selection", "calibration" or "test".
-        kind: see `prediction_files.load`.
-        labels: the name of the labels in a file, see `prediction_files.load`.
+        kind: see `formats.load`.
+        labels: the name of the labels in a file, see `formats.load`.
 
     Raises:
         DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
@@ -110,8 +109,6 @@ def stored(place: str) -> tuple[Store, str] | None:
     Raises:
         StoreError: the run folder holds no such trial.
     """
-    from calib_bench.store.store import Store
-
     path = Path(place)
     if path.name == "trial.json":
         path = path.parent
@@ -135,8 +132,6 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
         DataError: the trial diverged.
         StoreError: it is not whole.
     """
-    from calib_bench.core.trial import Trial
-
     path = store.path / "trials" / key / "trial.json"
     trial = Trial.model_validate(files.read_sealed(path)["trial"])
     record = store.record(trial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation.dialects import arrow_parts, is_number
-from calib_bench.evaluation.formats import UNREADABLE, once, unreadable
+from calib_bench.evaluation.unreadable import UNREADABLE, once, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
 
     try:
         parts = arrow_parts(path)
-        names = [re.sub(r"^(\d+)\.0$", r"\1", str(name)) for name in parts.schema.names]  # whole numbers as floats
+        names = [_column_name(name) for name in parts.schema.names]
         _check_header(names, path)
         columns = [_Lists(parts.rows) if _is_lists(kind) else _Flat(kind) for kind in map(_plain, parts.schema.types)]
         for batch in parts.batches:
@@ -39,6 +40,11 @@ def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
         return {name: columns.pop(0).array() for name in names}, list(parts.notes)
     except (pa.ArrowException, *UNREADABLE) as error:
         raise unreadable(path, error) from None
+
+
+def _column_name(name: object) -> str:
+    """A column's name in Unicode's composed form, a whole number without the decimals of a float."""
+    return re.sub(r"^(\d+)\.0$", r"\1", unicodedata.normalize("NFC", str(name)))
 
 
 def _check_header(names: list[str], path: Path) -> None:
@@ -97,7 +103,7 @@ class _Flat:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             longest = pc.max(pc.utf8_length(column)).as_py()
             if not column.null_count and longest is not None and longest <= LONGEST:
-                return np.array(column.to_pylist(), dtype=object)
+                return np.array(pc.utf8_normalize(column, "NFC").to_pylist(), dtype=object)
         return _numbers(column)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
@@ -16,8 +17,6 @@ from calib_bench.metrics import masks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from calib_bench.core.trial import Trial
 
     Array = NDArray[Any]
 
@@ -83,7 +82,27 @@ def check(
     """
     import torch
 
-    Z = np.asarray(values)
+    Z = _values(np.asarray(values), kind, name)
+    K = 2 if Z.ndim == 1 else Z.shape[1]
+    y = _labels(np.asarray(labels), K, Z.shape, name)
+    dtype = np.float32 if Z.dtype in (np.float16, np.float32) else np.float64
+    Z = Z.astype(dtype, copy=not (ours and Z.flags.writeable and Z.flags.c_contiguous))
+    _finite(Z, kind, name)
+    if not trust:
+        _as_declared(Z, kind, name)
+    all_notes = [*notes, *absent_classes(y, K)]
+    Z_NK, exact = _logits(Z, y, kind, name, all_notes)
+    zeros = None
+    if not exact and kind != "scores":
+        zeros = zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
+        all_notes += [zeros.words] if zeros else []
+    return Predictions(
+        torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
+    )
+
+
+def _values(Z: Array, kind: str, name: str) -> Array:
+    """Values [N, K], or [N] where they are of class 1 of two, if they are numbers of such a shape."""
     if Z.dtype.kind not in "fiu":
         raise DataError(f"{name}: {kind} must be numbers, not {Z.dtype}")
     if Z.ndim not in (1, 2) or 0 in Z.shape:
@@ -91,26 +110,13 @@ def check(
         raise DataError(
             f"{name}: {kind} have shape {Z.shape}{empty}; expected [N, K], or [N] where there are 2 classes"
         )
-    single = Z.ndim == 1 or Z.shape[1] == 1
-    Z = Z.reshape(-1) if single else Z
-    if kind == "scores" and not single:
+    if Z.ndim == 1 or Z.shape[1] == 1:
+        return Z.reshape(-1)
+    if kind == "scores":
         raise DataError(
             f"{name}: scores are one number a row, the margin for class 1, not shape {Z.shape}: call them logits?"
         )
-    y = _labels(np.asarray(labels), 2 if single else Z.shape[1], Z.shape, name)
-    dtype = np.float32 if Z.dtype in (np.float16, np.float32) else np.float64
-    Z = Z.astype(dtype, copy=not (ours and Z.flags.writeable and Z.flags.c_contiguous))
-    _finite(Z, kind, name)
-    if not trust:
-        _as_declared(Z, kind, name)
-    all_notes = list(notes)
-    all_notes += absent_classes(y, 2 if single else Z.shape[1])
-    Z_NK, exact = _logits(Z, y, kind, name, all_notes)
-    zeros = None if exact or kind == "scores" else zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
-    all_notes += [zeros.words] if zeros else []
-    return Predictions(
-        torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
-    )
+    return Z
 
 
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
@@ -126,27 +132,27 @@ def _some(what: str, numbers: Sequence[int]) -> str:
 
 
 def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
+    """Labels [N], int64 in 0..K-1, if they are such numbers.
+
+    Args:
+        shape: of the predictions, [N, K] or [N].
+    """
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim != 1:
-        hint = ": one-hot rows become labels by labels.argmax(1)" if y.ndim == 2 and y.shape == shape else ""
-        raise DataError(f"{name}: labels have shape {y.shape}; expected [{shape[0]}], an integer a row{hint}")
-    if len(y) != shape[0]:
-        hint = "; the predictions look transposed" if len(shape) == 2 and shape[1] == len(y) else ""
-        raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
+    _refuse_other_shape(y, shape, name)
     if y.dtype.kind not in "fiub":
-        raise DataError(
-            f"{name}: labels must be integers 0 to {K - 1}, not {'text' if y.dtype.kind in 'OU' else y.dtype}"
-        )
-    bad: Array = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
-    if bad.any():
-        i = int(bad.argmax())
-        raise DataError(f"{name}: {int(bad.sum())} labels are not integers, the first is row {i}: {y[i]}")
+        what = "text" if y.dtype.kind in "OU" else y.dtype
+        raise DataError(f"{name}: labels must be integers 0 to {K - 1}, not {what}")
+    if y.dtype.kind == "f":
+        bad = ~np.isfinite(y) | (y != np.floor(y))
+        if bad.any():
+            i = int(bad.argmax())
+            raise DataError(f"{name}: {int(bad.sum())} labels are not integers, the first is row {i}: {y[i]}")
     outside = (y < 0) | (y >= K)
     if outside.any():
         i = int(outside.argmax())
-        hint = "; they seem to count from 1: subtract 1" if y.min() == 1 and y.max() == K else ""
-        hint = hint or _marked(y[outside])
+        from_one = y.min() == 1 and y.max() == K
+        hint = "; they seem to count from 1: subtract 1" if from_one else _marked(y[outside])
         raise DataError(
             f"{name}: {int(outside.sum())} labels are outside 0 to {K - 1}, the classes of the predictions; the first "
             f"is row {i}: {y[i]:g}{hint}"
@@ -154,19 +160,28 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     return y.astype(np.int64)
 
 
+def _refuse_other_shape(y: Array, shape: tuple[int, ...], name: str) -> None:
+    """Raises DataError where labels are not one a row."""
+    if y.ndim != 1:
+        hint = ": one-hot rows become labels by labels.argmax(1)" if y.ndim == 2 and y.shape == shape else ""
+        raise DataError(f"{name}: labels have shape {y.shape}; expected [{shape[0]}], an integer a row{hint}")
+    if len(y) != shape[0]:
+        hint = "; the predictions look transposed" if len(shape) == 2 and shape[1] == len(y) else ""
+        raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
+
+
+NO_LABEL = "a place without a label, which losses ignore"
+MARKS = {-1: "that the label is not known", -100: NO_LABEL, 255: NO_LABEL}
+"""Labels outside the classes, and what they often mean."""
+
+
 def _marked(strange: Array) -> str:
     """What labels outside the classes often mean, where all of them are the same number."""
-    meanings = {
-        -1: "that the label is not known",
-        -100: "a place without a label, which losses ignore",
-        255: "the same",
-    }
-    meanings[255] = meanings[-100]
     values = set(np.unique(strange).tolist())
-    value = next(iter(values))
-    if len(values) > 1 or value not in meanings:
+    value = values.pop()
+    if values or value not in MARKS:
         return ""
-    return f"; {value:g} often means {meanings[value]}: leave such rows out"
+    return f"; {value:g} often means {MARKS[value]}: leave such rows out"
 
 
 def _finite(Z: Array, kind: str, name: str) -> None:
@@ -199,57 +214,90 @@ def _as_declared(Z: Array, kind: str, name: str) -> None:
 
 
 def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
-    """Z [N, K] and whether they are the model's own logits."""
-    if kind in ("logits", "log_probabilities") and Z.ndim == 2:
-        Z = _masked(Z, y, notes)
-    if kind in ("logits", "scores"):
-        if Z.ndim == 1:
-            if kind == "scores":
-                notes.append("margins are taken as log odds of class 1")
-            return np.stack([-Z / 2, Z / 2], 1), False
-        normalized = bool((np.abs(_logsumexp(Z)) <= 1e-5).all())
-        if normalized:
-            notes.append("rows are normalized: log probabilities rather than logits")
-        return Z, not normalized
+    """Z [N, K] and whether they are the model's own logits; adds to the notes.
+
+    Args:
+        Z: [N, K], or [N] for class 1 of two.
+    """
+    if Z.ndim == 1:
+        return _of_two(Z, kind, name, notes), False
+    if kind == "probabilities":
+        _refuse_negative(Z, name)
+        _check_sums(Z.sum(1, dtype=np.float64), Z, kind, name, notes)
+        with np.errstate(divide="ignore"):
+            return np.log(Z.astype(np.float64)), False
+    Z = _masked(Z, y, notes)
+    log_sums = _logsumexp(Z)
     if kind == "log_probabilities":
-        if Z.ndim == 1:
-            raise DataError(f"{name}: log probabilities need a column for each of the 2 classes, not one")
-        total = np.exp(_logsumexp(Z))
-    else:
-        if Z.min() < 0:
-            rows = (Z.reshape(len(Z), -1) < 0).any(1)
-            i = int(rows.argmax())
-            raise DataError(
-                f"{name}: {int(rows.sum())} rows of probabilities are negative somewhere, the first is row {i}: are "
-                f"they logits (--kind logits) or log probabilities (--kind log_probabilities)?"
-            )
-        if Z.ndim == 1:
-            if Z.max() > 1:
-                raise DataError(f"{name}: row {int((Z > 1).argmax())} is a probability above 1: {Z.max():g}")
-            p = Z.astype(np.float64)
-            with np.errstate(divide="ignore"):
-                return np.stack([np.log1p(-p), np.log(p)], 1), False
-        total = Z.sum(1, dtype=np.float64)
+        _check_sums(np.exp(log_sums), Z, kind, name, notes)
+        return Z, False
+    normalized = bool((np.abs(log_sums) <= 1e-5).all())
+    if normalized:
+        notes.append("rows are normalized: log probabilities rather than logits")
+    return Z, not normalized
+
+
+def _of_two(Z: Array, kind: str, name: str, notes: list[str]) -> Array:
+    """Z [N, 2] from the logits, margins or probabilities [N] of class 1."""
+    if kind in ("logits", "scores"):
+        if kind == "scores":
+            notes.append("margins are taken as log odds of class 1")
+        return np.stack([-Z / 2, Z / 2], 1)
+    if kind == "log_probabilities":
+        raise DataError(f"{name}: log probabilities need a column for each of the 2 classes, not one")
+    _refuse_negative(Z, name)
+    if Z.max() > 1:
+        raise DataError(f"{name}: row {int((Z > 1).argmax())} is a probability above 1: {Z.max():g}")
+    p = Z.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        return np.stack([np.log1p(-p), np.log(p)], 1)
+
+
+def _refuse_negative(p: Array, name: str) -> None:
+    if p.min() >= 0:
+        return
+    rows = (p.reshape(len(p), -1) < 0).any(1)
+    raise DataError(
+        f"{name}: {int(rows.sum())} rows of probabilities are negative somewhere, the first is row "
+        f"{int(rows.argmax())}: are they logits (--kind logits) or log probabilities (--kind log_probabilities)?"
+    )
+
+
+def _check_sums(total: Array, Z: Array, kind: str, name: str, notes: list[str]) -> None:
+    """Note that rows do not quite sum to one.
+
+    Args:
+        total: [N], the sum of each row's probabilities.
+        Z: [N, K], as the file has them.
+
+    Raises:
+        DataError: they are further from one than rounding explains.
+    """
     off = np.abs(total - 1)
-    allowed, of = TOLERANCE, ""
+    allowed, rounded = TOLERANCE, ""
     if off.max() > TOLERANCE:
-        kept = resolution(Z) if kind == "probabilities" else None
-        kept_type = kept.type if kept else narrowest(Z.reshape(-1))
-        allowed = max(TOLERANCE, slack(kept, kept_type, Z.shape[1]))
-        of = f", as they are {kept.words if kept and kept.form == 'grid' else kept_type.name}" * (allowed > TOLERANCE)
+        allowed, rounded = _allowed(Z, kind)
     if off.max() > allowed:
         i = int((off > allowed).argmax())
-        hint = ": normalize them" + ", or say --kind logits if that is what they are" * (kind != "probabilities")
+        hint = "normalize them"
+        if kind != "probabilities":
+            hint += ", or say --kind logits if that is what they are"
         raise DataError(
-            f"{name}: {int((off > allowed).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {allowed:g}{of}, "
-            f"the first is row {i}, whose sum is {total[i]:.6g}{hint}"
+            f"{name}: {int((off > allowed).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {allowed:g}"
+            f"{rounded}, the first is row {i}, whose sum is {total[i]:.6g}: {hint}"
         )
     if off.max() > 1e-5:
-        notes.append(f"rows summed to 1 within {off.max():.1g}{of} and were normalized")
-    if kind == "log_probabilities":
-        return Z, False
-    with np.errstate(divide="ignore"):
-        return np.log(Z.astype(np.float64)), False
+        notes.append(f"rows summed to 1 within {off.max():.1g}{rounded} and were normalized")
+
+
+def _allowed(Z: Array, kind: str) -> tuple[float, str]:
+    """How far rows may be from a sum of one as their numbers were rounded, and, for people, how these were."""
+    kept = resolution(Z) if kind == "probabilities" else None
+    kept_type = kept.type if kept else narrowest(Z.reshape(-1))
+    allowed = slack(kept, kept_type, Z.shape[1])
+    if allowed <= TOLERANCE:
+        return TOLERANCE, ""
+    return allowed, f", as they are {kept.words if kept and kept.form == 'grid' else kept_type.name}"
 
 
 def _masked(Z: Array, y: Array, notes: list[str]) -> Array:

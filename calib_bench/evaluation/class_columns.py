@@ -1,0 +1,315 @@
+"""Columns of a table as predictions: which columns are the classes, and in which order.
+
+Names decide. Numbered columns (`logit_0`, `prob_class_3`, `class_10`) are put in the order of their numbers. Named
+columns (`cat`, `prob_dog`) keep their names, by which labels are read and other files matched. A column whose name says
+that it is no class (`sample_id`, `fold`, `pred`) never becomes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.evaluation.class_names import class_of, label_words, shown
+from calib_bench.evaluation.dialects import no_numbers
+from calib_bench.evaluation.free_columns import Family, free_family
+from calib_bench.evaluation.labels_by_name import is_note, positions, refuse_no_first, texts_of
+from calib_bench.evaluation.named_arrays import NamedArrays
+from calib_bench.evaluation.vocabulary import NO_CLASS, ROW_IDS, SUM_TO_ONE, kind_of, plain, says_something_else
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+@dataclass
+class _Roles:
+    """Names of a table's columns, without the labels, by what the names say.
+
+    Attributes:
+        whole: predictions by themselves, as `logits` or `score`.
+        families: columns of one class each, by their kind.
+        unknown: columns whose names say nothing.
+        aside: columns that say something else of a row, as `fold`.
+    """
+
+    whole: list[str] = field(default_factory=list)
+    families: dict[str, Family] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+
+    def set_aside(self, names: Collection[str]) -> None:
+        """Take predictions for something else that a row says."""
+        self.whole = [name for name in self.whole if name not in names]
+        self.aside += names
+
+    def kinds(self) -> set[str | None]:
+        """The kinds of all predictions."""
+        return {*self.families, *map(kind_of, self.whole)}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Predictions of one kind, from columns of one class each.
+
+    Attributes:
+        values: [N, K]; of a single column [N], for class 1.
+        classes: the classes' names in order; None where they are numbers from 0.
+        numbers: whether those names are the numbers of columns.
+        notes: how columns were chosen.
+    """
+
+    values: Array
+    classes: tuple[str, ...] | None = None
+    numbers: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedArrays:
+    """Columns of classes as one array of their kind; the others by what their names say.
+
+    Args:
+        columns: [N] or, a column of lists, [N, K], by name; labels are `labels`. Texts are arrays of objects.
+        kind: what columns hold whose names say no kind, one of KINDS.
+
+    Raises:
+        DataError: a class is missing, or names do not tell what the class columns are.
+    """
+    labels = columns.get("labels")
+    texts = texts_of(labels)
+    roles = _roles(columns, texts, origin)
+    _set_scores_aside(roles, columns, origin, kind)
+    if not roles.families and not roles.whole:
+        _take_unknown(roles, columns, origin, kind, texts)
+        if not roles.families:
+            return NamedArrays(columns, [])
+    blocks = _blocks(roles, columns, origin)
+    arrays, classes = _in_one_order(blocks, origin, by_position=labels is not None and not texts)
+    arrays = {**{name: columns[name] for name in roles.whole}, **arrays}
+    by_name = False
+    if labels is not None:
+        numbers = any(block.numbers for block in blocks.values())
+        arrays["labels"], by_name = positions(labels, classes, origin, numbers)
+        if classes is not None and not by_name:
+            refuse_no_first(classes, origin)
+    return NamedArrays(arrays, _notes(blocks, roles, columns), classes, by_name, _row_ids(columns, texts))
+
+
+def _notes(blocks: Mapping[str, _Block], roles: _Roles, columns: Iterable[str]) -> list[str]:
+    notes = [note for block in blocks.values() for note in block.notes]
+    unused = [name for name in columns if name in roles.unknown or name in roles.aside]
+    if unused:
+        notes.append(f"not used: {', '.join(unused)}")
+    return notes
+
+
+def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
+    """The columns that name the rows."""
+    named = {name: columns[name] for name in columns if plain(name) in ROW_IDS and name not in ("labels", *texts)}
+    return {name: values for name, values in named.items() if values.ndim == 1 and not is_note(values)}
+
+
+# roles
+
+
+def _roles(columns: Mapping[str, Array], texts: Collection[str], origin: str) -> _Roles:
+    """Every column by what its name says.
+
+    Args:
+        texts: labels where they are texts: a column of such a name is that of the class.
+    """
+    roles = _Roles()
+    names = [name for name in columns if name != "labels"]
+    words = label_words(names, texts)
+    for name in names:
+        if kind_of(name):
+            roles.whole.append(name)
+        elif name not in texts and says_something_else(name):
+            roles.aside.append(name)
+        elif kind_and_class := class_of(name, words):
+            kind, number_or_name = kind_and_class
+            roles.families.setdefault(kind, Family()).add(number_or_name, name, origin)
+        else:
+            roles.unknown.append(name)
+    return roles
+
+
+def _set_scores_aside(roles: _Roles, columns: Mapping[str, Array], origin: str, kind: str | None) -> None:
+    """Take `score` or `margin` for no prediction where other columns are the predictions.
+
+    Raises:
+        DataError: the kind that the user gives may be that of a score alone, or of the columns beside it.
+    """
+    scores_only = not roles.families and roles.kinds() == {"scores"}
+    if scores_only and kind not in (None, "scores"):
+        fractions = [name for name in roles.unknown if columns[name].dtype.kind == "f"]
+        if len(fractions) > 1:
+            _refuse_doubtful(roles.whole, fractions[0], origin, kind)
+            roles.set_aside(roles.whole)
+    if roles.kinds() - {"scores"}:
+        roles.set_aside([name for name in roles.whole if kind_of(name) == "scores" and plain(name) in NO_CLASS])
+
+
+def _refuse_doubtful(scores: Sequence[str], fraction: str, origin: str, kind: str | None) -> None:
+    doubtful = next((name for name in scores if plain(name) not in NO_CLASS), None)
+    if doubtful is not None:
+        raise DataError(
+            f"{origin}: the {kind} may be {doubtful!r} alone or the columns like {fraction!r}: remove what is no "
+            f"prediction"
+        )
+
+
+def _take_unknown(
+    roles: _Roles, columns: Mapping[str, Array], origin: str, kind: str | None, texts: Collection[str]
+) -> None:
+    """Take columns whose names say nothing for those of classes, of the kind that the user gives."""
+    if kind is None:
+        listed = [name for name in columns if name != "labels"]
+        raise DataError(_unknown(roles.unknown or listed, origin))
+    family = free_family(roles.unknown, columns, origin, kind, texts)
+    if family.members:
+        roles.families[kind] = family
+        roles.unknown = [name for name in roles.unknown if name not in family.members]
+
+
+def _unknown(names: Sequence[str], origin: str) -> str:
+    listed = ", ".join(map(repr, names[:4])) + ("..." if len(names) > 4 else "")
+    return (
+        f"{origin}: what its columns {listed} are cannot be told: name them logit_0, logit_1... or probability_0..., "
+        f"or say --kind logits (or probabilities)"
+    )
+
+
+# values
+
+
+def _blocks(roles: _Roles, columns: Mapping[str, Array], origin: str) -> dict[str, _Block]:
+    """Class columns side by side, by their kind."""
+    blocks = {}
+    for kind, family in roles.families.items():
+        same_kind = next((name for name in roles.whole if kind_of(name) == kind), None)
+        if same_kind is not None:
+            raise DataError(f"{origin} has a column {same_kind!r} beside {family.members[0]!r}: keep one form")
+        blocks[kind] = _side_by_side(family, columns, kind, origin)
+    return blocks
+
+
+def _in_one_order(
+    blocks: Mapping[str, _Block], origin: str, by_position: bool
+) -> tuple[dict[str, Array], tuple[str, ...] | None]:
+    """Predictions by kind, their classes in the order of the first kind with names, and these names.
+
+    Args:
+        by_position: whether labels are numbers, which follow one order.
+
+    Raises:
+        DataError: kinds have other classes, or another order, which labels may follow.
+    """
+    arrays = {kind: block.values for kind, block in blocks.items()}
+    classes = next((block.classes for block in blocks.values() if block.classes is not None), None)
+    for kind, block in blocks.items():
+        if classes is None or block.classes in (None, classes):
+            continue
+        assert block.classes is not None
+        if set(block.classes) != set(classes):
+            raise DataError(
+                f"{origin}: the classes are {shown(classes)} in some columns and {shown(block.classes)} in others"
+            )
+        if by_position:
+            raise DataError(
+                f"{origin}: the classes are {shown(classes)} in some columns and {shown(block.classes)}, in another "
+                f"order, in others, and labels are numbers, which may follow either: give labels by name, or one order"
+            )
+        arrays[kind] = block.values[:, [block.classes.index(name) for name in classes]]
+    return arrays, classes
+
+
+def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
+    """The columns of one kind, by their numbers or in the order of the table."""
+    if family.numbered and family.named:
+        raise DataError(
+            f"{origin}: some class columns have numbers and some names ({next(iter(family.numbered.values()))!r}, "
+            f"{next(iter(family.named.values()))!r}): remove what is no class"
+        )
+    if len(family.members) == 1:
+        return _single(family, columns, kind, origin)
+    if family.numbered:
+        return _by_number(family.numbered, columns, kind, origin)
+    classes = tuple(family.named)
+    note = f"classes 0 to {len(classes) - 1} are the columns {shown(classes)}"
+    return _Block(_values(family.members, columns, origin), classes, notes=(note,))
+
+
+def _by_number(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
+    """Columns in the order of their numbers, which are from 0, or else the names of their classes."""
+    numbers = sorted(members)
+    ordered = [members[number] for number in numbers]
+    notes: tuple[str, ...] = ()
+    if ordered != [*members.values()]:
+        notes = ("columns were put in the order of their numbers",)
+    if _named_by_numbers(numbers, kind, columns.get("labels")):
+        note = f"classes are named by the numbers of their columns, {numbers[0]} to {numbers[-1]}"
+        classes = tuple(map(str, numbers))
+        return _Block(_values(ordered, columns, origin), classes, numbers=True, notes=(note, *notes))
+    _refuse_gap(members, origin)
+    return _Block(_values(ordered, columns, origin), notes=notes)
+
+
+def _named_by_numbers(numbers: Sequence[int], kind: str, labels: Array | None) -> bool:
+    """Whether numbers of columns that do not count from 0 are the labels: 1 to K, or any if no class can be missing."""
+    if labels is None or labels.dtype.kind not in "iuf" or labels.ndim != 1:
+        return False
+    K = len(numbers)
+    from_one = list(numbers) == list(range(1, K + 1))
+    no_class_missing = kind in SUM_TO_ONE and list(numbers) != list(range(K))
+    return (from_one or no_class_missing) and set(np.unique(labels).tolist()) <= set(numbers)
+
+
+def _refuse_gap(members: Mapping[int, str], origin: str) -> None:
+    """Raises DataError where the numbers of columns are not 0 to K - 1."""
+    K = len(members)
+    missing = next((k for k in range(K) if k not in members), None)
+    if missing is not None:
+        first = next(iter(members.values()))
+        raise DataError(
+            f"{origin}: class {missing} has no column beside {first!r}: {K} classes are numbered 0 to {K - 1}"
+        )
+
+
+def _single(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
+    """One column for two classes, as what it says of class 1."""
+    name = family.members[0]
+    number = next(iter(family.numbered), None)
+    if number not in (0, 1):
+        raise DataError(
+            f"{origin}: {name!r} is the only class column: give one a class, or, for two classes, that of class 1"
+        )
+    values = _numbers(columns[name], name, origin)
+    if number == 1:
+        return _Block(values)
+    notes = (f"{name!r} is that of class 0",)
+    if kind == "log_probabilities":
+        return _Block(np.stack([values, np.log(-np.expm1(np.minimum(values, 0)))], 1), notes=notes)
+    return _Block(1 - values if kind == "probabilities" else -values, notes=notes)
+
+
+def _values(names: Sequence[str], columns: Mapping[str, Array], origin: str) -> Array:
+    """[N, K], the columns of some names side by side."""
+    return np.stack([_numbers(columns[name], name, origin) for name in names], 1)
+
+
+def _numbers(values: Array, name: str, origin: str) -> Array:
+    """[N], float64, if the column of a class holds a number a row."""
+    if values.dtype.kind in "fiub" and values.ndim == 1:
+        return values.astype(np.float64)
+    problem = "is not numbers"
+    if values.dtype.kind == "O":
+        problem = no_numbers(values)
+    elif values.dtype.kind == "U" and values.size:
+        problem = values.flat[0]
+    raise DataError(f"{origin}: column {name!r} {problem}, and the column of a class holds one number a row")

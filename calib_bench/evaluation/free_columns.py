@@ -1,0 +1,190 @@
+"""The classes among columns whose names say no kind of prediction: `class_0`, `x1`, `cat`, `dog_prob`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE
+from calib_bench.metrics import masks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+@dataclass
+class Family:
+    """Class columns of one kind of prediction, by the number of their class or by its name."""
+
+    numbered: dict[int, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[str]:
+        """The columns, in the order in which they were added."""
+        return [*self.numbered.values(), *self.named.values()]
+
+    def add(self, number_or_name: int | str, column: str, origin: str) -> None:
+        """Add the column of a class.
+
+        Raises:
+            DataError: the class has a column already.
+        """
+        columns: dict[Any, str] = self.numbered if isinstance(number_or_name, int) else self.named
+        other = columns.setdefault(number_or_name, column)
+        if other != column:
+            raise DataError(f"{origin}: columns {other!r} and {column!r} are the same class: remove one")
+
+
+def free_family(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, kind: str, words: Collection[str]
+) -> Family:
+    """The class columns among some: those of one beginning with numbers, or else all.
+
+    Args:
+        kind: what the user says that they hold, one of `vocabulary.KINDS`.
+        words: labels where they are texts: where all are names of columns, the columns are classes by their names.
+
+    Raises:
+        DataError: names do not tell which columns are classes.
+    """
+    short = bare(names)
+    labels_are_columns = bool(words) and set(words) <= set(short.values())
+    if not labels_are_columns and not all(map(is_identifier, short.values())):
+        series = _numbered_series(short, origin)
+        if series:
+            return _only_series(series, names, columns, origin)
+    _refuse_whole_numbers(names, columns, origin, words)
+    if kind not in SUM_TO_ONE:
+        refuse_no_classes(short, columns, origin, words)
+    family = Family()
+    for name in names:
+        family.add(short[name], name, origin)
+    return family
+
+
+def _numbered_series(short: Mapping[str, str], origin: str) -> dict[str, Family]:
+    """Columns that have one beginning and differ in the number behind it, two at least, by that beginning.
+
+    Those whose beginning says that they are classes go before others.
+    """
+    series: dict[str, Family] = {}
+    for name, text in short.items():
+        prefix, number = numbered(text)
+        if number is not None:
+            series.setdefault(prefix, Family()).add(number, name, origin)
+    several = {prefix: family for prefix, family in series.items() if len(family.members) > 1}
+    classes = {prefix: family for prefix, family in several.items() if says_class(prefix)}
+    return classes or several
+
+
+def _only_series(
+    series: Mapping[str, Family], names: Sequence[str], columns: Mapping[str, Array], origin: str
+) -> Family:
+    """The only series of numbered columns, if no other column may be a class."""
+    firsts = [family.members[0] for family in series.values()]
+    if len(series) > 1:
+        listed = " and ".join(map(repr, firsts))
+        raise DataError(f"{origin}: the classes may be the columns like {listed}: keep those of the classes")
+    (prefix, family), *_ = series.items()
+    others = [name for name in names if name not in family.members and columns[name].dtype.kind == "f"]
+    if others and not says_class(prefix):
+        raise DataError(
+            f"{origin}: {others[0]!r} stands beside columns with numbers, {firsts[0]!r}: if it is a class, name the "
+            f"class columns logit_0, logit_1...; if it is none, remove it"
+        )
+    return family
+
+
+def _refuse_whole_numbers(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column of whole numbers that is no label stands among columns that hold others."""
+    unlabelled = [name for name in names if name.strip() not in words]
+    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
+    if 0 < len(whole_numbers) < len(names):
+        raise DataError(
+            f"{origin}: column {whole_numbers[0]!r} holds whole numbers and the others do not: if it is no class, "
+            f"remove it; if it is one, name the class columns logit_0, logit_1..."
+        )
+
+
+def _holds_whole_numbers(values: Array) -> bool:
+    """Whether a column holds integers other than 0 and 1."""
+    return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}
+
+
+def refuse_no_classes(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Refuse columns of logits that are no class by their numbers.
+
+    Of three columns at least, as there are two classes. Probabilities need no such rule: their rows sum to one.
+
+    Args:
+        short: the class that each column may be, by the column.
+        columns: [N] each, by name.
+        words: labels where they are texts.
+
+    Raises:
+        DataError: a column that is no label is of another range than the others, or often the largest.
+    """
+    if len(short) < 3:
+        return
+    _refuse_other_range(short, columns, origin, words)
+    if words and set(words) <= set(short.values()):
+        _refuse_never_right(short, columns, origin, words)
+
+
+FARTHER = 10.0
+"""How many times as far from zero as those of all others a column's numbers are where it is no class."""
+
+
+def _refuse_other_range(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column's numbers are of another range than the others', and no label is its name."""
+    sizes = {name: _size(columns[name]) for name in short}
+    for name, size in sizes.items():
+        others = max((other for text, other in sizes.items() if text != name), default=0.0)
+        if short[name] not in words and size > FARTHER * others > 0:
+            raise DataError(
+                f"{origin}: column {name!r} holds numbers about {size:.3g} and the others about {others:.3g} at most: "
+                f"if it is no class, remove it; if it is one, name the class columns logit_0, logit_1..."
+            )
+
+
+MOST_ROWS = 0.25
+LEAST_ROWS = 20
+"""A column that is the largest of so many rows at least, and so large a share of them, is the label of one of them."""
+
+
+def _refuse_never_right(
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column would be the prediction of many rows and is the label of none."""
+    if any(columns[name].dtype.kind not in "fiu" or columns[name].ndim != 1 for name in short):
+        return
+    largest = np.stack([columns[name] for name in short], 1).argmax(1)
+    for k, name in enumerate(short):
+        rows = int((largest == k).sum())
+        if short[name] not in words and rows >= max(LEAST_ROWS, MOST_ROWS * len(largest)):
+            raise DataError(
+                f"{origin}: column {name!r} is the largest in {rows:,} of {len(largest):,} rows and the label of none: "
+                f"if it is no class, remove it; if it is one, name the class columns logit_{short[name]}..."
+            )
+
+
+def _size(values: Array) -> float:
+    """The median distance from zero of a column's numbers, without those that stand for classes not offered."""
+    if values.dtype.kind not in "fiu" or values.ndim != 1:
+        return 0.0
+    offered = values[np.isfinite(values) & (values > masks.SHALLOWEST)]
+    return float(np.median(np.abs(offered))) if len(offered) else 0.0

@@ -1,0 +1,90 @@
+"""Labels and predictions of a file by name, and what the file says of classes and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.errors import DataError
+from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.labels_by_name import positions
+from calib_bench.evaluation.vocabulary import CLASS_NAMES, ROW_IDS, kind_of, plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NamedArrays:
+    """Labels and predictions by name.
+
+    Attributes:
+        arrays: `labels`, and the predictions by a name that says their kind.
+        notes: what a reader should know of the choice.
+        classes: the classes' names in order; None where they only have numbers.
+        by_name: whether labels were read by the classes' names, so that the order of columns says nothing.
+        ids: columns that name the rows, [N] each, by their names.
+    """
+
+    arrays: Mapping[str, Array]
+    notes: list[str]
+    classes: tuple[str, ...] | None = None
+    by_name: bool = False
+    ids: Mapping[str, Array] = field(default_factory=dict)
+
+
+def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
+    """Whole arrays of a file, with the names of classes and rows that other arrays of the file hold.
+
+    Raises:
+        DataError: the classes' names do not fit the predictions, or a label is none of them.
+    """
+    ids, class_names = _names_in(arrays)
+    if class_names is None or class_names.ndim != 1:
+        return NamedArrays(arrays, [], ids=ids)
+    kept = {name: arrays[name] for name in arrays if name == "labels" or kind_of(name)}
+    K = _class_count(kept)
+    if class_names.dtype.kind == "f" and bool((class_names == np.floor(class_names)).all()):
+        class_names = class_names.astype(np.int64)
+    classes = tuple(map(str, class_names.tolist()))
+    if len(classes) != K or len(set(classes)) < K:
+        raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
+    numbers = class_names.dtype.kind in "iu"
+    if numbers and class_names.tolist() == list(range(K)):
+        return NamedArrays(kept, [], ids=ids)
+    by_name = False
+    if "labels" in kept:
+        kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
+    note = f"the file names the classes: {shown(classes)}"
+    if not by_name:
+        note += f"; labels are numbers, of which 0 is {classes[0]} and {K - 1} is {classes[-1]}"
+    return NamedArrays(kept, [note], classes, by_name, ids)
+
+
+def _class_count(arrays: Mapping[str, Array]) -> int:
+    """The number of classes of the first predictions [N, K]; 2 where all are [N] or [N, 1]."""
+    counts = [values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2]
+    return max(counts[0], 2) if counts else 2
+
+
+def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:
+    """Arrays that name the rows, by their names, and the array that names the classes, if any."""
+    ids: dict[str, Array] = {}
+    class_names: Array | None = None
+    for name in arrays:
+        if name == "labels" or kind_of(name) or plain(name) not in (*ROW_IDS, *CLASS_NAMES):
+            continue
+        try:
+            values = arrays[name]
+        except DataError:  # pickled objects, which are never read: as good as not there
+            continue
+        if plain(name) in CLASS_NAMES:
+            class_names = values
+        elif values.ndim == 1:
+            ids[name] = values
+    return ids, class_names

@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calib_bench import registry
+from calib_bench.core.fate import label_entropy
 from calib_bench.core.settings import Execution
+from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Trial, scored_as_published
+from calib_bench.core.trial import Trial, TrialResult, scored_as_published
+from calib_bench.data.heads import on_head
+from calib_bench.data.label_noise import noisy
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
+from calib_bench.metrics import log_loss_n
+from calib_bench.models.timm import pretrained_head
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.failures import Kind, kind_of
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.device import pick
+from calib_bench.train.train import train
 
 if TYPE_CHECKING:
-    from calib_bench.core.splits import Splits
-    from calib_bench.core.trial import TrialResult
+    pass
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
@@ -64,13 +70,10 @@ def load_splits(execution: Execution, trial: Trial) -> Splits:
 
 @lru_cache(maxsize=2)
 def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
-    from calib_bench.core.splits import Request
 
     splits = registry.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
     if not pretrained:
         return splits
-    from calib_bench.data.heads import on_head
-    from calib_bench.models.timm import pretrained_head
 
     return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
 
@@ -173,7 +176,6 @@ def train_group(group: Group, execution: Execution, store: Store, progress: Prog
     Raises:
         OutOfMemory: a batch does not fit in memory.
     """
-    from calib_bench.train.train import train
 
     splits = load_splits(execution, group[0])
     data = store.write_splits(group[0], splits)
@@ -217,8 +219,6 @@ def probe_of(trial: Trial) -> Probe | None:
 
 def _label_entropy(trial: Trial, splits: Splits) -> float:
     """Entropy in nats of the labels that the trial trains on."""
-    from calib_bench.core.fate import label_entropy
-    from calib_bench.data.label_noise import noisy
 
     labels = splits.train.labels
     if trial.label_noise:
@@ -228,7 +228,6 @@ def _label_entropy(trial: Trial, splits: Splits) -> float:
 
 def selection_scores(result: TrialResult, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
-    from calib_bench.metrics import log_loss_n
 
     temperature = registry.load("baselines", "temperature_scaling")
 

@@ -26,7 +26,9 @@ from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
 from calib_bench.store.store import Store
-from calib_bench.studies.beta_switch import study as beta_switch
+from calib_bench.studies.beta_switch import findings as switch_findings
+from calib_bench.studies.beta_switch import rows as switch_rows
+from calib_bench.studies.beta_switch import switches as beta_switch
 from calib_bench.studies.learning_rate import phase
 from calib_bench.studies.width_depth import study as width_depth
 from calib_bench.system.random import stream
@@ -269,11 +271,11 @@ def test_a_critical_period_is_found(tmp_path: Path) -> None:
         return 1.5 if during == 0.1 else 0.5
 
     analysis, rows = switched(tmp_path / "critical", noise)
-    begun = {at: rows[beta_switch.FROM, beta_switch.ALL_ALONG, at] for at in (0.02, 0.1, 0.5)}
-    assert [beta_switch.moved(row) for row in begun.values()] == [False, True, True]
+    begun = {at: rows[beta_switch.FROM, switch_rows.ALL_ALONG, at] for at in (0.02, 0.1, 0.5)}
+    assert [switch_findings.moved(row) for row in begun.values()] == [False, True, True]
     assert [round(row["decided_dyn"], 1) + 0 for row in begun.values()] == [0, 1, 1]
-    never = {at: rows[beta_switch.FROM, beta_switch.NEVER, at] for at in (0.02, 0.1, 0.5)}
-    assert [beta_switch.moved(row) for row in never.values()] == [True, False, False]
+    never = {at: rows[beta_switch.FROM, switch_rows.NEVER, at] for at in (0.02, 0.1, 0.5)}
+    assert [switch_findings.moved(row) for row in never.values()] == [True, False, False]
     assert never[0.02]["log_loss_dyn"] < 0 < begun[0.5]["log_loss_dyn"]
     text = " ".join(analysis.verdict)
     assert (
@@ -284,7 +286,7 @@ def test_a_critical_period_is_found(tmp_path: Path) -> None:
 
 def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
     analysis, rows = switched(tmp_path / "none", lambda trial: 0.5)
-    assert not any(beta_switch.moved(row) for row in rows.values())
+    assert not any(switch_findings.moved(row) for row in rows.values())
     assert not any(row["decided_dyn"] == row["decided_dyn"] for row in rows.values() if "decided_dyn" in row)
     text = " ".join(analysis.verdict)
     assert "whether that is an effect the data cannot say" in text
@@ -324,14 +326,14 @@ def test_switches_establish_nothing_with_an_arm_of_two_kinds(tmp_path: Path) -> 
     whole = next(row for key, row in rows.items() if key[:3] == (0.1, "", "reference"))
     other = next(row for key, row in rows.items() if key[:3] == (0.3, "", "reference"))
     assert whole["log_loss_dyn_low"] > 0 < other["log_loss_dyn_low"]
-    assert (whole["two_kinds"], beta_switch.moved(whole)) == ("this arm", False)
-    assert (other["two_kinds"], beta_switch.moved(other)) == ("", True)
-    kinds = {at: rows[0.1, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)}
+    assert (whole["two_kinds"], switch_findings.moved(whole)) == ("this arm", False)
+    assert (other["two_kinds"], switch_findings.moved(other)) == ("", True)
+    kinds = {at: rows[0.1, beta_switch.FROM, switch_rows.NEVER, at]["two_kinds"] for at in (0.1, 0.5)}
     assert kinds == {0.1: "this arm", 0.5: "reference"}
-    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.1]["two_kinds"] == "this arm"
-    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.5]["two_kinds"] == ""
+    assert rows[0.1, beta_switch.FROM, switch_rows.ALL_ALONG, 0.1]["two_kinds"] == "this arm"
+    assert rows[0.1, beta_switch.FROM, switch_rows.ALL_ALONG, 0.5]["two_kinds"] == ""
     # Both switches end at the reference's beta: they are told apart by the one they begin at.
-    assert [rows[0.3, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
+    assert [rows[0.3, beta_switch.FROM, switch_rows.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
     text = " ".join(analysis.verdict)
     assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
     assert "0.1 to 1 at 0.1: 1 of 9 trials, 11%" in text

@@ -14,13 +14,13 @@ import torch
 from synthetic import labels_and_truth, splits_of
 
 from calib_bench import cli, registry
-from calib_bench.analysis import controls
+from calib_bench.analysis import best_beta, controls
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
 from calib_bench.core.trial import Outcome, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
-from calib_bench.models.variations import form, variations
+from calib_bench.models.variations import Form, form, variations
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
@@ -30,7 +30,6 @@ from calib_bench.studies.beta_switch import findings as switch_findings
 from calib_bench.studies.beta_switch import rows as switch_rows
 from calib_bench.studies.beta_switch import switches as beta_switch
 from calib_bench.studies.learning_rate import phase
-from calib_bench.studies.width_depth import study as width_depth
 from calib_bench.system.random import stream
 
 Number = Callable[[Trial], float]
@@ -444,7 +443,7 @@ def test_best_betas_that_rest_on_seeds_of_two_kinds_are_not_others(tmp_path: Pat
     analysis = registry.study("width_depth").analyse(settings, store)
     best = analysis.tables["best_beta"].frame
     row = best[(best["model"] == "mlp_64") & (best["result"] == "repaired log loss")].iloc[0]
-    assert (row["two_kinds"], row["ratio_low"] > 1, width_depth.optimum.differs(row)) == (kind, True, False)
+    assert (row["two_kinds"], row["ratio_low"] > 1, best_beta.differs(row)) == (kind, True, False)
     text = " ".join(analysis.verdict)
     assert (
         "that it is another for mlp_64 is not established, since some seeds of the arm or its reference collapsed"
@@ -463,7 +462,7 @@ def test_one_best_beta_for_all_is_not_said_to_move(tmp_path: Path) -> None:
 
 
 def test_names_tell_widths_depths_and_variations() -> None:
-    assert form("mlp") == width_depth.Form("mlp", 128, 2, "none")
+    assert form("mlp") == Form("mlp", 128, 2, "none")
     assert form("timm/resnet18") is None
     for model in ("mlp_128_128", "cnn_8_16", "wrn_16_4", "wrn_16_4_nonorm", "gru_64", "bag_64"):
         names = variations(model)

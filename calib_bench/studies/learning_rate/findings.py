@@ -7,13 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import (
-    cell,
-    excludes_zero,
-    firm,
-    revoked,
-    why_loose,
-)
+from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, why_loose
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import (
-    adjusted,
-    without_lone,
-)
+from calib_bench.analysis.result_rows import adjusted, without_lone
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Probe, Section, Study

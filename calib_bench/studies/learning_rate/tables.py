@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import beta_rate_plane, controls
-from calib_bench.analysis.result_rows import (
-    Row,
-    cell,
-    marks,
-)
+from calib_bench.analysis.result_rows import Row, cell, marks
 from calib_bench.analysis.table_notes import noted, shown
 from calib_bench.core.fate import GUESS
 from calib_bench.core.settings import Settings

@@ -76,7 +76,7 @@ def _alike_but_for(over: str, architectures: Sequence[Architecture]) -> list[lis
 
 
 def _place(architecture: Form, over: str) -> float:
-    """Where an architecture goes on the axis of a slope: log width, log depth, or 1 with normalization and 0 without."""
+    """Where an architecture goes on a slope's axis: log width, log depth, or 1 with normalization, else 0."""
     value = getattr(architecture, over)
     return float(value != "none") if over == "norm" else math.log(value)
 

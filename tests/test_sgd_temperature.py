@@ -113,7 +113,8 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
     spread = measured_rows.rule_spread(found)
     assert spread["square root"] < spread["linear"]
     assert spread["linear"] == pytest.approx(math.sqrt(np.mean(np.square(0.5 * np.log([4, 16])))))
-    claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in measured_rows.acceptance([found], [])}
+    accepted = measured_rows.acceptance([found], [])
+    claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in accepted}
     assert claims["collapse over momenta"] == measured_rows.MET
     assert claims["Adam"] == measured_rows.MET
     # Seeds of two kinds leave undecided what they made, and nothing else.

@@ -59,7 +59,8 @@ def temperature_tables(
             f"batches at the unchanged rate; stationary: whether those had settled before.{marked(cooling)}",
         ),
         "adam": Table(
-            "Adam over batch sizes", adam := pd.DataFrame([row for one in results for row in measured_rows.adam_rows(one)]),
+            "Adam over batch sizes",
+            adam := pd.DataFrame([row for one in results for row in measured_rows.adam_rows(one)]),
             f"{over}{held}relative is to the first batch size at the same rate_at_first (Malladi et al., 2022)."
             f"{marked(adam)}",
         ),

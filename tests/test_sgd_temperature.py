@@ -15,8 +15,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies import sgd_temperature
-from calib_bench.studies.sgd_temperature import arms
+from calib_bench.studies.sgd_temperature import arms, findings
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 
 WORDS = (
@@ -126,4 +125,4 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
     assert rows["Adam"]["verdict"] == measured_rows.MET
     assert [row.get("two_kinds") for row in measured_rows.stationary_rows(found, arms.MOMENTA)].count("this arm") == 1
     found.readings = [replace(one, mixed=one.arm.part == arms.ADAM) for one in found.readings]
-    assert "is not established, since some seeds" in sgd_temperature._adam(found)[0]
+    assert "is not established, since some seeds" in findings._adam(found)[0]

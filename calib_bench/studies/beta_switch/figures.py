@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, _dodge, _empty, _legend
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
@@ -49,7 +50,7 @@ def switches(analysis: Analysis) -> Figure:
     return figure
 
 
-def _column(axes: Sequence[Axes], rows: pd.DataFrame, title: str, labelled: bool) -> None:
+def _column(axes: NDArray[np.object_], rows: pd.DataFrame, title: str, labelled: bool) -> None:
     """Both metrics of one beta; the leftmost column is `labelled`."""
     for axis, (column, label) in zip(axes, PANELS, strict=True):
         axis.set_visible(True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import adjusted, without_lone
+from calib_bench.analysis.result_rows import Row, adjusted, without_lone
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -50,7 +50,8 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     families = tuning.tuned(settings, store.scores(settings.select), more(settings))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     reader = Reader(settings, store, own_tests(store, [arm for family in families for arm in family.arms]))
-    rows, left_out = [], []  # type: list[Row], list[str]
+    rows: list[Row] = []
+    left_out: list[str] = []
     for family in families:
         rows += family_rows(reader, family.arms, variants[family.arms[0].trial.family()])
         reader.control(family.arms, variants[family.arms[0].trial.family()])

@@ -7,7 +7,7 @@ its frontier, above which training fails; `calib_bench.studies.learning_rate.pha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
@@ -69,7 +69,8 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     tuned_families = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
     nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])
-    phases, control_rows = [], []  # type: list[phase.Phase], list[Row]
+    phases: list[phase.Phase] = []
+    control_rows: list[dict[str, Any]] = []
     for family in tuned_families:
         variant = variants[family.arms[0].trial.family()]
         control_rows += controls.read(settings, store, family.arms, variant, nested)

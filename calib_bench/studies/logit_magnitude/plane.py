@@ -150,7 +150,7 @@ def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> l
 
 
 def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row]:
-    """A row a metric of `other`'s and the initial magnitude's share; `grid` is [levels of other, levels of magnitude]."""
+    """A row a metric: the shares of `other` and of the initial magnitude, the rows and columns of the grid."""
     if len(grid) < 2 or len(grid[0]) < 2:
         return []
     everyone = [cell.measures for line in grid for cell in line]

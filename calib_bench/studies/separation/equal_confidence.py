@@ -95,8 +95,7 @@ def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
         StoreError: a stored trial cannot be read.
     """
     common = [seed for seed in arm.seeds if seed in reference.seeds]
-    pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in common}
-    matched = {seed: pair for seed, pair in pairs.items() if pair is not None}
+    matched = _pairs(store, reference, arm, common)
     scores = METRICS.values() if matched else ()
     moves = {score: _moves(reference, arm, score) for score in scores if score in SCORES}
     return Matched(
@@ -108,6 +107,12 @@ def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
         moves={score: by_part for score, by_part in moves.items() if by_part},
         fits=_fits(list(matched.values()), all(same_calibration(one) for one in (reference, arm))),
     )
+
+
+def _pairs(store: Results, reference: Measures, arm: Measures, seeds: Sequence[int]) -> dict[int, _Pair]:
+    """The seeds that could be matched both ways."""
+    pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in seeds}
+    return {seed: pair for seed, pair in pairs.items() if pair is not None}
 
 
 def _cells(

@@ -149,10 +149,11 @@ def _choice(
     """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
     import numpy as np
 
-    known = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
-    if len({None if move is None else move.shape for line in known for move in line}) > 1 or known[0][0] is None:
+    cell_moves = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
+    shapes = {None if move is None else move.shape for line in cell_moves for move in line}
+    if len(shapes) > 1 or None in shapes:
         return None
-    return np.array(known, np.float64)
+    return np.array(cell_moves, np.float64)
 
 
 def _tuning(frame: pd.DataFrame) -> str:

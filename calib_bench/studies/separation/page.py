@@ -104,9 +104,9 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
     """The seeds of an arm that are reported at another rate than the one that all chose."""
     if "cross_fitted" not in rates:
         return ""
-    own = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
-    own = own[own["cross_fitted"].fillna("") != ""]
-    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in own.to_dict("records")]
+    others = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
+    others = others[others["cross_fitted"].fillna("") != ""]
+    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in others.to_dict("records")]
     return f" ({', '.join(moved)}, as the others choose)" if moved else ""
 
 

@@ -108,21 +108,28 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
     choices = {score: tuple(_best_family(present, one, score) for one in seed_risks) for score in scores}
     if measures.seeds and risks is not None:
         after[CHOSEN] = {score: _after_chosen(after, names, score) for score, names in choices.items()}
-    folds = {name: [one.get(name, {}) for one in seed_risks] for name in present}
-    for i, one in enumerate(seed_risks):
-        chosen = {score: names[i] for score, names in choices.items()}
-        folds.setdefault(CHOSEN, []).append(_without_chosen(one, chosen))
-    without = {name: _without(sets, scores) for name, sets in folds.items()}
     return Refined(
         seeds=measures.seeds,
         trials=measures.arm.trials,
         raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
         after=after,
         choices=choices,
-        without={name: by_score for name, by_score in without.items() if by_score},
+        without=_without_folds(present, seed_risks, choices),
         measures=replace(measures, examples={}),
         rechosen=measures.rechosen,
     )
+
+
+def _without_folds(
+    present: Sequence[str], seed_risks: Sequence[Risks], choices: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Tensor]]:
+    """See `Refined.without`."""
+    folds = {name: [one.get(name, {}) for one in seed_risks] for name in present}
+    folds[CHOSEN] = []
+    for i, one in enumerate(seed_risks):
+        folds[CHOSEN].append(_without_chosen(one, {score: names[i] for score, names in choices.items()}))
+    without = {name: _without(sets, choices) for name, sets in folds.items()}
+    return {name: by_score for name, by_score in without.items() if by_score}
 
 
 def _best_family(present: Sequence[str], risks: Risks, score: str) -> str:
@@ -209,29 +216,51 @@ def cross_validated_stack(
         tests: of each set logits [M, K] and labels [M] of test examples: their mean scores after the map that was
             fitted without each fold are by score + WITHOUT.
     """
+    S = len(Z_SNK)
+    if len(calibrators) == 1:
+        nothing = dict.fromkeys(SCORES.values(), math.nan)
+        return [dict.fromkeys(calibrators, nothing) for _ in range(S)]
+    parts = _alike(_folds(y_SN.shape[1], folds, seed), Z_SNK.numel())
+    risks: list[Risks] = [{} for _ in range(S)]
+    for name, calibrator in calibrators.items():
+        try:
+            set_risks = _cross_validate(calibrator, Z_SNK, y_SN, parts, tests)
+        except (Exception, SystemExit):  # measuring the trials tells why
+            continue
+        for one, by_score in zip(risks, set_risks, strict=True):
+            one[name] = by_score
+    return risks
+
+
+def _folds(N: int, folds: int, seed: int) -> list[Tensor]:
+    """Random folds of N examples, none of them empty."""
     import numpy as np
     import torch
 
-    names, (S, N, _) = tuple(SCORES.values()), Z_SNK.shape
-    if len(calibrators) == 1:
-        return [{name: dict.fromkeys(names, math.nan) for name in calibrators} for _ in range(S)]
     order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
-    parts = [part for part in torch.tensor_split(order, folds) if len(part)]
-    sums: dict[str, dict[str, Tensor]] = {
-        name: {score: torch.zeros(S, dtype=torch.float64) for score in names} for name in calibrators
-    }
-    without: dict[str, list[dict[str, Any]]] = {name: [{} for _ in range(S)] for name in calibrators}
-    for same_size in _alike(parts, Z_SNK.numel()):
+    return [part for part in torch.tensor_split(order, folds) if len(part)]
+
+
+def _cross_validate(
+    calibrator: Calibrator,
+    Z_SNK: Tensor,
+    y_SN: Tensor,
+    parts: Sequence[Tensor],
+    tests: Sequence[tuple[Tensor, Tensor]],
+) -> list[dict[str, Any]]:
+    """One calibrator's risks on each of S sets, over all folds, those of one size [F, R] at a time.
+
+    Raises:
+        UserError: a map gives NaN.
+    """
+    S, N = y_SN.shape
+    sums: dict[str, Any] = dict.fromkeys(SCORES.values(), 0.0)
+    without: list[dict[str, Any]] = [{} for _ in range(S)]
+    for same_size in parts:
         held_out = _HeldOut.of(Z_SNK, y_SN, same_size)
-        for name in list(sums):
-            try:
-                values = _held_out_scores(calibrators[name], held_out, tests, without[name])
-            except (Exception, SystemExit):  # measuring the trials tells why
-                del sums[name]
-                continue
-            for score in names:
-                sums[name][score] += values[score].view(S, -1).sum(1)
-    return [{name: _mean_risks(by_score, i, N) | without[name][i] for name, by_score in sums.items()} for i in range(S)]
+        for score, values in _held_out_scores(calibrator, held_out, tests, without).items():
+            sums[score] = sums[score] + values.view(S, -1).sum(1)
+    return [{score: float(sums[score][i]) / N for score in sums} | without[i] for i in range(S)]
 
 
 class _HeldOut(NamedTuple):
@@ -276,10 +305,6 @@ def _held_out_scores(
     return dict(zip(names, scores_n(logp, held_out.y_out, *names), strict=True))
 
 
-def _mean_risks(sums: Mapping[str, Tensor], i: int, examples: int) -> dict[str, Any]:
-    return {score: float(sum_S[i]) / examples for score, sum_S in sums.items()}
-
-
 def _add(without: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
     """Adds the mean test scores of one fit to those of the folds before it."""
 
@@ -316,26 +341,45 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
     seeds = [seed for seed in arm.seeds if seed in other.seeds]
     if not seeds:
         return []
-    places, reference_places = ([one.seeds.index(seed) for seed in seeds] for one in (arm, other))
+    sides = [(one, [one.seeds.index(seed) for seed in seeds]) for one in ([arm, reference] if reference else [arm])]
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
-    table_rows = []
+    table_rows: list[Row] = []
     for score, column in SCORES.items():
         levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
-        for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
-            row: Row = {**base, "examples": arm.raw[column].shape[1], "score": score, "family": family}
-            if family == CHOSEN:
-                row["chosen"] = _counted([arm.choices[column][i] for i in places])
-            intervals = _levels((arm, places), family, column, nested, levels)
-            for part, interval in intervals.items():
-                row |= {key: value for key, value in fields(part, interval).items() if key != f"{part}_p"}
-            if reference is not None and family in reference.after:
-                pair = ((arm, places), (reference, reference_places))
-                part_changes = _changes(pair, family, column, nested, changes)
-                for part, interval in part_changes.items():
-                    row |= fields(part, interval)
-                intervals |= part_changes
-            table_rows.append(row | doubtful(intervals))
+        for family in (CHOSEN, *FAMILIES):
+            if family in arm.after:
+                row = {**base, "examples": arm.raw[column].shape[1], "score": score, "family": family}
+                table_rows.append(row | _row(sides, family, column, nested, (levels, changes)))
     return table_rows
+
+
+def _row(
+    sides: Sequence[Side],
+    family: str,
+    column: str,
+    nested: bool,
+    moves: tuple[Mapping[str, Array], Mapping[str, Array]],
+) -> Row:
+    """The arm's split by one family of maps, and its difference from the reference where there is one.
+
+    Args:
+        sides: the arm and, where there is one, the reference.
+        family: of maps.
+        column: the per-example score.
+        nested: seeds have test examples of their own.
+        moves: of the arm and of its difference from the reference, see `_moves`.
+    """
+    arm, places = sides[0]
+    row: Row = {"chosen": _counted([arm.choices[column][i] for i in places])} if family == CHOSEN else {}
+    intervals = _levels(sides[0], family, column, nested, moves[0])
+    for part, interval in intervals.items():
+        row |= {key: value for key, value in fields(part, interval).items() if key != f"{part}_p"}
+    if len(sides) > 1 and family in sides[1][0].after:
+        changes = _changes((sides[0], sides[1]), family, column, nested, moves[1])
+        for part, interval in changes.items():
+            row |= fields(part, interval)
+        intervals |= changes
+    return row | doubtful(intervals)
 
 
 Side = tuple[Refined, Sequence[int]]

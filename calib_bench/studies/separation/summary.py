@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 MOST = 3
 """Families of arms that are told one by one."""
+DYNAMICS = ("log_loss_dyn", "accuracy")
+"""Columns that only what is learned moves."""
 
 
 def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -42,26 +44,27 @@ def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
     if not sure:
         return _no_dynamics(rows, settings)
     worst = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    parts = []
-    if _changed(worst, "log_loss_dyn"):
-        parts.append(
-            f"log loss after temperature scaling is {_way(worst, 'log_loss_dyn')} by "
-            f"{_size(worst, 'log_loss_dyn')} nats"
-        )
-    if _changed(worst, "accuracy"):
-        parts.append(f"accuracy is {_way(worst, 'accuracy')} by {_size(worst, 'accuracy')}")
+    parts = " and ".join(_dynamics_parts(worst))
     others = [row for row in sure if row is not worst]
     rest = [row for row in rows if row not in sure]
     more = f", and there is an effect at {betas(others)} too" if others else ""
     silent = f" At {betas(rest)} none is established." if rest else ""
     return (
         f"Beta changes what is learned, not only how sure the model is: trained at {betas([worst])} instead of "
-        f"{settings.reference:g}, {' and '.join(parts)}, which no temperature could repair{more}.{silent}"
+        f"{settings.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
     )
 
 
-DYNAMICS = ("log_loss_dyn", "accuracy")
-"""Columns that only what is learned moves."""
+def _dynamics_parts(row: Row) -> list[str]:
+    """By how much log loss after temperature scaling and accuracy changed, each where it surely did."""
+    parts = []
+    if _changed(row, "log_loss_dyn"):
+        parts.append(
+            f"log loss after temperature scaling is {_way(row, 'log_loss_dyn')} by {_size(row, 'log_loss_dyn')} nats"
+        )
+    if _changed(row, "accuracy"):
+        parts.append(f"accuracy is {_way(row, 'accuracy')} by {_size(row, 'accuracy')}")
+    return parts
 
 
 def _no_dynamics(rows: Sequence[Row], settings: Settings) -> str:

@@ -90,11 +90,9 @@ def _break(one: measured_rows.FamilyResult) -> list[str]:
     broken = [r for r in at_hottest if _is_off(r, base[hottest])]
     curvature = one.minimum.noise_curvature
     tenth = stationary.breaking_batch(first.eta0, one.family.arms[0].trial.momentum, curvature)
-    seen = (
-        f"first seen off by more than 10% at B={broken[0].batch}"
-        if broken
-        else f"not seen to break up to B={at_hottest[-1].batch}"
-    )
+    seen = f"not seen to break up to B={at_hottest[-1].batch}"
+    if broken:
+        seen = f"first seen off by more than 10% at B={broken[0].batch}"
     return [f"At eta0={first.eta0:.3g} the collapse over batch size is {seen}; theory gives 10% at B={tenth:.0f}."]
 
 

@@ -75,28 +75,6 @@ def _trials(store: Results, measured: Sequence[Measures]) -> list[Row]:
     return rows
 
 
-def gain(
-    settings: Settings, store: Results, pair: Pair
-) -> tuple[Row, list[tuning.Arm], list[Row], list[Row], list[Row]]:
-    """The winner against the reference's winner, both arms, the controls of the latter, both arms' trials, and the rows
-    of `_alternatives`."""
-
-    repair = registry.calibrators(("temperature_scaling",))
-    measured, row = [], {}  # type: list[Any], Row
-    for label, side in (("tuned", pair.joint), ("reference", pair.plain)):
-        best = side.best
-        assert best is not None, "checked by the caller"
-        measured.append(measure_arm(store, final_arm(settings, side, store.scores(settings.select)), repair))
-        row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": side.cost}
-    arms = [one.arm for one in measured]
-    nested = own_tests(store, arms)
-    row |= {"tuning": tuning.together(arms), "nested": nested} | contrast(measured[0], measured[1], nested)
-    row |= {"elsewhere": _elsewhere(arms)} | collapse.two_kinds(*measured)
-    searched = [{"beta": one.arm.trial.beta, "search": s} for one, s in zip(measured, SEARCHES, strict=True)]
-    ran = [about | trial for about, one in zip(searched, measured, strict=True) for trial in each.trials(store, one)]
-    return row, arms, controls.both(store, measured[1], repair, nested), ran, _alternatives(pair, measured)
-
-
 def _elsewhere(arms: Sequence[tuning.Arm]) -> str | None:
     """The seeds that are reported at another configuration than the one that all chose."""
     moved = [

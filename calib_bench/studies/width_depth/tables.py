@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,13 +40,14 @@ def details(analysis: Analysis) -> list[Detail]:
     return model_details
 
 
-def _best_rows(best: pd.DataFrame, name: Mapping[str, object]) -> list[dict[Hashable, Any]]:
+def _best_rows(best: pd.DataFrame, name: Mapping[str, object]) -> list[dict[str, Any]]:
     """The best betas of one architecture, a row a result."""
     if not len(best):
         return []
     filled = best.fillna({"variant": ""})
     matches = (filled[list(KEYS)] == [name[key] for key in KEYS]).all(axis=1)
-    return filled[matches].to_dict("records")
+    rows: Any = filled[matches].to_dict("records")
+    return list(rows)
 
 
 def width_tables(

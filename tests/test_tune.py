@@ -19,7 +19,7 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.search import shortened
 from calib_bench.store.store import Store
-from calib_bench.studies.tune import searches
+from calib_bench.studies.tune import findings, searches
 from calib_bench.studies.tune import study as tune
 from calib_bench.system.random import stream
 
@@ -145,12 +145,12 @@ def row(total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[fl
 def test_advice_follows_the_intervals(
     total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[float, float], words: str
 ) -> None:
-    assert words in tune._advice(parse(["study=tune"]), row(total, dyn, accuracy))
+    assert words in findings._advice(parse(["study=tune"]), row(total, dyn, accuracy))
 
 
 def test_advice_is_none_where_a_winner_has_seeds_of_two_kinds() -> None:
     mixed = row((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01)) | {"two_kinds": "this arm"}
-    said = tune._advice(parse(["study=tune"]), mixed)
+    said = findings._advice(parse(["study=tune"]), mixed)
     assert said.startswith(
         "Advice: stay at beta=1; that tuning beta gains anything is not established, since some seeds"
     )

@@ -24,7 +24,7 @@ from scipy import stats
 
 from calib_bench import inference
 from calib_bench.analysis import contrast
-from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.settings import parse
 from calib_bench.inference import Interval
 from calib_bench.metrics.binned import equal_width
@@ -407,8 +407,8 @@ TRIAL = next(tuning.templates(resolve(parse(["task=digits", "beta=1", "objective
 def moved(values_RT: np.ndarray, cost_RT: np.ndarray, losses_RN: np.ndarray | None, at_S: np.ndarray) -> np.ndarray:
     """What other choices would change, as `rechosen` has it: all seeds together, and as they are reported."""
     seeds, part = np.arange(values_RT.shape[1]), values_RT.shape[1] / len(at_S)
-    together = values_RT[inference.rechosen(cost_RT, losses_RN, 200)] - values_RT[cost_RT.mean(1).argmin()]
-    apart = values_RT[inference.rechosen_apart(cost_RT, losses_RN, 200), seeds] - values_RT[at_S[seeds], seeds]
+    together = values_RT[inference.redrawn_choice(cost_RT, losses_RN, 200)] - values_RT[cost_RT.mean(1).argmin()]
+    apart = values_RT[inference.redrawn_choice_apart(cost_RT, losses_RN, 200), seeds] - values_RT[at_S[seeds], seeds]
     return np.stack([together, part * apart + (1 - part) * together])
 
 

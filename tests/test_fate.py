@@ -91,7 +91,7 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
     assert [store.fate(arm.trials[seed]) for seed in range(5)] == ["done", "done", "dead", "diverged", "done"]
     assert [store.state(arm.trials[seed]) for seed in range(5)] == ["done", "done", "done", "diverged", "done"]
     scores = store.scores(settings.select)
-    failed = beta_rate_plane.worthless(settings)
+    failed = beta_rate_plane.is_failed(settings)
     assert [failed(scores(arm.trials[seed])) for seed in range(5)] == [False, False, True, True, False]  # type: ignore[arg-type]
     assert scores(arm.trials[4]) > math.log(CLASSES)  # type: ignore[operator]  # large, and yet no failure
 
@@ -103,7 +103,7 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
     assert rows[1]["diverged_trials"] == "7 of 10"
     assert provenance.training(store, [*arm.trials.values()])["failed"] == 2
 
-    found = beta_rate_plane.brackets(settings, arm, scores)
+    found = beta_rate_plane.failure_brackets(settings, arm, scores)
     assert (found[0].best, found[0].failing) == (0.1, 0.4)
     assert math.isnan(found[2].best)
 

@@ -24,7 +24,7 @@ from calib_bench.inference import (
     ece_null,
     ece_null_of,
     holm,
-    rechosen,
+    redrawn_choice,
     share,
     two_by_two,
     widened,
@@ -652,14 +652,14 @@ def test_holm_keeps_nan_as_a_member() -> None:
 
 def test_a_choice_made_again_is_the_same_where_it_is_clear() -> None:
     clear = [[1.0, 1.1, 0.9], [2.0, 2.1, 1.9], [math.inf, 0.1, 0.2], [math.nan, 0.1, 0.2]]
-    assert (rechosen(clear, np.zeros((4, 9))) == 0).all()
+    assert (redrawn_choice(clear, np.zeros((4, 9))) == 0).all()
     with pytest.raises(ValueError, match="finite cost"):
-        rechosen([[math.inf, 1.0]])
+        redrawn_choice([[math.inf, 1.0]])
 
 
 def test_candidates_that_are_alike_are_chosen_alike() -> None:
     rng = np.random.default_rng(0)
-    shares = [np.bincount(rechosen(rng.standard_normal((2, 4)), seed=s), minlength=2) / DRAWS for s in range(200)]
+    shares = [np.bincount(redrawn_choice(rng.standard_normal((2, 4)), seed=s), minlength=2) / DRAWS for s in range(200)]
     assert np.mean(shares, 0) == pytest.approx([0.5, 0.5], abs=0.05)
 
 
@@ -669,21 +669,23 @@ def test_errors_of_a_choice_have_twice_their_variance() -> None:
     losses = rng.standard_normal((2, 400))
     losses -= losses.mean(1, keepdims=True)
     error = math.sqrt(np.cov(losses) @ [1, -1] @ [1, -1] / 400)
-    chosen = rechosen([[0.0], [error]], losses, draws=20_000)
+    chosen = redrawn_choice([[0.0], [error]], losses, draws=20_000)
     assert chosen.mean() == pytest.approx(stats.norm.sf(1 / math.sqrt(2)), abs=0.02)
 
 
 def test_a_bad_candidate_is_not_good_because_its_seeds_scatter() -> None:
     cost = [[0.17, 0.18, 0.19], [0.18, 0.19, 0.21], [0.25, 0.4, 0.9]]
-    assert 2 not in rechosen(cost)
+    assert 2 not in redrawn_choice(cost)
 
 
 def test_draws_are_common_to_arms_of_the_same_seeds_and_examples() -> None:
     rng = np.random.default_rng(2)
     cost, losses = rng.standard_normal((3, 3)), rng.standard_normal((3, 50))
-    np.testing.assert_array_equal(rechosen(cost, losses), rechosen(cost + 7, losses - 7))
+    np.testing.assert_array_equal(redrawn_choice(cost, losses), redrawn_choice(cost + 7, losses - 7))
     order = [2, 0, 1]
-    np.testing.assert_array_equal(np.asarray(order)[rechosen(cost[order], losses[order])], rechosen(cost, losses))
+    np.testing.assert_array_equal(
+        np.asarray(order)[redrawn_choice(cost[order], losses[order])], redrawn_choice(cost, losses)
+    )
 
 
 def test_the_variance_of_a_choice_is_that_of_two_alike() -> None:
@@ -697,7 +699,7 @@ def test_the_variance_of_a_choice_is_that_of_two_alike() -> None:
     for _ in range(300):
         cost = rng.standard_normal((2, 30))
         best = cost.mean(1).argmin()
-        move = np.where(rechosen(cost) == best, 0.0, 0.2)
+        move = np.where(redrawn_choice(cost) == best, 0.0, 0.2)
         found.append(choice_variance(np.repeat(move[:, None], 3, 1)))
     assert np.mean(found) == pytest.approx(0.2**2 * math.atan(math.sqrt(2)) / math.pi, rel=0.1)
 

@@ -151,7 +151,7 @@ def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
 
 def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None:
     """Logits whose best temperature is known: the interval of log kappa covers it, and narrows to the bootstrap's."""
-    from calib_bench.analysis.measure import log_kappa_n
+    from calib_bench.analysis.temperature_influence import log_kappa_n
     from calib_bench.inference import crossed_interval
     from calib_bench.registry import load
 

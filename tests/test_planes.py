@@ -26,7 +26,7 @@ from calib_bench.report import figures, plane_drawing
 def test_the_valley_of_a_parabola_is_its_vertex(vertex: float, step: float, height: float) -> None:
     x = step * np.arange(-5, 6)
     x[3] += 0.1 * step  # grids need not be even
-    place, edge = beta_rate_plane.valley(x, height + (x - vertex * step) ** 2)
+    place, edge = beta_rate_plane.parabola_minimum(x, height + (x - vertex * step) ** 2)
     assert place == pytest.approx(vertex * step, abs=1e-9)
     assert not edge
 
@@ -34,7 +34,7 @@ def test_the_valley_of_a_parabola_is_its_vertex(vertex: float, step: float, heig
 def test_the_valley_stays_beside_its_lowest_point_and_says_where_the_curve_ends() -> None:
     x = np.arange(4.0)
     curves = [[3, 1, 2, np.inf], [1, 2, 3, 4], [4, 3, 2, np.nan], [np.inf] * 4, [1, 1, 1, 1], [9, 1, 1e9, 0.9999999]]
-    places, edges = beta_rate_plane.valley(x, np.array(curves))
+    places, edges = beta_rate_plane.parabola_minimum(x, np.array(curves))
     assert places[:3].tolist() == [pytest.approx(7 / 6), 0, 2]
     assert edges.tolist() == [False, True, False, True, True, True]
     assert math.isnan(places[3])
@@ -61,7 +61,7 @@ def test_a_bracket_closes_on_the_frontier_and_says_when_there_is_none(
     truth = lambda rate: 2.0 if rate > frontier else 1 + abs(math.log(2 * rate / frontier)) / 100  # noqa: E731
     known = {rate: truth(rate) for rate in rates}
     for _ in range(30):
-        found = beta_rate_plane.bracket(rates, known.get, failed, extend)
+        found = beta_rate_plane.failure_bracket(rates, known.get, failed, extend)
         if not found.wanted:
             break
         assert not set(found.wanted) & set(known)
@@ -80,11 +80,11 @@ def test_a_bracket_closes_on_the_frontier_and_says_when_there_is_none(
 
 
 def test_no_bracket_before_the_grid_is_known_and_what_counts_as_failing() -> None:
-    found = beta_rate_plane.bracket([1.0, 2.0], {1.0: 0.5}.get, lambda score: score > 1, 4)
+    found = beta_rate_plane.failure_bracket([1.0, 2.0], {1.0: 0.5}.get, lambda score: score > 1, 4)
     assert (math.isnan(found.best), found.wanted) == (True, ())
-    by_loss = beta_rate_plane.worthless(resolve(parse(["task=digits"])))
+    by_loss = beta_rate_plane.is_failed(resolve(parse(["task=digits"])))
     assert [by_loss(score) for score in (0.1, 2.1, 2.25, math.inf, math.nan)] == [False, False, True, True, True]
-    by_error = beta_rate_plane.worthless(resolve(parse(["task=digits", "select=error"])))
+    by_error = beta_rate_plane.is_failed(resolve(parse(["task=digits", "select=error"])))
     assert [by_error(score) for score in (0.5, 0.88)] == [False, True]
 
 
@@ -108,7 +108,7 @@ def test_trials_wanted_beyond_the_grid_are_those_of_each_seed() -> None:
     by_seed = {s: sorted(t.lr for t in trials if t.seed == s) for s in (3, 5)}
     assert by_seed[5] == [0.4, 0.8]  # twice further, and no failure found
     assert by_seed[3][-1] == 0.4
-    assert beta_rate_plane.brackets(settings, arm, scores)[3].rate == pytest.approx(0.3, rel=0.2)
+    assert beta_rate_plane.failure_brackets(settings, arm, scores)[3].rate == pytest.approx(0.3, rel=0.2)
 
 
 # functions of resampled means
@@ -145,8 +145,8 @@ def test_the_place_of_an_optimum_is_covered() -> None:
         where = 0.2 + 0.5 * rng.normal(size=(5, 1, 1)) + 2 * rng.normal(size=(1, 100, 1)) / 10
         values = (x - where) ** 2 + rng.normal(size=(1, 100, 1)) + 0.5 * rng.normal(size=(5, 100, 7))
         found = resampled_means(values, n_boot=300)
-        place = beta_rate_plane.valley(x, found.means_A)[0]
-        limits = percentile(float(place), beta_rate_plane.valley(x, found.drawn_BA)[0], found)
+        place = beta_rate_plane.parabola_minimum(x, found.means_A)[0]
+        limits = percentile(float(place), beta_rate_plane.parabola_minimum(x, found.drawn_BA)[0], found)
         hits += limits.low <= 0.2 <= limits.high
     assert hits >= 0.92 * 200
 

@@ -14,9 +14,10 @@ from synthetic import Shape, make, shape
 
 from calib_bench import registry
 from calib_bench.analysis import controls, interventions
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import contrast, kappa
 from calib_bench.analysis.format import number
-from calib_bench.analysis.measure import fitted_to, measure_arm
+from calib_bench.analysis.measure import measure_arm
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial

@@ -22,10 +22,11 @@ from calib_bench import metrics, registry
 from calib_bench.analysis import arms as arm_rows
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, rate_choice, seed_spread
 from calib_bench.analysis import warnings as warning_words
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to, measure_arm
-from calib_bench.analysis.result_rows import Row, adjusted, firm, unsaid, why_loose
-from calib_bench.analysis.table_notes import census
+from calib_bench.analysis.measure import Measures, measure_arm
+from calib_bench.analysis.result_rows import Row, adjusted, is_significant, significance_note, why_loose
+from calib_bench.analysis.table_notes import describe_sample
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
@@ -709,10 +710,10 @@ def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> 
     )
     collapse.mark(marked, settings)
     untouched, mixed = marked["separation"].to_dict("records")
-    assert (firm(untouched, "x"), firm(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
-    assert unsaid(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
+    assert (is_significant(untouched, "x"), is_significant(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
+    assert significance_note(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
     assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
-    assert "differs at beta=0.1, may differ at beta=10 (not established" in census([untouched, mixed], "x")
+    assert "differs at beta=0.1, may differ at beta=10 (not established" in describe_sample([untouched, mixed], "x")
     assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
     assert marked["two_by_two"]["two_kinds"].fillna("").tolist() == ["", "this arm"]
     assert marked["interventions"]["two_kinds"].fillna("").tolist() == ["", "", "this arm", ""]
@@ -744,10 +745,10 @@ def test_a_reference_with_collapsed_seeds_revokes_its_family_and_a_collapse_of_a
 def test_what_few_seeds_chose_is_not_established() -> None:
     row = {"beta": 0.1, "x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
     few, edge = row | {"tuning": "few seeds"}, row | {"tuning": "edge, few seeds"}
-    assert [firm(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
-    assert unsaid(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
+    assert [is_significant(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
+    assert significance_note(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
     said = "may differ at beta=0.1 (few seeds) (not established, since fewer than 3 seeds chose the rate)"
-    assert census([few], "x") == said
+    assert describe_sample([few], "x") == said
     assert why_loose([few, row]).startswith("not after Holm's correction, or not established")
     assert not is_equal(few | {"x_low": -0.001, "x_high": 0.001}, "x")
     assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
@@ -790,11 +791,11 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     trials = arm.tried[arm.chosen]
     lost = [trial.model_copy(update={"lr": 99.0}) for trial in trials]
     measures = measure_arm(store, replace(arm, tried={arm.chosen: trials, 99.0: lost}), repair)
-    assert measures.rechosen is not None
-    assert measures.rechosen.shares == {arm.chosen: 1.0}
-    assert reference.rechosen is not None
+    assert measures.redrawn_choice is not None
+    assert measures.redrawn_choice.shares == {arm.chosen: 1.0}
+    assert reference.redrawn_choice is not None
     moved = rate_choice.shift(measures, reference, ("raw", "correct", 1.0))
-    np.testing.assert_array_equal(moved, -reference.rechosen.shifts["raw"]["correct"])
+    np.testing.assert_array_equal(moved, -reference.redrawn_choice.shifts["raw"]["correct"])
 
 
 def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
@@ -813,9 +814,9 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
-    assert reference.rechosen is not None
-    assert arm.rechosen is not None
-    assert set(reference.rechosen.shares) == {0.2, 0.4}
+    assert reference.redrawn_choice is not None
+    assert arm.redrawn_choice is not None
+    assert set(reference.redrawn_choice.shares) == {0.2, 0.4}
     # Each shift is the difference of stored trials' means, seed by seed.
     labels = store.labels(arms[1.0].trials[0])["test"]
     right = {
@@ -823,9 +824,9 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
         for rate in (0.2, 0.4)
     }
     moved = np.array(right[0.4]) - right[0.2]
-    shifts = reference.rechosen.shifts["raw"]["correct"]
+    shifts = reference.redrawn_choice.shifts["raw"]["correct"]
     chose = ~np.isclose(shifts[0], 0).all(1)
-    assert chose.mean() == reference.rechosen.shares[0.4]
+    assert chose.mean() == reference.redrawn_choice.shares[0.4]
     np.testing.assert_allclose(shifts[0][chose], np.repeat(moved[None], chose.sum(), 0))
     # As they are reported, seed 1 is at the other rate; of four seeds three choose, and the last changes as they do.
     assert arms[1.0].elsewhere == {1: 0.4}
@@ -835,13 +836,13 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
         assert 0 < went.mean() < 1
         np.testing.assert_allclose(rest[went, seed], 3 / 4 * sign * moved[seed])
     with_choice = contrast(arm, reference, False)
-    given = contrast(replace(arm, rechosen=None), reference, False)
+    given = contrast(replace(arm, redrawn_choice=None), reference, False)
     for column in ("accuracy", "log_loss_total", "log_loss_dyn", "brier_dyn"):
         assert with_choice[column] == given[column]
         assert with_choice[f"{column}_low"] < given[f"{column}_low"] < given[f"{column}_high"]
         assert with_choice[f"{column}_p"] > given[f"{column}_p"] or given[f"{column}_p"] == 1
     half = (given["accuracy_high"] - given["accuracy_low"]) / 2
-    added = choice_variance(arm.rechosen.shifts["raw"]["correct"] - shifts)
+    added = choice_variance(arm.redrawn_choice.shifts["raw"]["correct"] - shifts)
     expected = math.hypot(half, stats.norm.ppf(0.975) * math.sqrt(added))
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
 
@@ -872,7 +873,7 @@ def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tupl
         assert row[f"{result}_least"] == pytest.approx(-mirrored[f"{result}_most"])
         changes = row[f"{result}_least"] < 0 < row[f"{result}_most"]
         assert (result.replace("_", " ") in (row["hangs"] or "").split(", ")) == changes
-    assert choice.rows(arm, None, name) == choice.rows(replace(arm, rechosen=None), reference, name) == []
+    assert choice.rows(arm, None, name) == choice.rows(replace(arm, redrawn_choice=None), reference, name) == []
 
 
 def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None:
@@ -922,8 +923,8 @@ def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Setti
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
     refined, fixed = (
-        [refinement.refine(replace(one, rechosen=again), None) for one, again in ((reference, r), (arm, a))]
-        for r, a in ((reference.rechosen, arm.rechosen), (None, None))
+        [refinement.refine(replace(one, redrawn_choice=again), None) for one, again in ((reference, r), (arm, a))]
+        for r, a in ((reference.redrawn_choice, arm.redrawn_choice), (None, None))
     )
     with_choice, without = (refinement.rows(pair[0], pair[1], {}, False) for pair in (refined, fixed))
     split = contrast(arm, reference, False)
@@ -970,7 +971,7 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, S
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
     counted = peak_rows(arm, reference, False)
-    fixed = peak_rows(replace(arm, rechosen=None), reference, False)
+    fixed = peak_rows(replace(arm, redrawn_choice=None), reference, False)
     for row, before in zip(counted, fixed, strict=True):
         move = rate_choice.shift(arm, reference, (*seed_spread.RESULTS[row["result"]], 1.0))
         added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
@@ -1035,8 +1036,8 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     repair = registry.calibrators(("temperature_scaling",))
     arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
     every = best_beta.levels(arm, False)
-    fixed = best_beta.levels(replace(arm, rechosen=None), False)
-    bare = best_beta.levels(replace(arm, rechosen=None, log_kappa=None), False)
+    fixed = best_beta.levels(replace(arm, redrawn_choice=None), False)
+    bare = best_beta.levels(replace(arm, redrawn_choice=None, log_kappa=None), False)
     values = best_beta.results(arm)
     for result, own in values.items():
         assert bare[result].high == pytest.approx(crossed_interval(own).high)
@@ -1044,7 +1045,7 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     assert bare["repaired log loss"].high < fixed["repaired log loss"].high
     wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
-    few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], rechosen=None, log_kappa=None)
+    few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], redrawn_choice=None, log_kappa=None)
     assert best_beta.levels(few, False)["error"].high <= 1
 
 
@@ -1091,7 +1092,7 @@ def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]
             wider = (row[f"{part}_high"] - row[f"{part}_low"]) / (bare[f"{part}_high"] - bare[f"{part}_low"])
             assert wider > 1 or (wider == 1 and part.endswith("_change"))  # what both arms share cancels in a change
         assert row["total_change_high"] == bare["total_change_high"]
-    split = contrast(arms[1], replace(arms[0], rechosen=None), False)
+    split = contrast(arms[1], replace(arms[0], redrawn_choice=None), False)
     own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
     for end in ("", "_low", "_high"):
         assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])
@@ -1196,8 +1197,8 @@ def test_a_sign_is_established_only_after_holm() -> None:
         for beta, tuning, low, p in ((0.1, "tuned", 0.5, 0.01), (0.3, "edge", 0.1, 0.2), (3.0, "tuned", -0.5, 1.0))
     ]
     hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
-    assert census(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
-    assert [unsaid(row, "x", "?") for row in rows] == ["", "?", "?"]
+    assert describe_sample(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
+    assert [significance_note(row, "x", "?") for row in rows] == ["", "?", "?"]
 
 
 @pytest.mark.parametrize("module", [matched, refinement, factorial, seed_spread])

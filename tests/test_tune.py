@@ -78,7 +78,7 @@ def test_the_choice_of_configurations_is_counted_and_told(folder: Path) -> None:
     measured = []
     for found in (pair.joint, pair.plain):
         measured.append(measure_arm(store, searches.final_arm(settings, found, store.scores(settings.select)), repair))
-        again = measured[-1].rechosen
+        again = measured[-1].redrawn_choice
         assert again is not None
         assert again.costs == pytest.approx({one.trial.lr: one.scores[-1] for one in searches.full_length(found)})
         assert len(again.costs) > 1

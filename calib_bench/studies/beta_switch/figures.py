@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, _dodge, _empty, _legend
+from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ def switches(analysis: Analysis) -> Figure:
     frame = pd.DataFrame(analysis.data["switches"])
     frame = frame[frame["accuracy"].notna()] if "accuracy" in frame else frame.head(0)
     if not len(frame):
-        return _empty("no switched arm has finished yet")
+        return empty_figure("no switched arm has finished yet")
     keys = ["model", "variant", "objective", "beta"]
     groups = list(frame.groupby([frame[key].fillna("") for key in keys], sort=False))
     across = min(len(groups), 4)
@@ -46,7 +46,9 @@ def switches(analysis: Analysis) -> Figure:
         _column(axes[top : top + 2, column], rows, f"{family}beta={float(str(name[3])):.3g}", labelled=column == 0)
     lines = list(LOOKS.items())
     band = {"color": "0.75", "linewidth": 6, "alpha": 0.7}
-    _legend(figure, [*lines, ("beta all along", band), ("reference all along", {"color": "0.4", "linewidth": 0.8})])
+    figure_legend(
+        figure, [*lines, ("beta all along", band), ("reference all along", {"color": "0.4", "linewidth": 0.8})]
+    )
     return figure
 
 
@@ -71,7 +73,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
     against = {"beta to reference": "that beta all along", "reference to beta": "never switching"}
     for i, (way, look) in enumerate(LOOKS.items()):
         curve = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")
-        x = curve["at"] * _dodge(i, 2)
+        x = curve["at"] * dodge_factor(i, 2)
         axis.plot(x, curve[column], **look)
         axis.vlines(x, curve[f"{column}_low"], curve[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
     times = sorted(set(rows["at"].dropna()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import cell, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
 from calib_bench.core.settings import Settings
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
 from calib_bench.studies.beta_switch.switches import FROM, TO
@@ -129,4 +129,4 @@ def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def moved(row: Mapping[str, Any]) -> bool:
     """Whether accuracy or repaired log loss surely differs."""
-    return any(firm(row, column) for column in MOVES)
+    return any(is_significant(row, column) for column in MOVES)

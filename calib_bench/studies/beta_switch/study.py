@@ -11,7 +11,7 @@ from __future__ import annotations
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -57,7 +57,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variants[family.arms[0].trial.family()])
         templates = {arm.trial.objective: arm.trial for arm in family.arms}
         left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
-    frame = without_lone(pd.DataFrame(rows), settings)
+    frame = drop_single_seed_intervals(pd.DataFrame(rows), settings)
     frame = adjusted(frame, "against") if len(frame) else frame
     tables = switch_tables(frame, settings, reader.nested)
     return reader.analysis(verdict(frame, settings), tables, left_out, summary(frame, settings), switches=frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.result_rows import marks
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.tuned_arms import intervals
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -21,8 +21,8 @@ def switch_tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict
     return {
         "switches": Table(
             "Switching beta in the course of training",
-            shown(frame, settings),
-            noted(
+            display_columns(frame, settings),
+            table_note(
                 settings,
                 f"beta switches between {ref} and beta after the share `at` of the updates, and no prediction changes "
                 f"there; {intervals(settings, nested)}, up to {len(settings.seed or ())} seeds",

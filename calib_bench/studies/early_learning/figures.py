@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import _beta_axis, _empty, _families, _grid, _legend, plain
+from calib_bench.report.drawing import by_family, empty_figure, family_grid, figure_legend, plain, set_beta_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,15 +23,15 @@ def timescales(analysis: Analysis) -> Figure:
     """Measured early-learning times over the theory's, and the times themselves."""
     frame: Any = analysis.data["times"]
     if not len(frame):
-        return _empty("no path has been measured yet")
-    figure, axes = _grid(frame, 2, 3.3)
+        return empty_figure("no path has been measured yet")
+    figure, axes = family_grid(frame, 2, 3.3)
     ratios = (("tenth", "by ||Z0||/10", "C0", "o", 0.15), ("whole", "by ||Z0||", "C1", "s", 0.10))
     times = (
         ("tau_z", "tau_z", "C0", "o"),
         ("tau_nl", "tau_nl", "C2", "D"),
         ("critical_tau", "beta^2 times the critical rate", "C3", "v"),
     )
-    for (name, rows), (left, right) in zip(_families(frame), axes, strict=False):
+    for (name, rows), (left, right) in zip(by_family(frame), axes, strict=False):
         betas = sorted(set(rows["beta"]))
         left.fill_between([min(betas), max(betas)], 0.85, 1.15, color="C0", alpha=0.12, linewidth=0)
         left.fill_between([min(betas), min(0.1, max(betas))], 0.9, 1.1, color="C1", alpha=0.15, linewidth=0)
@@ -45,7 +45,7 @@ def timescales(analysis: Analysis) -> Figure:
         right.set(yscale="log", ylabel="tau")
         for axis in (left, right):
             plain(axis.yaxis)
-            _beta_axis(axis, betas)
+            set_beta_axis(axis, betas)
         left.set_title(f"{name}: time to move, bands as wanted", loc="left")
         right.set_title("times", loc="left")
         _key(left, [(label, {"color": color, "marker": marker}) for _, label, color, marker, _ in ratios])
@@ -58,12 +58,12 @@ def collapse(analysis: Analysis) -> Figure:
     """Loss over tau from equal initial logits, a colour a beta, the tangent model dashed; and how they part."""
     frame: Any = analysis.data["common"]
     if not len(frame):
-        return _empty("no path from common logits has been measured yet")
+        return empty_figure("no path from common logits has been measured yet")
     starts = list(dict.fromkeys(frame["start"]))
-    figure, axes = _grid(frame, 3, 3.3)
+    figure, axes = family_grid(frame, 3, 3.3)
     betas = sorted(set(frame["beta"]))
     shades = _shades(betas)
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, start in zip(line, starts, strict=False):
             _losses(axis, rows[rows["start"] == start], shades)
             axis.set_title(f"{name}, Z0: {start}", loc="left")
@@ -87,7 +87,7 @@ def collapse(analysis: Analysis) -> Figure:
             axis.set_visible(False)
     keys = [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()]
     keys += [("tangent model", {"color": "k", "linestyle": "--"})]
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -105,10 +105,10 @@ def curvature(analysis: Analysis) -> Figure:
     """lambda_max over beta with ordinary and with zero initial logits, and its local exponent."""
     frame: Any = analysis.data["curves"]
     if not len(frame):
-        return _empty("no curvature has been measured yet")
-    figure, axes = _grid(frame, 3, 3.3)
+        return empty_figure("no curvature has been measured yet")
+    figure, axes = family_grid(frame, 3, 3.3)
     looks = (("zero", "C0", "o"), ("ordinary", "C1", "s"))
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for logits, color, marker in looks:
             logits_rows = rows[rows["logits"] == logits]
             _points(line[0], logits_rows, "lambda_max", color, marker)
@@ -125,9 +125,9 @@ def curvature(analysis: Analysis) -> Figure:
         for axis in line[:2]:
             plain(axis.yaxis)
         for axis in line:
-            _beta_axis(axis, sorted(set(rows["beta"])))
+            set_beta_axis(axis, sorted(set(rows["beta"])))
         line[0].set_title(name, loc="left")
-    _legend(figure, [(f"{logits} initial logits", {"color": c, "marker": m}) for logits, c, m in looks])
+    figure_legend(figure, [(f"{logits} initial logits", {"color": c, "marker": m}) for logits, c, m in looks])
     return figure
 
 
@@ -135,9 +135,9 @@ def frontier(analysis: Analysis) -> Figure:
     """What became of every rate over beta, the critical rate and the frontier, raw and in critical rates."""
     runs, edges = analysis.data["runs"], analysis.data["edges"]  # type: Any, Any
     if not len(runs):
-        return _empty("no rate has been tried yet")
-    figure, axes = _grid(runs, 2, 3.6)
-    for (name, rows), (_, limits), line in zip(_families(runs), _families(edges), axes, strict=False):
+        return empty_figure("no rate has been tried yet")
+    figure, axes = family_grid(runs, 2, 3.6)
+    for (name, rows), (_, limits), line in zip(by_family(runs), by_family(edges), axes, strict=False):
         for axis, column, units in zip(line, ("rate", "relative"), ("critical_rate", None), strict=True):
             for kind, (color, marker) in FATES.items():
                 dots = rows[rows["fate"] == kind]
@@ -153,7 +153,7 @@ def frontier(analysis: Analysis) -> Figure:
             axis.plot(edge.index, np.exp(edge), color="k", marker="o")
             axis.set(yscale="log", ylabel="rate" if units else "rate / critical rate")
             plain(axis.yaxis)
-            _beta_axis(axis, sorted(set(rows["beta"])))
+            set_beta_axis(axis, sorted(set(rows["beta"])))
         line[0].set_title(name, loc="left")
     words = {"steady": "loss never rose", "catapult": "rose and came back", "lost": "lost"}
     keys: list[tuple[str, dict[str, Any]]] = [
@@ -161,7 +161,7 @@ def frontier(analysis: Analysis) -> Figure:
         for kind, (color, marker) in FATES.items()
     ]
     keys += [("2 / lambda_max", {"color": "k", "linestyle": "--"}), ("frontier", {"color": "k", "marker": "o"})]
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 

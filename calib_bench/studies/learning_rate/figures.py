@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
 from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, Phase, column
 
@@ -36,7 +36,7 @@ def phase_plane(analysis: Analysis) -> Figure:
 
     phases: Any = analysis.data["phases"]
     if not phases:
-        return _empty("no plane is complete yet")
+        return empty_figure("no plane is complete yet")
     frames = [pd.DataFrame(one.cells()) for one in phases]
     cap = float(str(analysis.data["cap"]))
     norm = scale(pd.concat(frames)["score"], cap)
@@ -61,7 +61,7 @@ def phase_plane(analysis: Analysis) -> Figure:
         colorbar(drawn, list(line), "selection score")
     keys = [(KEYS[what], look) for what, look in LOOKS.items()]
     crosses = {"color": "0.25", "marker": "x", "linestyle": "none"}
-    _legend(figure, [*keys, ("no better than guessing (larger: more seeds)", crosses)])
+    figure_legend(figure, [*keys, ("no better than guessing (larger: more seeds)", crosses)])
     return figure
 
 
@@ -71,15 +71,15 @@ def ridge(analysis: Analysis) -> Figure:
 
     phases: Any = analysis.data["phases"]
     if not phases:
-        return _empty("no plane is complete yet")
+        return empty_figure("no plane is complete yet")
     figure = Figure(figsize=(WIDTH, 3.2 * len(phases)))
     axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
     for one, line in zip(phases, axes, strict=True):
         rows = one.rows()
         for axis, unit in zip(line, UNITS, strict=True):
             for i, (what, look) in enumerate(LOOKS.items()):
-                _bars(axis, rows, column(what, unit), _dodge(i, 3), look)
-            _beta_axis(axis, one.betas)
+                _bars(axis, rows, column(what, unit), dodge_factor(i, 3), look)
+            set_beta_axis(axis, one.betas)
             axis.set_yscale("log")
             axis.set_ylabel(LABELS[unit])
             if axis.lines:
@@ -90,7 +90,7 @@ def ridge(analysis: Analysis) -> Figure:
                 _guides(axis, one)
         line[0].set_title(_title(one, phases), loc="left")
     grey = {"color": "0.35", "linewidth": 0.7, "linestyle": ":"}
-    _legend(figure, [*((KEYS[what], look) for what, look in LOOKS.items()), ("powers -1 and -2 of beta", grey)])
+    figure_legend(figure, [*((KEYS[what], look) for what, look in LOOKS.items()), ("powers -1 and -2 of beta", grey)])
     return figure
 
 

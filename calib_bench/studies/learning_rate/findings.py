@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, why_loose
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -84,7 +84,7 @@ def _ridge_by_range(slopes: pd.DataFrame) -> str:
 
 def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
     """Whether one value for every beta may be best in some unit; `fitted` are the slopes over all betas by unit."""
-    still = [NAMED[unit] for unit, row in fitted.items() if not firm(row, "slope")]
+    still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
     if not still:
         return f"So one value for every beta is best in none of the {len(fitted)} units."
     hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]

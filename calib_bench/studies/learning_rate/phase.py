@@ -124,7 +124,9 @@ class Phase:
         if what == CRITICAL:
             raw = log_critical + math.log1p(self.momentum)
         else:
-            in_grid_unit = frontier if what == FRONTIER else beta_rate_plane.valley(np.log(self.rates), cells)[0]
+            in_grid_unit = (
+                frontier if what == FRONTIER else beta_rate_plane.parabola_minimum(np.log(self.rates), cells)[0]
+            )
             raw = in_grid_unit - self._shift(self.unit, log_critical)
         with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
             return raw + self._shift(unit, log_critical)
@@ -139,7 +141,9 @@ class Phase:
         """By beta, whether the best rate has a worse one on either side."""
         return [
             not edge
-            for edge in beta_rate_plane.valley(np.log(self.rates), self._parts(self.found.means_A)[0])[1].tolist()
+            for edge in beta_rate_plane.parabola_minimum(np.log(self.rates), self._parts(self.found.means_A)[0])[
+                1
+            ].tolist()
         ]
 
     def rows(self) -> list[Row]:
@@ -255,7 +259,7 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
     """
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
     rates = arms[0].rates
-    scores, failed = store.scores(settings.select), beta_rate_plane.worthless(settings)
+    scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
     trials_SBR = _grid(settings, arms, rates)
     measured = [[[_or_inf(scores(trial)) for trial in row] for row in plane] for plane in trials_SBR]
     score_SBR = np.array(measured, float)
@@ -290,7 +294,7 @@ def _grid(settings: Settings, arms: Sequence[tuning.Arm], rates: Sequence[float]
 def _log_frontiers(settings: Settings, store: Results, arms: Sequence[tuning.Arm]) -> Array:
     """Log of the rate where training begins to fail, [S, B]; NaN where that was not found."""
     scores = store.scores(settings.select)
-    frontiers = [beta_rate_plane.brackets(settings, arm, scores) for arm in arms]
+    frontiers = [beta_rate_plane.failure_brackets(settings, arm, scores) for arm in arms]
     return np.log(np.array([[frontier[seed].rate for frontier in frontiers] for seed in settings.seed or ()]))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import adjusted, without_lone
+from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Probe, Section, Study
@@ -75,7 +75,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         variant = variants[family.arms[0].trial.family()]
         control_rows += controls.read(settings, store, family.arms, variant, nested)
         phases += _phases(settings, store, family.arms, variant)
-    frames = _frames(phases) | {"controls": without_lone(pd.DataFrame(control_rows), settings)}
+    frames = _frames(phases) | {"controls": drop_single_seed_intervals(pd.DataFrame(control_rows), settings)}
     return Analysis(
         verdict=(*verdict(settings, frames), *controls.told(frames["controls"])),
         tables=plane_tables(settings, frames),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.result_rows import Row, cell, marks
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.fate import GUESS
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Detail, Table
@@ -35,8 +35,8 @@ def details(analysis: Analysis) -> list[Detail]:
             table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in present]
             parts = [f"{one['rate']} {cell(one, 'lr')}" for one in table if one["lr"] == one["lr"]]
             edge = () if row["inside"] else ("The best rate stands at the edge of the grid.",)
-            shown = Table("In three units", pd.DataFrame(table), names=("rate",))
-            beta_details.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, shown))
+            display_columns = Table("In three units", pd.DataFrame(table), names=("rate",))
+            beta_details.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, display_columns))
     return beta_details
 
 
@@ -55,8 +55,8 @@ def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict
     tables = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
-            shown(frames["slopes"], settings),
-            noted(
+            display_columns(frames["slopes"], settings),
+            table_note(
                 settings,
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
@@ -67,8 +67,8 @@ def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict
         ),
         "phase": Table(
             "The best rate, the rate where training begins to fail, and the critical rate",
-            shown(frames["phase"], settings),
-            noted(
+            display_columns(frames["phase"], settings),
+            table_note(
                 settings,
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
@@ -91,8 +91,8 @@ def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict
         ),
         "cells": Table(
             "Every cell of the plane",
-            shown(frames["cells"], settings),
-            noted(
+            display_columns(frames["cells"], settings),
+            table_note(
                 settings, f"{settings.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"
             ),
         ),

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.core.study import Analysis
 from calib_bench.planning.tuning import TUNED
 from calib_bench.report.drawing import (
-    _beta_axis,
-    _dodge,
-    _empty,
-    _families,
-    _grid,
-    _legend,
-    _line,
-    _some_untuned,
+    by_family,
+    dodge_factor,
+    draw_line,
+    empty_figure,
+    family_grid,
+    figure_legend,
     plain,
+    set_beta_axis,
+    some_untuned,
 )
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
@@ -41,14 +41,14 @@ def plane(analysis: Analysis) -> Figure:
 
     table = analysis.tables.get("plane")
     if table is None or "accuracy_change" not in table.frame:
-        return _empty("No arm shares a finished seed with the model alone at the reference yet.")
+        return empty_figure("No arm shares a finished seed with the model alone at the reference yet.")
     frame = table.frame[table.frame["initial_norm"].notna()]
     reference = float(str(analysis.data["reference"]))
     frame = frame.fillna({f"{metric}_change": 0.0 for metric in METRICS})
     betas = sorted(set(frame["beta"]))
     shades = {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
     planes = list(_planes(frame))
-    figure, axes = _grid(frame, len(METRICS), 3.4)
+    figure, axes = family_grid(frame, len(METRICS), 3.4)
     if len(planes) > len(axes):
         figure.clear()
         figure.set_figheight(3.4 * len(planes))
@@ -66,14 +66,14 @@ def plane(analysis: Analysis) -> Figure:
         line[0].set_title(name, loc="left")
     keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in shades.items()]
     keys.append(("the model alone", {"color": "0.3", "marker": "D", "fillstyle": "none", "linestyle": "none"}))
-    _legend(figure, [*keys, UNTUNED] if _some_untuned(frame) else keys)
+    figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)
     return figure
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one plane, with its name."""
     several = frame["objective"].nunique() > 1
-    for name, rows in _families(frame):
+    for name, rows in by_family(frame):
         for objective, plane_rows in rows.groupby("objective", sort=False):
             yield f"{name}, {objective}" if several else name, plane_rows
 
@@ -83,7 +83,7 @@ def _placed(rows: pd.DataFrame, betas: Sequence[float]) -> list[float]:
     norms = [float(norm) for norm in rows["initial_norm"]]
     least = min((norm for norm in norms if norm > ZERO * max(norms)), default=1.0)
     return [
-        norm if norm >= least else least / 8 * _dodge(betas.index(beta), len(betas)) ** 2.5
+        norm if norm >= least else least / 8 * dodge_factor(betas.index(beta), len(betas)) ** 2.5
         for norm, beta in zip(norms, rows["beta"], strict=True)
     ]
 
@@ -121,7 +121,7 @@ def shares(analysis: Analysis) -> Figure:
     """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones."""
     table = analysis.tables.get("shares")
     if table is None or "other_share" not in table.frame:
-        return _empty("No design has finished seeds in all of its cells.")
+        return empty_figure("No design has finished seeds in all of its cells.")
     frame = table.frame[table.frame["other_share"].notna()]
     several = frame["model"].nunique() > 1 or frame["objective"].nunique() > 1 or frame["variant"].nunique() > 0
     lines = list(dict.fromkeys(_line_name(row, several) for row in frame.to_dict("records")))
@@ -145,7 +145,7 @@ def shares(analysis: Analysis) -> Figure:
         (f"{BETA}, or the head's rate in a 2x2", {"color": "C0", "marker": "o"}),
         ("initial magnitude, the other fixed", {"color": "C1", "marker": "s"}),
     ]
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -158,23 +158,23 @@ def factors(analysis: Analysis) -> Figure:
     """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta."""
     table = analysis.tables.get("two_by_two")
     if table is None:
-        return _empty("The 2x2 of head rate and initial head was not trained: see the warnings.")
+        return empty_figure("The 2x2 of head rate and initial head was not trained: see the warnings.")
     frame = table.frame
-    figure, axes = _grid(frame, len(METRICS), 3.1)
+    figure, axes = family_grid(frame, len(METRICS), 3.1)
     looks = {
         "total": ("k", "o", "training at beta"),
         "head_rate": ("C0", "D", "head rate"),
         "initial_magnitude": ("C1", "s", "initial magnitude"),
     }
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, metric in zip(line, METRICS, strict=True):
             metric_rows = rows[rows["metric"] == metric.replace("_", " ")].sort_values("beta")
             for i, (column, (color, marker, _)) in enumerate(looks.items()):
-                _line(axis, metric_rows, column, _dodge(i, len(looks)), color=color, marker=marker)
+                draw_line(axis, metric_rows, column, dodge_factor(i, len(looks)), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(f"change of {LABELS[metric]}")
-            _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+            set_beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
         line[0].set_title(name, loc="left")
     keys = [(label, {"color": color, "marker": marker}) for color, marker, label in looks.values()]
-    _legend(figure, [*keys, UNTUNED] if _some_untuned(frame) else keys)
+    figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)
     return figure

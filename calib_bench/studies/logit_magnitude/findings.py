@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     Row,
     cell,
     excludes_zero,
-    firm,
+    is_significant,
     revoked,
     why_loose,
 )
@@ -112,7 +112,7 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
 
 def _moved_metric(rows: Sequence[Row], metric: str, moves: str) -> str:
     """In how many pairs one metric surely changed, and where most."""
-    sure = [row for row in rows if firm(row, metric)]
+    sure = [row for row in rows if is_significant(row, metric)]
     if not sure:
         hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
         why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""

@@ -39,7 +39,7 @@ class Reader:
         """The arm before and after temperature scaling; its rates and trials go to their tables."""
 
         measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
-        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.rechosen)]
+        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.redrawn_choice)]
         self.rows["trials"] += [{**name, **row} for row in each.trials(self.store, measures)]
         self.measurements.append(measures.frame)
         return measures

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calib_bench.analysis.arms import over_seeds
+from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
-from calib_bench.analysis.measure import Measures, fitted_to
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.inference import VarianceShares, score_interval, variance_shares

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import adjusted, without_lone
+from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -88,7 +88,9 @@ def _frames(reader: Reader) -> dict[str, pd.DataFrame]:
     """The rows of every table, Holm-adjusted, once all families are read."""
     import pandas as pd
 
-    frames = {name: without_lone(pd.DataFrame(rows), reader.settings) for name, rows in reader.rows.items()}
+    frames = {
+        name: drop_single_seed_intervals(pd.DataFrame(rows), reader.settings) for name, rows in reader.rows.items()
+    }
     for name, by in ADJUSTED.items():
         if len(frames[name]):
             frames[name] = adjusted(frames[name], *by)

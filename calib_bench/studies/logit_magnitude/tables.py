@@ -11,7 +11,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     TRIALS_DOUBTFUL,
     marks,
 )
-from calib_bench.analysis.table_notes import noted, rate_unit, sample, shown
+from calib_bench.analysis.table_notes import display_columns, rate_unit, sample, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.studies.logit_magnitude.plane import ALIKE
@@ -32,8 +32,8 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
     all_tables = {
         "plane": Table(
             "The plane: accuracy and repaired log loss (nats) over beta and correlation",
-            shown(frames["plane"], settings),
-            noted(
+            display_columns(frames["plane"], settings),
+            table_note(
                 settings,
                 f"initial norm: {NORM}_F / sqrt(N), Z = beta z, on the selection split before the first update, t "
                 "interval over seeds; correlation: of two copies' heads, none for the model alone; repaired: after "
@@ -47,8 +47,8 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         ),
         "contrasts": Table(
             f"One thing moved: beta at equal {NORM}, {NORM} at equal beta",
-            shown(frames["contrasts"], settings),
-            noted(
+            display_columns(frames["contrasts"], settings),
+            table_note(
                 settings,
                 "Differences of test accuracy and of repaired log loss (nats), paired by seed and example, against "
                 f"the cell at `from`; magnitudes within a factor of {ALIKE:g} count as equal",
@@ -60,8 +60,8 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         ),
         "shares": Table(
             "Shares of the variance of one trained model's result",
-            shown(frames["shares"], settings),
-            noted(
+            display_columns(frames["shares"], settings),
+            table_note(
                 settings,
                 "Of a model with a random cell of the design and a random seed. other: the main effect of beta, or of "
                 "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
@@ -77,8 +77,8 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         "collapse": collapse.table(pd.DataFrame(collapse.rows(frames["trials"], settings)), settings),
         "rates": Table(
             "Learning rates tried",
-            shown(frames["rates"], settings),
-            noted(
+            display_columns(frames["rates"], settings),
+            table_note(
                 settings,
                 f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
                 rates_note(frames["rates"]),
@@ -87,8 +87,8 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
-            shown(frames["trials"], settings),
-            noted(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
+            display_columns(frames["trials"], settings),
+            table_note(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
     return {name: table for name, table in all_tables.items() if len(table.frame)}

@@ -18,11 +18,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calib_bench.analysis.calibration_variance import same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.measure import Measures, same_calibration, temperature_slopes
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
-from calib_bench.analysis.table_notes import census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    fields,
+    is_significant,
+    marks,
+    significance_note,
+)
+from calib_bench.analysis.table_notes import describe_sample, display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
@@ -360,8 +371,8 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
         frame = frame.drop(columns="doubtful")
     return Table(
         title,
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             f"Each arm minus beta={settings.reference:g} with cross-entropy, test split. equal confidence: the "
             "reference's temperature set so that its mean confidence on the calibration split is the arm's "
@@ -403,8 +414,8 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
         if by_metric["log loss"]:
             sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
-                f"{census(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
-                f"{census(by_metric['accuracy'], 'equal_confidence')}."
+                f"{describe_sample(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature changes: "
+                f"{describe_sample(by_metric['accuracy'], 'equal_confidence')}."
             )
             if brief:
                 continue
@@ -423,14 +434,14 @@ def _with_value(beta_rows: list[Row]) -> list[Row]:
 
 def _largest(row: Mapping[str, Any], settings: Settings) -> str:
     def part(column: str) -> str:
-        return cell(row, column) + unsaid(row, column)
+        return cell(row, column) + significance_note(row, column)
 
     text = (
         f"The change of test log loss is largest at beta={row['beta']:.3g}, {part('total')} nats against "
         f"beta={settings.reference:g}: making the reference as confident as that arm changes it by "
         f"{part('confidence_alone')}, and the arm differs from it then by {part('equal_confidence')}"
     )
-    if firm(row, "interaction"):
+    if is_significant(row, "interaction"):
         text += (
             f"; at the reference's own confidence the arm differs by {part('equal_confidence_reverse')}, so how much "
             "is dynamics depends on the confidence at which one looks"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import ALPHA, FEW_CHOSE, Row, few_chose, fields, marks, revoked
-from calib_bench.analysis.table_notes import families, noted, shown
+from calib_bench.analysis.table_notes import display_columns, families, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
 from calib_bench.inference import holm, variance_shares
@@ -238,8 +238,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """Variance shares."""
     return Table(
         "Beta crossed with objective: shares of the variance of a test result",
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             "shares of the variance of the result of a random beta and objective of the grid on a random seed; they "
             "sum to 1 and depend on the grid; a share that is estimated below 0 is noise. repaired: after temperature "
@@ -265,8 +265,8 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
     """Tests of beta's effect at equal confidence."""
     return Table(
         "Does beta matter at equal confidence? Tests within each objective",
-        shown(frame, settings),
-        noted(
+        display_columns(frame, settings),
+        table_note(
             settings,
             "p: of a permutation test that the betas of a seed are exchangeable, all betas at their tuned rates; holm: "
             "adjusted over all rows of the model; without: the same without the extreme beta, the one that departs "

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.interventions import SWITCH_FROM, SWITCH_TO
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import _beta_axis, _dodge, _families, _grid, _legend, _line, _some_untuned
+from calib_bench.report.drawing import (
+    by_family,
+    dodge_factor,
+    draw_line,
+    family_grid,
+    figure_legend,
+    set_beta_axis,
+    some_untuned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,19 +50,19 @@ def interventions(analysis: Analysis) -> Figure | None:
     frame = table.frame[table.frame["accuracy"].notna()]
     if not len(frame):
         return None
-    figure, axes = _grid(frame, len(PANELS), 3.1)
+    figure, axes = family_grid(frame, len(PANELS), 3.1)
     kinds = [kind for kind in LOOKS if kind in set(frame["intervention"])]
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, (column, label) in zip(line, PANELS, strict=True):
             for i, kind in enumerate(kinds):
                 kind_rows = rows[rows["intervention"] == kind].sort_values("beta")
-                _line(axis, kind_rows, column, _dodge(i, len(kinds)), **LOOKS[kind])
+                draw_line(axis, kind_rows, column, dodge_factor(i, len(kinds)), **LOOKS[kind])
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(label)
-            _beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+            set_beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
         line[0].set_title(name, loc="left")
     keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
-    if _some_untuned(frame):
+    if some_untuned(frame):
         keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure

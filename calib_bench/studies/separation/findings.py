@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
-from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, unsaid, why_loose
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, significance_note, why_loose
 from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -84,7 +84,7 @@ def _by_evidence(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
     for row in rows:
         if is_equal(row, column):
             groups["equal"].append(row)
-        elif firm(row, column):
+        elif is_significant(row, column):
             groups["sure"].append(row)
         else:
             groups["hint" if excludes_zero(row, column) else "silent"].append(row)
@@ -131,9 +131,9 @@ def _objectives(where: str, frame: pd.DataFrame, settings: Settings) -> Iterable
     others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == settings.reference)]
     for row in others[others["log_loss_total"].notna()].to_dict("records"):
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
-        part = f", {share(row)}" if firm(row, "log_loss_total") else unsaid(row, "log_loss_total")
+        part = f", {share(row)}" if is_significant(row, "log_loss_total") else significance_note(row, "log_loss_total")
         yield (
             f"{where}{row['objective']}{flag} instead of cross-entropy at beta={settings.reference:g} changed test log "
             f"loss by {cell(row, 'log_loss_total')} nats{part}; accuracy by {cell(row, 'accuracy')}"
-            f"{unsaid(row, 'accuracy')}."
+            f"{significance_note(row, 'accuracy')}."
         )

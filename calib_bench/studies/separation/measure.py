@@ -133,7 +133,7 @@ def _read(
     rows: dict[str, list[Row]] = {
         "baselines": each.methods(measures, nested),
         "trials": each.trials(store, measures),
-        "rates": each.rates(measures.arm, measures.rechosen),
+        "rates": each.rates(measures.arm, measures.redrawn_choice),
     }
     for table, table_rows in rows.items():
         study.rows[table] += [{**name, **row} for row in table_rows]
@@ -189,7 +189,7 @@ def _intervene(
     study.rows["two_by_two"] += interventions.two_by_two(by_kind, reference, name, study.nested)
     for kind, arm in arms.items():
         about = {**names[kind], "intervention": kind}
-        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm, by_kind[kind].rechosen)]
+        study.rows["intervention_rates"] += [{**about, **row} for row in each.rates(arm, by_kind[kind].redrawn_choice)]
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, by_kind[kind])]
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.controls import SECTION
-from calib_bench.analysis.result_rows import cell, unsaid
+from calib_bench.analysis.result_rows import cell, significance_note
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
@@ -41,7 +41,7 @@ def details(analysis: Analysis) -> list[Detail]:
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return []
-    families = list(drawing._families(frame))
+    families = list(drawing.by_family(frame))
     return [
         _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
         for family, rows in families
@@ -112,7 +112,7 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
 
 def _against(row: Mapping[str, Any], reference: float) -> str:
     def part(column: str) -> str:
-        return f"{cell(row, column)}{unsaid(row, column, ' (not established)')}"
+        return f"{cell(row, column)}{significance_note(row, column, ' (not established)')}"
 
     return (
         f"With cross-entropy, against beta = {reference:g}: test log loss changed by {part('log_loss_total')} nats, of "

@@ -20,11 +20,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.measure import Measures, fitted_to, same_calibration
-from calib_bench.analysis.rate_choice import Rechosen, shift
-from calib_bench.analysis.result_rows import Row, adjusted, cell, doubtful, fields, firm, marks, unsaid
-from calib_bench.analysis.table_notes import NAMES, betas, census, families, noted, over_beta, sample, shown
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.rate_choice import RedrawnChoice, shift
+from calib_bench.analysis.result_rows import (
+    Row,
+    adjusted,
+    cell,
+    doubtful,
+    fields,
+    is_significant,
+    marks,
+    significance_note,
+)
+from calib_bench.analysis.table_notes import (
+    NAMES,
+    betas,
+    describe_sample,
+    display_columns,
+    families,
+    over_beta,
+    sample,
+    table_note,
+)
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
@@ -80,7 +99,7 @@ class Refined:
     choices: Mapping[str, tuple[str, ...]]
     without: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     measures: Measures | None = None
-    rechosen: Rechosen | None = None
+    redrawn_choice: RedrawnChoice | None = None
 
 
 def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> Iterator[Risks]:
@@ -116,7 +135,7 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
         choices=choices,
         without=_without_folds(present, seed_risks, choices),
         measures=replace(measures, examples={}),
-        rechosen=measures.rechosen,
+        redrawn_choice=measures.redrawn_choice,
     )
 
 
@@ -467,8 +486,8 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
     return Table(
         "Calibration and refinement, by the family of maps that cross-validation chose",
-        shown(table_rows, settings),
-        noted(settings, *_how(frame, settings), chosen),
+        display_columns(table_rows, settings),
+        table_note(settings, *_how(frame, settings), chosen),
         paper=True,
         names=(*NAMES, "score"),
     )
@@ -479,8 +498,8 @@ def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
     chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
     return Table(
         "Calibration and refinement, by every family of maps",
-        shown(_adjusted(frame), settings),
-        noted(settings, *_how(frame, settings), chosen),
+        display_columns(_adjusted(frame), settings),
+        table_note(settings, *_how(frame, settings), chosen),
         names=(*NAMES, "score", "family"),
     )
 
@@ -520,8 +539,8 @@ def _family_words(log_loss: pd.DataFrame, settings: Settings) -> list[str]:
     largest = max(chosen, key=lambda row: abs(row["total_change"]))
     sentences = [
         "With richer recalibration than one temperature (the family of maps that cross-validation chose), "
-        f"what no recalibration repairs, the refinement of test log loss: {census(chosen, 'refinement_change')}; "
-        f"what it repairs, the calibration error: {census(chosen, 'calibration_change')}.",
+        f"what no recalibration repairs, the refinement of test log loss: {describe_sample(chosen, 'refinement_change')}; "
+        f"what it repairs, the calibration error: {describe_sample(chosen, 'calibration_change')}.",
         _compared(largest, log_loss),
     ]
     harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
@@ -543,10 +562,10 @@ def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
     by_family = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
     listed = "; ".join(
-        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{unsaid(row, 'refinement_change')}"
+        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{significance_note(row, 'refinement_change')}"
         for name, row in by_family.items()
     )
     signs = {math.copysign(1.0, row["refinement_change"]) for row in by_family.values()}
-    agree = len(signs) == 1 and all(firm(row, "refinement_change") for row in by_family.values())
+    agree = len(signs) == 1 and all(is_significant(row, "refinement_change") for row in by_family.values())
     text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
     return f"{text} All families agree on its sign." if agree else text

@@ -14,7 +14,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions
 from calib_bench.analysis import seed_spread as seeds
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import adjusted, without_lone
+from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.analysis.warnings import untrained as untrained_words
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
@@ -85,7 +85,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
     study.rows["gain"] = seeds.gain(study.seeds, study.settings.reference, study.nested)
-    frames = {name: without_lone(pd.DataFrame(rows), study.settings) for name, rows in study.rows.items()}
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), study.settings) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import cell, excludes_zero, firm, why_loose
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
 from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -100,7 +100,7 @@ def _confidence(rows: Sequence[Row]) -> str:
 
 
 def _changed(row: Row, column: str) -> bool:
-    return firm(row, column) and not is_equal(row, column)
+    return is_significant(row, column) and not is_equal(row, column)
 
 
 def _way(row: Row, column: str) -> str:

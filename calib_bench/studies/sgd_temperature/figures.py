@@ -11,7 +11,7 @@ import numpy as np
 
 from calib_bench.core.study import Analysis
 from calib_bench.dynamics import stationary
-from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.studies.sgd_temperature.read import Reading
@@ -29,7 +29,7 @@ def heat(analysis: Analysis) -> Figure:
     """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line."""
     families = [one for one in _found(analysis) if any(math.isfinite(r.mean) for r in one.part(HEAT))]
     if not families:
-        return _empty("No run has lasted long enough to be judged.")
+        return empty_figure("No run has lasted long enough to be judged.")
     figure, axes = _panels(len(families), 3.4)
     for one, axis in zip(families, axes, strict=False):
         _capacity_line(axis, one)
@@ -43,7 +43,7 @@ def heat(analysis: Analysis) -> Figure:
     keys = [("independent batches", _look(0, "o")), ("shuffled epochs", _look(1, "s"))]
     keys.append((f"capacity x eta0, within {measured_rows.SLOPE:.0%}", {"color": "k", "linewidth": 1}))
     keys.append(("no plateau", {"color": "0.3", "marker": "o", "fillstyle": "none", "linestyle": "none"}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -62,7 +62,7 @@ def collapse(analysis: Analysis) -> Figure:
     """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature."""
     families = [one for one in _found(analysis) if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0]
     if not families:
-        return _empty("No batch size or momentum was varied: give several of batch= or momentum=.")
+        return empty_figure("No batch size or momentum was varied: give several of batch= or momentum=.")
     figure, axes = _panels(2 * len(families), 3.4)
     for one, pair in zip(families, axes.reshape(-1, 2), strict=False):
         shades = _shades([r.arm.temperature for r in one.part(HEAT)])
@@ -77,7 +77,7 @@ def collapse(analysis: Analysis) -> Figure:
     keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in shades.items()]
     keys.append(("theory at finite rates", {"color": "0.3", "linewidth": 1, "linestyle": "--"}))
     keys.append((f"within {measured_rows.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -112,7 +112,7 @@ def cooling(analysis: Analysis) -> Figure:
     """Excess loss over epochs while the rate is lowered and restored, seeds and their mean."""
     cooled = [(one, r) for one in _found(analysis) for r in one.part(COOLED) if len(r.loss)]
     if not cooled:
-        return _empty("No run in which the rate is lowered has finished.")
+        return empty_figure("No run in which the rate is lowered has finished.")
     figure, axes = _panels(len(cooled), 3.1)
     for (one, reading), axis in zip(cooled, axes, strict=False):
         _uncooled(axis, one)
@@ -132,7 +132,7 @@ def cooling(analysis: Analysis) -> Figure:
     keys.append(("never cooled, mean", {"color": "C1", "linewidth": 1}))
     keys.append((f"rate x {factors[1]:g}", {"color": "C5", "alpha": 0.4, "linewidth": 6}))
     keys.append(("capacity x eta0", {"color": "k", "linewidth": 1}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -154,7 +154,7 @@ def adam(analysis: Analysis) -> Figure:
     """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
     families = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
     if not families:
-        return _empty("Adam was not trained: give optimizer=sgd,adam.")
+        return empty_figure("Adam was not trained: give optimizer=sgd,adam.")
     figure, axes = _panels(len(families), 3.4)
     looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
     for one, axis in zip(families, axes, strict=False):
@@ -168,7 +168,7 @@ def adam(analysis: Analysis) -> Figure:
         _plain(axis)
     keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in shades.items()]
     keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in looks.items()]
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -176,7 +176,7 @@ def gibbs(analysis: Analysis) -> Figure:
     """Histograms of the one-parameter model beside their Gibbs densities and the normal ones."""
     densities: Any = analysis.data["densities"]
     if not densities:
-        return _empty("The one-parameter model has not finished.")
+        return empty_figure("The one-parameter model has not finished.")
     figure, axes = _panels(len(densities), 2.7)
     for one, axis in zip(densities, axes, strict=False):
         low, high = np.quantile(one.samples, [0.0005, 0.9995])
@@ -191,7 +191,7 @@ def gibbs(analysis: Analysis) -> Figure:
     keys: list[tuple[str, dict[str, Any]]] = [("SGD", {"color": "C0", "alpha": 0.4, "linewidth": 6})]
     keys.append(("exp(-2L / (eta0 s2))", {"color": "C1"}))
     keys.append(("normal, of the minimum's curvature", {"color": "k", "linewidth": 1, "linestyle": ":"}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import _beta_axis, _dodge, _empty, _families, _grid, _legend, plain
+from calib_bench.report.drawing import (
+    by_family,
+    dodge_factor,
+    empty_figure,
+    family_grid,
+    figure_legend,
+    plain,
+    set_beta_axis,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,23 +42,23 @@ def stability(analysis: Analysis) -> Figure:
     frame = pd.DataFrame(analysis.data["peaks"])
     frame = frame[frame["objective"] == CROSS_ENTROPY] if "best" in frame else frame.head(0)
     if not len(frame):
-        return _empty("too few seeds have finished yet")
+        return empty_figure("too few seeds have finished yet")
     spreads, dots = (pd.DataFrame(analysis.data[name]) for name in ("seeds", "dots"))
-    figure, axes = _grid(frame, 4, 3.1)
+    figure, axes = family_grid(frame, 4, 3.1)
     family_dots, family_spreads = (_cross_entropy_families(one) for one in (dots, spreads))
-    for (name, rows), line in zip(_families(frame), axes, strict=False):
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
         _result_panels(line[:2], rows, family_dots.get(name))
         _spread_panel(line[2], family_spreads.get(name))
         _failure_panel(line[3], rows)
         for axis in line:
-            _beta_axis(axis, rows["beta"])
+            set_beta_axis(axis, rows["beta"])
         line[0].set_title(name, loc="left")
-    _legend(figure, _keys(int(frame["of"].max())))
+    figure_legend(figure, _keys(int(frame["of"].max())))
     return figure
 
 
 def _cross_entropy_families(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return dict(_families(frame[frame["objective"] == CROSS_ENTROPY]))
+    return dict(by_family(frame[frame["objective"] == CROSS_ENTROPY]))
 
 
 def _result_panels(axes: Sequence[Axes], rows: pd.DataFrame, seeds: pd.DataFrame | None) -> None:
@@ -59,7 +67,7 @@ def _result_panels(axes: Sequence[Axes], rows: pd.DataFrame, seeds: pd.DataFrame
         if seeds is not None:
             axis.plot(seeds["beta"], seeds[result], ".", color="0.6", markersize=4, zorder=1)
         for i, (kind, look) in enumerate(KINDS.items()):
-            _bars(axis, rows[rows["result"] == result], kind, _dodge(i, 3), look)
+            _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
         axis.set_ylabel(label)
 
 
@@ -67,7 +75,7 @@ def _spread_panel(axis: Axes, ratios: pd.DataFrame | None) -> None:
     if ratios is not None and "spread_ratio" in ratios:
         for i, result in enumerate(RESULTS):
             result_rows = ratios[(ratios["result"] == result) & ratios["spread_ratio"].notna()]
-            _bars(axis, result_rows, "spread_ratio", _dodge(i, 2), SPREADS[result])
+            _bars(axis, result_rows, "spread_ratio", dodge_factor(i, 2), SPREADS[result])
         axis.axhline(1, color="0.4", linewidth=0.8)
         axis.set_yscale("log")
         plain(axis.yaxis)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import seed_spread as sown
-from calib_bench.analysis.result_rows import ALPHA, adjusted, cell, excludes_zero, firm, revoked, why_loose
+from calib_bench.analysis.result_rows import ALPHA, adjusted, cell, excludes_zero, is_significant, revoked, why_loose
 from calib_bench.analysis.table_notes import betas, families
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -65,7 +65,7 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
 
 def _surely(rows: Sequence[Mapping[str, Any]], column: str, better: bool) -> list[Mapping[str, Any]]:
     """The rows whose result is surely better than the reference's, or surely worse."""
-    return [row for row in rows if firm(row, column) and _better(row, column) == better]
+    return [row for row in rows if is_significant(row, column) and _better(row, column) == better]
 
 
 def _spreads_more(row: Mapping[str, Any]) -> bool:

@@ -120,7 +120,7 @@ def failure_row(settings: Settings, store: Results, arm: Arm) -> Row:
 
 def _failed_by_seed(settings: Settings, store: Results, arm: Arm) -> dict[int, bool]:
     """Whether each finished seed of an arm failed."""
-    failed = beta_rate_plane.worthless(settings)
+    failed = beta_rate_plane.is_failed(settings)
     scores = {seed: store.scores(settings.select)(trial) for seed, trial in arm.trials.items()}
     return {seed: failed(score) for seed, score in scores.items() if score is not None}
 

@@ -14,7 +14,7 @@ from calib_bench.analysis import collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.measure import Measures, own_tests
-from calib_bench.analysis.result_rows import Row, adjusted, without_lone
+from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -61,7 +61,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variant)
     gains = sown.gain(members, settings.reference, reader.nested)
     frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads), "gain": pd.DataFrame(gains)}
-    frames = {name: ordered(without_lone(frame, settings)) for name, frame in frames.items()}
+    frames = {name: ordered(drop_single_seed_intervals(frame, settings)) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
     collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, settings)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.result_rows import marks
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.tuned_arms import intervals
 from calib_bench.core.fate import GUESS
 from calib_bench.core.settings import Settings
@@ -22,8 +22,8 @@ def stability_tables(frames: Mapping[str, pd.DataFrame], settings: Settings, nes
     ref = f"beta={settings.reference:g}"
     peaks = Table(
         "Peak and reliability over beta",
-        shown(frames["peaks"], settings),
-        noted(
+        display_columns(frames["peaks"], settings),
+        table_note(
             settings,
             f"best, worst: expected result of the best and the worst of so many (of) seeds, mean over all choices of "
             f"them, judged on the test split; change: minus that of {ref}, paired by seed; "

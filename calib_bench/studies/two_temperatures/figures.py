@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
-from calib_bench.report.drawing import WIDTH, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
 from calib_bench.studies.two_temperatures.plane import Cell
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def plane(analysis: Analysis) -> Figure:
         line[0].set_title(_title(cells), loc="left")
     keys: list[tuple[str, dict[str, Any]]] = [("equal beta^2 eta0", {"color": "0.15", "linewidth": 0.8})]
     keys.append(("some seed diverged", {"color": "0.25", "marker": "x", "linestyle": "none"}))
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -65,7 +65,7 @@ def collapse(analysis: Analysis) -> Figure:
 
     families = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
     if not families:
-        return _empty("No cell has finished with every seed.")
+        return empty_figure("No cell has finished with every seed.")
     figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
     axes = figure.subplots(2 * len(families), len(PANELS), squeeze=False, sharey="col")
     betas = sorted({cell.beta for cells in families for cell in cells})
@@ -79,7 +79,7 @@ def collapse(analysis: Analysis) -> Figure:
                 if row == 0:
                     axis.set_title(title, loc="left")
         axes[2 * number][0].set_ylabel(_title(cells))
-    _legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
     return figure
 
 

@@ -9,7 +9,7 @@ from calib_bench.analysis.result_rows import (
     Row,
     cell,
     excludes_zero,
-    firm,
+    is_significant,
     why_loose,
 )
 from calib_bench.core.settings import Settings
@@ -65,7 +65,7 @@ def _family_sentences(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
 
 def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
     """How many pairs at equal beta^2 eta0 surely differ."""
-    sure = [row for row in rows if firm(row, "error")]
+    sure = [row for row in rows if is_significant(row, "error")]
     hints = [row for row in rows if row not in sure and excludes_zero(row, "error")]
     more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
     return (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.analysis.measure import log_kappa_n, temperature_slopes
+from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.fate import DEAD
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings

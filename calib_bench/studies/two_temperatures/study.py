@@ -12,7 +12,7 @@ from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
-    without_lone,
+    drop_single_seed_intervals,
 )
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Settings
@@ -57,7 +57,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
     if len(frames["at_equal"]):
         frames["at_equal"] = adjusted(frames["at_equal"])
-    control = frames["controls"] = without_lone(frames["controls"], settings)
+    control = frames["controls"] = drop_single_seed_intervals(frames["controls"], settings)
     sentences = verdict(names, frames)
     return Analysis(
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),

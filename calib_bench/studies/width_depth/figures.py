@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, _beta_axis, _dodge, _empty, _legend, plain
+from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,22 +23,22 @@ def over_beta(analysis: Analysis) -> Figure:
 
     points = pd.DataFrame(analysis.data["points"])
     if not len(points) or PANELS[0][0] not in points:
-        return _empty("no trial at a chosen rate has finished yet")
+        return empty_figure("no trial at a chosen rate has finished yet")
     figure = Figure(figsize=(WIDTH, 3.8))
     axes = figure.subplots(1, len(PANELS))
     groups = [(name, rows.sort_values("beta")) for name, rows in points.groupby(_names(points), sort=False)]
     looks = {name: _look(i) for i, (name, _) in enumerate(groups)}
     for axis, (column, label) in zip(axes, PANELS, strict=True):
         for i, (name, rows) in enumerate(groups):
-            x = rows["beta"] * _dodge(i, len(groups))
+            x = rows["beta"] * dodge_factor(i, len(groups))
             axis.plot(x, rows[column], **looks[name])
             if f"{column}_low" in rows:
                 low = rows[f"{column}_low"].clip(lower=rows[column].min() / 10)
                 axis.vlines(x, low, rows[f"{column}_high"], color=looks[name]["color"], linewidth=0.9, alpha=0.5)
-        _beta_axis(axis, points["beta"])
+        set_beta_axis(axis, points["beta"])
         axis.set(yscale="log", ylabel=label)
         plain(axis.yaxis)
-    _legend(figure, [(str(name), look) for name, look in looks.items()])
+    figure_legend(figure, [(str(name), look) for name, look in looks.items()])
     return figure
 
 
@@ -49,7 +49,7 @@ def best_beta(analysis: Analysis) -> Figure:
 
     best = pd.DataFrame(analysis.data["best"])
     if not len(best):
-        return _empty("no architecture has three betas at which every seed finished yet")
+        return empty_figure("no architecture has three betas at which every seed finished yet")
     names = list(dict.fromkeys(_names(best)))
     figure = Figure(figsize=(WIDTH * 0.7, 1.2 + 0.36 * len(names)))
     axis = figure.subplots()
@@ -63,10 +63,10 @@ def best_beta(analysis: Analysis) -> Figure:
     axis.set_yticks(range(len(names)), names)
     axis.set(xscale="log", xlabel="best beta", ylim=(len(names) - 0.4, -0.6))
     points = pd.DataFrame(analysis.data["points"])
-    _beta_axis(axis, points["beta"])
+    set_beta_axis(axis, points["beta"])
     axis.set(xlabel="best beta", xlim=(points["beta"].min() / 1.5, points["beta"].max() * 1.5))
     keys = [(f"by {r}", {"color": f"C{i}", "marker": MARKERS[i]}) for i, r in enumerate(results)]
-    _legend(figure, keys)
+    figure_legend(figure, keys)
     return figure
 
 

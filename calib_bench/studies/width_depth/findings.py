@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import best_beta
-from calib_bench.analysis.result_rows import cell, excludes_zero, firm, revoked, why_loose
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,9 @@ def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         return []
     sentences = [_range_of_best(str(result), rows) for result, rows in best.groupby("result", sort=False)]
     if len(trends):
-        moves = [f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if firm(row, "slope")]
+        moves = [
+            f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if is_significant(row, "slope")
+        ]
         sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} is shown to move it.")
     return sentences
 
@@ -59,9 +61,9 @@ def _trend(row: Mapping[Any, Any]) -> str:
     among = f"Among {row['models']}, the best beta by {row['result']}"
     why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
     if row["over"] == "norm":
-        moved = firm(row, "slope")
+        moved = is_significant(row, "slope")
         ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
         tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
         return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if firm(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
+    tail = "" if is_significant(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
     return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."

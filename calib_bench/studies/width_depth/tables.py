@@ -9,7 +9,7 @@ import numpy as np
 
 from calib_bench.analysis import best_beta
 from calib_bench.analysis.result_rows import cell, marks
-from calib_bench.analysis.table_notes import noted, shown
+from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Detail, Table
 
@@ -58,8 +58,8 @@ def width_tables(
     if len(trends):
         tables["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
-            shown(trends, settings),
-            noted(
+            display_columns(trends, settings),
+            table_note(
                 settings,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
@@ -70,8 +70,8 @@ def width_tables(
         )
     tables["curves"] = Table(
         "Every architecture over beta",
-        shown(points, settings),
-        noted(
+        display_columns(points, settings),
+        table_note(
             settings,
             f"{n}; error: 1 - accuracy",
             "choices of rates and calibration examples are counted",

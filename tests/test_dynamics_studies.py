@@ -14,21 +14,22 @@ import torch
 from synthetic import labels_and_truth, splits_of
 
 from calib_bench import cli, registry
-from calib_bench.analysis import controls
+from calib_bench.analysis import best_beta, controls
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import DETAILS, Analysis
 from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.errors import SettingsError
 from calib_bench.execute.worker import selection_scores
-from calib_bench.models.variations import form, variations
+from calib_bench.models.variations import Form, form, variations
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.tuning import templates
 from calib_bench.report import figures
 from calib_bench.store.store import Store
-from calib_bench.studies.beta_switch import study as beta_switch
+from calib_bench.studies.beta_switch import findings as switch_findings
+from calib_bench.studies.beta_switch import rows as switch_rows
+from calib_bench.studies.beta_switch import switches as beta_switch
 from calib_bench.studies.learning_rate import phase
-from calib_bench.studies.width_depth import study as width_depth
 from calib_bench.system.random import stream
 
 Number = Callable[[Trial], float]
@@ -269,11 +270,11 @@ def test_a_critical_period_is_found(tmp_path: Path) -> None:
         return 1.5 if during == 0.1 else 0.5
 
     analysis, rows = switched(tmp_path / "critical", noise)
-    begun = {at: rows[beta_switch.FROM, beta_switch.ALL_ALONG, at] for at in (0.02, 0.1, 0.5)}
-    assert [beta_switch.moved(row) for row in begun.values()] == [False, True, True]
+    begun = {at: rows[beta_switch.FROM, switch_rows.ALL_ALONG, at] for at in (0.02, 0.1, 0.5)}
+    assert [switch_findings.moved(row) for row in begun.values()] == [False, True, True]
     assert [round(row["decided_dyn"], 1) + 0 for row in begun.values()] == [0, 1, 1]
-    never = {at: rows[beta_switch.FROM, beta_switch.NEVER, at] for at in (0.02, 0.1, 0.5)}
-    assert [beta_switch.moved(row) for row in never.values()] == [True, False, False]
+    never = {at: rows[beta_switch.FROM, switch_rows.NEVER, at] for at in (0.02, 0.1, 0.5)}
+    assert [switch_findings.moved(row) for row in never.values()] == [True, False, False]
     assert never[0.02]["log_loss_dyn"] < 0 < begun[0.5]["log_loss_dyn"]
     text = " ".join(analysis.verdict)
     assert (
@@ -284,7 +285,7 @@ def test_a_critical_period_is_found(tmp_path: Path) -> None:
 
 def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
     analysis, rows = switched(tmp_path / "none", lambda trial: 0.5)
-    assert not any(beta_switch.moved(row) for row in rows.values())
+    assert not any(switch_findings.moved(row) for row in rows.values())
     assert not any(row["decided_dyn"] == row["decided_dyn"] for row in rows.values() if "decided_dyn" in row)
     text = " ".join(analysis.verdict)
     assert "whether that is an effect the data cannot say" in text
@@ -324,14 +325,14 @@ def test_switches_establish_nothing_with_an_arm_of_two_kinds(tmp_path: Path) -> 
     whole = next(row for key, row in rows.items() if key[:3] == (0.1, "", "reference"))
     other = next(row for key, row in rows.items() if key[:3] == (0.3, "", "reference"))
     assert whole["log_loss_dyn_low"] > 0 < other["log_loss_dyn_low"]
-    assert (whole["two_kinds"], beta_switch.moved(whole)) == ("this arm", False)
-    assert (other["two_kinds"], beta_switch.moved(other)) == ("", True)
-    kinds = {at: rows[0.1, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)}
+    assert (whole["two_kinds"], switch_findings.moved(whole)) == ("this arm", False)
+    assert (other["two_kinds"], switch_findings.moved(other)) == ("", True)
+    kinds = {at: rows[0.1, beta_switch.FROM, switch_rows.NEVER, at]["two_kinds"] for at in (0.1, 0.5)}
     assert kinds == {0.1: "this arm", 0.5: "reference"}
-    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.1]["two_kinds"] == "this arm"
-    assert rows[0.1, beta_switch.FROM, beta_switch.ALL_ALONG, 0.5]["two_kinds"] == ""
+    assert rows[0.1, beta_switch.FROM, switch_rows.ALL_ALONG, 0.1]["two_kinds"] == "this arm"
+    assert rows[0.1, beta_switch.FROM, switch_rows.ALL_ALONG, 0.5]["two_kinds"] == ""
     # Both switches end at the reference's beta: they are told apart by the one they begin at.
-    assert [rows[0.3, beta_switch.FROM, beta_switch.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
+    assert [rows[0.3, beta_switch.FROM, switch_rows.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
     text = " ".join(analysis.verdict)
     assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
     assert "0.1 to 1 at 0.1: 1 of 9 trials, 11%" in text
@@ -442,7 +443,7 @@ def test_best_betas_that_rest_on_seeds_of_two_kinds_are_not_others(tmp_path: Pat
     analysis = registry.study("width_depth").analyse(settings, store)
     best = analysis.tables["best_beta"].frame
     row = best[(best["model"] == "mlp_64") & (best["result"] == "repaired log loss")].iloc[0]
-    assert (row["two_kinds"], row["ratio_low"] > 1, width_depth.optimum.differs(row)) == (kind, True, False)
+    assert (row["two_kinds"], row["ratio_low"] > 1, best_beta.differs(row)) == (kind, True, False)
     text = " ".join(analysis.verdict)
     assert (
         "that it is another for mlp_64 is not established, since some seeds of the arm or its reference collapsed"
@@ -461,7 +462,7 @@ def test_one_best_beta_for_all_is_not_said_to_move(tmp_path: Path) -> None:
 
 
 def test_names_tell_widths_depths_and_variations() -> None:
-    assert form("mlp") == width_depth.Form("mlp", 128, 2, "none")
+    assert form("mlp") == Form("mlp", 128, 2, "none")
     assert form("timm/resnet18") is None
     for model in ("mlp_128_128", "cnn_8_16", "wrn_16_4", "wrn_16_4_nonorm", "gru_64", "bag_64"):
         names = variations(model)

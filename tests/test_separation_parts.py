@@ -30,7 +30,7 @@ from calib_bench.analysis.table_notes import describe_sample
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import Scores, Trial, TrialResult
+from calib_bench.core.trial import TrialResult, Scores, Trial
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
@@ -40,7 +40,7 @@ from calib_bench.studies.separation import equal_confidence as matched
 from calib_bench.studies.separation import factorial, page, refinement
 from calib_bench.studies.separation import study as separation
 from calib_bench.studies.separation.findings import is_equal
-from calib_bench.studies.stability import study as stability
+from calib_bench.studies.stability.rows import peak_rows
 from calib_bench.system.random import stream
 from calib_bench.tracking import content
 
@@ -970,10 +970,10 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, S
     repair = registry.calibrators(("temperature_scaling",))
     arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
     reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
-    counted = stability._peaks(arm, reference, False)
-    fixed = stability._peaks(replace(arm, redrawn_choice=None), reference, False)
+    counted = peak_rows(arm, reference, False)
+    fixed = peak_rows(replace(arm, redrawn_choice=None), reference, False)
     for row, before in zip(counted, fixed, strict=True):
-        move = rate_choice.shift(arm, reference, (*stability.sown.RESULTS[row["result"]], 1.0))
+        move = rate_choice.shift(arm, reference, (*seed_spread.RESULTS[row["result"]], 1.0))
         added = stats.norm.ppf(0.975) * math.sqrt(choice_variance(move))
         for kind in ("best_change", "mean_change", "worst_change"):
             assert row[kind] == before[kind]

@@ -15,8 +15,8 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies.sgd_temperature import arms, tables
-from calib_bench.studies.sgd_temperature import study as sgd_temperature
+from calib_bench.studies.sgd_temperature import arms, findings
+from calib_bench.studies.sgd_temperature import rows as measured_rows
 
 WORDS = (
     "study=sgd_temperature", "model=linear,mlp_8", "epochs=60", "batch=10,30", "lr=0.1,0.3", "momentum=0,0.5",
@@ -73,7 +73,7 @@ def test_the_study_is_run_reported_and_over(folder: Path) -> None:
     assert make(own, study, store).pending == 0
     analysis = study.analyse(own, store)
     rows = analysis.tables["acceptance"].frame.set_index(["model", "claim"])
-    assert set(rows["verdict"]) <= {tables.MET, tables.NOT_MET, tables.OPEN}
+    assert set(rows["verdict"]) <= {measured_rows.MET, measured_rows.NOT_MET, measured_rows.OPEN}
     heat = analysis.tables["heat"].frame
     independent = heat[(heat["model"] == "linear") & (heat["part"] == arms.HEAT)]
     assert (independent["ratio"] - 1).abs().max() < 0.4  # two seeds, 300 samples each: a sanity check, not the result
@@ -97,7 +97,7 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
 
     linear, _ = arms.families(settings("lr=0.1,0.2,0.4"))
     minimum = Minimum({"mean_square": 8.0, "loss": 1.0, "accuracy": 0.5, "noise_curvature": 0.1, "converged": 1.0})
-    found = tables.Found(linear, minimum)
+    found = measured_rows.FamilyResult(linear, minimum)
     for arm in linear.arms:
         scale = arm.temperature
         if arm.part == arms.ADAM:
@@ -106,22 +106,23 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
         excess = (9.0 if state == stationary.DRIFTS else 2.0) * scale * np.array([0.9, 1.1])
         heat = stationary.eta0(arm.trial.lr, arm.trial.batch, arm.trial.momentum)
         found.readings.append(Reading(arm, heat, arm.trial.batch, np.zeros(0), np.zeros((0, 0)), excess, None, state))
-    slope = tables.slope(found)
+    slope = measured_rows.slope(found)
     assert slope is not None
     assert slope.mean == pytest.approx(2.0)
-    spread = tables.rule_spread(found)
+    spread = measured_rows.rule_spread(found)
     assert spread["square root"] < spread["linear"]
     assert spread["linear"] == pytest.approx(math.sqrt(np.mean(np.square(0.5 * np.log([4, 16])))))
-    claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in tables.acceptance([found], [])}
-    assert claims["collapse over momenta"] == tables.MET
-    assert claims["Adam"] == tables.MET
+    accepted = measured_rows.acceptance([found], [])
+    claims = {row["claim"].split(":")[0].split(" of ")[0]: row["verdict"] for row in accepted}
+    assert claims["collapse over momenta"] == measured_rows.MET
+    assert claims["Adam"] == measured_rows.MET
     # Seeds of two kinds leave undecided what they made, and nothing else.
     heat = next(i for i, one in enumerate(found.readings) if one.arm.part == arms.MOMENTA)
     found.readings[heat] = replace(found.readings[heat], mixed=True)
-    rows = {row["claim"].split(":")[0].split(" of ")[0]: row for row in tables.acceptance([found], [])}
+    rows = {row["claim"].split(":")[0].split(" of ")[0]: row for row in measured_rows.acceptance([found], [])}
     over = rows["collapse over momenta"]
-    assert (over["verdict"], over["two_kinds"]) == (tables.OPEN, "these runs")
-    assert rows["Adam"]["verdict"] == tables.MET
-    assert [row.get("two_kinds") for row in tables.stationary_rows(found, arms.MOMENTA)].count("this arm") == 1
+    assert (over["verdict"], over["two_kinds"]) == (measured_rows.OPEN, "these runs")
+    assert rows["Adam"]["verdict"] == measured_rows.MET
+    assert [row.get("two_kinds") for row in measured_rows.stationary_rows(found, arms.MOMENTA)].count("this arm") == 1
     found.readings = [replace(one, mixed=one.arm.part == arms.ADAM) for one in found.readings]
-    assert "is not established, since some seeds" in sgd_temperature._adam(found)[0]
+    assert "is not established, since some seeds" in findings._adam(found)[0]

@@ -14,11 +14,12 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import measure_arm
 from calib_bench.core.settings import parse
-from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.core.trial import TrialResult, Trial
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.search import shortened
 from calib_bench.store.store import Store
+from calib_bench.studies.tune import findings, searches
 from calib_bench.studies.tune import study as tune
 from calib_bench.system.random import stream
 
@@ -39,7 +40,7 @@ def test_a_search_is_run_reported_and_over(folder: Path) -> None:
     store, study = Store(folder), registry.study("tune")
     plan = make(settings, study, store)
     assert plan.pending == 0
-    (pair,) = tune.pairs(settings, store.scores(settings.select))
+    (pair,) = searches.pairs(settings, store.scores(settings.select))
     assert len(pair.joint.tried) == len(pair.plain.tried) == 8
     assert pair.template.objective == "cross_entropy"
     for found in (pair.joint, pair.plain):
@@ -70,22 +71,22 @@ def test_a_winner_that_few_seeds_chose_is_no_advice(folder: Path) -> None:
 def test_the_choice_of_configurations_is_counted_and_told(folder: Path) -> None:
     settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
     store = Store(folder)
-    (pair,) = tune.pairs(settings, store.scores(settings.select))
+    (pair,) = searches.pairs(settings, store.scores(settings.select))
     analysis = tune.analyse(settings, store)
     gain, told = (analysis.tables[name].frame.iloc[0] for name in ("gain", "choice"))
     repair = registry.calibrators(("temperature_scaling",))
     measured = []
     for found in (pair.joint, pair.plain):
-        measured.append(measure_arm(store, tune._final(settings, found, store.scores(settings.select)), repair))
+        measured.append(measure_arm(store, searches.final_arm(settings, found, store.scores(settings.select)), repair))
         again = measured[-1].redrawn_choice
         assert again is not None
-        assert again.costs == pytest.approx({one.trial.lr: one.scores[-1] for one in tune._full(found)})
+        assert again.costs == pytest.approx({one.trial.lr: one.scores[-1] for one in searches.full_length(found)})
         assert len(again.costs) > 1
         assert set(again.shares) <= set(again.costs)
     for column in ("accuracy", "log_loss_total_low", "log_loss_dyn_high", "log_loss_dyn_p"):
         assert gain[column] == contrast(measured[0], measured[1], False)[column]
     assert told["rate"] == gain["tuned_rate"]
-    runner_up = sorted((one.scores[-1], one.trial.lr, one.trial.beta) for one in tune._full(pair.joint))[1]
+    runner_up = sorted((one.scores[-1], one.trial.lr, one.trial.beta) for one in searches.full_length(pair.joint))[1]
     assert (told["runner_up"], told["runner_up_beta"]) == runner_up[1:]
     assert told["log_loss_dyn_least"] <= told["log_loss_dyn"] <= told["log_loss_dyn_most"]
 
@@ -97,13 +98,13 @@ def test_a_tuning_seed_is_compared_at_the_configurations_that_the_others_choose(
         noise = torch.rand(1, generator=stream("score", trial.seed, trial.lr, trial.beta, trial.epochs)).item()
         return abs(math.log10(trial.lr)) / 5 + noise
 
-    (pair,) = tune.pairs(settings, scores)
+    (pair,) = searches.pairs(settings, scores)
     planned = {trial.key for trial in tune.plan(settings, scores)}
     moved = 0
     for found in (pair.joint, pair.plain):
         assert found.best is not None
-        arm = tune._final(settings, found, scores)
-        full = [one.trial for one in tune._full(found)]
+        arm = searches.final_arm(settings, found, scores)
+        full = [one.trial for one in searches.full_length(found)]
         for seed, trial in arm.trials.items():
             others = [other for other in (0, 1, 2) if other != seed]
             costs = [sum(scores(one.model_copy(update={"seed": other})) for other in others) for one in full]
@@ -120,7 +121,7 @@ def test_a_tuning_seed_is_compared_at_the_configurations_that_the_others_choose(
         for one in [shortened(tried.trial, epochs)]
         for seed in (0, 1, 2)
     }
-    control = {trial.key for trial in controls.positive(tune._final(settings, pair.plain, scores))}
+    control = {trial.key for trial in controls.positive(searches.final_arm(settings, pair.plain, scores))}
     assert len(planned - races - control) == 4
 
 
@@ -144,12 +145,12 @@ def row(total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[fl
 def test_advice_follows_the_intervals(
     total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[float, float], words: str
 ) -> None:
-    assert words in tune._advice(parse(["study=tune"]), row(total, dyn, accuracy))
+    assert words in findings._advice(parse(["study=tune"]), row(total, dyn, accuracy))
 
 
 def test_advice_is_none_where_a_winner_has_seeds_of_two_kinds() -> None:
     mixed = row((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01)) | {"two_kinds": "this arm"}
-    said = tune._advice(parse(["study=tune"]), mixed)
+    said = findings._advice(parse(["study=tune"]), mixed)
     assert said.startswith(
         "Advice: stay at beta=1; that tuning beta gains anything is not established, since some seeds"
     )
@@ -159,7 +160,7 @@ def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, t
     settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     store = Store(copy)
-    (pair,) = tune.pairs(settings, store.scores(settings.select))
+    (pair,) = searches.pairs(settings, store.scores(settings.select))
     assert pair.joint.best is not None
     lost = pair.joint.best.trial.model_copy(update={"seed": 2})
     z = {split: torch.zeros_like(values) for split, values in store.logits(lost).items()}

@@ -19,8 +19,7 @@ from calib_bench.inference.grouped import explained
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies.two_temperatures import plane
-from calib_bench.studies.two_temperatures import study as two_temperatures
+from calib_bench.studies.two_temperatures import findings, plane, rows
 
 WORDS = (
     "study=two_temperatures", "model=mlp_8", "beta=0.1,1,10", "lr_eff=0.1,1,10,100,1e6", "epochs=16", "seed=0..2",
@@ -87,8 +86,8 @@ def test_a_pair_with_a_cell_of_two_kinds_does_not_count_as_different() -> None:
 
     def said(lost: int) -> tuple[str, plane.Cell]:
         cells = [cell(family[0], 0.05, 0), cell(family[1], 0.2, lost)]
-        frame = adjusted(pd.DataFrame(two_temperatures._at_equal(cells, own)))
-        return two_temperatures._differ(frame.to_dict("records")), cells[1]
+        frame = adjusted(pd.DataFrame(rows.at_equal_rows(cells, own)))
+        return findings._differ(frame.to_dict("records")), cells[1]
 
     assert "1 differ in error rate after Holm's correction." in said(0)[0]
     text, mixed = said(2)
@@ -108,8 +107,8 @@ def test_pairs_count_the_calibration_examples_of_both_temperatures() -> None:
                    (rng.standard_normal((4, 60)), slopes))
         for trials in family
     ]  # fmt: skip
-    (counted,) = two_temperatures._at_equal(cells, own)
-    (bare,) = two_temperatures._at_equal([replace(one, temperatures=None) for one in cells], own)
+    (counted,) = rows.at_equal_rows(cells, own)
+    (bare,) = rows.at_equal_rows([replace(one, temperatures=None) for one in cells], own)
     assert counted["repaired_log_loss"] == bare["repaired_log_loss"]
     assert counted["repaired_log_loss_high"] > bare["repaired_log_loss_high"]
     assert counted["error_high"] == bare["error_high"]

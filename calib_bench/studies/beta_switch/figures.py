@@ -8,9 +8,11 @@ from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
@@ -39,23 +41,26 @@ def switches(analysis: Analysis) -> Figure:
         axis.set_visible(False)
     several = frame[["model", "variant", "objective"]].drop_duplicates().shape[0] > 1
     for i, (name, rows) in enumerate(groups):
-        for k, (column, label) in enumerate(PANELS):
-            axis = axes[2 * (i // across) + k, i % across]
-            axis.set_visible(True)
-            _panel(axis, rows, column)
-            if i % across == 0:
-                axis.set_ylabel(label)
-            if k == 0:
-                head = f"{' '.join(str(part) for part in name[:3] if part)}, " if several else ""
-                axis.set_title(f"{head}beta={float(str(name[3])):.3g}", loc="left")
-            else:
-                axis.set_xlabel("switch after this share of updates")
+        family = f"{' '.join(str(part) for part in name[:3] if part)}, " if several else ""
+        top, column = 2 * (i // across), i % across
+        _column(axes[top : top + 2, column], rows, f"{family}beta={float(str(name[3])):.3g}", labelled=column == 0)
     lines = list(LOOKS.items())
     band = {"color": "0.75", "linewidth": 6, "alpha": 0.7}
     figure_legend(
         figure, [*lines, ("beta all along", band), ("reference all along", {"color": "0.4", "linewidth": 0.8})]
     )
     return figure
+
+
+def _column(axes: NDArray[np.object_], rows: pd.DataFrame, title: str, labelled: bool) -> None:
+    """Both metrics of one beta; the leftmost column is `labelled`."""
+    for axis, (column, label) in zip(axes, PANELS, strict=True):
+        axis.set_visible(True)
+        _panel(axis, rows, column)
+        if labelled:
+            axis.set_ylabel(label)
+    axes[0].set_title(title, loc="left")
+    axes[-1].set_xlabel("switch after this share of updates")
 
 
 def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:

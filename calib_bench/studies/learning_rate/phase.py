@@ -8,10 +8,11 @@ and to beta^2 for large, so that the critical rate's slopes over beta are -1 and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -153,23 +154,20 @@ class Phase:
         none did.
         """
 
-        out: list[Row] = [
+        rows: list[Row] = [
             {**self.name, "beta": beta, "seeds": self.found.n_seeds, "inside": inside}
             for beta, inside in zip(self.betas, self.inside(), strict=True)
         ]
-        for what in (RIDGE, FRONTIER, CRITICAL):
-            for unit in UNITS:
-                for row, found in zip(out, self._intervals(what, unit), strict=True):
-                    if math.isfinite(found.mean):
-                        row |= {k: math.exp(v) for k, v in fields(column(what, unit), found).items() if "_p" not in k}
-        for row, ratio in zip(out, self._headroom(), strict=True):
-            if math.isfinite(ratio.mean):
-                row |= {k: math.exp(v) for k, v in fields("headroom", ratio).items() if "_p" not in k}
-        for row, lost in zip(out, self.lost_B, strict=False):
+        for rate, unit in itertools.product((RIDGE, FRONTIER, CRITICAL), UNITS):
+            for row, interval in zip(rows, self._intervals(rate, unit), strict=True):
+                row |= _exponentiated(column(rate, unit), interval)
+        for row, ratio in zip(rows, self._headroom(), strict=True):
+            row |= _exponentiated("headroom", ratio)
+        for row, lost in zip(rows, self.lost_B, strict=False):
             if lost:
                 row |= fields("collapsed", share_interval(lost, self.found.n_seeds))
                 row["collapsed_trials"] = f"{lost} of {self.found.n_seeds}"
-        return out
+        return rows
 
     def _intervals(self, what: str, unit: str) -> list[Interval]:
 
@@ -190,29 +188,32 @@ class Phase:
         Those of the best rate have a column TWO_KINDS where some seeds collapsed at one of the best rates, not all.
         """
 
-        x_B, inside = np.log(self.betas), np.array(self.inside())
-        mixed = {b for b, lost in enumerate(self.lost_B) if 0 < lost < self.found.n_seeds}
-        out = []
-        for what in (RIDGE, FRONTIER, CRITICAL):
-            for unit in UNITS:
-                mean_B, drawn = (self.log_rates(what, unit, m) for m in (self.found.means_A, self.found.drawn_BA))
-                usable = np.isfinite(mean_B) & (inside | (what != RIDGE))
-                for where, in_range in beta_rate_plane.regimes(self.betas).items():
-                    kept = [b for b in in_range if usable[b]]
-                    if len(kept) < 2 or (what == CRITICAL and unit == "lr_rel"):
-                        continue
-                    slope, slopes = (beta_rate_plane.slope(x_B[kept], y[..., kept]) for y in (mean_B, drawn))
-                    row = {**self.name, "rate": what, "unit": unit, "range": where, "betas": len(kept)}
-                    if what == RIDGE and mixed & set(kept):
-                        row[TWO_KINDS] = "these betas"
-                    row |= {
-                        "left_out": len(in_range) - len(kept),
-                        **fields("slope", percentile(float(slope), slopes, self.found)),
-                    }
-                    if what != RIDGE and where in THEORY:
-                        row["theory"] = THEORY[where] + {"lr": 0, "lr_eff": 2, "lr_rel": -THEORY[where]}[unit]
-                    out.append(row)
-        return out
+        rows = []
+        for rate, unit in itertools.product((RIDGE, FRONTIER, CRITICAL), UNITS):
+            if (rate, unit) == (CRITICAL, "lr_rel"):
+                continue
+            means = self.log_rates(rate, unit, self.found.means_A)
+            drawn = self.log_rates(rate, unit, self.found.drawn_BA)
+            usable = np.isfinite(means) & (np.array(self.inside()) | (rate != RIDGE))
+            for where, in_range in beta_rate_plane.regimes(self.betas).items():
+                kept = [b for b in in_range if usable[b]]
+                if len(kept) >= 2:
+                    row = {**self.name, "rate": rate, "unit": unit, "range": where, "betas": len(kept)}
+                    row |= self._kinds(rate, kept) | {"left_out": len(in_range) - len(kept)}
+                    row |= fields("slope", self._slope(means, drawn, kept))
+                    rows.append(row | _theory(rate, unit, where))
+        return rows
+
+    def _kinds(self, rate: str, kept: Sequence[int]) -> Row:
+        """A column TWO_KINDS where some, not all, seeds collapsed at the best rate of one of the betas `kept`."""
+        mixed = any(0 < self.lost_B[b] < self.found.n_seeds for b in kept if b < len(self.lost_B))
+        return {TWO_KINDS: "these betas"} if rate == RIDGE and mixed else {}
+
+    def _slope(self, means: Array, drawn: Array, kept: Sequence[int]) -> Interval:
+        """The log-log slope over the betas `kept` of log rates [B] and of their resamples [n, B]."""
+        x = np.log(self.betas)[kept]
+        slope, slopes = (beta_rate_plane.slope(x, log_rates[..., kept]) for log_rates in (means, drawn))
+        return percentile(float(slope), slopes, self.found)
 
     def cells(self) -> list[Row]:
         """One row a cell: rates in the three units (geometric means over seeds), score, share of seeds that failed."""
@@ -228,6 +229,20 @@ class Phase:
         return out
 
 
+def _exponentiated(name: str, interval: Interval) -> Row:
+    """Columns of exp of an interval of a logarithm, without its p; none where it is not finite."""
+    if not math.isfinite(interval.mean):
+        return {}
+    return {key: math.exp(value) for key, value in fields(name, interval).items() if "_p" not in key}
+
+
+def _theory(rate: str, unit: str, where: str) -> Row:
+    """A column with the slope that the theory gives the frontier and the critical rate, where it gives one."""
+    if rate == RIDGE or where not in THEORY:
+        return {}
+    return {"theory": THEORY[where] + {"lr": 0, "lr_eff": 2, "lr_rel": -THEORY[where]}[unit]}
+
+
 def column(what: str, unit: str) -> str:
     """The column of a rate in a unit."""
     return f"{what.replace(' ', '_')}_{unit}"
@@ -238,58 +253,83 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
 
     Args:
         settings: as of `all_seeds`.
+        store: holds the trials.
+        arms: one a beta, in any order.
+        name: columns that name the plane.
         nested: each seed has its own selection examples.
     """
-
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
-    seeds, rates = settings.seed or (), arms[0].rates
+    rates = arms[0].rates
     scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
-    trials = [[[tuning.trial_at(settings, a.trial, r, s) for r in rates] for a in arms] for s in seeds]
-    measured = [[[_known(scores(t)) for t in row] for row in plane] for plane in trials]
+    trials_SBR = _grid(settings, arms, rates)
+    measured = [[[_or_inf(scores(trial)) for trial in row] for row in plane] for plane in trials_SBR]
     score_SBR = np.array(measured, float)
-    values_SNA = _values(settings, store, trials, score_SBR, nested)
-    lambdas = [[_lambda(settings, store, trials[i][b][0]) for b in range(len(arms))] for i in range(len(seeds))]
-    log_lambda_SB = np.log(np.array([[value for value, _ in row] for row in lambdas]))
-    frontiers = [beta_rate_plane.failure_brackets(settings, arm, scores) for arm in arms]
-    log_frontier_SB = np.log(np.array([[one[seed].rate for one in frontiers] for seed in seeds]))
-    own_SC = np.concatenate([log_lambda_SB, log_frontier_SB], 1)
+    failed_SBR = np.array([[[failed(score) for score in row] for row in plane] for plane in measured])
+    log_lambda_SB, unconverged = _log_lambdas(settings, store, trials_SBR)
+    log_frontier_SB = _log_frontiers(settings, store, arms)
+    values_SNA = _values(settings, store, trials_SBR, score_SBR, nested)
     return Phase(
         name=name,
         unit=arms[0].trial.lr_unit,
         betas=tuple(arm.trial.beta for arm in arms),
         rates=rates,
         score_BR=score_SBR.mean(0),
-        failed_BR=np.array([[[failed(score) for score in row] for row in plane] for plane in measured], float).mean(0),
+        failed_BR=failed_SBR.mean(0),
         log_lambda_SB=log_lambda_SB,
         log_frontier_SB=log_frontier_SB,
-        found=resampled_means(values_SNA, own_SC),
-        unconverged=sum(not converged for row in lambdas for _, converged in row),
+        found=resampled_means(values_SNA, np.concatenate([log_lambda_SB, log_frontier_SB], 1)),
+        unconverged=unconverged,
         momentum=arms[0].trial.momentum,
-        lost_B=tuple(_lost(measured, score_SBR, b, settings) for b in range(len(arms))),
+        lost_B=tuple(_lost(score_SBR[:, b], failed_SBR[:, b], settings) for b in range(len(arms))),
     )
 
 
-def _lost(known: Any, score_SBR: Array, b: int, settings: Settings) -> int:
-    """How many seeds failed or collapsed at a beta's best rate of the grid; `known` are the scores as stored."""
+def _grid(settings: Settings, arms: Sequence[tuning.Arm], rates: Sequence[float]) -> list[list[list[Trial]]]:
+    """Every trial of the plane, by seed, arm and rate."""
+    return [
+        [[tuning.trial_at(settings, arm.trial, rate, seed) for rate in rates] for arm in arms]
+        for seed in settings.seed or ()
+    ]
 
-    failed, best = beta_rate_plane.is_failed(settings), int(score_SBR[:, b].mean(0).argmin())
-    lost_S = collapsed(score_SBR[:, b, best], beta_rate_plane.guess(settings), largest=False)
-    return sum(bool(lost) or failed(plane[b][best]) for lost, plane in zip(lost_S, known, strict=True))
+
+def _log_frontiers(settings: Settings, store: Results, arms: Sequence[tuning.Arm]) -> Array:
+    """Log of the rate where training begins to fail, [S, B]; NaN where that was not found."""
+    scores = store.scores(settings.select)
+    frontiers = [beta_rate_plane.failure_brackets(settings, arm, scores) for arm in arms]
+    return np.log(np.array([[frontier[seed].rate for frontier in frontiers] for seed in settings.seed or ()]))
 
 
-def _known(score: float | None) -> float:
+def _log_lambdas(settings: Settings, store: Results, trials_SBR: list[list[list[Trial]]]) -> tuple[Array, int]:
+    """log lambda_max at every start, [S, B], and how many of them had not converged."""
+    lambdas = [[_lambda(settings, store, rate_trials[0]) for rate_trials in plane] for plane in trials_SBR]
+    unconverged = sum(not converged for row in lambdas for _, converged in row)
+    return np.log(np.array([[value for value, _ in row] for row in lambdas])), unconverged
+
+
+def _lost(score_SR: Array, failed_SR: NDArray[np.bool_], settings: Settings) -> int:
+    """How many seeds failed or collapsed at one beta's best rate of the grid."""
+    best = int(score_SR.mean(0).argmin())
+    collapsed_S = collapsed(score_SR[:, best], beta_rate_plane.guess(settings), largest=False)
+    return int((np.asarray(collapsed_S, bool) | failed_SR[:, best]).sum())
+
+
+def _or_inf(score: float | None) -> float:
     return math.inf if score is None else score
 
 
-def _values(settings: Settings, store: Results, trials: Any, score_SBR: Array, nested: bool) -> Array:
+def _values(
+    settings: Settings, store: Results, trials_SBR: list[list[list[Trial]]], score_SBR: Array, nested: bool
+) -> Array:
     """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ."""
     S, B, R = score_SBR.shape
     if nested or settings.select == "repaired_log_loss":
         return score_SBR.reshape(S, 1, B * R)
-    y_N = store.labels(next(t for p in trials for row in p for t in row if store.has(t)))["selection"]
+    trials_SA = [list(itertools.chain.from_iterable(plane)) for plane in trials_SBR]
+    stored = next(trial for trial in itertools.chain.from_iterable(trials_SA) if store.has(trial))
+    y_N = store.labels(stored)["selection"]
     values = np.full((S, len(y_N), B * R), np.inf)
-    for s, plane in enumerate(trials):
-        for a, trial in enumerate(t for row in plane for t in row):
+    for s, trials_A in enumerate(trials_SA):
+        for a, trial in enumerate(trials_A):
             if math.isfinite(score_SBR[s].flat[a]):
                 values[s, :, a] = _example_scores(trial, store.logits(trial)["selection"], y_N, settings.select)
     return values

@@ -151,19 +151,26 @@ def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> l
 
 
 def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row]:
-
-    everyone = [cell.measures for line in grid for cell in line]
+    """A row a metric: the shares of `other` and of the initial magnitude, the rows and columns of the grid."""
     if len(grid) < 2 or len(grid[0]) < 2:
         return []
-    seeds = [s for s in everyone[0].seeds if all(s in measures.seeds for measures in everyone)]
-    loose = together(measures.arm for measures in everyone)
+    everyone = [cell.measures for line in grid for cell in line]
+    common = set(everyone[0].seeds).intersection(*(measures.seeds for measures in everyone))
+    seeds = [seed for seed in everyone[0].seeds if seed in common]
+    about: Row = {"other": other, "seeds": len(seeds), "tuning": together(measures.arm for measures in everyone)}
+    if any(map(mixed, everyone)):
+        about[TWO_KINDS] = "these cells"
     rows = []
-    for metric, (method, score) in METRICS.items():
-        values_ABS = [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
-        head: Row = {"design": design, "metric": metric.replace("_", " "), "other": other, "seeds": len(seeds)}
-        head |= {"tuning": loose, **({TWO_KINDS: "these cells"} if any(map(mixed, everyone)) else {})}
-        rows.append(head | _columns(variance_shares(values_ABS)) if seeds else head)
+    for metric in METRICS:
+        row = {"design": design, "metric": metric.replace("_", " "), **about}
+        rows.append(row | _columns(variance_shares(_results(grid, seeds, metric))) if seeds else row)
     return rows
+
+
+def _results(grid: Sequence[Sequence[Cell]], seeds: Sequence[int], metric: str) -> list[list[list[float]]]:
+    """Mean scores of every cell and seed, [A, B, S]."""
+    method, score = METRICS[metric]
+    return [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
 
 
 def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) -> list[float]:

@@ -105,31 +105,39 @@ def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import torch
-
-    at, arm_at = ({seed: i for i, seed in enumerate(m.seeds)} for m in (reference, arm))
-    common = [seed for seed in arm.seeds if seed in at]
-    pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in common}
-    matched = {seed: pair for seed, pair in pairs.items() if pair is not None}
-    cells = {}
-    for score in METRICS.values() if matched else ():
-        y00 = reference.examples["raw"][score][[at[seed] for seed in matched]]
-        y11 = arm.examples["raw"][score][[arm_at[seed] for seed in matched]]
-        if score == "correct":  # A temperature changes no argmax.
-            cells[score] = (y00, y11, y00, y11)
-            continue
-        y01 = torch.stack([pair.reference[score] for pair in matched.values()])
-        y10 = torch.stack([pair.arm[score] for pair in matched.values()])
-        cells[score] = (y00, y10, y01, y11)
+    common = [seed for seed in arm.seeds if seed in reference.seeds]
+    matched = _pairs(store, reference, arm, common)
+    scores = METRICS.values() if matched else ()
+    moves = {score: _moves(reference, arm, score) for score in scores if score in SCORES}
     return Matched(
         seeds=tuple(matched),
         unmatched=tuple(seed for seed in common if seed not in matched),
         dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
         log_temperature=tuple(pair.log_temperature for pair in matched.values()),
-        cells=cells,
-        moves={score: move for score in cells if score in SCORES and (move := _moves(reference, arm, score))},
+        cells={score: _cells(reference, arm, matched, score) for score in scores},
+        moves={score: by_part for score, by_part in moves.items() if by_part},
         fits=_fits(list(matched.values()), all(same_calibration(one) for one in (reference, arm))),
     )
+
+
+def _pairs(store: Results, reference: Measures, arm: Measures, seeds: Sequence[int]) -> dict[int, _Pair]:
+    """The seeds that could be matched both ways."""
+    pairs = {seed: _pair(store, reference.arm.trials[seed], arm.arm.trials[seed]) for seed in seeds}
+    return {seed: pair for seed, pair in pairs.items() if pair is not None}
+
+
+def _cells(
+    reference: Measures, arm: Measures, matched: Mapping[int, _Pair], score: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four cells of the 2x2 of one score, see `Matched.cells`."""
+    import torch
+
+    y00, y11 = (one.examples["raw"][score][[one.seeds.index(seed) for seed in matched]] for one in (reference, arm))
+    if score == "correct":  # A temperature changes no argmax.
+        return y00, y11, y00, y11
+    y01 = torch.stack([pair.reference[score] for pair in matched.values()])
+    y10 = torch.stack([pair.arm[score] for pair in matched.values()])
+    return y00, y10, y01, y11
 
 
 ON = {
@@ -148,11 +156,11 @@ def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
     if len({pair.log_T.shape for pair in pairs}) != 1:
         return {}
     log_T_ASM = np.stack([pair.log_T.numpy() for pair in pairs], 1)
-    found: dict[str, dict[str, Fitted]] = {}
+    fits: dict[str, dict[str, Fitted]] = {}
     for score in pairs[0].slopes:
         slope_AS, curvature_AS = np.stack([pair.slopes[score] for pair in pairs], -1).swapaxes(0, 1)
-        found[score] = {part: fitted(log_T_ASM, slope_AS, curvature_AS, on, shared) for part, on in ON.items()}
-    return found
+        fits[score] = {part: fitted(log_T_ASM, slope_AS, curvature_AS, on, shared) for part, on in ON.items()}
+    return fits
 
 
 def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
@@ -406,9 +414,8 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
         if by_metric["log loss"]:
             sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
-                f"{describe_sample(by_metric['log loss'], 'equal_confidence')}; "
-                "accuracy, which no temperature changes: "
-                f"{describe_sample(by_metric['accuracy'], 'equal_confidence')}."
+                f"{describe_sample(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature "
+                f"changes: {describe_sample(by_metric['accuracy'], 'equal_confidence')}."
             )
             if brief:
                 continue

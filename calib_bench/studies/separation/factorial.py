@@ -15,6 +15,7 @@ each test is repeated without the beta that departs most.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,8 @@ def moves(measures: Measures, name: Row) -> Moves:
     for metric, method in SHARES.values():
         stored = REPAIRED if method == MATCHED else method
         out[metric, method] = shift(measures, None, (stored, "correct" if metric == "accuracy" else metric, 1.0))
-    known = {key: move for key, move in out.items() if move is not None}
-    return {tuple(name[key] for key in ARM): known} if known else {}
+    chosen = {key: move for key, move in out.items() if move is not None}
+    return {tuple(name[key] for key in ARM): chosen} if chosen else {}
 
 
 def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
@@ -86,22 +87,30 @@ def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.fl
     method_rows = frame[(frame["method"] == method) & np.isfinite(frame[metric].astype(float))]
     cells = {k: dict(zip(g["seed"], g[metric], strict=True)) for k, g in method_rows.groupby(["beta", "objective"])}
     betas, objectives = sorted(frame["beta"].unique()), list(dict.fromkeys(frame["objective"]))
-    every = len({seed for cell in cells.values() for seed in cell})
+    _leave_out(betas, objectives, set(cells))
+    every_seed = set().union(*cells.values())
+    line_cells = [[cells[beta, objective] for objective in objectives] for beta in betas]
+    common = every_seed.intersection(*(cell for line in line_cells for cell in line)) if betas and objectives else set()
+    seeds = sorted(common)
+    values = np.array([[[cell[seed] for seed in seeds] for cell in line] for line in line_cells], np.float64)
+    shape = len(betas), len(objectives), len(seeds)
+    return values.reshape(shape), betas, objectives, len(every_seed) - len(seeds)
+
+
+def _leave_out(betas: list[float], objectives: list[str], cells: set[tuple[float, str]]) -> None:
+    """Removes betas and objectives from the lists until every cell of the two exists, the emptier one each time."""
     while betas and objectives:
-        lack = [(b, o) for b in betas for o in objectives if (b, o) not in cells]
-        if not lack:
-            break
-        worst_beta = max(betas, key=lambda b: sum(b == beta for beta, _ in lack))
-        worst_objective = max(objectives, key=lambda o: sum(o == objective for _, objective in lack))
-        by_beta = sum(b == worst_beta for b, _ in lack) / len(objectives)
-        if by_beta >= sum(o == worst_objective for _, o in lack) / len(betas):
+        missing = [(b, o) for b in betas for o in objectives if (b, o) not in cells]
+        if not missing:
+            return
+        missing_betas, missing_objectives = (Counter(place) for place in zip(*missing, strict=True))
+        worst_beta = max(betas, key=lambda beta: missing_betas[beta])
+        worst_objective = max(objectives, key=lambda objective: missing_objectives[objective])
+        by_beta = missing_betas[worst_beta] / len(objectives)
+        if by_beta >= missing_objectives[worst_objective] / len(betas):
             betas.remove(worst_beta)
         else:
             objectives.remove(worst_objective)
-    kept = [cells[b, o] for b in betas for o in objectives]
-    seeds = sorted(set.intersection(*(set(cell) for cell in kept))) if kept else []
-    values = np.array([[[cells[b, o][s] for s in seeds] for o in objectives] for b in betas], np.float64)
-    return values.reshape(len(betas), len(objectives), len(seeds)), betas, objectives, every - len(seeds)
 
 
 def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
@@ -141,10 +150,11 @@ def _choice(
     """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
     import numpy as np
 
-    known = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
-    if len({None if move is None else move.shape for line in known for move in line}) > 1 or known[0][0] is None:
+    cell_moves = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
+    shapes = {None if move is None else move.shape for line in cell_moves for move in line}
+    if len(shapes) > 1 or None in shapes:
         return None
-    return np.array(known, np.float64)
+    return np.array(cell_moves, np.float64)
 
 
 def _tuning(frame: pd.DataFrame) -> str:
@@ -328,11 +338,9 @@ def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
     several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
     single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
     silent = [row["objective"] for row in rows if row not in sure]
-    clauses = []
-    if several:
-        clauses.append(f"beta has an effect with {', '.join(several)}, also without the most extreme beta")
-    if single:
-        clauses.append(f"beta has an effect that may rest on one extreme beta alone with {', '.join(single)}")
-    if silent:
-        clauses.append(f"the data cannot say with {', '.join(silent)}")
-    return ", ".join(clauses)
+    clauses = {
+        "beta has an effect with {}, also without the most extreme beta": several,
+        "beta has an effect that may rest on one extreme beta alone with {}": single,
+        "the data cannot say with {}": silent,
+    }
+    return ", ".join(text.format(", ".join(objectives)) for text, objectives in clauses.items() if objectives)

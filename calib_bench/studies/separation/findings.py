@@ -67,19 +67,28 @@ def _over_beta(where: str, frame: pd.DataFrame, settings: Settings) -> list[str]
 
 def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
     """By how much a quantity changes at which beta, where it is as good as equal, and where the data cannot say."""
-    sure = [row for row in rows if is_significant(row, column) and not is_equal(row, column)]
-    equal = [row for row in rows if is_equal(row, column)]
-    rest = [row for row in rows if row not in sure and row not in equal]
-    hints = [row for row in rest if excludes_zero(row, column)]
-    silent = [row for row in rest if row not in hints]
-    clauses = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in sure]
-    if equal:
-        clauses.append(f"equal within {MARGIN:g} at {betas(equal)}")
-    if hints:
-        clauses.append(f"may differ at {betas(hints)}, {why_loose(hints)}")
-    if silent:
-        clauses.append(f"the data cannot say at {betas(silent)}")
+    groups = _by_evidence(rows, column)
+    clauses = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in groups["sure"]]
+    if groups["equal"]:
+        clauses.append(f"equal within {MARGIN:g} at {betas(groups['equal'])}")
+    if groups["hint"]:
+        clauses.append(f"may differ at {betas(groups['hint'])}, {why_loose(groups['hint'])}")
+    if groups["silent"]:
+        clauses.append(f"the data cannot say at {betas(groups['silent'])}")
     return "; ".join(clauses)
+
+
+def _by_evidence(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
+    """The rows where a quantity is equal, surely differs, may differ and neither."""
+    groups: dict[str, list[Row]] = {"sure": [], "equal": [], "hint": [], "silent": []}
+    for row in rows:
+        if is_equal(row, column):
+            groups["equal"].append(row)
+        elif is_significant(row, column):
+            groups["sure"].append(row)
+        else:
+            groups["hint" if excludes_zero(row, column) else "silent"].append(row)
+    return groups
 
 
 def is_equal(row: Row, column: str) -> bool:

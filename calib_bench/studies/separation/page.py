@@ -10,7 +10,7 @@ from calib_bench.analysis.controls import SECTION
 from calib_bench.analysis.result_rows import cell, significance_note
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import by_family
+from calib_bench.report import drawing
 from calib_bench.studies.separation import arm_figures
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def details(analysis: Analysis) -> list[Detail]:
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return []
-    families = list(by_family(frame))
+    families = list(drawing.by_family(frame))
     return [
         _detail(analysis, family if len(families) > 1 else "", rows[rows["beta"] == beta])
         for family, rows in families
@@ -105,9 +105,9 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
     """The seeds of an arm that are reported at another rate than the one that all chose."""
     if "cross_fitted" not in rates:
         return ""
-    own = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
-    own = own[own["cross_fitted"].fillna("") != ""]
-    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in own.to_dict("records")]
+    others = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
+    others = others[others["cross_fitted"].fillna("") != ""]
+    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in others.to_dict("records")]
     return f" ({', '.join(moved)}, as the others choose)" if moved else ""
 
 

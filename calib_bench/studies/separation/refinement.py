@@ -18,7 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
@@ -87,9 +87,9 @@ class Refined:
         choices: by score, the family chosen for each seed.
         without: by family, then score: float64 [S, F], mean test scores after maps fitted without each of F folds of
             the calibration examples; of families that were cross-validated.
-        measures: what the arm's temperatures are known by, see `calibration_variance.fitted_to`; without it no
-            calibration examples are counted.
-        redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
+        measures: what the arm's temperatures are known by, see `measure.fitted_to`; without it no calibration examples
+            are counted.
+        rechosen: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
 
     seeds: tuple[int, ...]
@@ -117,50 +117,67 @@ def refine(measures: Measures, risks: Iterable[Risks] | None) -> Refined:
     """An arm's risks after each family that was measured, and after the one chosen for every seed and score.
 
     Args:
+        measures: of the arm.
         risks: of each of the measured seeds, in order, what `begun` gives; CHOSEN is left out without them.
     """
-    import torch
-
     scores = tuple(SCORES.values())
     present = [name for name in FAMILIES if name in measures.examples]
     after = {name: {score: measures.examples[name][score] for score in scores} for name in present}
-    choices: dict[str, list[str]] = {score: [] for score in scores}
-    known = list(risks or ())
-    for seed_risks in known:
-        able = [name for name in present if name in seed_risks]
-        for score in scores:
-            choices[score].append(min(able, key=lambda name: seed_risks[name][score]))
+    seed_risks = list(risks or ())
+    choices = {score: tuple(_best_family(present, one, score) for one in seed_risks) for score in scores}
     if measures.seeds and risks is not None:
-        after[CHOSEN] = {
-            score: torch.stack([after[name][score][i] for i, name in enumerate(choices[score])]) for score in scores
-        }
-    folds = {name: [seed_risks.get(name, {}) for seed_risks in known] for name in present}
-    folds[CHOSEN] = [
-        {w: seed_risks[choices[s][i]].get(w) for s in scores for w in [s + WITHOUT]}
-        for i, seed_risks in enumerate(known)
-    ]
+        after[CHOSEN] = {score: _after_chosen(after, names, score) for score, names in choices.items()}
     return Refined(
         seeds=measures.seeds,
         trials=measures.arm.trials,
         raw={score: measures.examples["raw"][score] for score in scores} if measures.seeds else {},
         after=after,
-        choices={score: tuple(names) for score, names in choices.items()},
-        without={name: found for name, sets in folds.items() if (found := _without(sets, scores))},
+        choices=choices,
+        without=_without_folds(present, seed_risks, choices),
         measures=replace(measures, examples={}),
         redrawn_choice=measures.redrawn_choice,
     )
+
+
+def _without_folds(
+    present: Sequence[str], seed_risks: Sequence[Risks], choices: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Tensor]]:
+    """See `Refined.without`."""
+    folds = {name: [one.get(name, {}) for one in seed_risks] for name in present}
+    folds[CHOSEN] = []
+    for i, one in enumerate(seed_risks):
+        folds[CHOSEN].append(_without_chosen(one, {score: names[i] for score, names in choices.items()}))
+    without = {name: _without(sets, choices) for name, sets in folds.items()}
+    return {name: by_score for name, by_score in without.items() if by_score}
+
+
+def _best_family(present: Sequence[str], risks: Risks, score: str) -> str:
+    """The family of the lowest risk on examples held out, of those that were cross-validated."""
+    return min((name for name in present if name in risks), key=lambda name: risks[name][score])
+
+
+def _after_chosen(after: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], score: str) -> Tensor:
+    """Scores [S, N] of every seed after the family chosen for it."""
+    import torch
+
+    return torch.stack([after[name][score][i] for i, name in enumerate(names)])
+
+
+def _without_chosen(risks: Risks, chosen: Mapping[str, str]) -> dict[str, Any]:
+    """One seed's test scores without each fold, by score + WITHOUT, each of the family chosen for that score."""
+    return {score + WITHOUT: risks[name].get(score + WITHOUT) for score, name in chosen.items()}
 
 
 def _without(sets: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> dict[str, Tensor]:
     """Of each score [S, F] without each fold, where every set has them."""
     import torch
 
-    found = {score: [own.get(score + WITHOUT) for own in sets] for score in scores}
-    return {
-        score: torch.tensor(rows, dtype=torch.float64)
-        for score, rows in found.items()
-        if rows and all(rows) and len({len(row) for row in rows if row}) == 1
-    }
+    without: dict[str, Tensor] = {}
+    for score in scores:
+        rows = [folds.get(score + WITHOUT) for folds in sets]
+        if rows and all(rows) and len({len(row) for row in rows if row}) == 1:
+            without[score] = torch.tensor(rows, dtype=torch.float64)
+    return without
 
 
 Risks = dict[str, dict[str, Any]]
@@ -173,17 +190,16 @@ def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequen
     """Of each trial, see `cross_validated`."""
     import torch
 
-    logits, labels = [store.logits(trial) for trial in trials], [store.labels(trial) for trial in trials]
-    Z, Z_test = (
-        [trial.beta * method[split].double() for trial, method in zip(trials, logits, strict=True)]
-        for split in ("calibration", "test")
-    )
-    y, y_test = ([method[split] for method in labels] for split in ("calibration", "test"))
-    tests = list(zip(Z_test, y_test, strict=True))
+    Z, y, tests = [], [], []
+    for trial in trials:
+        logits, labels = store.logits(trial), store.labels(trial)
+        Z.append(trial.beta * logits["calibration"].double())
+        y.append(labels["calibration"])
+        tests.append((trial.beta * logits["test"].double(), labels["test"]))
     able = {name: method for name, method in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
     if len({z.shape for z in Z}) > 1:
-        method = zip(Z, y, tests, strict=True)
-        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in method]
+        sets = zip(Z, y, tests, strict=True)
+        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in sets]
     return cross_validated_stack(torch.stack(Z), torch.stack(y), able, tests=tests)
 
 
@@ -211,52 +227,110 @@ def cross_validated_stack(
     A calibrator that cannot take one of the sets is left out.
 
     Args:
+        Z_SNK: logits.
+        y_SN: labels.
+        calibrators: by name.
+        folds: their number.
+        seed: of the folds.
         tests: of each set logits [M, K] and labels [M] of test examples: their mean scores after the map that was
             fitted without each fold are by score + WITHOUT.
     """
+    S = len(Z_SNK)
+    if len(calibrators) == 1:
+        nothing = dict.fromkeys(SCORES.values(), math.nan)
+        return [dict.fromkeys(calibrators, nothing) for _ in range(S)]
+    parts = _alike(_folds(y_SN.shape[1], folds, seed), Z_SNK.numel())
+    risks: list[Risks] = [{} for _ in range(S)]
+    for name, calibrator in calibrators.items():
+        try:
+            set_risks = _cross_validate(calibrator, Z_SNK, y_SN, parts, tests)
+        except (Exception, SystemExit):  # measuring the trials tells why
+            continue
+        for one, by_score in zip(risks, set_risks, strict=True):
+            one[name] = by_score
+    return risks
+
+
+def _folds(N: int, folds: int, seed: int) -> list[Tensor]:
+    """Random folds of N examples, none of them empty."""
     import numpy as np
     import torch
 
-    names, (S, N, _) = tuple(SCORES.values()), Z_SNK.shape
-    if len(calibrators) == 1:
-        return [{name: dict.fromkeys(names, math.nan) for name in calibrators} for _ in range(S)]
     order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
-    total = {name: {score: torch.zeros(S, dtype=torch.float64) for score in names} for name in calibrators}
-    without: dict[str, list[Risks]] = {name: [{} for _ in range(S)] for name in calibrators}
-    for parts in _alike([part for part in torch.tensor_split(order, folds) if len(part)], Z_SNK.numel()):
-        kept = torch.ones(len(parts), N, dtype=torch.bool).scatter_(1, parts, False)
-        rest = kept.nonzero()[:, 1].view(len(parts), -1)
-        # In each, the folds of a set follow one another.
-        Z, y, Z_out, y_out = (a[:, i].flatten(0, 1) for i in (rest, parts) for a in (Z_SNK, y_SN))
-        for name in list(total):
-            try:
-                fits = calibrators[name].fits(Z, y)
-                logp = torch.stack([calibrators[name].apply(fit, z) for fit, z in zip(fits, Z_out, strict=True)])
-                if bool(logp.isnan().any()):
-                    raise UserError("NaN")
-                for i, fit in enumerate(fits if tests else ()):
-                    _add(without[name][i // len(parts)], calibrators[name], fit, *tests[i // len(parts)])
-            except (Exception, SystemExit):  # measuring the trials tells why
-                del total[name]
-                continue
-            for score, values in zip(names, scores_n(logp, y_out, *names), strict=True):
-                total[name][score] += values.view(S, -1).sum(1)
-    return [
-        {
-            name: {score: float(sum_S[i]) / N for score, sum_S in sums.items()} | without[name][i]
-            for name, sums in total.items()
-        }
-        for i in range(S)
-    ]
+    return [part for part in torch.tensor_split(order, folds) if len(part)]
 
 
-def _add(found: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
+def _cross_validate(
+    calibrator: Calibrator,
+    Z_SNK: Tensor,
+    y_SN: Tensor,
+    parts: Sequence[Tensor],
+    tests: Sequence[tuple[Tensor, Tensor]],
+) -> list[dict[str, Any]]:
+    """One calibrator's risks on each of S sets, over all folds, those of one size [F, R] at a time.
+
+    Raises:
+        UserError: a map gives NaN.
+    """
+    S, N = y_SN.shape
+    sums: dict[str, Any] = dict.fromkeys(SCORES.values(), 0.0)
+    without: list[dict[str, Any]] = [{} for _ in range(S)]
+    for same_size in parts:
+        held_out = _HeldOut.of(Z_SNK, y_SN, same_size)
+        for score, values in _held_out_scores(calibrator, held_out, tests, without).items():
+            sums[score] = sums[score] + values.view(S, -1).sum(1)
+    return [{score: float(sums[score][i]) / N for score in sums} | without[i] for i in range(S)]
+
+
+class _HeldOut(NamedTuple):
+    """Folds of one size of S sets, those of a set after one another, [S F, ...]: what a map is fitted on, what not."""
+
+    Z: Tensor
+    y: Tensor
+    Z_out: Tensor
+    y_out: Tensor
+
+    @classmethod
+    def of(cls, Z_SNK: Tensor, y_SN: Tensor, parts_FR: Tensor) -> _HeldOut:
+        """The folds whose held-out examples are `parts_FR`."""
+        import torch
+
+        kept = torch.ones(len(parts_FR), y_SN.shape[1], dtype=torch.bool).scatter_(1, parts_FR, False)
+        rest = kept.nonzero()[:, 1].view(len(parts_FR), -1)
+        return cls(*(a[:, i].flatten(0, 1) for i in (rest, parts_FR) for a in (Z_SNK, y_SN)))
+
+
+def _held_out_scores(
+    calibrator: Calibrator,
+    held_out: _HeldOut,
+    tests: Sequence[tuple[Tensor, Tensor]],
+    without: Sequence[dict[str, Any]],
+) -> dict[str, Tensor]:
+    """Scores of the examples held out, [S F, R], of maps fitted on the others; adds those of `tests` to `without`.
+
+    Raises:
+        UserError: a map gives NaN.
+    """
+    import torch
+
+    names = tuple(SCORES.values())
+    fits = calibrator.fits(held_out.Z, held_out.y)
+    logp = torch.stack([calibrator.apply(fit, z) for fit, z in zip(fits, held_out.Z_out, strict=True)])
+    if bool(logp.isnan().any()):
+        raise UserError("NaN")
+    folds_a_set = len(held_out.Z) // len(without)
+    for i, fit in enumerate(fits if tests else ()):
+        _add(without[i // folds_a_set], calibrator, fit, *tests[i // folds_a_set])
+    return dict(zip(names, scores_n(logp, held_out.y_out, *names), strict=True))
+
+
+def _add(without: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
     """Adds the mean test scores of one fit to those of the folds before it."""
 
     names = tuple(SCORES.values())
     logp = calibrator.apply(fit, Z_MK)
     for score, values in zip(names, scores_n(logp[None], y_M[None], *names), strict=True):
-        found.setdefault(score + WITHOUT, []).append(float(values.double().mean()))
+        without.setdefault(score + WITHOUT, []).append(float(values.double().mean()))
 
 
 def _alike(parts: Sequence[Tensor], entries: int) -> list[Tensor]:
@@ -273,6 +347,9 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
 
     Args:
         reference: None for the reference itself, which then has no differences.
+        arm: refined.
+        name: columns that name it.
+        nested: seeds have test examples of their own.
 
     Returns:
         `calibration` and `refinement` of the arm; `total_change` = `calibration_change` + `refinement_change`, over the
@@ -280,39 +357,80 @@ def rows(reference: Refined | None, arm: Refined, name: Row, nested: bool) -> li
         choice of rates is counted, see `_moves`.
     """
     other = reference or arm
-    places = {seed: i for i, seed in enumerate(other.seeds)}
-    seeds = [seed for seed in arm.seeds if seed in places]
+    seeds = [seed for seed in arm.seeds if seed in other.seeds]
     if not seeds:
         return []
-    mine, theirs = [i for i, seed in enumerate(arm.seeds) if seed in places], [places[seed] for seed in seeds]
+    sides = [(one, [one.seeds.index(seed) for seed in seeds]) for one in ([arm, reference] if reference else [arm])]
     base = {**name, "seeds": len(seeds), "dropped": len({*arm.trials, *other.trials}) - len(seeds), "nested": nested}
-    out = []
+    table_rows: list[Row] = []
     for score, column in SCORES.items():
         levels, changes = _moves(arm, None, column), _moves(arm, reference, column)
-        for family in (f for f in (CHOSEN, *FAMILIES) if f in arm.after):
-            raw, refined = arm.raw[column][mine], arm.after[family][column][mine]
-            row: Row = {**base, "examples": raw.shape[1], "score": score, "family": family}
-            if family == CHOSEN:
-                row["chosen"] = _counted([arm.choices[column][i] for i in mine])
-            fit = _fit(family, column, (1, arm, mine))
-            before = None if fit is None else fit.negative()
-            parts = {
-                "calibration": _level("calibration", raw - refined, nested, column, before, levels.get("calibration")),
-                "refinement": _level("refinement", refined, nested, column, fit, levels.get("refinement")),
-            }
-            row |= {k: v for part, one in parts.items() for k, v in fields(part, one).items() if k != f"{part}_p"}
-            if reference is not None and family in reference.after:
-                total = raw - reference.raw[column][theirs]
-                change = refined - reference.after[family][column][theirs]
-                fit = _fit(family, column, (1, arm, mine), (-1, reference, theirs))
-                before = None if fit is None else fit.negative()
-                for part, d_SN, how in (
-                    ("total", total, None), ("calibration", total - change, before), ("refinement", change, fit)
-                ):  # fmt: skip
-                    parts[f"{part}_change"] = difference_of(column, d_SN, nested, how, changes.get(part))
-                    row |= fields(f"{part}_change", parts[f"{part}_change"])
-            out.append(row | doubtful(parts))
-    return out
+        for family in (CHOSEN, *FAMILIES):
+            if family in arm.after:
+                row = {**base, "examples": arm.raw[column].shape[1], "score": score, "family": family}
+                table_rows.append(row | _row(sides, family, column, nested, (levels, changes)))
+    return table_rows
+
+
+def _row(
+    sides: Sequence[Side],
+    family: str,
+    column: str,
+    nested: bool,
+    moves: tuple[Mapping[str, Array], Mapping[str, Array]],
+) -> Row:
+    """The arm's split by one family of maps, and its difference from the reference where there is one.
+
+    Args:
+        sides: the arm and, where there is one, the reference.
+        family: of maps.
+        column: the per-example score.
+        nested: seeds have test examples of their own.
+        moves: of the arm and of its difference from the reference, see `_moves`.
+    """
+    arm, places = sides[0]
+    row: Row = {"chosen": _counted([arm.choices[column][i] for i in places])} if family == CHOSEN else {}
+    intervals = _levels(sides[0], family, column, nested, moves[0])
+    for part, interval in intervals.items():
+        row |= {key: value for key, value in fields(part, interval).items() if key != f"{part}_p"}
+    if len(sides) > 1 and family in sides[1][0].after:
+        changes = _changes((sides[0], sides[1]), family, column, nested, moves[1])
+        for part, interval in changes.items():
+            row |= fields(part, interval)
+        intervals |= changes
+    return row | doubtful(intervals)
+
+
+Side = tuple[Refined, Sequence[int]]
+"""An arm and the places of the seeds that are compared."""
+
+
+def _levels(side: Side, family: str, column: str, nested: bool, moves: Mapping[str, Array]) -> dict[str, Interval]:
+    """An arm's calibration and refinement by one family of maps."""
+    arm, places = side
+    raw, refined = arm.raw[column][places], arm.after[family][column][places]
+    fit = _fit(family, column, (1, arm, places))
+    before = None if fit is None else fit.negative()
+    return {
+        "calibration": _level("calibration", raw - refined, nested, column, before, moves.get("calibration")),
+        "refinement": _level("refinement", refined, nested, column, fit, moves.get("refinement")),
+    }
+
+
+def _changes(
+    pair: tuple[Side, Side], family: str, column: str, nested: bool, moves: Mapping[str, Array]
+) -> dict[str, Interval]:
+    """The parts of an arm's difference from the reference by one family of maps."""
+    (arm, places), (reference, reference_places) = pair
+    total = arm.raw[column][places] - reference.raw[column][reference_places]
+    change = arm.after[family][column][places] - reference.after[family][column][reference_places]
+    fit = _fit(family, column, (1, arm, places), (-1, reference, reference_places))
+    before = None if fit is None else fit.negative()
+    parts = {"total": (total, None), "calibration": (total - change, before), "refinement": (change, fit)}
+    return {
+        f"{part}_change": difference_of(column, d_SN, nested, part_fit, moves.get(part))
+        for part, (d_SN, part_fit) in parts.items()
+    }
 
 
 def _moves(arm: Refined, reference: Refined | None, column: str) -> dict[str, Array]:
@@ -340,21 +458,20 @@ def _fit(family: str, column: str, *sides: tuple[float, Refined, Sequence[int]])
     not known: a family that was not cross-validated, or seeds with calibration examples of their own, whose spread has
     it already.
     """
-
-    known = [(weight, arm.measures, places) for weight, arm, places in sides if arm.measures is not None]
-    if len(known) < len(sides):
+    measured = [(weight, arm.measures, places) for weight, arm, places in sides if arm.measures is not None]
+    if len(measured) < len(sides):
         return None
     if family == TEMPERATURE:
-        return fitted_to(column, *known)
-    folds = [arm.without.get(family, {}).get(column) for _, arm, _ in sides]
-    if not all(same_calibration(measures) for _, measures, _ in known):
+        return fitted_to(column, *measured)
+    if not all(same_calibration(measures) for _, measures, _ in measured):
         return None
-    terms = [
-        weight * part[list(places)] for part, (weight, _, places) in zip(folds, sides, strict=True) if part is not None
-    ]
-    if len(terms) < len(sides) or len({term.shape for term in terms}) > 1:
-        return None
-    return jackknifed(sum(terms[1:], terms[0]))
+    terms = []
+    for weight, arm, places in sides:
+        folds = arm.without.get(family, {}).get(column)
+        if folds is None:
+            return None
+        terms.append(weight * folds[list(places)])
+    return jackknifed(sum(terms[1:], terms[0])) if len({term.shape for term in terms}) == 1 else None
 
 
 def _counted(names: Sequence[str]) -> str:
@@ -406,28 +523,32 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     """Whether the split by temperature scaling holds for richer families, no more than the intervals allow."""
-    sentences: list[str] = []
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
-        return sentences
+        return []
+    sentences: list[str] = []
     for where, group in families(_adjusted(frame)):
-        log_loss = group[group["score"] == "log loss"]
-        chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
-        if not chosen:
-            continue
+        sentences += [where + text for text in _family_words(group[group["score"] == "log loss"], settings)]
+    return sentences
+
+
+def _family_words(log_loss: pd.DataFrame, settings: Settings) -> list[str]:
+    """Of one model and variant: where refinement changed, by which families, and where recalibration does harm."""
+    chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
+    if not chosen:
+        return []
+    largest = max(chosen, key=lambda row: abs(row["total_change"]))
+    sentences = [
+        "With richer recalibration than one temperature (the family of maps that cross-validation chose), "
+        "what no recalibration repairs, the refinement of test log loss: "
+        f"{describe_sample(chosen, 'refinement_change')}; what it repairs, the calibration error: {describe_sample(chosen, 'calibration_change')}.",
+        _compared(largest, log_loss),
+    ]
+    harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
+    if harmed:
         sentences.append(
-            f"{where}With richer recalibration than one temperature (the family of maps that cross-validation chose), "
-            "what no recalibration repairs, the refinement of test log loss: "
-            f"{describe_sample(chosen, 'refinement_change')}; "
-            f"what it repairs, the calibration error: {describe_sample(chosen, 'calibration_change')}."
+            f"At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
+            "examples for it, so that its refinement is estimated too high."
         )
-        largest = max(chosen, key=lambda row: abs(row["total_change"]))
-        sentences.append(where + _compared(largest, log_loss))
-        harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
-        if harmed:
-            sentences.append(
-                f"{where}At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
-                "examples for it, so that its refinement is estimated too high."
-            )
     return sentences
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 MOST = 3
 """Families of arms that are told one by one."""
+DYNAMICS = ("log_loss_dyn", "accuracy")
+"""Columns that only what is learned moves."""
 
 
 def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -38,37 +40,46 @@ def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
 
 def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
     """What no temperature can repair: the repaired log loss, and accuracy."""
-    reference = f"beta={settings.reference:g}"
-    sure = [row for row in rows if _changed(row, "log_loss_dyn") or _changed(row, "accuracy")]
+    sure = [row for row in rows if any(_changed(row, column) for column in DYNAMICS)]
     if not sure:
-        hints = [row for row in rows if excludes_zero(row, "log_loss_dyn") or excludes_zero(row, "accuracy")]
-        equal = [row for row in rows if is_equal(row, "log_loss_dyn") and is_equal(row, "accuracy")]
-        if len(equal) == len(rows):
-            return (
-                f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
-                f"accuracy are those of {reference} within {MARGIN:g}."
-            )
-        hint = f" There may be one at {betas(hints)}, though {why_loose(hints)}." if hints else ""
-        return (
-            f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
-            f"cannot be told from those at {reference}.{hint}"
-        )
+        return _no_dynamics(rows, settings)
     worst = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    parts = []
-    if _changed(worst, "log_loss_dyn"):
-        parts.append(
-            f"log loss after temperature scaling is {_way(worst, 'log_loss_dyn')} by "
-            f"{_size(worst, 'log_loss_dyn')} nats"
-        )
-    if _changed(worst, "accuracy"):
-        parts.append(f"accuracy is {_way(worst, 'accuracy')} by {_size(worst, 'accuracy')}")
+    parts = " and ".join(_dynamics_parts(worst))
     others = [row for row in sure if row is not worst]
     rest = [row for row in rows if row not in sure]
     more = f", and there is an effect at {betas(others)} too" if others else ""
     silent = f" At {betas(rest)} none is established." if rest else ""
     return (
         f"Beta changes what is learned, not only how sure the model is: trained at {betas([worst])} instead of "
-        f"{settings.reference:g}, {' and '.join(parts)}, which no temperature could repair{more}.{silent}"
+        f"{settings.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
+    )
+
+
+def _dynamics_parts(row: Row) -> list[str]:
+    """By how much log loss after temperature scaling and accuracy changed, each where it surely did."""
+    parts = []
+    if _changed(row, "log_loss_dyn"):
+        parts.append(
+            f"log loss after temperature scaling is {_way(row, 'log_loss_dyn')} by {_size(row, 'log_loss_dyn')} nats"
+        )
+    if _changed(row, "accuracy"):
+        parts.append(f"accuracy is {_way(row, 'accuracy')} by {_size(row, 'accuracy')}")
+    return parts
+
+
+def _no_dynamics(rows: Sequence[Row], settings: Settings) -> str:
+    """Where nothing that is learned surely differs: whether it is equal."""
+    reference = f"beta={settings.reference:g}"
+    if all(is_equal(row, column) for row in rows for column in DYNAMICS):
+        return (
+            f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
+            f"accuracy are those of {reference} within {MARGIN:g}."
+        )
+    hints = [row for row in rows if any(excludes_zero(row, column) for column in DYNAMICS)]
+    hint = f" There may be one at {betas(hints)}, though {why_loose(hints)}." if hints else ""
+    return (
+        f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
+        f"cannot be told from those at {reference}.{hint}"
     )
 
 

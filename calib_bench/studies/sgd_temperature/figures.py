@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import numpy as np
 from calib_bench.core.study import Analysis
 from calib_bench.dynamics import stationary
 from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
-from calib_bench.studies.sgd_temperature import tables
+from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.studies.sgd_temperature.read import Reading
+from calib_bench.studies.sgd_temperature.rows import FamilyResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,25 +32,30 @@ def heat(analysis: Analysis) -> Figure:
         return empty_figure("No run has lasted long enough to be judged.")
     figure, axes = _panels(len(families), 3.4)
     for one, axis in zip(families, axes, strict=False):
-        heats = np.array([r.eta0 for r in one.part(HEAT)])
-        fine = np.geomspace(heats.min() / 1.3, heats.max() * 1.3, 50)
-        line = one.minimum.capacity * fine
-        if not one.minimum.interpolates and one.minimum.converged:
-            axis.plot(fine, line, color="k", linewidth=1)
-            axis.fill_between(fine, line * (1 - tables.SLOPE), line * (1 + tables.SLOPE), color="0.5", alpha=0.25, lw=0)
+        _capacity_line(axis, one)
         for part, look in ((HEAT, _look(0, "o")), (SHUFFLED, _look(1, "s"))):
-            _excess(
-                axis, [r for r in one.part(part) if r.mean > 0], [r.eta0 for r in one.part(part) if r.mean > 0], look
-            )
+            readings = _settled(one.part(part))
+            _excess(axis, readings, [reading.eta0 for reading in readings], look)
         axis.set(xscale="log", yscale="log", xlabel=UNIT, ylabel="excess loss (nats)")
         note = ", fits every label: capacity 0" if one.minimum.interpolates else ""
         axis.set_title(f"{_title(one)}{note}", loc="left")
         _plain(axis)
     keys = [("independent batches", _look(0, "o")), ("shuffled epochs", _look(1, "s"))]
-    keys.append((f"capacity x eta0, within {tables.SLOPE:.0%}", {"color": "k", "linewidth": 1}))
+    keys.append((f"capacity x eta0, within {measured_rows.SLOPE:.0%}", {"color": "k", "linewidth": 1}))
     keys.append(("no plateau", {"color": "0.3", "marker": "o", "fillstyle": "none", "linestyle": "none"}))
     figure_legend(figure, keys)
     return figure
+
+
+def _capacity_line(axis: Axes, one: FamilyResult) -> None:
+    """What theory gives, with its tolerance, where there is a minimum to which it applies."""
+    if one.minimum.interpolates or not one.minimum.converged:
+        return
+    heats = np.array([reading.eta0 for reading in one.part(HEAT)])
+    fine = np.geomspace(heats.min() / 1.3, heats.max() * 1.3, 50)
+    line, tolerance = one.minimum.capacity * fine, measured_rows.SLOPE
+    axis.plot(fine, line, color="k", linewidth=1)
+    axis.fill_between(fine, line * (1 - tolerance), line * (1 + tolerance), color="0.5", alpha=0.25, lw=0)
 
 
 def collapse(analysis: Analysis) -> Figure:
@@ -57,30 +65,9 @@ def collapse(analysis: Analysis) -> Figure:
         return empty_figure("No batch size or momentum was varied: give several of batch= or momentum=.")
     figure, axes = _panels(2 * len(families), 3.4)
     for one, pair in zip(families, axes.reshape(-1, 2), strict=False):
-        base, curvature = one.part(HEAT), one.minimum.noise_curvature
-        momentum = one.family.arms[0].trial.momentum
-        shades = _shades([r.arm.temperature for r in base])
-        batches = [r.batch for r in base + one.part(BATCHES)]
-        seen = [r.mean / (one.minimum.capacity * r.eta0) for r in one.part(HEAT, BATCHES, MOMENTA) if r.mean > 0]
-        top = max(2.0, 1.3 * max(seen, default=0.0))
-        fine = np.geomspace(min(batches) / 1.3, max(batches) * 1.5, 60)
+        shades = _shades([r.arm.temperature for r in one.part(HEAT)])
         for axis, part in zip(pair, (BATCHES, MOMENTA), strict=True):
-            for first in base:
-                heat, color = first.arm.temperature, shades[first.arm.temperature]
-                mine = [first, *(r for r in one.part(part) if r.arm.temperature == heat)]
-                mine = sorted((r for r in mine if r.mean > 0), key=lambda r: (r.batch, r.arm.trial.momentum))
-                at = [float(r.batch) if part == BATCHES else r.arm.trial.momentum for r in mine]
-                scale = [1 / (one.minimum.capacity * r.eta0) for r in mine]
-                _excess(axis, mine, at, {"color": color, "marker": "o", "linestyle": "none"}, scale)
-                if part == BATCHES:
-                    theory = [stationary.finite_rate(first.eta0, b, momentum, curvature) for b in fine]
-                else:
-                    theory = []
-                if theory:
-                    axis.plot(fine, theory, color=color, linewidth=1, linestyle="--")
-            axis.axhspan(1 - tables.COLLAPSE, 1 + tables.COLLAPSE, color="0.5", alpha=0.2, lw=0)
-            axis.axhline(1, color="k", linewidth=0.8)
-            axis.set(ylabel="excess loss / (capacity x eta0)", yscale="log", ylim=(0.5, top))
+            _collapse_panel(axis, one, part, shades)
         pair[0].set(xscale="log", xlabel="batch size B at fixed eta0")
         plain(pair[0].xaxis)
         pair[1].set_xlabel("momentum at fixed eta0")
@@ -89,9 +76,36 @@ def collapse(analysis: Analysis) -> Figure:
             plain(axis.yaxis)
     keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in shades.items()]
     keys.append(("theory at finite rates", {"color": "0.3", "linewidth": 1, "linestyle": "--"}))
-    keys.append((f"within {tables.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))
+    keys.append((f"within {measured_rows.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))
     figure_legend(figure, keys)
     return figure
+
+
+def _collapse_panel(axis: Axes, one: FamilyResult, part: str, shades: Mapping[float, Any]) -> None:
+    """Excess loss in units of capacity times eta0 over batch size, with theory at finite rates, or over momentum."""
+    batches = [r.batch for r in one.part(HEAT, BATCHES)]
+    fine = np.geomspace(min(batches) / 1.3, max(batches) * 1.5, 60)
+    for first in one.part(HEAT):
+        color = shades[first.arm.temperature]
+        varied = [r for r in one.part(part) if r.arm.temperature == first.arm.temperature]
+        readings = sorted(_settled([first, *varied]), key=lambda r: (r.batch, r.arm.trial.momentum))
+        at = [float(r.batch) if part == BATCHES else r.arm.trial.momentum for r in readings]
+        scale = [1 / (one.minimum.capacity * r.eta0) for r in readings]
+        _excess(axis, readings, at, {"color": color, "marker": "o", "linestyle": "none"}, scale)
+        if part == BATCHES:
+            momentum, curvature = one.family.arms[0].trial.momentum, one.minimum.noise_curvature
+            theory = [stationary.finite_rate(first.eta0, batch, momentum, curvature) for batch in fine]
+            axis.plot(fine, theory, color=color, linewidth=1, linestyle="--")
+    ratios = [r.mean / (one.minimum.capacity * r.eta0) for r in _settled(one.part(HEAT, BATCHES, MOMENTA))]
+    axis.axhspan(1 - measured_rows.COLLAPSE, 1 + measured_rows.COLLAPSE, color="0.5", alpha=0.2, lw=0)
+    axis.axhline(1, color="k", linewidth=0.8)
+    top = max(2.0, 1.3 * max(ratios, default=0.0))
+    axis.set(ylabel="excess loss / (capacity x eta0)", yscale="log", ylim=(0.5, top))
+
+
+def _settled(readings: Sequence[Reading]) -> list[Reading]:
+    """The readings that have an excess loss to draw on a log axis."""
+    return [reading for reading in readings if reading.mean > 0]
 
 
 def cooling(analysis: Analysis) -> Figure:
@@ -101,10 +115,7 @@ def cooling(analysis: Analysis) -> Figure:
         return empty_figure("No run in which the rate is lowered has finished.")
     figure, axes = _panels(len(cooled), 3.1)
     for (one, reading), axis in zip(cooled, axes, strict=False):
-        for control in one.part(UNCOOLED):
-            if len(control.loss):
-                mean = (control.loss - one.minimum.objective).mean(0)
-                axis.plot(control.epochs[1:], mean[1:], color="C1", linewidth=1)
+        _uncooled(axis, one)
         excess = reading.loss - one.minimum.objective
         shown = reading.epochs > 0
         axis.plot(reading.epochs[shown], excess[:, shown].T, color="C0", linewidth=0.5, alpha=0.35)
@@ -113,9 +124,7 @@ def cooling(analysis: Analysis) -> Figure:
         axis.axvspan(last / 3, 2 * last / 3, color="C5", alpha=0.2, lw=0)
         factors = [float(text) for text in COOLING.split("_")[1:]]
         if not one.minimum.interpolates:
-            for part, factor in enumerate(factors):
-                level = one.minimum.capacity * reading.eta0 * factor
-                axis.plot([part * last / 3, (part + 1) * last / 3], [level, level], color="k", linewidth=1)
+            _levels(axis, one.minimum.capacity * reading.eta0, factors, last)
         axis.set(yscale="log", xlabel="epoch", ylabel="excess loss (nats)")
         axis.set_title(f"{_title(one)}, eta0 = {reading.eta0:.3g}", loc="left")
         plain(axis.yaxis)
@@ -127,6 +136,20 @@ def cooling(analysis: Analysis) -> Figure:
     return figure
 
 
+def _uncooled(axis: Axes, one: FamilyResult) -> None:
+    for control in one.part(UNCOOLED):
+        if len(control.loss):
+            mean = (control.loss - one.minimum.objective).mean(0)
+            axis.plot(control.epochs[1:], mean[1:], color="C1", linewidth=1)
+
+
+def _levels(axis: Axes, hot: float, factors: Sequence[float], last: float) -> None:
+    """What theory gives in each third of a run: `hot` times the factor of the rate."""
+    for third, factor in enumerate(factors):
+        level = hot * factor
+        axis.plot([third * last / 3, (third + 1) * last / 3], [level, level], color="k", linewidth=1)
+
+
 def adam(analysis: Analysis) -> Figure:
     """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
     families = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
@@ -135,12 +158,11 @@ def adam(analysis: Analysis) -> Figure:
     figure, axes = _panels(len(families), 3.4)
     looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
     for one, axis in zip(families, axes, strict=False):
-        readings = one.part(ADAM)
-        shades = _shades([r.arm.temperature for r in readings])
-        for rate, color in shades.items():
-            for rule, look in looks.items():
-                mine = [r for r in readings if r.arm.temperature == rate and r.arm.rule in ("", rule) and r.mean > 0]
-                _excess(axis, mine, [float(r.batch) for r in mine], look | {"color": color})
+        readings = _settled(one.part(ADAM))
+        shades = _shades([r.arm.temperature for r in one.part(ADAM)])
+        for (rate, color), (rule, look) in itertools.product(shades.items(), looks.items()):
+            line = [r for r in readings if r.arm.temperature == rate and r.arm.rule in ("", rule)]
+            _excess(axis, line, [float(r.batch) for r in line], look | {"color": color})
         axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
         axis.set_title(_title(one), loc="left")
         _plain(axis)
@@ -173,12 +195,12 @@ def gibbs(analysis: Analysis) -> Figure:
     return figure
 
 
-def _found(analysis: Analysis) -> list[tables.Found]:
+def _found(analysis: Analysis) -> list[FamilyResult]:
     results: Any = analysis.data["found"]
     return list(results)
 
 
-def _title(one: tables.Found) -> str:
+def _title(one: FamilyResult) -> str:
     trial = one.family.minimum
     return f"{trial.model}" + (f", beta={trial.beta:g}" if trial.beta != 1 else "")
 
@@ -209,7 +231,7 @@ def _excess(
 ) -> None:
     """Means with their intervals; hollow where there is no plateau."""
     by = scale or [1.0] * len(readings)
-    intervals = [tables.over_seeds(r.excess * f) for r, f in zip(readings, by, strict=True)]
+    intervals = [measured_rows.over_seeds(r.excess * f) for r, f in zip(readings, by, strict=True)]
     means = [one.mean for one in intervals]
     axis.plot(at, means, **look | {"marker": ""})
     for reading, x, one in zip(readings, at, intervals, strict=True):

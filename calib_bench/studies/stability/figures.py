@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
@@ -44,36 +45,56 @@ def stability(analysis: Analysis) -> Figure:
         return empty_figure("too few seeds have finished yet")
     spreads, dots = (pd.DataFrame(analysis.data[name]) for name in ("seeds", "dots"))
     figure, axes = family_grid(frame, 4, 3.1)
+    family_dots, family_spreads = (_cross_entropy_families(one) for one in (dots, spreads))
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
-        mine = dict(by_family(dots[dots["objective"] == CROSS_ENTROPY])).get(name)
-        ratios = dict(by_family(spreads[spreads["objective"] == CROSS_ENTROPY])).get(name)
-        for axis, (result, label) in zip(line, RESULTS.items(), strict=False):
-            if mine is not None:
-                axis.plot(mine["beta"], mine[result], ".", color="0.6", markersize=4, zorder=1)
-            for i, (kind, look) in enumerate(KINDS.items()):
-                _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
-            axis.set_ylabel(label)
-        if ratios is not None and "spread_ratio" in ratios:
-            for i, result in enumerate(RESULTS):
-                result_rows = ratios[(ratios["result"] == result) & ratios["spread_ratio"].notna()]
-                _bars(line[2], result_rows, "spread_ratio", dodge_factor(i, 2), SPREADS[result])
-            line[2].axhline(1, color="0.4", linewidth=0.8)
-            line[2].set_yscale("log")
-            plain(line[2].yaxis)
-        line[2].set_ylabel("spread over that of the reference")
-        failed = rows.drop_duplicates("beta")
-        if "failed" in failed:
-            _bars(line[3], failed, "failed", 1.0, {"color": "C1", "marker": "s"})
-        line[3].set(ylabel="share of seeds that failed", ylim=(-0.02, 1.02))
+        _result_panels(line[:2], rows, family_dots.get(name))
+        _spread_panel(line[2], family_spreads.get(name))
+        _failure_panel(line[3], rows)
         for axis in line:
             set_beta_axis(axis, rows["beta"])
         line[0].set_title(name, loc="left")
-    of = int(frame["of"].max())
-    keys = {"best": f"best of {of} seeds", "mean": "mean seed", "worst": f"worst of {of} seeds"}
+    figure_legend(figure, _keys(int(frame["of"].max())))
+    return figure
+
+
+def _cross_entropy_families(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return dict(by_family(frame[frame["objective"] == CROSS_ENTROPY]))
+
+
+def _result_panels(axes: Sequence[Axes], rows: pd.DataFrame, seeds: pd.DataFrame | None) -> None:
+    """Every seed's result, and the best, mean and worst."""
+    for axis, (result, label) in zip(axes, RESULTS.items(), strict=True):
+        if seeds is not None:
+            axis.plot(seeds["beta"], seeds[result], ".", color="0.6", markersize=4, zorder=1)
+        for i, (kind, look) in enumerate(KINDS.items()):
+            _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
+        axis.set_ylabel(label)
+
+
+def _spread_panel(axis: Axes, ratios: pd.DataFrame | None) -> None:
+    if ratios is not None and "spread_ratio" in ratios:
+        for i, result in enumerate(RESULTS):
+            result_rows = ratios[(ratios["result"] == result) & ratios["spread_ratio"].notna()]
+            _bars(axis, result_rows, "spread_ratio", dodge_factor(i, 2), SPREADS[result])
+        axis.axhline(1, color="0.4", linewidth=0.8)
+        axis.set_yscale("log")
+        plain(axis.yaxis)
+    axis.set_ylabel("spread over that of the reference")
+
+
+def _failure_panel(axis: Axes, rows: pd.DataFrame) -> None:
+    failed = rows.drop_duplicates("beta")
+    if "failed" in failed:
+        _bars(axis, failed, "failed", 1.0, {"color": "C1", "marker": "s"})
+    axis.set(ylabel="share of seeds that failed", ylim=(-0.02, 1.02))
+
+
+def _keys(of: int) -> list[tuple[str, dict[str, Any]]]:
+    """The legend: labels and looks; best and worst are `of` so many seeds."""
+    labels = {"best": f"best of {of} seeds", "mean": "mean seed", "worst": f"worst of {of} seeds"}
     seeds = ("one seed", {"color": "0.6", "marker": ".", "linestyle": "none"})
     spread = [(f"spread of {result}", look) for result, look in SPREADS.items()]
-    figure_legend(figure, [*((keys[kind], look) for kind, look in KINDS.items()), seeds, *spread])
-    return figure
+    return [*((labels[kind], look) for kind, look in KINDS.items()), seeds, *spread]
 
 
 def _bars(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, look: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
 from calib_bench.studies.two_temperatures.plane import Cell
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -60,7 +62,6 @@ def collapse(analysis: Analysis) -> Figure:
     """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
 
     families = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
     if not families:
@@ -71,20 +72,31 @@ def collapse(analysis: Analysis) -> Figure:
     shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
     for number, cells in enumerate(families):
         for row, (attribute, label) in enumerate((("eta0", "eta0"), ("effective", "beta^2 eta0"))):
-            for axis, (name, what) in zip(axes[2 * number + row], PANELS, strict=True):
-                for beta, shade in shades.items():
-                    mine = sorted((c for c in cells if c.beta == beta and c.whole), key=lambda c: c.eta0)
-                    x = [getattr(cell, attribute) for cell in mine]
-                    axis.plot(x, [cell.values[name].mean() for cell in mine], color=shade, marker=".")
-                axis.set(xscale="log", yscale="log", xlabel=label)
-                plain(axis.xaxis)
-                axis.xaxis.set_major_locator(LogLocator(numticks=5))  # labels are as wide as decades are here
-                plain(axis.yaxis)
+            line = axes[2 * number + row]
+            for axis, (name, title) in zip(line, PANELS, strict=True):
+                _over_temperature(axis, cells, attribute, name, shades)
+                axis.set_xlabel(label)
                 if row == 0:
-                    axis.set_title(what, loc="left")
+                    axis.set_title(title, loc="left")
         axes[2 * number][0].set_ylabel(_title(cells))
     figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
     return figure
+
+
+def _over_temperature(
+    axis: Axes, cells: list[Cell], temperature: str, metric: str, shades: Mapping[float, Any]
+) -> None:
+    """A metric's mean over seeds along a temperature, "eta0" or "effective", a line a beta."""
+    from matplotlib.ticker import LogLocator
+
+    for beta, shade in shades.items():
+        beta_cells = sorted((cell for cell in cells if cell.beta == beta and cell.whole), key=lambda cell: cell.eta0)
+        x = [getattr(cell, temperature) for cell in beta_cells]
+        axis.plot(x, [cell.values[metric].mean() for cell in beta_cells], color=shade, marker=".")
+    axis.set(xscale="log", yscale="log")
+    plain(axis.xaxis)
+    axis.xaxis.set_major_locator(LogLocator(numticks=5))  # labels are as wide as decades are here
+    plain(axis.yaxis)
 
 
 def _found(analysis: Analysis) -> list[list[Cell]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -126,20 +127,60 @@ def read(store: Results, trials: tuple[Trial, ...]) -> Cell:
     Raises:
         StoreError: a trial cannot be read.
     """
-    trial = trials[0]
+    by_trial = {trial: _values(store, trial) for trial in trials if store.state(trial) == "done"}
+    finished = list(by_trial.values())
+    every_seed = len(finished) == len(trials)
+    values = {name: np.array([_value(by_trial.get(trial), name) for trial in trials]) for name in METRICS}
+    dead = [store.fate(trial) == DEAD for trial in by_trial]
+    classes = int(store.split_info(trials[0])["classes"])
+    return Cell(
+        trials=trials,
+        eta0=_eta0(store, trials[0]),
+        values=values,
+        examples=_stacked_examples(finished) if every_seed else {},
+        failed=(len(trials) - len(finished)) / len(trials),
+        lost=_lost([one.values for one in finished], dead, classes),
+        temperatures=_stacked_temperatures(finished) if every_seed else None,
+    )
+
+
+def _eta0(store: Results, trial: Trial) -> float:
+    """SGD's temperature of a trial, its batch no larger than the training split."""
     rate = trial.lr if trial.lr_unit == "lr" else trial.lr / trial.beta**2
     train = int(store.split_info(trial)["sizes"]["train"])
-    heat = stationary.eta0(rate, min(trial.batch, train), trial.momentum)
-    by_seed = [_values(store, one) if store.state(one) == "done" else None for one in trials]
-    values = {name: np.array([one[0][name] if one else math.nan for one in by_seed]) for name in METRICS}
-    ended = [one[1] for one in by_seed if one]
-    examples = {name: np.stack([one[name] for one in ended]) for name in ended[0]} if len(ended) == len(by_seed) else {}
-    dead = [store.fate(one) == DEAD for one, values in zip(trials, by_seed, strict=True) if values]
-    lost = _lost([one[0] for one in by_seed if one], dead, int(store.split_info(trial)["classes"]))
-    fits = [one[2] for one in by_seed if one]
-    known = len(fits) == len(by_seed) and len({len(influence) for influence, _ in fits}) == 1
-    temperatures = (np.stack([i for i, _ in fits]), np.stack([s for _, s in fits], 1)) if known else None
-    return Cell(trials, heat, values, examples, sum(one is None for one in by_seed) / len(by_seed), lost, temperatures)
+    return stationary.eta0(rate, min(trial.batch, train), trial.momentum)
+
+
+class _Scored(NamedTuple):
+    """What one trial scores on the test split.
+
+    Attributes:
+        values: of `METRICS`.
+        examples: "error" and "repaired_log_loss" by example, [N].
+        log_T: log T plus the influence of each calibration example on it, [M].
+        slopes: first and second derivative in log T of the repaired log loss, [2].
+    """
+
+    values: dict[str, float]
+    examples: dict[str, Array]
+    log_T: Array
+    slopes: Array
+
+
+def _value(scored: _Scored | None, name: str) -> float:
+    return math.nan if scored is None else scored.values[name]
+
+
+def _stacked_examples(scored: list[_Scored]) -> dict[str, Array]:
+    """Scores by example, [S, N]."""
+    return {name: np.stack([one.examples[name] for one in scored]) for name in scored[0].examples}
+
+
+def _stacked_temperatures(scored: list[_Scored]) -> tuple[Array, Array] | None:
+    """See `Cell.temperatures`; None where seeds have calibration splits of different sizes."""
+    if len({len(one.log_T) for one in scored}) != 1:
+        return None
+    return np.stack([one.log_T for one in scored]), np.stack([one.slopes for one in scored], 1)
 
 
 def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int:
@@ -149,9 +190,8 @@ def _lost(values: list[dict[str, float]], dead: list[bool], classes: int) -> int
     return int(np.stack([np.array(dead, bool), *lost]).any(0).sum())
 
 
-def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, Array], tuple[Array, Array]]:
-    """Scores, scores by example, and what is known of the temperature: log T with influences [M], slopes [2]."""
-
+def _values(store: Results, trial: Trial) -> _Scored:
+    """What a finished trial scores, as it is and after temperature scaling."""
     temperature = registry.load("baselines", "temperature_scaling")
     logits, labels = store.logits(trial), store.labels(trial)
     Z = {split: trial.beta * logits[split].double() for split in ("calibration", "test")}
@@ -162,7 +202,7 @@ def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, A
     log_T = log_kappa_n(Z["calibration"], labels["calibration"], float(params["temperature"])).numpy()
     if bool(params["at_bound"]):  # no influence that could be told, as in `calibration_variance.fitted_to`
         log_T = np.full_like(log_T, log_T.mean())
-    known = log_T, np.array(temperature_slopes(logp, y)["log_loss"])
+    slopes = np.array(temperature_slopes(logp, y)["log_loss"])
     wrong = (Z["test"].argmax(-1) != y).double()
     values = {
         "error": float(wrong.mean()),
@@ -170,7 +210,7 @@ def _values(store: Results, trial: Trial) -> tuple[dict[str, float], dict[str, A
         "repaired_log_loss": float(repaired.mean()),
         "kappa": float(params["temperature"]),
     }
-    return values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}, known
+    return _Scored(values, {"error": wrong.numpy(), "repaired_log_loss": repaired.numpy()}, log_T, slopes)
 
 
 def learned(cells: list[Cell], classes: int) -> list[Cell]:
@@ -187,14 +227,15 @@ def measured(cells: list[Cell], metric: str) -> Array:
 def block(cells: list[Cell]) -> list[list[Cell]]:
     """The largest complete block of neighbouring levels of effective temperature and neighbouring betas, every cell of
     which finished with every seed: rows are temperatures. Empty when there is none of two by two."""
-    where = {(cell.level("effective"), cell.level("beta")): cell for cell in cells if cell.whole}
-    heats, betas = (sorted({place[i] for place in where}) for i in (0, 1))
-    best: list[list[Cell]] = []
-    for rows in _ranges(heats):
-        for columns in _ranges(betas):
-            if len(rows) * len(columns) > sum(map(len, best)) and all((r, c) in where for r in rows for c in columns):
-                best = [[where[r, c] for c in columns] for r in rows]
-    return best
+    finished = {(cell.level("effective"), cell.level("beta")): cell for cell in cells if cell.whole}
+    heats, betas = (sorted({place[i] for place in finished}) for i in (0, 1))
+    largest: list[list[Cell]] = []
+    for rows, columns in itertools.product(_ranges(heats), list(_ranges(betas))):
+        places = [[(row, column) for column in columns] for row in rows]
+        size, size_of_largest = len(rows) * len(columns), sum(map(len, largest))
+        if size > size_of_largest and finished.keys() >= set(itertools.chain.from_iterable(places)):
+            largest = [[finished[place] for place in line] for line in places]
+    return largest
 
 
 def _ranges(levels: list[float]) -> Iterator[list[float]]:

@@ -1,0 +1,132 @@
+"""Sentences on when in training beta matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
+from calib_bench.core.settings import Settings
+from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
+from calib_bench.studies.beta_switch.switches import FROM, TO
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+MOVES = ("accuracy", "log_loss_dyn")
+"""What only learning moves: no temperature after training does."""
+
+
+def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """When beta matters, no more than the intervals allow.
+
+    Args:
+        frame: rows of `analyse`, Holm-adjusted.
+        settings: resolved.
+    """
+    if not len(frame) or "accuracy" not in frame:
+        return ["There is nothing to compare: no switched arm shares a finished seed with one that never switches."]
+    sentences = []
+    keys = [frame[key].fillna("") for key in ("model", "variant", "objective")]
+    several = frame.groupby(keys, sort=False).ngroups > 1
+    for (*name, beta), beta_rows in frame.groupby([*keys, "beta"], sort=False):
+        where = f"{' '.join(part for part in name if part)}: " if several else ""
+        rows = beta_rows[beta_rows["accuracy"].notna()].to_dict("records")
+        sentences += [where + text for text in _beta_sentences(rows, float(beta), settings)]
+    return sentences
+
+
+def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> list[str]:
+    """On one beta of one model and objective: all along, then switches from it and to it."""
+    ways = [_way(rows, way, beta, settings) for way in (FROM, TO)]
+    return [_all_along(rows, beta, settings), *(text for text in ways if text)]
+
+
+def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
+    """What to read first: in how many switches either part of training surely made a difference, and where."""
+    if not len(frame) or "accuracy" not in frame or frame.groupby(["model", "objective"]).ngroups > 1:
+        return []
+    rows = frame[frame["accuracy"].notna()].to_dict("records")
+    sentences = []
+    for against, part in ((ALL_ALONG, "before"), (NEVER, "after")):
+        compared = [row for row in rows if row["against"] == against]
+        sure = [row for row in compared if moved(row)]
+        where = _shares_by_switch(sure, settings)
+        at_shares = f", at the shares {'; '.join(where)}" if where else ""
+        sentences.append(
+            f"What was learnt {part} the switch surely made a difference in {len(sure)} of {len(compared)}{at_shares}."
+        )
+    return sentences
+
+
+def _shares_by_switch(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+    """The shares of the updates after which a switch came, by beta and way."""
+    texts = []
+    for beta in sorted({row["beta"] for row in rows}):
+        ends = {FROM: f"beta={beta:.3g} to {settings.reference:g}", TO: f"beta={settings.reference:g} to {beta:.3g}"}
+        for way, text in ends.items():
+            group = [row for row in rows if (row["beta"], row["way"]) == (beta, way)]
+            if group:
+                texts.append(f"{_shares(group)} from {text}")
+    return texts
+
+
+def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> str:
+    plain = next((row for row in rows if row["against"] == "reference"), None)
+    begin = f"All along at beta={beta:.3g} instead of {settings.reference:g}"
+    if plain is None:
+        return f"{begin}: no seed has finished at both."
+    loose = "" if moved(plain) else "; whether that is an effect the data cannot say"
+    if loose and _hints([plain]):
+        loose += f" ({why_loose([plain])})"
+    return (
+        f"{begin}, accuracy changes by {cell(plain, 'accuracy')} and repaired log loss by {cell(plain, 'log_loss_dyn')}"
+        f"{loose}."
+    )
+
+
+def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Settings) -> str:
+    """From when on the beginning counts, and until when the rest does."""
+    first, last = (f"{beta:.3g}", f"{settings.reference:g}")
+    first, last = (first, last) if way == FROM else (last, first)
+    begun = [row for row in rows if row["way"] == way and row["against"] == ALL_ALONG]
+    rest = [row for row in rows if row["way"] == way and row["against"] == NEVER]
+    if not begun or not rest:
+        return ""
+    return (
+        f"From beta={first} to {last}. Having begun at {first} {_times(begun, f'{last} all along')}. "
+        f"Going over to {last} {_times(rest, 'never switching')}."
+    )
+
+
+def _times(rows: Sequence[Mapping[str, Any]], than: str) -> str:
+    """At which times of the switch there is a difference, with the largest."""
+    sure, silent = ([row for row in rows if moved(row) == wanted] for wanted in (True, False))
+    if not sure:
+        return f"makes no difference to {than} that the data show, at any time of the switch{_why(silent)}"
+    most = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
+    rest = f"; at {_shares(silent)} the data cannot say{_why(silent)}" if silent else ""
+    return (
+        f"makes a difference to {than} with the switch at {_shares(sure)} of the updates (at {most['at']:.3g}: "
+        f"accuracy {cell(most, 'accuracy')}, repaired log loss {cell(most, 'log_loss_dyn')}){rest}"
+    )
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why nothing is established in rows that do not move, where some interval leaves 0 out."""
+    hints = _hints(rows)
+    return f" (at {_shares(hints)} it may, {why_loose(hints)})" if hints else ""
+
+
+def _hints(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if any(excludes_zero(row, column) for column in MOVES)]
+
+
+def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{row['at']:.3g}" for row in sorted(rows, key=lambda row: float(row["at"])))
+
+
+def moved(row: Mapping[str, Any]) -> bool:
+    """Whether accuracy or repaired log loss surely differs."""
+    return any(is_significant(row, column) for column in MOVES)

@@ -1,0 +1,197 @@
+"""Sentences on which learning rate each beta wants, and which it stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis import controls
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
+from calib_bench.analysis.table_notes import families
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.studies.learning_rate import phase
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
+SAID = {
+    phase.RIDGE: "the best rate goes", phase.FRONTIER: "the rate where training begins to fail goes",
+    phase.CRITICAL: f"the critical rate {phase.LIMIT} goes",
+}  # fmt: skip
+
+
+def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    if not len(frames["slopes"]):
+        return ("The data cannot say how the best rate moves with beta: fewer than two betas have one.",)
+    sentences = []
+    for where, slopes in by_plane(frames["slopes"]):
+        points = next(rows for name, rows in by_plane(frames["phase"]) if name == where)
+        sentences += [where + text for text in (*_ridge(slopes), *_collapses(points), *_frontier(slopes, points))]
+    return tuple(sentences)
+
+
+def summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """What to read first, of one plane."""
+    slopes = frames["slopes"]
+    if not len(slopes) or len(by_plane(slopes)) > 1:
+        return ()
+    rows = {rate: _row(slopes, rate, "lr") for rate in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
+    parts = [f"{SAID[rate]} as beta^s with s = {cell(row, 'slope')}" for rate, row in rows.items() if row]
+    if not parts:
+        return ()
+    sentences = [f"{'; '.join(parts).capitalize()}."]
+    if rows[phase.FRONTIER] is not None:
+        sentences += _against_critical(by_plane(frames["phase"])[0][1])
+    return (*sentences, *_ridge(slopes)[1:], *controls.outcome(frames["controls"]))
+
+
+def by_plane(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of one model, variant and objective, with the words that begin a sentence on them."""
+    out = []
+    for where, family_rows in families(frame):
+        several = frame["objective"].nunique() > 1
+        for objective, rows in family_rows.groupby("objective", sort=False):
+            out.append((f"{where}{objective}: " if several else where, rows))
+    return out
+
+
+def _row(frame: pd.DataFrame, rate: str, unit: str, where: str = "all") -> dict[str, Any] | None:
+    rows = frame[(frame["rate"] == rate) & (frame["unit"] == unit) & (frame["range"] == where)].to_dict("records")
+    return {str(key): value for key, value in rows[0].items()} if rows else None
+
+
+def _ridge(slopes: pd.DataFrame) -> list[str]:
+    """How the best rate moves, in each unit, and in which it stays."""
+    rows = {unit: _row(slopes, phase.RIDGE, unit) for unit in phase.UNITS}
+    fitted = {unit: row for unit, row in rows.items() if row is not None}
+    if not fitted:
+        return ["The data cannot say how the best rate moves with beta: fewer than two betas have one inside the grid."]
+    parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in fitted.items()]
+    text = f"Over {next(iter(fitted.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
+    return [f"{text}{_ridge_by_range(slopes)}.", _where_ridge_stays(fitted)]
+
+
+def _ridge_by_range(slopes: pd.DataFrame) -> str:
+    """The best rate's slope in each range of beta that the theory tells apart; empty where there is none."""
+    by_range = {where: _row(slopes, phase.RIDGE, "lr", where) for where in phase.THEORY}
+    ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in by_range.items() if row)
+    return f"; for the rate itself {ranges}" if ranges else ""
+
+
+def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
+    """Whether one value for every beta may be best in some unit; `fitted` are the slopes over all betas by unit."""
+    still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
+    if not still:
+        return f"So one value for every beta is best in none of the {len(fitted)} units."
+    hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
+    why = f" ({why_loose(hints)})" if hints else ""
+    return f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say{why}."
+
+
+def _collapses(points: pd.DataFrame) -> list[str]:
+    """How many trials failed or collapsed at the best rates."""
+    rows = [row for row in points.to_dict("records") if row.get("collapsed", 0) > 0]
+    listed = "; ".join(
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {row['collapsed']:.0%} "
+        f"[{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
+        for row in rows
+    )
+    return [f"Collapse at the best rate: {listed}."] if rows else []
+
+
+def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """Where training fails, against the critical rate and its theory."""
+    overall = _row(slopes, phase.FRONTIER, "lr")
+    if overall is None:
+        return [
+            "Where training fails was not found at two betas or more: the data cannot say how that moves with beta."
+        ]
+    text = f"Training fails above a rate that moves as beta^s with s = {cell(overall, 'slope')} over all betas"
+    text += "".join(_against_theory(slopes, where, theory) for where, theory in phase.THEORY.items())
+    return [f"{text}.", *_against_critical(points)]
+
+
+def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
+    """The frontier's slope in one range of beta beside the theory's and the critical rate's; empty if not measured."""
+    row, critical = (_row(slopes, rate, "lr", where) for rate in (phase.FRONTIER, phase.CRITICAL))
+    if row is None:
+        return ""
+    low, high = row["slope_low"], row["slope_high"]
+    agrees = "which is within the interval" if low <= theory <= high else "which the interval leaves out"
+    agrees = agrees if low < high else "and there is no interval to hold it against"
+    beside = f", that of the critical rate measured {cell(critical, 'slope')}" if critical else ""
+    return f"; {cell(row, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
+
+
+def _against_critical(points: pd.DataFrame) -> list[str]:
+    """At which betas training surely begins to fail above, or below, the critical rate; nothing where at none."""
+    frontier, limit = (phase.column(rate, "lr_rel") for rate in (phase.FRONTIER, phase.CRITICAL))
+    rows = points.to_dict("records")
+    above = [row for row in rows if row.get(f"{frontier}_low", math.nan) > row.get(limit, math.nan)]
+    below = [row for row in rows if row.get(f"{frontier}_high", math.nan) < row.get(limit, math.nan)]
+    sides = {"above": above, "below": below}
+    parts = [f"{side} it at beta={_beta_list(side_rows)}" for side, side_rows in sides.items() if side_rows]
+    if not parts:
+        return []
+    return [
+        f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail "
+        f"{' and '.join(parts)}; elsewhere the data cannot say on which side."
+    ]
+
+
+def _beta_list(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{row['beta']:.3g}" for row in rows)
+
+
+def warnings(
+    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
+) -> tuple[str, ...]:
+    """What a reader must know before quoting a number of the planes."""
+    messages = []
+    if settings.limit is not None:
+        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
+    if len(settings.seed or ()) == 1:
+        messages.append(
+            "One seed: intervals hold for this one initialization and batch order, and the frontier has none."
+        )
+    rows = frames["phase"].to_dict("records")
+    for row in rows:
+        messages += _open_ends(row)
+    messages += [*_collapse_warning(rows), *_curvature_warnings(phases)]
+    for split in store.provenance().get("splits", ()):
+        messages += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    return tuple(dict.fromkeys(messages))
+
+
+def _open_ends(row: Mapping[str, Any]) -> Iterator[str]:
+    """Of a beta whose best rate is at the edge of the grid, or whose frontier was not found."""
+    if not row["inside"]:
+        yield f"{row['model']} beta={row['beta']:.3g}: the best rate stands at the edge of its grid."
+    if not row.get(phase.column(phase.FRONTIER, "lr"), math.nan) > 0:
+        yield (
+            f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "
+            "at none, so no frontier is given; extend= lets the grid go on."
+        )
+
+
+def _collapse_warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lost = [row for row in rows if row.get("collapsed", 0) > 0]
+    if not lost:
+        return []
+    listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)
+    return [
+        f"Trials that collapsed at the best rate: {listed}. Intervals of best rates do not cover what so few seeds "
+        "have not shown; where only some of a beta's seeds collapsed, no slope of the best rate is established."
+    ]
+
+
+def _curvature_warnings(phases: Sequence[phase.Phase]) -> Iterator[str]:
+    unconverged = sum(one.unconverged for one in phases)
+    if unconverged:
+        yield f"lambda_max had not converged at {unconverged} starts: there it is an underestimate."
+    if any(not one.relative for one in phases):
+        yield "No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer."

@@ -1,0 +1,110 @@
+"""Sentences on peak and reliability over beta."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis import seed_spread as sown
+from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.result_rows import adjusted, cell, excludes_zero, is_significant, revoked, why_loose
+from calib_bench.analysis.table_notes import betas, families
+from calib_bench.core.settings import Settings
+from calib_bench.core.trial import CROSS_ENTROPY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+    """Peak against reliability, no more than the intervals allow.
+
+    Args:
+        frames: "peaks", Holm-adjusted within each result, "seeds" and "gain".
+    """
+    if "best_change" not in frames["peaks"]:
+        return ["There is nothing to compare: no other arm shares enough finished seeds with the reference."]
+    sentences = []
+    spread = adjusted(frames["seeds"], "result") if "result" in frames["seeds"] else frames["seeds"]
+    for where, peaks in families(frames["peaks"]):
+        peaks = peaks[peaks["objective"] == CROSS_ENTROPY]
+        same = spread[(spread["model"] == peaks["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
+        same = same[same["variant"].fillna("") == (peaks["variant"].iloc[0] or "")]
+        sentences += [where + text for text in _claim(peaks, same, settings)]
+    gain = frames["gain"]
+    sentences += sown.words(frames["seeds"], settings)
+    return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+
+
+def summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+    """What to read first, of one family."""
+    sentences = verdict(frames, settings)
+    if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
+        return []
+    return [text for text in sentences if text.startswith(("Peak:", "That small beta"))]
+
+
+def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> list[str]:
+    """Whether betas below the reference peak higher, and whether they depend more on the seed."""
+    small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
+    if not small:
+        return []
+    better = _surely(small, "best_change", better=True)
+    worse = _surely(small, "worst_change", better=False)
+    wide = [row for row in spread.to_dict("records") if row["beta"] < settings.reference and _spreads_more(row)]
+    fails = _fails_more(peaks, small, settings)
+    of = f"the best of {small[0]['of']} seeds"
+    sentences = [
+        f"Peak: {of} is better than that of beta={settings.reference:g} {_listed(better, 'best_change')}.",
+        f"Cost: seeds surely spread more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is surely "
+        f"worse {_listed(worse, 'worst_change')}; training surely fails more often {_listed(fails, 'failed')}.",
+    ]
+    conclusion = _conclusion(small, better, [*wide, *worse, *fails])
+    return [*sentences, f"That small beta peaks higher at the cost of reliability {conclusion}."]
+
+
+def _surely(rows: Sequence[Mapping[str, Any]], column: str, better: bool) -> list[Mapping[str, Any]]:
+    """The rows whose result is surely better than the reference's, or surely worse."""
+    return [row for row in rows if is_significant(row, column) and _better(row, column) == better]
+
+
+def _spreads_more(row: Mapping[str, Any]) -> bool:
+    """Whether seeds surely spread more than the reference's."""
+    return row.get("spread_ratio_holm", math.nan) < ALPHA and row["spread_ratio"] > 1 and not revoked(row)
+
+
+def _fails_more(peaks: pd.DataFrame, small: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+    """The rows `small` whose training surely fails more often than the reference's."""
+    reference = peaks[peaks["beta"] == settings.reference].to_dict("records")
+    ceiling = reference[0].get("failed_high", math.nan) if reference else math.nan
+    return [row for row in small if row.get("failed_low", math.nan) > ceiling]
+
+
+def _conclusion(
+    small: Sequence[Mapping[str, Any]], better: Sequence[Mapping[str, Any]], costly: Sequence[Mapping[str, Any]]
+) -> str:
+    """Whether some of the smaller betas peak higher and are less reliable."""
+    both = {row["beta"] for row in better} & {row["beta"] for row in costly}
+    if both:
+        return f"hold together at {betas([{'beta': beta} for beta in sorted(both)])}"
+    if better:
+        return "does not show: where it peaks higher the data cannot say that it costs reliability"
+    return f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
+
+
+def _why(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Why peaks that seem to be higher are not surely so, where that is not their intervals."""
+    hints = [row for row in rows if revoked(row) and excludes_zero(row, "best_change") and _better(row, "best_change")]
+    return f" (at {betas(hints)} {why_loose(hints)})" if hints else ""
+
+
+def _better(row: Mapping[str, Any], column: str) -> bool:
+    return bool((row[column] > 0) == (row["result"] == "accuracy"))
+
+
+def _listed(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    if not rows:
+        return "at no smaller beta that the data show"
+    parts = [f"{betas([row])} ({row.get('result', 'share')} {cell(row, column)})" for row in rows]
+    return f"at {', '.join(parts)}"

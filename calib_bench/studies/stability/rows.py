@@ -1,0 +1,134 @@
+"""Rows on the seeds of an arm: what the best, the mean and the worst of a few reach, and how many trainings fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis import seed_spread as sown
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Settings
+from calib_bench.inference import best_of, choice_variance, rate, widened
+from calib_bench.planning.tuning import Arm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+BEST, MEAN, WORST = "best", "mean", "worst"
+MOST = 3
+"""Of at most how many seeds the best and the worst are looked at: more rest on too few independent draws."""
+
+
+def _ranks(values: pd.Series) -> dict[str, int]:
+    """Places of values in the order in which they first come."""
+    return {value: place for place, value in enumerate(dict.fromkeys(values))}
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """By beta within a model, variant and objective, all in the order of their first rows."""
+    if "beta" not in frame:
+        return frame
+    keys = [frame[key].fillna("") for key in ("model", "variant", "objective")]
+    model, variant, objective = (key.map(_ranks(key)) for key in keys)
+    order = frame.assign(_m=model, _v=variant, _o=objective).sort_values(["_m", "_v", "_o", "beta"], kind="stable")
+    return frame.loc[order.index].reset_index(drop=True)
+
+
+def peak_rows(measures: Measures, reference: Measures | None, nested: bool) -> list[Row]:
+    """A row a result: what the best and the worst of m seeds, and the mean seed, reach, and by how much more than the
+    reference's, paired over the seeds that finished in both.
+
+    The choice of rates is counted by what it changes in the mean seed: best and worst are taken to move with it.
+
+    Args:
+        measures: of the arm.
+        reference: of the arm to subtract; None where there is none.
+        nested: seeds have test examples of their own.
+    """
+    rows = []
+    for result, (method, score) in sown.RESULTS.items() if measures.seeds else ():
+        values = _values(measures, (method, score), measures.seeds, nested)
+        m = min(MOST, len(values) // 3)
+        if m < 1:
+            continue
+        largest = result == "accuracy"
+        kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
+        row: Row = {"result": result, "seeds": len(values), "of": m}
+        chosen = _choice(measures, None, (method, score))
+        for kind, (n, highest) in kinds.items():
+            limits = fields(kind, widened(best_of(values, n, None, highest), chosen))
+            limits.pop(f"{kind}_p", None)
+            row |= limits
+        rows.append(row | _changes(measures, reference, (method, score), kinds, nested))
+    return rows
+
+
+def _changes(
+    measures: Measures,
+    reference: Measures | None,
+    metric: tuple[str, str],
+    kinds: Mapping[str, tuple[int, bool]],
+    nested: bool,
+) -> Row:
+    """By how much the arm's best, mean and worst seed exceed the reference's; nothing with too few common seeds."""
+    if reference is None or reference is measures:
+        return {}
+    common = [seed for seed in measures.seeds if seed in reference.seeds]
+    if len(common) <= max(n for n, _ in kinds.values()):
+        return {}
+    values, reference_values = (_values(one, metric, common, nested) for one in (measures, reference))
+    changed = _choice(measures, reference, metric)
+    row: Row = {}
+    for kind, (n, highest) in kinds.items():
+        row |= fields(f"{kind}_change", widened(best_of(values, n, reference_values, highest), changed))
+    return row
+
+
+def _values(measures: Measures, metric: tuple[str, str], seeds: Sequence[int], nested: bool) -> Array:
+    """Scores of these seeds by example, [S, N]; their means [S, 1] where seeds have examples of their own."""
+    method, score = metric
+    values = measures.examples[method][score].numpy()[[measures.seeds.index(seed) for seed in seeds]]
+    return np.asarray(values.mean(1, keepdims=True) if nested else values)
+
+
+def _choice(measures: Measures, reference: Measures | None, metric: tuple[str, str]) -> float:
+    """The variance that the choice of rates adds to the arm's mean, or to its difference from the reference's."""
+    move = shift(measures, reference, (*metric, 1.0))
+    return 0.0 if move is None else choice_variance(move)
+
+
+def failure_row(settings: Settings, store: Results, arm: Arm) -> Row:
+    """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
+    failed_by_seed = _failed_by_seed(settings, store, arm)
+    tuners = (settings.seed or ())[: settings.tune_seeds]
+    fresh = {seed: failed for seed, failed in failed_by_seed.items() if seed not in tuners} or failed_by_seed
+    if not fresh:
+        return {}
+    lost = sum(fresh.values())
+    return {**fields("failed", rate(lost, len(fresh))), "failed_trials": f"{lost} of {len(fresh)}"}
+
+
+def _failed_by_seed(settings: Settings, store: Results, arm: Arm) -> dict[int, bool]:
+    """Whether each finished seed of an arm failed."""
+    failed = beta_rate_plane.is_failed(settings)
+    scores = {seed: store.scores(settings.select)(trial) for seed, trial in arm.trials.items()}
+    return {seed: failed(score) for seed, score in scores.items() if score is not None}
+
+
+def seed_rows(members: Sequence[sown.Seeds]) -> list[Row]:
+    """A row a seed of every arm, with its results."""
+    return [
+        {**arm.name, "seed": seed, **{result: arm.means[result][i] for result in sown.RESULTS}}
+        for arm in members
+        for i, seed in enumerate(arm.seeds)
+    ]

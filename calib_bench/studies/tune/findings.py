@@ -1,0 +1,98 @@
+"""Sentences on what tuning beta gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calib_bench.analysis import collapse
+from calib_bench.analysis.format import estimate
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, revoked
+from calib_bench.core.settings import Settings
+from calib_bench.planning.tuning import FEWEST_SEEDS
+from calib_bench.studies.tune.options import Options
+from calib_bench.studies.tune.searches import Pair
+
+NEAR = 1.05
+"""A winner within this factor of a bound of its search is said to be at the edge."""
+
+
+def sentences(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
+
+    where = f"{label(row)}: " if several else ""
+    head = (
+        f"{where}With {Options.of(settings).budget} configurations each, the search over beta and rate chose beta="
+        f"{row['tuned_beta']:.3g} and the search at beta={settings.reference:g} its best rate"
+    )
+    if "log_loss_total" not in row:
+        return [f"{head}; no seed has finished at both."]
+
+    def cell(column: str) -> str:
+        return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"])
+
+    sentence = (
+        f"{head}: test log loss changed by {cell('log_loss_total')} nats, by {cell('log_loss_dyn')} once both are "
+        f"temperature scaled, accuracy by {cell('accuracy')} (95% intervals, {row['seeds']} seeds)."
+    )
+    return [sentence, where + _advice(settings, row)]
+
+
+def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
+    def sign(column: str) -> int:
+        return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
+
+    beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={settings.reference:g}"
+    if why := revoked(row):
+        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {why}."
+    if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
+        return f"Advice: train at {beta}; what it gains, no temperature after training can give."
+    if sign("log_loss_dyn") > 0 or sign("accuracy") < 0:
+        return f"Advice: stay at {reference}; on the test split the search's choice is worse."
+    if sign("log_loss_total") < 0:
+        return f"Advice: stay at {reference} and scale the temperature after training; that gives what {beta} gained."
+    return f"Advice: stay at {reference}; the data cannot say that tuning beta gains anything."
+
+
+def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
+    """On winners at the edge of their search, and on seeds that are left out."""
+    chosen = (
+        ("beta", row["tuned_beta"], pair.betas),
+        ("rate", row["tuned_rate"], pair.rates),
+        ("reference's rate", row["reference_rate"], pair.rates),
+    )
+    messages = []
+    for what, value, (low, high) in chosen:
+        if value < low * NEAR or value > high / NEAR:
+            messages.append(
+                f"{label(row)}: the chosen {what}, {value:.3g}, stands at the edge of {low:.3g} to {high:.3g}."
+            )
+    if row["dropped"]:
+        messages.append(f"{label(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
+    return messages
+
+
+def warnings(
+    settings: Settings, messages: Sequence[str], gains: Sequence[Row], collapses: Sequence[Row]
+) -> tuple[str, ...]:
+    """What a reader must know before quoting a number.
+
+    Args:
+        settings: resolved.
+        messages: those of single pairs.
+        gains: rows of `Gain.row`.
+        collapses: of `calib_bench.analysis.collapse.rows`.
+    """
+    out = list(messages)
+    if settings.limit is not None:
+        smoke = f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
+        out.insert(0, smoke)
+    if any(few_chose(row) for row in gains):
+        out.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
+    out += collapse.warnings(collapses)
+    if len(settings.seed or ()) == 1:
+        out.append("One seed: intervals hold for this one initialization and batch order.")
+    return tuple(out)
+
+
+def label(row: Mapping[str, Any]) -> str:
+    return ", ".join(str(row[key]) for key in ("model", "objective", "variant") if row.get(key))

@@ -1,0 +1,69 @@
+"""Sentences on how the best beta moves with the architecture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.analysis import best_beta
+from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """Where the best beta is and how it moves, no more than the intervals allow.
+
+    Args:
+        best, trends: rows of `analyse`, Holm-adjusted within each result.
+    """
+    if not len(best):
+        return ["There is nothing to compare: no architecture has three betas at which every seed finished."]
+    several = best["objective"].nunique() > 1
+    return best_beta.words(best) + [
+        f"{row['objective']}: {_trend(row)}" if several else _trend(row) for row in trends.to_dict("records")
+    ]
+
+
+def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """What to read first, of one objective: the range of best betas, and what surely moves them."""
+    if not len(best) or best["objective"].nunique() > 1:
+        return []
+    sentences = [_range_of_best(str(result), rows) for result, rows in best.groupby("result", sort=False)]
+    if len(trends):
+        moves = [
+            f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if is_significant(row, "slope")
+        ]
+        sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} is shown to move it.")
+    return sentences
+
+
+def _range_of_best(result: str, best: pd.DataFrame) -> str:
+    """Between which values the best betas lie by one result, and which surely differ from the first's."""
+    rows = best.sort_values("best_beta").to_dict("records")
+    low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
+    first = best_beta.named(best.to_dict("records")[0])
+    sure = [best_beta.named(row) for row in rows if best_beta.differs(row)]
+    return (
+        f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
+        f"another than {first}'s is established for {', '.join(sure) or 'none'}."
+    )
+
+
+def _trend(row: Mapping[Any, Any]) -> str:
+    among = f"Among {row['models']}, the best beta by {row['result']}"
+    why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
+    if row["over"] == "norm":
+        moved = is_significant(row, "slope")
+        ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
+        tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
+        return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
+    tail = "" if is_significant(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
+    return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."

@@ -85,7 +85,7 @@ def analysed(store: Store, settings: Settings) -> Analysis:
 
 
 def controlled(store: Store, settings: Settings, analysis: Analysis, power: bool = True) -> None:
-    """Every model has both controls, they came out as they must, and nothing else in the analysis knows of them.
+    """Every model has both controls, they passed, and nothing else in the analysis knows of them.
 
     Args:
         power: whether the data are enough to tell an under-trained net from the reference.
@@ -171,7 +171,7 @@ def test_a_planted_ridge_and_frontier_have_their_slopes(plane: tuple[Store, Sett
         assert row["failure_lr_eff"] == pytest.approx(row["failure_lr"] * row["beta"] ** 2)
         assert row["headroom"] == pytest.approx(row["failure_lr"] / row["best_rate_lr"])
     text = " ".join(analysis.verdict)
-    assert "best in none of the 3 units" in text
+    assert "depends on beta in each of the 3 units" in text
     assert "above it at beta=0.1, 1, 10 and below it at beta=0.01;" in text
 
 
@@ -216,7 +216,7 @@ def test_a_ridge_that_stands_still_is_said_to_be_unknown(tmp_path: Path) -> None
     analysis = analysed(store, settings)
     assert slopes(analysis, phase.RIDGE)["lr"]["slope"] == pytest.approx(0, abs=0.08)
     text = " ".join(analysis.verdict)
-    assert "Whether beta moves the best value of the rate at all, the data cannot say" in text
+    assert "Whether the best value of the rate depends on beta is inconclusive" in text
     assert "lr_rel" not in slopes(analysis, phase.RIDGE)
     assert any("No relative unit" in warning for warning in analysis.warnings)
 
@@ -235,7 +235,7 @@ def test_a_ridge_through_seeds_of_two_kinds_has_no_slope_that_is_established(tmp
     assert (ridge["slope_high"] < 0, ridge["two_kinds"]) == (True, "these betas")
     assert slopes(analysis, phase.FRONTIER)["lr"]["two_kinds"] != "these betas"
     text = " ".join(analysis.verdict)
-    assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
+    assert "inconclusive (not established, since some seeds of the arm or its reference collapsed)" in text
     assert "Collapse at the best rate: beta=0.1, 1 of 5 trials, 20% [1%, 72%]." in text
     rows = analysis.tables["phase"].frame.set_index("beta")
     assert rows["collapsed_trials"].dropna().to_dict() == {0.1: "1 of 5"}
@@ -277,10 +277,8 @@ def test_a_critical_period_is_found(tmp_path: Path) -> None:
     assert [switch_findings.moved(row) for row in never.values()] == [True, False, False]
     assert never[0.02]["log_loss_dyn"] < 0 < begun[0.5]["log_loss_dyn"]
     text = " ".join(analysis.verdict)
-    assert (
-        "From beta=0.1 to 1. Having begun at 0.1 makes a difference to 1 all along with the switch at 0.1, 0.5" in text
-    )
-    assert "at 0.02 the data cannot say" in text
+    assert "From beta=0.1 to 1. Beginning at 0.1 makes a difference to 1 all along with the switch at 0.1, 0.5" in text
+    assert "inconclusive at 0.02" in text
 
 
 def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
@@ -288,8 +286,8 @@ def test_switches_that_do_nothing_show_nothing(tmp_path: Path) -> None:
     assert not any(switch_findings.moved(row) for row in rows.values())
     assert not any(row["decided_dyn"] == row["decided_dyn"] for row in rows.values() if "decided_dyn" in row)
     text = " ".join(analysis.verdict)
-    assert "whether that is an effect the data cannot say" in text
-    assert text.count("makes no difference to") == 4
+    assert "; inconclusive." in text
+    assert text.count("makes no significant difference to") == 4
 
 
 def test_what_cannot_switch_says_why() -> None:
@@ -334,7 +332,7 @@ def test_switches_establish_nothing_with_an_arm_of_two_kinds(tmp_path: Path) -> 
     # Both switches end at the reference's beta: they are told apart by the one they begin at.
     assert [rows[0.3, beta_switch.FROM, switch_rows.NEVER, at]["two_kinds"] for at in (0.1, 0.5)] == ["", ""]
     text = " ".join(analysis.verdict)
-    assert "the data cannot say (not established, since some seeds of the arm or its reference collapsed)" in text
+    assert "inconclusive (not established, since some seeds of the arm or its reference collapsed)" in text
     assert "0.1 to 1 at 0.1: 1 of 9 trials, 11%" in text
     assert "so that no effect in the row is established" in analysis.tables["switches"].note
     assert set(analysis.tables["collapse"].frame["collapsed_trials"]) == {"1 of 9"}
@@ -363,7 +361,7 @@ def test_a_beta_of_wide_spread_peaks_higher_at_a_cost(tmp_path: Path) -> None:
     wide = spread[(spread["beta"] == 0.1) & (spread["result"] == "repaired log loss")].iloc[0]
     assert wide["spread_ratio_low"] > 1
     text = " ".join(analysis.verdict)
-    assert "at the cost of reliability hold together at beta=0.1" in text
+    assert "at the cost of reliability is shown at beta=0.1" in text
     shares = peaks.drop_duplicates("beta").set_index("beta")["failed_trials"]
     assert shares.to_dict() == {0.1: "0 of 9", 0.3: "2 of 9", 1.0: "0 of 9"}
 
@@ -395,7 +393,7 @@ def bad(trial: Trial) -> bool:
 def test_seeds_alike_at_every_beta_say_nothing(tmp_path: Path) -> None:
     noise = lambda trial: 1.0 + 0.1 * LUCK[(trial.seed + round(10 * trial.beta)) % 12]  # noqa: E731
     analysis = analysed(*planted(tmp_path / "same", *STABLE, noise=noise))
-    assert "is nothing that these data can say: no smaller beta surely peaks higher" in " ".join(analysis.verdict)
+    assert "is inconclusive: no smaller beta peaks significantly higher" in " ".join(analysis.verdict)
     with pytest.raises(SettingsError, match="three or more"):
         registry.study("stability").plan(resolve(parse(["study=stability", "seed=0,1"])), lambda trial: None)
 
@@ -429,7 +427,7 @@ def test_a_best_beta_that_grows_with_the_width_is_found(tmp_path: Path) -> None:
     assert width["slope"] == pytest.approx(1.0, abs=0.2)
     norm = trends[(trends["over"] == "norm") & (trends["result"] == "repaired log loss")].iloc[0]
     assert (norm["models"], abs(norm["slope"]) < 0.3) == ("mlp_64, mlp_64_layernorm", True)
-    assert any("goes as width^s with s = " in text and "cannot say" not in text for text in analysis.verdict)
+    assert any("goes as width^s with s = " in text and "inconclusive" not in text for text in analysis.verdict)
 
 
 @pytest.mark.parametrize(("lost", "kind"), [("mlp_64", "this arm"), ("mlp_16", "reference")])
@@ -445,20 +443,17 @@ def test_best_betas_that_rest_on_seeds_of_two_kinds_are_not_others(tmp_path: Pat
     row = best[(best["model"] == "mlp_64") & (best["result"] == "repaired log loss")].iloc[0]
     assert (row["two_kinds"], row["ratio_low"] > 1, best_beta.differs(row)) == (kind, True, False)
     text = " ".join(analysis.verdict)
-    assert (
-        "that it is another for mlp_64 is not established, since some seeds of the arm or its reference collapsed"
-        in text
-    )
-    assert "whether width moves it the data cannot say (not established, since some seeds" in text
-    assert "established for none" in " ".join(analysis.summary)
+    assert "a difference for mlp_64 is not established, since some seeds of the arm or its reference collapsed" in text
+    assert ": inconclusive (not established, since some seeds" in text
+    assert "significantly different from mlp_16's: none" in " ".join(analysis.summary)
     assert analysis.tables["collapse"].frame["collapsed_trials"].tolist() == ["1 of 3"]
 
 
 def test_one_best_beta_for_all_is_not_said_to_move(tmp_path: Path) -> None:
     analysis = width_study(tmp_path / "same", 0.0)
     text = " ".join(analysis.verdict)
-    assert "whether width moves it the data cannot say" in text
-    assert "the data cannot say that it is another" in text
+    assert any("goes as width^s" in text and text.endswith(": inconclusive.") for text in analysis.verdict)
+    assert "not significantly different for" in text
 
 
 def test_names_tell_widths_depths_and_variations() -> None:

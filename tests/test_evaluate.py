@@ -154,7 +154,7 @@ def test_rescaled_logits_differ_in_confidence_alone(folder: Path) -> None:
     same = compare(a, a)
     assert (same.tables["comparison"].frame.difference == 0).all()
     assert "the same predictions" in " ".join(same.warnings)
-    assert all("cannot be told apart" in sentence for sentence in same.verdict[:4])
+    assert all("do not differ significantly" in sentence for sentence in same.verdict[:4])
 
 
 def test_comparisons_that_are_none(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +221,7 @@ def test_probabilities_give_what_logits_give_where_a_shift_is_nothing(folder: Pa
         assert one[metric]["temperature_scaling"] == pytest.approx(other[metric]["temperature_scaling"], rel=1e-6)
     assert "fitted on log p" in other.remark["vector_scaling"]
     assert pd.isna(other.remark["temperature_scaling"])
-    assert any("vector_scaling would be another fit on logits" in w for w in both.warnings)
+    assert any("vector_scaling would be fitted differently on logits" in w for w in both.warnings)
     assert "remark" not in one or one.remark.isna().all()
     mixed = Model(test, models(folder, "a", 1)[0].calibration)
     p, _ = calibrated(mixed, vector)

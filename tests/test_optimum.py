@@ -88,7 +88,7 @@ def test_a_beta_that_lacks_a_seed_is_not_among_them(tmp_path: Path) -> None:
     shutil.rmtree(store.folder(lost))
     store.failures.record(lost, "raised", "ZeroDivisionError: a cause for this test")
     analysis = study.analyse(settings, Store(tmp_path, "read"))
-    assert "Not among the betas to be best, mlp_16 beta=0.1: not every seed finished." in analysis.warnings
+    assert "Left out of the best beta, mlp_16 beta=0.1: not every seed finished." in analysis.warnings
     best = analysis.tables["best_beta"].frame
     loss = best[best["result"] == "repaired log loss"].set_index("model")
     assert loss["betas"].to_dict() == {"mlp_16": 4, "mlp_256": 5}

@@ -127,20 +127,20 @@ def test_untrained_nets_and_batches_above_the_set_are_said() -> None:
     assert "batch=5000 is more than the 300 training examples" in told
     assert "Untrained: mlp_128_128 at epochs=0" in told
     (first,) = untrained(arms)
-    assert "nothing has taught" in first
+    assert "has its initial weights" in first
     assert untrained([arm for arm in arms if arm.trial.epochs]) == []
     fits = resolve(parse([*WORDS, "batch=300"]))
     fitting = [Arm(one, (0.1,), {}, 0.1, "fixed", {}) for one in templates(fits)]
     assert "batch=" not in " ".join(warnings(fits, fitting, (), {"trials": pd.DataFrame()}, {}, origin))
 
 
-@pytest.mark.parametrize(("low", "ending"), [(0.1, "as they must."), (-0.1, "on accuracy may be 0.")])
+@pytest.mark.parametrize(("low", "ending"), [(0.1, "controls passed."), (-0.1, "on accuracy may be 0.")])
 def test_the_headline_of_controls_says_which_measure_may_be_zero(low: float, ending: str) -> None:
     shared = {"model": "mlp", "variant": None, "passed": True, "log_loss_dyn": 0.5, "accuracy": 0.3}
     limits = {"log_loss_dyn_low": 0.2, "log_loss_dyn_high": 0.8, "accuracy_low": low, "accuracy_high": 0.7}
     rows = [{**shared, **limits, "control": name} for name in (controls.RESCALED, controls.UNDERTRAINED)]
     (text,) = controls.outcome(pd.DataFrame(rows))
-    assert text.startswith("All 2 controls came out as they must")
+    assert text.startswith("All 2 controls passed")
     assert text.endswith(ending)
 
 

@@ -94,7 +94,7 @@ def test_negative_control_is_zero(run: Run) -> None:
     assert control["accuracy"] == 0
     assert control["log_loss_total"] == pytest.approx(control["log_loss_conf"], abs=1e-8)
     assert control["log_loss_conf"] > 0.05
-    assert any("Negative control" in sentence and "as it must" in sentence for sentence in run[2].verdict)
+    assert any("Negative control" in sentence and "as expected" in sentence for sentence in run[2].verdict)
 
 
 def test_an_arm_against_itself_is_zero_throughout(run: Run) -> None:
@@ -145,8 +145,8 @@ def test_rates_say_what_was_tried_and_chosen(run: Run) -> None:
     ("low", "high", "words"),
     [
         (0.3, 0.7, "50% [30%, 70%] of it confidence, the rest dynamics"),
-        (-0.2, 1.2, "the data cannot say"),
-        (float("nan"), float("nan"), "the data cannot say"),
+        (-0.2, 1.2, "inconclusive"),
+        (float("nan"), float("nan"), "inconclusive"),
         (1.2, 1.9, "opposite directions"),
         (-0.9, -0.1, "opposite directions"),
     ],
@@ -157,10 +157,10 @@ def test_a_share_is_said_as_far_as_its_interval_goes(low: float, high: float, wo
     assert words in share(row)
 
 
-def test_the_verdict_says_so_when_the_data_cannot(tmp_path: Path) -> None:
+def test_the_verdict_says_so_when_the_data_are_inconclusive(tmp_path: Path) -> None:
     words = ("beta=0.9,1", "objective=cross_entropy", "seed=0..1", "lr=0.1")
     _, _, analysis = analysed(tmp_path, *words, test=30)
-    assert "the data cannot say" in analysis.verdict[0]
+    assert "inconclusive" in analysis.verdict[0]
     assert not any("% [" in sentence for sentence in analysis.verdict)
     assert any(w.startswith("Fixed: every arm") for w in analysis.warnings)
 
@@ -303,7 +303,7 @@ def test_controls_must_be_told_apart_from_the_reference_or_not(intervened: Run) 
     assert frame.loc[controls.UNDERTRAINED, "log_loss_dyn_low"] > 0
     assert abs(frame.loc[controls.IDENTITY, "log_loss_total"]) < 1e-6
     said = " ".join(intervened[2].verdict)
-    assert said.count("as it must") == 3
+    assert said.count("as expected") == 3
 
 
 def test_a_study_without_power_says_so(tmp_path: Path) -> None:
@@ -399,14 +399,14 @@ def test_controls_of_many_references_are_told_together() -> None:
     frame = pd.DataFrame([row for kind in kinds for row in known(kind, good)])
     negative, positive = controls.told(frame)
     assert negative.startswith("Negative control, 3 references: rescaling their logits moves dynamics and accuracy by")
-    assert negative.endswith("at most 3e-17, as it must.")
-    span = f"{number(0.1)} to {number(0.3)} nats and accuracy by {number(-0.03)} to {number(-0.01)}, as it must."
+    assert negative.endswith("at most 3e-17, as expected.")
+    span = f"{number(0.1)} to {number(0.3)} nats and accuracy by {number(-0.03)} to {number(-0.01)}, as expected."
     assert positive.endswith(f"training them for 1 of 8 epochs moves repaired log loss by {span}")
-    assert controls.outcome(frame) == ("All 6 controls came out as they must.",)
+    assert controls.outcome(frame) == ("All 6 controls passed.",)
     frame = pd.DataFrame([*known(kinds[0], good), *known(kinds[1], {**good, "bb": False})])
-    said = "of bb which may be 0: there the study has no power to see a change of this size."
+    said = "which for bb may be 0: there the study has no power to detect a change of this size."
     assert controls.told(frame)[1].endswith(said)
-    assert controls.outcome(frame)[0].startswith("1 of 6 controls did not come out as they must (the reference trained")
+    assert controls.outcome(frame)[0].startswith("1 of 6 controls failed (the reference trained")
     few = frame[frame["model"] != "a"]
     assert controls.told(few) == controls.words(few)
     assert controls.told(few.iloc[:0]) == []

@@ -30,7 +30,7 @@ from calib_bench.analysis.table_notes import describe_sample
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
-from calib_bench.core.trial import TrialResult, Scores, Trial
+from calib_bench.core.trial import Scores, Trial, TrialResult
 from calib_bench.inference import choice_variance, crossed_interval, selected_gain, variance_shares
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
@@ -253,7 +253,7 @@ def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
     frame = pd.concat([world.matched(beta).reset_index() for beta in (SHARPER, WRONGER)], ignore_index=True)
     first, second = matched.words(frame, world.settings)
     assert "test log loss: differs at beta=10" in first
-    assert "accuracy, which no temperature changes: differs at beta=10, the data cannot say at beta=0.1" in first
+    assert "accuracy, which no temperature changes: differs at beta=10, inconclusive at beta=0.1" in first
     assert "beta=" in second
     for table in (matched.table(frame, world.settings), matched.other_metrics(frame, world.settings)):
         assert "4 seeds, 500 test examples; 95% intervals over seeds and test examples together" in table.note
@@ -381,7 +381,7 @@ def test_words_on_refinement_compare_the_families(world: Planted) -> None:
     found += refinement.rows(None, reference, world.name(REFERENCE), False)
     frame = pd.DataFrame(found)
     said = refinement.words(frame, world.settings)
-    assert "the refinement of test log loss: differs at beta=10, the data cannot say at beta=0.1" in said[0]
+    assert "the refinement of test log loss: differs at beta=10, inconclusive at beta=0.1" in said[0]
     assert said[1].startswith("The change of refinement at beta=10, in nats, by family of maps: cross-validated 0.")
     assert said[1].endswith("All families agree on its sign.")
     chosen, every = refinement.table(frame, world.settings), refinement.every_family(frame, world.settings)
@@ -439,7 +439,7 @@ def test_beta_has_no_effect_at_equal_confidence_where_none_was_planted(settings:
     assert (frame["holm"] > 0.05).all()
     (said,) = factorial.tests_words(frame, settings)
     assert "beta has an effect" not in said
-    assert said.count("the data cannot say with cross_entropy, label_smoothing:0.1, confidence_penalty:0.1") == 3
+    assert said.count("inconclusive with cross_entropy, label_smoothing:0.1, confidence_penalty:0.1") == 3
 
 
 def test_an_effect_of_beta_is_found_within_each_objective(settings: Settings) -> None:
@@ -469,7 +469,7 @@ def test_with_few_seeds_no_test_could_say_anything(settings: Settings) -> None:
     points = [p for p in grid(dynamic, S=2) if p["beta"] in (0.1, 1.0)]
     frame = pd.DataFrame(factorial.tests(points))
     assert (frame["least_p"] == 0.5).all()
-    assert "cannot say with so few seeds" in factorial.tests_words(frame, settings)[0]
+    assert "inconclusive: with so few seeds" in factorial.tests_words(frame, settings)[0]
     one = [p for p in points if p["seed"] == 0]
     assert math.isnan(factorial.rows(one)[0]["beta_low"])
     assert markdown(factorial.table(pd.DataFrame(factorial.rows(one)), settings))
@@ -541,7 +541,7 @@ def test_spread_peak_and_pick(settings: Settings) -> None:
     assert "spread_ratio" not in own
     frame = pd.DataFrame([*seed_spread.rows(reference, arm), *seed_spread.rows(reference, reference)])
     said = " ".join(seed_spread.words(frame, settings))
-    assert "at beta=0.1 the data cannot say whether it is larger or smaller" in said
+    assert "inconclusive at beta=0.1" in said
     assert "The single best seed" in said
     assert latex(seed_spread.table(frame, settings))
 
@@ -551,7 +551,7 @@ def test_a_much_larger_spread_is_said(settings: Settings) -> None:
     frame = pd.DataFrame(seed_spread.rows(reference, sown(0.1, normal(12, 400, 1.0), [1.0] * 12)))
     said = " ".join(seed_spread.words(frame, settings))
     assert "How accuracy depends on the seed, its standard deviation compared with beta=1: " in said
-    assert "cannot say" not in said
+    assert "inconclusive" not in said
 
 
 def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
@@ -613,7 +613,7 @@ def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
     frame = pd.DataFrame(seed_spread.gain(arms, 1.0, False))
     assert (frame["gain_low"] < 0).all()
     assert (frame["gain_high"] > 0).all()
-    assert "the data cannot say whether this is a gain" in seed_spread.gain_words(frame, settings)[0]
+    assert "(inconclusive" in seed_spread.gain_words(frame, settings)[0]
 
 
 def test_always_choosing_the_reference_gains_exactly_nothing(settings: Settings) -> None:
@@ -655,9 +655,9 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     assert (row["accuracy_without_low"], row["accuracy_without_high"]) == pytest.approx((oracle.low, oracle.high))
     (said,) = collapse.words([row])
     assert "m beta=1 cross_entropy: 2 of 6 trials, 33% [4%, 78%]" in said
-    assert "given no collapse 0.9025" in said
+    assert "without collapsed seeds 0.9025" in said
     (warned,) = collapse.warnings([row])
-    assert "do not cover what so few seeds have not shown" in warned
+    assert "do not cover further collapses" in warned
     assert "seed=0..19" in warned
     note = collapse.table(pd.DataFrame([row]), settings).note
     assert "do not cover collapses that were not seen" in note
@@ -1197,7 +1197,7 @@ def test_a_sign_is_established_only_after_holm() -> None:
         for beta, tuning, low, p in ((0.1, "tuned", 0.5, 0.01), (0.3, "edge", 0.1, 0.2), (3.0, "tuned", -0.5, 1.0))
     ]
     hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
-    assert describe_sample(rows, "x") == f"differs at beta=0.1, {hint}, the data cannot say at beta=3"
+    assert describe_sample(rows, "x") == f"differs at beta=0.1, {hint}, inconclusive at beta=3"
     assert [significance_note(row, "x", "?") for row in rows] == ["", "?", "?"]
 
 

@@ -14,7 +14,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import measure_arm
 from calib_bench.core.settings import parse
-from calib_bench.core.trial import TrialResult, Trial
+from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.planning.search import shortened
@@ -138,7 +138,7 @@ def row(total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[fl
         ((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01), "train at beta=0.3"),
         ((-0.2, -0.1), (-0.1, 0.05), (0.01, 0.02), "train at beta=0.3"),
         ((-0.2, -0.1), (-0.02, 0.02), (-0.01, 0.01), "stay at beta=1 and scale the temperature"),
-        ((-0.1, 0.1), (-0.02, 0.02), (-0.01, 0.01), "cannot say"),
+        ((-0.1, 0.1), (-0.02, 0.02), (-0.01, 0.01), "is inconclusive"),
         ((0.1, 0.2), (0.01, 0.02), (-0.01, 0.01), "the search's choice is worse"),
     ],
 )

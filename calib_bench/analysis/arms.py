@@ -29,11 +29,11 @@ REDRAWN_CHOICE_NOTE = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
     "examples, is drawn anew"
 )
-"""What tables of rates say of that column."""
+"""Note on the column "rechosen" of tables of learning rates."""
 
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
-    """By family, the settings in which it departs from the others, "batch=60"; None where model is all that differs."""
+    """Settings in which each family differs from the others, as "batch=60"; None where only the model differs."""
     dumps = {family: family.model_dump() for family in families}
     first = next(iter(dumps.values()), {})
     varying = [
@@ -101,7 +101,7 @@ def _mean(measures: Measures, method: str, metric: str, nested: bool) -> Interva
 
 
 def trials(store: Results, measures: Measures) -> list[Row]:
-    """One row per trial of the arm, finished or not; `doubtful` of an ECE that rests on few errors."""
+    """One row per trial of the arm, finished or not; `doubtful` marks an ECE that rests on few errors."""
 
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
@@ -154,7 +154,7 @@ def trials_note(frame: pd.DataFrame) -> str:
 
 
 def over_seeds(name: str, values: list[float]) -> Row:
-    """Mean with a t interval over seeds, for this test set, within the range of such a score."""
+    """Mean of a metric with a t interval over seeds, for this test set, within the metric's range."""
     import torch
 
     if len(values) < 2:

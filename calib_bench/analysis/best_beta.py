@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
-"""What the best beta is the best for: the method, and the per-example score; of the score "correct" the complement."""
+"""Results that the best beta minimizes: method and per-example score; of "correct" its complement."""
 FEWEST = 3
-"""Betas that a curve needs to have a best one."""
+"""Fewest betas for which a best one is estimated."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def results(measures: Measures) -> dict[str, Array]:
 
 
 def moves(measures: Measures) -> dict[str, Array]:
-    """By how much other choices of the arm's rate would change each of RESULTS, [V, B, S]; empty where it has none."""
+    """Changes [V, B, S] of each of RESULTS under other choices of the arm's rate; empty where none was chosen."""
     shifts = {result: shift(measures, None, (*where, 1.0)) for result, where in RESULTS.items()}
     return {result: -move if result == "error" else move for result, move in shifts.items() if move is not None}
 
@@ -100,9 +100,9 @@ def refits(measures: Measures) -> dict[str, Array]:
 
 
 def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
-    """An arm's mean of each of RESULTS, within its range; its rate's choice and its calibration examples are counted.
+    """Interval of an arm's mean of each of RESULTS; the choice of rate and the calibration examples are counted.
 
-    None of an arm without a seed.
+    Empty if no seed finished.
     """
 
     if not measures.seeds:
@@ -158,7 +158,7 @@ def _add_draws(resampled: Resampled, column: int, draws: Array | None) -> None:
 
 
 def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
-    """What to warn of: betas that lack a seed and so are not among those to be best, and whether that leaves too few.
+    """Warning that names betas left out of the best beta because a seed is missing, and says if too few are left.
 
     Args:
         model: the architecture.
@@ -168,12 +168,12 @@ def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
     if not betas:
         return []
     listed = ", ".join(f"{beta:.3g}" for beta in sorted(betas))
-    few = f" That leaves fewer than {FEWEST}, so no best beta is told." if count < FEWEST else ""
-    return [f"Not among the betas to be best, {model} beta={listed}: not every seed finished.{few}"]
+    few = f" That leaves fewer than {FEWEST}, so no best beta is given." if count < FEWEST else ""
+    return [f"Left out of the best beta, {model} beta={listed}: not every seed finished.{few}"]
 
 
 def rows(curves: Sequence[Curve]) -> list[Row]:
-    """One row an architecture and result: its best beta with limits, and how many times the first one's it is."""
+    """One row per architecture and result: the best beta with limits, and its ratio to the first architecture's."""
 
     table_rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
     for curve in curves:
@@ -194,7 +194,7 @@ def rows(curves: Sequence[Curve]) -> list[Row]:
 
 
 def words(best: pd.DataFrame, of: str = "") -> list[str]:
-    """Where the best betas are and which are surely others, for each objective and result.
+    """Sentences on the best betas and on those that differ significantly from the first, by objective and result.
 
     Args:
         best: frame of `rows`, Holm-adjusted within each result.
@@ -211,7 +211,7 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         parts = _ratios([row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]])
         if parts:
             sentences.append(
-                f"{where}Beside {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
+                f"{where}Relative to {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
             )
     return sentences
 
@@ -222,12 +222,10 @@ def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
     silent = [row for row in others if row not in small_p]
     parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in small_p if differs(row)]
     parts += [
-        f"that it is another for {named(row)} is not established, since {revoked(row)}"
-        for row in small_p
-        if not differs(row)
+        f"a difference for {named(row)} is not established, since {revoked(row)}" for row in small_p if not differs(row)
     ]
     if silent:
-        parts.append(f"for {', '.join(map(named, silent))} the data cannot say that it is another")
+        parts.append(f"not significantly different for {', '.join(map(named, silent))}")
     return parts
 
 
@@ -237,8 +235,8 @@ def differs(row: Mapping[Any, Any]) -> bool:
 
 
 def edge(row: Mapping[Any, Any]) -> str:
-    """Says of a best beta that the grid ends there."""
-    return "" if row["inside"] else ", the last one tried"
+    """Text after a best beta that lies at the edge of the grid; empty for one inside."""
+    return "" if row["inside"] else ", at the edge of the grid"
 
 
 def named(row: Mapping[Any, Any]) -> str:
@@ -248,7 +246,7 @@ def named(row: Mapping[Any, Any]) -> str:
 
 
 def how(best: pd.DataFrame) -> str:
-    """What was resampled for the intervals of `rows`."""
+    """Note on what was resampled for the intervals of the best betas."""
     if not len(best):
         return ""
     seeds, examples = int(best["seeds"].max()), int(best["examples"].max())
@@ -276,7 +274,7 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
         table_note(
             settings,
             "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
-            "betas: at which every seed finished; inside: there is a worse beta on either side; lowest: the mean at "
+            "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at "
             f"the best beta tried{ratio}",
             how(best),
             "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",

@@ -36,8 +36,11 @@ def guess(settings: Settings) -> float:
 
 
 def is_failed(settings: Settings) -> Callable[[float], bool]:
-    """Whether a selection score is that of a trial that failed: as a stored one says (`calib_bench.core.fate`); of a
-    bare number, whether it is not finite or no better than guessing scores."""
+    """A test whether a selection score is that of a failed trial.
+
+    A stored score says so itself (`calib_bench.core.fate`); a bare number is one if it is not finite, or no better than
+    the score of guessing.
+    """
     bound = GUESS * guess(settings)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
 
@@ -173,7 +176,7 @@ class _FrontierSearch:
 
 
 def failure_brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
-    """By seed, where the arm's training begins to fail."""
+    """Bracket of the rate at which an arm's training begins to fail, by seed."""
     failed = is_failed(settings)
 
     def of(seed: int) -> Bracket:

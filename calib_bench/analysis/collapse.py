@@ -161,13 +161,13 @@ def _plain(value: Any) -> Any:
 
 
 def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence an arm."""
+    """One sentence per arm on its rate of collapse and its means with and without collapsed seeds."""
     sentences = []
     for row in arm_rows:
         kept = math.isfinite(row.get("accuracy_without", math.nan))
         means = [
             f"mean {name.replace('_', ' ')} {row[name]:.4f}"
-            + (f", given no collapse {row[f'{name}_without']:.4f}" if kept else "")
+            + (f", without collapsed seeds {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
         collapse_rate = Estimate.of(row, "collapsed")
@@ -178,21 +178,20 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def warnings(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What intervals do not cover in these arms."""
+    """Warning that names arms with collapsed seeds, whose intervals do not cover further collapses."""
     if not arm_rows:
         return []
     listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
     few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in arm_rows) < SEEDS else ""
     return [
-        f"Trials that collapsed, at the chosen rate: {listed}. Intervals of means and spreads there, and of "
-        f"contrasts with them, do not cover what so few seeds have not shown; where only some of an arm's seeds "
-        f"collapsed, no effect is called established. Read the rate of collapse, and the means "
-        f"given no collapse, beside them.{few}"
+        f"Trials collapsed at the chosen rate: {listed}. Intervals of means, spreads and contrasts that include "
+        f"these arms do not cover further collapses; where only some of an arm's seeds collapsed, no effect is called "
+        f"established. Read them together with the rate of collapse and the means without collapsed seeds.{few}"
     ]
 
 
 def none_seen(seeds: int) -> str:
-    """What seeds without a collapse leave possible."""
+    """Text on the highest rate of collapse that `seeds` seeds without a collapse still allow."""
     return f"no collapse among {seeds} seeds still allows a rate of up to {rate(0, seeds).high:.0%} of trials"
 
 
@@ -207,9 +206,9 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         display_columns(frame.drop(columns="mixed", errors="ignore"), settings),
         table_note(
             settings,
-            "collapsed: diverged, or parted from the better half of its arm's seeds, in accuracy or repaired log loss, "
-            "by a gap that takes a fifth of the way to guessing or more (of 3 or 4 seeds, three tenths) and is at "
-            f"least {TIMES:g}, divided by what it takes, standard deviations within both groups; share of the trials "
+            "collapsed: diverged, or worse than the better half of the arm's seeds, in accuracy or repaired log loss, "
+            "by a gap of at least a fifth of the distance to guessing (three tenths with 3 or 4 seeds) and of at "
+            f"least {TIMES:g} within-group standard deviations divided by that fraction; share of the trials "
             "at the chosen rate that ran, exact limits (Clopper-Pearson)",
             "without: mean over the seeds that did not collapse, t intervals over seeds for this test set; intervals "
             "of the mean over all seeds do not cover collapses that were not seen",

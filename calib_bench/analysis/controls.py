@@ -1,4 +1,4 @@
-"""Runs whose answer is known, in every study: what must move nothing, what must move something, what must be equal."""
+"""Controls of every study, comparisons with a known answer: no effect, an effect, or equality."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ AGREES = 1e-3
 """Largest difference, in nats and in accuracy, between two runs that are equal but for rounding while they learn."""
 PART = 8
 MOST = 2
-"""Families whose controls are told one by one."""
+"""Most families whose controls are described one by one."""
 REPAIR = ("temperature_scaling",)
 SECTION = Section(
-    "Controls", ("controls",), "Comparisons whose answer is known: if one fails, so does what it vouches for."
+    "Controls",
+    ("controls",),
+    "Comparisons with a known answer. If one fails, do not trust the results that depend on it.",
 )
 """Where a study's page shows them."""
 
@@ -115,7 +117,7 @@ def trials(settings: Settings, arms: Sequence[Arm]) -> Iterator[Trial]:
 
 
 def base(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
-    """The arm at the reference's beta whose controls a study runs that rests on no one reference.
+    """The arm at the reference's beta whose controls run in a study without a single reference.
 
     Args:
         arms: of one family, those of the grid first.
@@ -152,7 +154,7 @@ def read(settings: Settings, store: Results, arms: Sequence[Arm], variant: str |
 
 
 def of_arm(store: Results, arm: Arm, name: Row, nested: bool) -> list[Row]:
-    """The same of one arm; `name` are the columns that name it."""
+    """Rows of the controls of one arm, each with the columns `name` that name the arm."""
 
     repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
@@ -216,7 +218,7 @@ def _worst(row: Mapping[str, float], columns: Sequence[str]) -> float:
 
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
-    """Every control with what it must do, and whether it did."""
+    """Table of the controls, each with its expected result and whether it was observed."""
     stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
     names = (
         "model",
@@ -237,7 +239,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     equal = "control" in frame and (frame["control"] == IDENTITY).any()
     columns = [c for c in frame if c in names or (c.startswith(stems) and "share" not in c)]
     return Table(
-        "Controls: comparisons whose answer is known",
+        "Controls: comparisons with a known answer",
         frame[columns],
         (f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else "")
         + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
@@ -254,23 +256,23 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Whether comparisons with a known answer gave it, in a sentence; nothing where there are not two of them yet."""
+    """One sentence on how many controls passed or failed; empty until two controls have run."""
     finished = _known(frame)
     failed = [row["control"] for row in finished if row["passed"] is False]
     if failed:
         named = "; ".join(dict.fromkeys(failed))
-        return (f"{len(failed)} of {len(finished)} controls did not come out as they must ({named}): see Controls.",)
+        return (f"{len(failed)} of {len(finished)} controls failed ({named}): see Controls.",)
     if len(finished) < 2:
         return ()
-    return (f"All {len(finished)} controls came out as they must{_weakest(finished)}.",)
+    return (f"All {len(finished)} controls passed{_weakest(finished)}.",)
 
 
 def _weakest(finished: Sequence[Row]) -> str:
-    """What a positive control that passed by one of its measures did not show by the other."""
+    """Text on the measure by which a passed positive control shows no significant effect; empty if both do."""
     names = {"log_loss_dyn": "repaired log loss", "accuracy": "accuracy"}
     rows = [row for row in finished if row["control"] == UNDERTRAINED and row["passed"]]
     weak = [name for column, name in names.items() if any(not excludes_zero(row, column) for row in rows)]
-    return f", though under-training's effect on {' and on '.join(weak)} may be 0" if weak else ""
+    return f", but the effect of under-training on {' and on '.join(weak)} may be 0" if weak else ""
 
 
 def _known(frame: pd.DataFrame) -> list[Row]:
@@ -287,7 +289,7 @@ def without(frame: pd.DataFrame) -> list[str]:
 
 
 def told(frame: pd.DataFrame) -> list[str]:
-    """`words`, but of more than `MOST` references one sentence a control."""
+    """Sentences on the controls: one per control and model, or one per control with more than `MOST` references."""
     finished = _known(frame)
     by_control = {
         control: [row for row in finished if row["control"] == control] for control in (RESCALED, UNDERTRAINED)
@@ -299,21 +301,21 @@ def told(frame: pd.DataFrame) -> list[str]:
         worst = max(_worst(row, DYNAMICS) for row in rows)
         sentences.append(
             f"Negative control, {len(rows)} references: rescaling their logits moves dynamics and accuracy by at most "
-            f"{worst:.1g}, {_all(rows, 'which it must not: the separation is not to be trusted')}."
+            f"{worst:.1g}, {_all(rows, 'should be 0: do not trust the separation')}."
         )
     if rows := by_control[UNDERTRAINED]:
         loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
         sentences.append(
             f"Positive control, {len(rows)} references: training them for {_listed(rows, 'trained')} moves repaired "
             f"log loss by {loss} nats and accuracy by {accuracy}, "
-            f"{_all(rows, 'which may be 0: there the study has no power to see a change of this size')}."
+            f"{_all(rows, 'may be 0: there the study has no power to detect a change of this size')}."
         )
     return sentences + without(frame)
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
     failed = [row for row in rows if not row["passed"]]
-    return f"of {_listed(failed, 'model')} {otherwise}" if failed else "as it must"
+    return f"which for {_listed(failed, 'model')} {otherwise}" if failed else "as expected"
 
 
 def _listed(rows: Sequence[Row], column: str) -> str:
@@ -326,7 +328,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def words(frame: pd.DataFrame) -> list[str]:
-    """One sentence a control and model."""
+    """One sentence per control and model that says whether it behaved as expected."""
     about = {RESCALED: _negative, UNDERTRAINED: _positive, IDENTITY: _identity}
     return [about[row["control"]](row, _where(row)) for row in _known(frame)] + without(frame)
 
@@ -336,7 +338,7 @@ def _where(row: Row) -> str:
 
 
 def _negative(row: Row, where: str) -> str:
-    result = "as it must" if row["passed"] else "which it must not: the separation is not to be trusted"
+    result = "as expected" if row["passed"] else "which should be 0: do not trust the separation"
     return (
         f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
         f"{_worst(row, DYNAMICS):.1g}, {result}."
@@ -345,7 +347,9 @@ def _negative(row: Row, where: str) -> str:
 
 def _positive(row: Row, where: str) -> str:
     moved = {column: "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")}
-    result = "as it must" if row["passed"] else "which may be 0: the study has no power to see a change of this size"
+    result = (
+        "as expected" if row["passed"] else "which may be 0: the study has no power to detect a change of this size"
+    )
     return (
         f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
         f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
@@ -355,9 +359,9 @@ def _positive(row: Row, where: str) -> str:
 
 def _identity(row: Row, where: str) -> str:
     results = {
-        None: "which the data cannot tell from 0, as it must be but for rounding",
-        True: "as it must",
-        False: "more than rounding should: the 2x2 rests on their being equal",
+        None: "not significantly different from 0, as expected up to rounding",
+        True: "as expected",
+        False: "more than rounding explains: the 2x2 assumes that they are equal",
     }
     return (
         f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "

@@ -264,7 +264,7 @@ def adjust(frames: dict[str, pd.DataFrame]) -> None:
 
 
 def words(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
-    """What the interventions say, the 2x2 first."""
+    """Sentences on the interventions, the 2x2 first."""
     sentences = []
     for where, family in families(frames["two_by_two"]):
         sentences.append(f"{where}{_design(family)}")
@@ -284,7 +284,7 @@ def _design(frame: pd.DataFrame) -> str:
         largest = max(sure, key=lambda row: abs(row["total"]), default=None)
         if largest is None:
             clauses.append(
-                f"{metric}: the data cannot say that beta has an effect to divide (head rate: "
+                f"{metric}: no effect of beta to divide is established (head rate: "
                 f"{describe_sample(metric_rows, 'head_rate')}; initial magnitude: "
                 f"{describe_sample(metric_rows, 'initial_magnitude')})"
             )
@@ -321,7 +321,7 @@ def _switch(switch_rows: Sequence[Mapping[Any, Any]]) -> str:
     hints = [row for row in switch_rows if any(excludes_zero(row, column) for column in MOVES)]
     if hints:
         return f"the end may differ at {betas(hints)}, {why_loose(hints)}"
-    return "the data cannot say at any beta"
+    return "inconclusive at every beta"
 
 
 MOVES = ("accuracy", "log_loss_dyn")

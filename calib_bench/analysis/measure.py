@@ -73,7 +73,7 @@ class Measures:
         diverged: seeds whose training diverged.
         dead: those of `seeds` that ended no better than guessing, see `calib_bench.core.fate`.
         missing: seeds not trained yet, or failed.
-        refused: by calibrator that could not be fitted to some seed's logits, what it said; it is left out everywhere.
+        refused: by calibrator that could not be fitted to some seed's logits, the reason; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
         redrawn_choice: results at the rates that other selection data would have chosen; None where no rate was chosen.
     """
@@ -113,7 +113,7 @@ def measure_arm(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator],
 def begun(
     store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
 ) -> Callable[[], Measures]:
-    """`measure_arm`, to be called for its result: inside `pool.workers` others may go on with it until then."""
+    """Starts `measure_arm`; the function returned gives its result. Inside `pool.workers`, workers go on meanwhile."""
 
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
@@ -208,8 +208,7 @@ def _seeds(status: Mapping[int, str], states: Collection[str]) -> tuple[int, ...
 def _measured(
     calibrators: Mapping[str, Calibrator], store: Results, scale: float, trials: Sequence[Trial]
 ) -> list[tuple[list[_Row], Sentences, Sentences]]:
-    """Of each trial its rows, raw first, then each calibrator's; and what the calibrators said that it does without,
-    and of its calibration set.
+    """Rows of each trial, raw first, then by calibrator; with calibrators' reasons for refusing it and their cautions.
 
     Small predictions are measured several methods at a time: the metrics' own pass is shared.
     """
@@ -231,7 +230,7 @@ def own_tests(store: Results, arms: Iterable[Arm]) -> bool:
 
 
 def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], Tensor]]) -> Iterator[_Row]:
-    """Rows of predictions: method, what its fit tells, log probabilities of the test split."""
+    """Rows of predictions, tuples of method, facts of the fit and log probabilities of the test split."""
     if not predictions:
         return
     every = measure(torch.stack([logp for _, _, logp in predictions]), one.y_test)

@@ -149,7 +149,7 @@ def _read(
 
 
 def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
-    """What `execute.worker.selection_scores` is the mean of."""
+    """Per-example losses [N] whose mean is a score of `execute.worker.selection_scores`."""
 
     if select == "error":
         return (Z_NK.argmax(-1) != y_N).double()

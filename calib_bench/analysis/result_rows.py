@@ -41,7 +41,7 @@ DOUBTFUL = (
     f"doubtful: limits that may cover less than 95% of the time, since fewer than {FEWEST} examples are wrong (few "
     "errors) or there are fewer than 25 times the squared skewness of their values (heavy tails)"
 )
-"""What the note of a table says of the column."""
+"""Note on the column "doubtful" of a table."""
 TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (few errors)"
 """What that of a table of trials says."""
 
@@ -60,7 +60,7 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
 
 
 def drop_single_seed_intervals(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """The frame without limits and p-values where one seed of several is left: they would tell of the examples alone.
+    """The frame without limits and p-values where one seed of several is left: they would count examples alone.
 
     A study that was given one seed keeps them, and says so.
     """
@@ -91,7 +91,7 @@ def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
 
 
 def is_significant(row: Mapping[str, Any], column: str) -> bool:
-    """Whether it does, Holm's correction agrees, and nothing else keeps it from being established (`revoked`)."""
+    """Whether an effect is established: its interval excludes 0, Holm's p is below ALPHA, and it is not `revoked`."""
     estimate = Estimate.of(row, column)
     return estimate is not None and estimate.excludes_zero and estimate.is_significant and not revoked(row)
 
@@ -108,7 +108,7 @@ TWO_KINDS = "two_kinds"
 """The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
 SOME_COLLAPSED = "some seeds of the arm or its reference collapsed"
 KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
-"""What the note of a table says of the column."""
+"""Note on the column "doubtful" of a table."""
 
 
 def marks(frame: pd.DataFrame, doubt: str = DOUBTFUL) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def marks(frame: pd.DataFrame, doubt: str = DOUBTFUL) -> tuple[str, ...]:
 
 
 def revoked(row: Mapping[str, Any]) -> str:
-    """Why nothing can be established in a row, whatever its intervals are; empty where something can.
+    """Reason why no effect in a row is called established, whatever its intervals; empty if there is none.
 
     Too few seeds chose a rate, or some of an arm's seeds collapsed: no interval over few seeds covers such a mean.
     """
@@ -133,7 +133,7 @@ def revoked(row: Mapping[str, Any]) -> str:
 
 
 def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Why intervals that leave 0 out establish nothing in these rows."""
+    """Reason why intervals that exclude 0 do not establish an effect in these rows."""
     reasons = list(dict.fromkeys(revoked(row) for row in rows))
     words = " or ".join(reason for reason in reasons if reason)
     if words and "" not in reasons:
@@ -142,9 +142,9 @@ def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def significance_note(
-    row: Mapping[str, Any], column: str, words: str = " (the data cannot say with which sign)"
+    row: Mapping[str, Any], column: str, words: str = " (not significant after Holm correction)"
 ) -> str:
-    """Nothing where the sign is established, else the words, or why nothing can be established (`revoked`)."""
+    """Text after an estimate: empty if its sign is established, else `words` or the reason (`revoked`)."""
     if (why := revoked(row)) and excludes_zero(row, column):
         return f" (not established: {why})"
     return "" if is_significant(row, column) else words

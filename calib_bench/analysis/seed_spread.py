@@ -85,7 +85,7 @@ class Seeds:
 
 
 def read(measures: Measures, store: Results, settings: Settings, name: Row, examples: bool = True) -> Seeds:
-    """Reads off an arm's measures and its stored trials.
+    """The results of one arm's seeds, from its measures and its stored trials.
 
     Args:
         examples: keep per-example scores, for `gain`.
@@ -315,7 +315,7 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """At which beta results depend on the seed more, or training diverges, no more than the intervals allow."""
+    """Sentences on the betas at which results depend more on the seed, or training diverges."""
     sentences: list[str] = []
     if "result" not in frame:
         return sentences
@@ -336,7 +336,7 @@ def _spreads(rows: Sequence[Row], settings: Settings) -> str:
     silent = [row for row in rows if row not in sure]
     clauses = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:
-        clauses.append(f"at {betas(silent)} the data cannot say whether it is larger or smaller")
+        clauses.append(f"inconclusive at {betas(silent)}")
     return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(clauses)}"
 
 
@@ -379,7 +379,7 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
 
 
 def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """What a user gains by choosing beta, no more than the intervals allow."""
+    """Sentences on the gain of choosing beta on the selection split."""
     sentences = []
     for where, family in families(adjusted(frame) if len(frame) else frame):
         for objective, rows in family.groupby("objective", sort=False):
@@ -412,4 +412,4 @@ def _sure(row: Mapping[str, Any]) -> str:
         better = (row["gain"] > 0) == (row["result"] == "accuracy")
         return f", a {'gain' if better else 'loss'}"
     hint = f", {why_loose([row])}" if excludes_zero(row, "gain") else ""
-    return f" (the data cannot say whether this is a gain{hint})"
+    return f" (inconclusive{hint})"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""
 HIDDEN = ("nested", "examples")
-"""Columns that the note or a warning tells and the table need not."""
+"""Columns that a note or a warning covers, hidden from the table."""
 
 
 def display_columns(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -26,7 +26,7 @@ def display_columns(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def table_note(settings: Settings, *parts: str) -> str:
-    """A table's note; a smoke run's says so first."""
+    """A table's note, its parts as sentences; the note of a smoke run says so first."""
     smoke = [] if settings.limit is None else [f"SMOKE RUN, limit={settings.limit}, not a result"]
     return ". ".join([*smoke, *(part for part in parts if part)]) + "."
 
@@ -63,7 +63,7 @@ def _count(n: int, what: str) -> str:
 
 
 def describe_sample(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """At which beta a quantity differs from 0, may, or the data cannot say."""
+    """Text that lists at which betas a quantity differs from 0, may differ, or is inconclusive."""
     sure, hints, silent = [], [], []
     for row in rows:
         if is_significant(row, column):
@@ -78,7 +78,7 @@ def describe_sample(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     if hints:
         clauses.append(f"may differ at {betas(hints)} ({why_loose(hints)})")
     if silent:
-        clauses.append(f"the data cannot say at {betas(silent)}")
+        clauses.append(f"inconclusive at {betas(silent)}")
     return ", ".join(clauses)
 
 

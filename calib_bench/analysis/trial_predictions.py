@@ -45,10 +45,10 @@ def on_trials(
     calibrators: Mapping[str, Calibrator],
     *more: Any,
 ) -> Iterator[Any]:
-    """What function(calibrators, store, *more, some trials) gives of every trial in order, a few small ones at a time,
-    on worker processes where there are any.
+    """Results of function(calibrators, store, *more, chunk of trials), one per trial in order.
 
-    They find calibrators by name; where one is not of the project or a plug-in, all is done here.
+    Chunks run on worker processes where there are any. Workers find calibrators by name: if one is not registered, all
+    chunks run in this process.
     """
     if not trials:
         return iter(())
@@ -70,7 +70,7 @@ def _by_name(function: Callable[..., Any], names: Sequence[str], *rest: Any) -> 
 
 @dataclass
 class TrialLogits:
-    """A trial's logits Z = beta z, in float64, its labels, and by calibrator that refused them what it said."""
+    """A trial's logits Z = beta z, in float64, its labels, and by calibrator that refused them the reason."""
 
     trial: Trial
     calibration: Tensor
@@ -86,7 +86,7 @@ class TrialLogits:
         return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
 
     def cautions(self, calibrators: Mapping[str, Calibrator]) -> Sentences:
-        """What the calibrators say of its calibration set."""
+        """Calibrators' cautions about the trial's calibration set, by name."""
         texts = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
         return {name: text for name, text in texts.items() if text}
 

@@ -62,7 +62,7 @@ class Reader:
         self.controls += controls.read(self.settings, self.store, arms, variant, self.nested)
 
     def controlled(self) -> pd.DataFrame:
-        """The controls' rows."""
+        """Frame of the control rows, without the limits of rows that rest on one of several seeds."""
         import pandas as pd
 
         return drop_single_seed_intervals(pd.DataFrame(self.controls), self.settings)
@@ -94,7 +94,7 @@ class Reader:
         }
 
     def warnings(self, more: Sequence[str] = ()) -> tuple[str, ...]:
-        """What a reader must know before quoting a number."""
+        """Warnings on the arms read so far, then `more`, each once."""
         import pandas as pd
 
         settings = self.settings.model_copy(update={"interventions": "no"})

@@ -1,4 +1,4 @@
-"""What a reader must know before quoting a number."""
+"""Warnings of a report: what a reader must know before quoting a number."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 STATUS = {
-    "edge": "the best rate stands at the edge of its grid, so a better one may lie beyond",
+    "edge": "the best rate is at the edge of its grid, so a better one may lie beyond it",
     "fixed": "one rate was given, not tuned: a difference from a tuned arm may be a difference of tuning",
     "diverged": "no rate trains every tuning seed: some trial of each diverged or failed",
-    "pending": "not trained yet, and missing from every comparison",
+    "pending": "not trained yet, so missing from every comparison",
 }
 STATES = (
     ("diverged", "diverged at the chosen rate"),
-    ("failed", "not finished for a fault"),
+    ("failed", "not finished because of an error"),
     ("missing", "not run yet"),
 )
-"""What becomes of trials that leave their arms."""
+"""Status of trials that are left out of their arms, with its description."""
 
 
 def warnings(
@@ -44,7 +44,7 @@ def warnings(
     Args:
         grid: its arms.
         extra: those of the interventions.
-        refused: by calibrator that could not be fitted, what it said.
+        refused: by calibrator that could not be fitted, the reason.
     """
     arms = [*grid, *extra]
     references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
@@ -96,7 +96,7 @@ def _refused(refused: Mapping[str, str], settings: Settings) -> list[str]:
 
 
 def _doubtful(frame: pd.DataFrame | None) -> list[str]:
-    """Contrasts whose limits are in doubt, by arm."""
+    """Warning that names contrasts with limits in doubt, by arm."""
     if frame is None or "doubtful" not in frame:
         return []
     rows = frame[frame["doubtful"].notna()].to_dict("records")
@@ -105,18 +105,18 @@ def _doubtful(frame: pd.DataFrame | None) -> list[str]:
 
 
 def untrained(arms: Sequence[Arm]) -> list[str]:
-    """What to say of nets that are not trained at all; they head the verdict too."""
+    """Warning that names models without any training; it heads the verdict too."""
     models = dict.fromkeys(arm.trial.model for arm in arms if arm.trial.epochs == 0 and not arm.trial.pretrained)
     if not models:
         return []
     return [
-        f"Untrained: {', '.join(models)} at epochs=0 is at its initial weights, which nothing has taught: no number or "
-        "sentence about it is about training."
+        f"Untrained: {', '.join(models)} at epochs=0 has its initial weights: no number or sentence about it "
+        "describes training."
     ]
 
 
 def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
-    """Batches that ask for more examples than there are."""
+    """Warnings on batch sizes above the number of training examples."""
     sizes = [split["sizes"]["train"] for split in provenance.get("splits", ()) if "sizes" in split]
     large = sorted({arm.trial.batch for arm in arms if sizes and arm.trial.epochs and arm.trial.batch > min(sizes)})
     return [
@@ -127,7 +127,7 @@ def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _tuning(arms: Sequence[Arm]) -> list[str]:
-    """Arms whose rate was not tuned, by why."""
+    """Warnings on arms whose rate was not tuned, one per reason."""
     sentences = []
     for status, meaning in STATUS.items():
         affected = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
@@ -154,7 +154,7 @@ def _listed(arms: Sequence[Arm], every: bool) -> str:
 
 
 def _trials(frame: pd.DataFrame) -> list[str]:
-    """Trials that are missing from their arms, and temperatures at a bound."""
+    """Warnings on trials that are missing from their arms, and on temperatures at a bound."""
     rows = frame.to_dict("records")
     by_status: dict[str, list[str]] = {}
     for row in rows:

@@ -66,11 +66,10 @@ class Zeros:
 
 
 def zeros_of(Z: Array, y: Array, probabilities: Array | None) -> Zeros | None:
-    """What is known of probabilities of exactly zero, -inf in Z [N, K].
+    """The zeros among the probabilities of a file, which are -inf in Z [N, K]; None if there are none.
 
-    `probabilities`, [N, K] or [N], are as the file has them.
-
-    The exact ones of a single column are zeros of the other class, whose last digit is that of numbers near one.
+    A probability of exactly one in a single column is a zero of the other class, whose last digit is that of numbers
+    near one. `probabilities`, [N, K] or [N], are as stored in the file; None if it holds log probabilities.
     """
     where = np.isneginf(Z)
     if not where.any():

@@ -94,7 +94,7 @@ def _note(
 
 
 def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ...]:
-    """What files of coarser resolution do to the others' repaired scores."""
+    """Note on predictions read at the coarser resolution of the other file, which has zeros."""
     finer = [
         (m.test.name, s.zeros.resolution.words)
         for m, s in zip(models, same, strict=True)
@@ -140,7 +140,7 @@ def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
 
 
 def _apart(a: Sequence[Model], b: Sequence[Model]) -> bool:
-    """Whether the two have calibration examples of their own, as labels tell."""
+    """Whether A and B have different calibration examples, judged by number and labels."""
     pairs = [(one.calibration, other.calibration) for one, other in zip(a, b, strict=True)]
     return any(
         one is not None and other is not None and (len(one.y_N) != len(other.y_N) or bool((one.y_N != other.y_N).any()))
@@ -200,7 +200,7 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
             f"Of the difference in log loss, {cell(conf, 'difference')} nats are confidence, which a temperature "
             f"repairs{_doubt(conf)}, and {cell(dyn, 'difference')} nats remain after temperature scaling{_doubt(dyn)}."
         )
-    count = "one model each: another training could come out otherwise" if n == 1 else f"{n} models each"
+    count = "one model each: another training could give another result" if n == 1 else f"{n} models each"
     return (*sentences, f"A is {names[0]}, B is {names[1]}; {count}.")
 
 
@@ -213,7 +213,7 @@ def _sentence(row: Row, metric: str) -> str:
     if excludes_zero(row, "difference") and not is_significant(row, "difference"):
         return f"In {name} the two may differ, though not after Holm's correction: A minus B is {difference}{unit}."
     if not is_significant(row, "difference"):
-        return f"In {name} the two cannot be told apart: A minus B is {difference}{unit}."
+        return f"In {name} the two do not differ significantly: A minus B is {difference}{unit}."
     better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"
     return f"{better} is better in {name}: A minus B is {difference}{unit}."
 

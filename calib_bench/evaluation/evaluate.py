@@ -312,7 +312,7 @@ def _attempt(
 
 
 def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None) -> list[str]:
-    """What a calibrator says of the sets that it is fitted on (see `Calibrator.warn`), each sentence once."""
+    """Cautions of a calibrator about the sets it is fitted on (see `Calibrator.warn`), each once."""
     if calibrator is None or calibrator.warn is None:
         return []
     sets = [m.calibration or m.test for m in models]
@@ -336,7 +336,7 @@ def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
 
 
 def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
-    """See `contrast`.
+    """Intervals of the paired differences of two methods: accuracy, log loss, Brier score and ECE.
 
     Args:
         apart: see `fitted_to`.

@@ -25,17 +25,17 @@ COUNTED = (
     "The calibration examples that a temperature was fitted on are counted in the intervals of log loss and Brier "
     "score after it; those of accuracy and ECE hold for this fit."
 )
-UNCOUNTED = "Intervals after calibration hold for these fits: how others would come out is not counted."
+UNCOUNTED = "Intervals after calibration hold for these fits: variation between fits is not counted."
 FEW = 500
 """Below so many test examples an ECE is mostly noise."""
 
 
 def sources(models: Sequence[Model], nested: bool) -> str:
-    """What the intervals of some models stand on."""
+    """Text on the models and test examples that intervals are computed from."""
     n, N = len(models), [len(m.test.y_N) for m in models]
     examples = f"{N[0]:,} test examples" if len(set(N)) == 1 else f"{min(N):,} to {max(N):,} test examples"
     if n == 1:
-        return f"{examples}, one model: 95% intervals count test examples only, not how another training would come out"
+        return f"{examples}, one model: 95% intervals count test examples only, not variation between trainings"
     if nested:
         return f"{n} models with {examples} of their own: 95% t intervals over models"
     return f"{n} models, {examples}: 95% intervals count models and examples as crossed sources of variance"
@@ -86,7 +86,7 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
 
 
 def _fits(frame: pd.DataFrame, context: Context) -> str:
-    """What intervals after calibration count of the fits."""
+    """Note on whether intervals after calibration count the calibration examples."""
     methods = [name for name in frame["method"] if name != "raw"]
     if not methods:
         return ""
@@ -102,11 +102,11 @@ def doubts_of(frame: pd.DataFrame, names: str) -> list[str]:
         return []
     marked = frame[frame["doubtful"].notna()]
     listed = "; ".join(f"{name}: {words}" for name, words in zip(marked[names], marked["doubtful"], strict=True))
-    return [f"Some intervals may cover less than they say (see the table's note). {listed}."]
+    return [f"Some intervals may cover less than 95% (see the table's note). {listed}."]
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
-    """What was found, most important first."""
+    """Sentences on the predictions and the calibrators, most important first."""
     rows = {row["method"]: row for row in frames["evaluation"].to_dict("records")}
     raw = rows["raw"]
     sentences = [
@@ -146,21 +146,21 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
-    """What a reader must know before quoting a number."""
+    """Warnings of an evaluation: what a reader must know before quoting a number."""
     models: Sequence[Model] = context["models"]
     sentences = list(context["skipped"])
     remarks = frames["evaluation"].get("remark")
     if remarks is not None and remarks.notna().any():
         marked = ", ".join(frames["evaluation"]["method"][remarks.notna()])
         sentences.append(
-            f"Only probabilities are known, so calibrators see log p. {marked} would be another fit on logits: save "
-            f"those where you can."
+            f"Only probabilities are known, so calibrators see log p. {marked} would be fitted differently on "
+            f"logits: save logits if you can."
         )
     if context["folds"]:
         sentences.append(
             f"Calibrators were cross-fitted: every test example was calibrated by a fit to the other "
-            f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers tell of "
-            f"calibrating with about as many examples, not of one fixed calibrator."
+            f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers describe "
+            f"calibration with about as many examples, not one fixed calibrator."
         )
     sentences += doubts_of(frames["evaluation"][:1], "method")
     return (*sentences, *general(models))
@@ -202,7 +202,7 @@ def _shared(model: Model, rows: int) -> str:
 
 
 def _zeros(model: Model) -> str:
-    """What stood for probabilities of zero in fits, and what it is worth."""
+    """Warning on the value that replaced probabilities of zero in fits."""
     assert model.zeros is not None
     shares, steps = sorted(model.shares.values()), model.zeros.step_K
     share = f"{shares[0]:.3g}" if shares[0] == shares[-1] else f"{shares[0]:.3g} to {shares[-1]:.3g}"
@@ -213,18 +213,18 @@ def _zeros(model: Model) -> str:
         else ("the share that explains the calibration labels best")
     )
     return (
-        f"{model.test.name}: to calibrators a probability of zero was {share} of {step}, the last digit kept ({why}); "
-        f"rows were normalized. Logits, or more digits, would tell what it is."
+        f"{model.test.name}: calibrators saw a probability of zero as {share} of {step}, the last digit kept ({why}); "
+        f"rows were normalized. Save logits or more digits to avoid this."
     )
 
 
 def any_number(frame: pd.DataFrame, column: str) -> bool:
-    """Whether any row has a number there."""
+    """Whether the frame has the column, with a number in any row."""
     return column in frame and bool(frame[column].notna().any())
 
 
 def has_number(row: Row, column: str) -> bool:
-    """Whether the row has a finite number there."""
+    """Whether the row has a finite number in the column."""
     value = row.get(column)
     return value is not None and math.isfinite(value)
 
@@ -235,7 +235,7 @@ def _p(row: Row) -> str:
 
 def _confidence(row: Row) -> str:
     if not has_number(row, "kappa_low"):
-        return "the temperature stopped at a bound, as the calibration set is separable or says nothing"
+        return "the temperature stopped at a bound, as the calibration set is separable or uninformative"
     if row["kappa_low"] > 1:
         return "the model is overconfident"
     if row["kappa_high"] < 1:

@@ -94,7 +94,7 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
 
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:
-    """The rows of both."""
+    """Two shards of one model as one set of predictions."""
     import torch
 
     other = same_classes(one, other)

@@ -28,7 +28,7 @@ def once(names: Iterable[str], path: Path, what: str) -> None:
 
 
 def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
-    """What to tell of a file, or a part of it, that a library could not read."""
+    """The error for a file, or a part of it, that a library could not read."""
     if not path.is_file():
         return DataError(f"{path} {'is a folder, not a file' if path.is_dir() else 'does not exist'}")
     if path.stat().st_size == 0:

@@ -15,7 +15,7 @@ from calib_bench.system.files import write_bytes
 
 
 def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
-    """What the study finds in the store, and what failed; fits and measurements on worker processes where many.
+    """The study's analysis of the store, failed trials included; many fits and measurements run on worker processes.
 
     Raises:
         StoreError: a stored trial cannot be read.
@@ -30,7 +30,7 @@ def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
 
 
 def _with_notes(analysis: Analysis, store: Store) -> Analysis:
-    """The analysis, what is to be known of the data among its warnings."""
+    """The analysis with the notes on the data among its warnings."""
     notes = [f"Data: {note}." for split in store.splits.every() for note in split.get("notes", {}).values()]
     return replace(analysis, warnings=tuple(dict.fromkeys((*analysis.warnings, *notes))))
 

@@ -30,7 +30,7 @@ def including(analysis: Analysis, failures: list[Failure]) -> Analysis:
     more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
     warning = (
         f"Failed: {len(failures)} trial{'s' * (len(failures) > 1)}, missing from every comparison; where a rate was to "
-        f"be chosen, a rate with a failed trial was not. The same command tries again. {listed}{more}."
+        f"be chosen, a rate with a failed trial was not. Run the same command to try again. {listed}{more}."
     )
     return replace(
         analysis, warnings=(warning, *analysis.warnings), tables={**analysis.tables, "failures": table(failures)}

@@ -76,13 +76,13 @@ def render(figure: Figure, suffixes: Iterable[str] = tuple(_UNDATED)) -> dict[st
 
 
 def existing(study: Study, analysis: Analysis) -> list[str]:
-    """Names of the study's figures that there is something to draw in, in order."""
+    """Names of the study's figures that are not empty, in order."""
     with style():
         return [name for name, draw in study.figures.items() if draw(analysis) is not None]
 
 
 def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
-    """The files of every figure of the study, by suffix, in order; workers that are there go on with them."""
+    """Files of every figure of the study, by suffix, in order, drawn by worker processes if any are running."""
     return _each(
         partial(_files, cast("int | None", analysis.data.get("limit"))),
         [partial(draw, analysis) for draw in study.figures.values()],
@@ -111,12 +111,12 @@ def save(
 
 
 def details(study: Study, analysis: Analysis) -> list[tuple[Detail, str]]:
-    """What the study tells of each beta, task..., each with the SVG text of its figure, empty where it has none."""
+    """The study's details, as one per beta or task, each with the SVG text of its figure; "" without a figure."""
     return list(rendered_details(study, analysis))
 
 
 def rendered_details(study: Study, analysis: Analysis) -> Iterator[tuple[Detail, str]]:
-    """`details`, one by one; workers that are there go on with them."""
+    """Iterator over `details`, whose figures are drawn by worker processes if any are running."""
     all_details = list(study.details(analysis)) if study.details else []
     texts = _each(_svg, [detail.figure for detail in all_details if detail.figure is not None])
     return ((detail, next(texts) if detail.figure is not None else "") for detail in all_details)

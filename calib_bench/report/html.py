@@ -190,7 +190,7 @@ def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Gr
 
 
 def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a reader wants to know of a run before anything else, as far as it is known."""
+    """Label and value of the main facts of a run, for the top of its page; unknown ones are left out."""
     training = provenance.get("training") or {}
     facts = [
         ("model", ", ".join(settings.model or ())),

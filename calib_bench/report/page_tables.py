@@ -24,7 +24,7 @@ NUMBERED = ("beta", "seed", "split", "order")
 PARTICULAR = ("method", "metric", "result")
 """Columns of text that name a row wherever they stand."""
 COUNTS = ("seeds", "dropped", "failed", "missing", "limit", "nested")
-"""Columns that say the same of most rows."""
+"""Columns that are equal in most rows."""
 FLAG, GOOD = "tuning", "tuned"
 """A column that is a mark beside the name, and its value that needs none."""
 BEST_HIGH = ("accuracy", "mean_confidence", "repaired_accuracy")
@@ -81,7 +81,7 @@ class Grid:
 
 
 def grid(name: str, table: Table) -> Grid:
-    """The table in the page's form; columns without a value are left out, columns of one value told in words."""
+    """The table in the page's form; columns without a value are left out, columns of one value listed below it."""
     frame = table.frame.head(MOST_ROWS)
     cut = f" The first {MOST_ROWS} of {len(table.frame)} rows." if len(table.frame) > MOST_ROWS else ""
     keys, alike = _keys_and_alike(frame, naming(table))

@@ -66,5 +66,5 @@ def duration(seconds: float) -> str:
 
 
 def _count(counted: Counter[str]) -> str:
-    """What there is; how often, where there are several."""
+    """Text of the only value counted, or of each value with its count."""
     return next(iter(counted)) if len(counted) == 1 else ", ".join(f"{v} ({n:,})" for v, n in sorted(counted.items()))

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 MOVES = ("accuracy", "log_loss_dyn")
-"""What only learning moves: no temperature after training does."""
+"""Results that only learning changes: no temperature after training does."""
 
 
 def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """When beta matters, no more than the intervals allow.
+    """Sentences on when in training beta matters.
 
     Args:
         frame: rows of `analyse`, Holm-adjusted.
@@ -44,7 +44,7 @@ def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, settings: Se
 
 
 def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """What to read first: in how many switches either part of training surely made a difference, and where."""
+    """Summary: in how many arms training before, or after, the switch made a significant difference, and where."""
     if not len(frame) or "accuracy" not in frame or frame.groupby(["model", "objective"]).ngroups > 1:
         return []
     rows = frame[frame["accuracy"].notna()].to_dict("records")
@@ -53,9 +53,9 @@ def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
         compared = [row for row in rows if row["against"] == against]
         sure = [row for row in compared if moved(row)]
         where = _shares_by_switch(sure, settings)
-        at_shares = f", at the shares {'; '.join(where)}" if where else ""
+        at_shares = f", with the switch at {'; '.join(where)}" if where else ""
         sentences.append(
-            f"What was learnt {part} the switch surely made a difference in {len(sure)} of {len(compared)}{at_shares}."
+            f"Training {part} the switch made a significant difference in {len(sure)} of {len(compared)}{at_shares}."
         )
     return sentences
 
@@ -77,7 +77,7 @@ def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, settings: Setting
     begin = f"All along at beta={beta:.3g} instead of {settings.reference:g}"
     if plain is None:
         return f"{begin}: no seed has finished at both."
-    loose = "" if moved(plain) else "; whether that is an effect the data cannot say"
+    loose = "" if moved(plain) else "; inconclusive"
     if loose and _hints([plain]):
         loose += f" ({why_loose([plain])})"
     return (
@@ -87,7 +87,7 @@ def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, settings: Setting
 
 
 def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Settings) -> str:
-    """From when on the beginning counts, and until when the rest does."""
+    """Sentence on the effect of training before the switch and of training after it, in one direction."""
     first, last = (f"{beta:.3g}", f"{settings.reference:g}")
     first, last = (first, last) if way == FROM else (last, first)
     begun = [row for row in rows if row["way"] == way and row["against"] == ALL_ALONG]
@@ -95,18 +95,18 @@ def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Set
     if not begun or not rest:
         return ""
     return (
-        f"From beta={first} to {last}. Having begun at {first} {_times(begun, f'{last} all along')}. "
-        f"Going over to {last} {_times(rest, 'never switching')}."
+        f"From beta={first} to {last}. Beginning at {first} {_times(begun, f'{last} all along')}. "
+        f"Switching to {last} {_times(rest, 'never switching')}."
     )
 
 
 def _times(rows: Sequence[Mapping[str, Any]], than: str) -> str:
-    """At which times of the switch there is a difference, with the largest."""
+    """Text that lists the times of the switch with a significant difference, and the largest one."""
     sure, silent = ([row for row in rows if moved(row) == wanted] for wanted in (True, False))
     if not sure:
-        return f"makes no difference to {than} that the data show, at any time of the switch{_why(silent)}"
+        return f"makes no significant difference to {than} at any time of the switch{_why(silent)}"
     most = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    rest = f"; at {_shares(silent)} the data cannot say{_why(silent)}" if silent else ""
+    rest = f"; inconclusive at {_shares(silent)}{_why(silent)}" if silent else ""
     return (
         f"makes a difference to {than} with the switch at {_shares(sure)} of the updates (at {most['at']:.3g}: "
         f"accuracy {cell(most, 'accuracy')}, repaired log loss {cell(most, 'log_loss_dyn')}){rest}"
@@ -128,5 +128,5 @@ def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def moved(row: Mapping[str, Any]) -> bool:
-    """Whether accuracy or repaired log loss surely differs."""
+    """Whether accuracy or repaired log loss differs significantly."""
     return any(is_significant(row, column) for column in MOVES)

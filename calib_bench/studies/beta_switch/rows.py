@@ -104,7 +104,7 @@ def _read(reader: Reader, arm: Arm, name: Row) -> Measures:
 
 
 def _light(measures: Measures) -> Measures:
-    """Only what differences need, of an arm that is kept."""
+    """An arm's measures with only the scores that differences need, to save memory."""
     return replace(
         measures, examples={m: measures.examples[m] for m in ("raw", "temperature_scaling") if measures.seeds}
     )

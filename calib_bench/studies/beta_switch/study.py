@@ -74,7 +74,7 @@ STUDY = Study(
         Section(
             "What each part of training decides",
             ("switches", "collapse"),
-            "No prediction changes at the switch: what differs afterwards was learnt at another beta.",
+            "No prediction changes at the switch: later differences come from learning at another beta.",
         ),
         controls.SECTION,
         Section("Tuning and trials", ("rates", "trials")),

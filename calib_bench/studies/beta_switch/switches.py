@@ -62,5 +62,5 @@ def why_not(template: Trial) -> str:
 
 
 def more(settings: Settings) -> More:
-    """What is tuned beside the grid."""
+    """Templates of the switched arms, which are tuned beside the grid."""
     return lambda grid: [switch.template for switch in switches(settings, grid)]

@@ -46,7 +46,7 @@ def timescales(analysis: Analysis) -> Figure:
         for axis in (left, right):
             plain(axis.yaxis)
             set_beta_axis(axis, betas)
-        left.set_title(f"{name}: time to move, bands as wanted", loc="left")
+        left.set_title(f"{name}: time to move (band: tolerance)", loc="left")
         right.set_title("times", loc="left")
         _key(left, [(label, {"color": color, "marker": marker}) for _, label, color, marker, _ in ratios])
         keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in times]

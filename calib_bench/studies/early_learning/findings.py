@@ -160,7 +160,7 @@ def _verdict(accepted: pd.DataFrame, slopes: pd.DataFrame, frames: Mapping[str, 
     yield from _summary(accepted)
     for row in accepted.to_dict("records"):
         measured = "" if row["met"] == "not measured" else f": {row['smallest']:.3f} to {row['largest']:.3f}"
-        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, {row['wanted']} wanted{measured}."
+        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, expected {row['wanted']}{measured}."
     yield from _saturation(frames["curves"])
     yield from _lost(frames["edges"], slopes)
     yield from _parted(frames["common"])
@@ -224,7 +224,7 @@ def _parted(common: pd.DataFrame) -> Iterator[str]:
             left = rows[rows["tau_nl"].notna()]
             stayed = [f"{beta:.3g}" for beta in rows[rows["tau_nl"].isna()]["beta"]]
             times = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
-            together = f"; never at beta={', '.join(stayed)} as far as was followed" if stayed else ""
+            together = f"; not within the path followed at beta={', '.join(stayed)}" if stayed else ""
             yield (
                 f"{where}From equal initial logits ({start}) networks leave the common path of the tangent model, by a "
                 f"tenth of the way, at tau {times or 'none'}{together}."
@@ -243,9 +243,9 @@ def _warnings(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> Iterato
         )
     edges = frames["edges"]
     if len(edges) and edges["frontier"].isna().any():
-        yield "Of some seeds no rate, or every rate, that was tried was lost: their frontier is missing."
+        yield "For some seeds training was lost at no rate tried, or at every rate: their frontier is missing."
     if len(settings.seed or ()) == 1:
-        yield "One seed: nothing here says how it would differ at another initialization."
+        yield "One seed: variation between initializations is unknown."
 
 
 def _tables(

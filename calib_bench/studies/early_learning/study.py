@@ -140,10 +140,10 @@ STUDY = Study(
     },
     sections=(
         Section(
-            "What the theory says, and whether it is so",
+            "Theory against measurement",
             ("acceptance", "slopes"),
-            "Known answers play the part of controls. What must not move with beta: lambda_max/beta and "
-            "lambda_max/beta^2 at zero logits, the early-learning time in its own unit. What must move: the time at "
+            "Known answers serve as controls. Expected not to change with beta: lambda_max/beta and "
+            "lambda_max/beta^2 at zero logits, the early-learning time in its own unit. Expected change: the time at "
             "which networks leave their tangent model, in proportion to beta.",
         ),
         Section(

@@ -26,7 +26,7 @@ SAID = {
 
 def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     if not len(frames["slopes"]):
-        return ("The data cannot say how the best rate moves with beta: fewer than two betas have one.",)
+        return ("How the best rate depends on beta is inconclusive: fewer than two betas have one.",)
     sentences = []
     for where, slopes in by_plane(frames["slopes"]):
         points = next(rows for name, rows in by_plane(frames["phase"]) if name == where)
@@ -35,7 +35,7 @@ def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
 
 
 def summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """What to read first, of one plane."""
+    """Summary of one plane; empty with several."""
     slopes = frames["slopes"]
     if not len(slopes) or len(by_plane(slopes)) > 1:
         return ()
@@ -65,11 +65,11 @@ def _row(frame: pd.DataFrame, rate: str, unit: str, where: str = "all") -> dict[
 
 
 def _ridge(slopes: pd.DataFrame) -> list[str]:
-    """How the best rate moves, in each unit, and in which it stays."""
+    """Sentences on how the best rate depends on beta in each unit."""
     rows = {unit: _row(slopes, phase.RIDGE, unit) for unit in phase.UNITS}
     fitted = {unit: row for unit, row in rows.items() if row is not None}
     if not fitted:
-        return ["The data cannot say how the best rate moves with beta: fewer than two betas have one inside the grid."]
+        return ["How the best rate depends on beta is inconclusive: fewer than two betas have one inside the grid."]
     parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in fitted.items()]
     text = f"Over {next(iter(fitted.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
     return [f"{text}{_ridge_by_range(slopes)}.", _where_ridge_stays(fitted)]
@@ -86,10 +86,10 @@ def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
     """Whether one value for every beta may be best in some unit; `fitted` are the slopes over all betas by unit."""
     still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
     if not still:
-        return f"So one value for every beta is best in none of the {len(fitted)} units."
+        return f"So the best value depends on beta in each of the {len(fitted)} units."
     hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
     why = f" ({why_loose(hints)})" if hints else ""
-    return f"Whether beta moves the best value of {' or of '.join(still)} at all, the data cannot say{why}."
+    return f"Whether the best value of {' or of '.join(still)} depends on beta is inconclusive{why}."
 
 
 def _collapses(points: pd.DataFrame) -> list[str]:
@@ -104,12 +104,10 @@ def _collapses(points: pd.DataFrame) -> list[str]:
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
-    """Where training fails, against the critical rate and its theory."""
+    """Sentences on the rate at which training fails, against the critical rate and its theory."""
     overall = _row(slopes, phase.FRONTIER, "lr")
     if overall is None:
-        return [
-            "Where training fails was not found at two betas or more: the data cannot say how that moves with beta."
-        ]
+        return ["Where training fails was found at fewer than two betas: how that depends on beta is inconclusive."]
     text = f"Training fails above a rate that moves as beta^s with s = {cell(overall, 'slope')} over all betas"
     text += "".join(_against_theory(slopes, where, theory) for where, theory in phase.THEORY.items())
     return [f"{text}.", *_against_critical(points)]
@@ -121,9 +119,9 @@ def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
     if row is None:
         return ""
     low, high = row["slope_low"], row["slope_high"]
-    agrees = "which is within the interval" if low <= theory <= high else "which the interval leaves out"
-    agrees = agrees if low < high else "and there is no interval to hold it against"
-    beside = f", that of the critical rate measured {cell(critical, 'slope')}" if critical else ""
+    agrees = "inside the interval" if low <= theory <= high else "outside the interval"
+    agrees = agrees if low < high else "without an interval to compare with"
+    beside = f", measured for the critical rate {cell(critical, 'slope')}" if critical else ""
     return f"; {cell(row, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
 
 
@@ -139,7 +137,7 @@ def _against_critical(points: pd.DataFrame) -> list[str]:
         return []
     return [
         f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail "
-        f"{' and '.join(parts)}; elsewhere the data cannot say on which side."
+        f"{' and '.join(parts)}; elsewhere inconclusive."
     ]
 
 
@@ -170,7 +168,7 @@ def warnings(
 def _open_ends(row: Mapping[str, Any]) -> Iterator[str]:
     """Of a beta whose best rate is at the edge of the grid, or whose frontier was not found."""
     if not row["inside"]:
-        yield f"{row['model']} beta={row['beta']:.3g}: the best rate stands at the edge of its grid."
+        yield f"{row['model']} beta={row['beta']:.3g}: the best rate is at the edge of its grid."
     if not row.get(phase.column(phase.FRONTIER, "lr"), math.nan) > 0:
         yield (
             f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "

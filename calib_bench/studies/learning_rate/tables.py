@@ -34,7 +34,7 @@ def details(analysis: Analysis) -> list[Detail]:
             present = [what for what in SAID if phase.column(what, "lr") in row]
             table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in present]
             parts = [f"{one['rate']} {cell(one, 'lr')}" for one in table if one["lr"] == one["lr"]]
-            edge = () if row["inside"] else ("The best rate stands at the edge of the grid.",)
+            edge = () if row["inside"] else ("The best rate is at the edge of the grid.",)
             display_columns = Table("In three units", pd.DataFrame(table), names=("rate",))
             beta_details.append(Detail(f"{where}beta = {row['beta']:.3g}", ", ".join(parts), edge, display_columns))
     return beta_details

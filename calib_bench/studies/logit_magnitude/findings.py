@@ -31,7 +31,7 @@ SHARES = ("other_share", "magnitude_share")
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str, ...]:
-    """The answer for each plane, what moves at fixed beta and at fixed magnitude, then the 2x2."""
+    """Sentences on each plane's answer, on changes at fixed beta and at fixed magnitude, then on the 2x2."""
     shares = frames["shares"]
     planes = shares[shares["other"] == BETA] if len(shares) else shares
     if not len(planes) or "other_share" not in planes:
@@ -58,7 +58,7 @@ def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _answer(row: Row) -> str:
-    """One metric of one plane."""
+    """Sentence on one metric of one plane: the answer and both shares of variance."""
     loose = "" if row["tuning"] == "tuned" else f", rates not all tuned: {row['tuning']}"
     what = f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds{loose})"
     values = f"{_share(row, 'other_share')} of the variance is beta's and {_share(row, 'magnitude_share')} the initial "
@@ -67,22 +67,22 @@ def _answer(row: Row) -> str:
 
 
 def answer(row: Row) -> str:
-    """What the intervals of the two shares let one say."""
+    """Text that answers whether beta or the initial magnitude has the larger share of variance."""
     if why := revoked(row):
-        return f"the data cannot say, since {why}"
+        return f"inconclusive, since {why}"
     (_, beta_low, beta_high), (_, low, high) = (_limits(row, column) for column in SHARES)
     if math.isnan(beta_low + low):
-        return "the data cannot say (shares have no intervals)"
+        return "inconclusive (shares have no intervals)"
     if beta_low > high:
         if high < WEAK:
             return f"yes, on beta, and on the initial magnitude weakly if at all (below {WEAK:.0%} of the variance)"
-        how = ", on which it depends too" if _moves(row, SHARES[1]) else ", on which the data show no dependence"
+        how = ", on which it depends too" if _moves(row, SHARES[1]) else ", on which no dependence is established"
         return f"it depends more on beta than on the initial magnitude{how}"
     if low > beta_high:
         return "no, it depends more on the initial magnitude than on beta"
     sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
     dependence = f" (it does depend on {' and on '.join(sure)})" if sure else ""
-    return f"the data cannot say on which of the two it depends more{dependence}"
+    return f"inconclusive on which of the two it depends more{dependence}"
 
 
 def _limits(row: Row, column: str) -> tuple[float, float, float]:
@@ -100,7 +100,7 @@ def _share(row: Row, column: str) -> str:
 
 
 def _moved(frame: pd.DataFrame, moves: str) -> str:
-    """Where changing one thing alone changed accuracy or repaired log loss."""
+    """Sentence on where changing beta alone, or the magnitude alone, changed accuracy or repaired log loss."""
     rows = frame.to_dict("records")
     if moves == BETA:
         head = f"Beta moved at equal {NORM} ({len(rows)} pairs)"
@@ -116,7 +116,7 @@ def _moved_metric(rows: Sequence[Row], metric: str, moves: str) -> str:
     if not sure:
         hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
         why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""
-        return f"{metric.replace('_', ' ')} changed nowhere beyond what chance could do{why}"
+        return f"{metric.replace('_', ' ')} did not change significantly{why}"
     most = max(sure, key=lambda row: abs(row[metric]))
     where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
     return (

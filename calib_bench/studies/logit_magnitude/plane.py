@@ -141,7 +141,7 @@ def plane_shares(cells: Sequence[Cell]) -> list[Row]:
 
 
 def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> list[Row]:
-    """The same for the two factors that beta is, over their 2x2 by (head rate changed, initial magnitude changed)."""
+    """Shares of variance of beta's two factors, over the 2x2 by (head rate changed, initial magnitude changed)."""
     measured = [[cells[rate, init] for init in (False, True)] for rate in (False, True)]
     if not all(cell.seeds for line in measured for cell in line):
         return []

@@ -398,12 +398,12 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
 
 
 def headlines(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """Of each family, at which beta an effect is left at equal confidence."""
+    """One sentence per family on the betas at which an effect is left at equal confidence."""
     return _words(frame, settings, brief=True)
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """What is left of beta's effect at equal confidence, no more than the intervals allow."""
+    """Sentences on what is left of beta's effect at equal confidence."""
     return _words(frame, settings, brief=False)
 
 

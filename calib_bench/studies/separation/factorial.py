@@ -283,7 +283,7 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """What shares of the variance are beta's, no more than the intervals allow; `frame` is that of `rows`."""
+    """Sentences on beta's shares of the variance; `frame` is that of `rows`."""
     sentences = []
     for where, group in families(frame):
         listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SAID]
@@ -308,13 +308,13 @@ def _share(row: Mapping[Any, Any]) -> str:
 
 
 def tests_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """In which objectives beta still matters once confidence is equalized; `frame` is that of `tests`."""
+    """Sentences on the objectives in which beta matters at equal confidence; `frame` is that of `tests`."""
     sentences = []
     for where, group in families(frame):
         if (group["least_p"] >= ALPHA / len(group)).all():
             sentences.append(
-                f"{where}Whether beta matters at equal confidence, permutation tests cannot say with so few seeds: "
-                "none could be significant after Holm's correction."
+                f"{where}Whether beta matters at equal confidence is inconclusive: with so few seeds no permutation "
+                "test could be significant after Holm's correction."
             )
             continue
         parts = [
@@ -324,8 +324,8 @@ def tests_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
         ]
         sentences.append(
             f"{where}If beta acted through confidence alone, it would have no effect within an objective once "
-            f"confidence is equalized. {'; '.join(parts)} (permutation tests within seeds, Holm over all of them; they "
-            "take the test examples as given, which the intervals elsewhere do not)."
+            f"confidence is equalized. {'; '.join(parts)} (permutation tests within seeds, Holm over all of them, "
+            "for these test examples)."
         )
     return sentences
 
@@ -341,6 +341,6 @@ def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
     clauses = {
         "beta has an effect with {}, also without the most extreme beta": several,
         "beta has an effect that may rest on one extreme beta alone with {}": single,
-        "the data cannot say with {}": silent,
+        "inconclusive with {}": silent,
     }
     return ", ".join(text.format(", ".join(objectives)) for text, objectives in clauses.items() if objectives)

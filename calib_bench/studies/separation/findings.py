@@ -22,11 +22,11 @@ Row = Mapping[str, Any]
 MARGIN = 0.01
 """A difference in accuracy, or of log loss in nats, that is surely smaller than this is called equal."""
 WIDEST = 1.0
-"""An interval for a share that is wider than this says nothing."""
+"""Widest interval of a share that is reported."""
 
 
 def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """What was found, most important first; the details are in the tables."""
+    """Sentences of the verdict, most important first; the details are in the tables."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
         return (
@@ -66,7 +66,7 @@ def _over_beta(where: str, frame: pd.DataFrame, settings: Settings) -> list[str]
 
 
 def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
-    """By how much a quantity changes at which beta, where it is as good as equal, and where the data cannot say."""
+    """Text on a quantity's change over beta: by how much, where it is equivalent, and where it is inconclusive."""
     groups = _by_evidence(rows, column)
     clauses = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in groups["sure"]]
     if groups["equal"]:
@@ -74,7 +74,7 @@ def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
     if groups["hint"]:
         clauses.append(f"may differ at {betas(groups['hint'])}, {why_loose(groups['hint'])}")
     if groups["silent"]:
-        clauses.append(f"the data cannot say at {betas(groups['silent'])}")
+        clauses.append(f"inconclusive at {betas(groups['silent'])}")
     return "; ".join(clauses)
 
 
@@ -108,7 +108,7 @@ def share(row: Row, score: str = "log_loss") -> str:
     column = f"{score}_conf_share"
     part, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
     if not high - low <= WIDEST:
-        return "which share of it is confidence the data cannot say"
+        return "its split into confidence and dynamics is inconclusive"
     conf, dyn = (cell(row, f"{score}_{part}") for part in ("conf", "dyn"))
     if low > 1 or high < 0:
         return f"confidence {conf} and dynamics {dyn} pull in opposite directions"
@@ -116,18 +116,18 @@ def share(row: Row, score: str = "log_loss") -> str:
 
 
 def _kappas(rows: Sequence[Row]) -> str:
-    """Where models are over- or underconfident, with kappa."""
+    """Text that lists where models are over- or underconfident, with kappa."""
     by_state: dict[str, list[str]] = {}
     for row in rows:
         low, high = row.get("kappa_low", math.nan), row.get("kappa_high", math.nan)
-        state = "overconfident" if low > 1 else "underconfident" if high < 1 else "the data cannot say"
-        value = f" (kappa {row['kappa']:.2f})" if state != "the data cannot say" and "kappa" in row else ""
+        state = "overconfident" if low > 1 else "underconfident" if high < 1 else "inconclusive"
+        value = f" (kappa {row['kappa']:.2f})" if state != "inconclusive" and "kappa" in row else ""
         by_state.setdefault(state, []).append(f"{row['beta']:.3g}{value}")
     return "; ".join(f"{state} at beta={', '.join(values)}" for state, values in by_state.items())
 
 
 def _objectives(where: str, frame: pd.DataFrame, settings: Settings) -> Iterable[str]:
-    """Other training losses at the reference's beta."""
+    """Sentences on other training losses at the reference's beta."""
     others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == settings.reference)]
     for row in others[others["log_loss_total"].notna()].to_dict("records"):
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"

@@ -173,7 +173,7 @@ def _curves(
 
 
 def _light(measures: Measures) -> Measures:
-    """Only what comparisons need: scores before and after temperature scaling."""
+    """An arm's measures with only the scores before and after temperature scaling, to save memory."""
     kept = {method: scores for method, scores in measures.examples.items() if method in ("raw", *REPAIR)}
     return replace(measures, examples=kept)
 

@@ -85,7 +85,7 @@ def _brief(rows: pd.DataFrame) -> str:
 
 
 def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
-    """Its cross-entropy arm against the reference, and the rates that were chosen."""
+    """Text of one beta: its cross-entropy arm against the reference, and the chosen rates."""
     reference = float(str(analysis.data["reference"]))
     if float(rows["beta"].iloc[0]) == reference:
         yield "The reference: the other arms are compared with its cross-entropy arm."

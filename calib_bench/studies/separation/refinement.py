@@ -480,7 +480,7 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
-    """The family that cross-validation chose; `every_family` has them all."""
+    """Table of calibration and refinement by the family that cross-validation chose."""
     table_rows = _adjusted(frame)
     table_rows = table_rows[table_rows["family"] == CHOSEN].drop(columns="family") if len(table_rows) else table_rows
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
@@ -494,7 +494,7 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
-    """All families, one row each."""
+    """Table of calibration and refinement by every family of maps."""
     chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
     return Table(
         "Calibration and refinement, by every family of maps",
@@ -522,7 +522,7 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
 
 
 def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """Whether the split by temperature scaling holds for richer families, no more than the intervals allow."""
+    """Sentences on whether the split by temperature scaling holds for richer families of maps."""
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
         return []
     sentences: list[str] = []
@@ -540,7 +540,8 @@ def _family_words(log_loss: pd.DataFrame, settings: Settings) -> list[str]:
     sentences = [
         "With richer recalibration than one temperature (the family of maps that cross-validation chose), "
         "what no recalibration repairs, the refinement of test log loss: "
-        f"{describe_sample(chosen, 'refinement_change')}; what it repairs, the calibration error: {describe_sample(chosen, 'calibration_change')}.",
+        f"{describe_sample(chosen, 'refinement_change')}; what it repairs, the calibration error: "
+        f"{describe_sample(chosen, 'calibration_change')}.",
         _compared(largest, log_loss),
     ]
     harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]

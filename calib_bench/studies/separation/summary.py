@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 MOST = 3
-"""Families of arms that are told one by one."""
+"""Most families of arms that are summarized one by one."""
 DYNAMICS = ("log_loss_dyn", "accuracy")
 """Columns that only what is learned moves."""
 
 
 def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """What to read first; nothing when there is nothing to compare, or more families than fit."""
+    """Summary of dynamics, confidence and controls; empty without a comparison or with more than MOST families."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts:
         return ()
@@ -39,7 +39,7 @@ def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
 
 
 def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
-    """What no temperature can repair: the repaired log loss, and accuracy."""
+    """Sentence on what no temperature can repair: the repaired log loss, and accuracy."""
     sure = [row for row in rows if any(_changed(row, column) for column in DYNAMICS)]
     if not sure:
         return _no_dynamics(rows, settings)
@@ -47,10 +47,10 @@ def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
     parts = " and ".join(_dynamics_parts(worst))
     others = [row for row in sure if row is not worst]
     rest = [row for row in rows if row not in sure]
-    more = f", and there is an effect at {betas(others)} too" if others else ""
-    silent = f" At {betas(rest)} none is established." if rest else ""
+    more = f"; also established at {betas(others)}" if others else ""
+    silent = f" No effect is established at {betas(rest)}." if rest else ""
     return (
-        f"Beta changes what is learned, not only how sure the model is: trained at {betas([worst])} instead of "
+        f"Beta changes what is learned, not only how confident the model is: trained at {betas([worst])} instead of "
         f"{settings.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
     )
 
@@ -73,18 +73,18 @@ def _no_dynamics(rows: Sequence[Row], settings: Settings) -> str:
     if all(is_equal(row, column) for row in rows for column in DYNAMICS):
         return (
             f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
-            f"accuracy are those of {reference} within {MARGIN:g}."
+            f"accuracy equal those of {reference} within {MARGIN:g}."
         )
     hints = [row for row in rows if any(excludes_zero(row, column) for column in DYNAMICS)]
-    hint = f" There may be one at {betas(hints)}, though {why_loose(hints)}." if hints else ""
+    hint = f" There may be one at {betas(hints)}, but {why_loose(hints)}." if hints else ""
     return (
         f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
-        f"cannot be told from those at {reference}.{hint}"
+        f"do not differ significantly from those at {reference}.{hint}"
     )
 
 
 def _confidence(rows: Sequence[Row]) -> str:
-    """What a temperature repairs."""
+    """Sentence on what a temperature repairs."""
     sure = [row for row in rows if _changed(row, "log_loss_conf")]
     if sure:
         most = max(sure, key=lambda row: abs(row["log_loss_conf"]))
@@ -92,7 +92,7 @@ def _confidence(rows: Sequence[Row]) -> str:
         more = f"; likewise at {betas(others)}" if others else ""
         return (
             f"Confidence changes too: at {betas([most])} it makes log loss {_way(most, 'log_loss_conf')} by "
-            f"{_size(most, 'log_loss_conf')} nats, which temperature scaling gives back{more}."
+            f"{_size(most, 'log_loss_conf')} nats, which temperature scaling repairs{more}."
         )
     if all(is_equal(row, "log_loss_conf") for row in rows):
         return f"Confidence hardly matters: what temperature scaling could repair differs by less than {MARGIN:g} nats."

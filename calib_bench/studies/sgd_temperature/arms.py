@@ -50,7 +50,7 @@ class Arm:
 
     @property
     def trial(self) -> Trial:
-        """Any of them."""
+        """The first of the arm's trials."""
         return self.trials[0]
 
 
@@ -64,7 +64,7 @@ class Family:
     arms: list[Arm] = field(default_factory=list)
 
     def trials(self) -> Iterator[Trial]:
-        """All of them."""
+        """All trials of the family."""
         yield self.minimum
         for arm in self.arms:
             yield from arm.trials

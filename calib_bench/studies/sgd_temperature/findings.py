@@ -60,8 +60,8 @@ def verdict(one: measured_rows.FamilyResult, several: bool) -> list[str]:
         ]
     elif not one.minimum.converged:
         sentences = [
-            f"{where}No minimum was reached (gradient norm {one.minimum.gradient:.2g}), so that there is nothing to "
-            "measure the excess from: give more weight_decay=."
+            f"{where}No minimum was reached (gradient norm {one.minimum.gradient:.2g}), so the excess loss cannot "
+            "be measured: give more weight_decay=."
         ]
     else:
         measured = measured_rows.slope(one)
@@ -77,7 +77,7 @@ def verdict(one: measured_rows.FamilyResult, several: bool) -> list[str]:
 
 
 def _break(one: measured_rows.FamilyResult) -> list[str]:
-    """Where the collapse over batch sizes ends."""
+    """Sentence on the batch size at which the collapse ends, measured and in theory."""
     grown = [r for r in one.part(arms.BATCHES) if r.arm.trial.momentum == 0]
     base = {r.arm.temperature: r.mean for r in one.part(arms.HEAT)}
     if not grown or one.minimum.interpolates:
@@ -109,16 +109,16 @@ def _cooling(one: measured_rows.FamilyResult) -> list[str]:
         back = (
             "hysteresis"
             if low > 1 + measured_rows.REHEATED or high < 1 - measured_rows.REHEATED
-            else "no hysteresis to speak of"
+            else "no hysteresis beyond the tolerance"
         )
         if not row["stationary"]:
-            back = "the time lost in the cold: nothing can be said of hysteresis"
+            back = "the runs had not settled: inconclusive on hysteresis"
         if why := revoked(row):
             back = f"nothing can be said of hysteresis, since {why}"
-        moves = "" if row["stationary"] else ", while runs never cooled go on falling all along"
+        moves = "" if row["stationary"] else ", while runs that were never cooled keep falling"
         sentences.append(
             f"{arms.COLD:g} of the rate at eta0={row['eta0']:.3g} takes the excess loss to {cold} of what it was"
-            f"{moves}; with the rate restored it is {again} of that of runs never cooled ({back})."
+            f"{moves}; with the rate restored it is {again} times that of runs that were never cooled ({back})."
         )
     return sentences
 

@@ -49,7 +49,7 @@ class Minimum:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the trials of an arm did.
+    """Stationary loss of an arm's trials.
 
     Attributes:
         arm: the arm.

@@ -39,8 +39,8 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         minimum = read_minimum(store, family)
         if minimum is None:
             lost.append(
-                f"{family.minimum.model}, beta={family.minimum.beta:g}: its minimum could not be found, so that "
-                "there is nothing to measure its runs from; failures tell why."
+                f"{family.minimum.model}, beta={family.minimum.beta:g}: its minimum was not found, so the excess "
+                "loss of its runs cannot be measured; see the failures for the cause."
             )
             continue
         results.append(measured_rows.FamilyResult(family, minimum, [read(store, arm, minimum) for arm in family.arms]))
@@ -86,8 +86,8 @@ STUDY = Study(
         Section(
             "Against theory",
             ("acceptance", "minima"),
-            "Known answers play the part of controls. What must change nothing: another batch size or momentum at "
-            "equal eta0, a rate lowered and restored. What must move, and by how much: the loss with eta0, by the heat "
+            "Known answers serve as controls. Expected to change nothing: another batch size or momentum at "
+            "equal eta0, a rate lowered and restored. Known changes: the loss with eta0, by the heat "
             "capacity of the minimum; the loss of a cooled run; the density of the one-parameter model.",
         ),
         Section("Heat capacity", ("heat",), "The loss at which SGD settles, over eta0."),

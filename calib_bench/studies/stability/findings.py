@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
-    """Peak against reliability, no more than the intervals allow.
+    """Sentences on peak against reliability.
 
     Args:
         frames: "peaks", Holm-adjusted within each result, "seeds" and "gain".
@@ -38,7 +38,7 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]
 
 
 def summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
-    """What to read first, of one family."""
+    """Summary of peak against reliability; empty with several families."""
     sentences = verdict(frames, settings)
     if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
         return []
@@ -46,7 +46,7 @@ def summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]
 
 
 def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> list[str]:
-    """Whether betas below the reference peak higher, and whether they depend more on the seed."""
+    """Sentences on whether betas below the reference peak higher, and depend more on the seed."""
     small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
     if not small:
         return []
@@ -57,8 +57,9 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> lis
     of = f"the best of {small[0]['of']} seeds"
     sentences = [
         f"Peak: {of} is better than that of beta={settings.reference:g} {_listed(better, 'best_change')}.",
-        f"Cost: seeds surely spread more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is surely "
-        f"worse {_listed(worse, 'worst_change')}; training surely fails more often {_listed(fails, 'failed')}.",
+        f"Cost: seeds spread significantly more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is "
+        f"significantly worse {_listed(worse, 'worst_change')}; training fails "
+        f"significantly more often {_listed(fails, 'failed')}.",
     ]
     conclusion = _conclusion(small, better, [*wide, *worse, *fails])
     return [*sentences, f"That small beta peaks higher at the cost of reliability {conclusion}."]
@@ -87,10 +88,10 @@ def _conclusion(
     """Whether some of the smaller betas peak higher and are less reliable."""
     both = {row["beta"] for row in better} & {row["beta"] for row in costly}
     if both:
-        return f"hold together at {betas([{'beta': beta} for beta in sorted(both)])}"
+        return f"is shown at {betas([{'beta': beta} for beta in sorted(both)])}"
     if better:
-        return "does not show: where it peaks higher the data cannot say that it costs reliability"
-    return f"is nothing that these data can say: no smaller beta surely peaks higher{_why(small)}"
+        return "is not shown: where it peaks higher, a cost in reliability is inconclusive"
+    return f"is inconclusive: no smaller beta peaks significantly higher{_why(small)}"
 
 
 def _why(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -105,6 +106,6 @@ def _better(row: Mapping[str, Any], column: str) -> bool:
 
 def _listed(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     if not rows:
-        return "at no smaller beta that the data show"
+        return "at no smaller beta"
     parts = [f"{betas([row])} ({row.get('result', 'share')} {cell(row, column)})" for row in rows]
     return f"at {', '.join(parts)}"

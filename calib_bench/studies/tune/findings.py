@@ -50,7 +50,7 @@ def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
         return f"Advice: stay at {reference}; on the test split the search's choice is worse."
     if sign("log_loss_total") < 0:
         return f"Advice: stay at {reference} and scale the temperature after training; that gives what {beta} gained."
-    return f"Advice: stay at {reference}; the data cannot say that tuning beta gains anything."
+    return f"Advice: stay at {reference}; whether tuning beta gains anything is inconclusive."
 
 
 def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
@@ -63,9 +63,7 @@ def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
     messages = []
     for what, value, (low, high) in chosen:
         if value < low * NEAR or value > high / NEAR:
-            messages.append(
-                f"{label(row)}: the chosen {what}, {value:.3g}, stands at the edge of {low:.3g} to {high:.3g}."
-            )
+            messages.append(f"{label(row)}: the chosen {what}, {value:.3g}, is at the edge of {low:.3g} to {high:.3g}.")
     if row["dropped"]:
         messages.append(f"{label(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
     return messages

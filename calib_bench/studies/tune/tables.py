@@ -34,7 +34,8 @@ def tune_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[
             "that helped to choose and are reported at the configuration that the other tuning seeds choose "
             f"(cross-fitting, where {FEWEST_SEEDS} or more tune). "
             f"conf is what temperature scaling repairs, dyn what it cannot. Budget {Options.of(settings).budget} "
-            "configurations a search; epochs spent are over all tuning seeds." + "".join(f" {text}." for text in marks(gains)),
+            "configurations a search; epochs spent are over all tuning seeds."
+            + "".join(f" {text}." for text in marks(gains)),
             paper=True,
         ),
         "gain_brier": Table(

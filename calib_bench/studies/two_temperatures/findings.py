@@ -38,7 +38,7 @@ def verdict(names: Sequence[Row], frames: dict[str, pd.DataFrame]) -> tuple[str,
 
 
 def _family_sentences(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
-    """What the two share, and what not."""
+    """Sentences on the variance that beta^2 eta0 alone accounts for, and on what beta adds."""
     sentences: list[str] = []
     shares = _rows_of(frames["shares"], name)
     for label in SETS:

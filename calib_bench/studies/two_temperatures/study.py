@@ -78,7 +78,7 @@ def _controls(settings: Settings, store: Results, base: Arm | None, name: Row) -
 
 
 def _name(cells: list[Cell], family_cells: list[list[Cell]]) -> Row:
-    """What tells a family from the others."""
+    """Columns that name a family."""
     mine = cells[0].trials[0]
     others = [one[0].trials[0] for one in family_cells]
     differs = [key for key in ("objective", "batch", "momentum", "epochs", "schedule", "label_noise", "sampling")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
-    """Where the best beta is and how it moves, no more than the intervals allow.
+    """Sentences on the best beta of each architecture and on its trends.
 
     Args:
         best, trends: rows of `analyse`, Holm-adjusted within each result.
@@ -33,7 +33,7 @@ def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
 
 
 def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
-    """What to read first, of one objective: the range of best betas, and what surely moves them."""
+    """Summary: the range of best betas and what changes them significantly; empty with several objectives."""
     if not len(best) or best["objective"].nunique() > 1:
         return []
     sentences = [_range_of_best(str(result), rows) for result, rows in best.groupby("result", sort=False)]
@@ -41,19 +41,19 @@ def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         moves = [
             f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if is_significant(row, "slope")
         ]
-        sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} is shown to move it.")
+        sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} moves it significantly.")
     return sentences
 
 
 def _range_of_best(result: str, best: pd.DataFrame) -> str:
-    """Between which values the best betas lie by one result, and which surely differ from the first's."""
+    """Between which values the best betas lie by one result, and which significantly differ from the first's."""
     rows = best.sort_values("best_beta").to_dict("records")
     low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
     first = best_beta.named(best.to_dict("records")[0])
     sure = [best_beta.named(row) for row in rows if best_beta.differs(row)]
     return (
-        f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; that it is "
-        f"another than {first}'s is established for {', '.join(sure) or 'none'}."
+        f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; "
+        f"significantly different from {first}'s: {', '.join(sure) or 'none'}."
     )
 
 
@@ -63,7 +63,7 @@ def _trend(row: Mapping[Any, Any]) -> str:
     if row["over"] == "norm":
         moved = is_significant(row, "slope")
         ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
-        tail = "" if moved else f": whether normalization moves it the data cannot say{why}"
+        tail = "" if moved else f": inconclusive{why}"
         return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if is_significant(row, "slope") else f": whether {row['over']} moves it the data cannot say{why}"
+    tail = "" if is_significant(row, "slope") else f": inconclusive{why}"
     return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."

@@ -12,10 +12,14 @@ MAKEFLAGS += --no-print-directory
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
 # one processor alone is not well posed.
+# make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
 # make soak: the tests that take minutes: many drivers, many kills.
 .PHONY: run test fast numeric soak bench check format clean
-NUMERIC := $(addprefix tests/test_,$(addsuffix .py,calibrator_contract calibrators_linear calibrators_univariate coverage \
-	curvature early identities inference kernel measure metrics metrics_defects masks objectives optimum pair planes stationary zeros))
+NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/test_linear baselines/test_univariate inference/test_coverage \
+	dynamics/test_curvature studies/test_early_learning baselines/test_identities inference/test_interval \
+	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
+	metrics/test_masks baselines/test_objectives analysis/test_best_beta models/test_pair \
+	analysis/test_beta_rate_plane dynamics/test_stationary evaluation/test_censored))
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
@@ -41,6 +45,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/house_figures.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

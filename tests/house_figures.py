@@ -28,11 +28,11 @@ LIMITS = {
     "imports of tasks/ and baselines/ from floors above them": 0,
     "functions that take the whole settings": 225,
     "empty locals": 100,
-    "cyclomatic complexity, mean in hundredths": 430,
-    "functions of complexity above 10, per thousand": 80,
-    "highest complexity": 80,
-    "lines of a function, mean in tenths": 150,
-    "lines of package, tasks, baselines": 40000,
+    "cyclomatic complexity, mean in hundredths": 390,
+    "functions of complexity above 10, per thousand": 33,
+    "highest complexity": 24,
+    "lines of a function, mean in tenths": 106,
+    "lines of package, tasks, baselines": 44100,
 }
 
 

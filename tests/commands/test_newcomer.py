@@ -1,0 +1,221 @@
+"""What a newcomer adds, each kind in one file or folder of their own and without an edit elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from calib_bench import registry
+from calib_bench.cli import main
+from calib_bench.core.trial import Trial
+from calib_bench.errors import SettingsError
+from calib_bench.report.tables import read
+from calib_bench.store.store import Store
+from tests.commands.test_run import example
+
+TINY = ["seed=0", "epochs=2", "extend=0", "interventions=no", "wandb=disabled", "workers=1"]
+OBJECTIVE = '''
+"""Cross-entropy, less a share of it."""
+
+from torch.nn.functional import cross_entropy
+
+from calib_bench import Objective
+
+
+def loss(Z, y, strength):
+    whole = cross_entropy(Z.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+    return (1 - strength) * whole
+
+
+BASELINE = Objective(loss, strengths=(0.1,), reference="guo2017", title="Shrunk", valid=(0, 0.9))
+'''
+STUDY = '''
+"""Does a larger beta end with a lower loss?"""
+
+from calib_bench import Analysis, Study
+from calib_bench.planning.tuning import templates, trial_at
+
+from . import figures
+from .tables import losses
+
+
+def plan(settings, scores):
+    return [trial_at(settings, one, 0.1, seed) for one in templates(settings) for seed in settings.seed]
+
+
+def analyse(settings, results):
+    table = losses(plan(settings, None), results)
+    return Analysis(verdict=(f"{len(table.frame)} losses",), tables={"losses": table})
+
+
+STUDY = Study("Does a larger beta end with a lower loss?", plan, analyse, {"losses": figures.losses})
+'''
+TABLES = '''
+"""The table of the study."""
+
+import pandas as pd
+
+from calib_bench import Table
+
+from .._shared import last_loss
+
+
+def losses(trials, results):
+    rows = [{"beta": trial.beta, "loss": last_loss(results, trial)} for trial in trials]
+    return Table("Loss at the end of training, in nats", pd.DataFrame(rows), paper=True)
+'''
+SHARED = '''
+"""What plug-ins of this folder share."""
+
+
+def last_loss(results, trial):
+    return float(results.history(trial)["train_loss"].iloc[-1])
+'''
+FIGURES = '''
+"""The figure of the study."""
+
+from matplotlib.figure import Figure
+
+
+def losses(analysis):
+    """The loss at the end of training, over beta."""
+    figure = Figure()
+    analysis.tables["losses"].frame.plot(x="beta", y="loss", ax=figure.subplots())
+    return figure
+'''
+MODEL = '''
+"""A linear model, entered into timm's list of models, and a task that begins with it."""
+
+from dataclasses import replace
+
+from timm.models import register_model
+from torch import nn
+
+from calib_bench.tasks.digits import TASK as DIGITS
+
+
+class OneLayer(nn.Module):
+    def __init__(self, num_classes, in_chans, **options):
+        super().__init__()
+        self.head = nn.Linear(64 * in_chans, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+@register_model
+def one_layer(pretrained=False, **options):
+    return OneLayer(options["num_classes"], options["in_chans"])
+
+
+TASK = replace(DIGITS, title="Digits by one layer", models=("timm/one_layer",))
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of plug-ins; what comes from it is forgotten after the test."""
+    monkeypatch.setattr(registry, "_plugins", {kind: {} for kind in registry._plugins})
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    return folder
+
+
+def planned_and_run(mine: Path, *words: str) -> Path:
+    """Plans and runs with the plug-ins; the run folder."""
+    keys = [*TINY, *words, f"plugins={mine}", f"out={mine.parent}"]
+    assert main(["plan", *keys]) == 0
+    assert main(["run", *keys]) == 0
+    (folder,) = mine.parent.glob("*-*")
+    return folder
+
+
+def trials(folder: Path) -> list[Trial]:
+    store = Store(folder, "read")
+    return [Trial.model_validate(store._read(path.name)["trial"]) for path in sorted((folder / "trials").iterdir())]
+
+
+def test_a_task(mine: Path) -> None:
+    (mine / "blobs.py").write_text(example("blobs.py"))
+    folder = planned_and_run(
+        mine, "task=blobs", "beta=1", "lr=0.1", "objective=cross_entropy", "calibrator=temperature_scaling"
+    )
+    assert folder.name == "blobs-separation"
+    assert {trial.task for trial in trials(folder)} == {"blobs"}
+
+
+def test_a_model(mine: Path) -> None:
+    (mine / "one_layer_digits.py").write_text(MODEL)
+    words = ["task=one_layer_digits", "beta=1", "lr=0.1", "objective=cross_entropy", "calibrator=temperature_scaling"]
+    folder = planned_and_run(mine, *words)
+    assert {trial.model for trial in trials(folder)} == {"timm/one_layer"}
+
+
+def test_an_objective_and_a_calibrator(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "shrunk.py").write_text(OBJECTIVE)
+    (mine / "prior.py").write_text(example("prior.py"))
+    assert main(["list", "baselines", f"plugins={mine}"]) == 0
+    listed = capsys.readouterr().out
+    assert "objective: Shrunk (guo2017)" in listed
+    assert "calibrator: Prior only (guo2017)" in listed
+    folder = planned_and_run(
+        mine, "model=mlp_8", "beta=1", "lr=0.1", "objective=cross_entropy,shrunk", "calibrator=prior"
+    )
+    assert {"shrunk:0.1"} < {trial.objective for trial in trials(folder)}
+    assert "prior" in set(read(folder)["baselines"].frame["method"])
+
+
+def study(folder: Path) -> Path:
+    """A study in a folder of its own, with files that import each other."""
+    own = folder / "ending"
+    own.mkdir()
+    for name, text in (("study", STUDY), ("tables", TABLES), ("figures", FIGURES)):
+        (own / f"{name}.py").write_text(text)
+    (folder / "_shared.py").write_text(SHARED)
+    return own
+
+
+@pytest.mark.parametrize("is_readmes", [True, False])
+def test_a_study_with_a_table_and_a_figure(is_readmes: bool, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if is_readmes:
+        (mine / "ending").mkdir()
+        for name in ("study.py", "figures.py"):
+            (mine / "ending" / name).write_text(example(f"ending/{name}"))
+    else:
+        study(mine)
+    folder = planned_and_run(mine, "study=ending", "model=mlp_8", "beta=0.3,1,3", "objective=cross_entropy")
+    assert "Does a larger beta end with a lower loss?" in capsys.readouterr().out
+    saved = pd.read_csv(folder / "report" / "tables" / "losses.csv")
+    assert saved["beta"].tolist() == [0.3, 1.0, 3.0]
+    assert saved["loss"].between(0, 10).all()
+    assert (folder / "report" / "tables" / "losses.tex").is_file()
+    assert (folder / "report" / "figures" / "losses.png").stat().st_size > 1000
+    assert main(["report", str(folder)]) == 2
+    assert "which is code" in capsys.readouterr().err
+    assert main(["report", str(folder), f"plugins={mine}"]) == 0
+
+
+def test_a_study_that_cannot_be_imported_is_named_and_can_be_mended(mine: Path) -> None:
+    own = study(mine)
+    (own / "tables.py").write_text("from . import nowhere\n")
+    with pytest.raises(SettingsError, match=r"ending/study\.py cannot be imported: ImportError.*nowhere"):
+        registry.use_plugins([mine])
+    assert f"{registry._package(mine.resolve())}.ending.figures" not in sys.modules
+    (own / "tables.py").write_text(TABLES)
+    registry.use_plugins([mine])
+    registry.use_plugins([mine])  # once is enough
+    assert registry.study("ending").question.startswith("Does a larger beta")
+    assert registry.names("studies").count("ending") == 1
+
+
+def test_a_name_that_is_taken_is_refused(mine: Path, tmp_path: Path) -> None:
+    study(mine)
+    registry.use_plugins([mine])
+    other = tmp_path / "other"
+    other.mkdir()
+    study(other)
+    with pytest.raises(SettingsError, match="the name 'ending' is taken by another of the studies"):
+        registry.use_plugins([other])

@@ -1,0 +1,167 @@
+"""The main job end to end, through the command line, as a user runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import driver
+import pytest
+
+from calib_bench.cli import main
+from calib_bench.store.store import Store
+
+pytestmark = pytest.mark.slow
+
+TINY = [
+    "task=digits",
+    "model=mlp_16",
+    "beta=0.3,1",
+    "lr_rel=0.25,0.5",
+    "seed=0,1",
+    "epochs=4",
+    "extend=0",
+    "interventions=no",
+]
+CHEAP = ["calibrator=temperature_scaling", "wandb=disabled", "workers=1"]
+ROOT = Path(__file__).parents[2]
+
+
+def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "calib_bench", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=600
+    )
+
+
+def logits(folder: Path) -> dict[str, str]:
+    """Digest of every stored trial's logits."""
+    found = folder.glob("trials/*/logits.safetensors")
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def example(name: str) -> str:
+    """The README's code block that starts with `# mine/<name>`."""
+    blocks = README.split("```python\n")[1:]
+    return next(block.split("```")[0] for block in blocks if block.startswith(f"# mine/{name}"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with everything on: two workers, W&B offline."""
+    out = tmp_path_factory.mktemp("runs")
+    done = call("run", *TINY, f"out={out}", "stack=6", "workers=2", WANDB_SILENT="true")
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    return out / "digits-separation"
+
+
+def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
+    report = finished / "report"
+    page = (report / "report.html").read_text()
+    assert "<svg" in page
+    assert "beta" in page
+    for kind in ("png", "svg", "pdf"):
+        assert list((report / "figures").glob(f"*.{kind}"))
+    assert list((report / "tables").glob("*.csv"))
+    assert "\\toprule" in next((report / "tables").glob("*.tex")).read_text()
+    assert list(finished.glob("**/run-*.wandb"))
+    store = Store(finished, "read")
+    assert len(logits(finished)) == 2 * 3 * 2 * 2 + 2
+    assert store.audit() == []
+    assert not list((finished / "checkpoints").iterdir())
+    assert store.provenance()["splits"][0]["sizes"] == {"train": 300, "selection": 250, "calibration": 250, "test": 997}
+
+
+def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = logits(finished)
+    assert main(["run", *TINY, f"out={finished.parent}"]) == 0
+    said = capsys.readouterr().out
+    assert "26 done, 0 to run" in said
+    assert not re.search(r"^trained \d", said, re.M)
+    assert "running" not in said
+    assert "\x1b" not in said  # where no terminal is
+    assert not said.startswith("{")
+    assert logits(finished) == before
+
+
+def test_report_rebuilds_the_same_page_from_the_store_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "report")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(copy)]) == 0
+    assert "report" in capsys.readouterr().out
+    assert (copy / "report" / "report.html").read_bytes() == (finished / "report" / "report.html").read_bytes()
+
+
+def test_workers_and_stacks_change_no_bit(finished: Path, tmp_path: Path) -> None:
+    driver.main([*TINY, *CHEAP, f"out={tmp_path}", "stack=1"])
+    assert logits(tmp_path / "digits-separation") == logits(finished)
+
+
+def test_a_damaged_trial_is_named_and_only_it_is_redone(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "digits-separation"
+    shutil.copytree(finished, copy)
+    before = logits(copy)
+    path = next(copy.glob("trials/*/logits.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+    assert main(["report", str(copy)]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
+    text = capsys.readouterr().out
+    assert str(path) in text.replace("\n", "")
+    assert "1 to run" in text
+    assert logits(copy) == before
+
+
+def test_divergence_everywhere_is_a_report_not_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*(w for w in TINY if not w.startswith("lr_rel")), "lr=1e30", "objective=cross_entropy", *CHEAP]
+    assert main(["run", *words, f"out={tmp_path}"]) == 0
+    assert "diverged" in (tmp_path / "digits-separation" / "report" / "report.html").read_text()
+    assert logits(tmp_path / "digits-separation") == {}
+
+
+def test_lost_labels_are_written_anew(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits-separation"
+    shutil.copytree(finished, copy)
+    next(copy.glob("splits/*/labels.safetensors")).write_bytes(b"")
+    assert main(["report", str(copy)]) == 2
+    assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
+
+
+def test_a_task_carved_otherwise_does_not_mix_with_what_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    words = ["task=blobs", "objective=cross_entropy", "beta=1", f"plugins={folder}", f"out={tmp_path}", *CHEAP]
+    (folder / "blobs.py").write_text(example("blobs.py"))
+    subprocess.run([sys.executable, ROOT / "tests" / "driver.py", *words], check=True)
+    (folder / "blobs.py").write_text(example("blobs.py").replace("selection=50", "selection=40"))
+    for more in ([], ["seed=0..3"]):
+        done = call("run", *words, *more)
+        assert done.returncode == 2
+        assert "do not mix" in done.stderr
+
+
+def test_an_unfinished_run_cannot_be_reported(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "digits-separation"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(next(copy.glob("trials/*")))
+    assert main(["report", str(copy)]) == 2
+    assert "lacks 1 of" in capsys.readouterr().err

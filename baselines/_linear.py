@@ -253,10 +253,10 @@ def minimize(loss: Loss, x: Tensor, metric: Callable[[Tensor], Solve], tolerance
             d = direction(gradient, pairs, solve)
             if -float((gradient * d).sum()) / 2 <= enough:
                 break
-            found = search(loss, x, value, gradient, d, dtype)
-            if found is None:  # rounding leaves no decrease to find
+            progress = search(loss, x, value, gradient, d, dtype)
+            if progress is None:  # rounding leaves no decrease to find
                 break
-            new, value, changed = found
+            new, value, changed = progress
             pairs = [*pairs[1 - MEMORY :], ((new - x).to(dtype), (changed - gradient).to(dtype))]
             x, gradient = new, changed
     return x

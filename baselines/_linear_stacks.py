@@ -140,16 +140,16 @@ def minimize(loss: Loss, x: Tensor, metric: Callable[[Tensor], Solve], tolerance
         going = going & ~(-dot(gradient, d) / 2 <= tolerance)
         if not going.any():
             break
-        found = search(loss, x, value, gradient, torch.where(going[:, None], d, 0.0), going)
-        going = found.met  # where it is not, rounding leaves no decrease to find
+        steps = search(loss, x, value, gradient, torch.where(going[:, None], d, 0.0), going)
+        going = steps.met  # where it is not, rounding leaves no decrease to find
         if not going.any():
             break
         here = going[:, None]
         # One that waits has a pair that harms nobody.
-        s, y = (torch.where(here, change, 1.0) for change in (found.x - x, found.gradient - gradient))
+        s, y = (torch.where(here, change, 1.0) for change in (steps.x - x, steps.gradient - gradient))
         pairs = [*pairs[1 - MEMORY :], (s, y, 1 / dot(s, y))]
-        x, gradient = torch.where(here, found.x, x), torch.where(here, found.gradient, gradient)
-        value = torch.where(going, found.value, value)
+        x, gradient = torch.where(here, steps.x, x), torch.where(here, steps.gradient, gradient)
+        value = torch.where(going, steps.value, value)
     return x
 
 

@@ -260,15 +260,17 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def _roots(logits: LogitStack, searches: list[Generator[float, list[float], Root]], own: Sequence[int]) -> list[Root]:
-    """Of the searches, which are of the sets `own`."""
+def _roots(
+    logits: LogitStack, searches: list[Generator[float, list[float], Root]], places: Sequence[int]
+) -> list[Root]:
+    """Of the searches, which are of the sets `places`."""
 
-    def evaluate(asked: list[float]) -> list[list[float]]:
+    def evaluate(points: list[float]) -> list[list[float]]:
         s = [1.0] * logits.shape[0]
-        for i, value in zip(own, asked, strict=True):
+        for i, value in zip(places, points, strict=True):
             s[i] = value
-        found = logits.derivatives(s, ORDER)
-        return [found[i] for i in own]
+        values = logits.derivatives(s, ORDER)
+        return [values[i] for i in places]
 
     return together(searches, evaluate)
 

@@ -35,10 +35,14 @@ def note(digests_of: Mapping[str, np.ndarray], rows: Mapping[str, Tensor]) -> di
         rows: int64 [N] by split name, into its pool.
     """
     test_N = digests_of.get("test", digests_of["train"])[rows["test"].numpy()]
-    found = {name: np.isin(test_N, digests_of["train"][rows[name].numpy()]) for name in WHERE}
-    anywhere = int(np.logical_or.reduce(list(found.values())).sum())
+    repeated = {name: np.isin(test_N, digests_of["train"][rows[name].numpy()]) for name in WHERE}
+    anywhere = int(np.logical_or.reduce(list(repeated.values())).sum())
     if not anywhere:
         return {}
-    each = ", ".join(f"{int(found[name].sum()):,} in {where}" for name, where in WHERE.items() if found[name].any())
-    said = f"{anywhere:,} of {len(test_N):,} test examples also occur outside the test split, input for input ({each})"
-    return {"duplicates": f"{said}, so that not every one is new to what was trained and fitted"}
+    each = ", ".join(
+        f"{int(repeated[name].sum()):,} in {where}" for name, where in WHERE.items() if repeated[name].any()
+    )
+    sentence = (
+        f"{anywhere:,} of {len(test_N):,} test examples also occur outside the test split, input for input ({each})"
+    )
+    return {"duplicates": f"{sentence}, so that not every one is new to what was trained and fitted"}

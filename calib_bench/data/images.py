@@ -85,12 +85,12 @@ class Greys:
         self.used.add((image.mode, white))
         return pillow.fromarray(np.rint(values_HW * (255 / white)).astype(np.uint8))
 
-    def _white(self, mode: str, own: float, where: Place | str) -> float:
+    def _white(self, mode: str, image_highest: float, where: Place | str) -> float:
         if self._highest is None:
             self._highest = {}
             for part in self.parts:
                 _search(part, self._highest)
-        highest = max(own, self._highest.get(mode, 0.0))
+        highest = max(image_highest, self._highest.get(mode, 0.0))
         white = next((white for white in WHITES if highest <= white), None)
         if white is None:
             raise DataError(

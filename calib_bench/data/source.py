@@ -270,15 +270,15 @@ def digest_of(*parts: Part) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.name}:{len(part)}:{len(part.paths)}".encode())
-        for line in _lines(part, whole=total <= LARGE):
+        for line in _lines(part, hash_whole_files=total <= LARGE):
             digest.update(line.encode())
     return f"{WHOLE if total <= LARGE else ENDS}{digest.hexdigest()}"
 
 
-def _lines(part: Part, whole: bool) -> Iterable[str]:
+def _lines(part: Part, hash_whole_files: bool) -> Iterable[str]:
     for file in part.files():
-        name = "/".join(file.parts[-2:]) if part.input is None else "" if whole else file.name
-        if whole:
+        name = "/".join(file.parts[-2:]) if part.input is None else "" if hash_whole_files else file.name
+        if hash_whole_files:
             yield f"{name}\0{sha256_of(file)}\n"
             continue
         size, ends = file.stat().st_size, b""

@@ -137,19 +137,19 @@ def _folded(g: Array, s: Array) -> Array:
     return np.where(s > 0, s * (math.sqrt(2 / math.pi) * np.exp(-(a**2) / 2) - 2 * a * ndtr(-a)), 0.0)
 
 
-def _extended(found: Interval, N: int, below: float, above: float) -> Interval:
+def _extended(interval: Interval, N: int, below: float, above: float) -> Interval:
     """A t interval over seeds for an estimate that may be too high by `below` and too low by `above`."""
-    if math.isnan(found.low):
-        return replace(found, n_examples=N)
+    if math.isnan(interval.low):
+        return replace(interval, n_examples=N)
     from scipy.special import stdtr, stdtrit
 
-    if found.low == found.high:
-        return replace(found, n_examples=N)
-    nearest = max(found.mean - below, 0.0) if found.mean > 0 else max(-found.mean - above, 0.0)
-    error = abs(found.mean / stdtrit(found.df, found.p / 2)) if found.mean else math.inf
-    p = float(2 * stdtr(found.df, -nearest / error))
-    method = f"{found.method}, extended by the bias"
-    return replace(found, low=found.low - below, high=found.high + above, n_examples=N, p=p, method=method)
+    if interval.low == interval.high:
+        return replace(interval, n_examples=N)
+    nearest = max(interval.mean - below, 0.0) if interval.mean > 0 else max(-interval.mean - above, 0.0)
+    error = abs(interval.mean / stdtrit(interval.df, interval.p / 2)) if interval.mean else math.inf
+    p = float(2 * stdtr(interval.df, -nearest / error))
+    method = f"{interval.method}, extended by the bias"
+    return replace(interval, low=interval.low - below, high=interval.high + above, n_examples=N, p=p, method=method)
 
 
 def _resampled(arms: list[Sequence[Binned]], bins: int, n_boot: int, seed: int) -> list[Array]:

@@ -115,13 +115,13 @@ def share(
     """
     if nested:
         pair = cast("Any", (part_SN, whole_SN))
-        part, whole = (np.array([[np.asarray(row, np.float64).mean()] for row in rows]) for rows in pair)
+        part, total = (np.array([[np.asarray(row, np.float64).mean()] for row in rows]) for rows in pair)
     else:
-        part, whole = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
-    if part.shape != whole.shape:
-        raise ValueError(f"part and whole need one shape, not {part.shape} and {whole.shape}")
+        part, total = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
+    if part.shape != total.shape:
+        raise ValueError(f"part and whole need one shape, not {part.shape} and {total.shape}")
     fits: Fits = fit if callable(fit) else lambda of_part, of_whole: fit if of_part else None
-    top, bottom = (crossed_interval(d, level, fit=fits(*of)) for d, of in ((part, (1.0, 0.0)), (whole, (0.0, 1.0))))
+    top, bottom = (crossed_interval(d, level, fit=fits(*of)) for d, of in ((part, (1.0, 0.0)), (total, (0.0, 1.0))))
     if choice is not None:
         top, bottom = (
             widened(one, choice_variance(shift), level) for one, shift in zip((top, bottom), choice, strict=True)
@@ -133,13 +133,13 @@ def share(
     if bottom.low <= 0 <= bottom.high:
         why = "unbounded: the whole is not separated from 0"
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
-    low, high = _fieller(part, whole, ratio, level, fits, choice)
+    low, high = _fieller(part, total, ratio, level, fits, choice)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
 def _fieller(
     part: Array,
-    whole: Array,
+    total: Array,
     ratio: float,
     level: float,
     fits: Fits,
@@ -150,14 +150,14 @@ def _fieller(
     from scipy.special import ndtri
 
     n, N = part.shape
-    a, b = part.mean(), whole.mean()
+    a, b = part.mean(), total.mean()
     shifts = [np.asarray(shift, np.float64) for shift in choice or ()]
 
     def chosen(r: float) -> float:
         """Square of the half width that the choice adds."""
         return float(ndtri((1 + level) / 2)) ** 2 * choice_variance(shifts[0] - r * shifts[1]) if shifts else 0.0
 
-    v_aa, v_ab, v_bb = variances(part, part), variances(part, whole), variances(whole, whole)
+    v_aa, v_ab, v_bb = variances(part, part), variances(part, total), variances(total, total)
 
     def excess(r: float) -> float:
         sampling = pool((v_aa - 2 * r * v_ab + r * r * v_bb).clip(0), n, N, fits(1.0, -r))

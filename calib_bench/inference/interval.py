@@ -119,21 +119,21 @@ def few_errors(correct_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False
 SCALES = ("identity", "log", "share")
 
 
-def _on_scale(found: Interval, scale: str, level: float) -> Interval:
-    m, N = found.mean, found.n_examples
+def _on_scale(interval: Interval, scale: str, level: float) -> Interval:
+    m, N = interval.mean, interval.n_examples
     if scale == "share" and m in (0.0, 1.0) and N > 1:
         edge = ((1 - level) / 2) ** (1 / N)
         low, high = (edge, 1.0) if m == 1.0 else (0.0, 1 - edge)
-        return replace(found, low=low, high=high, method=f"exact over {N} examples, all the same")
-    if scale == "identity" or math.isnan(found.low) or found.high == found.low:
-        return found
+        return replace(interval, low=low, high=high, method=f"exact over {N} examples, all the same")
+    if scale == "identity" or math.isnan(interval.low) or interval.high == interval.low:
+        return interval
     if scale == "log" and m > 0:
-        below, above = (math.exp(min(abs(limit - m) / m, 700.0)) for limit in (found.low, found.high))
-        return replace(found, low=m / below, high=m * above)
+        below, above = (math.exp(min(abs(limit - m) / m, 700.0)) for limit in (interval.low, interval.high))
+        return replace(interval, low=m / below, high=m * above)
     if scale == "share" and 0 < m < 1:
-        low, high = _effective(m, (found.high - found.low) / 2, N, level)
-        return replace(found, low=low, high=high)
-    return found
+        low, high = _effective(m, (interval.high - interval.low) / 2, N, level)
+        return replace(interval, low=low, high=high)
+    return interval
 
 
 def _effective(m: float, half: float, N: int, level: float) -> tuple[float, float]:

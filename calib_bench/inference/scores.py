@@ -39,21 +39,21 @@ def difference_interval(
     return within(crossed_interval(d_SN, nested=nested, fit=fit), metric, difference=True)
 
 
-def with_doubt(found: Interval, arms: Sequence[ArrayLike | Sequence[ArrayLike]], nested: bool) -> Interval:
+def with_doubt(interval: Interval, arms: Sequence[ArrayLike | Sequence[ArrayLike]], nested: bool) -> Interval:
     """The interval, in doubt where any of the arms it is of has few wrong examples.
 
     Args:
         arms: of each arm whether its top labels were right, [S, N]; with `nested` S rows.
     """
     doubt = max(few_errors(correct_SN, nested) for correct_SN in arms)
-    return found if math.isnan(found.low) or not doubt else replace(found, doubt=doubt)
+    return interval if math.isnan(interval.low) or not doubt else replace(interval, doubt=doubt)
 
 
-def within(found: Interval, metric: str, difference: bool = False) -> Interval:
+def within(interval: Interval, metric: str, difference: bool = False) -> Interval:
     """The interval cut where the score (a difference of two) can be no further: it covers what it covered."""
     low, high = RANGES.get(metric, (-math.inf, math.inf))
     if difference:
         low, high = low - high, high - low
-    if math.isnan(found.low):
-        return found
-    return replace(found, low=min(max(found.low, low), high), high=max(min(found.high, high), low))
+    if math.isnan(interval.low):
+        return interval
+    return replace(interval, low=min(max(interval.low, low), high), high=max(min(interval.high, high), low))

@@ -73,9 +73,9 @@ def selected_gain(
         return [np.atleast_1d(mine.astype(np.float64) - theirs) for mine, theirs in pairs]
 
     apart, together = gains(choices), gains([chosen] * S)
-    found = crossed_interval(apart, level, nested)
+    estimate = crossed_interval(apart, level, nested)
     if S == 1 or not all(np.isfinite(row).all() for row in (*apart, *together)):
-        return SelectedGain(found, chosen, choices)
+        return SelectedGain(estimate, chosen, choices)
     if nested:
         apart, together = ([np.array([row.mean()]) for row in rows] for rows in (apart, together))
     mean_AS = np.array([[np.mean(np.asarray(row)) for row in rows] for rows in test])
@@ -83,8 +83,8 @@ def selected_gain(
     parts = [variances(d, d) for d in (np.stack(apart), np.stack(together))]
     parts[0][0] = max(parts[0][0], _instability(cost, gain_AS))
     sums = [one for part in parts for one in pool(part, S, len(apart[0])).sums]
-    method = f"{found.method}, choice left one seed out"
-    gain = around(found.mean, Sampling.of(*sums), level, S, found.n_examples, method)
+    method = f"{estimate.method}, choice left one seed out"
+    gain = around(estimate.mean, Sampling.of(*sums), level, S, estimate.n_examples, method)
     return SelectedGain(gain, chosen, choices)
 
 
@@ -227,31 +227,31 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     return max(float(square.mean(-1).max()), 0.0)
 
 
-def widened(found: Interval, variance: float, level: float = 0.95) -> Interval:
+def widened(interval: Interval, variance: float, level: float = 0.95) -> Interval:
     """An interval that also counts a source of variance independent of those it counts: that of a choice.
 
     On either side of the mean half widths add in squares, the new one z sqrt(variance), z the normal quantile: a choice
     among a few candidates is bounded and has no tails. The p-value is made to agree with the limits.
 
     Args:
-        found: one without limits stays as it is.
+        interval: one without limits stays as it is.
         variance: of the mean, by the other source.
-        level: of `found`.
+        level: of `interval`.
     """
-    if not variance > 0 or not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return found
+    if not variance > 0 or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return interval
     from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
     more = float(ndtri((1 + level) / 2)) * math.sqrt(variance)
-    below, above = math.hypot(found.mean - found.low, more), math.hypot(found.high - found.mean, more)
-    bounded = math.isfinite(found.df)
-    edge = float(stdtrit(found.df, (1 + level) / 2) if bounded else ndtri((1 + level) / 2))
-    at = -abs(found.mean) / (below if found.mean > 0 else above) * edge
-    p = float(2 * (stdtr(found.df, at) if bounded else ndtr(at)))
+    below, above = math.hypot(interval.mean - interval.low, more), math.hypot(interval.high - interval.mean, more)
+    bounded = math.isfinite(interval.df)
+    edge = float(stdtrit(interval.df, (1 + level) / 2) if bounded else ndtri((1 + level) / 2))
+    at = -abs(interval.mean) / (below if interval.mean > 0 else above) * edge
+    p = float(2 * (stdtr(interval.df, at) if bounded else ndtr(at)))
     return replace(
-        found,
-        low=found.mean - below,
-        high=found.mean + above,
-        p=found.p if math.isnan(found.p) else max(found.p, p),
-        method=f"{found.method}, the choice of rate counted",
+        interval,
+        low=interval.mean - below,
+        high=interval.mean + above,
+        p=interval.p if math.isnan(interval.p) else max(interval.p, p),
+        method=f"{interval.method}, the choice of rate counted",
     )

@@ -69,11 +69,11 @@ class Pair(nn.Module):
 
 
 @torch.no_grad()
-def _draw(new: nn.Linear, own: nn.Linear, scale: float, correlation: float) -> None:
+def _draw(new: nn.Linear, head: nn.Linear, scale: float, correlation: float) -> None:
     """P and Q come from torch's global seed, on the CPU in float32, like every initial weight."""
-    P_KD, Q_KD = (torch.randn(own.weight.shape).to(own.weight) for _ in range(2))
+    P_KD, Q_KD = (torch.randn(head.weight.shape).to(head.weight) for _ in range(2))
     common_KD = scale * math.sqrt((1 + correlation) / 2) * P_KD
     apart_KD = scale * math.sqrt((1 - correlation) / 2) * Q_KD
     new.weight.copy_(torch.cat((common_KD + apart_KD, common_KD - apart_KD), 1))
-    if own.bias is not None:
-        new.bias.copy_(math.sqrt(2 * (1 + correlation)) * own.bias)
+    if head.bias is not None:
+        new.bias.copy_(math.sqrt(2 * (1 + correlation)) * head.bias)

@@ -37,15 +37,15 @@ class Packed:
 
     def spans(self, names: Iterable[str]) -> list[tuple[bool, slice]]:
         """(whether it is of `names`, columns), in order, neighbours of one kind joined."""
-        chosen, found, start = set(names), [], 0  # type: set[str], list[tuple[bool, slice]], int
+        chosen, joined, start = set(names), [], 0  # type: set[str], list[tuple[bool, slice]], int
         for name, p in self.by.items():
             stop = start + p[0].numel()
-            if found and found[-1][0] == (name in chosen):
-                found[-1] = (found[-1][0], slice(found[-1][1].start, stop))
+            if joined and joined[-1][0] == (name in chosen):
+                joined[-1] = (joined[-1][0], slice(joined[-1][1].start, stop))
             else:
-                found.append((name in chosen, slice(start, stop)))
+                joined.append((name in chosen, slice(start, stop)))
             start = stop
-        return found
+        return joined
 
 
 class StackedModel:

@@ -108,7 +108,7 @@ TWO_KINDS = "two_kinds"
 """The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
 SOME_COLLAPSED = "some seeds of the arm or its reference collapsed"
 KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
-"""Note on the column "doubtful" of a table."""
+"""Note on the column TWO_KINDS of a table."""
 
 
 def marks(frame: pd.DataFrame, doubt: str = DOUBTFUL) -> tuple[str, ...]:

@@ -7,12 +7,31 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
-from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, cell, excludes_zero, fields, is_significant
+from calib_bench.analysis.result_rows import (
+    TWO_KINDS,
+    Row,
+    adjusted,
+    cell,
+    excludes_zero,
+    fields,
+    is_significant,
+    marks,
+)
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
 from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, kappa_of, score
-from calib_bench.evaluation.findings import ALPHA, COUNTED, NAMES, UNCOUNTED, UNITS, doubts_of, general, sources
-from calib_bench.evaluation.models import Model, aligned, alike, check_folds, distinct, own_tests
+from calib_bench.evaluation.findings import (
+    ALPHA,
+    COUNTED,
+    NAMES,
+    UNCOUNTED,
+    UNITS,
+    doubts_of,
+    general,
+    sources,
+    two_kinds,
+)
+from calib_bench.evaluation.models import Model, aligned, alike, check_folds, collapsed_models, distinct, own_tests
 from calib_bench.inference import Interval, difference_interval
 
 if TYPE_CHECKING:
@@ -45,6 +64,8 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     same = [one for one, _ in pairs], [other for _, other in pairs]
     repaired = _repaired(*same, folds, seed) if fits else None
     frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
+    if collapsed_models(a) or collapsed_models(b):
+        frame[TWO_KINDS] = "A" if collapsed_models(a) else "B"
     tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
@@ -88,9 +109,7 @@ def _note(
     )
     if repaired is not None:
         note += " " + (COUNTED if any(scored.slopes for scored in repaired) else UNCOUNTED)
-    if "doubtful" in frame:
-        note += f" {DOUBTFUL}."
-    return note
+    return note + "".join(f" {text}." for text in marks(frame))
 
 
 def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ...]:
@@ -223,7 +242,7 @@ def _doubt(row: Row) -> str:
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
-    sentences = general((*a, *b))
+    sentences = [*two_kinds(a), *two_kinds(b), *general((*a, *b))]
     for one, other in zip(a, b, strict=True):
         if one.test.Z_NK.shape == other.test.Z_NK.shape and _equal(one.test.Z_NK, other.test.Z_NK):
             sentences.append(f"{one.test.name} and {other.test.name} hold the same predictions.")

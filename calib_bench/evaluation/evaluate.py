@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
 from calib_bench.analysis.measure import METRICS
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
-from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, own_tests
+from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, collapsed_models, own_tests
 from calib_bench.inference import (
     Binned,
     Fitted,
@@ -259,6 +259,11 @@ class _Results:
     per_model: list[Row] = field(default_factory=list)
     raw: Scored | None = None
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some of the models collapsed, not all."""
+        return bool(collapsed_models(self.models))
+
     def add(self, method: str, scored: Scored, remark: str | None) -> None:
         """Add the rows of a method's scores."""
         y = [model.test.y_N for model in self.models]
@@ -271,7 +276,8 @@ class _Results:
         if self.raw is None:
             self.raw = scored
         else:
-            self.differences.append({"method": method, **contrast(scored, self.raw, self.nested)})
+            difference = {"method": method, **contrast(scored, self.raw, self.nested)}
+            self.differences.append(difference | ({TWO_KINDS: "models"} if self.mixed else {}))
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The rows as data frames: of methods, of their differences from raw, and of each model."""

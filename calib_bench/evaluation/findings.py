@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import ALPHA, number
-from calib_bench.analysis.result_rows import DOUBTFUL, cell, is_significant
+from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell, is_significant
 from calib_bench.core.study import Table
-from calib_bench.evaluation.models import Model, shared_rows
+from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
 from calib_bench.evaluation.predictions import Predictions
+from calib_bench.inference.collapse import SEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +78,8 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
         by_name["differences"] = Table(
             "Each method minus raw",
             frames["differences"],
-            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}",
+            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}"
+            + (f" {KINDS}." if TWO_KINDS in frames["differences"] else ""),
             paper=True,
         )
     if len(context["models"]) > 1:
@@ -163,7 +165,20 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
             f"calibration with about as many examples, not one fixed calibrator."
         )
     sentences += doubts_of(frames["evaluation"][:1], "method")
-    return (*sentences, *general(models))
+    return (*sentences, *two_kinds(models), *general(models))
+
+
+def two_kinds(models: Sequence[Model]) -> list[str]:
+    """A warning where some of several models collapsed: no interval over few models covers their mean."""
+    lost = collapsed_models(models)
+    if not lost:
+        return []
+    names = ", ".join(model.test.name for model in lost)
+    return [
+        f"{len(lost)} of {len(models)} models collapsed ({names}): a gap parts their accuracy from the others'. No "
+        f"interval over so few models covers the mean of two kinds, and no difference is called significant. Report "
+        f"the share that collapsed and the mean of the others, and evaluate {SEEDS} models or more."
+    ]
 
 
 def general(models: Sequence[Model]) -> list[str]:

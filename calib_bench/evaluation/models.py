@@ -16,6 +16,7 @@ from calib_bench.errors import DataError, SettingsError
 from calib_bench.evaluation.censored import Zeros, filled, share_of, together
 from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 from calib_bench.evaluation.predictions import Predictions
+from calib_bench.inference import collapsed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -270,3 +271,13 @@ def _read_as(model: Model, zeros: Zeros) -> Model:
         return replace(predictions, Z_NK=torch.from_numpy(p_NK).log(), exact=False, zeros=zeros)
 
     return Model(read(model.test), read(model.calibration) if model.calibration is not None else None)
+
+
+def collapsed_models(models: Sequence[Model]) -> list[Model]:
+    """Models whose accuracy parts from the others' by a gap, as those of seeds that collapsed (`inference.collapsed`).
+
+    Empty where there is one model, or where all are of one kind.
+    """
+    accuracies = [float((m.test.Z_NK.argmax(-1) == m.test.y_N).double().mean()) for m in models]
+    lost = collapsed(accuracies, 1 / models[0].test.Z_NK.shape[1], largest=True)
+    return [] if lost.all() else [model for model, is_lost in zip(models, lost, strict=True) if is_lost]

@@ -334,6 +334,24 @@ def test_calibration_examples_widen_what_a_temperature_repairs(folder: Path) -> 
     assert "hold for these fits" in crossed.tables["differences"].note
 
 
+def test_models_of_two_kinds_are_told_and_establish_nothing(folder: Path) -> None:
+    """One of three models guesses: a warning names it, here and in a comparison, and no difference is significant."""
+    given = models(folder, "a")
+    untouched = evaluate(given, TEMPERATURE)
+    assert not any("collapsed" in text for text in untouched.warnings)
+    noise = torch.randn(given[2].test.Z_NK.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given[2] = replace(given[2], test=replace(given[2].test, Z_NK=noise))
+    found = evaluate(given, TEMPERATURE)
+    (warning,) = [text for text in found.warnings if "collapsed" in text]
+    assert warning.startswith(f"1 of 3 models collapsed ({given[2].test.name})")
+    assert set(found.tables["differences"].frame["two_kinds"]) == {"models"}
+    assert "lower than raw: none" in " ".join(found.verdict)
+    compared = compare(given, models(folder, "b"))
+    assert any("collapsed" in text for text in compared.warnings)
+    assert set(compared.tables["comparison"].frame["two_kinds"]) == {"A"}
+    assert "no effect in the row is established" in compared.tables["comparison"].note
+
+
 def replace_rows(model: Model, rows: slice) -> Model:
     return Model(replace(model.test, Z_NK=model.test.Z_NK[rows], y_N=model.test.y_N[rows]))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calib_bench.core.splits import Request
 from calib_bench.core.task import Recipe, SplitSizes, Task
 from calib_bench.data import arrays
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from calib_bench.core.splits import Request
 
 
 SIZES = SplitSizes(train=300, selection=250, calibration=250)  # 997 are left to test

@@ -6,10 +6,12 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import format
-from calib_bench.inference import Interval
+
+if TYPE_CHECKING:
+    from calib_bench.inference import Interval
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,20 @@
-"""What a task file calls: each makes a function from a `Request` to `Splits`."""
+"""What a task file declares of its data. The libraries that load it are imported when it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data.augment import Augment
-from calib_bench.data.cache import cached
-from calib_bench.data.duplicates import digests, note
-from calib_bench.data.images import Greys, decode, told
-from calib_bench.data.partition import partition, scaled
-from calib_bench.data.raw_split import Part
-from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
-from calib_bench.data.stream import StreamSplit, preprocess_for
-from calib_bench.data.tensors import DeviceCache, tensor_splits
-from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
-from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from calib_bench.core.splits import Request, Splits
+
     Load = Callable[[Request], Splits]
     Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
-
-
-SAMPLED = 16
-"""Images of a streamed split that are looked at beforehand."""
 
 
 def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
@@ -43,24 +30,7 @@ def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: S
     Raises (when called):
         DataError: there are too few rows, or a label is not in [0, K).
     """
-
-    def load(request: Request) -> Splits:
-        import hashlib
-
-        import numpy as np
-        import torch
-
-        x, y = (np.ascontiguousarray(array) for array in read(request))
-        check_labels("all", y, classes)
-        rows = _partition(request, sizes, len(y), None)
-        splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
-        spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
-        digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
-        class_names = tuple(names) or tuple(str(k) for k in range(classes))
-        notes = note({"train": digests(x)}, rows)
-        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
-
-    return load
+    return _later("arrays", read, sizes, classes=classes, source=source, names=names)
 
 
 def images(
@@ -88,30 +58,7 @@ def images(
     Raises (when called):
         DataError: data is missing or not as declared.
     """
-
-    def load(request: Request) -> Splits:
-        import torch
-
-        raw = open_source(request, source, classes, tuple(names))
-        rows = _partition(request, sizes, len(raw.train), len(raw.test))
-        pools = {"train": raw.train, "test": raw.test}
-        pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
-        seen = cached(
-            request.task,
-            ("digests", 1, raw.digest, mode),
-            lambda: {pool: digests(pixels[pool]) for pool in pools},
-        )
-        raw.notes.update(note(seen, rows))
-        x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
-        labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
-        splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
-        prepared: tuple[object, ...] = (mode, tuple(mean), tuple(std), augment)
-        if deep := tuple(map(str, pixels["greys"][1:])):
-            prepared = (*prepared, deep)
-            raw.notes.update(told(deep))
-        return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
-
-    return load
+    return _later("images", source, sizes, classes=classes, mean=mean, std=std, augment=augment, names=names, mode=mode)
 
 
 def texts(
@@ -136,40 +83,7 @@ def texts(
     Raises (when called):
         DataError: data is missing or not as declared.
     """
-
-    def load(request: Request) -> Splits:
-        import numpy as np
-        import tokenizers
-        import torch
-
-        raw = open_source(request, source, classes, tuple(names))
-        rows = _partition(request, sizes, len(raw.train), len(raw.test))
-        used = {name: index.tolist() for name, index in rows.items()}
-
-        def build() -> dict[str, np.ndarray]:
-            strings = {"train": _strings(raw.train), "test": _strings(raw.test)}
-            tokenizer = train_tokenizer((words_of(strings["train"][row], length) for row in used["train"]), vocabulary)
-            made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
-            for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
-                needed = {row for name in names for row in used[name]}
-                wanted = [words_of(text, length) if row in needed else "" for row, text in enumerate(strings[pool])]
-                made[f"{pool}_digests"] = digests(strings[pool])
-                made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
-            return made
-
-        made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
-        raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
-        tokens = {pool: DeviceCache(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
-        splits = {}
-        for name, index in rows.items():
-            pool = "test" if name == "test" else "train"
-            labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
-            splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
-        learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
-        prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
-        return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
-
-    return load
+    return _later("texts", source, sizes, classes=classes, names=names, vocabulary=vocabulary, length=length)
 
 
 def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
@@ -186,125 +100,15 @@ def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
     Raises (when called):
         DataError: data is missing or not as declared. An image that cannot be decoded raises it in its batch.
     """
+    return _later("streams", source, sizes, classes=classes)
+
+
+def _later(name: str, *declared: Any, **options: Any) -> Load:
+    """A load that imports its library, `calib_bench.data.loading`, when it is called: `list` needs none."""
 
     def load(request: Request) -> Splits:
+        from calib_bench.data import loading
 
-        raw = open_source(request, source, classes, subset=True)
-        scaled_sizes = sizes if raw.fraction == 1 else scaled(sizes, raw.fraction)
-        rows = _partition(request, scaled_sizes, len(raw.train), len(raw.test))
-        for part in (raw.train, raw.test):
-            part.prepare()
-        if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
-            pools = {"train": raw.train, "test": raw.test}
-            seen = cached(
-                request.task,
-                ("digests", 1, raw.digest),
-                lambda: {pool: digests(part.inputs()) for pool, part in pools.items()},
-            )
-            raw.notes.update(note(seen, rows))
-        else:
-            raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
-        preprocess = preprocess_for(request.model)
-        greys = _sampled(raw)
-        splits = {
-            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
-            for name, index in rows.items()
-        }
-        raw.notes.update(told(greys.names()))
-        raw.notes["preprocess"] = str(preprocess)
-        # How images are transformed depends on the model: it is noted, and recorded with each trial.
-        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
+        return getattr(loading, name)(*declared, **options)(request)
 
     return load
-
-
-def _partition(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
-
-    return partition(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
-
-
-def _from_raw(
-    request: Request, raw: Raw, splits: dict[str, Any], spec: InputSpec, prepared: tuple[object, ...]
-) -> Splits:
-    return _splits(request, splits, spec, raw.names, raw.source, raw.digest, raw.notes, prepared)
-
-
-def _splits(
-    request: Request,
-    splits: dict[str, Any],
-    spec: InputSpec,
-    names: tuple[str, ...],
-    source: str,
-    digest: str,
-    notes: dict[str, str],
-    prepared: tuple[object, ...],
-) -> Splits:
-    import hashlib
-
-    if request.limit is not None:
-        notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
-    made = hashlib.sha256(repr((names, prepared)).encode())
-    for name in sorted(splits):
-        made.update(splits[name].rows.numpy().tobytes())
-    return Splits(
-        **splits,
-        spec=spec,
-        classes=len(names),
-        class_names=names,
-        source=source,
-        digest=digest,
-        notes=notes,
-        preparation=made.hexdigest(),
-    )
-
-
-def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
-    """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
-    import numpy as np
-
-    greys = Greys(tuple(pools.values()))
-    pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
-    return pixels | {"greys": np.array(["", *greys.names()])}
-
-
-def _sampled(raw: Raw) -> Greys:
-    """What is white in the images, settled before workers share it where one of a few has more than 8 bits."""
-    import contextlib
-
-    import numpy as np
-
-    greys = Greys((raw.train, raw.test))
-    for part in (raw.train, raw.test):
-        for row in np.unique(np.linspace(0, len(part) - 1, SAMPLED).astype(int)).tolist():
-            with contextlib.suppress(DataError):  # it is raised in its batch
-                decode(part.row(row), "RGB", part.where(row), greys)
-    return greys
-
-
-def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
-    """uint8 [N, C, H, W] of a part's images, which must be of one size."""
-    import numpy as np
-
-    out: np.ndarray | None = None
-    for row, payload in enumerate(part.inputs()):
-        image = np.asarray(decode(payload, mode, part.where(row), greys))
-        pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        if out is None:
-            out = np.empty((len(part), *pixels.shape), dtype=np.uint8)
-        if pixels.shape != out.shape[1:]:
-            raise DataError(
-                f"The image in {part.where(row)} is {pixels.shape[2]} x {pixels.shape[1]}, "
-                f"where row 0 is {out.shape[3]} x {out.shape[2]}; this task needs images of one size."
-            )
-        out[row] = pixels
-    assert out is not None, "a part has rows"
-    return out
-
-
-def _strings(part: Part) -> list[str]:
-
-    strings = list(part.inputs())
-    wrong = next((row for row, text in enumerate(strings) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"Row {wrong} of split '{part.name}' holds no text; column '{part.input}' must be strings.")
-    return strings

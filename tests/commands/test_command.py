@@ -130,7 +130,7 @@ def test_settings_may_be_written_as_options() -> None:
     assert values.keys == ["beta=0.1,1", "weight_decay=0.1", "seed=0..4", "mine=1", "log_format=json"]
     with pytest.raises(SettingsError, match="plan has no option 'bta': did you mean 'beta'"):
         command.parse(["--bta", "1"])
-    with pytest.raises(SettingsError, match="--beta has no value: beta is softmax"):
+    with pytest.raises(SettingsError, match="--beta has no value: beta is inverse temperatures"):
         command.parse(["--beta"])
 
 

@@ -379,7 +379,7 @@ def test_a_peak_of_seeds_of_two_kinds_is_not_established(tmp_path: Path) -> None
     peak, cost = (next(text for text in analysis.verdict if text.startswith(begin)) for begin in ("Peak:", "Cost:"))
     assert "beta=0.3" in peak
     assert "beta=0.1" not in peak
-    assert "seeds surely spread more at no smaller beta" in cost
+    assert "seeds spread significantly more at no smaller beta" in cost
     assert analysis.tables["collapse"].frame["collapsed_trials"].tolist() == ["1 of 12"]
     spread = analysis.tables["seeds"].frame
     assert set(spread.loc[spread["beta"] == 0.1, "two_kinds"]) == {"this arm"}

@@ -429,7 +429,7 @@ def test_few_tuning_seeds_and_a_collapsed_seed_are_told_everywhere(tmp_path: Pat
     assert "Collapse, mlp_128_128 beta=10 cross_entropy: 1 of 5 trials, 20% [1%, 72%]" in said
     (few,) = (text for text in analysis.warnings if text.startswith("Few seeds"))
     assert "2 seeds chose the rate of every arm" in few
-    (kinds,) = (text for text in analysis.warnings if text.startswith("Trials that collapsed"))
+    (kinds,) = (text for text in analysis.warnings if text.startswith("Trials collapsed"))
     assert "seed=0..19" in kinds
     assert row["two_kinds"] == "this arm"
     assert "two kinds: whose seeds collapsed in part" in analysis.tables["separation"].note

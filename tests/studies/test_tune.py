@@ -173,5 +173,5 @@ def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, t
     (collapse,) = analysis.tables["collapse"].frame.to_dict("records")
     assert (collapse["search"], collapse["collapsed_trials"]) == ("beta and rate", "1 of 3")
     assert any("beta and rate: 1 of 3 trials, 33% [1%, 91%]; mean accuracy" in said for said in analysis.verdict)
-    assert any(said.startswith("Trials that collapsed") for said in analysis.warnings)
+    assert any(said.startswith("Trials collapsed") for said in analysis.warnings)
     assert "whose seeds collapsed in part" in analysis.tables["gain"].note

@@ -9,8 +9,8 @@ from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
+from calib_bench.data.decoding import Greys, decode, told
 from calib_bench.data.duplicates import digests, note
-from calib_bench.data.images import Greys, decode, told
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
 from calib_bench.data.source import WHOLE, Raw, check_labels, open_source

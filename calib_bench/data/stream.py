@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.data.images import Greys, decode
+from calib_bench.data.decoding import Greys, decode
 from calib_bench.data.raw_split import Part
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError

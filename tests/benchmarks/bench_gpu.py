@@ -168,7 +168,7 @@ class Decoded(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        from calib_bench.data.images import decode
+        from calib_bench.data.decoding import decode
 
         image = decode(self.part.row(int(self.rows[index])), "RGB", f"row {index}")
         return (self.transform(image) if self.transform else image), int(self.labels[index])

@@ -26,8 +26,8 @@ from calib_bench.core.splits import Request, Split, Splits
 from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
 from calib_bench.data.cache import cached
+from calib_bench.data.decoding import decode
 from calib_bench.data.duplicates import digests, note
-from calib_bench.data.images import decode
 from calib_bench.data.naming import matched
 from calib_bench.data.partition import partition
 from calib_bench.data.raw_split import folder_part, parquet_part

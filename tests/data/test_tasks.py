@@ -308,7 +308,7 @@ def test_declaring_tasks_imports_no_heavy_library() -> None:
 
 
 def test_what_tasks_declare_with_stays_callable_once_data_is_loaded() -> None:
-    """No module of the package takes a name that task files import: loading data would put it in the function's place."""
+    """No module takes a name that task files import: loading data would put it in the function's place."""
     code = (
         "import pkgutil, importlib, calib_bench.data as data;"
         "[importlib.import_module(module.name) for module in pkgutil.iter_modules(data.__path__, 'calib_bench.data.')];"

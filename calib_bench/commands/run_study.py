@@ -37,7 +37,8 @@ ASK_ABOVE_HOURS = 24.0
 
 
 def run_study(settings: UserSettings, ask: bool = False) -> int:
-    """Do a whole study and print where its report is; returns the exit code: 1 where trials failed.
+    """Do a whole study and print where its report is; returns the exit code: 1 where trials failed, but for torchrun,
+    which would start every process again.
 
     Args:
         settings: as typed; the task's defaults are put in here.

@@ -64,8 +64,9 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     same = [one for one, _ in pairs], [other for _, other in pairs]
     repaired = _repaired(*same, folds, seed) if fits else None
     frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
-    if collapsed_models(a) or collapsed_models(b):
-        frame[TWO_KINDS] = "A" if collapsed_models(a) else "B"
+    mixed = [name for name, models in (("A", a), ("B", b)) if collapsed_models(models)]
+    if mixed:
+        frame[TWO_KINDS] = " and ".join(mixed)
     tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import inference
@@ -259,7 +260,7 @@ class _Results:
     per_model: list[Row] = field(default_factory=list)
     raw: Scored | None = None
 
-    @property
+    @cached_property
     def mixed(self) -> bool:
         """Whether some of the models collapsed, not all."""
         return bool(collapsed_models(self.models))

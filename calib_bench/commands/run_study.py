@@ -52,19 +52,25 @@ def run_study(settings: UserSettings, ask: bool = False) -> int:
         return _run(settings, resolved, ask)
     device = distributed.start(device_type(resolved))
     resolved = resolved.model_copy(update={"device": str(device)})
-    leads = distributed.is_main()
+    if not distributed.is_main():
+        distributed.end_process(_follow(resolved))
     try:
-        if leads:
-            _run(settings, resolved, ask)
-        else:
-            with shutdown.together():
-                data_parallel.follow(resolved)
+        _run(settings, resolved, ask)
     except shutdown.Stopped:
         distributed.stop()
-        if leads:
-            raise
-        return 130  # the main process says why
+        raise
     distributed.stop()
+    return 0
+
+
+def _follow(settings: Settings) -> int:
+    """Train what the main process announces; returns the exit code: 130 where all were asked to leave. The main process
+    says why."""
+    try:
+        with shutdown.together():
+            data_parallel.follow(settings)
+    except shutdown.Stopped:
+        return 130
     return 0
 
 

@@ -45,11 +45,12 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        busy = [process for process in self.workers if process.job is not None]
-        if kind is not None and issubclass(kind, Exception):
-            self._stop(busy)
-        for process in self.workers:
-            process.leave(at_once=kind is not None)
+        try:
+            if kind is not None and issubclass(kind, (Exception, shutdown.Stopped)):
+                self._save()
+        finally:
+            for process in self.workers:
+                process.leave(at_once=kind is not None)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:
         """Run every group; whatever finishes is stored at once, also when another group fails. Returns how many trials
@@ -69,11 +70,17 @@ class Workers:
             wait([process.future for process in self._busy() if process.future], POLL, FIRST_COMPLETED)
             for process in self._busy():
                 process.tell(progress)
-                waiting.extend(process.look(store))
-            if shutdown.requested():
-                self._stop(self._busy())
-                raise shutdown.Stopped
+                waiting.extend(self._look(process, store))
+            shutdown.check()
         return sum(process.trained for process in self.workers) - before
+
+    def _look(self, process: WorkerProcess, store: Store) -> list[Job]:
+        """Jobs that retry what is left of a worker's job. A worker that was asked to leave asks for the whole run."""
+        try:
+            return process.look(store)
+        except shutdown.Stopped:
+            shutdown.request()
+            raise
 
     def _busy(self) -> list[WorkerProcess]:
         return [process for process in self.workers if process.job is not None]
@@ -89,8 +96,9 @@ class Workers:
                 return
             free.begin(waiting.popleft(), store)
 
-    def _stop(self, busy: list[WorkerProcess]) -> None:
-        """Ask workers to save their state, and wait until they have."""
+    def _save(self) -> None:
+        """Ask the workers that are at a job to save their state, and wait until they have."""
+        busy = self._busy()
         for process in busy:
             process.stop()
         wait([process.future for process in busy if process.future], PATIENCE)

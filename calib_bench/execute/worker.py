@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,9 +28,6 @@ from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.system.device import pick
 from calib_bench.train.train import train
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""

@@ -7,6 +7,7 @@ process at the same global batch, to rounding: gradients are averaged, and batch
 from __future__ import annotations
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -133,6 +134,19 @@ def stop() -> None:
     """Leave the process group, if this process is in one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """Leave the process group and end this process, which has nothing left to do.
+
+    `DistributedDataParallel` keeps gloo's threads alive beyond `destroy_process_group` (torch 2.15). One of them that
+    lets go of a tensor while Python ends aborts the process, and torchrun then calls the whole job failed. So Python
+    is not left to end.
+    """
+    stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def world() -> int:

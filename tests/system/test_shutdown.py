@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import driver
+import psutil
 import pytest
 import torch
 from faulty import TINY, logits, plug, started
@@ -129,12 +130,16 @@ def check(kind: str, undisturbed: Path, out: Path, more: list[str], capsys: pyte
     ],
 )
 def test_a_warning_saves_however_often_it_comes(number: signal.Signals, workers: int, tmp_path: Path) -> None:
-    """To every process of the run at once, as batch systems and closing terminals send it."""
+    """To a worker and then to every process of the run, as batch systems and closing terminals may send it."""
     words = ["task=digits", "model=cnn_4,cnn_5", "beta=1", "objective=cross_entropy", "lr=0.1", "seed=0", "epochs=3000"]
     words += ["interventions=no", "wandb=disabled", "calibrator=temperature_scaling", f"workers={workers}"]
     words += ["stack=1", "checkpoint=1000", f"out={tmp_path}"]
     with started("run", *words) as run:
         assert _until(lambda: _epochs(tmp_path) >= workers, run)
+        if workers > 1:
+            first = next(child for child in psutil.Process(run.pid).children() if "spawn_main" in str(child.cmdline()))
+            first.send_signal(number)
+            time.sleep(0.01)
         os.killpg(run.pid, number)
         if number in shutdown.WARNINGS:
             time.sleep(0.01)

@@ -21,7 +21,7 @@ from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks, revoked
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.inference import (
     Interval,
@@ -260,7 +260,7 @@ def how(best: pd.DataFrame) -> str:
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
-def table(best: pd.DataFrame, settings: Settings) -> Table:
+def table(best: pd.DataFrame, grid: Grid) -> Table:
     """The best beta of each architecture.
 
     Args:
@@ -270,9 +270,9 @@ def table(best: pd.DataFrame, settings: Settings) -> Table:
     ratio = "; ratio: to the first architecture's" if several else ""
     return Table(
         "The best beta of each architecture",
-        display_columns(best, settings),
+        display_columns(best, grid),
         table_note(
-            settings,
+            grid,
             "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
             "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at "
             f"the best beta tried{ratio}",

@@ -16,7 +16,7 @@ import numpy as np
 
 from calib_bench import registry
 from calib_bench.core.fate import GUESS
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Score, Scores, Trial
 from calib_bench.planning import tuning
 
@@ -29,19 +29,19 @@ FINE = 2**0.25
 """The frontier is known to within this factor."""
 
 
-def guess(settings: Settings) -> float:
+def guess(grid: Grid) -> float:
     """The selection score of guessing: log K nats, of K classes, or an error of 1 - 1 / K."""
-    classes = registry.task(settings.task).classes
-    return 1 - 1 / classes if settings.select == "error" else math.log(classes)
+    classes = registry.task(grid.task).classes
+    return 1 - 1 / classes if grid.select == "error" else math.log(classes)
 
 
-def is_failed(settings: Settings) -> Callable[[float], bool]:
+def is_failed(grid: Grid) -> Callable[[float], bool]:
     """A test whether a selection score is that of a failed trial.
 
     A stored score says so itself (`calib_bench.core.fate`); a bare number is one if it is not finite, or no better than
     the score of guessing.
     """
-    bound = GUESS * guess(settings)
+    bound = GUESS * guess(grid)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
 
 
@@ -175,21 +175,21 @@ class _FrontierSearch:
         return Bracket(self.best, max(self.by_rate), math.nan)
 
 
-def failure_brackets(settings: Settings, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
+def failure_brackets(grid: Grid, arm: tuning.Arm, scores: Scores) -> dict[int, Bracket]:
     """Bracket of the rate at which an arm's training begins to fail, by seed."""
-    failed = is_failed(settings)
+    failed = is_failed(grid)
 
     def of(seed: int) -> Bracket:
         def score(rate: float) -> float | None:
-            value = scores(tuning.trial_at(settings, arm.trial, rate, seed))
+            value = scores(tuning.trial_at(grid, arm.trial, rate, seed))
             return math.inf if value is not None and failed(value) else value
 
-        return failure_bracket(arm.rates, score, math.isinf, settings.extend)
+        return failure_bracket(arm.rates, score, math.isinf, grid.extend)
 
-    return {seed: of(seed) for seed in settings.seed or ()}
+    return {seed: of(seed) for seed in grid.seed}
 
 
-def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
+def wanted(grid: Grid, arm: tuning.Arm, scores: Scores) -> list[Trial]:
     """The arm's trials beyond its grid that its brackets have tried or want next, a pure function of the scores."""
     trials: dict[str, Trial] = {}
 
@@ -199,9 +199,9 @@ def wanted(settings: Settings, arm: tuning.Arm, scores: Scores) -> list[Trial]:
             trials.setdefault(trial.key, trial)
         return value
 
-    for seed, one in failure_brackets(settings, arm, noted).items():
+    for seed, one in failure_brackets(grid, arm, noted).items():
         for rate in one.wanted:
-            trial = tuning.trial_at(settings, arm.trial, rate, seed)
+            trial = tuning.trial_at(grid, arm.trial, rate, seed)
             trials.setdefault(trial.key, trial)
     return list(trials.values())
 

@@ -15,7 +15,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice
 from calib_bench.analysis.result_rows import Row, is_significant
 from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ def likely(again: RedrawnChoice, chosen: float) -> list[float]:
     return [rate for rate in again.costs if rate == chosen or again.shares.get(rate, 0.0) >= LIKELY]
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Contrasts at the runner-up, and over all rates that might well have been chosen."""
     return Table(
         "Does a contrast hang on the choice of rate?",
-        display_columns(frame, settings),
+        display_columns(frame, grid),
         table_note(
-            settings,
-            f"each arm minus beta={settings.reference:g} with cross-entropy, over the tuning seeds alone, which are "
+            grid,
+            f"each arm minus beta={grid.reference:g} with cross-entropy, over the tuning seeds alone, which are "
             "trained at every rate, so that these means are not those of other tables; no intervals",
             "runner up: the arm's rate of the second lowest selection score, behind the chosen one by so much; the "
             "reference stays at its rate",

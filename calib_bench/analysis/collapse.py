@@ -14,7 +14,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.fate import DEAD, DIVERGED
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
@@ -33,7 +33,7 @@ SCORES = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_sca
 """The method of each of RESULTS, and the per-example score that it is the mean of."""
 
 
-def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
+def rows(trials: pd.DataFrame, grid: Grid) -> list[Row]:
     """One row an arm with a collapsed seed, by any of RESULTS (`inference.collapsed`).
 
     Args:
@@ -46,7 +46,7 @@ def rows(trials: pd.DataFrame, settings: Settings) -> list[Row]:
     """
     if "accuracy" not in trials:
         return []
-    K = registry.task(settings.task).classes
+    K = registry.task(grid.task).classes
     names = [name for name in NAMES if name in trials]
     groups = trials.groupby(names, sort=False, dropna=False)
     arm_rows = (_row(arm, {name: arm[name].iloc[0] for name in names}, K) for _, arm in groups)
@@ -110,7 +110,7 @@ ESTABLISHING = (
 """Frames, of the studies that have them, by which effects are called established."""
 
 
-def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
+def mark(frames: dict[str, pd.DataFrame], grid: Grid) -> None:
     """Adds the column TWO_KINDS to frames with a row that rests on an arm of which some seeds collapsed, not all.
 
     It says "this arm" or "reference"; rows of several betas rest on the arm of each. A mark that is there stays.
@@ -118,25 +118,25 @@ def mark(frames: dict[str, pd.DataFrame], settings: Settings) -> None:
     Args:
         frames: "trials", rows of `arms.trials` with columns that name their arm, and some of ESTABLISHING.
     """
-    mixed_arms = [row for row in rows(frames["trials"], settings) if row["mixed"]]
+    mixed_arms = [row for row in rows(frames["trials"], grid) if row["mixed"]]
     if not mixed_arms:
         return
     for name, frame in frames.items():
         if name in ESTABLISHING:
-            frames[name] = _marked(frame, mixed_arms, settings)
+            frames[name] = _marked(frame, mixed_arms, grid)
 
 
-def _marked(frame: pd.DataFrame, mixed_arms: Sequence[Mapping[str, Any]], settings: Settings) -> pd.DataFrame:
-    marks = [_plain(row.get(TWO_KINDS)) or _rests_on(row, mixed_arms, settings) for row in frame.to_dict("records")]
+def _marked(frame: pd.DataFrame, mixed_arms: Sequence[Mapping[str, Any]], grid: Grid) -> pd.DataFrame:
+    marks = [_plain(row.get(TWO_KINDS)) or _rests_on(row, mixed_arms, grid) for row in frame.to_dict("records")]
     return frame.assign(**{TWO_KINDS: [text or None for text in marks]}) if any(marks) else frame
 
 
-def _rests_on(row: Mapping[Any, Any], mixed_arms: Sequence[Mapping[str, Any]], settings: Settings) -> str:
+def _rests_on(row: Mapping[Any, Any], mixed_arms: Sequence[Mapping[str, Any]], grid: Grid) -> str:
     """ "this arm" or "reference" where that is one of the mixed arms; else empty."""
     arm = _arm_of(row)
     arm["intervention"] = "" if arm.get("intervention") == TRAINED else arm.get("intervention", "")
     reference: dict[str, Any] = {key: arm[key] for key in ("model", "variant") if key in arm}
-    reference |= {"beta": settings.reference, "objective": CROSS_ENTROPY, "intervention": ""}
+    reference |= {"beta": grid.reference, "objective": CROSS_ENTROPY, "intervention": ""}
     candidates = list(map(_arm_of, mixed_arms))
     if "metric" in row and "head_rate" in row:  # a 2x2 rests on every cell, whatever it is called
         candidates = [one for one in candidates if one.get("intervention", "") in ("", RATE, MAGNITUDE)]
@@ -195,7 +195,7 @@ def none_seen(seeds: int) -> str:
     return f"no collapse among {seeds} seeds still allows a rate of up to {rate(0, seeds).high:.0%} of trials"
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """The arms with collapsed seeds.
 
     Args:
@@ -203,9 +203,9 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """
     return Table(
         "Trials that collapsed",
-        display_columns(frame.drop(columns="mixed", errors="ignore"), settings),
+        display_columns(frame.drop(columns="mixed", errors="ignore"), grid),
         table_note(
-            settings,
+            grid,
             "collapsed: diverged, or worse than the better half of the arm's seeds, in accuracy or repaired log loss, "
             "by a gap of at least a fifth of the distance to guessing (three tenths with 3 or 4 seeds) and of at "
             f"least {TIMES:g} within-group standard deviations divided by that fraction; share of the trials "

@@ -18,7 +18,7 @@ from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import SPLIT, Measures
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
 from calib_bench.analysis.result_rows import Row, doubtful, fields
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, share, widened, within
 from calib_bench.inference.scores import with_doubt
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 PARTS = ("total", "conf", "dyn")
 
 
-def is_reference(name: Mapping[str, Any], settings: Settings) -> bool:
+def is_reference(name: Mapping[str, Any], grid: Grid) -> bool:
     """Whether the arm so named is the one that others of its family are compared with."""
-    return name["beta"] == settings.reference and name["objective"] == CROSS_ENTROPY
+    return name["beta"] == grid.reference and name["objective"] == CROSS_ENTROPY
 
 
 def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:

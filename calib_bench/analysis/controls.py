@@ -15,7 +15,7 @@ from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, cell, excludes_zero
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
@@ -43,9 +43,9 @@ SECTION = Section(
 """Where a study's page shows them."""
 
 
-def undertrained(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+def undertrained(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
     """The reference at its chosen rate for an eighth of its epochs; None where `why_none`, or where it has no rate."""
-    reference = _reference(settings, arms)
+    reference = _reference(grid, arms)
     if reference is None or not reference.trials or why_none(reference.trial) is not None:
         return None
     return shorter(reference)
@@ -75,27 +75,27 @@ def shorter(arm: Arm) -> Arm:
     return Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
 
 
-def identity(settings: Settings, arms: Sequence[Arm]) -> tuple[Arm, Arm] | None:
+def identity(grid: Grid, arms: Sequence[Arm]) -> tuple[Arm, Arm] | None:
     """The arm with the beta farthest from the reference's, and the same training written as its two factors.
 
     None without interventions, for another optimizer than sgd (the identity is exact for it alone), or while pending.
     """
-    reference = _reference(settings, arms)
-    if reference is None or settings.interventions != "yes" or reference.trial.optimizer != "sgd":
+    reference = _reference(grid, arms)
+    if reference is None or grid.interventions != "yes" or reference.trial.optimizer != "sgd":
         return None
     if why_not(reference.trial):
         return None
-    arm = _farthest(settings, [arm for arm in arms if arm is not reference])
+    arm = _farthest(grid, [arm for arm in arms if arm is not reference])
     if arm is None or not arm.trials:
         return None
-    trials = {seed: _refactored(trial, settings.reference) for seed, trial in arm.trials.items()}
+    trials = {seed: _refactored(trial, grid.reference) for seed, trial in arm.trials.items()}
     return arm, Arm(next(iter(trials.values())), arm.rates, {}, arm.chosen, arm.status, trials)
 
 
-def _farthest(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+def _farthest(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
     """The cross-entropy arm with the beta farthest from the reference's; None where there is none."""
     candidates = [arm for arm in arms if arm.trial.objective == CROSS_ENTROPY]
-    return max(candidates, key=lambda arm: abs(math.log(arm.trial.beta / settings.reference)), default=None)
+    return max(candidates, key=lambda arm: abs(math.log(arm.trial.beta / grid.reference)), default=None)
 
 
 def _refactored(trial: Trial, reference: float) -> Trial:
@@ -105,33 +105,33 @@ def _refactored(trial: Trial, reference: float) -> Trial:
     return trial.model_copy(update={"beta": reference, "head_lr": factor**2, "head_init": factor, "lr": rate})
 
 
-def _reference(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
-    return next((a for a in arms if a.trial.beta == settings.reference and a.trial.objective == CROSS_ENTROPY), None)
+def _reference(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
+    return next((a for a in arms if a.trial.beta == grid.reference and a.trial.objective == CROSS_ENTROPY), None)
 
 
-def trials(settings: Settings, arms: Sequence[Arm]) -> Iterator[Trial]:
+def trials(grid: Grid, arms: Sequence[Arm]) -> Iterator[Trial]:
     """The trials that a family's controls take, given its arms of the grid."""
-    short, same = undertrained(settings, arms), identity(settings, arms)
+    short, same = undertrained(grid, arms), identity(grid, arms)
     for arm in (short, same[1] if same else None):
         yield from arm.trials.values() if arm else ()
 
 
-def base(settings: Settings, arms: Sequence[Arm]) -> Arm | None:
+def base(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
     """The arm at the reference's beta whose controls run in a study without a single reference.
 
     Args:
         arms: of one family, those of the grid first.
     """
-    at_reference = [arm for arm in arms if arm.trial.beta == settings.reference]
-    return _reference(settings, at_reference) or next(iter(at_reference), None)
+    at_reference = [arm for arm in arms if arm.trial.beta == grid.reference]
+    return _reference(grid, at_reference) or next(iter(at_reference), None)
 
 
-def plan(settings: Settings, scores: Scores, more: More | None = None) -> list[Trial]:
+def plan(grid: Grid, scores: Scores, more: More | None = None) -> list[Trial]:
     """As `tuning.plan`, and the trials of each family's positive control: see `read`."""
     return unique(
         trial
-        for family in tuned(settings, scores, more)
-        for trial in (*family.trials(), *positive(base(settings, family.arms)))
+        for family in tuned(grid, scores, more)
+        for trial in (*family.trials(), *positive(base(grid, family.arms)))
     )
 
 
@@ -141,13 +141,13 @@ def positive(arm: Arm | None) -> Iterator[Trial]:
         yield from shorter(arm).trials.values()
 
 
-def read(settings: Settings, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
+def read(grid: Grid, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:
     """The rows of a family's controls, which `plan` has trained; none before its reference's rate is chosen.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    reference = base(settings, arms)
+    reference = base(grid, arms)
     if reference is None or not reference.trials:
         return []
     return of_arm(store, reference, each.named(reference, variant), nested)
@@ -217,7 +217,7 @@ def _worst(row: Mapping[str, float], columns: Sequence[str]) -> float:
     return max(abs(row[name]) for name in columns)
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Table of the controls, each with its expected result and whether it was observed."""
     stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
     names = (
@@ -234,14 +234,14 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
         "dropped",
         "limit",
     )
-    if settings.limit is not None:
-        frame = frame.assign(limit=settings.limit)
+    if grid.limit is not None:
+        frame = frame.assign(limit=grid.limit)
     equal = "control" in frame and (frame["control"] == IDENTITY).any()
     columns = [c for c in frame if c in names or (c.startswith(stems) and "share" not in c)]
     return Table(
         "Controls: comparisons with a known answer",
         frame[columns],
-        (f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else "")
+        (f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else "")
         + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
         "must be 0 and total must equal conf. Positive: the reference trained for about an eighth of its epochs, which "
         "must not be 0; else the study has no power."

@@ -40,7 +40,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
 )
 from calib_bench.analysis.table_notes import betas, describe_sample, display_columns, families, sample, table_note
 from calib_bench.analysis.trial_predictions import REPAIRED
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.inference import Fitted, within
@@ -76,13 +76,13 @@ class Part:
     template: Trial
 
 
-def parts(settings: Settings, grid: Iterable[Trial]) -> list[Part]:
-    """The interventions of a family, given its arms of the grid; none where they are off or do not apply."""
-    templates = {template.beta: template for template in grid if template.objective == CROSS_ENTROPY}
-    reference = templates.pop(settings.reference, None)
-    if reference is None or settings.interventions != "yes" or why_not(reference):
+def parts(grid: Grid, templates: Iterable[Trial]) -> list[Part]:
+    """The interventions of a family, given its templates of the grid; none where they are off or do not apply."""
+    at_beta = {template.beta: template for template in templates if template.objective == CROSS_ENTROPY}
+    reference = at_beta.pop(grid.reference, None)
+    if reference is None or grid.interventions != "yes" or why_not(reference):
         return []
-    return [part for beta in sorted(templates) for part in _at(settings, reference, beta)]
+    return [part for beta in sorted(at_beta) for part in _at(grid, reference, beta)]
 
 
 def why_not(reference: Trial) -> str:
@@ -102,23 +102,23 @@ FACTORS = {"sgd": 2, "adam": 1, "adamw": 1}
 """By optimizer, the power of beta by which training at beta multiplies the head's rate."""
 
 
-def _at(settings: Settings, reference: Trial, beta: float) -> list[Part]:
-    factor = beta / settings.reference
+def _at(grid: Grid, reference: Trial, beta: float) -> list[Part]:
+    factor = beta / grid.reference
     power = FACTORS[reference.optimizer]
     # The head's decay is divided by its rate's factor; Adam's, which it adds to a gradient, by another one.
     decay = reference.head_decay / (factor if reference.optimizer == "adam" else 1.0)
     changes = {
         RATE: {"head_lr": factor**power, "head_decay": decay},
         MAGNITUDE: {"head_init": factor},
-        SWITCH_TO: {"beta": beta, "switch_from": settings.reference, "switch_at": settings.switch_at},
-        SWITCH_FROM: {"switch_from": beta, "switch_at": settings.switch_at},
+        SWITCH_TO: {"beta": beta, "switch_from": grid.reference, "switch_at": grid.switch_at},
+        SWITCH_FROM: {"switch_from": beta, "switch_at": grid.switch_at},
     }
     return [Part(kind, beta, reference.model_copy(update=update)) for kind, update in changes.items()]
 
 
-def more(settings: Settings) -> More:
+def more(grid: Grid) -> More:
     """What `tuning` tunes beside the grid: the interventions' templates of a family."""
-    return lambda grid: [part.template for part in parts(settings, grid)]
+    return lambda templates: [part.template for part in parts(grid, templates)]
 
 
 def rows(by_kind: Mapping[str, Measures], reference: Measures, names: Mapping[str, Row], nested: bool) -> list[Row]:
@@ -215,10 +215,10 @@ def _values(measures: Measures, seeds: list[int], method: str, score: str) -> Te
     return measures.examples[method][score][[measures.seeds.index(seed) for seed in seeds]]
 
 
-def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
     """The interventions against the reference, and the 2x2; none without rows."""
     arms, design = frames["interventions"], frames["two_by_two"]
-    ref = f"beta={settings.reference:g}"
+    ref = f"beta={grid.reference:g}"
     by_name = {}
     if len(arms):
         stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
@@ -227,12 +227,12 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
         keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
         by_name["interventions"] = Table(
             "Interventions: what moves when one part of beta moves",
-            display_columns(arms[keep], settings),
+            display_columns(arms[keep], grid),
             table_note(
-                settings,
+                grid,
                 f"Each arm minus {ref} with cross-entropy; {sample(arms)}. Head rate and initial magnitude: trained at "
                 f"{ref} with the head's rate, or its initial weights, changed as beta changes them; both together are "
-                f"training at beta. Switch: beta changes after {settings.switch_at:.0%} of the updates, from {ref} "
+                f"training at beta. Switch: beta changes after {grid.switch_at:.0%} of the updates, from {ref} "
                 f"(to) or to {ref} (from), without changing a prediction there. Rates tuned like every arm's. "
                 "* Holm-adjusted p < .05 over the rows of this table",
                 *marks(arms[keep]),
@@ -241,9 +241,9 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, 
     if len(design):
         by_name["two_by_two"] = Table(
             "Beta as two factors: the head's rate and the initial logit magnitude",
-            display_columns(design, settings),
+            display_columns(design, grid),
             table_note(
-                settings,
+                grid,
                 f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
                 "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
                 f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
@@ -263,7 +263,7 @@ def adjust(frames: dict[str, pd.DataFrame]) -> None:
         frames["two_by_two"] = adjusted(frames["two_by_two"], "metric")
 
 
-def words(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+def words(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
     """Sentences on the interventions, the 2x2 first."""
     sentences = []
     for where, family in families(frames["two_by_two"]):
@@ -271,7 +271,7 @@ def words(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
     for where, family in families(frames["interventions"]):
         switched = family[family["intervention"].isin((SWITCH_TO, SWITCH_FROM))]
         if len(switched) and "accuracy" in switched:
-            sentences.append(f"{where}{_switches(switched, settings)}")
+            sentences.append(f"{where}{_switches(switched, grid)}")
     return sentences
 
 
@@ -299,14 +299,14 @@ def _design(frame: pd.DataFrame) -> str:
     return f"Beta split into the head's learning rate and the initial logit magnitude: {'; '.join(clauses)}."
 
 
-def _switches(frame: pd.DataFrame, settings: Settings) -> str:
-    ways = {SWITCH_TO: f"{settings.reference:g} to beta", SWITCH_FROM: f"beta to {settings.reference:g}"}
+def _switches(frame: pd.DataFrame, grid: Grid) -> str:
+    ways = {SWITCH_TO: f"{grid.reference:g} to beta", SWITCH_FROM: f"beta to {grid.reference:g}"}
     clauses = []
     for kind, way in ways.items():
         switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
         clauses.append(f"from {way}, {_switch(switch_rows)}")
     return (
-        f"Switching beta after {settings.switch_at:.0%} of training, with no prediction changed at the switch: "
+        f"Switching beta after {grid.switch_at:.0%} of training, with no prediction changed at the switch: "
         f"{'; '.join(clauses)}."
     )
 

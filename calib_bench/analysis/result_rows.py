@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import number
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
 
@@ -59,12 +59,12 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     return out
 
 
-def drop_single_seed_intervals(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def drop_single_seed_intervals(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """The frame without limits and p-values where one seed of several is left: they would count examples alone.
 
     A study that was given one seed keeps them, and says so.
     """
-    if len(settings.seed or ()) < 2 or "seeds" not in frame:
+    if len(grid.seed) < 2 or "seeds" not in frame:
         return frame
     ends = [c for c in frame.columns if c.endswith(("_low", "_high", "_p"))]
     out = frame.copy()

@@ -32,7 +32,7 @@ from calib_bench.analysis.result_rows import (
 from calib_bench.analysis.table_notes import betas, display_columns, families, over_beta, sample, table_note
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
@@ -84,7 +84,7 @@ class Seeds:
     at_chosen: Mapping[int, float] = field(default_factory=dict)
 
 
-def read(measures: Measures, store: Results, settings: Settings, name: Row, examples: bool = True) -> Seeds:
+def read(measures: Measures, store: Results, grid: Grid, name: Row, examples: bool = True) -> Seeds:
     """The results of one arm's seeds, from its measures and its stored trials.
 
     Args:
@@ -92,8 +92,8 @@ def read(measures: Measures, store: Results, settings: Settings, name: Row, exam
     """
     arm = measures.arm
     values = {k: measures.examples[method][score] for k, (method, score) in GAINS.items() if measures.seeds}
-    tuners = (settings.seed or ())[: settings.tune_seeds]
-    tried, at_chosen = _states(arm, store, settings)
+    tuners = grid.seed[: grid.tune_seeds]
+    tried, at_chosen = _states(arm, store, grid)
     fresh = {seed: bad for seed, bad in at_chosen.items() if seed not in tuners}
     counted = fresh or at_chosen
     return Seeds(
@@ -101,18 +101,18 @@ def read(measures: Measures, store: Results, settings: Settings, name: Row, exam
         seeds=measures.seeds,
         means={k: _at_chosen(measures, k, v.mean(1).tolist()) for k, v in values.items()},
         examples=values if examples else {},
-        selection=_selection_scores(arm, store, settings),
+        selection=_selection_scores(arm, store, grid),
         tried=tried,
         chosen=(len(counted), sum(counted.values())),
         fresh=bool(fresh),
         moves=_moves(measures),
-        at_chosen=_selection_scores(arm.at_chosen(), store, settings) if arm.elsewhere else {},
+        at_chosen=_selection_scores(arm.at_chosen(), store, grid) if arm.elsewhere else {},
     )
 
 
-def _selection_scores(arm: Arm, store: Results, settings: Settings) -> dict[int, float]:
+def _selection_scores(arm: Arm, store: Results, grid: Grid) -> dict[int, float]:
     """By seed the score of the arm's trial on the selection split, of those that have run."""
-    scores = store.scores(settings.select)
+    scores = store.scores(grid.select)
     by_seed = {seed: scores(trial) for seed, trial in sorted(arm.trials.items())}
     return {seed: score for seed, score in by_seed.items() if score is not None}
 
@@ -133,13 +133,13 @@ def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple
     return tuple(at_chosen.get(seed, mean) for seed, mean in zip(measures.seeds, means, strict=True))
 
 
-def _states(arm: Arm, store: Results, settings: Settings) -> tuple[tuple[int, int], dict[int, bool]]:
+def _states(arm: Arm, store: Results, grid: Grid) -> tuple[tuple[int, int], dict[int, bool]]:
     """Stored trials of all rates and how many failed; at the chosen rate, by seed, whether it did."""
     ran = diverged = 0
     chosen = {}
     for tried in arm.rates:
-        for seed in settings.seed or ():
-            trial = trial_at(settings, arm.trial, tried, seed)
+        for seed in grid.seed:
+            trial = trial_at(grid, arm.trial, tried, seed)
             if not store.has(trial):
                 continue
             bad = store.fate(trial) in FAILED
@@ -269,7 +269,7 @@ def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) ->
     return widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Spread over seeds, peak against mean, and divergence."""
     frame = adjusted(frame, "result") if "result" in frame else frame
     seeds = "no" if not len(frame) else f"up to {int(frame['seeds'].max())}"
@@ -277,11 +277,11 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
     return Table(
         "How far results depend on the seed",
-        display_columns(frame.drop(columns="fresh", errors="ignore"), settings),
+        display_columns(frame.drop(columns="fresh", errors="ignore"), grid),
         table_note(
-            settings,
+            grid,
             "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow "
-            f"for heavy tails; spread ratio: to that of beta={settings.reference:g} with cross-entropy over the same "
+            f"for heavy tails; spread ratio: to that of beta={grid.reference:g} with cross-entropy over the same "
             "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
             "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
             "number of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of "
@@ -296,15 +296,15 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     )
 
 
-def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
+def gain_table(frame: pd.DataFrame, grid: Grid) -> Table:
     """The gain of choosing beta."""
     return Table(
         "What choosing beta on the selection split gains on the test split",
-        display_columns(adjusted(frame), settings),
+        display_columns(adjusted(frame), grid),
         table_note(
-            settings,
-            f"the chosen beta minus beta={settings.reference:g}, same objective, each beta at its tuned rate; chosen "
-            f"by mean {settings.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
+            grid,
+            f"the chosen beta minus beta={grid.reference:g}, same objective, each beta at its tuned rate; chosen "
+            f"by mean {grid.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
             "the other seeds choose (choices: how often each), so the interval covers the choice of beta, and that of "
             "the rates at the chosen beta and the reference; training at every beta is what it costs",
             sample(frame),
@@ -314,16 +314,16 @@ def gain_table(frame: pd.DataFrame, settings: Settings) -> Table:
     )
 
 
-def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the betas at which results depend more on the seed, or training diverges."""
     sentences: list[str] = []
     if "result" not in frame:
         return sentences
     for where, family in families(adjusted(frame, "result")):
         for result, rows_ in family.groupby("result", sort=False):
-            rows = [row for row in over_beta(rows_, settings) if math.isfinite(row.get("spread_ratio_low", math.nan))]
+            rows = [row for row in over_beta(rows_, grid) if math.isfinite(row.get("spread_ratio_low", math.nan))]
             if rows:
-                sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, settings)}.")
+                sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, grid)}.")
         sentences += [where + text for text in _peak(family)]
         text = _diverged(family.drop_duplicates(["beta", "objective"]))
         if text:
@@ -331,13 +331,13 @@ def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
     return sentences
 
 
-def _spreads(rows: Sequence[Row], settings: Settings) -> str:
+def _spreads(rows: Sequence[Row], grid: Grid) -> str:
     sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not revoked(row)]
     silent = [row for row in rows if row not in sure]
     clauses = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
     if silent:
         clauses.append(f"inconclusive at {betas(silent)}")
-    return f"its standard deviation compared with beta={settings.reference:g}: {', '.join(clauses)}"
+    return f"its standard deviation compared with beta={grid.reference:g}: {', '.join(clauses)}"
 
 
 def _peak(frame: pd.DataFrame) -> list[str]:
@@ -378,7 +378,7 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
     return list({row["beta"]: {"beta": row["beta"]} for row in rows}.values())
 
 
-def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the gain of choosing beta on the selection split."""
     sentences = []
     for where, family in families(adjusted(frame) if len(frame) else frame):
@@ -391,13 +391,11 @@ def gain_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
                 f"{where}Choosing beta{loss} on the selection split ({n}; all together choose {_beta(first['chosen'])})"
             )
             if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in by_result.values()):
-                sentences.append(
-                    f"{begin} always chooses the reference, {_beta(settings.reference)}: it gains nothing."
-                )
+                sentences.append(f"{begin} always chooses the reference, {_beta(grid.reference)}: it gains nothing.")
                 continue
             parts = [f"{result} by {cell(row, 'gain')}{_sure(row)}" for result, row in by_result.items()]
             sentences.append(
-                f"{begin} instead of {_beta(settings.reference)} changes test {'; '.join(parts)}; the choice itself is "
+                f"{begin} instead of {_beta(grid.reference)} changes test {'; '.join(parts)}; the choice itself is "
                 "counted."
             )
     return sentences

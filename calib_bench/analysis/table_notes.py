@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.result_rows import Row, excludes_zero, is_significant, why_loose
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
@@ -19,21 +19,21 @@ HIDDEN = ("nested", "examples")
 """Columns that a note or a warning covers, hidden from the table."""
 
 
-def display_columns(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+def display_columns(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """The frame without the columns that only its note tells; a smoke run's limit beside every row."""
     out = frame.drop(columns=[c for c in HIDDEN if c in frame])
-    return out if settings.limit is None else out.assign(limit=settings.limit)
+    return out if grid.limit is None else out.assign(limit=grid.limit)
 
 
-def table_note(settings: Settings, *parts: str) -> str:
+def table_note(grid: Grid, *parts: str) -> str:
     """A table's note, its parts as sentences; the note of a smoke run says so first."""
-    smoke = [] if settings.limit is None else [f"SMOKE RUN, limit={settings.limit}, not a result"]
+    smoke = [] if grid.limit is None else [f"SMOKE RUN, limit={grid.limit}, not a result"]
     return ". ".join([*smoke, *(part for part in parts if part)]) + "."
 
 
-def rate_unit(settings: Settings) -> str:
+def rate_unit(grid: Grid) -> str:
     """What the unit of the rates is relative to, for the note of a table of rates; empty of absolute ones."""
-    spaces = (settings.spaces or {}).values()
+    spaces = grid.spaces.values()
     if not any("lr_rel" in space["lr_unit"] for space in spaces):
         return ""
     text = "lr_rel: rate lambda_max / 2 at initialization, 1 is the critical rate of plain gradient descent"
@@ -102,7 +102,7 @@ def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield where, rows
 
 
-def over_beta(frame: pd.DataFrame, settings: Settings) -> list[Row]:
+def over_beta(frame: pd.DataFrame, grid: Grid) -> list[Row]:
     """Rows of cross-entropy arms at another beta than the reference's."""
-    other_betas = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != settings.reference)]
+    other_betas = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != grid.reference)]
     return other_betas.to_dict("records")

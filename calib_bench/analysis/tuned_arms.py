@@ -14,7 +14,7 @@ from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_s
 from calib_bench.analysis.table_notes import display_columns, rate_unit, table_note
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Table
 from calib_bench.planning.tuning import Arm
 
@@ -30,7 +30,7 @@ class Reader:
     """Arms read so far.
 
     Attributes:
-        settings: resolved.
+        grid: whose arms they are.
         store: what is read.
         nested: seeds have test examples of their own.
         arms: those measured.
@@ -38,7 +38,7 @@ class Reader:
         trials, rates, controls: rows of the tables that every study of tuned arms has.
     """
 
-    settings: Settings
+    grid: Grid
     store: Results
     nested: bool
     arms: list[Arm] = field(default_factory=list)
@@ -59,37 +59,37 @@ class Reader:
 
     def control(self, arms: Sequence[Arm], variant: str | None) -> None:
         """The controls of a family, whose trials `controls.plan` has; they are no arms of the study."""
-        self.controls += controls.read(self.settings, self.store, arms, variant, self.nested)
+        self.controls += controls.read(self.grid, self.store, arms, variant, self.nested)
 
     def controlled(self) -> pd.DataFrame:
         """Frame of the control rows, without the limits of rows that rest on one of several seeds."""
         import pandas as pd
 
-        return drop_single_seed_intervals(pd.DataFrame(self.controls), self.settings)
+        return drop_single_seed_intervals(pd.DataFrame(self.controls), self.grid)
 
     def tables(self) -> dict[str, Table]:
         """The controls, the rates that were tried, and the trials at the chosen ones."""
         import pandas as pd
 
-        settings = self.settings
-        score, tried = settings.select.replace("_", " "), pd.DataFrame(self.rates)
+        grid = self.grid
+        score, tried = grid.select.replace("_", " "), pd.DataFrame(self.rates)
         rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
-        unit = rate_unit(settings)
-        optional = {"controls": controls.table(self.controlled(), settings)} if self.controls else {}
+        unit = rate_unit(grid)
+        optional = {"controls": controls.table(self.controlled(), grid)} if self.controls else {}
         trials = pd.DataFrame(self.trials)
-        collapses = collapse.rows(trials, settings)
+        collapses = collapse.rows(trials, grid)
         if collapses:
-            optional |= {"collapse": collapse.table(pd.DataFrame(collapses), settings)}
+            optional |= {"collapse": collapse.table(pd.DataFrame(collapses), grid)}
         return optional | {
             "rates": Table(
                 "Learning rates tried",
-                display_columns(tried, settings),
-                table_note(settings, rates, unit),
+                display_columns(tried, grid),
+                table_note(grid, rates, unit),
             ),
             "trials": Table(
                 "Trials at the chosen rates, test split",
-                display_columns(trials, settings),
-                table_note(settings, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
+                display_columns(trials, grid),
+                table_note(grid, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
             ),
         }
 
@@ -97,9 +97,9 @@ class Reader:
         """Warnings on the arms read so far, then `more`, each once."""
         import pandas as pd
 
-        settings = self.settings.model_copy(update={"interventions": "no"})
+        grid = self.grid.model_copy(update={"interventions": "no"})
         frames = {"trials": pd.DataFrame(self.trials)}
-        arm_warnings = warnings(settings, self.arms, (), frames, {}, self.store.provenance())
+        arm_warnings = warnings(grid, self.arms, (), frames, self.store.provenance())
         return tuple(dict.fromkeys([*arm_warnings, *more]))
 
     def analysis(
@@ -121,20 +121,20 @@ class Reader:
         scores = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
         control_rows, trials = self.controlled(), pd.DataFrame(self.trials)
         verdict = (*untrained(self.arms), *verdict)
-        shared = {"arms": self.arms, "measurements": scores, "reference": self.settings.reference}
+        shared = {"arms": self.arms, "measurements": scores, "reference": self.grid.reference}
         return Analysis(
-            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.settings)), *controls.told(control_rows)),
+            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.grid)), *controls.told(control_rows)),
             tables={**tables, **self.tables()},
             warnings=self.warnings(more),
-            data={**shared, "limit": self.settings.limit, **data},
+            data={**shared, "limit": self.grid.limit, **data},
             summary=(*summary, *controls.outcome(control_rows)) if summary else (),
         )
 
 
-def intervals(settings: Settings, nested: bool) -> str:
+def intervals(grid: Grid, nested: bool) -> str:
     """What kind of interval crossed differences have, for notes."""
     if nested:
         return "95% t intervals over seeds, each with its own test examples"
-    if len(settings.seed or ()) > 1:
+    if len(grid.seed) > 1:
         return "95% intervals over seeds and test examples together"
     return "95% intervals over test examples only, since there is one seed"

@@ -10,7 +10,7 @@ from calib_bench.analysis import collapse
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.interventions import why_not
 from calib_bench.core.fate import DEAD, GUESS
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
@@ -32,62 +32,66 @@ STATES = (
 
 
 def warnings(
-    settings: Settings,
-    grid: Sequence[Arm],
+    grid: Grid,
+    arms: Sequence[Arm],
     extra: Sequence[Arm],
     frames: Mapping[str, pd.DataFrame],
-    refused: Mapping[str, str],
     provenance: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """Every warning, each once.
 
     Args:
-        grid: its arms.
+        arms: those of the grid.
         extra: those of the interventions.
-        refused: by calibrator that could not be fitted, the reason.
     """
-    arms = [*grid, *extra]
-    references = [arm for arm in grid if is_reference(arm.trial.model_dump(), settings)]
-    sentences = _smoke(settings) + untrained(arms) + _batches(arms, provenance)
-    sentences += _no_reference(references, settings) + _tuning(arms) + _trials(frames["trials"])
-    sentences += collapse.warnings(collapse.rows(frames["trials"], settings))
-    sentences += _doubtful(frames.get("separation")) + _one_seed(settings)
-    sentences += _no_interventions(references, settings) + _refused(refused, settings)
+    all_arms = [*arms, *extra]
+    references = [arm for arm in arms if is_reference(arm.trial.model_dump(), grid)]
+    sentences = _smoke(grid) + untrained(all_arms) + _batches(all_arms, provenance)
+    sentences += _no_reference(references, grid) + _tuning(all_arms) + _trials(frames["trials"])
+    sentences += collapse.warnings(collapse.rows(frames["trials"], grid))
+    sentences += _doubtful(frames.get("separation")) + _one_seed(grid)
+    sentences += _no_interventions(references, grid)
     for split in provenance.get("splits", ()):
         sentences += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(sentences))
 
 
-def _smoke(settings: Settings) -> list[str]:
-    if settings.limit is None:
+def _smoke(grid: Grid) -> list[str]:
+    if grid.limit is None:
         return []
-    return [f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."]
+    return [f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."]
 
 
-def _no_reference(references: Sequence[Arm], settings: Settings) -> list[str]:
+def _no_reference(references: Sequence[Arm], grid: Grid) -> list[str]:
     if references:
         return []
-    return [f"No reference: no arm has beta={settings.reference:g} with cross-entropy, so nothing was compared."]
+    return [f"No reference: no arm has beta={grid.reference:g} with cross-entropy, so nothing was compared."]
 
 
-def _one_seed(settings: Settings) -> list[str]:
-    if len(settings.seed or ()) != 1:
+def _one_seed(grid: Grid) -> list[str]:
+    if len(grid.seed) != 1:
         return []
     return ["One seed: intervals hold for this one initialization and batch order, not for training in general."]
 
 
-def _no_interventions(references: Sequence[Arm], settings: Settings) -> list[str]:
+def _no_interventions(references: Sequence[Arm], grid: Grid) -> list[str]:
     """References that cannot be intervened on, with the reason."""
-    if settings.interventions != "yes":
+    if grid.interventions != "yes":
         return []
     reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
     return [f"Left out, interventions on {reason}." for reason in reasons]
 
 
-def _refused(refused: Mapping[str, str], settings: Settings) -> list[str]:
-    """Calibrators that could not be fitted; where all are run, those for another number of classes are no loss."""
+def refusals(refused: Mapping[str, str], requested: Sequence[str]) -> list[str]:
+    """Sentences on calibrators that could not be fitted; where all are requested, those for another number of classes
+    are no loss.
+
+    Args:
+        refused: by calibrator, the reason.
+        requested: the calibrators of the settings.
+    """
     calibrators = registry.calibrators()
-    runs_all = set(calibrators) <= set(settings.calibrator or calibrators)
+    runs_all = set(calibrators) <= set(requested)
     return [
         f"Left out, {method}: {refusal}"
         for method, refusal in refused.items()

@@ -73,9 +73,9 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
 
 def _grid(resolved: Settings) -> list[str]:
     """A line for each model with the values of every grid key."""
-    seeds = ",".join(map(str, resolved.seed or ()))
+    seeds = ",".join(map(str, resolved.seed))
     lines = []
-    for model, space in (resolved.spaces or {}).items():
+    for model, space in resolved.spaces.items():
         keys = [f"{key}={','.join(map(_short, values))}" for key, values in space.items()]
         lines.append(f"{model}: {'  '.join([*keys, f'seed={seeds}'])}")
     return lines

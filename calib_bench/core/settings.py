@@ -209,11 +209,14 @@ KEYS = tuple(name for name in FIELDS if name != "options")
 
 
 class Grid(_Frozen):
-    """Which trials complete settings span, and how a learning rate is chosen among them: what planning reads.
+    """What is asked: which trials complete settings span, how a learning rate is chosen among them, and what they are
+    compared with. Planning and analyses read nothing else.
 
     Attributes:
         spaces: by model, the values of all trial fields but the seed.
         seed: all seeds; the first `tune_seeds` of them choose the rate.
+        reference: beta of the arms that others are compared with.
+        options: keys that the study declares itself, see `StudyOptions`.
     """
 
     task: str
@@ -226,6 +229,11 @@ class Grid(_Frozen):
     limit: int | None
     precision: Precision
     pretrained: bool
+    calibrator: tuple[str, ...]
+    reference: float
+    interventions: Literal["auto", "yes", "no"]
+    switch_at: float
+    options: dict[str, Any]
 
 
 class Settings(UserSettings, Grid):
@@ -240,7 +248,7 @@ class Settings(UserSettings, Grid):
 
     @property
     def grid(self) -> Grid:
-        """The part that planning reads."""
+        """The part that planning and analyses read."""
         return _part(self, Grid)
 
     @property
@@ -272,9 +280,9 @@ class StudyOptions(_Frozen):
     """
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, grid: Grid) -> Self:
         """The study's own keys in complete settings."""
-        return cls.model_validate(settings.options)
+        return cls.model_validate(grid.options)
 
 
 def _part(settings: Settings, kind: type[Part]) -> Part:

@@ -193,7 +193,7 @@ def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str,
     """Label and value of the main facts of a run, for the top of its page; unknown ones are left out."""
     training = provenance.get("training") or {}
     facts = [
-        ("model", ", ".join(settings.model or ())),
+        ("model", ", ".join(settings.model)),
         ("seeds", str(len(settings.seed)) if settings.seed else ""),
         ("test examples", _test_examples(provenance)),
         ("trials", f"{training['trials']:,}" if training else ""),

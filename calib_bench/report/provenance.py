@@ -20,7 +20,7 @@ def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dic
         trials: those of the study; what is not stored is not counted.
     """
     stored = store.provenance()
-    seeds = ", ".join(map(str, settings.seed or ()))
+    seeds = ", ".join(map(str, settings.seed))
     return {
         "command": stored["command"],
         "seeds": seeds,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
 from calib_bench.studies.beta_switch.switches import FROM, TO
 
@@ -18,12 +18,12 @@ MOVES = ("accuracy", "log_loss_dyn")
 """Results that only learning changes: no temperature after training does."""
 
 
-def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on when in training beta matters.
 
     Args:
         frame: rows of `analyse`, Holm-adjusted.
-        settings: resolved.
+        grid: whose arms they are.
     """
     if not len(frame) or "accuracy" not in frame:
         return ["There is nothing to compare: no switched arm shares a finished seed with one that never switches."]
@@ -33,17 +33,17 @@ def verdict(frame: pd.DataFrame, settings: Settings) -> list[str]:
     for (*name, beta), beta_rows in frame.groupby([*keys, "beta"], sort=False):
         where = f"{' '.join(part for part in name if part)}: " if several else ""
         rows = beta_rows[beta_rows["accuracy"].notna()].to_dict("records")
-        sentences += [where + text for text in _beta_sentences(rows, float(beta), settings)]
+        sentences += [where + text for text in _beta_sentences(rows, float(beta), grid)]
     return sentences
 
 
-def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> list[str]:
+def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> list[str]:
     """On one beta of one model and objective: all along, then switches from it and to it."""
-    ways = [_way(rows, way, beta, settings) for way in (FROM, TO)]
-    return [_all_along(rows, beta, settings), *(text for text in ways if text)]
+    ways = [_way(rows, way, beta, grid) for way in (FROM, TO)]
+    return [_all_along(rows, beta, grid), *(text for text in ways if text)]
 
 
-def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def summary(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Summary: in how many arms training before, or after, the switch made a significant difference, and where."""
     if not len(frame) or "accuracy" not in frame or frame.groupby(["model", "objective"]).ngroups > 1:
         return []
@@ -52,7 +52,7 @@ def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
     for against, part in ((ALL_ALONG, "before"), (NEVER, "after")):
         compared = [row for row in rows if row["against"] == against]
         sure = [row for row in compared if moved(row)]
-        where = _shares_by_switch(sure, settings)
+        where = _shares_by_switch(sure, grid)
         at_shares = f", with the switch at {'; '.join(where)}" if where else ""
         sentences.append(
             f"Training {part} the switch made a significant difference in {len(sure)} of {len(compared)}{at_shares}."
@@ -60,11 +60,11 @@ def summary(frame: pd.DataFrame, settings: Settings) -> list[str]:
     return sentences
 
 
-def _shares_by_switch(rows: Sequence[Mapping[str, Any]], settings: Settings) -> list[str]:
+def _shares_by_switch(rows: Sequence[Mapping[str, Any]], grid: Grid) -> list[str]:
     """The shares of the updates after which a switch came, by beta and way."""
     texts = []
     for beta in sorted({row["beta"] for row in rows}):
-        ends = {FROM: f"beta={beta:.3g} to {settings.reference:g}", TO: f"beta={settings.reference:g} to {beta:.3g}"}
+        ends = {FROM: f"beta={beta:.3g} to {grid.reference:g}", TO: f"beta={grid.reference:g} to {beta:.3g}"}
         for way, text in ends.items():
             group = [row for row in rows if (row["beta"], row["way"]) == (beta, way)]
             if group:
@@ -72,9 +72,9 @@ def _shares_by_switch(rows: Sequence[Mapping[str, Any]], settings: Settings) -> 
     return texts
 
 
-def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, settings: Settings) -> str:
+def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> str:
     plain = next((row for row in rows if row["against"] == "reference"), None)
-    begin = f"All along at beta={beta:.3g} instead of {settings.reference:g}"
+    begin = f"All along at beta={beta:.3g} instead of {grid.reference:g}"
     if plain is None:
         return f"{begin}: no seed has finished at both."
     loose = "" if moved(plain) else "; inconclusive"
@@ -86,9 +86,9 @@ def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, settings: Setting
     )
 
 
-def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, settings: Settings) -> str:
+def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, grid: Grid) -> str:
     """Sentence on the effect of training before the switch and of training after it, in one direction."""
-    first, last = (f"{beta:.3g}", f"{settings.reference:g}")
+    first, last = (f"{beta:.3g}", f"{grid.reference:g}")
     first, last = (first, last) if way == FROM else (last, first)
     begun = [row for row in rows if row["way"] == way and row["against"] == ALL_ALONG]
     rest = [row for row in rows if row["way"] == way and row["against"] == NEVER]

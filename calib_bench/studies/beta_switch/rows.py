@@ -14,7 +14,7 @@ from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.analysis.tuned_arms import Reader
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, Interval, share
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.beta_switch.switches import TO, Switch, switches
@@ -34,11 +34,11 @@ def family_rows(reader: Reader, arms: Sequence[Arm], variant: str | None) -> lis
         arms: of one model and recipe, switched ones among them.
         variant: what tells the family from others of its model.
     """
-    unswitched, switched = _by_switch(reader.settings, arms)
+    unswitched, switched = _by_switch(reader.grid, arms)
     rows: list[Row] = []
     for objective in dict.fromkeys(arm.trial.objective for arm in unswitched):
         at_beta = {arm.trial.beta: arm for arm in unswitched if arm.trial.objective == objective}
-        if reader.settings.reference not in at_beta:
+        if reader.grid.reference not in at_beta:
             continue
         name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
         of_objective = [pair for pair in switched if pair[0].trial.objective == objective]
@@ -46,9 +46,9 @@ def family_rows(reader: Reader, arms: Sequence[Arm], variant: str | None) -> lis
     return rows
 
 
-def _by_switch(settings: Settings, arms: Sequence[Arm]) -> tuple[list[Arm], list[tuple[Arm, Switch]]]:
+def _by_switch(grid: Grid, arms: Sequence[Arm]) -> tuple[list[Arm], list[tuple[Arm, Switch]]]:
     """The arms that never switch, and those that do with their switch."""
-    planned = switches(settings, [arm.trial for arm in arms if not arm.trial.switch_from])
+    planned = switches(grid, [arm.trial for arm in arms if not arm.trial.switch_from])
     switch_of = {switch.template: switch for switch in planned}
     unswitched = [arm for arm in arms if arm.trial not in switch_of]
     return unswitched, [(arm, switch_of[arm.trial]) for arm in arms if arm.trial in switch_of]
@@ -58,7 +58,7 @@ def _objective_rows(
     reader: Reader, at_beta: Mapping[float, Arm], switched: Sequence[tuple[Arm, Switch]], name: Row
 ) -> list[Row]:
     """Rows of one objective: `at_beta` are the arms that never switch, the reference's among them."""
-    reference_beta = reader.settings.reference
+    reference_beta = reader.grid.reference
     reference = _light(_read(reader, at_beta[reference_beta], name))
     rows: list[Row] = []
     for beta in sorted(set(at_beta) - {reference_beta}):

@@ -14,7 +14,7 @@ from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -27,20 +27,20 @@ from calib_bench.studies.beta_switch.switches import more, switches, why_not
 from calib_bench.studies.beta_switch.tables import switch_tables
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """The grid and every switch between its betas and the reference, each with a rate of its own, and controls.
 
     Raises:
         SettingsError: no arm can switch, or there is nothing to switch to.
     """
-    grid = list(tuning.templates(settings))
-    if not switches(settings, grid):
-        why = next((why for template in grid if (why := why_not(template))), "there is one beta, give beta=0.1,1")
+    templates = list(tuning.templates(grid))
+    if not switches(grid, templates):
+        why = next((why for template in templates if (why := why_not(template))), "there is one beta, give beta=0.1,1")
         raise SettingsError(f"study=beta_switch has no arm whose beta can switch: {why}")
-    return controls.plan(settings, scores, more(settings))
+    return controls.plan(grid, scores, more(grid))
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Every switched arm against never switching, and against the beta it ends at all along.
 
     Raises:
@@ -48,9 +48,9 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    families = tuning.tuned(settings, store.scores(settings.select), more(settings))
+    families = tuning.tuned(grid, store.scores(grid.select), more(grid))
     variants = each.variants(family.arms[0].trial.family() for family in families)
-    reader = Reader(settings, store, own_tests(store, [arm for family in families for arm in family.arms]))
+    reader = Reader(grid, store, own_tests(store, [arm for family in families for arm in family.arms]))
     rows: list[Row] = []
     left_out: list[str] = []
     for family in families:
@@ -58,10 +58,10 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         reader.control(family.arms, variants[family.arms[0].trial.family()])
         templates = {arm.trial.objective: arm.trial for arm in family.arms}
         left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
-    frame = drop_single_seed_intervals(pd.DataFrame(rows), settings)
+    frame = drop_single_seed_intervals(pd.DataFrame(rows), grid)
     frame = adjusted(frame, "against") if len(frame) else frame
-    tables = switch_tables(frame, settings, reader.nested)
-    return reader.analysis(verdict(frame, settings), tables, left_out, summary(frame, settings), switches=frame)
+    tables = switch_tables(frame, grid, reader.nested)
+    return reader.analysis(verdict(frame, grid), tables, left_out, summary(frame, grid), switches=frame)
 
 
 STUDY = Study(

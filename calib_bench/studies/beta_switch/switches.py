@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calib_bench import registry
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.planning.tuning import More
 from calib_bench.studies.beta_switch.options import Options
@@ -25,27 +25,27 @@ class Switch:
     template: Trial
 
 
-def switches(settings: Settings, grid: Iterable[Trial]) -> list[Switch]:
+def switches(grid: Grid, templates: Iterable[Trial]) -> list[Switch]:
     """Those of a family's templates of the grid; none of an objective or recipe that does not allow it."""
     planned = []
-    for objective, at_beta in _by_objective(grid).items():
-        reference = at_beta.get(settings.reference)
+    for objective, at_beta in _by_objective(templates).items():
+        reference = at_beta.get(grid.reference)
         if reference is None or why_not(reference):
             continue
-        for beta in sorted(set(at_beta) - {settings.reference}):
-            for at in sorted(Options.of(settings).switch_times):
-                to = {"beta": beta, "objective": objective, "switch_from": settings.reference, "switch_at": at}
+        for beta in sorted(set(at_beta) - {grid.reference}):
+            for at in sorted(Options.of(grid).switch_times):
+                to = {"beta": beta, "objective": objective, "switch_from": grid.reference, "switch_at": at}
                 back = {"switch_from": beta, "switch_at": at}
                 planned.append(Switch(beta, TO, at, reference.model_copy(update=to)))
                 planned.append(Switch(beta, FROM, at, reference.model_copy(update=back)))
     return planned
 
 
-def _by_objective(grid: Iterable[Trial]) -> dict[str, dict[float, Trial]]:
-    templates: dict[str, dict[float, Trial]] = {}
-    for template in grid:
-        templates.setdefault(template.objective, {})[template.beta] = template
-    return templates
+def _by_objective(templates: Iterable[Trial]) -> dict[str, dict[float, Trial]]:
+    at_beta: dict[str, dict[float, Trial]] = {}
+    for template in templates:
+        at_beta.setdefault(template.objective, {})[template.beta] = template
+    return at_beta
 
 
 def why_not(template: Trial) -> str:
@@ -61,6 +61,6 @@ def why_not(template: Trial) -> str:
     return "" if template.epochs else "it does not train"
 
 
-def more(settings: Settings) -> More:
+def more(grid: Grid) -> More:
     """Templates of the switched arms, which are tuned beside the grid."""
-    return lambda grid: [switch.template for switch in switches(settings, grid)]
+    return lambda templates: [switch.template for switch in switches(grid, templates)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis.result_rows import marks
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.analysis.tuned_arms import intervals
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def switch_tables(frame: pd.DataFrame, settings: Settings, nested: bool) -> dict[str, Table]:
+def switch_tables(frame: pd.DataFrame, grid: Grid, nested: bool) -> dict[str, Table]:
     """The table `switches`, one row a switched arm and arm that it is compared with."""
-    ref = f"beta={settings.reference:g}"
+    ref = f"beta={grid.reference:g}"
     return {
         "switches": Table(
             "Switching beta in the course of training",
-            display_columns(frame, settings),
+            display_columns(frame, grid),
             table_note(
-                settings,
+                grid,
                 f"beta switches between {ref} and beta after the share `at` of the updates, and no prediction changes "
-                f"there; {intervals(settings, nested)}, up to {len(settings.seed or ())} seeds",
+                f"there; {intervals(grid, nested)}, up to {len(grid.seed)} seeds",
                 f"against {NEVER}: minus the arm that stays where it began, what the rest of training changes; against "
                 f"{ALL_ALONG}: minus the arm that was from the start where this one ends, what the beginning changes; "
                 f"against reference: beta minus {ref}, both all along",

@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Table
 from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
@@ -30,7 +30,7 @@ SMALLEST = 0.01
 NEAR = 1 + 1e-6
 
 
-def analysis(settings: Settings, store: Results, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
+def analysis(grid: Grid, store: Results, trials: Mapping[str, Sequence[Trial]]) -> Analysis:
     """From the trials of every kind of measurement, as far as the store holds them."""
     import pandas as pd
 
@@ -52,9 +52,9 @@ def analysis(settings: Settings, store: Results, trials: Mapping[str, Sequence[T
     accepted = pd.DataFrame(_acceptance(frames))
     return Analysis(
         verdict=tuple(_verdict(accepted, slopes, frames)),
-        tables=_tables(settings, frames, slopes, accepted),
-        warnings=tuple(_warnings(settings, frames)),
-        data={**frames, "slopes": slopes, "arms": [], "limit": settings.limit},
+        tables=_tables(grid, frames, slopes, accepted),
+        warnings=tuple(_warnings(grid, frames)),
+        data={**frames, "slopes": slopes, "arms": [], "limit": grid.limit},
         summary=(*_summary(accepted), *_missed(frames["edges"])),
     )
 
@@ -231,9 +231,9 @@ def _parted(common: pd.DataFrame) -> Iterator[str]:
             )
 
 
-def _warnings(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    if settings.limit is not None:
-        yield f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
+def _warnings(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    if grid.limit is not None:
+        yield f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."
     curves = frames["curves"]
     if len(curves) and not curves["converged"].all():
         betas = sorted(set(curves[~curves["converged"]]["beta"]))
@@ -244,16 +244,16 @@ def _warnings(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> Iterato
     edges = frames["edges"]
     if len(edges) and edges["frontier"].isna().any():
         yield "For some seeds training was lost at no rate tried, or at every rate: their frontier is missing."
-    if len(settings.seed or ()) == 1:
+    if len(grid.seed) == 1:
         yield "One seed: variation between initializations is unknown."
 
 
 def _tables(
-    settings: Settings, frames: Mapping[str, pd.DataFrame], slopes: pd.DataFrame, accepted: pd.DataFrame
+    grid: Grid, frames: Mapping[str, pd.DataFrame], slopes: pd.DataFrame, accepted: pd.DataFrame
 ) -> dict[str, Table]:
     import pandas as pd
 
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
     over = "Geometric means over seeds, 95% t intervals of the logarithms. "
     name = ["model", "variant", "beta"]
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid, Settings
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
@@ -69,7 +69,7 @@ def check(settings: Settings) -> None:
 
 def trials(settings: Settings, kind: str) -> list[Trial]:
     """The trials of a kind of measurement; those with logits that start at zero come last."""
-    seeds = (settings.seed or ())[: 1 if kind == "common" else None]
+    seeds = settings.seed[: 1 if kind == "common" else None]
     ordinary, zero = [], []
     for template in tuning.templates(settings):
         start = template.model_copy(update={**PLAIN, "probe": f"early_learning/{kind}", **_precision(template, kind)})
@@ -81,8 +81,8 @@ def trials(settings: Settings, kind: str) -> list[Trial]:
     return tuning.unique([*ordinary, *zero])
 
 
-def _seed(settings: Settings, seed: int) -> dict[str, int]:
-    return {"seed": seed, "split": seed if settings.split == "seed" else 0}
+def _seed(grid: Grid, seed: int) -> dict[str, int]:
+    return {"seed": seed, "split": seed if grid.split == "seed" else 0}
 
 
 def _precision(template: Trial, kind: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.studies.learning_rate import phase
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SAID = {
 }  # fmt: skip
 
 
-def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     if not len(frames["slopes"]):
         return ("How the best rate depends on beta is inconclusive: fewer than two betas have one.",)
     sentences = []
@@ -146,13 +146,13 @@ def _beta_list(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def warnings(
-    settings: Settings, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
+    grid: Grid, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
     """What a reader must know before quoting a number of the planes."""
     messages = []
-    if settings.limit is not None:
-        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
-    if len(settings.seed or ()) == 1:
+    if grid.limit is not None:
+        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    if len(grid.seed) == 1:
         messages.append(
             "One seed: intervals hold for this one initialization and batch order, and the frontier has none."
         )

@@ -20,7 +20,7 @@ from calib_bench import registry
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, Resampled, collapsed, percentile, resampled_means
@@ -44,12 +44,12 @@ THEORY = {"beta <= 0.1": -1.0, "beta >= 1": -2.0}
 """Slopes of the critical rate 2 (1 + momentum) / lambda_max at zero initial logits, by range of beta."""
 
 
-def all_seeds(settings: Settings) -> Settings:
-    """The settings with every seed in every cell of the plane."""
-    return settings.model_copy(update={"tune_seeds": len(settings.seed or ()) or None})
+def all_seeds(grid: Grid) -> Grid:
+    """A grid with every seed in every cell of the plane."""
+    return grid.model_copy(update={"tune_seeds": len(grid.seed)})
 
 
-def start_of(settings: Settings, template: Trial, seed: int) -> Trial | None:
+def start_of(grid: Grid, template: Trial, seed: int) -> Trial | None:
     """The trial of no epochs that stores lambda_max, for a rate whose unit leaves it out; None where it has no meaning.
 
     It is gradient descent's.
@@ -57,7 +57,7 @@ def start_of(settings: Settings, template: Trial, seed: int) -> Trial | None:
     if template.lr_unit == "lr_rel" or template.optimizer != "sgd":
         return None
     start_template = template.model_copy(update={"epochs": 0, "warmup": 0.0, "lr_unit": "lr", "probe": PROBE})
-    return tuning.trial_at(settings, start_template, 1.0, seed)
+    return tuning.trial_at(grid, start_template, 1.0, seed)
 
 
 def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
@@ -248,7 +248,7 @@ def column(what: str, unit: str) -> str:
     return f"{what.replace(' ', '_')}_{unit}"
 
 
-def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
+def read(grid: Grid, store: Results, arms: Sequence[tuning.Arm], name: Row, nested: bool) -> Phase:
     """The plane of arms that differ in beta alone, every seed of which has a score at every rate of the grid.
 
     Args:
@@ -260,14 +260,14 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
     """
     arms = sorted(arms, key=lambda arm: arm.trial.beta)
     rates = arms[0].rates
-    scores, failed = store.scores(settings.select), beta_rate_plane.is_failed(settings)
-    trials_SBR = _grid(settings, arms, rates)
+    scores, failed = store.scores(grid.select), beta_rate_plane.is_failed(grid)
+    trials_SBR = _grid(grid, arms, rates)
     measured = [[[_or_inf(scores(trial)) for trial in row] for row in plane] for plane in trials_SBR]
     score_SBR = np.array(measured, float)
     failed_SBR = np.array([[[failed(score) for score in row] for row in plane] for plane in measured])
-    log_lambda_SB, unconverged = _log_lambdas(settings, store, trials_SBR)
-    log_frontier_SB = _log_frontiers(settings, store, arms)
-    values_SNA = _values(settings, store, trials_SBR, score_SBR, nested)
+    log_lambda_SB, unconverged = _log_lambdas(grid, store, trials_SBR)
+    log_frontier_SB = _log_frontiers(grid, store, arms)
+    values_SNA = _values(grid, store, trials_SBR, score_SBR, nested)
     return Phase(
         name=name,
         unit=arms[0].trial.lr_unit,
@@ -280,36 +280,33 @@ def read(settings: Settings, store: Results, arms: Sequence[tuning.Arm], name: R
         found=resampled_means(values_SNA, np.concatenate([log_lambda_SB, log_frontier_SB], 1)),
         unconverged=unconverged,
         momentum=arms[0].trial.momentum,
-        lost_B=tuple(_lost(score_SBR[:, b], failed_SBR[:, b], settings) for b in range(len(arms))),
+        lost_B=tuple(_lost(score_SBR[:, b], failed_SBR[:, b], grid) for b in range(len(arms))),
     )
 
 
-def _grid(settings: Settings, arms: Sequence[tuning.Arm], rates: Sequence[float]) -> list[list[list[Trial]]]:
+def _grid(grid: Grid, arms: Sequence[tuning.Arm], rates: Sequence[float]) -> list[list[list[Trial]]]:
     """Every trial of the plane, by seed, arm and rate."""
-    return [
-        [[tuning.trial_at(settings, arm.trial, rate, seed) for rate in rates] for arm in arms]
-        for seed in settings.seed or ()
-    ]
+    return [[[tuning.trial_at(grid, arm.trial, rate, seed) for rate in rates] for arm in arms] for seed in grid.seed]
 
 
-def _log_frontiers(settings: Settings, store: Results, arms: Sequence[tuning.Arm]) -> Array:
+def _log_frontiers(grid: Grid, store: Results, arms: Sequence[tuning.Arm]) -> Array:
     """Log of the rate where training begins to fail, [S, B]; NaN where that was not found."""
-    scores = store.scores(settings.select)
-    frontiers = [beta_rate_plane.failure_brackets(settings, arm, scores) for arm in arms]
-    return np.log(np.array([[frontier[seed].rate for frontier in frontiers] for seed in settings.seed or ()]))
+    scores = store.scores(grid.select)
+    frontiers = [beta_rate_plane.failure_brackets(grid, arm, scores) for arm in arms]
+    return np.log(np.array([[frontier[seed].rate for frontier in frontiers] for seed in grid.seed]))
 
 
-def _log_lambdas(settings: Settings, store: Results, trials_SBR: list[list[list[Trial]]]) -> tuple[Array, int]:
+def _log_lambdas(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]]) -> tuple[Array, int]:
     """log lambda_max at every start, [S, B], and how many of them had not converged."""
-    lambdas = [[_lambda(settings, store, rate_trials[0]) for rate_trials in plane] for plane in trials_SBR]
+    lambdas = [[_lambda(grid, store, rate_trials[0]) for rate_trials in plane] for plane in trials_SBR]
     unconverged = sum(not converged for row in lambdas for _, converged in row)
     return np.log(np.array([[value for value, _ in row] for row in lambdas])), unconverged
 
 
-def _lost(score_SR: Array, failed_SR: NDArray[np.bool_], settings: Settings) -> int:
+def _lost(score_SR: Array, failed_SR: NDArray[np.bool_], grid: Grid) -> int:
     """How many seeds failed or collapsed at one beta's best rate of the grid."""
     best = int(score_SR.mean(0).argmin())
-    collapsed_S = collapsed(score_SR[:, best], beta_rate_plane.guess(settings), largest=False)
+    collapsed_S = collapsed(score_SR[:, best], beta_rate_plane.guess(grid), largest=False)
     return int((np.asarray(collapsed_S, bool) | failed_SR[:, best]).sum())
 
 
@@ -317,12 +314,10 @@ def _or_inf(score: float | None) -> float:
     return math.inf if score is None else score
 
 
-def _values(
-    settings: Settings, store: Results, trials_SBR: list[list[list[Trial]]], score_SBR: Array, nested: bool
-) -> Array:
+def _values(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]], score_SBR: Array, nested: bool) -> Array:
     """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ."""
     S, B, R = score_SBR.shape
-    if nested or settings.select == "repaired_log_loss":
+    if nested or grid.select == "repaired_log_loss":
         return score_SBR.reshape(S, 1, B * R)
     trials_SA = [list(itertools.chain.from_iterable(plane)) for plane in trials_SBR]
     stored = next(trial for trial in itertools.chain.from_iterable(trials_SA) if store.has(trial))
@@ -331,7 +326,7 @@ def _values(
     for s, trials_A in enumerate(trials_SA):
         for a, trial in enumerate(trials_A):
             if math.isfinite(score_SBR[s].flat[a]):
-                values[s, :, a] = _example_scores(trial, store.logits(trial)["selection"], y_N, settings.select)
+                values[s, :, a] = _example_scores(trial, store.logits(trial)["selection"], y_N, grid.select)
     return values
 
 
@@ -342,13 +337,13 @@ def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Arr
     return np.asarray(log_loss_n((trial.beta * z_NK.double()).log_softmax(-1), y_N))
 
 
-def _lambda(settings: Settings, store: Results, trial: Trial) -> tuple[float, bool]:
+def _lambda(grid: Grid, store: Results, trial: Trial) -> tuple[float, bool]:
     """lambda_max of a trial's start and whether it converged; NaN where it is not known."""
     if trial.lr_unit == "lr_rel":
         facts = store.record(trial).metadata if store.has(trial) else {}
         value = facts.get("lambda_max")
         return (math.nan, True) if value is None else (float(value), bool(facts["lambda_max_converged"]))
-    start = start_of(settings, trial, trial.seed)
+    start = start_of(grid, trial, trial.seed)
     if start is None or not store.has(start):
         return math.nan, True
     value, converged = store.arrays(start).get("lambda_max", np.array([math.nan, 1.0]))

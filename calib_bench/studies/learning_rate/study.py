@@ -14,7 +14,7 @@ from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import DETAILS, Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """Every cell at every seed; what brackets the frontier; the curvature at each start, where rates leave it out.
 
     Raises:
         SettingsError: nothing is trained, or there is one beta or one rate.
     """
-    _check(settings)
-    settings = phase.all_seeds(settings)
+    _check(grid)
+    grid = phase.all_seeds(grid)
     wanted: list[Trial] = []
-    for family in tuning.tuned(settings, scores):
-        wanted += (*family.trials(), *controls.positive(controls.base(settings, family.arms)))
+    for family in tuning.tuned(grid, scores):
+        wanted += (*family.trials(), *controls.positive(controls.base(grid, family.arms)))
         for arm in family.arms:
-            starts = [phase.start_of(settings, arm.trial, seed) for seed in settings.seed or ()]
+            starts = [phase.start_of(grid, arm.trial, seed) for seed in grid.seed]
             wanted += [start for start in starts if start is not None]
-            wanted += beta_rate_plane.wanted(settings, arm, scores)
+            wanted += beta_rate_plane.wanted(grid, arm, scores)
     return tuning.unique(wanted)
 
 
-def _check(settings: Settings) -> None:
-    for model, space in (settings.spaces or {}).items():
+def _check(grid: Grid) -> None:
+    for model, space in grid.spaces.items():
         if 0 in space["epochs"]:
             raise SettingsError("study=learning_rate trains at every rate: give epochs=1 or more")
         for key in ("beta", "lr"):
@@ -57,7 +57,7 @@ def _check(settings: Settings) -> None:
                 )
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """The plane of every model, recipe and objective.
 
     Raises:
@@ -65,40 +65,38 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    settings = phase.all_seeds(settings)
-    tuned_families = tuning.tuned(settings, store.scores(settings.select))
+    grid = phase.all_seeds(grid)
+    tuned_families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
     nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])
     phases: list[phase.Phase] = []
     control_rows: list[dict[str, Any]] = []
     for family in tuned_families:
         variant = variants[family.arms[0].trial.family()]
-        control_rows += controls.read(settings, store, family.arms, variant, nested)
-        phases += _phases(settings, store, family.arms, variant)
-    frames = _frames(phases) | {"controls": drop_single_seed_intervals(pd.DataFrame(control_rows), settings)}
+        control_rows += controls.read(grid, store, family.arms, variant, nested)
+        phases += _phases(grid, store, family.arms, variant)
+    frames = _frames(phases) | {"controls": drop_single_seed_intervals(pd.DataFrame(control_rows), grid)}
     return Analysis(
-        verdict=(*verdict(settings, frames), *controls.told(frames["controls"])),
-        tables=plane_tables(settings, frames),
-        warnings=warnings(settings, phases, frames, store),
+        verdict=(*verdict(grid, frames), *controls.told(frames["controls"])),
+        tables=plane_tables(grid, frames),
+        warnings=warnings(grid, phases, frames, store),
         summary=summary(frames),
         data={
             "arms": [arm for family in tuned_families for arm in family.arms],
             "phases": phases,
-            "cap": beta_rate_plane.guess(settings),
-            "limit": settings.limit,
+            "cap": beta_rate_plane.guess(grid),
+            "limit": grid.limit,
         },
     )
 
 
-def _phases(
-    settings: Settings, store: Results, arms: Sequence[tuning.Arm], variant: str | None
-) -> Iterator[phase.Phase]:
+def _phases(grid: Grid, store: Results, arms: Sequence[tuning.Arm], variant: str | None) -> Iterator[phase.Phase]:
     """The plane of each objective of a family whose rates have all been tried."""
     for objective in dict.fromkeys(arm.trial.objective for arm in arms):
         objective_arms = [arm for arm in arms if arm.trial.objective == objective]
         name = {"model": objective_arms[0].trial.model, "variant": variant, "objective": objective}
         if all(arm.status != "pending" for arm in objective_arms):
-            yield phase.read(settings, store, objective_arms, name, settings.split == "seed")
+            yield phase.read(grid, store, objective_arms, name, grid.split == "seed")
 
 
 def _frames(phases: Sequence[phase.Phase]) -> dict[str, pd.DataFrame]:

@@ -10,7 +10,7 @@ from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.result_rows import Row, cell, marks
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.fate import GUESS
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Detail, Table
 from calib_bench.studies.learning_rate import phase
 from calib_bench.studies.learning_rate.findings import SAID, by_plane
@@ -46,18 +46,18 @@ def _units(row: Mapping[str, Any], what: str) -> Row:
     return {f"{unit}{end}": row.get(f"{name}{end}", math.nan) for unit, name in columns.items() for end in ENDS}
 
 
-def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+def plane_tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
     """The slopes, the rates over beta, the cells and the controls, each with the note that says how to read it."""
-    n = f"{len(settings.seed or ())} seeds, every one of them in every cell"
+    n = f"{len(grid.seed)} seeds, every one of them in every cell"
     how = "95% percentile intervals, seeds and selection examples resampled together"
     fails = f"fails: diverges, or ends at {GUESS:.0%} or more of the loss of guessing, the entropy of the labels"
-    control_tables = {"controls": controls.table(frames["controls"], settings)} if len(frames["controls"]) else {}
+    control_tables = {"controls": controls.table(frames["controls"], grid)} if len(frames["controls"]) else {}
     tables = {
         "slopes": Table(
             "Slopes over beta on log-log axes",
-            display_columns(frames["slopes"], settings),
+            display_columns(frames["slopes"], grid),
             table_note(
-                settings,
+                grid,
                 f"least squares over the betas of the range where the rate is known and, for the best one, inside the "
                 f"grid; {n}; {how}; theory: of {phase.LIMIT} at zero initial logits",
                 "* Holm-adjusted p < .05 that the slope is not 0, for each rate and unit",
@@ -67,9 +67,9 @@ def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict
         ),
         "phase": Table(
             "The best rate, the rate where training begins to fail, and the critical rate",
-            display_columns(frames["phase"], settings),
+            display_columns(frames["phase"], grid),
             table_note(
-                settings,
+                grid,
                 f"lr: the rate; lr eff: beta^2 rate; lr rel: rate lambda_max / 2; geometric means over {n}; {how}",
                 "best rate: vertex of a parabola through the lowest mean selection score and its neighbours; inside: "
                 f"it has a worse rate on either side; {fails}, bracketed for every seed to a factor of "
@@ -91,10 +91,8 @@ def plane_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict
         ),
         "cells": Table(
             "Every cell of the plane",
-            display_columns(frames["cells"], settings),
-            table_note(
-                settings, f"{settings.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"
-            ),
+            display_columns(frames["cells"], grid),
+            table_note(grid, f"{grid.select.replace('_', ' ')} on the selection split, mean over seeds; failed: share"),
         ),
     }
     return tables | control_tables

@@ -17,7 +17,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     why_loose,
 )
 from calib_bench.analysis.table_notes import families
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE
 from calib_bench.studies.logit_magnitude.tables import NORM
 
@@ -30,7 +30,7 @@ WEAK = 0.1
 SHARES = ("other_share", "magnitude_share")
 
 
-def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str, ...]:
+def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> tuple[str, ...]:
     """Sentences on each plane's answer, on changes at fixed beta and at fixed magnitude, then on the 2x2."""
     shares = frames["shares"]
     planes = shares[shares["other"] == BETA] if len(shares) else shares
@@ -44,8 +44,8 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> tuple[str
         sentences[-1] += " ".join(_answer(row) for row in plane_rows.to_dict("records"))
     for where, pairs in _planes(frames["contrasts"]):
         sentences += [f"{where}{_moved(pairs[pairs['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
-    sentences += interventions.words({**frames, "interventions": shares.iloc[:0]}, settings)
-    return (*sentences, *collapse.words(collapse.rows(frames["trials"], settings)))
+    sentences += interventions.words({**frames, "interventions": shares.iloc[:0]}, grid)
+    return (*sentences, *collapse.words(collapse.rows(frames["trials"], grid)))
 
 
 def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

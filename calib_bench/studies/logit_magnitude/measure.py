@@ -12,7 +12,7 @@ from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row
 from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.logit_magnitude import plane as magnitude
@@ -29,7 +29,7 @@ FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "tr
 class Reader:
     """What is read along the way."""
 
-    settings: Settings
+    grid: Grid
     store: Results
     nested: bool
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
@@ -56,7 +56,7 @@ class Reader:
 
 def read_family(reader: Reader, arms: list[Arm], variant: str | None) -> None:
     """Reads the planes of a family, one an objective, and the 2x2 of cross-entropy."""
-    parts = factors(reader.settings, [arm.trial for arm in arms if of_grid(arm.trial, arms[0].trial)])
+    parts = factors(reader.grid, [arm.trial for arm in arms if of_grid(arm.trial, arms[0].trial)])
     plane, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
     alone: dict[float, Measures] = {}
     for objective in dict.fromkeys(arm.trial.objective for arm in plane):
@@ -72,7 +72,7 @@ def _read_plane(reader: Reader, arms: list[Arm], variant: str | None) -> list[ma
     """Reads the plane of one objective: its cells, pairs of them, and whose the variance is."""
     names = [each.named(arm, variant) for arm in arms]
     cells = [reader.cell(arm, name) for arm, name in zip(arms, names, strict=True)]
-    reference, rows = reader.settings.reference, reader.rows
+    reference, rows = reader.grid.reference, reader.rows
     base = next((cell for cell in cells if cell.correlation is None and cell.beta == reference), None)
     for name, cell in zip(names, cells, strict=True):
         rows["plane"].append({**name, **magnitude.row(cell, base, reader.nested)})
@@ -94,7 +94,7 @@ def _two_by_two(
     by_kind = {interventions.TRAINED: alone[beta]}
     for kind, arm in zip(FACTORS, arms, strict=True):
         by_kind[kind] = reader.measure(arm, {**name, "tuning": arm.tuning, "intervention": kind})
-    reference = alone[reader.settings.reference]
+    reference = alone[reader.grid.reference]
     design = {key: name[key] for key in ("model", "variant", "beta")}
     reader.rows["two_by_two"] += interventions.two_by_two(by_kind, reference, design, reader.nested)
     rate, init = (by_kind[kind] for kind in FACTORS)

@@ -14,7 +14,7 @@ from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """The model alone and its pairs over beta, and either factor alone: one family, tuned on the same rates; controls.
 
     Raises:
         SettingsError: nothing would be trained, or there is one correlation only.
     """
-    _check(settings)
-    return controls.plan(alone(settings), scores, more(settings))
+    _check(grid)
+    return controls.plan(alone(grid), scores, more(grid))
 
 
-def _check(settings: Settings) -> None:
-    for space in (settings.spaces or {}).values():
+def _check(grid: Grid) -> None:
+    for space in grid.spaces.values():
         if 0 in space["epochs"]:
             raise SettingsError("study=logit_magnitude trains what it compares: give epochs=1 or more")
         if len(space["correlation"]) < 2:
             raise SettingsError("study=logit_magnitude compares correlations: give two or more, correlation=-1,0,1")
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Every plane and 2x2.
 
     Raises:
@@ -54,27 +54,27 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    families = tuning.tuned(alone(settings), store.scores(settings.select), more(settings))
+    families = tuning.tuned(alone(grid), store.scores(grid.select), more(grid))
     arms = [arm for family in families for arm in family.arms]
-    reader = Reader(settings, store, own_tests(store, arms))
+    reader = Reader(grid, store, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         variant = variants[family.arms[0].trial.family()]
         read_family(reader, family.arms, variant)
-        reader.rows["controls"] += controls.read(settings, store, family.arms, variant, reader.nested)
+        reader.rows["controls"] += controls.read(grid, store, family.arms, variant, reader.nested)
     frames = _frames(reader)
-    grid = [arm for family in families for arm in family.arms if of_grid(arm.trial, family.arms[0].trial)]
-    extra = [arm for arm in arms if arm not in grid]
-    verdict = findings.verdict(frames, settings)
+    grid_arms = [arm for family in families for arm in family.arms if of_grid(arm.trial, family.arms[0].trial)]
+    extra = [arm for arm in arms if arm not in grid_arms]
+    verdict = findings.verdict(frames, grid)
     return Analysis(
         verdict=(*verdict, *controls.told(frames["controls"])),
-        tables=magnitude_tables(frames, settings),
-        warnings=warnings(alone(settings), grid, extra, frames, {}, store.provenance()),
+        tables=magnitude_tables(frames, grid),
+        warnings=warnings(alone(grid), grid_arms, extra, frames, store.provenance()),
         data={
             "arms": arms,
             "measurements": pd.concat(reader.measurements, ignore_index=True) if reader.measurements else None,
-            "reference": settings.reference,
-            "limit": settings.limit,
+            "reference": grid.reference,
+            "limit": grid.limit,
         },
         summary=(*verdict[:2], *controls.outcome(frames["controls"])),
     )
@@ -88,9 +88,7 @@ def _frames(reader: Reader) -> dict[str, pd.DataFrame]:
     """The rows of every table, Holm-adjusted, once all families are read."""
     import pandas as pd
 
-    frames = {
-        name: drop_single_seed_intervals(pd.DataFrame(rows), reader.settings) for name, rows in reader.rows.items()
-    }
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), reader.grid) for name, rows in reader.rows.items()}
     for name, by in ADJUSTED.items():
         if len(frames[name]):
             frames[name] = adjusted(frames[name], *by)

@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     marks,
 )
 from calib_bench.analysis.table_notes import display_columns, rate_unit, sample, table_note
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.logit_magnitude.plane import ALIKE
 
@@ -25,19 +25,19 @@ FAMILY = ("model", "variant", "objective")
 MARK = "* Holm-adjusted p < .05 over the rows of"
 
 
-def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> dict[str, Table]:
+def magnitude_tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
     """Every table that has rows."""
     import pandas as pd
 
     all_tables = {
         "plane": Table(
             "The plane: accuracy and repaired log loss (nats) over beta and correlation",
-            display_columns(frames["plane"], settings),
+            display_columns(frames["plane"], grid),
             table_note(
-                settings,
+                grid,
                 f"initial norm: {NORM}_F / sqrt(N), Z = beta z, on the selection split before the first update, t "
                 "interval over seeds; correlation: of two copies' heads, none for the model alone; repaired: after "
-                f"temperature scaling; change: minus the model alone at beta={settings.reference:g}, paired by seed "
+                f"temperature scaling; change: minus the model alone at beta={grid.reference:g}, paired by seed "
                 f"and example, {MARK} the table",
                 sample(frames["plane"]),
                 *marks(frames["plane"]),
@@ -47,9 +47,9 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         ),
         "contrasts": Table(
             f"One thing moved: beta at equal {NORM}, {NORM} at equal beta",
-            display_columns(frames["contrasts"], settings),
+            display_columns(frames["contrasts"], grid),
             table_note(
-                settings,
+                grid,
                 "Differences of test accuracy and of repaired log loss (nats), paired by seed and example, against "
                 f"the cell at `from`; magnitudes within a factor of {ALIKE:g} count as equal",
                 sample(frames["contrasts"]),
@@ -60,9 +60,9 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
         ),
         "shares": Table(
             "Shares of the variance of one trained model's result",
-            display_columns(frames["shares"], settings),
+            display_columns(frames["shares"], grid),
             table_note(
-                settings,
+                grid,
                 "Of a model with a random cell of the design and a random seed. other: the main effect of beta, or of "
                 "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
                 "interaction is part of it. Shares are of the ranges covered here. Intervals: jackknife over seeds; "
@@ -72,23 +72,23 @@ def magnitude_tables(frames: Mapping[str, pd.DataFrame], settings: Settings) -> 
             paper=True,
             names=(*FAMILY, "design", "metric"),
         ),
-        **interventions.tables(settings, {**frames, "interventions": frames["shares"].iloc[:0]}),
-        "controls": controls.table(frames["controls"], settings),
-        "collapse": collapse.table(pd.DataFrame(collapse.rows(frames["trials"], settings)), settings),
+        **interventions.tables(grid, {**frames, "interventions": frames["shares"].iloc[:0]}),
+        "controls": controls.table(frames["controls"], grid),
+        "collapse": collapse.table(pd.DataFrame(collapse.rows(frames["trials"], grid)), grid),
         "rates": Table(
             "Learning rates tried",
-            display_columns(frames["rates"], settings),
+            display_columns(frames["rates"], grid),
             table_note(
-                settings,
-                f"Mean {settings.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
+                grid,
+                f"Mean {grid.select.replace('_', ' ')} on the selection split over the tuning seeds; inf: diverged",
                 rates_note(frames["rates"]),
-                rate_unit(settings),
+                rate_unit(grid),
             ),
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
-            display_columns(frames["trials"], settings),
-            table_note(settings, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
+            display_columns(frames["trials"], grid),
+            table_note(grid, trials_note(frames["rates"]), *marks(frames["trials"], TRIALS_DOUBTFUL)),
         ),
     }
     return {name: table for name, table in all_tables.items() if len(table.frame)}

@@ -35,7 +35,7 @@ from calib_bench.analysis.result_rows import (
 from calib_bench.analysis.table_notes import describe_sample, display_columns, families, over_beta, sample, table_note
 from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
@@ -353,17 +353,17 @@ def points(matched: Matched, name: Row) -> list[Row]:
     ]
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Log loss and accuracy, Holm-adjusted over the arms for each metric and column."""
-    return _table(frame, settings, "At equal mean confidence: change of test log loss (nats) and accuracy", first=True)
+    return _table(frame, grid, "At equal mean confidence: change of test log loss (nats) and accuracy", first=True)
 
 
-def other_metrics(frame: pd.DataFrame, settings: Settings) -> Table:
+def other_metrics(frame: pd.DataFrame, grid: Grid) -> Table:
     """Brier, ECE, and what was left of the difference in mean confidence on the test split."""
-    return _table(frame, settings, "At equal mean confidence: change of Brier, ECE and mean confidence", first=False)
+    return _table(frame, grid, "At equal mean confidence: change of Brier, ECE and mean confidence", first=False)
 
 
-def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> Table:
+def _table(frame: pd.DataFrame, grid: Grid, title: str, first: bool) -> Table:
     if len(frame):
         frame = adjusted(frame, "metric")
         frame = frame[frame["metric"].isin(FIRST) == first]
@@ -371,10 +371,10 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
         frame = frame.drop(columns="doubtful")
     return Table(
         title,
-        display_columns(frame, settings),
+        display_columns(frame, grid),
         table_note(
-            settings,
-            f"Each arm minus beta={settings.reference:g} with cross-entropy, test split. equal confidence: the "
+            grid,
+            f"Each arm minus beta={grid.reference:g} with cross-entropy, test split. equal confidence: the "
             "reference's temperature set so that its mean confidence on the calibration split is the arm's "
             "(temperature: a geometric mean over seeds); reverse: the arm's set so that its mean confidence is the "
             "reference's; confidence alone: the reference at the arm's confidence minus the reference; total = equal "
@@ -397,20 +397,20 @@ def _table(frame: pd.DataFrame, settings: Settings, title: str, first: bool) -> 
     )
 
 
-def headlines(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def headlines(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """One sentence per family on the betas at which an effect is left at equal confidence."""
-    return _words(frame, settings, brief=True)
+    return _words(frame, grid, brief=True)
 
 
-def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on what is left of beta's effect at equal confidence."""
-    return _words(frame, settings, brief=False)
+    return _words(frame, grid, brief=False)
 
 
-def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
+def _words(frame: pd.DataFrame, grid: Grid, brief: bool) -> list[str]:
     sentences = []
     for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
-        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], settings)) for m in FIRST}
+        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], grid)) for m in FIRST}
         if by_metric["log loss"]:
             sentences.append(
                 f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
@@ -420,7 +420,7 @@ def _words(frame: pd.DataFrame, settings: Settings, brief: bool) -> list[str]:
             if brief:
                 continue
             largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
-            sentences.append(where + _largest(largest, settings))
+            sentences.append(where + _largest(largest, grid))
         if brief:
             continue
         unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
@@ -432,13 +432,13 @@ def _with_value(beta_rows: list[Row]) -> list[Row]:
     return [row for row in beta_rows if isinstance(row.get("total"), float) and math.isfinite(row["total"])]
 
 
-def _largest(row: Mapping[str, Any], settings: Settings) -> str:
+def _largest(row: Mapping[str, Any], grid: Grid) -> str:
     def part(column: str) -> str:
         return cell(row, column) + significance_note(row, column)
 
     text = (
         f"The change of test log loss is largest at beta={row['beta']:.3g}, {part('total')} nats against "
-        f"beta={settings.reference:g}: making the reference as confident as that arm changes it by "
+        f"beta={grid.reference:g}: making the reference as confident as that arm changes it by "
         f"{part('confidence_alone')}, and the arm differs from it then by {part('equal_confidence')}"
     )
     if is_significant(row, "interaction"):

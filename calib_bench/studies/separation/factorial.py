@@ -24,7 +24,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, marks, revoked
 from calib_bench.analysis.table_notes import display_columns, families, table_note
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.inference import holm, variance_shares
 
@@ -235,13 +235,13 @@ def _families(scores: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
     ]
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Variance shares."""
     return Table(
         "Beta crossed with objective: shares of the variance of a test result",
-        display_columns(frame, settings),
+        display_columns(frame, grid),
         table_note(
-            settings,
+            grid,
             "shares of the variance of the result of a random beta and objective of the grid on a random seed; they "
             "sum to 1 and depend on the grid; a share that is estimated below 0 is noise. repaired: after temperature "
             "scaling; at equal confidence: each arm's temperature set so that its mean confidence on the calibration "
@@ -262,13 +262,13 @@ def _span(frame: pd.DataFrame, column: str) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
+def tests_table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Tests of beta's effect at equal confidence."""
     return Table(
         "Does beta matter at equal confidence? Tests within each objective",
-        display_columns(frame, settings),
+        display_columns(frame, grid),
         table_note(
-            settings,
+            grid,
             "p: of a permutation test that the betas of a seed are exchangeable, all betas at their tuned rates; holm: "
             "adjusted over all rows of the model; without: the same without the extreme beta, the one that departs "
             "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
@@ -282,7 +282,7 @@ def tests_table(frame: pd.DataFrame, settings: Settings) -> Table:
     )
 
 
-def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on beta's shares of the variance; `frame` is that of `rows`."""
     sentences = []
     for where, group in families(frame):
@@ -307,7 +307,7 @@ def _share(row: Mapping[Any, Any]) -> str:
     return f"{row['beta']:.0%} [{row['beta_low']:.0%}, {row['beta_high']:.0%}]"
 
 
-def tests_words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def tests_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the objectives in which beta matters at equal confidence; `frame` is that of `tests`."""
     sentences = []
     for where, group in families(frame):

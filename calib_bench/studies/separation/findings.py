@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, significance_note, why_loose
 from calib_bench.analysis.table_notes import betas, families
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.studies.separation import equal_confidence, factorial
@@ -25,36 +25,36 @@ WIDEST = 1.0
 """Widest interval of a share that is reported."""
 
 
-def verdict(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Sentences of the verdict, most important first; the details are in the tables."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
         return (
             f"There is nothing to compare: no other arm shares a finished seed with the reference "
-            f"(beta={settings.reference:g}, cross-entropy).",
+            f"(beta={grid.reference:g}, cross-entropy).",
             *controls.without(frames["controls"]),
         )
-    sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, settings)]
-    sentences += equal_confidence.headlines(frames["matched"], settings)
-    sentences += factorial.tests_words(frames["factorial_tests"], settings)
-    sentences += interventions.words(frames, settings)
-    sentences += [text for where, group in families(contrasts) for text in _objectives(where, group, settings)]
+    sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, grid)]
+    sentences += equal_confidence.headlines(frames["matched"], grid)
+    sentences += factorial.tests_words(frames["factorial_tests"], grid)
+    sentences += interventions.words(frames, grid)
+    sentences += [text for where, group in families(contrasts) for text in _objectives(where, group, grid)]
     sentences += best_beta.words(
         frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else ""
     )
     gain = frames["gain"]
-    sentences += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
-    sentences += collapse.words(collapse.rows(frames["trials"], settings))
+    sentences += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, grid)
+    sentences += collapse.words(collapse.rows(frames["trials"], grid))
     return (*sentences, *controls.words(frames["controls"]))
 
 
-def _over_beta(where: str, frame: pd.DataFrame, settings: Settings) -> list[str]:
+def _over_beta(where: str, frame: pd.DataFrame, grid: Grid) -> list[str]:
     measured = frame[frame["log_loss_total"].notna() & (frame["objective"] == CROSS_ENTROPY)]
     rows = measured.to_dict("records")
     if not rows:
         return []
-    how = " (one seed: intervals over test examples only)" if len(settings.seed or ()) == 1 else ""
-    head = f"{where}Training with cross-entropy at another beta than {settings.reference:g}{how}"
+    how = " (one seed: intervals over test examples only)" if len(grid.seed) == 1 else ""
+    head = f"{where}Training with cross-entropy at another beta than {grid.reference:g}{how}"
     return [
         f"{head}. Accuracy, which is all dynamics since no temperature changes a predicted class: "
         f"{_changes(rows, 'accuracy')}.",
@@ -126,14 +126,14 @@ def _kappas(rows: Sequence[Row]) -> str:
     return "; ".join(f"{state} at beta={', '.join(values)}" for state, values in by_state.items())
 
 
-def _objectives(where: str, frame: pd.DataFrame, settings: Settings) -> Iterable[str]:
+def _objectives(where: str, frame: pd.DataFrame, grid: Grid) -> Iterable[str]:
     """Sentences on other training losses at the reference's beta."""
-    others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == settings.reference)]
+    others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == grid.reference)]
     for row in others[others["log_loss_total"].notna()].to_dict("records"):
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
         part = f", {share(row)}" if is_significant(row, "log_loss_total") else significance_note(row, "log_loss_total")
         yield (
-            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={settings.reference:g} changed test log "
+            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={grid.reference:g} changed test log "
             f"loss by {cell(row, 'log_loss_total')} nats{part}; accuracy by {cell(row, 'accuracy')}"
             f"{significance_note(row, 'accuracy')}."
         )

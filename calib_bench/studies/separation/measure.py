@@ -14,7 +14,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import TRAINED, Row
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
@@ -35,7 +35,7 @@ FRAMES = (
 class Reader:
     """What is read along the way: the rows of every table, and what figures and W&B want."""
 
-    settings: Settings
+    grid: Grid
     store: Results
     calibrators: Mapping[str, Calibrator]
     nested: bool
@@ -61,7 +61,7 @@ class Reader:
 
         chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
         self.begun[id(arm)] = measure.begun(self.store, arm, chosen)
-        if everything and (arm.trial.objective == CROSS_ENTROPY or arm.trial.beta == self.settings.reference):
+        if everything and (arm.trial.objective == CROSS_ENTROPY or arm.trial.beta == self.grid.reference):
             self.risks[id(arm)] = refinement.begun(self.store, arm, self.calibrators)
 
     def measure(self, arm: Arm, everything: bool = True) -> Measures:
@@ -78,27 +78,27 @@ class Reader:
 
 def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     """Reads a family: the reference, every arm of the grid against it, interventions, controls."""
-    parts = interventions.parts(study.settings, (arm.trial for arm in arms))
-    grid, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
-    named_arms = [(each.named(arm, variant), arm) for arm in grid]
-    references = [arm for name, arm in named_arms if is_reference(name, study.settings)]
+    parts = interventions.parts(study.grid, (arm.trial for arm in arms))
+    grid_arms, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
+    named_arms = [(each.named(arm, variant), arm) for arm in grid_arms]
+    references = [arm for name, arm in named_arms if is_reference(name, study.grid)]
     others = [(name, arm) for name, arm in named_arms if arm not in references]
     for arm in [*references[:1], *(arm for _, arm in others)]:
         study.begin(arm)
     if not references:
         by_beta = _read_arms(study, others, None, None)
-        study.curves += _curves(study, grid, variant, by_beta)
+        study.curves += _curves(study, grid_arms, variant, by_beta)
         return
     reference_name = each.named(references[0], variant)
     reference = study.measure(references[0])
     base = _read(study, reference_name, reference, reference)
     by_beta = _read_arms(study, others, reference, base)
     light = _light(reference)
-    study.curves += _curves(study, grid, variant, {**by_beta, light.arm.trial.beta: light})
+    study.curves += _curves(study, grid_arms, variant, {**by_beta, light.arm.trial.beta: light})
     for beta in sorted({part.beta for part in parts}):
         kinds = {part.kind: arm for part, arm in zip(parts, part_arms, strict=True) if part.beta == beta}
         _intervene(study, variant, beta, by_beta[beta], kinds, light)
-    _control(study, grid, reference_name, light, by_beta)
+    _control(study, grid_arms, reference_name, light, by_beta)
 
 
 def _read_arms(
@@ -127,9 +127,9 @@ def _read(
     base: tuple[refinement.Refined, seeds.Seeds] | None = None,
 ) -> tuple[refinement.Refined, seeds.Seeds]:
     """The rows of one arm in every table; what others of its family are compared with, if it is the reference."""
-    store, settings, nested = study.store, study.settings, study.nested
+    store, grid, nested = study.store, study.grid, study.nested
     refined = refinement.refine(measures, study.risks.pop(id(measures.arm), None))
-    sown = seeds.read(measures, store, settings, name)
+    sown = seeds.read(measures, store, grid, name)
     rows: dict[str, list[Row]] = {
         "baselines": each.methods(measures, nested),
         "trials": each.trials(store, measures),
@@ -152,14 +152,14 @@ def _read(
 
 
 def _curves(
-    study: Reader, grid: Sequence[Arm], variant: str | None, by_beta: Mapping[float, Measures]
+    study: Reader, grid_arms: Sequence[Arm], variant: str | None, by_beta: Mapping[float, Measures]
 ) -> list[best_beta.Curve]:
     """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
-    if not grid[0].trial.epochs:  # nothing was learned
+    if not grid_arms[0].trial.epochs:  # nothing was learned
         return []
-    name: Row = {"model": grid[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
+    name: Row = {"model": grid_arms[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
     name["tuning"] = tuning.together(one.arm for one in by_beta.values())
-    every_seed = list(study.settings.seed or ())
+    every_seed = list(study.grid.seed)
     full = {beta: measures for beta, measures in by_beta.items() if list(measures.seeds) == every_seed}
     if len(by_beta) >= best_beta.FEWEST:
         lacking = [beta for beta in by_beta if beta not in full]
@@ -193,19 +193,21 @@ def _intervene(
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, by_kind[kind])]
 
 
-def _control(study: Reader, grid: list[Arm], name: Row, reference: Measures, by_beta: Mapping[float, Measures]) -> None:
+def _control(
+    study: Reader, grid_arms: list[Arm], name: Row, reference: Measures, by_beta: Mapping[float, Measures]
+) -> None:
     """The negative control, the positive one and, where there are interventions, the identity they rest on."""
     rows = study.rows["controls"]
     repair = {name: study.calibrators[name] for name in REPAIR}
     rows.append({**name, **controls.rescaled(study.store, reference.arm, repair, reference, study.nested)})
     rows += [{**name, **row} for row in controls.left_out(reference.arm)]
-    short = controls.undertrained(study.settings, grid)
+    short = controls.undertrained(study.grid, grid_arms)
     if short is not None:
         measures = study.measure(short, False)
         rows.append({**name, **controls.weaker(measures, reference, study.nested)})
         about = {**name, "intervention": controls.UNDERTRAINED}
         study.rows["trials"] += [{**about, **row} for row in each.trials(study.store, measures)]
-    pair = controls.identity(study.settings, grid)
+    pair = controls.identity(study.grid, grid_arms)
     if pair is not None:
         beta = pair[0].trial.beta
         measures = study.measure(pair[1], False)

@@ -47,7 +47,7 @@ from calib_bench.analysis.table_notes import (
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
@@ -479,27 +479,27 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in Counter(names).most_common())
 
 
-def table(frame: pd.DataFrame, settings: Settings) -> Table:
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Table of calibration and refinement by the family that cross-validation chose."""
     table_rows = _adjusted(frame)
     table_rows = table_rows[table_rows["family"] == CHOSEN].drop(columns="family") if len(table_rows) else table_rows
     chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
     return Table(
         "Calibration and refinement, by the family of maps that cross-validation chose",
-        display_columns(table_rows, settings),
-        table_note(settings, *_how(frame, settings), chosen),
+        display_columns(table_rows, grid),
+        table_note(grid, *_how(frame, grid), chosen),
         paper=True,
         names=(*NAMES, "score"),
     )
 
 
-def every_family(frame: pd.DataFrame, settings: Settings) -> Table:
+def every_family(frame: pd.DataFrame, grid: Grid) -> Table:
     """Table of calibration and refinement by every family of maps."""
     chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
     return Table(
         "Calibration and refinement, by every family of maps",
-        display_columns(_adjusted(frame), settings),
-        table_note(settings, *_how(frame, settings), chosen),
+        display_columns(_adjusted(frame), grid),
+        table_note(grid, *_how(frame, grid), chosen),
         names=(*NAMES, "score", "family"),
     )
 
@@ -508,11 +508,11 @@ def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
     return adjusted(frame, "score", "family") if len(frame) else frame
 
 
-def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
+def _how(frame: pd.DataFrame, grid: Grid) -> tuple[str, ...]:
     return (
         "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
         "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
-        f"beta={settings.reference:g} with cross-entropy; total = calibration + refinement",
+        f"beta={grid.reference:g} with cross-entropy; total = calibration + refinement",
         f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
         f"the calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of "
         "temperatures, by their influence), the family as it was chosen; not in a family that was not cross-validated",
@@ -521,19 +521,19 @@ def _how(frame: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
     )
 
 
-def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
+def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on whether the split by temperature scaling holds for richer families of maps."""
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
         return []
     sentences: list[str] = []
     for where, group in families(_adjusted(frame)):
-        sentences += [where + text for text in _family_words(group[group["score"] == "log loss"], settings)]
+        sentences += [where + text for text in _family_words(group[group["score"] == "log loss"], grid)]
     return sentences
 
 
-def _family_words(log_loss: pd.DataFrame, settings: Settings) -> list[str]:
+def _family_words(log_loss: pd.DataFrame, grid: Grid) -> list[str]:
     """Of one model and variant: where refinement changed, by which families, and where recalibration does harm."""
-    chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], settings) if _has_change(r)]
+    chosen = [r for r in over_beta(log_loss[log_loss["family"] == CHOSEN], grid) if _has_change(r)]
     if not chosen:
         return []
     largest = max(chosen, key=lambda row: abs(row["total_change"]))

@@ -15,10 +15,10 @@ from calib_bench.analysis import best_beta, choice, collapse, controls, interven
 from calib_bench.analysis import seed_spread as seeds
 from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
+from calib_bench.analysis.warnings import refusals, warnings
 from calib_bench.analysis.warnings import untrained as untrained_words
-from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """The grid and its interventions, tuned, all seeds at the chosen rates, and the controls of each family."""
     wanted: list[Trial] = []
-    for family in tuning.tuned(settings, scores, interventions.more(settings)):
+    for family in tuning.tuned(grid, scores, interventions.more(grid)):
         wanted += family.trials()
-        wanted += controls.trials(settings, family.arms)
+        wanted += controls.trials(grid, family.arms)
     return tuning.unique(wanted)
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Every arm against the reference of its family.
 
     One arm's scores under every calibrator are in memory at a time, and a few arms' before and after temperature
@@ -50,12 +50,12 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    families = tuning.tuned(settings, store.scores(settings.select), interventions.more(settings))
-    grid_trials = set(tuning.templates(settings))
+    families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
+    grid_trials = set(tuning.templates(grid))
     arms = [arm for family in families for arm in family.arms]
-    grid, extra = ([arm for arm in arms if (arm.trial in grid_trials) == in_grid] for in_grid in (True, False))
-    calibrators = registry.calibrators(REPAIR) | registry.calibrators(settings.calibrator)
-    study = Reader(settings, store, calibrators, own_tests(store, arms))
+    grid_arms, extra = ([arm for arm in arms if (arm.trial in grid_trials) == in_grid] for in_grid in (True, False))
+    calibrators = registry.calibrators(REPAIR) | registry.calibrators(grid.calibrator)
+    study = Reader(grid, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
         read_family(study, family.arms, variants[family.arms[0].trial.family()])
@@ -63,16 +63,17 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     data: dict[str, Any] = {"reliability": _joined(study.reliability), "measurements": _joined(study.measurements)}
     untrained = untrained_words(arms)
     return Analysis(
-        verdict=(*untrained, *verdict(settings, frames)),
-        tables=tables(settings, frames, study.nested) | bins(settings, data["reliability"]),
+        verdict=(*untrained, *verdict(grid, frames)),
+        tables=tables(grid, frames, study.nested) | bins(grid, data["reliability"]),
         warnings=(
-            *warnings(settings, grid, extra, frames, study.refused, store.provenance()),
+            *warnings(grid, grid_arms, extra, frames, store.provenance()),
+            *refusals(study.refused, grid.calibrator),
             *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {caution}." for method, caution in study.cautions.items()),
             *study.left_out,
         ),
-        data=data | {"arms": study.arms, "reference": settings.reference, "limit": settings.limit},
-        summary=(*untrained, *summary(settings, frames)),
+        data=data | {"arms": study.arms, "reference": grid.reference, "limit": grid.limit},
+        summary=(*untrained, *summary(grid, frames)),
     )
 
 
@@ -83,13 +84,13 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     study.rows["factorial"] = factorial.rows(study.points, study.moves)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
-    study.rows["gain"] = seeds.gain(study.seeds, study.settings.reference, study.nested)
-    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), study.settings) for name, rows in study.rows.items()}
+    study.rows["gain"] = seeds.gain(study.seeds, study.grid.reference, study.nested)
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), study.grid) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
-    collapse.mark(frames, study.settings)
+    collapse.mark(frames, study.grid)
     return frames
 
 

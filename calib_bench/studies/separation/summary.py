@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
 from calib_bench.analysis.table_notes import betas, families
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.studies.separation.findings import MARGIN, is_equal
 
@@ -23,7 +23,7 @@ DYNAMICS = ("log_loss_dyn", "accuracy")
 """Columns that only what is learned moves."""
 
 
-def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Summary of dynamics, confidence and controls; empty without a comparison or with more than MOST families."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts:
@@ -34,15 +34,15 @@ def summary(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> tuple[str
         return ()
     sentences = []
     for where, rows in groups:
-        sentences += [where + _dynamics(rows, settings), where + _confidence(rows)]
+        sentences += [where + _dynamics(rows, grid), where + _confidence(rows)]
     return (*sentences, *controls.outcome(frames["controls"]))
 
 
-def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
+def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
     """Sentence on what no temperature can repair: the repaired log loss, and accuracy."""
     sure = [row for row in rows if any(_changed(row, column) for column in DYNAMICS)]
     if not sure:
-        return _no_dynamics(rows, settings)
+        return _no_dynamics(rows, grid)
     worst = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
     parts = " and ".join(_dynamics_parts(worst))
     others = [row for row in sure if row is not worst]
@@ -51,7 +51,7 @@ def _dynamics(rows: Sequence[Row], settings: Settings) -> str:
     silent = f" No effect is established at {betas(rest)}." if rest else ""
     return (
         f"Beta changes what is learned, not only how confident the model is: trained at {betas([worst])} instead of "
-        f"{settings.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
+        f"{grid.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
     )
 
 
@@ -67,9 +67,9 @@ def _dynamics_parts(row: Row) -> list[str]:
     return parts
 
 
-def _no_dynamics(rows: Sequence[Row], settings: Settings) -> str:
+def _no_dynamics(rows: Sequence[Row], grid: Grid) -> str:
     """Where nothing that is learned surely differs: whether it is equal."""
-    reference = f"beta={settings.reference:g}"
+    reference = f"beta={grid.reference:g}"
     if all(is_equal(row, column) for row in rows for column in DYNAMICS):
         return (
             f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "

@@ -10,7 +10,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
 from calib_bench.analysis.table_notes import NAMES, rate_unit
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.separation import equal_confidence, factorial, refinement
 
@@ -30,13 +30,13 @@ CHOICE = (
 STAR = "* Holm-adjusted p < .05 over the arms of this table"
 
 
-def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict[str, Table]:
+def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict[str, Table]:
     """Every table that has rows, and those every study has."""
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    how = _intervals(settings, nested)
-    against = f"Each arm minus beta={settings.reference:g} with cross-entropy, paired by seed and example; {how}"
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    how = _intervals(grid, nested)
+    against = f"Each arm minus beta={grid.reference:g} with cross-entropy, paired by seed and example; {how}"
     against += f", {CHOICE}"
-    contrasts = _marked(settings, frames["separation"])
+    contrasts = _marked(grid, frames["separation"])
     return {
         "separation": Table(
             "Confidence and dynamics: change of test log loss (nats) and accuracy",
@@ -52,21 +52,21 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)}",
             paper=True,
         ),
-        **_if_any(frames, "matched", equal_confidence.table, settings, equal_confidence.words),
-        **_if_any(frames, "matched", equal_confidence.other_metrics, settings, to="matched_more"),
-        **interventions.tables(settings, frames),
-        "controls": controls.table(frames["controls"], settings),
-        **_if_any(frames, "factorial", factorial.table, settings, factorial.words),
-        **_if_any(frames, "factorial_tests", factorial.tests_table, settings),
-        **_if_any(frames, "refinement", refinement.table, settings, refinement.words),
-        **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
-        **_if_any(frames, "best_beta", best_beta.table, settings),
-        **_if_any(frames, "gain", seed_spread.gain_table, settings),
-        **_collapse(settings, frames["trials"]),
-        **_if_any(frames, "seeds", seed_spread.table, settings, seed_spread.words),
+        **_if_any(frames, "matched", equal_confidence.table, grid, equal_confidence.words),
+        **_if_any(frames, "matched", equal_confidence.other_metrics, grid, to="matched_more"),
+        **interventions.tables(grid, frames),
+        "controls": controls.table(frames["controls"], grid),
+        **_if_any(frames, "factorial", factorial.table, grid, factorial.words),
+        **_if_any(frames, "factorial_tests", factorial.tests_table, grid),
+        **_if_any(frames, "refinement", refinement.table, grid, refinement.words),
+        **_if_any(frames, "refinement", refinement.every_family, grid, to="refinement_families"),
+        **_if_any(frames, "best_beta", best_beta.table, grid),
+        **_if_any(frames, "gain", seed_spread.gain_table, grid),
+        **_collapse(grid, frames["trials"]),
+        **_if_any(frames, "seeds", seed_spread.table, grid, seed_spread.words),
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
-            _marked(settings, frames["baselines"]),
+            _marked(grid, frames["baselines"]),
             f"{smoke}Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: the "
             "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
             "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
@@ -74,12 +74,12 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
             "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
-        **_if_any(frames, "choice", choice.table, settings),
-        "rates": _rates("Learning rates tried", _marked(settings, frames["rates"]), settings),
+        **_if_any(frames, "choice", choice.table, grid),
+        "rates": _rates("Learning rates tried", _marked(grid, frames["rates"]), grid),
         **(
             {
                 "intervention_rates": _rates(
-                    "Learning rates tried for interventions", _marked(settings, frames["intervention_rates"]), settings
+                    "Learning rates tried for interventions", _marked(grid, frames["intervention_rates"]), grid
                 )
             }
             if len(frames["intervention_rates"])
@@ -87,7 +87,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         ),
         "trials": Table(
             "Trials at the chosen rates, test split",
-            _marked(settings, frames["trials"]),
+            _marked(grid, frames["trials"]),
             f"{smoke}{each.trials_note(frames['rates'])}.{_marks(frames['trials'], TRIALS_DOUBTFUL)}",
         ),
     }
@@ -98,59 +98,59 @@ def _marks(frame: pd.DataFrame, doubtful: str = DOUBTFUL) -> str:
     return "".join(f" {text}." for text in marks(frame, doubtful))
 
 
-def bins(settings: Settings, frame: pd.DataFrame) -> dict[str, Table]:
+def bins(grid: Grid, frame: pd.DataFrame) -> dict[str, Table]:
     """What the reliability diagrams are drawn from."""
     if not len(frame):
         return {}
     note = "Bins of equal width of the confidence, seeds pooled: examples, their mean confidence and accuracy."
     first = [c for c in (*NAMES, "method", "bin") if c in frame]
     frame = frame[[*first, *(c for c in frame if c not in first)]]
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
     names = ("model", "variant", "beta", "objective", "method", "bin")
-    return {"reliability_bins": Table("Reliability, bin by bin", _marked(settings, frame), smoke + note, names=names)}
+    return {"reliability_bins": Table("Reliability, bin by bin", _marked(grid, frame), smoke + note, names=names)}
 
 
-def _collapse(settings: Settings, trials: pd.DataFrame) -> dict[str, Table]:
+def _collapse(grid: Grid, trials: pd.DataFrame) -> dict[str, Table]:
     import pandas as pd
 
-    collapse_rows = collapse.rows(trials, settings)
-    return {"collapse": collapse.table(pd.DataFrame(collapse_rows), settings)} if collapse_rows else {}
+    collapse_rows = collapse.rows(trials, grid)
+    return {"collapse": collapse.table(pd.DataFrame(collapse_rows), grid)} if collapse_rows else {}
 
 
-def _intervals(settings: Settings, nested: bool) -> str:
+def _intervals(grid: Grid, nested: bool) -> str:
     if nested:
         return "95% t intervals over seeds (each seed has its own test examples, which may overlap)"
-    if len(settings.seed or ()) > 1:
+    if len(grid.seed) > 1:
         return "95% intervals over seeds and test examples together"
     return "95% intervals over test examples only, since there is one seed"
 
 
-def _marked(settings: Settings, frame: pd.DataFrame) -> pd.DataFrame:
-    return frame if settings.limit is None else frame.assign(limit=settings.limit)
+def _marked(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame if grid.limit is None else frame.assign(limit=grid.limit)
 
 
 def _if_any(
     frames: Mapping[str, pd.DataFrame],
     name: str,
-    make: Callable[[pd.DataFrame, Settings], Table],
-    settings: Settings,
-    words: Callable[[pd.DataFrame, Settings], list[str]] | None = None,
+    make: Callable[[pd.DataFrame, Grid], Table],
+    grid: Grid,
+    words: Callable[[pd.DataFrame, Grid], list[str]] | None = None,
     to: str | None = None,
 ) -> dict[str, Table]:
     """The table of a part that has rows, what it says in words before its note, by `to` if not the part's name."""
     if not len(frames[name]):
         return {}
-    table = make(frames[name], settings)
-    description = " ".join(words(frames[name], settings)) if words else ""
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if description and settings.limit is not None else ""
+    table = make(frames[name], grid)
+    description = " ".join(words(frames[name], grid)) if words else ""
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if description and grid.limit is not None else ""
     note = " ".join(text for text in (description, table.note.removeprefix(smoke)) if text)
     return {to or name: replace(table, note=smoke + note)}
 
 
-def _rates(title: str, frame: pd.DataFrame, settings: Settings) -> Table:
-    score = settings.select.replace("_", " ")
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    unit = f" {text}." if (text := rate_unit(settings)) else ""
+def _rates(title: str, frame: pd.DataFrame, grid: Grid) -> Table:
+    score = grid.select.replace("_", " ")
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    unit = f" {text}." if (text := rate_unit(grid)) else ""
     how = each.rates_note(frame)
     note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {how}.{unit}"
     return Table(title, frame, note)

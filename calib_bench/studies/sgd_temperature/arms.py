@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.stationary import rate_at
 from calib_bench.errors import SettingsError
@@ -74,20 +74,20 @@ class Family:
         return [arm for arm in self.arms if arm.part in names]
 
 
-def families(settings: Settings) -> list[Family]:
+def families(grid: Grid) -> list[Family]:
     """The families of resolved settings.
 
     Raises:
         SettingsError: rates are relative to the critical one, or there is nothing to train.
     """
-    if settings.split == "seed":
+    if grid.split == "seed":
         raise SettingsError(
             f"study={STUDY} compares all seeds with one minimum, that of one split: leave split at shared"
         )
-    if settings.pretrained:
+    if grid.pretrained:
         raise SettingsError(f"study={STUDY} starts from random weights: leave pretrained at false")
     planned = []
-    for model, space in (settings.spaces or {}).items():
+    for model, space in grid.spaces.items():
         if space["lr_unit"] == ("lr_rel",):
             raise SettingsError("a temperature is an absolute rate over a batch size: give lr= or lr_eff=, not lr_rel=")
         if min(space["epochs"]) < 16 or "sgd" not in space["optimizer"]:
@@ -95,19 +95,19 @@ def families(settings: Settings) -> list[Family]:
                 f"study={STUDY} waits for SGD's stationary state: give optimizer=sgd and epochs=16 or more"
             )
         for beta, objective, noise in itertools.product(space["beta"], space["objective"], space["label_noise"]):
-            base = _base(settings, model, beta, objective, noise)
-            planned.append(_family(settings, base, space["lr"], space["batch"], space["momentum"], space["optimizer"]))
+            base = _base(grid, model, beta, objective, noise)
+            planned.append(_family(grid, base, space["lr"], space["batch"], space["momentum"], space["optimizer"]))
     return planned
 
 
-def _base(settings: Settings, model: str, beta: float, objective: str, noise: float) -> Trial:
+def _base(grid: Grid, model: str, beta: float, objective: str, noise: float) -> Trial:
     """Constant-rate SGD at the first of every list."""
-    space = (settings.spaces or {})[model]
+    space = grid.spaces[model]
     fields = {key: values[0] for key, values in space.items()}
     decay = fields["weight_decay"] or (DECAY if convex(model) else 0.0)
     overrides = {"beta": beta, "objective": objective, "label_noise": noise, "weight_decay": decay, "optimizer": "sgd"}
-    overrides |= {"schedule": "constant", "warmup": 0.0, "seed": 0, "task": settings.task, "model": model}
-    overrides |= {"limit": settings.limit, "precision": settings.precision, "probe": f"{STUDY}/whole"}
+    overrides |= {"schedule": "constant", "warmup": 0.0, "seed": 0, "task": grid.task, "model": model}
+    overrides |= {"limit": grid.limit, "precision": grid.precision, "probe": f"{STUDY}/whole"}
     return Trial(**fields | overrides)
 
 
@@ -117,7 +117,7 @@ def convex(model: str) -> bool:
 
 
 def _family(
-    settings: Settings,
+    grid: Grid,
     base: Trial,
     rates: tuple[float, ...],
     batches: tuple[int, ...],
@@ -132,7 +132,7 @@ def _family(
         for heat in temperatures:
             one = base.model_copy(update=changes)
             one = one.model_copy(update={"lr": rate_at(heat, one.batch, one.momentum)})
-            family.arms.append(Arm(part, heat, seeds_of(settings, one)))
+            family.arms.append(Arm(part, heat, seeds_of(grid, one)))
 
     add(HEAT, heats)
     hot = [heats[-2] if len(heats) > 2 else heats[-1]]
@@ -147,38 +147,38 @@ def _family(
     if base.sampling == "independent":
         add(SHUFFLED, heats, sampling="shuffled")
     if "adam" in optimizers:
-        family.arms.extend(_adam(settings, base))
+        family.arms.extend(_adam(grid, base))
     return family
 
 
-def _adam(settings: Settings, base: Trial) -> Iterator[Arm]:
+def _adam(grid: Grid, base: Trial) -> Iterator[Arm]:
     """Adam at growing batches, its rate in proportion to the batch or to its square root."""
     plain = base.model_copy(update={"optimizer": "adam", "momentum": 0.0, "lr_unit": "lr"})
     for rate in ADAM_RATES:
-        yield Arm(ADAM, rate, seeds_of(settings, plain.model_copy(update={"lr": rate})))
+        yield Arm(ADAM, rate, seeds_of(grid, plain.model_copy(update={"lr": rate})))
         for times, (rule, power) in itertools.product(ADAM_STEPS, (("linear", 1.0), ("square root", 0.5))):
             changes = {"batch": times * base.batch, "lr": float(f"{rate * times**power:.12g}")}
-            yield Arm(ADAM, rate, seeds_of(settings, plain.model_copy(update=changes)), rule)
+            yield Arm(ADAM, rate, seeds_of(grid, plain.model_copy(update=changes)), rule)
 
 
-def gibbs(settings: Settings) -> list[Arm]:
+def gibbs(grid: Grid) -> list[Arm]:
     """The model of one parameter at every temperature of `GIBBS`."""
-    probe, limit = f"{STUDY}/logit", min(GIBBS_EXAMPLES, settings.limit or GIBBS_EXAMPLES)
+    probe, limit = f"{STUDY}/logit", min(GIBBS_EXAMPLES, grid.limit or GIBBS_EXAMPLES)
     base = Trial(
-        task=settings.task, model="scalar", beta=1.0, objective="cross_entropy", optimizer="sgd", lr=1.0, lr_unit="lr",
-        momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, epochs=_gibbs_epochs(settings), batch=1,
+        task=grid.task, model="scalar", beta=1.0, objective="cross_entropy", optimizer="sgd", lr=1.0, lr_unit="lr",
+        momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, epochs=_gibbs_epochs(grid), batch=1,
         seed=0, limit=limit, sampling="independent", probe=probe,
     )  # fmt: skip
-    seeds = [seed + 1000 * k for seed in settings.seed or () for k in range(GIBBS_SEEDS)]
+    seeds = [seed + 1000 * k for seed in grid.seed for k in range(GIBBS_SEEDS)]
     made = (base.model_copy(update={"lr": rate}) for rate in GIBBS)
     return [Arm("gibbs", one.lr, tuple(one.model_copy(update={"seed": seed}) for seed in seeds)) for one in made]
 
 
-def _gibbs_epochs(settings: Settings) -> int:
-    longest = max(max(space["epochs"]) for space in (settings.spaces or {}).values())
+def _gibbs_epochs(grid: Grid) -> int:
+    longest = max(max(space["epochs"]) for space in grid.spaces.values())
     return min(GIBBS_EPOCHS, 2 * longest)
 
 
-def seeds_of(settings: Settings, trial: Trial) -> tuple[Trial, ...]:
+def seeds_of(grid: Grid, trial: Trial) -> tuple[Trial, ...]:
     """The trial with every seed; the split is one for all, since its minimum is."""
-    return tuple(trial.model_copy(update={"seed": seed}) for seed in settings.seed or ())
+    return tuple(trial.model_copy(update={"seed": seed}) for seed in grid.seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.format import estimate
 from calib_bench.analysis.result_rows import SOME_COLLAPSED, cell, revoked
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval
 from calib_bench.studies.sgd_temperature import arms
@@ -144,11 +144,11 @@ def gibbs_sentences(densities: list[Density]) -> tuple[str, ...]:
     return (f"One parameter: total variation distance of the histogram from exp(-2L / (eta0 s2)): {', '.join(near)}.",)
 
 
-def warnings(settings: Settings, results: list[measured_rows.FamilyResult]) -> tuple[str, ...]:
+def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str, ...]:
     messages = []
-    if settings.limit is not None:
-        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
-    if len(settings.seed or ()) == 1:
+    if grid.limit is not None:
+        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    if len(grid.seed) == 1:
         messages.append("One seed: there are no intervals over seeds.")
     for one in results:
         messages += _unsettled(one)

@@ -8,7 +8,7 @@ those of `calib_bench.studies.sgd_temperature.arms`.
 from __future__ import annotations
 
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.tuning import unique
@@ -20,13 +20,13 @@ from calib_bench.studies.sgd_temperature.read import read, read_gibbs, read_mini
 from calib_bench.studies.sgd_temperature.tables import temperature_tables
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """Every family's minimum and arms, and the one-parameter model."""
-    wanted = [trial for family in arms.families(settings) for trial in family.trials()]
-    return unique([*wanted, *(trial for arm in arms.gibbs(settings) for trial in arm.trials)])
+    wanted = [trial for family in arms.families(grid) for trial in family.trials()]
+    return unique([*wanted, *(trial for arm in arms.gibbs(grid) for trial in arm.trials)])
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Stationary losses against theory.
 
     Raises:
@@ -35,7 +35,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     import pandas as pd
 
     results, lost = [], []
-    for family in arms.families(settings):
+    for family in arms.families(grid):
         minimum = read_minimum(store, family)
         if minimum is None:
             lost.append(
@@ -44,14 +44,14 @@ def analyse(settings: Settings, store: Results) -> Analysis:
             )
             continue
         results.append(measured_rows.FamilyResult(family, minimum, [read(store, arm, minimum) for arm in family.arms]))
-    densities = [density for arm in arms.gibbs(settings) if (density := read_gibbs(store, arm)) is not None]
+    densities = [density for arm in arms.gibbs(grid) if (density := read_gibbs(store, arm)) is not None]
     accepted = pd.DataFrame(measured_rows.acceptance(results, densities))
     return Analysis(
         verdict=tuple(sentence for one in results for sentence in verdict(one, len(results) > 1))
         + gibbs_sentences(densities),
-        tables=temperature_tables(settings, results, densities, accepted),
-        warnings=(*lost, *warnings(settings, results)),
-        data={"found": results, "densities": densities, "limit": settings.limit},
+        tables=temperature_tables(grid, results, densities, accepted),
+        warnings=(*lost, *warnings(grid, results)),
+        data={"found": results, "densities": densities, "limit": grid.limit},
         summary=summary(results, accepted),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.result_rows import marks
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.sgd_temperature import arms
 from calib_bench.studies.sgd_temperature import rows as measured_rows
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def temperature_tables(
-    settings: Settings, results: list[measured_rows.FamilyResult], densities: list[Density], accepted: pd.DataFrame
+    grid: Grid, results: list[measured_rows.FamilyResult], densities: list[Density], accepted: pd.DataFrame
 ) -> dict[str, Table]:
     """Every table that has rows, in reading order."""
     import pandas as pd
 
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    over = f"{smoke}95% t intervals over {len(settings.seed or ())} seeds. "
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    over = f"{smoke}95% t intervals over {len(grid.seed)} seeds. "
     held = "The mean over the second half of each run of the objective of all training examples, less the minimum's. "
 
     def rows(*parts: str) -> pd.DataFrame:

@@ -10,14 +10,14 @@ from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.result_rows import adjusted, cell, excludes_zero, is_significant, revoked, why_loose
 from calib_bench.analysis.table_notes import betas, families
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
     """Sentences on peak against reliability.
 
     Args:
@@ -31,32 +31,32 @@ def verdict(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]
         peaks = peaks[peaks["objective"] == CROSS_ENTROPY]
         same = spread[(spread["model"] == peaks["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
         same = same[same["variant"].fillna("") == (peaks["variant"].iloc[0] or "")]
-        sentences += [where + text for text in _claim(peaks, same, settings)]
+        sentences += [where + text for text in _claim(peaks, same, grid)]
     gain = frames["gain"]
-    sentences += sown.words(frames["seeds"], settings)
-    return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, settings)
+    sentences += sown.words(frames["seeds"], grid)
+    return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, grid)
 
 
-def summary(frames: Mapping[str, pd.DataFrame], settings: Settings) -> list[str]:
+def summary(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
     """Summary of peak against reliability; empty with several families."""
-    sentences = verdict(frames, settings)
+    sentences = verdict(frames, grid)
     if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
         return []
     return [text for text in sentences if text.startswith(("Peak:", "That small beta"))]
 
 
-def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, settings: Settings) -> list[str]:
+def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on whether betas below the reference peak higher, and depend more on the seed."""
-    small = [row for row in peaks.to_dict("records") if row["beta"] < settings.reference]
+    small = [row for row in peaks.to_dict("records") if row["beta"] < grid.reference]
     if not small:
         return []
     better = _surely(small, "best_change", better=True)
     worse = _surely(small, "worst_change", better=False)
-    wide = [row for row in spread.to_dict("records") if row["beta"] < settings.reference and _spreads_more(row)]
-    fails = _fails_more(peaks, small, settings)
+    wide = [row for row in spread.to_dict("records") if row["beta"] < grid.reference and _spreads_more(row)]
+    fails = _fails_more(peaks, small, grid)
     of = f"the best of {small[0]['of']} seeds"
     sentences = [
-        f"Peak: {of} is better than that of beta={settings.reference:g} {_listed(better, 'best_change')}.",
+        f"Peak: {of} is better than that of beta={grid.reference:g} {_listed(better, 'best_change')}.",
         f"Cost: seeds spread significantly more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is "
         f"significantly worse {_listed(worse, 'worst_change')}; training fails "
         f"significantly more often {_listed(fails, 'failed')}.",
@@ -75,9 +75,9 @@ def _spreads_more(row: Mapping[str, Any]) -> bool:
     return row.get("spread_ratio_holm", math.nan) < ALPHA and row["spread_ratio"] > 1 and not revoked(row)
 
 
-def _fails_more(peaks: pd.DataFrame, small: Sequence[Mapping[str, Any]], settings: Settings) -> list[Mapping[str, Any]]:
+def _fails_more(peaks: pd.DataFrame, small: Sequence[Mapping[str, Any]], grid: Grid) -> list[Mapping[str, Any]]:
     """The rows `small` whose training surely fails more often than the reference's."""
-    reference = peaks[peaks["beta"] == settings.reference].to_dict("records")
+    reference = peaks[peaks["beta"] == grid.reference].to_dict("records")
     ceiling = reference[0].get("failed_high", math.nan) if reference else math.nan
     return [row for row in small if row.get("failed_low", math.nan) > ceiling]
 

@@ -13,7 +13,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.inference import best_of, choice_variance, rate, widened
 from calib_bench.planning.tuning import Arm
 
@@ -107,10 +107,10 @@ def _choice(measures: Measures, reference: Measures | None, metric: tuple[str, s
     return 0.0 if move is None else choice_variance(move)
 
 
-def failure_row(settings: Settings, store: Results, arm: Arm) -> Row:
+def failure_row(grid: Grid, store: Results, arm: Arm) -> Row:
     """The share of seeds that failed at the chosen rate, of those that did not choose it, with exact limits."""
-    failed_by_seed = _failed_by_seed(settings, store, arm)
-    tuners = (settings.seed or ())[: settings.tune_seeds]
+    failed_by_seed = _failed_by_seed(grid, store, arm)
+    tuners = grid.seed[: grid.tune_seeds]
     fresh = {seed: failed for seed, failed in failed_by_seed.items() if seed not in tuners} or failed_by_seed
     if not fresh:
         return {}
@@ -118,10 +118,10 @@ def failure_row(settings: Settings, store: Results, arm: Arm) -> Row:
     return {**fields("failed", rate(lost, len(fresh))), "failed_trials": f"{lost} of {len(fresh)}"}
 
 
-def _failed_by_seed(settings: Settings, store: Results, arm: Arm) -> dict[int, bool]:
+def _failed_by_seed(grid: Grid, store: Results, arm: Arm) -> dict[int, bool]:
     """Whether each finished seed of an arm failed."""
-    failed = beta_rate_plane.is_failed(settings)
-    scores = {seed: store.scores(settings.select)(trial) for seed, trial in arm.trials.items()}
+    failed = beta_rate_plane.is_failed(grid)
+    scores = {seed: store.scores(grid.select)(trial) for seed, trial in arm.trials.items()}
     return {seed: failed(score) for seed, score in scores.items() if score is not None}
 
 

@@ -17,7 +17,7 @@ from calib_bench.analysis.measure import Measures, own_tests
 from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -29,20 +29,20 @@ from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows, 
 from calib_bench.studies.stability.tables import stability_tables
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """The grid, tuned, all seeds at the chosen rates, and the positive control of each family.
 
     Raises:
         SettingsError: there are too few seeds to speak of their spread, or nothing is trained.
     """
-    if len(settings.seed or ()) < 3:
+    if len(grid.seed) < 3:
         raise SettingsError("study=stability compares seeds and needs three or more: give for example seed=0..11")
-    if any(0 in space["epochs"] for space in (settings.spaces or {}).values()):
+    if any(0 in space["epochs"] for space in grid.spaces.values()):
         raise SettingsError("study=stability trains what it compares: give epochs=1 or more")
-    return controls.plan(settings, scores)
+    return controls.plan(grid, scores)
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Every arm's seeds beside the reference's.
 
     Raises:
@@ -50,32 +50,32 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    tuned_families = tuning.tuned(settings, store.scores(settings.select))
+    tuned_families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
-    reader = Reader(settings, store, own_tests(store, [arm for family in tuned_families for arm in family.arms]))
+    reader = Reader(grid, store, own_tests(store, [arm for family in tuned_families for arm in family.arms]))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
     for family in tuned_families:
         variant = variants[family.arms[0].trial.family()]
         family_peaks, family_spreads, family_members = _family_rows(reader, family.arms, variant)
         peaks, spreads, members = peaks + family_peaks, spreads + family_spreads, members + family_members
         reader.control(family.arms, variant)
-    gains = sown.gain(members, settings.reference, reader.nested)
+    gains = sown.gain(members, grid.reference, reader.nested)
     frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads), "gain": pd.DataFrame(gains)}
-    frames = {name: ordered(drop_single_seed_intervals(frame, settings)) for name, frame in frames.items()}
+    frames = {name: ordered(drop_single_seed_intervals(frame, grid)) for name, frame in frames.items()}
     if "result" in frames["peaks"]:
         frames["peaks"] = adjusted(frames["peaks"], "result")
-    collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, settings)
+    collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, grid)
     del frames["trials"]
-    tables = stability_tables(frames, settings, reader.nested)
+    tables = stability_tables(frames, grid, reader.nested)
     dots = pd.DataFrame(seed_rows(members))
-    return reader.analysis(verdict(frames, settings), tables, summary=summary(frames, settings), **frames, dots=dots)
+    return reader.analysis(verdict(frames, grid), tables, summary=summary(frames, grid), **frames, dots=dots)
 
 
 def _family_rows(
     reader: Reader, arms: Sequence[Arm], variant: str | None
 ) -> tuple[list[Row], list[Row], list[sown.Seeds]]:
     """Rows of peaks and of spreads, and the seeds, of the arms of one family; the reference is read first."""
-    settings, store = reader.settings, reader.store
+    settings, store = reader.grid, reader.store
     named_arms = [(each.named(arm, variant), arm) for arm in (arm.at_chosen() for arm in arms)]
     named_arms.sort(key=lambda pair: not is_reference(pair[0], settings))
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]

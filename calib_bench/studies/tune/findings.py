@@ -8,7 +8,7 @@ from typing import Any
 from calib_bench.analysis import collapse
 from calib_bench.analysis.format import estimate
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, revoked
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.studies.tune.options import Options
 from calib_bench.studies.tune.searches import Pair
@@ -17,12 +17,12 @@ NEAR = 1.05
 """A winner within this factor of a bound of its search is said to be at the edge."""
 
 
-def sentences(settings: Settings, row: Mapping[str, Any], several: bool) -> list[str]:
+def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
 
     where = f"{label(row)}: " if several else ""
     head = (
-        f"{where}With {Options.of(settings).budget} configurations each, the search over beta and rate chose beta="
-        f"{row['tuned_beta']:.3g} and the search at beta={settings.reference:g} its best rate"
+        f"{where}With {Options.of(grid).budget} configurations each, the search over beta and rate chose beta="
+        f"{row['tuned_beta']:.3g} and the search at beta={grid.reference:g} its best rate"
     )
     if "log_loss_total" not in row:
         return [f"{head}; no seed has finished at both."]
@@ -34,14 +34,14 @@ def sentences(settings: Settings, row: Mapping[str, Any], several: bool) -> list
         f"{head}: test log loss changed by {cell('log_loss_total')} nats, by {cell('log_loss_dyn')} once both are "
         f"temperature scaled, accuracy by {cell('accuracy')} (95% intervals, {row['seeds']} seeds)."
     )
-    return [sentence, where + _advice(settings, row)]
+    return [sentence, where + _advice(grid, row)]
 
 
-def _advice(settings: Settings, row: Mapping[str, Any]) -> str:
+def _advice(grid: Grid, row: Mapping[str, Any]) -> str:
     def sign(column: str) -> int:
         return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
 
-    beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={settings.reference:g}"
+    beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={grid.reference:g}"
     if why := revoked(row):
         return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {why}."
     if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
@@ -69,9 +69,7 @@ def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
     return messages
 
 
-def warnings(
-    settings: Settings, messages: Sequence[str], gains: Sequence[Row], collapses: Sequence[Row]
-) -> tuple[str, ...]:
+def warnings(grid: Grid, messages: Sequence[str], gains: Sequence[Row], collapses: Sequence[Row]) -> tuple[str, ...]:
     """What a reader must know before quoting a number.
 
     Args:
@@ -81,13 +79,13 @@ def warnings(
         collapses: of `calib_bench.analysis.collapse.rows`.
     """
     out = list(messages)
-    if settings.limit is not None:
-        smoke = f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results."
+    if grid.limit is not None:
+        smoke = f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."
         out.insert(0, smoke)
     if any(few_chose(row) for row in gains):
         out.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
     out += collapse.warnings(collapses)
-    if len(settings.seed or ()) == 1:
+    if len(grid.seed) == 1:
         out.append("One seed: intervals hold for this one initialization and batch order.")
     return tuple(out)
 

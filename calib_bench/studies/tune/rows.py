@@ -13,7 +13,7 @@ from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures, measure_arm, own_tests
 from calib_bench.analysis.result_rows import Row
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.planning import tuning
 from calib_bench.studies.tune.searches import SEARCHES, Pair, final_arm, full_length
@@ -44,19 +44,19 @@ def name_of(template: Trial, variant: str | None) -> Row:
     return name | ({"variant": variant} if variant else {})
 
 
-def gain_of(settings: Settings, store: Results, pair: Pair) -> Gain:
+def gain_of(grid: Grid, store: Results, pair: Pair) -> Gain:
     """Both winners of a pair of searches that are over, measured on the test split.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
     repair = registry.calibrators(("temperature_scaling",))
-    scores = store.scores(settings.select)
+    scores = store.scores(grid.select)
     measured, row = [], {}  # type: list[Measures], Row
     for label, side in (("tuned", pair.joint), ("reference", pair.plain)):
         best = side.best
         assert best is not None, "checked by the caller"
-        measured.append(measure_arm(store, final_arm(settings, side, scores), repair))
+        measured.append(measure_arm(store, final_arm(grid, side, scores), repair))
         row |= {f"{label}_beta": best.trial.beta, f"{label}_rate": best.trial.lr, f"{label}_epochs_spent": side.cost}
     arms = [measures.arm for measures in measured]
     nested = own_tests(store, arms)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -28,23 +28,23 @@ class Pair:
     plain: Search
 
 
-def pairs(settings: Settings, scores: Scores) -> list[Pair]:
+def pairs(grid: Grid, scores: Scores) -> list[Pair]:
     """Every model's, recipe's and objective's searches, as far as `scores` lets them come.
 
     Raises:
         SettingsError: there is nothing to train.
     """
-    if any(0 in space["epochs"] for space in (settings.spaces or {}).values()):
+    if any(0 in space["epochs"] for space in grid.spaces.values()):
         raise SettingsError("study=tune trains what it compares: give epochs=1 or more")
-    return [_pair(settings, t, scores) for t in tuning.templates(settings) if t.beta == settings.reference]
+    return [_pair(grid, t, scores) for t in tuning.templates(grid) if t.beta == grid.reference]
 
 
-def _pair(settings: Settings, template: Trial, scores: Scores) -> Pair:
-    space = (settings.spaces or {})[template.model]
+def _pair(grid: Grid, template: Trial, scores: Scores) -> Pair:
+    space = grid.spaces[template.model]
     rates, betas = _bounds(space["lr"]), _bounds(space["beta"])
-    tuning_seeds = (settings.seed or ())[: settings.tune_seeds]
+    tuning_seeds = grid.seed[: grid.tune_seeds]
     joint, plain = (
-        search(template, rates, over, Options.of(settings).budget, lambda t: seeded(settings, t, tuning_seeds), scores)
+        search(template, rates, over, Options.of(grid).budget, lambda t: seeded(grid, t, tuning_seeds), scores)
         for over in (betas, None)
     )
     return Pair(template, rates, betas, joint, plain)
@@ -56,12 +56,12 @@ def _bounds(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if low < high else (low / 10, high * 10)
 
 
-def seeded(settings: Settings, trial: Trial, seeds: Sequence[int]) -> list[Trial]:
+def seeded(grid: Grid, trial: Trial, seeds: Sequence[int]) -> list[Trial]:
     """The trial with each of the seeds, and its split where every seed has one of its own."""
-    return [trial.model_copy(update={"seed": seed, "split": seed if settings.split == "seed" else 0}) for seed in seeds]
+    return [trial.model_copy(update={"seed": seed, "split": seed if grid.split == "seed" else 0}) for seed in seeds]
 
 
-def final_arm(settings: Settings, over: Search, scores: Scores) -> tuning.Arm:
+def final_arm(grid: Grid, over: Search, scores: Scores) -> tuning.Arm:
     """The winner of a search that is over, every seed at the configuration that it is reported at.
 
     The arm's rates stand for configurations; of two at one rate the better counts.
@@ -70,15 +70,13 @@ def final_arm(settings: Settings, over: Search, scores: Scores) -> tuning.Arm:
     assert best is not None, "checked by the caller"
     full = sorted(full_length(over), key=lambda t: (t.scores[-1], t.trial.lr), reverse=True)
     configurations = {t.trial.lr: t for t in full}
-    seeds = settings.seed or ()
-    tried = {r: tuple(seeded(settings, t.trial, seeds[: settings.tune_seeds])) for r, t in configurations.items()}
+    seeds = grid.seed
+    tried = {r: tuple(seeded(grid, t.trial, seeds[: grid.tune_seeds])) for r, t in configurations.items()}
     rate = best.trial.lr
     apart = tuning.cross_fitted(tried, rate, scores)
-    trials = {s: seeded(settings, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
+    trials = {s: seeded(grid, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
     means = {r: t.scores[-1] for r, t in configurations.items()}
-    return tuning.Arm(
-        best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, settings.select, bool(apart)
-    )
+    return tuning.Arm(best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, grid.select, bool(apart))
 
 
 def full_length(finished: Search) -> list[Tried]:
@@ -86,6 +84,6 @@ def full_length(finished: Search) -> list[Tried]:
     return [t for t in finished.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
 
 
-def runs(settings: Settings, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
+def runs(grid: Grid, tried: Tried, seeds: Sequence[int]) -> list[Trial]:
     """A configuration's trials of every length that it was trained for, by every seed."""
-    return [run for epochs in tried.epochs for run in seeded(settings, shortened(tried.trial, epochs), seeds)]
+    return [run for epochs in tried.epochs for run in seeded(grid, shortened(tried.trial, epochs), seeds)]

@@ -14,7 +14,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.result_rows import Row
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
@@ -27,27 +27,27 @@ from calib_bench.studies.tune.searches import final_arm, pairs, runs
 from calib_bench.studies.tune.tables import collapse_table, tune_tables
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """What the searches wait for, everything they have tried, and both winners with every seed."""
     wanted: list[Trial] = []
-    for pair in pairs(settings, scores):
-        wanted += [*_wanted(settings, pair.joint, scores), *_wanted(settings, pair.plain, scores)]
+    for pair in pairs(grid, scores):
+        wanted += [*_wanted(grid, pair.joint, scores), *_wanted(grid, pair.plain, scores)]
         if pair.plain.best:
-            wanted += controls.positive(final_arm(settings, pair.plain, scores))
+            wanted += controls.positive(final_arm(grid, pair.plain, scores))
     return tuning.unique(wanted)
 
 
-def _wanted(settings: Settings, side: Search, scores: Scores) -> Iterator[Trial]:
+def _wanted(grid: Grid, side: Search, scores: Scores) -> Iterator[Trial]:
     """What one search has tried, what it waits for, and its winner with every seed once it is over."""
-    seeds = (settings.seed or ())[: settings.tune_seeds]
+    seeds = grid.seed[: grid.tune_seeds]
     for tried in side.tried:
-        yield from runs(settings, tried, seeds)
+        yield from runs(grid, tried, seeds)
     yield from side.wanted
     if side.best:
-        yield from final_arm(settings, side, scores).trials.values()
+        yield from final_arm(grid, side, scores).trials.values()
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """The winner over beta and rate against the winner over the rate at the reference.
 
     Raises:
@@ -55,7 +55,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    paired = pairs(settings, store.scores(settings.select))
+    paired = pairs(grid, store.scores(grid.select))
     variants = each.variants(pair.template.family() for pair in paired)
     names = [name_of(pair.template, variants[pair.template.family()]) for pair in paired]
     winners: list[tuning.Arm] = []
@@ -66,23 +66,23 @@ def analyse(settings: Settings, store: Results) -> Analysis:
         if pair.joint.best is None or pair.plain.best is None:
             messages.append(f"{label(name)}: a search is not over, or all of its configurations failed.")
             continue
-        gain = gain_of(settings, store, pair)
+        gain = gain_of(grid, store, pair)
         winners += gain.arms
         row = name | gain.row
         rows["gain"].append(row)
         rows["trials"] += [name | trial for trial in gain.trials]
         rows["alternatives"] += [name | alternative for alternative in gain.alternatives]
-        rows["controls"] += [name | {"beta": settings.reference} | control for control in gain.controls]
-        verdict += sentences(settings, row, len(paired) > 1)
+        rows["controls"] += [name | {"beta": grid.reference} | control for control in gain.controls]
+        verdict += sentences(grid, row, len(paired) > 1)
         messages += pair_warnings(pair, row)
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
-    collapses = collapse.rows(frames["trials"], settings)
+    collapses = collapse.rows(frames["trials"], grid)
     verdict += [*collapse.words(collapses), *controls.words(frames["controls"])] if verdict else []
     return Analysis(
         verdict=tuple(verdict or ("There is nothing to compare yet.",)),
-        tables=tune_tables(settings, frames) | collapse_table(settings, collapses),
-        warnings=warnings(settings, messages, rows["gain"], collapses),
-        data={"arms": winners, "pairs": paired, "reference": settings.reference, "limit": settings.limit},
+        tables=tune_tables(grid, frames) | collapse_table(grid, collapses),
+        warnings=warnings(grid, messages, rows["gain"], collapses),
+        data={"arms": winners, "pairs": paired, "reference": grid.reference, "limit": grid.limit},
     )
 
 

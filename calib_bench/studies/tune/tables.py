@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis import choice, collapse, controls
 from calib_bench.analysis.result_rows import Row, marks
 from calib_bench.analysis.tuned_arms import intervals
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.studies.tune.options import Options
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def tune_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+def tune_tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
     """The gain, how it hangs on the choice, the controls and the configurations, each with its note."""
     gains, alternatives = frames["gain"], frames["alternatives"]
     nested = "nested" in gains and bool(gains["nested"].any())
-    how = intervals(settings, nested)
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
+    how = intervals(grid, nested)
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
     shown = [c for c in gains if not str(c).startswith("brier") and c != "nested"]
     return {
         "gain": Table(
@@ -33,7 +33,7 @@ def tune_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[
             "among those trained for their full length, not how the searches came to them. Elsewhere: the seeds "
             "that helped to choose and are reported at the configuration that the other tuning seeds choose "
             f"(cross-fitting, where {FEWEST_SEEDS} or more tune). "
-            f"conf is what temperature scaling repairs, dyn what it cannot. Budget {Options.of(settings).budget} "
+            f"conf is what temperature scaling repairs, dyn what it cannot. Budget {Options.of(grid).budget} "
             "configurations a search; epochs spent are over all tuning seeds."
             + "".join(f" {text}." for text in marks(gains)),
             paper=True,
@@ -43,26 +43,26 @@ def tune_tables(settings: Settings, frames: Mapping[str, pd.DataFrame]) -> dict[
             gains[[c for c in gains if str(c).startswith("brier") or c in ("model", "objective", "seeds")]],
             smoke,
         ),
-        **({"choice": _choice(settings, alternatives)} if len(alternatives) else {}),
-        "controls": controls.table(frames["controls"], settings),
+        **({"choice": _choice(grid, alternatives)} if len(alternatives) else {}),
+        "controls": controls.table(frames["controls"], grid),
         "configurations": Table(
             "Configurations tried",
             frames["configurations"],
-            f"{smoke}{settings.select.replace('_', ' ')} on the selection split, mean over the tuning seeds, at the "
+            f"{smoke}{grid.select.replace('_', ' ')} on the selection split, mean over the tuning seeds, at the "
             "longest length that each was trained for; inf: diverged.",
         ),
     }
 
 
-def collapse_table(settings: Settings, collapses: Sequence[Row]) -> dict[str, Table]:
+def collapse_table(grid: Grid, collapses: Sequence[Row]) -> dict[str, Table]:
     """The table of trials that collapsed, where some did."""
     import pandas as pd
 
-    return {"collapse": collapse.table(pd.DataFrame(collapses), settings)} if collapses else {}
+    return {"collapse": collapse.table(pd.DataFrame(collapses), grid)} if collapses else {}
 
 
-def _choice(settings: Settings, alternatives: pd.DataFrame) -> Table:
-    table = choice.table(alternatives, settings)
+def _choice(grid: Grid, alternatives: pd.DataFrame) -> Table:
+    table = choice.table(alternatives, grid)
     return replace(
         table,
         title="Does the gain hang on the choice of configuration?",

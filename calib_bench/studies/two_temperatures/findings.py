@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import (
     is_significant,
     why_loose,
 )
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.rows import SETS
@@ -79,12 +79,12 @@ def _rows_of(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in name.items())]
 
 
-def warnings(settings: Settings, family_cells: list[list[Cell]]) -> tuple[str, ...]:
+def warnings(grid: Grid, family_cells: list[list[Cell]]) -> tuple[str, ...]:
     """What a reader must know before quoting a number."""
     messages = []
-    if settings.limit is not None:
-        messages.append(f"Smoke mode: at most {settings.limit} examples of each split. These numbers are not results.")
-    if len(settings.seed or ()) < 3:
+    if grid.limit is not None:
+        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    if len(grid.seed) < 3:
         messages.append("Fewer than three seeds: shares of variance have no intervals.")
     for cells in family_cells:
         messages += [f"{cells[0].trials[0].model}: {text}" for text in _family_warnings(cells)]

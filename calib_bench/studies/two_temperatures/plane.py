@@ -14,7 +14,7 @@ from calib_bench import registry
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.fate import DEAD
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
@@ -83,32 +83,32 @@ class Cell:
         return self.failed == 0
 
 
-def families(settings: Settings) -> list[list[tuple[Trial, ...]]]:
+def families(grid: Grid) -> list[list[tuple[Trial, ...]]]:
     """Trials, one a seed, of every cell, by family: what is compared with each other.
 
     Raises:
         SettingsError: rates are relative to the critical one, or nothing is trained.
     """
     by_kind: dict[Trial, list[tuple[Trial, ...]]] = {}
-    for template in tuning.templates(settings):
-        space = (settings.spaces or {})[template.model]
+    for template in tuning.templates(grid):
+        space = grid.spaces[template.model]
         if template.lr_unit == "lr_rel":
             raise SettingsError("a temperature is an absolute rate over a batch size: give lr_eff= or lr=, not lr_rel=")
         if template.epochs == 0:
             raise SettingsError("study=two_temperatures trains what it compares: give epochs=1 or more")
         kind = template.model_copy(update={"beta": 1.0, "lr": 1.0})
         for rate in space["lr"]:
-            made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in settings.seed or ())
-            split = settings.split == "seed"
+            made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in grid.seed)
+            split = grid.split == "seed"
             seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
             by_kind.setdefault(kind, []).append(seeded)
     return list(by_kind.values())
 
 
-def base(settings: Settings, family: list[tuple[Trial, ...]], scores: Scores) -> Arm | None:
+def base(grid: Grid, family: list[tuple[Trial, ...]], scores: Scores) -> Arm | None:
     """The cell at the reference's beta with the lowest mean selection score; None while one is missing, or if every one
     of them diverged."""
-    cells = {trials[0].lr: trials for trials in family if trials[0].beta == settings.reference}
+    cells = {trials[0].lr: trials for trials in family if trials[0].beta == grid.reference}
     means = {}
     for rate, trials in cells.items():
         trial_scores = [score for trial in trials if (score := scores(trial)) is not None]

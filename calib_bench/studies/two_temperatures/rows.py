@@ -7,7 +7,7 @@ from calib_bench.analysis.result_rows import (
     Row,
     fields,
 )
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.studies.two_temperatures import plane
@@ -56,15 +56,15 @@ def block_rows(cells: list[Cell]) -> list[Row]:
     return rows
 
 
-def at_equal_rows(cells: list[Cell], settings: Settings) -> list[Row]:
+def at_equal_rows(cells: list[Cell], grid: Grid) -> list[Row]:
     """Each beta against the reference at the same beta^2 eta0, paired by seed and example."""
     finished = [cell for cell in cells if cell.examples]
-    references = {cell.level("effective"): cell for cell in finished if cell.beta == settings.reference}
+    references = {cell.level("effective"): cell for cell in finished if cell.beta == grid.reference}
     rows = []
     for cell in finished:
         reference = references.get(cell.level("effective"))
-        if reference is not None and cell.beta != settings.reference:
-            rows.append(_difference(cell, reference, nested=settings.split == "seed"))
+        if reference is not None and cell.beta != grid.reference:
+            rows.append(_difference(cell, reference, nested=grid.split == "seed"))
     return rows
 
 

@@ -15,7 +15,7 @@ from calib_bench.analysis.result_rows import (
     drop_single_seed_intervals,
 )
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.tuning import Arm, unique
@@ -27,15 +27,15 @@ from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows,
 from calib_bench.studies.two_temperatures.tables import plane_tables
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """Every beta at every rate with every seed, and the positive control of each family."""
-    families = plane.families(settings)
+    families = plane.families(grid)
     cells = [trial for family in families for trials in family for trial in trials]
-    bases = (plane.base(settings, family, scores) for family in families)
+    bases = (plane.base(grid, family, scores) for family in families)
     return unique([*cells, *(trial for base in bases for trial in controls.positive(base))])
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Shares of variance, and what beta adds at equal beta^2 eta0.
 
     Raises:
@@ -43,32 +43,32 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    families, scores = plane.families(settings), store.scores(settings.select)
+    families, scores = plane.families(grid), store.scores(grid.select)
     family_cells = [[plane.read(store, trials) for trials in family] for family in families]
     names = [_name(cells, family_cells) for cells in family_cells]
     rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "controls": [], "cells": []}
     for cells, family, name in zip(family_cells, families, names, strict=True):
-        rows["controls"] += _controls(settings, store, plane.base(settings, family, scores), name)
+        rows["controls"] += _controls(grid, store, plane.base(grid, family, scores), name)
         classes = int(store.split_info(cells[0].trials[0])["classes"])
         rows["shares"] += [name | row for row in share_rows(cells, classes)]
         rows["block"] += [name | row for row in block_rows(cells)]
-        rows["at_equal"] += [name | row for row in at_equal_rows(cells, settings)]
+        rows["at_equal"] += [name | row for row in at_equal_rows(cells, grid)]
         rows["cells"] += [name | row for row in cell_rows(cells)]
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
     if len(frames["at_equal"]):
         frames["at_equal"] = adjusted(frames["at_equal"])
-    control = frames["controls"] = drop_single_seed_intervals(frames["controls"], settings)
+    control = frames["controls"] = drop_single_seed_intervals(frames["controls"], grid)
     sentences = verdict(names, frames)
     return Analysis(
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
-        tables=plane_tables(settings, frames),
-        warnings=warnings(settings, family_cells),
-        data={"found": family_cells, "limit": settings.limit, "reference": settings.reference},
+        tables=plane_tables(grid, frames),
+        warnings=warnings(grid, family_cells),
+        data={"found": family_cells, "limit": grid.limit, "reference": grid.reference},
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),
     )
 
 
-def _controls(settings: Settings, store: Results, base: Arm | None, name: Row) -> list[Row]:
+def _controls(grid: Grid, store: Results, base: Arm | None, name: Row) -> list[Row]:
     """The controls of a family's cell that does best at the reference's beta."""
     if base is None:
         return []

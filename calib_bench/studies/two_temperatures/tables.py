@@ -8,7 +8,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import (
     marks,
 )
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.two_temperatures import plane
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plane_tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
+def plane_tables(grid: Grid, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
     """Every table that has rows, each with the note that says how to read it."""
-    smoke = f"SMOKE RUN, limit={settings.limit}, not a result. " if settings.limit is not None else ""
-    seeds = f"{len(settings.seed or ())} seeds, test split. "
+    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    seeds = f"{len(grid.seed)} seeds, test split. "
     lost = "collapsed" in frames["cells"]
     every = {
         "shares": Table(
@@ -35,12 +35,12 @@ def plane_tables(settings: Settings, frames: dict[str, pd.DataFrame]) -> dict[st
             "permutation p-values within seeds.", names=("model", "metric"),
         ),
         "at_equal": Table(
-            f"Each beta less beta={settings.reference:g} at equal beta^2 eta0", frames["at_equal"],
+            f"Each beta less beta={grid.reference:g} at equal beta^2 eta0", frames["at_equal"],
             f"{smoke}{seeds}Paired by seed and example, 95% intervals over both, which count the calibration examples "
             "that temperatures were fitted on; a star: p < .05 after Holm's "
             "correction over the table." + "".join(f" {text}." for text in marks(frames["at_equal"])),
         ),
-        "controls": controls.table(frames["controls"], settings),
+        "controls": controls.table(frames["controls"], grid),
         "cells": Table(
             "Every cell", frames["cells"].drop(columns="collapsed_p", errors="ignore"),
             f"{smoke}{seeds}Means over seeds; failed: share not finished"

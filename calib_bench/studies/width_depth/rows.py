@@ -28,7 +28,7 @@ def curves_of(
     reader: Reader, arms: Sequence[Arm], variant: str | None
 ) -> tuple[list[best_beta.Curve], list[Row], list[str]]:
     """An architecture's curves, a row an arm, and which arms are left out."""
-    seeds = list(reader.settings.seed or ())
+    seeds = list(reader.grid.seed)
     name = {"model": arms[0].trial.model, "variant": variant, "objective": arms[0].trial.objective}
     choices: dict[float, dict[str, Array]] = {}
     fits: dict[float, dict[str, Array]] = {}

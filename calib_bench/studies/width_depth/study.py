@@ -15,7 +15,7 @@ from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import Row, adjusted
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import DETAILS, Analysis, Section, Study
 from calib_bench.core.task import Task
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
@@ -40,13 +40,13 @@ def models(task: Task) -> tuple[str, ...]:
     return variations(task.models[0])
 
 
-def plan(settings: Settings, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """Every model over beta, tuned, all seeds at the chosen rates, and the positive control of each model.
 
     Raises:
         SettingsError: there is one model, or one with fewer than three betas, or nothing is trained.
     """
-    spaces = settings.spaces or {}
+    spaces = grid.spaces
     if len(spaces) < 2:
         raise SettingsError(
             f"study=width_depth compares architectures, and there is one, {', '.join(spaces)}: give two"
@@ -56,10 +56,10 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
             raise SettingsError(f"study=width_depth looks for the best of at least three betas, and {model} has fewer")
         if 0 in space["epochs"]:
             raise SettingsError("study=width_depth trains what it compares: give epochs=1 or more")
-    return controls.plan(settings, scores)
+    return controls.plan(grid, scores)
 
 
-def analyse(settings: Settings, store: Results) -> Analysis:
+def analyse(grid: Grid, store: Results) -> Analysis:
     """Every architecture over beta, and its best beta beside that of the first.
 
     Raises:
@@ -67,9 +67,9 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    families = tuning.tuned(settings, store.scores(settings.select))
+    families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
-    reader = Reader(settings, store, own_tests(store, [arm for family in families for arm in family.arms]))
+    reader = Reader(grid, store, own_tests(store, [arm for family in families for arm in family.arms]))
     curves, points, messages = [], [], []  # type: list[best_beta.Curve], list[Row], list[str]
     for family in families:
         variant = variants[family.arms[0].trial.family()]
@@ -80,7 +80,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
             curves, points, messages = curves + new_curves, points + rows, messages + warned
     best, trends = (_adjusted(rows) for rows in (best_beta.rows(curves), trend_rows(curves)))
     point_frame = pd.DataFrame(points)
-    tables = width_tables(settings, best, trends, point_frame)
+    tables = width_tables(grid, best, trends, point_frame)
     return reader.analysis(
         verdict(best, trends), tables, messages, summary(best, trends), best=best, points=point_frame
     )

@@ -10,7 +10,7 @@ import numpy as np
 from calib_bench.analysis import best_beta
 from calib_bench.analysis.result_rows import cell, marks
 from calib_bench.analysis.table_notes import display_columns, table_note
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Detail, Table
 
 if TYPE_CHECKING:
@@ -50,17 +50,15 @@ def _best_rows(best: pd.DataFrame, name: Mapping[str, object]) -> list[dict[str,
     return list(rows)
 
 
-def width_tables(
-    settings: Settings, best: pd.DataFrame, trends: pd.DataFrame, points: pd.DataFrame
-) -> dict[str, Table]:
-    n = f"{len(settings.seed or ())} seeds, test split"
-    tables = {"best_beta": best_beta.table(best, settings)}
+def width_tables(grid: Grid, best: pd.DataFrame, trends: pd.DataFrame, points: pd.DataFrame) -> dict[str, Table]:
+    n = f"{len(grid.seed)} seeds, test split"
+    tables = {"best_beta": best_beta.table(best, grid)}
     if len(trends):
         tables["trends"] = Table(
             "How the best beta moves with width, depth and normalization",
-            display_columns(trends, settings),
+            display_columns(trends, grid),
             table_note(
-                settings,
+                grid,
                 "architectures that differ in that alone; slope: of log best beta over log width or log depth, and for "
                 f"norm the log of the ratio with normalization to without; {best_beta.how(best)}",
                 "* Holm-adjusted p < .05 that it is 0, for each result",
@@ -70,9 +68,9 @@ def width_tables(
         )
     tables["curves"] = Table(
         "Every architecture over beta",
-        display_columns(points, settings),
+        display_columns(points, grid),
         table_note(
-            settings,
+            grid,
             f"{n}; error: 1 - accuracy",
             "choices of rates and calibration examples are counted",
             *marks(points),

@@ -25,7 +25,7 @@ WORDS = (
 
 
 def settings(*words: str) -> Settings:
-    own = {word.partition("=")[0].replace("lr_rel", "lr") for word in words}
+    own = {word.partition("=")[0].replace("lr_rel", "lr").replace("lr_hom", "lr") for word in words}
     return resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in own), *words]))
 
 

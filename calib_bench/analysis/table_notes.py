@@ -34,6 +34,8 @@ def table_note(grid: Grid, *parts: str) -> str:
 def rate_unit(grid: Grid) -> str:
     """What the unit of the rates is relative to, for the note of a table of rates; empty of absolute ones."""
     spaces = grid.spaces.values()
+    if any("lr_hom" in space["lr_unit"] for space in spaces):
+        return "lr_hom: rate beta^(2/L) for sgd, rate beta^(1/L) for adam and adamw, L the Euler degree of the net"
     if not any("lr_rel" in space["lr_unit"] for space in spaces):
         return ""
     text = "lr_rel: rate lambda_max / 2 at initialization, 1 is the critical rate of plain gradient descent"

@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from calib_bench.core.syntax import expand, split_word
-from calib_bench.core.trial import Correlation, EpsScale, NonNegative, Positive, Precision, RateUnit, Sampling
+from calib_bench.core.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling, Scale
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.system.object_store import url_of
 from calib_bench.system.redaction import redact
 
 Count = Annotated[int, Field(ge=1, le=2**53)]
 Natural = Annotated[int, Field(ge=0, le=2**53)]
+Carry = Literal["rate", "all", "none"]
 Score = Literal["log_loss", "repaired_log_loss", "error"]
 Space = dict[str, tuple[Any, ...]]
 """Values by trial field: their product is the grid of one model."""
@@ -52,15 +53,28 @@ class Question(_Frozen):
         description="learning rates as lr * lambda_max / 2 at initialization (sgd): 1 is the critical rate of plain "
         "gradient descent, 1 + momentum that of the heavy ball",
     )
+    lr_hom: tuple[Positive, ...] | None = Field(
+        None,
+        description="learning rates as lr * beta^(2/L) for sgd and lr * beta^(1/L) for adam and adamw, L the Euler "
+        "degree of the net: a rate that was tuned at beta=1, carried to every beta",
+    )
+    degree: Positive | None = Field(
+        None, description="the degree L that lr_hom, carry=all and eps_scale=beta use; default measured"
+    )
+    carry: Carry = Field(
+        "rate",
+        description="what follows beta by the degree L: rate: learning rates in lr_hom alone; all: weight decay, eps "
+        "and clip too, whatever the rate's unit; none: not even lr_hom, which then is lr",
+    )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
     momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
     eps: tuple[Positive, ...] | None = Field(
         None, description="eps of adam and adamw, added to the root of the second moment; default 1e-8"
     )
-    eps_scale: EpsScale = Field(
+    eps_scale: Scale = Field(
         "none",
         description="beta: multiply eps of adam and adamw by beta^(1/L), as gradients scale with beta in a net that is "
-        "homogeneous of degree L in its weights; L is measured at initialization",
+        "homogeneous of degree L in its weights; carry=all does it too",
     )
     weight_decay: tuple[NonNegative, ...] | None = Field(None, description="weight decay")
     schedule: tuple[str, ...] | None = Field(
@@ -230,6 +244,7 @@ class Grid(_Frozen):
     precision: Precision
     pretrained: bool
     calibrator: tuple[str, ...]
+    carry: Carry
     reference: float
     interventions: Literal["auto", "yes", "no"]
     switch_at: float

@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 if TYPE_CHECKING:
     from torch import Tensor
 
-RateUnit = Literal["lr", "lr_eff", "lr_rel"]
+RateUnit = Literal["lr", "lr_eff", "lr_rel", "lr_hom"]
 Precision = Literal["fp32", "bf16", "fp64"]
 Sampling = Literal["shuffled", "independent"]
-EpsScale = Literal["none", "beta"]
+Scale = Literal["none", "beta"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
 ADAM_EPS = 1e-8
-NUMERICS = 2
+NUMERICS = 3
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
 
@@ -88,7 +88,8 @@ class Trial(BaseModel):
     lr_unit: RateUnit
     """lr: the rate itself; lr_eff: beta^2 rate; lr_rel: rate * lambda_max(H0) / 2, in units of plain
     gradient descent's critical rate. The heavy ball's is 1 + momentum of these units (Polyak, 1964), up to which a
-    quadratic does not diverge."""
+    quadratic does not diverge. lr_hom: rate * beta^(2 / L) for sgd, rate * beta^(1 / L) for adam and adamw, L the
+    degree of the net's logits in its weights, see `calib_bench.dynamics.scaling_law`."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegative
     schedule: str
@@ -138,11 +139,17 @@ class Trial(BaseModel):
 
     eps: Positive = ADAM_EPS
     """Adam's and AdamW's eps, added to the root of the second moment."""
-    eps_scale: EpsScale = "none"
-    """beta: their eps is `eps` * beta^(1 / L), L the degree of the net's homogeneity in its weights, measured at
-    initialization. Gradients by the weights of an L-homogeneous net at inverse temperature beta are beta^(1 / L) times
-    those of the same training at beta = 1, in the coordinates that make them one, so that eps rules no beta more than
-    another."""
+    eps_scale: Scale = "none"
+    """beta: their eps is `eps` * beta^(1 / L), L the degree of the net's homogeneity in its weights. Gradients by the
+    weights of an L-homogeneous net at inverse temperature beta are beta^(1 / L) times those of the same training at
+    beta = 1, in the coordinates that make them one, so that eps rules no beta more than another."""
+    decay_scale: Scale = "none"
+    """beta: weight decay is `weight_decay` * beta^(2 / L), of adamw `weight_decay` * beta^(1 / L)."""
+    clip_scale: Scale = "none"
+    """beta: the bound on the gradient's norm is `clip` * beta^(1 / L)."""
+    degree: Positive | None = None
+    """L, the degree of the net's logits in its weights, where lr_hom or a scale asks for it; None measures it at
+    initialization."""
 
     @field_validator("objective")
     @classmethod
@@ -159,6 +166,11 @@ class Trial(BaseModel):
     def terms(self) -> dict[str, float]:
         """The objective's terms by name; empty for plain cross-entropy."""
         return parse_objective(self.objective)
+
+    @property
+    def needs_degree(self) -> bool:
+        """Whether a number of the trial follows beta by the degree of the net's logits in its weights."""
+        return self.lr_unit == "lr_hom" or "beta" in (self.eps_scale, self.decay_scale, self.clip_scale)
 
     @property
     def copies(self) -> int:
@@ -263,7 +275,8 @@ class TrialResult:
             labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.
-        metadata: JSON-able: lr, lambda_max, lambda_max_converged, diverged_step (updates made before the first bad
+        metadata: JSON-able: lr, lambda_max, lambda_max_converged, euler_degree and euler_degree_spread where they were
+            needed, diverged_step (updates made before the first bad
             loss, or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
         arrays: what its probe measured at the end, by name, on the CPU.
     """

@@ -13,6 +13,7 @@ from calib_bench.core.task import Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.models.timm import weights_at_hand
+from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
 from calib_bench.train.fusion import check_optimizer, check_schedule
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
@@ -96,7 +97,7 @@ def _check_space(typed: UserSettings, space: Space) -> None:
 
 def _check_eps(typed: UserSettings, optimizer: str) -> None:
     """Refuse an eps that the optimizer would not use."""
-    if optimizer in ("adam", "adamw"):
+    if optimizer in HAVE_EPS:
         return
     for key in ("eps", "eps_scale"):
         if getattr(typed, key) != UserSettings.model_fields[key].default:
@@ -192,7 +193,7 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
         space["epochs"] = (0,)
     space["warmup"] = _warmup(typed, recipe, min(space["epochs"]))
     unit = next((unit for unit in RATES if getattr(typed, unit)), None)
-    space["lr_unit"] = (unit or recipe["lr_unit"],)
+    space["lr_unit"] = (rate_unit(typed, unit or recipe["lr_unit"]),)
     space["lr"] = tuple(sorted(getattr(typed, unit) if unit else recipe["lr"]))
     if space["epochs"] == (0,):
         space["lr"], space["lr_unit"] = (1.0,), ("lr",)
@@ -206,6 +207,7 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
     space["eps"] = typed.eps or (ADAM_EPS,)
     space["eps_scale"] = (typed.eps_scale,)
     space["sampling"] = typed.sampling or ("shuffled",)
+    add_scales(typed, space)
     if typed.pretrained and (weights := weights_at_hand(model.removeprefix("timm/"))):
         space["weights"] = (weights,)  # so that trials from other published weights have other keys
     return space

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Role
 from calib_bench.core.trial import CROSS_ENTROPY, Score, Scores, Trial
+from calib_bench.planning.carry import without_idle
 
 _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
 """Trials of plans that someone still holds: a plan made again shares them, with the keys that were computed."""
@@ -181,7 +182,7 @@ def templates(grid: Grid) -> Iterator[Trial]:
     for model, space in grid.spaces.items():
         keys = [key for key in space if key != "lr"]
         for values in itertools.product(*(space[key] for key in keys)):
-            fields = dict(zip(keys, values, strict=True))
+            fields = without_idle(dict(zip(keys, values, strict=True)))
             yield Trial(
                 task=grid.task,
                 model=model,

@@ -1,10 +1,10 @@
-"""The learning rate that a trial names in one of three units."""
+"""The learning rate that a trial names in one of four units, and what else of its recipe follows beta."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.curvature import lambda_max
-from calib_bench.dynamics.tangent_kernel import Tangent
+from calib_bench.dynamics.euler_degree import DegreeOverSeeds, euler_degree_over_seeds
+from calib_bench.dynamics.scaling_law import Numbers, carry, powers
 from calib_bench.errors import SettingsError
 from calib_bench.train.fusion import heads
-from calib_bench.train.initialize import prepare
+from calib_bench.train.initialize import initial_model, prepare
 from calib_bench.train.loss import rate_beta
 
 PROBE = 64
@@ -30,8 +31,17 @@ At least 16, since batch norm needs some."""
 TOLERANCE = 1e-2
 """Relative accuracy of lambda_max: it sets a unit of rates, whose grids are far coarser."""
 
+DEGREE_SEEDS = range(3)
+"""Initializations over which the Euler degree is averaged: the same for every seed, so that all have one rate."""
+
+DIGITS = 3
+"""Decimals to which the degree is rounded: `degree=` with the number that is shown gives the same rates."""
+
 _curvatures: dict[Hashable, tuple[float, bool]] = {}
 """What was measured in this process; trials that differ in rate or objective start from the same point."""
+
+_degrees: dict[Hashable, DegreeOverSeeds] = {}
+"""Euler degrees that were measured in this process."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +52,31 @@ class Rate:
     lambda_max: float | None = None
     converged: bool | None = None
     degree: float | None = None
-    """Of the net's homogeneity in its weights, where eps follows it."""
+    """Of the net's logits in its weights, where something follows beta by it."""
+    spread: float | None = None
+    """Standard deviation of the degree over initializations, where it was measured."""
 
     def metadata(self) -> dict[str, Any]:
         """What is stored of the rate with the trial."""
         columns = {"lr": self.value, "lambda_max": self.lambda_max, "lambda_max_converged": self.converged}
-        return columns if self.degree is None else {**columns, "homogeneity": self.degree}
+        if self.degree is None:
+            return columns
+        return {**columns, "euler_degree": self.degree, "euler_degree_spread": self.spread}
 
-    def eps(self, trial: Trial) -> float:
-        """Adam's eps for the trial: its own, times beta^(1 / L) where it follows beta."""
-        return trial.eps if self.degree is None else trial.eps * trial.beta ** (1 / self.degree)
+    def applied(self, trial: Trial) -> Trial:
+        """The trial with weight decay, eps and clip as they are used in training at its beta."""
+        if self.degree is None:
+            return trial
+        plain = Numbers(trial.lr, trial.weight_decay, trial.eps, trial.clip)
+        carried = carry(plain, trial.optimizer, trial.beta, self.degree)
+        used: dict[str, Any] = {}
+        if trial.eps_scale == "beta":
+            used["eps"] = carried.eps
+        if trial.clip_scale == "beta":
+            used["clip"] = carried.clip
+        if trial.decay_scale == "beta":
+            used["weight_decay"] = carry(plain, trial.optimizer, _beta_with_head(trial), self.degree).weight_decay
+        return trial.model_copy(update=used)
 
 
 def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
@@ -64,46 +89,12 @@ def probe(splits: Splits, device: torch.device) -> tuple[Any, Tensor]:
 def resolve(
     trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
 ) -> Rate:
-    """The trial's learning rate, see `_rate`, and what scales its eps.
-
-    Raises:
-        SettingsError: as `_rate`; or the net's homogeneity is to be measured, and has no positive degree.
-    """
-    rate = _rate(trial, model, splits, device, objectives)
-    if trial.eps_scale == "none":
-        return rate
-    x, _ = probe(splits, device)
-    degree = homogeneity(model, prepare(x, trial.precision))
-    if not (math.isfinite(degree) and degree > 0):
-        raise SettingsError(
-            f"eps_scale=beta needs the degree to which model {trial.model!r} is homogeneous in its weights, which is "
-            f"{degree:g} at initialization; leave eps_scale= out, or give eps="
-        )
-    return replace(rate, degree=degree)
-
-
-def homogeneity(model: nn.Module, x: Any) -> float:
-    """Degree L of a net's homogeneity in its weights: ||<theta, dz/dtheta>|| / ||z|| on a batch of inputs.
-
-    Where z(s theta) = s^L z(theta), Euler's theorem makes the numerator L z for every input: L is the depth of a net of
-    linear and ReLU layers without biases. For others it is the degree at these weights, whole or not.
-
-    Args:
-        model: at its initialization; left as it is.
-        x: the inputs, as the model takes them.
-    """
-
-    tangent = Tangent(model, x)
-    along = tangent.push(tangent.at).double().norm()
-    return float(along / tangent.z.double().norm())
-
-
-def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives) -> Rate:
-    """The trial's learning rate.
+    """The trial's learning rate, with the degree by which other numbers of its recipe follow beta.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
     cross-entropy of beta z at initialization (beta of the first update; of a switched trial, the larger of its two),
     head factors included: 1 is the critical rate of plain gradient descent, 1 + momentum that of the heavy ball.
+    lr_hom = rate * beta^(2 / L), of adam and adamw rate * beta^(1 / L), L the degree, head factors included.
 
     Args:
         trial: the trial.
@@ -113,16 +104,78 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device, 
         objectives: those that the trial names, or more.
 
     Raises:
-        SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature.
+        SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature; the degree is
+            needed, and the net has none that is positive and finite.
     """
+    degree, spread = _degree(trial, splits, device, objectives) if trial.needs_degree else (None, None)
     if trial.lr_unit == "lr":
-        return Rate(trial.lr)
+        return Rate(trial.lr, degree=degree, spread=spread)
     if trial.lr_unit == "lr_eff":
-        return Rate(trial.lr / trial.beta**2)
+        return Rate(trial.lr / trial.beta**2, degree=degree, spread=spread)
+    if trial.lr_unit == "lr_hom":
+        assert degree is not None  # as trial.needs_degree says
+        carried = carry(Numbers(trial.lr), trial.optimizer, _beta_with_head(trial), degree)
+        return Rate(carried.lr, degree=degree, spread=spread)
+    value, converged = _positive_curvature(trial, model, splits, device, objectives)
+    return Rate(2 * trial.lr / value, value, converged, degree, spread)
+
+
+def _beta_with_head(trial: Trial) -> float:
+    """The inverse temperature that trains the body alike where the head's rate has no factor of its own.
+
+    SGD at beta is SGD at 1 with the head's rate times beta^2, Adam with that times beta (Agarwala et al., arXiv
+    2010.07344): so a rate in lr_hom means the same on both sides of this identity, as one in lr_rel does.
+    """
+    return trial.beta * trial.head_lr ** (-1 / powers(trial.optimizer).rate)
+
+
+def _degree(trial: Trial, splits: Splits, device: torch.device, objectives: Objectives) -> tuple[float, float | None]:
+    """The degree given with the trial, else the measured one, and the spread of that."""
+    if trial.degree is not None:
+        return trial.degree, None
+    measured = euler_degree_of(trial, splits, device, objectives)
+    degree = round(measured.mean, DIGITS) if math.isfinite(measured.mean) else measured.mean
+    if not (math.isfinite(degree) and degree > 0):
+        raise SettingsError(
+            f"lr_hom, carry=all and eps_scale=beta need the degree to which model {trial.model!r} is homogeneous in "
+            f"its weights, which is {degree:g} at initialization; give degree=, or rates in another unit"
+        )
+    return degree, measured.spread
+
+
+def euler_degree_of(
+    trial: Trial, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
+) -> DegreeOverSeeds:
+    """Euler degree of the net that a trial trains, over the initializations of `DEGREE_SEEDS`, on the probe.
+
+    It depends on no seed, rate, beta or factor on the head of the trial, and is measured once in a process.
+    """
+    where = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling, trial.precision, str(device))
+    net = (trial.model, trial.pretrained, trial.weights, trial.correlation, heads(trial, objectives))
+    if (*where, *net) not in _degrees:
+        _degrees[*where, *net] = _measured_degree(trial, splits, device, objectives)
+    return _degrees[*where, *net]
+
+
+def _measured_degree(trial: Trial, splits: Splits, device: torch.device, objectives: Objectives) -> DegreeOverSeeds:
+    plain = trial.model_copy(update={"head_init": 1.0})  # which multiplies the logits and changes no degree
+    x, _ = probe(splits, device)
+
+    def build(seed: int) -> nn.Module:
+        return initial_model(plain.model_copy(update={"seed": seed}), splits, device, objectives)
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return euler_degree_over_seeds(build, prepare(x, trial.precision), DEGREE_SEEDS)
+
+
+def _positive_curvature(
+    trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives
+) -> tuple[float, bool]:
+    """lambda_max(H0) that a rate can be relative to, and whether it converged."""
     if trial.optimizer != "sgd":
         raise SettingsError(
             f"lr_rel is a fraction of gradient descent's critical rate and means nothing for {trial.optimizer!r}; "
-            "give lr (or lr_eff), or choose optimizer=sgd"
+            "give lr (or lr_eff, lr_hom), or choose optimizer=sgd"
         )
     value, converged = curvature(trial, model, splits, device, objectives)
     if not (math.isfinite(value) and value > 0):
@@ -130,7 +183,7 @@ def _rate(trial: Trial, model: nn.Module, splits: Splits, device: torch.device, 
             f"lr_rel needs a positive curvature at initialization, but lambda_max of model {trial.model!r} at "
             f"beta={rate_beta(trial, objectives):g} is {value:g}; give lr instead"
         )
-    return Rate(2 * trial.lr / value, value, converged)
+    return value, converged
 
 
 def curvature(

@@ -122,14 +122,11 @@ def head_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
 
 
-def make_optimizer(trial: Trial, model: nn.Module, rate: float, eps: float | None = None) -> torch.optim.Optimizer:
+def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.Optimizer:
     """The trial's optimizer over two groups, body and head, whose "initial" rates are `rate` and `rate * head_lr`.
 
     Weight decay applies to every parameter: added to the gradient for SGD and Adam, decoupled for AdamW. The head's
     is divided by head_lr (Agarwala et al., arXiv 2010.07344: training at beta is training the head at beta^2 the rate).
-
-    Args:
-        eps: of Adam and AdamW, the trial's own when None.
 
     Raises:
         SettingsError: the optimizer is unknown, or refuses its settings.
@@ -156,8 +153,8 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float, eps: float | Non
         return torch.optim.SGD(groups, lr=rate, momentum=trial.momentum)
     if trial.optimizer in ("adam", "adamw"):
         make = torch.optim.Adam if trial.optimizer == "adam" else torch.optim.AdamW
-        betas, eps = (adam_beta1(trial.momentum), ADAM_BETA2), trial.eps if eps is None else eps
-        return make(groups, lr=rate, betas=betas, eps=eps, weight_decay=0.0)
+        betas = (adam_beta1(trial.momentum), ADAM_BETA2)
+        return make(groups, lr=rate, betas=betas, eps=trial.eps, weight_decay=0.0)
     from timm.optim import create_optimizer_v2
 
     try:

@@ -93,7 +93,8 @@ class _Run(Loop[Checkpoint]):
         self.trial = trial
         self.model = initialize.initial_model(trial, splits, device, objectives)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
-        self.optimizer = make_optimizer(trial, self.model, self.rate.value, self.rate.eps(trial))
+        self.applied = self.rate.applied(trial)
+        self.optimizer = make_optimizer(self.applied, self.model, self.rate.value)
         self.share = min(trial.batch, len(splits.train)) // distributed.world()
         self.parts = count_parts(trial, self.model, self.share, micro_batch)
         self.norms = ghost(self.model) if trial.norm_batch else []
@@ -149,7 +150,7 @@ class _Run(Loop[Checkpoint]):
         mode = choose(self.trial, compile, self.device, self.splits.spec, self.splits.classes, self.total, alone)
         strengths = {name: self._number(strength) for name, strength in self.trial.terms.items()}
         loss = Loss(strengths, self.objectives)
-        return Updater(self.trial, self.parallel, self.optimizer, loss, self.device, mode, parts=self.parts)
+        return Updater(self.applied, self.parallel, self.optimizer, loss, self.device, mode, parts=self.parts)
 
     def _number(self, value: float) -> Tensor:
         dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32

@@ -101,8 +101,8 @@ class _Stack(Loop[PartSaver]):
         self.params, self.grads = self.packed.by, Packed(weights)
         self.stacked = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
-        eps = [rate.eps(trial) for rate, trial in zip(self.rates, trials, strict=True)]
-        self.optimizer = StackedOptimizer(trials, self.packed, rate_S, self.head, eps)
+        applied = [rate.applied(trial) for rate, trial in zip(self.rates, trials, strict=True)]
+        self.optimizer = StackedOptimizer(applied, self.packed, rate_S, self.head)
         self.losses = self._losses()
         self.schedule = StackedSchedule(trials, self.total, splits.spec, self.packed.all, objectives)
         self.bad = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
@@ -122,7 +122,8 @@ class _Stack(Loop[PartSaver]):
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
             start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation)
-            alike = (trial.lr_unit, trial.eps_scale, rate_beta(trial, self.objectives), *start)
+            follows = (trial.needs_degree, trial.degree)
+            alike = (trial.lr_unit, *follows, trial.beta, rate_beta(trial, self.objectives), *start)
             if alike not in unit_rates:
                 unit_trial = trial.model_copy(update={"lr": 1.0})
                 unit_rates[alike] = resolve(unit_trial, model, self.splits, self.device, self.objectives)

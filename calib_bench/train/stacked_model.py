@@ -181,23 +181,15 @@ def logit_gradient(loss: Loss, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) ->
 class StackedOptimizer:
     """One step of torch's SGD, Adam or AdamW for S models at once, each with a rate of its own."""
 
-    def __init__(
-        self,
-        trials: Sequence[Trial],
-        params: Packed,
-        rate_S: Tensor,
-        head: set[str],
-        eps: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, trials: Sequence[Trial], params: Packed, rate_S: Tensor, head: set[str]) -> None:
         """
         Args:
-            trials: the S members, of one optimizer and momentum (zero or not).
+            trials: the S members, of one optimizer, their momentum and clip zero for all or none.
             params: changed in place by `step`.
             rate_S: learning rates of the bodies, float64.
             head: names of the head's parameters.
-            eps: Adam's, one a member; each trial's own when None.
         """
-        self.kind, self.clip, self.params, self.count = trials[0].optimizer, trials[0].clip, params, 0
+        self.kind, self.params, self.count = trials[0].optimizer, params, 0
         numbers = lambda name: torch.tensor([getattr(t, name) for t in trials], dtype=torch.float64)  # noqa: E731
         column = lambda value_S: value_S.to(params.all)[:, None]  # noqa: E731
         factor_S, decay_S, rate_S = numbers("head_lr"), numbers("weight_decay"), rate_S.cpu()
@@ -213,8 +205,9 @@ class StackedOptimizer:
         self.spans = params.spans(head)
         self.momentum_S1 = column(numbers("momentum"))
         self.beta1_S = torch.tensor([adam_beta1(trial.momentum) for trial in trials], dtype=torch.float64)
-        eps_S = torch.tensor(eps or [trial.eps for trial in trials], dtype=torch.float64)
-        self.eps_S1 = column(eps_S)
+        self.eps_S1 = column(numbers("eps"))
+        self.clips = trials[0].clip > 0
+        self.clip_S1 = column(numbers("clip"))
         self.lerp_S1 = column(1 - self.beta1_S)
         names = ["momentum"] if self.kind == "sgd" else ["mean", "square"]
         names = [] if self.kind == "sgd" and trials[0].momentum == 0 else names
@@ -230,9 +223,10 @@ class StackedOptimizer:
         """
         self.count += 1
         p_SP, g_SP = self.params.all, grads.all
-        if self.clip > 0:  # each member's norm over all its parameters
-            norm_S = torch.stack([torch.linalg.vector_norm(g_P) for g_P in g_SP])
-            g_SP.mul_((self.clip / (norm_S + 1e-6)).clamp(max=1.0)[:, None])
+        if self.clips:  # each member's norm over all its parameters
+            norm_S1 = torch.stack([torch.linalg.vector_norm(g_P) for g_P in g_SP])[:, None]
+            # In this order, as torch divides a number by a tensor: another one would move the last bits.
+            g_SP.mul_(((norm_S1 + 1e-6).reciprocal() * self.clip_S1).clamp(max=1.0))
         if self.decays:
             for in_head, of in self.spans:
                 if self.kind == "adamw":

@@ -13,11 +13,10 @@ from calib_bench import models
 from calib_bench.analysis.table_notes import rate_unit
 from calib_bench.core.settings import parse
 from calib_bench.core.splits import InputSpec
-from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
-from calib_bench.train.learning_rate import Rate, homogeneity
+from calib_bench.train.learning_rate import Rate
 from calib_bench.train.optimizer import make_optimizer
 from tests.train.test_stacked_loop import assert_close, fuse
 from tests.train.test_train import run, trial
@@ -60,8 +59,8 @@ def test_the_stack_and_the_single_loop_agree_on_eps(optimizer: str) -> None:
     for one, outcome in zip(trials, got, strict=True):
         assert_close(outcome, run(one))
     assert not torch.allclose(got[0].logits["test"], got[1].logits["test"], rtol=1e-3)
-    assert "homogeneity" not in got[1].metadata
-    assert got[2].metadata["homogeneity"] == pytest.approx(2, rel=0.2)  # one hidden layer, its biases small
+    assert "euler_degree" not in got[1].metadata
+    assert got[2].metadata["euler_degree"] == pytest.approx(2, rel=0.2)  # one hidden layer, its biases small
 
 
 def test_the_usual_eps_trains_to_the_same_bits_in_any_stack() -> None:
@@ -69,14 +68,6 @@ def test_the_usual_eps_trains_to_the_same_bits_in_any_stack() -> None:
     beside = fuse([*ones, trial(optimizer="adam", lr=0.01, eps=1e-3)])
     for alone, together in zip(fuse(ones), beside, strict=False):
         assert torch.equal(alone.logits["test"], together.logits["test"])
-
-
-@pytest.mark.parametrize(("name", "degree"), [("mlp_7_nobias", 2), ("mlp_7_5_nobias", 3), ("mlp_8_8_8_nobias", 4)])
-def test_homogeneity_is_the_depth_of_a_net_without_biases(name: str, degree: int) -> None:
-    model, x = network(name), torch.randn(9, 6, dtype=torch.float64)
-    before = [p.clone() for p in model.parameters()]
-    assert homogeneity(model, x) == pytest.approx(degree, rel=1e-10)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
@@ -90,15 +81,16 @@ def test_scaled_eps_makes_training_at_beta_training_at_one(optimizer: str) -> No
         with torch.no_grad():
             for p in model.parameters():
                 p.mul_(beta ** (-1 / degree))
-        one = trial(optimizer=optimizer, momentum=0.0, weight_decay=0.0, beta=beta, eps=0.01)
-        made = make_optimizer(one, model, eta * beta ** (-1 / degree), eps)
+        one = trial(optimizer=optimizer, momentum=0.0, weight_decay=0.0, beta=beta, eps=eps)
+        made = make_optimizer(one, model, eta * beta ** (-1 / degree))
         for _ in range(8):
             made.zero_grad()
             F.cross_entropy(beta * model(x), y).backward()
             made.step()
         return beta * model(x).detach()
 
-    scaled = Rate(1.0, degree=degree).eps(Trial(**{**trial().model_dump(), "beta": beta, "eps": 0.01}))
+    one = trial(optimizer=optimizer, beta=beta, eps=0.01, eps_scale="beta")
+    scaled = Rate(1.0, degree=degree).applied(one).eps
     assert scaled == pytest.approx(0.01 * beta ** (1 / 3))
     torch.testing.assert_close(logits(beta, scaled), logits(1.0, 0.01), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(logits(beta, 0.01), logits(1.0, 0.01), rtol=1e-2)

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 KINDS = ("paths", "common", "curvature", "stability")
 PLAIN = {
     "optimizer": "sgd", "lr": 1.0, "lr_unit": "lr", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant",
-    "warmup": 0.0, "epochs": 0, "clip": 0.0,
+    "warmup": 0.0, "epochs": 0, "clip": 0.0, "decay_scale": "none", "clip_scale": "none", "degree": None,
 }  # fmt: skip
 """Fields of every trial: nothing is trained but by the probes, whose steps are their own."""
 MEANINGLESS = (
-    "optimizer", "lr", "lr_eff", "lr_rel", "momentum", "weight_decay", "schedule", "warmup", "clip", "label_noise",
-    "sampling",
+    "optimizer", "lr", "lr_eff", "lr_rel", "lr_hom", "degree", "momentum", "weight_decay", "schedule", "warmup", "clip",
+    "label_noise", "sampling",
 )  # fmt: skip
 BEYOND = 10.0
 """Curvature is measured at inverse temperatures this factor below and above the others too."""

@@ -84,6 +84,7 @@ class Phase:
         found: means of the selection loss in every cell, then of log_lambda and log_frontier, resampled together.
         unconverged: how many of lambda_max did not converge.
         momentum: of the heavy ball, 0 of plain gradient descent.
+        log_hom_B: log of a rate in lr_hom over the rate itself, where `unit` is that.
         lost_B: of the seeds at the best rate of the grid, how many failed or collapsed (`inference.collapsed`).
     """
 
@@ -98,6 +99,7 @@ class Phase:
     found: Resampled
     unconverged: int
     momentum: float = 0.0
+    log_hom_B: tuple[float, ...] = ()
     lost_B: tuple[int, ...] = ()
 
     @property
@@ -136,6 +138,8 @@ class Phase:
         """Log of a unit's rate over the raw one."""
         if unit == "lr_rel":
             return -log_critical
+        if unit == "lr_hom":
+            return np.zeros_like(log_critical) + self.log_hom_B
         return np.zeros_like(log_critical) + (2 * np.log(self.betas) if unit == "lr_eff" else 0.0)
 
     def inside(self) -> list[bool]:
@@ -280,8 +284,17 @@ def read(grid: Grid, store: Results, arms: Sequence[tuning.Arm], name: Row, nest
         found=resampled_means(values_SNA, np.concatenate([log_lambda_SB, log_frontier_SB], 1)),
         unconverged=unconverged,
         momentum=arms[0].trial.momentum,
+        log_hom_B=tuple(_log_hom(store, [row[b] for row in trials_SBR]) for b in range(len(arms))),
         lost_B=tuple(_lost(score_SBR[:, b], failed_SBR[:, b], grid) for b in range(len(arms))),
     )
+
+
+def _log_hom(store: Results, trials_SR: Sequence[Sequence[Trial]]) -> float:
+    """Log of a rate in lr_hom over the rate itself at one beta; NaN where no trial is stored or the unit is another."""
+    for trial in (trial for row in trials_SR for trial in row):
+        if trial.lr_unit == "lr_hom" and store.has(trial):
+            return math.log(trial.lr / store.record(trial).metadata["lr"])
+    return math.nan
 
 
 def _grid(grid: Grid, arms: Sequence[tuning.Arm], rates: Sequence[float]) -> list[list[list[Trial]]]:

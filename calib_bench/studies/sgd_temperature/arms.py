@@ -88,8 +88,13 @@ def families(grid: Grid) -> list[Family]:
         raise SettingsError(f"study={STUDY} starts from random weights: leave pretrained at false")
     planned = []
     for model, space in grid.spaces.items():
-        if space["lr_unit"] == ("lr_rel",):
-            raise SettingsError("a temperature is an absolute rate over a batch size: give lr= or lr_eff=, not lr_rel=")
+        if space["lr_unit"] in (("lr_rel",), ("lr_hom",)):
+            unit = space["lr_unit"][0]
+            raise SettingsError(
+                f"a temperature is an absolute rate over a batch size: give lr= or lr_eff=, not {unit}="
+            )
+        if grid.carry == "all":
+            raise SettingsError(f"study={STUDY} finds the minimum of one objective: leave carry=all out")
         if min(space["epochs"]) < 16 or "sgd" not in space["optimizer"]:
             raise SettingsError(
                 f"study={STUDY} waits for SGD's stationary state: give optimizer=sgd and epochs=16 or more"

@@ -87,13 +87,16 @@ def families(grid: Grid) -> list[list[tuple[Trial, ...]]]:
     """Trials, one a seed, of every cell, by family: what is compared with each other.
 
     Raises:
-        SettingsError: rates are relative to the critical one, or nothing is trained.
+        SettingsError: rates are relative to another quantity, or nothing is trained.
     """
     by_kind: dict[Trial, list[tuple[Trial, ...]]] = {}
     for template in tuning.templates(grid):
         space = grid.spaces[template.model]
-        if template.lr_unit == "lr_rel":
-            raise SettingsError("a temperature is an absolute rate over a batch size: give lr_eff= or lr=, not lr_rel=")
+        if template.lr_unit in ("lr_rel", "lr_hom"):
+            unit = template.lr_unit
+            raise SettingsError(
+                f"a temperature is an absolute rate over a batch size: give lr_eff= or lr=, not {unit}="
+            )
         if template.epochs == 0:
             raise SettingsError("study=two_temperatures trains what it compares: give epochs=1 or more")
         kind = template.model_copy(update={"beta": 1.0, "lr": 1.0})

@@ -203,6 +203,7 @@ def _bold(
     options: TableOptions, frame: pd.DataFrame, metrics: Sequence[str], spans: Sequence[range]
 ) -> tuple[set[tuple[int, int]], str]:
     """Cells (row, metric) that are best or not shown to be worse, and a sentence on them for the caption."""
+    from calib_bench.analysis.scores import PAIRED
     from calib_bench.commands import table_ties
     from calib_bench.store.store import Store
 
@@ -215,7 +216,7 @@ def _bold(
     for metric in judged:
         column = metrics.index(metric)
         bold |= {(row, column) for row in table_ties.best(scored, metric, nested, spans)}
-    over_seeds = [title(metric) for metric in judged if metric not in table_ties.PAIRED or nested]
+    over_seeds = [title(metric) for metric in judged if metric not in PAIRED or nested]
     return bold, _bold_note(over_seeds, options.by)
 
 

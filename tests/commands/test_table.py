@@ -14,7 +14,7 @@ from synthetic import make
 
 from calib_bench import models, registry
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.measure import METRICS
+from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
 from calib_bench.commands import cite, table, table_ties
 from calib_bench.errors import SettingsError, StoreError

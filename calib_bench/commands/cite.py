@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
+from calib_bench.commands.stored_run import open_run
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 
 if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid
 
 BIB = Path(__file__).parents[1] / "references.bib"
 OWN = "agarwala2023temperature"
@@ -23,11 +24,7 @@ OWN = "agarwala2023temperature"
 
 def _call(arguments: Namespace) -> int:
     """Print the entries of a run, each under what it is cited for."""
-    from calib_bench.store.store import Store
-
-    run = Path(arguments.run)
-    settings = Store(run, "read").settings()
-    registry.use_stored(run, settings.plugins, arguments.plugins)
+    _, settings = open_run(arguments.run, arguments.plugins)
     print(bibtex(used(settings)), end="")
     return 0
 
@@ -41,34 +38,34 @@ COMMAND = Command(
 )
 
 
-def used(settings: Settings) -> dict[str, list[str]]:
+def used(grid: Grid) -> dict[str, list[str]]:
     """BibTeX keys of what resolved settings use -> what for, in the order task, models, baselines, metrics, study."""
     keys: dict[str, list[str]] = {}
-    for key, what in _uses(settings):
+    for key, what in _uses(grid):
         if what not in keys.setdefault(key, []):
             keys[key].append(what)
     return keys
 
 
-def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
+def _uses(grid: Grid) -> Iterator[tuple[str, str]]:
     """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
     from calib_bench.metrics.references import REFERENCES
 
-    yield registry.task(settings.task).reference, f"task {settings.task}"
-    for model in settings.model or ():
+    yield registry.task(grid.task).reference, f"task {grid.task}"
+    for model in grid.model or ():
         yield from ((key, f"model {model}") for key in references(model))
-    yield from _baselines_used(settings)
+    yield from _baselines_used(grid)
     for metric, keys in REFERENCES.items():
         yield from ((key, f"metric {metric}") for key in keys)
-    for key in (OWN, *registry.study(settings.study).references):
-        yield key, f"study {settings.study}"
+    for key in (OWN, *registry.study(grid.study).references):
+        yield key, f"study {grid.study}"
 
 
-def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
+def _baselines_used(grid: Grid) -> Iterator[tuple[str, str]]:
     objectives = registry.objectives()
-    for objective in settings.objective or ():
+    for objective in grid.objective or ():
         yield from ((objectives[term].reference, f"objective {term}") for term in parse_objective(objective))
-    for name, calibrator in registry.calibrators(settings.calibrator).items():
+    for name, calibrator in registry.calibrators(grid.calibrator).items():
         yield calibrator.reference, f"calibrator {name}"
 
 

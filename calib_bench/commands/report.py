@@ -22,7 +22,7 @@ PORT = 8000
 def _call(arguments: Namespace) -> int:
     from calib_bench.commands.serve import serve
 
-    folder = Path(arguments.run)
+    folder = arguments.run
     if arguments.serve:
         port = PORT if arguments.port is None else arguments.port
         return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))

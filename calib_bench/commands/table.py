@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib_bench import registry
 from calib_bench.analysis.format import ALPHA, title
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, items, whole
+from calib_bench.commands.stored_run import open_run
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.paper_table import PaperTable, metric_columns, paper_table
@@ -49,50 +48,30 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class TableOptions:
-    """Which table of which run is wanted, and how; `rows` keeps only rows whose column has one of the values."""
-
-    run: Path
-    table: str | None = None
-    columns: tuple[str, ...] = ()
-    by: tuple[str, ...] = ()
-    sort: str = ""
-    digits: int | None = None
-    interval: str = "yes"
-    best: str = "yes"
-    format: str | None = None
-    out: Path | None = None
-    plugins: tuple[Path, ...] = ()
-    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def table_options(arguments: Namespace) -> TableOptions:
-    """The options of the words after `table`; `arguments.keys` are conditions on rows.
+def conditions(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The values that rows may have by column, from words `column=a,b`.
 
     Raises:
         SettingsError: two conditions on one column.
     """
     rows: dict[str, tuple[str, ...]] = {}
-    for word in arguments.keys:
+    for word in words:
         column, text = split_word(word)
         if column in rows:
             raise SettingsError(f"{column} is given twice: give one list, for example {column}=a,b")
         rows[column] = tuple(expand(column, text))
-    values = {key: value for key, value in vars(arguments).items() if key not in ("run", "keys", "words")}
-    return TableOptions(Path(arguments.run), rows=rows, **values)
+    return rows
 
 
 def _call(arguments: Namespace) -> int:
     """Print a table and, unless one format was asked for, write all three."""
-    options = table_options(arguments)
-    name, table = format_table(options)
+    name, table = format_table(arguments)
     texts = {"latex": table.latex(), "markdown": table.markdown(), "csv": table.csv()}
-    if options.format:
-        print(texts[options.format], end="")
+    if arguments.format:
+        print(texts[arguments.format], end="")
         return 0
     print(texts["markdown"])
-    folder = options.out or options.run / "paper"
+    folder = arguments.out or arguments.run / "paper"
     for kind, suffix in (("latex", "tex"), ("markdown", "md"), ("csv", "csv")):
         write_bytes(folder / f"{name}.{suffix}", texts[kind].encode())
     print(f"written: {folder / name}.tex, .md, .csv")
@@ -115,8 +94,11 @@ one of these: beta=0.1,1 method=raw,temperature_scaling.""",
 )
 
 
-def format_table(options: TableOptions) -> tuple[str, PaperTable]:
+def format_table(options: Namespace) -> tuple[str, PaperTable]:
     """The name of the wanted table, and the table ready to be written.
+
+    Args:
+        options: values of `OPTIONS`; `keys` are conditions on rows.
 
     Raises:
         UserError: there is no such table, column or row.
@@ -134,7 +116,7 @@ def format_table(options: TableOptions) -> tuple[str, PaperTable]:
     return name, paper_table(view, name, metrics, options.digits, options.interval, bold, bold_note, rules)
 
 
-def _table(options: TableOptions) -> tuple[str, Table]:
+def _table(options: Namespace) -> tuple[str, Table]:
     """The table of the run that is wanted, else the main one, else the first for papers, else the first."""
     tables = read(options.run)
     for_papers = [name for name, table in tables.items() if table.paper]
@@ -157,10 +139,10 @@ def _grouped(frame: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFrame, list
     return frame.iloc[order].reset_index(drop=True), spans
 
 
-def _rows(table: Table, options: TableOptions) -> pd.DataFrame:
+def _rows(table: Table, options: Namespace) -> pd.DataFrame:
     """The rows that meet the conditions, in the order that is wanted."""
     frame = table.frame
-    for column, values in options.rows.items():
+    for column, values in conditions(options.keys).items():
         frame = _rows_with(frame, column, values)
     if options.sort:
         column = options.sort.removeprefix("-")
@@ -200,16 +182,13 @@ def _check_columns(columns: Sequence[str], frame: pd.DataFrame) -> None:
 
 
 def _bold(
-    options: TableOptions, frame: pd.DataFrame, metrics: Sequence[str], spans: Sequence[range]
+    options: Namespace, frame: pd.DataFrame, metrics: Sequence[str], spans: Sequence[range]
 ) -> tuple[set[tuple[int, int]], str]:
     """Cells (row, metric) that are best or not shown to be worse, and a sentence on them for the caption."""
     from calib_bench.analysis.scores import PAIRED
     from calib_bench.commands import table_ties
-    from calib_bench.store.store import Store
 
-    store = Store(options.run, "read")
-    settings = store.settings()
-    registry.use_stored(options.run, settings.plugins, options.plugins)
+    store, settings = open_run(options.run, options.plugins)
     scored, nested = table_ties.scores(store, settings, frame)
     judged = table_ties.judged(metrics, scored)
     bold = set()

@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PageTable:
     """A whole table; `same` says what all rows have in common, `first` names the columns that are shown at first."""
 
     name: str
@@ -58,12 +58,12 @@ class Grid:
         return len(self.columns) - len(self.first)
 
 
-def grid(name: str, table: Table) -> Grid:
+def page_table(name: str, table: Table) -> PageTable:
     """The table in the page's form; columns without a value are left out, columns of one value listed below it."""
     view = TableView.of(table).head(MOST_ROWS)
     keys, alike = _keys_and_alike(view)
     columns = [column for column in view.shown if column not in {*keys, *alike, FLAG}]
-    return Grid(
+    return PageTable(
         name=name,
         title=view.title,
         note=view.note,

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shown(run: Path, *words: str) -> tuple[str, paper_table.PaperTable]:
-    return table.format_table(table.table_options(table.COMMAND.parse([str(run), *words])))
+    return table.format_table(table.COMMAND.parse([str(run), *words]))
 
 
 def test_tables_read_back_as_they_were_saved(run: Path) -> None:

@@ -15,7 +15,7 @@ from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 
 if TYPE_CHECKING:
-    from calib_bench.core.settings import Grid
+    from calib_bench.core.settings import Settings
 
 BIB = Path(__file__).parents[1] / "references.bib"
 OWN = "agarwala2023temperature"
@@ -38,34 +38,34 @@ COMMAND = Command(
 )
 
 
-def used(grid: Grid) -> dict[str, list[str]]:
+def used(settings: Settings) -> dict[str, list[str]]:
     """BibTeX keys of what resolved settings use -> what for, in the order task, models, baselines, metrics, study."""
     keys: dict[str, list[str]] = {}
-    for key, what in _uses(grid):
+    for key, what in _uses(settings):
         if what not in keys.setdefault(key, []):
             keys[key].append(what)
     return keys
 
 
-def _uses(grid: Grid) -> Iterator[tuple[str, str]]:
+def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
     from calib_bench.metrics.references import REFERENCES
 
-    yield registry.task(grid.task).reference, f"task {grid.task}"
-    for model in grid.model or ():
+    yield registry.task(settings.task).reference, f"task {settings.task}"
+    for model in settings.model or ():
         yield from ((key, f"model {model}") for key in references(model))
-    yield from _baselines_used(grid)
+    yield from _baselines_used(settings)
     for metric, keys in REFERENCES.items():
         yield from ((key, f"metric {metric}") for key in keys)
-    for key in (OWN, *registry.study(grid.study).references):
-        yield key, f"study {grid.study}"
+    for key in (OWN, *registry.study(settings.study).references):
+        yield key, f"study {settings.study}"
 
 
-def _baselines_used(grid: Grid) -> Iterator[tuple[str, str]]:
+def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
     objectives = registry.objectives()
-    for objective in grid.objective or ():
+    for objective in settings.objective or ():
         yield from ((objectives[term].reference, f"objective {term}") for term in parse_objective(objective))
-    for name, calibrator in registry.calibrators(grid.calibrator).items():
+    for name, calibrator in registry.calibrators(settings.calibrator).items():
         yield calibrator.reference, f"calibrator {name}"
 
 

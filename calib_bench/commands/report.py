@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag, whole
+from calib_bench.commands.stored_run import open_run
 from calib_bench.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
@@ -96,11 +97,8 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     from calib_bench import registry
     from calib_bench.execute import analysis_pool, worker
     from calib_bench.report import build as reporting
-    from calib_bench.store.store import Store
 
-    store = Store(folder, "read")
-    settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    store, settings = open_run(folder, plugins)
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from calib_bench import registry
+from calib_bench.commands.stored_run import open_run
 from calib_bench.core.fate import FAILED
 from calib_bench.errors import ResourceError, UserError
 
@@ -242,12 +244,7 @@ def serve(folder: Path, plugins: Sequence[Path], port: int, write_report: Callab
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
-    from calib_bench import registry
-    from calib_bench.store.store import Store
-
-    store = Store(folder, "read")
-    settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    store, settings = open_run(folder, plugins)
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):

@@ -19,7 +19,7 @@ from calib_bench.planning import tuning
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid
     from calib_bench.store.store import Store
 
 KEYS = ("model", "variant", "beta", "objective")
@@ -32,13 +32,13 @@ class Scored(SeedScores):
     seeds: tuple[int, ...]
 
 
-def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[Scored], bool]:
+def scores(store: Store, grid: Grid, rows: pd.DataFrame) -> tuple[list[Scored], bool]:
     """The scores of each row (columns KEYS and method), measured anew; whether seeds have tests of their own.
 
     Raises:
         UserError: a row is not of an arm of the run's grid.
     """
-    arms = _arms_by_key(store, settings)
+    arms = _arms_by_key(store, grid)
     methods: dict[tuple[Any, ...], list[str]] = {}
     for row in rows.to_dict("records"):
         key = _key(row)
@@ -53,9 +53,9 @@ def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[S
     return in_order, own_tests(store, [arms[key] for key in methods])
 
 
-def _arms_by_key(store: Store, settings: Settings) -> dict[tuple[Any, ...], tuning.Arm]:
+def _arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
     """The arms of the run's grid by the values of KEYS."""
-    families = tuning.tuned(settings, store.scores(settings.select))
+    families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     arms = {}
     for family in families:

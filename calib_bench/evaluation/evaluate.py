@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -134,9 +134,14 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, I
         rows = [values.numpy() for values in scored.examples[name]]
         intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
     if len(y) > 1:
-        for metric in [name for name in scored.metrics if name not in intervals]:
-            intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
+        intervals |= _over_seeds(scored, intervals)
     return intervals
+
+
+def _over_seeds(scored: Scored, others: Container[str]) -> dict[str, Interval]:
+    """Intervals over seeds alone of every metric that is not among others."""
+    values = {metric: by_seed for metric, by_seed in scored.metrics.items() if metric not in others}
+    return {metric: score_interval(metric, [[one] for one in values[metric]], nested=True) for metric in values}
 
 
 def _binned(p: Tensor, hit: Tensor) -> Binned:

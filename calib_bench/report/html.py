@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import number, title
-from calib_bench.core.settings import Grid, Settings
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
 from calib_bench.report.page_tables import MOST_ROWS, PageTable, page_table
 
@@ -189,12 +189,12 @@ def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Pa
     return detail, drawn, page_table(f"detail-{i}", detail.table) if detail.table is not None else None
 
 
-def _facts(grid: Grid, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the main facts of a run, for the top of its page; unknown ones are left out."""
     training = provenance.get("training") or {}
     facts = [
-        ("model", ", ".join(grid.model)),
-        ("seeds", str(len(grid.seed)) if grid.seed else ""),
+        ("model", ", ".join(settings.model)),
+        ("seeds", str(len(settings.seed)) if settings.seed else ""),
         ("test examples", _test_examples(provenance)),
         ("trials", f"{training['trials']:,}" if training else ""),
         ("device time", str(training.get("device time", ""))),

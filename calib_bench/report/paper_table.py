@@ -13,7 +13,7 @@ from calib_bench import registry
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import fixed, number, places, stem, title
 from calib_bench.core.trial import split_terms
-from calib_bench.report.table_view import COUNTS, FLAG, GOOD, TableView, star
+from calib_bench.report.table_view import COUNTS, FLAG, GOOD, Column, TableView, star
 from calib_bench.report.tables import booktabs, escape_latex, pipe_table
 
 if TYPE_CHECKING:
@@ -107,11 +107,10 @@ def paper_table(
     """
     names, constant = _naming_columns(view)
     write = partial(cell, digits=digits, interval=interval)
+    in_paper = [_names_in_paper(column) for column in view.columns(names)]
     cells = [column.texts(write) for column in view.columns(metrics)]
-    in_paper = [[_name_in_paper(column.name, value) for value in column.values] for column in view.columns(names)]
     rows = [([text[i] for text in in_paper], [text[i] for text in cells]) for i in range(len(view.frame))]
-    alike = view.in_words(constant)
-    caption = " ".join(filter(None, (f"{view.title}.", bold_note, view.note, f"{alike}." if alike else "")))
+    caption = " ".join(filter(None, (f"{view.title}.", bold_note, view.note, view.sentence(constant))))
     kept = [column for column in view.frame if column in (*names, *constant) or stem(str(column)) in metrics]
     return PaperTable(names, metrics, rows, set(bold), set(rules), caption, f"tab:{name}", view.frame[kept])
 
@@ -131,11 +130,15 @@ def _naming_columns(view: TableView) -> tuple[list[str], list[str]]:
     return varying or list(view.naming[-1:]), constant
 
 
-def _name_in_paper(column: str, value: object) -> str:
-    """A name as papers print it: a baseline by its title, an objective's strength after it."""
-    if column not in ("method", "objective") or not isinstance(value, str):
-        return number(value)
-    return " + ".join(_term_in_paper(term) for term in split_terms(value))
+def _names_in_paper(column: Column) -> list[str]:
+    """Names as papers print them: a baseline by its title, an objective's strength after it."""
+    if column.name not in ("method", "objective"):
+        return [number(value) for value in column.values]
+    return [_terms_in_paper(value) if isinstance(value, str) else number(value) for value in column.values]
+
+
+def _terms_in_paper(terms: str) -> str:
+    return " + ".join(_term_in_paper(term) for term in split_terms(terms))
 
 
 def _term_in_paper(term: str) -> str:

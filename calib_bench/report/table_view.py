@@ -131,6 +131,11 @@ class TableView:
         present = {name: self.frame[name].dropna() for name in names}
         return "; ".join(f"{title(name)}: {number(v.iloc[0])}" for name, v in present.items() if len(v))
 
+    def sentence(self, names: Iterable[str]) -> str:
+        """`in_words` as a sentence; empty where no column is named."""
+        words = self.in_words(names)
+        return f"{words}." if words else ""
+
     def _column(self, name: str) -> Column:
         ends = [f"{name}{end}" for end in ("", *SIBLINGS)]
         rows = self.frame[[column for column in ends if column in self.frame]].to_dict("records")

@@ -122,8 +122,7 @@ def _texts(view: TableView, write: Callable[[object, Estimate | None], str]) -> 
 def _without_constants(view: TableView) -> tuple[TableView, str]:
     """The view less its columns of one value, among those that may be left out, and those in words."""
     constant = view.alike(CONSTANTS, missing_counts=False)
-    words = view.in_words(constant)
-    return view.without(constant), f"{words}." if words else ""
+    return view.without(constant), view.sentence(constant)
 
 
 def _full(value: object, estimate: Estimate | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from calib_bench import models, registry
-from calib_bench.commands.console import duration, open_console, print_results, status, warn
+from calib_bench.commands.console import open_console, print_results, status, warn
 from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
@@ -21,6 +21,7 @@ from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import build as reporting
 from calib_bench.report import failed_trials
+from calib_bench.report.provenance import duration
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown

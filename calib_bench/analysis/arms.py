@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import kappa
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.measure import METRICS, Measures
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
-from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.scores import MEANS, METRICS, REPAIRED
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, choice_variance, ece_interval, score_interval, widened, within
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
-"""Metrics that are means over examples, and the per-example score each is the mean of."""
+CROSSED = ("accuracy", "log_loss", "brier")
+"""Metrics whose intervals count seeds and test examples."""
 
 REDRAWN_CHOICE_NOTE = (
     "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
@@ -82,7 +82,7 @@ def _metrics(measures: Measures, method: str, nested: bool) -> Row:
 def _metric(measures: Measures, method: str, metric: str, nested: bool) -> Interval | None:
     """A metric's interval over seeds and test examples; None where it is no finite mean over them."""
     scores = measures.examples[method]
-    if metric in MEANS and bool(scores[MEANS[metric]].isfinite().all()):
+    if metric in CROSSED and bool(scores[MEANS[metric]].isfinite().all()):
         return _mean(measures, method, metric, nested)
     if metric == "ece" and method in ("raw", REPAIRED):
         return ece_interval(scores["confidence"], scores["correct"], nested=nested)
@@ -90,7 +90,7 @@ def _metric(measures: Measures, method: str, metric: str, nested: bool) -> Inter
 
 
 def _mean(measures: Measures, method: str, metric: str, nested: bool) -> Interval:
-    """The interval of one of MEANS; the choice of rate and the temperature's calibration examples are counted."""
+    """The interval of one of CROSSED; the choice of rate and the temperature's calibration examples are counted."""
     score = MEANS[metric]
     fit = fitted_to(metric, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
     interval = score_interval(metric, measures.examples[method][score], nested, fit)

@@ -19,8 +19,8 @@ from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks, revoked
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.table_notes import display_columns, table_note
-from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.inference import (

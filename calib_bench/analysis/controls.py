@@ -13,6 +13,7 @@ from calib_bench.analysis.format import number
 from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, cell, excludes_zero
+from calib_bench.analysis.table_notes import smoke_note
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -239,7 +240,7 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
     return Table(
         "Controls: comparisons with a known answer",
         frame[columns],
-        (f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else "")
+        smoke_note(grid)
         + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
         "must be 0 and total must equal conf. Positive: the reference trained for about an eighth of its epochs, which "
         "must not be 0; else the study has no power."

@@ -6,9 +6,8 @@ import math
 import numbers
 
 ALPHA = 0.05
-
-
 SIBLINGS = ("_low", "_high", "_p", "_holm")
+"""Ends of the names of a column's limits and p-values."""
 
 
 def number(value: object) -> str:
@@ -35,9 +34,7 @@ def estimate(mean: float, low: float, high: float) -> str:
         mean, low, high = (float(f"{v:.2g}") for v in (mean, low, high))
         return f"{mean:g} [{low:g}, {high:g}]".replace("-", "−")
     digits = places(low, high)
-    mean, low, high = (0.0 if abs(v) < 0.5 * 10**-digits else v for v in (mean, low, high))
-    text = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-    return text.replace("-", "−")
+    return f"{fixed(mean, digits)} [{fixed(low, digits)}, {fixed(high, digits)}]"
 
 
 def places(low: float, high: float) -> int:
@@ -46,6 +43,19 @@ def places(low: float, high: float) -> int:
     return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
 
 
+def fixed(value: float, digits: int) -> str:
+    """The number to so many places, a true minus sign, no minus zero."""
+    value = 0.0 if abs(value) < 0.5 * 10**-digits else value
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
 def title(column: str) -> str:
     """A column's name for people."""
     return column.replace("_", " ")
+
+
+def stem(column: str) -> str:
+    """The name of the column that one of limits or p-values belongs to; any other column's own name."""
+    for end in SIBLINGS:
+        column = column.removesuffix(end)
+    return column

@@ -38,8 +38,8 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     significance_note,
     why_loose,
 )
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.table_notes import betas, describe_sample, display_columns, families, sample, table_note
-from calib_bench.analysis.trial_predictions import REPAIRED
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial

@@ -14,15 +14,9 @@ import torch
 
 from calib_bench.analysis import rate_choice
 from calib_bench.analysis.rate_choice import RedrawnChoice
+from calib_bench.analysis.scores import METRICS, RAW, REPAIRED, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
-from calib_bench.analysis.trial_predictions import (
-    RAW,
-    REPAIRED,
-    Sentences,
-    TrialLogits,
-    on_trials,
-    predictions,
-)
+from calib_bench.analysis.trial_predictions import Sentences, TrialLogits, on_trials, predictions
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.results import Results
@@ -38,12 +32,6 @@ if TYPE_CHECKING:
 SPLIT = ("log_loss", "brier")
 """Scores that a temperature splits into what it repairs and what is left."""
 PER_EXAMPLE = ("log_loss", "brier", "correct", "confidence")
-METRICS = (
-    "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "smece", "mce",
-    "debiased_squared_ece", "mean_confidence", "mean_entropy", "aurc", "e_aurc", "smece_positive",
-)  # fmt: skip
-
-
 STACK_VALUES = 1 << 21
 """Log probabilities that are measured at once: 16 MiB."""
 
@@ -235,14 +223,14 @@ def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], T
         return
     every = measure(torch.stack([logp for _, _, logp in predictions]), one.y_test)
     for i, (method, fitted, logp) in enumerate(predictions):
-        values = {name: value[i] for name, value in every.items()}
+        metrics, examples = split_measured({name: value[i] for name, value in every.items()})
         row = {"key": one.trial.key, "seed": one.trial.seed, "method": method, **fitted}
-        row |= {name: float(values[name]) for name in METRICS if name in values}
+        row |= {name: metrics[name] for name in METRICS if name in metrics}
         curve = None
         if method in (RAW, REPAIRED):
             row["ece_null"], row["ece_p"] = ece_null(logp, one.y_test)
             curve = pd.DataFrame(reliability(logp, one.y_test)._asdict()).assign(method=method)
-        kept = {name: values[f"{name}_n"].numpy() for name in PER_EXAMPLE}
+        kept = {name: examples[name].numpy() for name in PER_EXAMPLE}
         if method == REPAIRED:
             kept |= _temperature_values(one, logp, row["kappa"])
         yield method, row, kept, curve

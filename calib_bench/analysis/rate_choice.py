@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import metrics, registry
-from calib_bench.analysis.trial_predictions import REPAIRED, TrialLogits, on_trials, predictions
+from calib_bench.analysis.scores import REPAIRED
+from calib_bench.analysis.trial_predictions import TrialLogits, on_trials, predictions
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial

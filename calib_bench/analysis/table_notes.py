@@ -27,8 +27,20 @@ def display_columns(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
 def table_note(grid: Grid, *parts: str) -> str:
     """A table's note, its parts as sentences; the note of a smoke run says so first."""
-    smoke = [] if grid.limit is None else [f"SMOKE RUN, limit={grid.limit}, not a result"]
-    return ". ".join([*smoke, *(part for part in parts if part)]) + "."
+    sentences = [f"{part}. " for part in parts if part]
+    return (smoke_note(grid) + "".join(sentences)).rstrip()
+
+
+def smoke_note(grid: Grid) -> str:
+    """The sentence that begins the note of a smoke run's table, with a space; empty of any other run."""
+    return "" if grid.limit is None else f"SMOKE RUN, limit={grid.limit}, not a result. "
+
+
+def smoke_warnings(grid: Grid) -> list[str]:
+    """The warning that a report of a smoke run begins with; empty of any other run."""
+    if grid.limit is None:
+        return []
+    return [f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."]
 
 
 def rate_unit(grid: Grid) -> str:

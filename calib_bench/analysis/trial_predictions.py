@@ -14,6 +14,7 @@ import torch
 
 from calib_bench import registry
 from calib_bench.analysis import fitting
+from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
@@ -23,9 +24,6 @@ from calib_bench.execute import analysis_pool
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-RAW = "raw"
-REPAIRED = "temperature_scaling"
 
 COPIES = 8
 """Times the float64 logits that measuring a trial may hold at once."""

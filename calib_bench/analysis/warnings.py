@@ -9,6 +9,7 @@ from calib_bench import registry
 from calib_bench.analysis import collapse
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.interventions import why_not
+from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS, Arm
@@ -46,7 +47,7 @@ def warnings(
     """
     all_arms = [*arms, *extra]
     references = [arm for arm in arms if is_reference(arm.trial.model_dump(), grid)]
-    sentences = _smoke(grid) + untrained(all_arms) + _batches(all_arms, provenance)
+    sentences = smoke_warnings(grid) + untrained(all_arms) + _batches(all_arms, provenance)
     sentences += _no_reference(references, grid) + _tuning(all_arms) + _trials(frames["trials"])
     sentences += collapse.warnings(collapse.rows(frames["trials"], grid))
     sentences += _doubtful(frames.get("separation")) + _one_seed(grid)
@@ -54,12 +55,6 @@ def warnings(
     for split in provenance.get("splits", ()):
         sentences += [f"Data: {note}." for note in split.get("notes", {}).values()]
     return tuple(dict.fromkeys(sentences))
-
-
-def _smoke(grid: Grid) -> list[str]:
-    if grid.limit is None:
-        return []
-    return [f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."]
 
 
 def _no_reference(references: Sequence[Arm], grid: Grid) -> list[str]:

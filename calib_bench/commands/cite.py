@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
+from calib_bench.commands.stored_run import open_run
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 
@@ -23,11 +24,7 @@ OWN = "agarwala2023temperature"
 
 def _call(arguments: Namespace) -> int:
     """Print the entries of a run, each under what it is cited for."""
-    from calib_bench.store.store import Store
-
-    run = Path(arguments.run)
-    settings = Store(run, "read").settings()
-    registry.use_stored(run, settings.plugins, arguments.plugins)
+    _, settings = open_run(arguments.run, arguments.plugins)
     print(bibtex(used(settings)), end="")
     return 0
 

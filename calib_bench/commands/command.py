@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from calib_bench.core.syntax import expand
 from calib_bench.errors import SettingsError, nearest
+
+if TYPE_CHECKING:
+    from calib_bench.core.settings import UserSettings
 
 PROGRAM = "python -m calib_bench"
 SPELLING = "An option may be written name=value, --name value or --name=value."
@@ -141,12 +144,16 @@ def setting(key: str, help: str) -> Option:
 
 
 def _setting(key: str, text: str) -> Any:
+    return getattr(_parsed([f"{key}={text}"]), key)
+
+
+def _parsed(words: Sequence[str]) -> UserSettings:
     from calib_bench.core.settings import parse
 
-    return getattr(parse([f"{key}={text}"]), key)
+    return parse(words)
 
 
-RUN = Option("RUN", "the run folder")
+RUN = Option("RUN", "the run folder", Path)
 PLUGINS = Option("--plugins", "folders with the run's own plug-ins, which are code", folders, (), metavar="FOLDERS")
 
 
@@ -166,8 +173,8 @@ class Command:
         does: what it does, for its help.
         options: the arguments that it declares.
         examples: command lines, without the program's name.
-        call: does the work and returns the exit code. It is given the values by name, `words` as they were typed, and
-            `keys`, the words `key=value` that are no options.
+        call: does the work and returns the exit code. It is given the values by name, `words` as they were typed,
+            `keys`, the words `key=value` that are no options, and `settings` as typed, where those are settings.
         keys: what such words are called; SETTINGS: settings of a run; "" where there must be none.
         notes: a last paragraph of the help.
     """
@@ -198,7 +205,7 @@ class Command:
         plain, keys = self._sort(words)
         values, unexpected = self._parser().parse_known_intermixed_args(plain)
         if self.keys == SETTINGS:
-            keys += unexpected  # the settings' own parser says what is wrong with them
+            values.settings = _parsed([*keys, *unexpected])  # which says what is wrong with a word
         elif unexpected:
             raise SettingsError(f"{self.name} does not take {unexpected[0]!r}; it takes: {self._usage()}")
         values.keys, values.words = keys, list(words)

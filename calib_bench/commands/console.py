@@ -1,4 +1,4 @@
-"""What commands print: warnings, durations, the table and sentences at the end."""
+"""What commands print: warnings, the table and sentences at the end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,6 @@ def open_console(stderr: bool = False) -> Console:
 def status(console: Console, text: str) -> AbstractContextManager[object]:
     """A context that shows, on a terminal, that something takes time."""
     return console.status(text) if console.is_terminal else nullcontext()
-
-
-def duration(seconds: float) -> str:
-    """A time for people, in seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
 def warn(display: Display, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from calib_bench import registry
 from calib_bench.commands.command import SETTINGS, Command, Option, whole
-from calib_bench.core.settings import UserSettings, parse
+from calib_bench.core.settings import UserSettings
 from calib_bench.errors import SettingsError
 
 MOST = 65535
@@ -120,7 +120,7 @@ def _call(arguments: Namespace) -> int:
     if arguments.system is None:
         print(COMMAND.help())
         return 0
-    settings = parse(arguments.keys)
+    settings = arguments.settings
     if settings.options:
         from calib_bench.planning.defaults import check_options
 

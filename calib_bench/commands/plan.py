@@ -6,13 +6,13 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
-from calib_bench.core.settings import Execution, Settings, UserSettings, parse
+from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
 
 
 def _call(arguments: Namespace) -> int:
-    return show_plan(parse(arguments.keys), arguments.gpus, arguments.price)
+    return show_plan(arguments.settings, arguments.gpus, arguments.price)
 
 
 COMMAND = Command(

@@ -30,7 +30,7 @@ from calib_bench.system.files import write_bytes, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid, Settings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
@@ -49,7 +49,7 @@ def _call(arguments: Namespace) -> int:
     from calib_bench.commands.report import rebuild
     from calib_bench.store.store import Store
 
-    folder = Path(arguments.run)
+    folder = arguments.run
     name = folder.resolve().name if arguments.name is None else arguments.name
     if "/" in name or name.startswith("."):
         raise SettingsError(f"name={name} is not the name of a folder")
@@ -81,11 +81,11 @@ calibrators, provenance; and a gallery of such folders. A reading.md in the fold
 )
 
 
-def refuse_smoke(path: Path, settings: Settings, check: bool) -> None:
+def refuse_smoke(path: Path, grid: Grid, check: bool) -> None:
     """Raise UserError where the run in this folder was a smoke run and is not published as a check."""
-    if settings.limit is not None and not check:
+    if grid.limit is not None and not check:
         raise UserError(
-            f"{path} is a smoke run, limit={settings.limit}: its numbers are not for publication; check=yes "
+            f"{path} is a smoke run, limit={grid.limit}: its numbers are not for publication; check=yes "
             "publishes it as a check that the command runs, and nothing else"
         )
 
@@ -180,8 +180,8 @@ def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis
     }
 
 
-def _check(settings: Settings) -> str:
-    size = "" if settings.limit is None else f" on at most {settings.limit} examples of each split"
+def _check(grid: Grid) -> str:
+    size = "" if grid.limit is None else f" on at most {grid.limit} examples of each split"
     return f"A path check and nothing else: it shows that the command runs{size}, and none of its numbers is a result."
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag, whole
+from calib_bench.commands.stored_run import open_run
 from calib_bench.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PORT = 8000
 def _call(arguments: Namespace) -> int:
     from calib_bench.commands.serve import serve
 
-    folder = Path(arguments.run)
+    folder = arguments.run
     if arguments.serve:
         port = PORT if arguments.port is None else arguments.port
         return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))
@@ -97,11 +98,8 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     from calib_bench.execute import analysis_pool, worker
     from calib_bench.planning import plan as planning
     from calib_bench.report import build as reporting
-    from calib_bench.store.store import Store
 
-    store = Store(folder, "read")
-    settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    store, settings = open_run(folder, plugins)
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()

@@ -6,13 +6,12 @@ import sys
 from argparse import Namespace
 
 from calib_bench.commands.command import SETTINGS, Command
-from calib_bench.core.settings import parse
 
 
 def _call(arguments: Namespace) -> int:
     from calib_bench.commands.run_study import run_study
 
-    return run_study(parse(arguments.keys), ask=sys.stdin.isatty() and sys.stdout.isatty())
+    return run_study(arguments.settings, ask=sys.stdin.isatty() and sys.stdout.isatty())
 
 
 COMMAND = Command(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from calib_bench import models, registry
-from calib_bench.commands.console import duration, open_console, print_results, status, warn
-from calib_bench.core.settings import Settings, UserSettings
+from calib_bench.commands.console import open_console, print_results, status, warn
+from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
 from calib_bench.execute.progress import Display
@@ -21,6 +21,7 @@ from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import build as reporting
 from calib_bench.report import failed_trials
+from calib_bench.report.provenance import duration
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
@@ -63,12 +64,12 @@ def run_study(settings: UserSettings, ask: bool = False) -> int:
     return 0
 
 
-def _follow(settings: Settings) -> int:
+def _follow(execution: Execution) -> int:
     """Train what the main process announces; returns the exit code: 130 where all were asked to leave. The main process
     says why."""
     try:
         with shutdown.together():
-            data_parallel.follow(settings)
+            data_parallel.follow(execution)
     except shutdown.Stopped:
         return 130
     return 0
@@ -142,27 +143,27 @@ def _confirm(hours: float, console: Console) -> None:
         raise SettingsError("not started: give fewer values, or yes=true to go on without being asked")
 
 
-def device_type(settings: Settings) -> str:
+def device_type(execution: Execution) -> str:
     """Type of the device that trials train on: "cpu", "cuda" or "mps"."""
     from calib_bench.system.device import pick
 
-    return pick(settings.device).type
+    return pick(execution.device).type
 
 
-def capacity(settings: Settings) -> tuple[int, str]:
+def capacity(execution: Execution) -> tuple[int, str]:
     """Groups at once, and the type of the device they train on; joins the Ray cluster where there is to be one.
 
     Raises:
         SettingsError: Ray is not installed, or `gang` needs it.
     """
-    if settings.executor == "ray" and not distributed.requested():
-        return ray_executor().capacity(settings)
-    if settings.gang > 1 and not distributed.requested():
+    if execution.executor == "ray" and not distributed.requested():
+        return ray_executor().capacity(execution)
+    if execution.gang > 1 and not distributed.requested():
         raise SettingsError(
-            f"gang={settings.gang} needs executor=ray; without Ray: torchrun --nproc-per-node={settings.gang} -m ..."
+            f"gang={execution.gang} needs executor=ray; without Ray: torchrun --nproc-per-node={execution.gang} -m ..."
         )
-    device = device_type(settings)
-    return local.worker_count(settings, device), device
+    device = device_type(execution)
+    return local.worker_count(execution, device), device
 
 
 def ray_executor() -> ModuleType:
@@ -226,7 +227,7 @@ def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
     return cost.estimate_seconds(flops, 1, examples, device, trial.precision)
 
 
-def _check_data(settings: Settings, plan: planning.Plan, store: Store) -> None:
+def _check_data(execution: Execution, plan: planning.Plan, store: Store) -> None:
     """Hold the data at hand against what the stored trials were trained on; write labels anew where they are gone.
 
     Where there is no data any more, what is stored stands.
@@ -238,19 +239,19 @@ def _check_data(settings: Settings, plan: planning.Plan, store: Store) -> None:
     one_of_each_split = {trial.split: trial for trial in plan.trials if store.has(trial)}
     for trial in one_of_each_split.values():
         try:
-            splits = worker.load_splits(settings, trial)
+            splits = worker.load_splits(execution, trial)
         except DataError:
-            if settings.data is not None:
+            if execution.data is not None:
                 raise
             continue
         store.write_splits(trial, splits)
 
 
-def _executor(settings: Settings, workers: int) -> Any:
+def _executor(execution: Execution, workers: int) -> Any:
     """Where trials run: on all processes of a `torchrun`, as tasks of a Ray cluster, or on workers of this machine."""
     if distributed.requested():
-        return nullcontext(data_parallel.Leader(settings))
-    return ray_executor().Cluster(settings) if settings.executor == "ray" else local.Workers(settings, workers)
+        return nullcontext(data_parallel.Leader(execution))
+    return ray_executor().Cluster(execution) if execution.executor == "ray" else local.Workers(execution, workers)
 
 
 def _train_orderly(

@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from calib_bench import registry
+from calib_bench.commands.stored_run import open_run
 from calib_bench.core.fate import FAILED
+from calib_bench.core.study import Analysis, Detail, Table
 from calib_bench.errors import ResourceError, UserError
+from calib_bench.report import html
+from calib_bench.report.provenance import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,9 +127,6 @@ class Site:
 
     def _status(self) -> str:
         """How far the run is, as a page."""
-        from calib_bench.core.study import Analysis, Detail, Table
-        from calib_bench.report import html
-
         done, wanted = len(self._done), len(self._wanted)
         now = time.time_ns()
         recent = sum(now - t < RECENT * 1e9 for t in self._times())
@@ -138,7 +140,9 @@ class Site:
             state = "Everything is trained. The report is being written, or waits for the command to be given again."
         elif recent:
             left = (wanted - done) * RECENT / recent
-            state = f"Training goes on: {_span(left)} to go at this rate, and more if the grid of rates must grow."
+            state = (
+                f"Training goes on: about {duration(left)} to go at this rate, and more if the grid of rates must grow."
+            )
         else:
             state = f"Nothing has been trained lately. This goes on with it: {self.store.provenance()['command']}"
         older = ("The last report, of fewer trials, is at /report.html.",) * (self.folder / "report.html").exists()
@@ -165,12 +169,6 @@ class Site:
         ]
         frame = pd.DataFrame(rows)
         return frame.groupby(["model", "objective", "beta"], as_index=False, sort=False).sum() if rows else frame
-
-
-def _span(seconds: float) -> str:
-    from calib_bench.report.provenance import duration
-
-    return f"about {duration(seconds)}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -243,12 +241,7 @@ def serve(folder: Path, plugins: Sequence[Path], port: int, write_report: Callab
         StoreError: it is no run folder.
         ResourceError: the port is taken.
     """
-    from calib_bench import registry
-    from calib_bench.store.store import Store
-
-    store = Store(folder, "read")
-    settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    store, settings = open_run(folder, plugins)
     site = Site(store, registry.study(settings.study), settings)
     answering = server(site, port)
     if site.whole() and site.version().startswith("status"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from calib_bench import registry
 from calib_bench.commands.command import SETTINGS, Command
-from calib_bench.core.settings import RATES, Settings, UserSettings, parse
+from calib_bench.core.settings import RATES, Settings, UserSettings
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.system.files import write_bytes
@@ -30,7 +30,7 @@ def _call(arguments: Namespace) -> int:
     """
     import yaml
 
-    settings = parse(arguments.keys)
+    settings = arguments.settings
     content = configuration(settings)
     path = settings.out / f"{settings.name}-sweep.yaml"
     write_bytes(path, yaml.safe_dump(content, sort_keys=False, width=1000).encode())

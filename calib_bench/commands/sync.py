@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command, setting
+from calib_bench.commands.stored_run import open_run
 from calib_bench.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -25,11 +25,7 @@ def _call(arguments: Namespace) -> int:
         StoreError: the folder is no run folder, or not whole.
         ResourceError: the server could not be reached.
     """
-    from calib_bench.store.store import Store
-
-    store = Store(Path(arguments.run), "read")
-    settings = store.settings()
-    registry.use_stored(store.path, settings.plugins, arguments.plugins)
+    store, settings = open_run(arguments.run, arguments.plugins)
     typed = {key: value for key in CHANGED if (value := getattr(arguments, key)) is not None}
     update = {"wandb": "online", "plugins": arguments.plugins} | typed
     return _replay(store, settings.model_copy(update=update))

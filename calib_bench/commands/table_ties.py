@@ -11,46 +11,34 @@ from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
-from calib_bench.analysis.trial_predictions import RAW, REPAIRED
+from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
 from calib_bench.errors import UserError
-from calib_bench.inference import Interval, aurc_interval, difference_interval, ece_interval, holm
+from calib_bench.inference import Interval, holm
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid
     from calib_bench.store.store import Store
 
-MEANS = {"accuracy": "correct", "log_loss": "log_loss", "brier": "brier"}
-"""Metrics that are means over examples, and the per-example score each is the mean of."""
-LOW = (
-    "log_loss", "brier", "ece", "adaptive_ece", "aurc", "e_aurc", "smece", "classwise_ece", "mce",
-    "debiased_squared_ece", "ece_positive", "smece_positive",
-)  # fmt: skip
-"""Metrics of which less is better; of accuracy more is."""
-PAIRED = (*MEANS, "ece", "adaptive_ece", "aurc", "e_aurc")
-"""Metrics whose differences count seeds and examples; of the others they count seeds, for this test set."""
 KEYS = ("model", "variant", "beta", "objective")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A row's scores on the test split: per example [S, N], every metric by seed, and the seeds."""
+class Scored(SeedScores):
+    """A row's scores on the test split, and the seeds."""
 
-    examples: dict[str, Tensor]
-    metrics: dict[str, list[float]]
     seeds: tuple[int, ...]
 
 
-def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[Scored], bool]:
+def scores(store: Store, grid: Grid, rows: pd.DataFrame) -> tuple[list[Scored], bool]:
     """The scores of each row (columns KEYS and method), measured anew; whether seeds have tests of their own.
 
     Raises:
         UserError: a row is not of an arm of the run's grid.
     """
-    arms = _arms_by_key(store, settings)
+    arms = _arms_by_key(store, grid)
     methods: dict[tuple[Any, ...], list[str]] = {}
     for row in rows.to_dict("records"):
         key = _key(row)
@@ -65,9 +53,9 @@ def scores(store: Store, settings: Settings, rows: pd.DataFrame) -> tuple[list[S
     return in_order, own_tests(store, [arms[key] for key in methods])
 
 
-def _arms_by_key(store: Store, settings: Settings) -> dict[tuple[Any, ...], tuning.Arm]:
+def _arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
     """The arms of the run's grid by the values of KEYS."""
-    families = tuning.tuned(settings, store.scores(settings.select))
+    families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     arms = {}
     for family in families:
@@ -126,22 +114,12 @@ def _best_of_group(scored: Sequence[Scored], metric: str, nested: bool, group: S
         return set()
     top = min(means, key=means.__getitem__)
     others = [i for i in means if i != top]
-    adjusted = holm([difference(scored[i], scored[top], metric, nested).p for i in others])
+    adjusted = holm([paired_difference(scored[i], scored[top], metric, nested).p for i in others])
     return {top, *(i for i, p in zip(others, adjusted, strict=True) if not p < ALPHA)}
 
 
-def difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:
+def paired_difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:
     """One minus the other over the seeds that both have."""
     seeds = [seed for seed in one.seeds if seed in other.seeds]
-    mine, theirs = ([s.seeds.index(seed) for seed in seeds] for s in (one, other))
-    if metric in MEANS:
-        name = MEANS[metric]
-        return difference_interval(metric, one.examples[name][mine] - other.examples[name][theirs], nested)
-    if metric in PAIRED:
-        a = (one.examples["confidence"][mine], one.examples["correct"][mine])
-        b = (other.examples["confidence"][theirs], other.examples["correct"][theirs])
-        if metric.endswith("aurc"):
-            return aurc_interval(*a, other=b, excess=metric == "e_aurc", nested=nested)
-        return ece_interval(*a, other=b, adaptive=metric == "adaptive_ece", nested=nested)
-    x, y = one.metrics[metric], other.metrics[metric]
-    return difference_interval(metric, [[x[i] - y[j]] for i, j in zip(mine, theirs, strict=True)], nested=True)
+    ours, theirs = (side.take([side.seeds.index(seed) for seed in seeds]) for side in (one, other))
+    return difference(metric, ours, theirs, nested)

@@ -17,9 +17,10 @@ from calib_bench.analysis.result_rows import (
     is_significant,
     marks,
 )
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
-from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, kappa_of, score
+from calib_bench.evaluation.evaluate import Scored, contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.findings import (
     ALPHA,
     COUNTED,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
-from calib_bench.analysis.measure import METRICS
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
+from calib_bench.analysis.scores import MEANS, RAW, REPAIRED, SeedScores, difference, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
@@ -25,7 +25,6 @@ from calib_bench.inference import (
     aurc_interval,
     binned_interval,
     crossed_interval,
-    difference_interval,
     ece_interval,
     ece_null,
     score_interval,
@@ -39,25 +38,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-RAW = "raw"
-REPAIRED = "temperature_scaling"
-MEANS = {
-    "accuracy": "correct", "log_loss": "log_loss", "brier": "brier", "mean_confidence": "confidence",
-    "mean_entropy": "entropy",
-}  # fmt: skip
-"""Metrics that are means over examples, and the per-example score each is the mean of."""
 MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
 REMARK = "fitted on log p: not the fit that logits would give"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One method's scores of every seed.
+class Scored(SeedScores):
+    """One method's scores of every seed; examples' are also entropy, and positive where K = 2.
 
     Attributes:
-        examples: by name (log_loss, brier, correct, confidence, entropy, and positive where K = 2): float64 [N] a seed.
-        metrics: by name, one value a seed.
         classwise: gaps and bins of every class, a seed; empty where that would take too long.
         nulls: ECE of a calibrated model and p-value, a seed.
         log_kappa: see `temperature_influence.log_kappa_n`, a seed; for temperature scaling.
@@ -65,8 +55,6 @@ class Scored:
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
     """
 
-    examples: Mapping[str, list[Tensor]]
-    metrics: Mapping[str, list[float]]
     classwise: list[Binned]
     nulls: list[tuple[float, float]]
     log_kappa: list[Tensor]
@@ -94,11 +82,11 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
         values |= {"confidence_n": confidence_n(logp_NK), "entropy_n": entropy_n(logp_NK)}
         if logp_NK.shape[1] == 2:
             values["positive_n"] = logp_NK.double().softmax(-1)[:, 1]
-        for name, value in values.items():
-            if name.endswith("_n"):
-                examples.setdefault(name[:-2], []).append(value)
-            elif name in METRICS:
-                metrics.setdefault(name, []).append(float(value))
+        of_model, of_examples = split_measured(values)
+        for name, value in of_model.items():
+            metrics.setdefault(name, []).append(value)
+        for name, value_N in of_examples.items():
+            examples.setdefault(name, []).append(value_N)
         scored.nulls.append(ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
@@ -130,7 +118,7 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
 
 def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, Interval]:
     """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
-    top = _top(scored)
+    top = scored.top
     intervals: dict[str, Interval] = {
         "ece": ece_interval(*top, nested=nested),
         "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
@@ -146,15 +134,14 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, I
         rows = [values.numpy() for values in scored.examples[name]]
         intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
     if len(y) > 1:
-        for metric in [name for name in scored.metrics if name not in intervals]:
-            intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
+        intervals |= _over_seeds(scored, intervals)
     return intervals
 
 
-def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
-    """Confidences and whether the top label was right, [N] a seed."""
-    confidence, correct = ([rows.numpy() for rows in scored.examples[name]] for name in ("confidence", "correct"))
-    return confidence, correct
+def _over_seeds(scored: Scored, others: Container[str]) -> dict[str, Interval]:
+    """Intervals over seeds alone of every metric that is not among others."""
+    values = {metric: by_seed for metric, by_seed in scored.metrics.items() if metric not in others}
+    return {metric: score_interval(metric, [[one] for one in values[metric]], nested=True) for metric in values}
 
 
 def _binned(p: Tensor, hit: Tensor) -> Binned:
@@ -348,16 +335,10 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
     Args:
         apart: see `fitted_to`.
     """
-    import numpy as np
-
     intervals = {}
-    for metric in ("accuracy", "log_loss", "brier"):
-        name = MEANS[metric]
-        pairs = zip(scored.examples[name], other.examples[name], strict=True)
+    for metric in ("accuracy", "log_loss", "brier", "ece"):
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
-        with np.errstate(invalid="ignore"):  # infinite losses on both sides: no interval, which says so
-            intervals[metric] = difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
-    intervals["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
+        intervals[metric] = difference(metric, scored, other, nested, fit)
     return intervals
 
 

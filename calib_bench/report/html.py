@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.format import number, title
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
-from calib_bench.report.page_tables import MOST_ROWS, Grid, grid
+from calib_bench.report.page_tables import MOST_ROWS, PageTable, page_table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Part:
-    """A section with what it shows, in order: figures, grids, and pairs of a Detail and its contents."""
+    """A section with what it shows, in order: figures, tables, and pairs of a Detail and its contents."""
 
     id: str
     title: str
@@ -177,16 +177,16 @@ class _Contents:
         if name in self.figures:
             yield "figure", Figure(self._caption(name), inline(self.figures[name], name), name)
         if name in self.analysis.tables:
-            yield "table", grid(name, self.analysis.tables[name])
+            yield "table", page_table(name, self.analysis.tables[name])
 
     def _caption(self, name: str) -> str:
         first_paragraph = re.split(r"\n\s*\n", self.captions.get(name, ""))[0]
         return first_paragraph.replace("\n", " ") or title(name)
 
 
-def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, Grid | None]:
+def _detail(i: int, detail: Detail, svg: str) -> tuple[Detail, Figure | None, PageTable | None]:
     drawn = Figure("", inline(svg, f"detail-{i}")) if svg else None
-    return detail, drawn, grid(f"detail-{i}", detail.table) if detail.table is not None else None
+    return detail, drawn, page_table(f"detail-{i}", detail.table) if detail.table is not None else None
 
 
 def _facts(settings: Settings, provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

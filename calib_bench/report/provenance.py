@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from calib_bench.core.fate import FAILED
-from calib_bench.core.settings import Settings
+from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.store.store import Store
 
 
-def provenance(store: Store, settings: Settings, trials: Iterable[Trial]) -> dict[str, Any]:
+def provenance(store: Store, grid: Grid, trials: Iterable[Trial]) -> dict[str, Any]:
     """Command, training, data, environment; the same store gives the same.
 
     Args:
         trials: those of the study; what is not stored is not counted.
     """
     stored = store.provenance()
-    seeds = ", ".join(map(str, settings.seed))
+    seeds = ", ".join(map(str, grid.seed))
     return {
         "command": stored["command"],
         "seeds": seeds,

@@ -1,4 +1,4 @@
-"""Result tables as CSV, booktabs LaTeX and Markdown.
+"""Result tables as CSV, booktabs LaTeX, Markdown and on a terminal; where a report keeps them.
 
 A column `x` with siblings `x_low` and `x_high` is shown as one cell, "mean [low, high]"; `x_p` is its p-value and
 `x_holm` the adjusted one, shown as a star when below .05. CSV keeps every column as it is.
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import SIBLINGS, estimate, number, title
+from calib_bench.analysis.format import number
 from calib_bench.core.study import Table
 from calib_bench.errors import StoreError
+from calib_bench.report.table_view import TableView, star
 from calib_bench.system.files import write_bytes, write_json, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
     from rich.table import Table as RichTable
@@ -28,25 +29,10 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
-
-
-def cells(
-    frame: pd.DataFrame, interval: Callable[[float, float, float], str] = estimate
-) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of text, siblings folded into their mean; columns with no value at all are left out."""
-    names = [str(c) for c in frame.columns]
-    folded = {f"{name}{end}" for name in names for end in SIBLINGS}
-    shown = [name for name in names if name not in folded and bool(frame[name].notna().any())]
-    rows = [[_cell(record, name, interval) for name in shown] for record in frame.to_dict("records")]
-    return [title(name) for name in shown], rows
-
-
-def _cell(record: Mapping[Hashable, object], name: str, interval: Callable[[float, float, float], str]) -> str:
-    value = Estimate.of(record, name)
-    if value is None:
-        return number(record[name])
-    text = interval(value.mean, value.low, value.high)
-    return f"{text}*" if value.is_significant else text
+TEXT_COLUMNS = ("model", "variant", "objective", "method", "tuning", "status", "control")
+"""Headings of columns that LaTeX aligns on the left."""
+CONSTANTS = ("model", "variant", "tuning", "seeds", "dropped")
+"""Columns that LaTeX and the terminal leave out and name below the table where they have one value."""
 
 
 def csv(table: Table) -> str:
@@ -56,10 +42,20 @@ def csv(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """A pipe table under its title, with the note below."""
-    headers, rows = cells(table.frame)
-    lines = [headers, ["---"] * len(headers), *rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n\n".join(part for part in (f"**{table.title}**", body, table.note) if part) + "\n"
+    view = TableView.of(table)
+    return "\n\n".join(part for part in (f"**{view.title}**", markdown_rows(view), view.note) if part) + "\n"
+
+
+def markdown_rows(view: TableView) -> str:
+    """The headings and rows of a pipe table."""
+    headers, rows = _texts(view, _full)
+    return pipe_table(headers, ["---"] * len(headers), rows)
+
+
+def pipe_table(headers: Sequence[str], rule: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of a Markdown table, cells escaped; `rule` says how columns are aligned."""
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (headers, rule, *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def escape_latex(text: str) -> str:
@@ -69,45 +65,32 @@ def escape_latex(text: str) -> str:
 
 def latex(table: Table) -> str:
     r"""A booktabs `table`; needs \usepackage{booktabs} and nothing else."""
-    frame, same = _without_constants(table.frame)
-    headers, rows = cells(frame)
-    caption = " ".join(escape_latex(part) for part in (f"{table.title}.", table.note, same) if part)
-    numeric = [
-        name
-        for name in headers
-        if name not in ("model", "variant", "objective", "method", "tuning", "status", "control")
-    ]
-    align = "".join("r" if name in numeric else "l" for name in headers)
-    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"  \caption{{{caption}}}",
-            rf"  \begin{{tabular}}{{{align}}}",
-            r"    \toprule",
-            "    " + " & ".join(map(escape_latex, headers)) + r" \\",
-            r"    \midrule",
-            *(f"    {line}" for line in lines),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
+    view, same = _without_constants(TableView.of(table))
+    headers, rows = _texts(view, _full)
+    caption = " ".join(filter(None, (f"{view.title}.", view.note, same)))
+    return booktabs(
+        head=[r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}", rf"  \caption{{{escape_latex(caption)}}}"],
+        align="".join("l" if name in TEXT_COLUMNS else "r" for name in headers),
+        headers=[escape_latex(header) for header in headers],
+        rows=[" & ".join(map(escape_latex, row)) + r" \\" for row in rows],
     )
 
 
-def _without_constants(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The frame less its naming columns of one value, and those in words."""
-    constant = [
-        name
-        for name in ("model", "variant", "tuning", "seeds", "dropped")
-        if name in frame and frame[name].nunique() == 1
+def booktabs(head: Sequence[str], align: str, headers: Sequence[str], rows: Sequence[str]) -> str:
+    r"""A LaTeX `table` of what is escaped already; `head` holds size, caption and label, `rows` whole lines."""
+    lines = [
+        r"\begin{table}",
+        *head,
+        rf"  \begin{{tabular}}{{{align}}}",
+        r"    \toprule",
+        "    " + " & ".join(headers) + r" \\",
+        r"    \midrule",
+        *(f"    {row}" for row in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
     ]
-    if len(frame) < 2:
-        return frame, ""
-    words = "; ".join(f"{title(name)}: {frame[name].dropna().iloc[0]}" for name in constant)
-    return frame.drop(columns=constant), f"{words}." if words else ""
+    return "\n".join(lines) + "\n"
 
 
 def rich_table(table: Table) -> RichTable:
@@ -116,11 +99,11 @@ def rich_table(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    frame, same = _without_constants(table.frame)
-    headers, rows = cells(frame, _narrow)
-    caption = Text(" ".join(part for part in (table.note, same) if part))
+    view, same = _without_constants(TableView.of(table))
+    headers, rows = _texts(view, _narrow)
+    caption = Text(" ".join(part for part in (view.note, same) if part))
     drawn = RichTable(
-        title=Text(table.title), caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD
+        title=Text(view.title), caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD
     )
     for header in headers:
         drawn.add_column(Text(header), overflow="fold")
@@ -129,13 +112,34 @@ def rich_table(table: Table) -> RichTable:
     return drawn
 
 
-def _narrow(mean: float, low: float, high: float) -> str:
-    text = estimate(mean, low, high)
-    shown, bracket, _ = text.partition(" [")
-    if not bracket or not math.isclose(high - mean, mean - low, rel_tol=1e-3, abs_tol=1e-12):
-        return text.replace(" ", "\n", 1)
-    digits = len(shown.partition(".")[2])
-    return f"{shown}\n±{(high - low) / 2:.{digits}f}"
+def _texts(view: TableView, write: Callable[[object, Estimate | None], str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Headings and rows of every column that is shown."""
+    columns = view.columns(view.shown)
+    texts = [column.texts(write) for column in columns]
+    return [column.title for column in columns], list(zip(*texts, strict=True))
+
+
+def _without_constants(view: TableView) -> tuple[TableView, str]:
+    """The view less its columns of one value, among those that may be left out, and those in words."""
+    constant = view.alike(CONSTANTS, missing_counts=False)
+    return view.without(constant), view.sentence(constant)
+
+
+def _full(value: object, estimate: Estimate | None) -> str:
+    """ "mean [low, high]", starred if significant."""
+    return number(value) if estimate is None else estimate.text + star(estimate)
+
+
+def _narrow(value: object, estimate: Estimate | None) -> str:
+    """The mean over its interval's half width, or over the interval where the mean is not in its middle."""
+    if estimate is None:
+        return number(value)
+    mean, bracket, _ = estimate.text.partition(" [")
+    above, below = estimate.high - estimate.mean, estimate.mean - estimate.low
+    if not bracket or not math.isclose(above, below, rel_tol=1e-3, abs_tol=1e-12):
+        return estimate.text.replace(" ", "\n", 1) + star(estimate)
+    digits = len(mean.partition(".")[2])
+    return f"{mean}\n±{(estimate.high - estimate.low) / 2:.{digits}f}{star(estimate)}"
 
 
 def save(tables: Mapping[str, Table], folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.analysis.measure import measure_arm
-from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 

@@ -16,7 +16,8 @@ from calib_bench.analysis.format import title
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.report import figures
-from calib_bench.report.tables import cells
+from calib_bench.report.table_view import TableView
+from calib_bench.report.tables import markdown_rows
 from calib_bench.system import files
 from calib_bench.tracking import names
 
@@ -190,9 +191,6 @@ def _curves(wr: Any) -> Iterator[Any]:
 
 
 def _table(wr: Any, table: Table) -> Iterator[Any]:
-    headers, rows = cells(table.frame.head(ROWS))
-    lines = [headers, ["---"] * len(headers), *rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    more = f" The first {ROWS} of {len(table.frame):,} rows." if len(table.frame) > ROWS else ""
-    yield wr.H3(table.title)
-    yield wr.MarkdownBlock(text=f"{text}\n\n{table.note}{more}")
+    view = TableView.of(table).head(ROWS)
+    yield wr.H3(view.title)
+    yield wr.MarkdownBlock(text=f"{markdown_rows(view)}\n\n{view.note}")

@@ -1168,7 +1168,7 @@ def test_differences_stay_where_they_can_be() -> None:
         assert row["refinement_low"] >= 0
         assert row["score"] != "Brier" or (row["refinement_high"] <= 2 and row["calibration_high"] <= 2)
     scored = [table_ties.Scored({"correct": y}, {}, (0, 1)) for y in (y11, y00)]
-    assert table_ties.difference(scored[0], scored[1], "accuracy", False).high == 1
+    assert table_ties.paired_difference(scored[0], scored[1], "accuracy", False).high == 1
 
 
 def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:

@@ -16,7 +16,7 @@ from synthetic import make
 from calib_bench import registry
 from calib_bench.analysis import calibration_variance, temperature_influence, trial_predictions
 from calib_bench.analysis.measure import PER_EXAMPLE, Measures, measure_arm
-from calib_bench.analysis.trial_predictions import RAW, REPAIRED
+from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.errors import UserError
 from calib_bench.metrics import accuracy, ece, log_loss

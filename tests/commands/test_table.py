@@ -13,14 +13,15 @@ import torch
 from synthetic import make
 
 from calib_bench import models, registry
-from calib_bench.analysis.measure import METRICS
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
 from calib_bench.commands import cite, table, table_ties
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
 from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
-from calib_bench.report import tables
+from calib_bench.report import paper_table, tables
 from calib_bench.report.build import build
 
 WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2", "lr=0.03,0.1,0.3")
@@ -35,8 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def shown(run: Path, *words: str) -> tuple[str, table.FormattedTable]:
-    return table.format_table(table.table_options(table.COMMAND.parse([str(run), *words])))
+def shown(run: Path, *words: str) -> tuple[str, paper_table.PaperTable]:
+    return table.format_table(table.COMMAND.parse([str(run), *words]))
 
 
 def test_tables_read_back_as_they_were_saved(run: Path) -> None:
@@ -62,7 +63,7 @@ def test_rows_columns_and_digits_are_chosen(run: Path) -> None:
     assert made.rows[0][1][0] == f"{row.log_loss:.3f} ± {half:.3f}"
     assert len(made.rows) == 4
     assert "seeds: 3" in made.caption
-    back = pd.read_csv(io.StringIO(table.csv(made)), float_precision="round_trip")
+    back = pd.read_csv(io.StringIO(made.csv()), float_precision="round_trip")
     assert back["log_loss"].tolist() == frame["log_loss"].tolist()
     assert back["seeds"].tolist() == [3] * 4
 
@@ -109,7 +110,7 @@ def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
     for start in (0, 2, 4):
         for column in range(2):
             assert any((i, column) in made.bold for i in (start, start + 1))
-    text = table.latex(made)
+    text = made.latex()
     assert text.count(r"\midrule") == 3
     (align,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
     body = text.split(r"\toprule")[1].split(r"\bottomrule")[0]
@@ -119,7 +120,7 @@ def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert r"\textbf{" in text
     assert "Histogram binning" in text
-    lines = [line for line in table.markdown(made).splitlines() if line.startswith("|")]
+    lines = [line for line in made.markdown().splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert "**" in lines[2] + lines[3]
 
@@ -206,4 +207,5 @@ def test_broken_bibliographies_are_refused(tmp_path: Path) -> None:
 
 def test_an_integer_or_text_cell_stays_as_it_is() -> None:
     row = {"n": 3, "x": 0.25, "x_low": float("nan"), "x_high": float("nan"), "who": "a"}
-    assert [table.cell(row, c, 2, "yes") for c in ("n", "x", "who")] == ["3", "0.25", "a"]
+    cells = [paper_table.cell(row[c], Estimate.of(row, c), 2, "yes") for c in ("n", "x", "who")]
+    assert cells == ["3", "0.25", "a"]

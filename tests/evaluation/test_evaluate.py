@@ -16,7 +16,7 @@ import torch
 from synthetic import make
 
 from calib_bench import inference, metrics, registry
-from calib_bench.analysis.measure import METRICS
+from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
 from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import DataError, UserError

@@ -25,6 +25,7 @@ from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build as report
 from calib_bench.report import figures, html, tables
 from calib_bench.report.build import build
+from calib_bench.report.table_view import TableView
 from calib_bench.store.store import Store
 from calib_bench.studies.separation import arm_figures
 from calib_bench.system import files
@@ -193,9 +194,14 @@ def test_siblings_fold_and_stars_are_for_adjusted_p() -> None:
             "x_holm": [0.02, 0.08, math.nan],
         }
     )
-    headers, rows = tables.cells(frame)
-    assert headers == ["beta", "x"]
-    assert rows == [["0.1", "1.00 [0.90, 1.10]*"], ["1", "2.00 [1.50, 2.50]"], ["10", "–"]]
+    lines = tables.markdown_rows(TableView.of(Table("t", frame))).splitlines()
+    assert lines == [
+        "| beta | x |",
+        "| --- | --- |",
+        "| 0.1 | 1.00 [0.90, 1.10]* |",
+        "| 1 | 2.00 [1.50, 2.50] |",
+        "| 10 | – |",
+    ]
     assert len(next(csv.reader(io.StringIO(tables.csv(Table("t", frame)))))) == 7
 
 
@@ -222,7 +228,7 @@ def test_a_long_table_is_cut_on_the_page_and_says_so(run: tuple[Store, Settings,
     study = registry.study("separation")
     text = html.page(study, run[1], Analysis(("v",), {"long": table}), {}, {})
     assert text.count("<tr") == html.MOST_ROWS + 1
-    assert f"first {html.MOST_ROWS} of {html.MOST_ROWS + 5} rows" in text
+    assert f"first {html.MOST_ROWS:,} of {html.MOST_ROWS + 5:,} rows" in text
 
 
 def test_the_terminal_table_fits_eighty_columns(run: tuple[Store, Settings, Path]) -> None:

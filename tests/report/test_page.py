@@ -13,7 +13,7 @@ import pytest
 from calib_bench.core.settings import parse
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
 from calib_bench.report import figures, html
-from calib_bench.report.page_tables import grid
+from calib_bench.report.page_tables import page_table
 
 EVIL = "<script>document.title='run'</script>_\"&'"
 NAMES = ("model", "beta", "objective", "method")
@@ -218,7 +218,7 @@ def test_sections_come_in_order_and_nothing_is_lost_or_doubled(path: Path) -> No
 
 
 def test_a_grid_names_rows_folds_intervals_and_tells_what_is_alike() -> None:
-    found = grid("baselines", Table("t", baselines()))
+    found = page_table("baselines", Table("t", baselines()))
     assert found.keys == ["beta", "objective", "method"]
     assert found.same == "model: mlp; seeds: 3"
     assert [column.title for column in found.columns] == ["accuracy", "log loss", "aurc", "at bound"]

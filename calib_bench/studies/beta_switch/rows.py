@@ -12,7 +12,7 @@ from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row
-from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, Interval, share

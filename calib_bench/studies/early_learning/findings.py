@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis.result_rows import Row, fields
-from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.table_notes import families, smoke_note, smoke_warnings
 from calib_bench.core.fate import GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -232,8 +232,7 @@ def _parted(common: pd.DataFrame) -> Iterator[str]:
 
 
 def _warnings(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
-    if grid.limit is not None:
-        yield f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."
+    yield from smoke_warnings(grid)
     curves = frames["curves"]
     if len(curves) and not curves["converged"].all():
         betas = sorted(set(curves[~curves["converged"]]["beta"]))
@@ -253,7 +252,7 @@ def _tables(
 ) -> dict[str, Table]:
     import pandas as pd
 
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     over = "Geometric means over seeds, 95% t intervals of the logarithms. "
     name = ["model", "variant", "beta"]
 

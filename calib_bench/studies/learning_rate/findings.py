@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
-from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.table_notes import families, smoke_warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.studies.learning_rate import phase
@@ -149,9 +149,7 @@ def warnings(
     grid: Grid, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
     """What a reader must know before quoting a number of the planes."""
-    messages = []
-    if grid.limit is not None:
-        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    messages = smoke_warnings(grid)
     if len(grid.seed) == 1:
         messages.append(
             "One seed: intervals hold for this one initialization and batch order, and the frontier has none."

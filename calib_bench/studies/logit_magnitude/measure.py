@@ -10,7 +10,7 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import interventions
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row
-from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY, Trial

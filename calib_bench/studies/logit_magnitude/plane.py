@@ -18,7 +18,7 @@ from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
-from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.inference import VarianceShares, score_interval, variance_shares
 from calib_bench.planning.tuning import together
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KINDS, marks
-from calib_bench.analysis.table_notes import NAMES, rate_unit
+from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.separation import equal_confidence, factorial, refinement
@@ -32,7 +32,7 @@ STAR = "* Holm-adjusted p < .05 over the arms of this table"
 
 def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict[str, Table]:
     """Every table that has rows, and those every study has."""
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     how = _intervals(grid, nested)
     against = f"Each arm minus beta={grid.reference:g} with cross-entropy, paired by seed and example; {how}"
     against += f", {CHOICE}"
@@ -105,7 +105,7 @@ def bins(grid: Grid, frame: pd.DataFrame) -> dict[str, Table]:
     note = "Bins of equal width of the confidence, seeds pooled: examples, their mean confidence and accuracy."
     first = [c for c in (*NAMES, "method", "bin") if c in frame]
     frame = frame[[*first, *(c for c in frame if c not in first)]]
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     names = ("model", "variant", "beta", "objective", "method", "bin")
     return {"reliability_bins": Table("Reliability, bin by bin", _marked(grid, frame), smoke + note, names=names)}
 
@@ -142,14 +142,14 @@ def _if_any(
         return {}
     table = make(frames[name], grid)
     description = " ".join(words(frames[name], grid)) if words else ""
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if description and grid.limit is not None else ""
+    smoke = smoke_note(grid) if description else ""
     note = " ".join(text for text in (description, table.note.removeprefix(smoke)) if text)
     return {to or name: replace(table, note=smoke + note)}
 
 
 def _rates(title: str, frame: pd.DataFrame, grid: Grid) -> Table:
     score = grid.select.replace("_", " ")
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     unit = f" {text}." if (text := rate_unit(grid)) else ""
     how = each.rates_note(frame)
     note = f"{smoke}Mean {score} on the selection split over the tuning seeds; inf: diverged; {how}.{unit}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.format import estimate
 from calib_bench.analysis.result_rows import SOME_COLLAPSED, cell, revoked
+from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval
@@ -145,9 +146,7 @@ def gibbs_sentences(densities: list[Density]) -> tuple[str, ...]:
 
 
 def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str, ...]:
-    messages = []
-    if grid.limit is not None:
-        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    messages = smoke_warnings(grid)
     if len(grid.seed) == 1:
         messages.append("One seed: there are no intervals over seeds.")
     for one in results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.result_rows import marks
+from calib_bench.analysis.table_notes import smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.sgd_temperature import arms
@@ -21,7 +22,7 @@ def temperature_tables(
     """Every table that has rows, in reading order."""
     import pandas as pd
 
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     over = f"{smoke}95% t intervals over {len(grid.seed)} seeds. "
     held = "The mean over the second half of each run of the objective of all training examples, less the minimum's. "
 

@@ -8,6 +8,7 @@ from typing import Any
 from calib_bench.analysis import collapse
 from calib_bench.analysis.format import estimate
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, revoked
+from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.studies.tune.options import Options
@@ -78,10 +79,7 @@ def warnings(grid: Grid, messages: Sequence[str], gains: Sequence[Row], collapse
         gains: rows of `Gain.row`.
         collapses: of `calib_bench.analysis.collapse.rows`.
     """
-    out = list(messages)
-    if grid.limit is not None:
-        smoke = f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."
-        out.insert(0, smoke)
+    out = [*smoke_warnings(grid), *messages]
     if any(few_chose(row) for row in gains):
         out.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
     out += collapse.warnings(collapses)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis import choice, collapse, controls
 from calib_bench.analysis.result_rows import Row, marks
+from calib_bench.analysis.table_notes import smoke_note
 from calib_bench.analysis.tuned_arms import intervals
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
@@ -23,7 +24,7 @@ def tune_tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Tab
     gains, alternatives = frames["gain"], frames["alternatives"]
     nested = "nested" in gains and bool(gains["nested"].any())
     how = intervals(grid, nested)
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     shown = [c for c in gains if not str(c).startswith("brier") and c != "nested"]
     return {
         "gain": Table(

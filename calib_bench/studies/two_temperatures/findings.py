@@ -12,6 +12,7 @@ from calib_bench.analysis.result_rows import (
     is_significant,
     why_loose,
 )
+from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import Cell
@@ -81,9 +82,7 @@ def _rows_of(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
 
 def warnings(grid: Grid, family_cells: list[list[Cell]]) -> tuple[str, ...]:
     """What a reader must know before quoting a number."""
-    messages = []
-    if grid.limit is not None:
-        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    messages = smoke_warnings(grid)
     if len(grid.seed) < 3:
         messages.append("Fewer than three seeds: shares of variance have no intervals.")
     for cells in family_cells:

@@ -8,6 +8,7 @@ from calib_bench.analysis import controls
 from calib_bench.analysis.result_rows import (
     marks,
 )
+from calib_bench.analysis.table_notes import smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.studies.two_temperatures import plane
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def plane_tables(grid: Grid, frames: dict[str, pd.DataFrame]) -> dict[str, Table]:
     """Every table that has rows, each with the note that says how to read it."""
-    smoke = f"SMOKE RUN, limit={grid.limit}, not a result. " if grid.limit is not None else ""
+    smoke = smoke_note(grid)
     seeds = f"{len(grid.seed)} seeds, test split. "
     lost = "collapsed" in frames["cells"]
     every = {

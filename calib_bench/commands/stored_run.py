@@ -1,0 +1,32 @@
+"""A run folder, opened for a command that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench import registry
+
+if TYPE_CHECKING:
+    from calib_bench.core.settings import Settings
+    from calib_bench.store.store import Store
+
+
+def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
+    """The store of a run folder and the run's settings, with the plug-ins loaded that it needs.
+
+    Args:
+        folder: the run folder.
+        plugins: folders of plug-ins that the user trusts; the run's own are code, and load only if they are among them.
+
+    Raises:
+        StoreError: it is no run folder, or is damaged.
+        SettingsError: it needs plug-ins that are not among those given.
+    """
+    from calib_bench.store.store import Store
+
+    store = Store(folder, "read")
+    settings = store.settings()
+    registry.use_stored(folder, settings.plugins, plugins)
+    return store, settings

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         run,
     )
     from calib_bench.core.baseline import Calibrator, Objective
+    from calib_bench.core.model import Model
     from calib_bench.core.study import Analysis, Probe, Study, Table
     from calib_bench.core.task import Recipe, SplitSizes, Task
 
@@ -36,6 +37,7 @@ _MODULES = {
         "run",
     ),
     "calib_bench.core.baseline": ("Calibrator", "Objective"),
+    "calib_bench.core.model": ("Model",),
     "calib_bench.core.study": ("Analysis", "Probe", "Study", "Table"),
     "calib_bench.core.task": ("Recipe", "SplitSizes", "Task"),
 }
@@ -43,6 +45,7 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Analysis",
     "Calibrator",
+    "Model",
     "Objective",
     "Probe",
     "Recipe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from calib_bench.errors import SettingsError
@@ -48,23 +49,49 @@ def variations(model: str) -> tuple[str, ...]:
         SettingsError: none are known.
     """
     name = canonical(model)
-    if match := re.fullmatch(r"mlp((?:_\d+)+)", name):
-        widths = [int(width) for width in match[1].split("_")[1:]]
-        forms = [widths, [max(w // 4, 1) for w in widths], [2 * w for w in widths], widths[:1], widths * 2]
-        names = ["_".join(["mlp", *map(str, sizes)]) for sizes in forms]
-        return tuple(dict.fromkeys([*names, f"{name}_layernorm"]))
-    if match := re.fullmatch(r"cnn((?:_\d+)+)", name):
-        widths = [int(width) for width in match[1].split("_")[1:]]
-        forms = [widths, [max(w // 2, 1) for w in widths], [2 * w for w in widths]]
-        return tuple("_".join(["cnn", *map(str, sizes)]) for sizes in forms)
-    if match := re.fullmatch(r"wrn_(\d+)_(\d+)(_nonorm)?", name):
-        depth, width = int(match[1]), int(match[2])
-        shapes = [(depth, width), (depth, max(width // 2, 1)), (depth + 6, width)]
-        normed = dict.fromkeys(f"wrn_{d}_{w}" for d, w in shapes)
-        return (*normed, f"wrn_{depth}_{width}_nonorm")
-    if match := re.fullmatch(r"(gru|lstm|bag)_(\d+)", name):
-        width = int(match[2])
-        return tuple(f"{match[1]}_{w}" for w in (width, max(width // 4, 1), 2 * width))
+    for pattern, vary in _VARIATIONS.items():
+        if match := re.fullmatch(pattern, name):
+            return tuple(dict.fromkeys(vary(match[1], [int(number) for number in match[2].split("_")])))
     raise SettingsError(
         f"study=width_depth knows no variations of {name}: give several, for example model=timm/resnet18,timm/resnet34"
     )
+
+
+def _mlps(family: str, widths: list[int]) -> list[str]:
+    shapes = [widths, _divided(widths, 4), _doubled(widths), widths[:1], widths * 2]
+    return [*(_named(family, shape) for shape in shapes), f"{_named(family, widths)}_layernorm"]
+
+
+def _cnns(family: str, widths: list[int]) -> list[str]:
+    return [_named(family, shape) for shape in (widths, _divided(widths, 2), _doubled(widths))]
+
+
+def _wide_resnets(family: str, numbers: list[int]) -> list[str]:
+    depth, width = numbers
+    shapes = [[depth, width], [depth, *_divided([width], 2)], [depth + 6, width]]
+    return [*(_named(family, shape) for shape in shapes), f"{_named(family, numbers)}_nonorm"]
+
+
+def _one_layer(family: str, widths: list[int]) -> list[str]:
+    return [_named(family, shape) for shape in (widths, _divided(widths, 4), _doubled(widths))]
+
+
+def _named(family: str, numbers: list[int]) -> str:
+    return "_".join([family, *map(str, numbers)])
+
+
+def _divided(widths: list[int], by: int) -> list[int]:
+    return [max(width // by, 1) for width in widths]
+
+
+def _doubled(widths: list[int]) -> list[int]:
+    return [2 * width for width in widths]
+
+
+_VARIATIONS: dict[str, Callable[[str, list[int]], list[str]]] = {
+    r"(mlp)_(\d+(?:_\d+)*)": _mlps,
+    r"(cnn)_(\d+(?:_\d+)*)": _cnns,
+    r"(wrn)_(\d+_\d+)(?:_nonorm)?": _wide_resnets,
+    r"(gru|lstm|bag)_(\d+)": _one_layer,
+}
+"""Names whose variations are known, as patterns of a family and its numbers, and what makes the names of these."""

@@ -61,6 +61,13 @@ def tally_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def batch_sums(loss: Tensor, z: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums [3, ...] over a batch: of losses [..., B], of correct predictions by logits z [..., B, K], of examples."""
+    correct = (z.argmax(-1) == y).sum(-1)
+    sums = (loss.sum(-1), correct, torch.full_like(correct, y.shape[-1]))
+    return torch.stack([value.to(dtype) for value in sums])
+
+
 def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
     """Log loss (nats) and accuracy of softmax(beta z), and ||beta z||_F / sqrt(N).
 

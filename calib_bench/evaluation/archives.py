@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, once, unreadable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    Array = NDArray[Any]
 
 
 class LazyArrays(Mapping[str, "Array"]):

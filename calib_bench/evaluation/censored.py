@@ -12,18 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib_bench import registry
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    Array = NDArray[Any]
 
 LOGS = 4
 """How much further a rounded log p puts p from what it was than rounding p would; several times that is allowed."""

@@ -106,6 +106,19 @@ def bare(names: Sequence[str]) -> dict[str, str]:
     return {name: name.strip() for name in names}
 
 
+MOVED = "columns were put in the order of their numbers"
+
+
+def by_position(classes: Sequence[str]) -> str:
+    """A note that classes are the columns of some names, in their order."""
+    return f"classes 0 to {len(classes) - 1} are the columns {shown(classes)}"
+
+
+def by_column_numbers(first: object, last: object) -> str:
+    """A note that the numbers of columns, which do not count from 0, are the names of the classes."""
+    return f"classes are named by the numbers of their columns, {first} to {last}"
+
+
 def shown(names: Sequence[str]) -> str:
     """Names for people: the first ten, and the last of more."""
     return ", ".join(names[:10]) + (f"... {names[-1]}" if len(names) > 10 else "")

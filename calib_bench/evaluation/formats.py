@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.class_columns import stack
 from calib_bench.evaluation.dialects import TABLES, no_numbers, table_suffix
@@ -25,25 +25,20 @@ from calib_bench.evaluation.labels import refuse_confidence, with_labels
 from calib_bench.evaluation.named_arrays import NamedArrays, named
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.unreadable import SAVE
-from calib_bench.evaluation.vocabulary import KINDS, kind_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from calib_bench.evaluation.vocabulary import KINDS, kind_of, not_used
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
 class Content:
-    """Predictions and labels of one file, or pair of files, as stored.
+    """Predictions and labels of one model, read and not yet checked: of a file, a pair of files, or in memory.
 
     Attributes:
         values: [N, K], [N, 1] or [N].
         labels: [N] or [N, 1].
-        kind: one of `vocabulary.KINDS`, by name or as the user says.
-        notes: what a reader should know: what was left aside, which columns are the classes.
+        kind: one of `vocabulary.KINDS`, by name or as the user says; None, in memory alone, where nothing says so.
+        notes: what a reader should know: what was not used, which columns are the classes.
         classes: the classes' names in order; None where the file gives none.
         by_name: whether labels were read by those names.
         ids: what names the rows, [N] each, by the names of columns or arrays.
@@ -51,7 +46,7 @@ class Content:
 
     values: Array
     labels: Array
-    kind: str
+    kind: str | None = None
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     by_name: bool = False
@@ -100,12 +95,11 @@ def content_of(named_arrays: NamedArrays, origin: str, kind: str | None, notes: 
     arrays = named_arrays.arrays
     kinds = {name: kind_of(name) for name in arrays if name != "labels"}
     name = _prediction(kinds, arrays, origin, kind)
-    said_by_name = kinds.pop(name)
-    content_kind = kind or said_by_name or ""
+    kind_by_name = kinds.pop(name)
+    content_kind = kind or kind_by_name or ""
     remarks = [*notes, *named_arrays.notes]
-    if kinds:
-        remarks.append(f"not used: {', '.join(kinds)}")
-    if kind is not None and said_by_name not in (None, kind):
+    remarks += not_used([*kinds])
+    if kind is not None and kind_by_name not in (None, kind):
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     values = _numbers(arrays[name], name, content_kind, origin)
     return Content(

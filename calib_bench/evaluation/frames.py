@@ -5,52 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import decoded, from_torch
 from calib_bench.evaluation.class_columns import stack
-from calib_bench.evaluation.class_names import KindAndClass, bare, class_of, label_words, shown
-from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.class_names import (
+    MOVED,
+    KindAndClass,
+    bare,
+    by_column_numbers,
+    by_position,
+    class_of,
+    label_words,
+)
+from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
-from calib_bench.evaluation.labels import refuse_confidence, with_labels
-from calib_bench.evaluation.labels_by_name import positions, refuse_no_first
+from calib_bench.evaluation.labels import positions, refuse_confidence, refuse_no_first, texts_of, with_labels
 from calib_bench.evaluation.named_arrays import named
-from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, says_something_else
+from calib_bench.evaluation.text_tables import LONGEST
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    Array = NDArray[Any]
-
-LONG = 200
-"""Letters from which on a text is no name of a class, and a column of such is not read."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Predictions and labels of one model, as a notebook holds them.
-
-    Attributes:
-        values: [N, K], or [N] for two classes.
-        labels: [N], which of the columns is right, from 0.
-        kind: one of `vocabulary.KINDS`; None where no name says so.
-        classes: the names of the columns; None where they are numbers from 0 or where there are none.
-        by_name: whether labels were read by those names.
-        notes: how names were matched.
-    """
-
-    values: Array
-    labels: Array
-    kind: str | None = None
-    classes: tuple[str, ...] | None = None
-    by_name: bool = False
-    notes: tuple[str, ...] = ()
-
 
 # numbers
 
@@ -131,7 +112,7 @@ def holds_labels(values: Any, labels: Any) -> bool:
     )
 
 
-def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
+def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     """Predictions and labels of one model, rows and classes matched by their names.
 
     Args:
@@ -149,19 +130,18 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
         raise DataError(f"{name}: labels are missing: {hint}")
     y, notes = _labels(values, labels, name)
     if not hasattr(values, "columns"):
-        return Table(array(values, name), positions(y, None, name)[0], notes=notes)
+        return Content(array(values, name), positions(y, None, name)[0], notes=notes)
     chosen = _class_columns([*values.columns], y, name)
     all_columns = len(chosen.places) == len(values.columns)
     numbers = array(values if all_columns else values.iloc[:, chosen.places], name)
-    if chosen.aside:
-        notes = (*notes, f"not used: {', '.join(chosen.aside)}")
+    notes = (*notes, *not_used(chosen.aside))
     if numbers.ndim != 2:
-        return Table(numbers, y, notes=notes)
+        return Content(numbers, y, notes=notes)
     order = _order(chosen.classes, y, name)
     if chosen.kind is None and kind not in SUM_TO_ONE:
-        _refuse_no_classes(order, numbers, name, _texts(y))
+        _refuse_no_classes(order, numbers, name, texts_of(y))
     values_NK = numbers[:, order.columns]
-    return Table(values_NK, order.labels, chosen.kind, order.classes, order.by_name, (*notes, *order.notes))
+    return Content(values_NK, order.labels, chosen.kind, (*notes, *order.notes), order.classes, order.by_name)
 
 
 def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
@@ -176,16 +156,30 @@ class _ClassColumns:
     """The columns of a data frame that are classes.
 
     Attributes:
-        places: their positions among all columns.
-        classes: what each says of its class: a name, or the column's own.
-        kind: the kind of prediction that all of them say; None where they say none, or several.
-        aside: names of the other columns.
+        every: all columns of the data frame.
+        chosen: those that are classes.
+        classes: what each of these says of its class: a name, or the column's own.
     """
 
-    places: list[int]
+    every: list[_Column]
+    chosen: list[_Column]
     classes: list[Any]
-    kind: str | None
-    aside: list[str]
+
+    @property
+    def places(self) -> list[int]:
+        """Positions of the classes among all columns."""
+        return [column.place for column in self.chosen]
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of prediction that all of them say; None where they say none, or several."""
+        kinds = {column.kind for column in self.chosen}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    @property
+    def aside(self) -> list[str]:
+        """Names of the other columns."""
+        return [column.name for column in self.every if column not in self.chosen]
 
 
 def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns:
@@ -194,27 +188,54 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    words = _texts(y)
-    names = [str(column) for column in columns]
-    all_words = label_words(names, words)
-    pairs = {text: class_of(text, all_words) for text in names}
-    aside = [text for text in names if _is_aside(text, pairs[text], words)]
-    places = [k for k, text in enumerate(names) if text not in aside]
-    if not places:
-        return _ClassColumns([*range(len(names))], [*columns], None, [])
-    chosen = [names[k] for k in places]
-    _refuse_mixed(chosen, [pairs[text] for text in chosen], name)
-    kinds = {pair[0] if (pair := pairs[text]) else kind_of(text) for text in chosen}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    classes = [_class_name(pairs[names[k]], columns[k]) for k in places]
-    if pairs[chosen[0]] is None and not words & set(names):
-        classes = _without_affixes(chosen) or classes
-    return _ClassColumns(places, classes, kind, aside)
+    words = texts_of(y)
+    every = _columns(columns, words)
+    chosen = [column for column in every if column.name in words or not column.says_no_class]
+    if not chosen:
+        return _ClassColumns(every, every, [*columns])
+    _refuse_mixed(chosen, name)
+    classes = [column.class_name for column in chosen]
+    if chosen[0].pair is None and words.isdisjoint(column.name for column in every):
+        classes = _without_affixes([column.name for column in chosen]) or classes
+    return _ClassColumns(every, chosen, classes)
 
 
-def _is_aside(text: str, pair: KindAndClass | None, words: Collection[str]) -> bool:
-    """Whether a column's name says that it is no class, and no label is called so."""
-    return text not in words and pair is None and kind_of(text) is None and says_something_else(text)
+def _columns(labels: Sequence[Any], words: Collection[str]) -> list[_Column]:
+    """Columns by what a data frame calls them.
+
+    Args:
+        words: labels where they are texts.
+    """
+    names = [str(label) for label in labels]
+    label_names = label_words(names, words)
+    return [
+        _Column(k, label, name, class_of(name, label_names))
+        for k, (label, name) in enumerate(zip(labels, names, strict=True))
+    ]
+
+
+class _Column(NamedTuple):
+    """A column of a data frame: its place, what the frame calls it, that as text, the kind and class it says."""
+
+    place: int
+    label: Any
+    name: str
+    pair: KindAndClass | None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of prediction that the name says, if any."""
+        return self.pair[0] if self.pair else kind_of(self.name)
+
+    @property
+    def class_name(self) -> Any:
+        """The class's name where the column's name says one; else the column's."""
+        return self.pair[1] if self.pair is not None and isinstance(self.pair[1], str) else self.label
+
+    @property
+    def says_no_class(self) -> bool:
+        """Whether the name is that of something else than a class."""
+        return self.kind is None and says_something_else(self.name)
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:
@@ -226,20 +247,10 @@ def _without_affixes(names: Sequence[str]) -> list[Any]:
     return [*short.values()]
 
 
-def _texts(y: Array) -> set[str]:
-    """The distinct labels where they are texts; nothing where they are numbers."""
-    return {str(label).strip() for label in y.ravel().tolist()} if y.dtype.kind in "UT" else set()
-
-
-def _class_name(pair: KindAndClass | None, column: Any) -> Any:
-    """The class's name where the column's name says one; else the column's."""
-    return pair[1] if pair is not None and isinstance(pair[1], str) else column
-
-
-def _refuse_mixed(names: Sequence[str], pairs: Sequence[KindAndClass | None], name: str) -> None:
+def _refuse_mixed(columns: Sequence[_Column], name: str) -> None:
     """Raises DataError where some columns' names say which class they are, and others' do not."""
-    telling = [text for text, pair in zip(names, pairs, strict=True) if pair is not None]
-    strange = [text for text, pair in zip(names, pairs, strict=True) if pair is None]
+    telling = [column.name for column in columns if column.pair is not None]
+    strange = [column.name for column in columns if column.pair is None]
     if telling and strange:
         raise DataError(
             f"{name}: column {strange[0]!r} stands beside {telling[0]!r}, and its name does not say which class it "
@@ -247,19 +258,22 @@ def _refuse_mixed(names: Sequence[str], pairs: Sequence[KindAndClass | None], na
         )
 
 
-def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
+def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Content:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
-    if len(columns) < len(names):
-        raise DataError(f"{name}: two columns have the same name: rename or remove one")
+    _refuse_same_names([*map(str, names)], name)
     arrays, notes = with_labels(columns, name, label)
     if framed:
         refuse_confidence(arrays, name)
     stacked = stack(arrays, name, kind) if framed else named(arrays, name)
-    content = content_of(stacked, name, kind, notes)
-    return Table(content.values, content.labels, content.kind, content.classes, content.by_name, content.notes)
+    return content_of(stacked, name, kind, notes)
+
+
+def _refuse_same_names(names: Sequence[str], name: str) -> None:
+    if len(set(names)) < len(names):
+        raise DataError(f"{name}: two columns have the same name: rename or remove one")
 
 
 def _column(held: Any, column: Any, name: str) -> Array:
@@ -267,7 +281,7 @@ def _column(held: Any, column: Any, name: str) -> Array:
     try:
         values = held[column]
         texts = getattr(values, "dtype", None) in (object, "str")
-        if texts and max((len(str(one)) for one in values), default=0) > LONG:
+        if texts and max((len(str(one)) for one in values), default=0) > LONGEST:
             return np.full(len(values), "is text")
         return array(values, name)
     except (DataError, ValueError) as error:  # numpy's is of objects in a file
@@ -285,21 +299,29 @@ def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]
     if not isinstance(rows, pd.Index):
         shuffled = _is_shuffled(label_index)
         return y, ("labels are taken in their order, not in that of their index",) if shuffled else ()
-    if rows.equals(label_index):
+    if rows.equals(label_index) or not _name_the_same_rows(rows, label_index, name):
         return y, ()
-    same = rows.is_unique and label_index.is_unique and label_index.isin(rows).all()
-    if _only_counts(rows) or _only_counts(label_index):
-        if same:
-            raise DataError(
-                f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
-                f"rows: give labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
-            )
-        return y, ()
-    if not same:
+    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
+
+
+def _name_the_same_rows(rows: pd.Index, label_index: pd.Index, name: str) -> bool:
+    """Whether two different indices name the same rows; not where one of them only counts.
+
+    Raises:
+        DataError: they name other rows, or it cannot be told whether they name rows.
+    """
+    same = rows.is_unique and label_index.is_unique and bool(label_index.isin(rows).all())
+    one_counts = _only_counts(rows) or _only_counts(label_index)
+    if one_counts and same:
+        raise DataError(
+            f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
+            f"rows: give labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
+        )
+    if not same and not one_counts:
         strange = label_index[~label_index.isin(rows)]
         what = f"{strange[0]!r} of the labels is none of the predictions'" if len(strange) else "names come twice"
         raise DataError(f"{name}: the indices of predictions and labels differ ({what}): take the same rows of both")
-    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
+    return same
 
 
 def _only_counts(index: pd.Index) -> bool:
@@ -349,8 +371,7 @@ def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
     """
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
-    if len(set(classes)) < K:
-        raise DataError(f"{name}: two columns have the same name: rename or remove one")
+    _refuse_same_names(classes, name)
     numbers = _numbers_of(classes)
     if numbers and not texts:
         return _by_number(numbers, classes, y, name)
@@ -360,7 +381,7 @@ def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
     if K == 1:
         return _Order([0], y)
     refuse_no_first(classes, name)
-    return _Order([*range(K)], y, classes, notes=(f"classes 0 to {K - 1} are the columns {shown(classes)}",))
+    return _Order([*range(K)], y, classes, notes=(by_position(classes),))
 
 
 def _numbers_of(names: Sequence[str]) -> list[int] | None:
@@ -382,13 +403,12 @@ def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str
         return _Order(order, y)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
-        return _Order(order, y, notes=("columns were put in the order of their numbers",) if moved else ())
+        return _Order(order, y, notes=(MOVED,) if moved else ())
     strange = next((label for label in np.unique(y).tolist() if label not in numbers), None)
     if strange is not None:
         raise DataError(
             f"{name}: the columns are {first!r} to {last!r}, and none is that of label {strange:g}: rename them, or "
             f"give .to_numpy() if labels are positions"
         )
-    note = f"classes are named by the numbers of their columns, {first} to {last}"
     labels = np.searchsorted(sorted(numbers), y.ravel())
-    return _Order(order, labels, tuple(names[k] for k in order), by_name=True, notes=(note,))
+    return _Order(order, labels, tuple(names[k] for k in order), by_name=True, notes=(by_column_numbers(first, last),))

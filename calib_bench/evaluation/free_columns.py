@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 
 @dataclass

@@ -105,7 +105,7 @@ def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
 def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:
     """The predictions, those of the same name told apart by their folders."""
     times = Counter(p.name for p in predictions)
-    folders = [Path(next(iter(p.sha256), "")).parent.name for p in predictions]
+    folders = [Path(p.file).parent.name for p in predictions]
     return [
         replace(p, name=f"{folder}/{p.name}") if times[p.name] > 1 and folder else p
         for p, folder in zip(predictions, folders, strict=True)
@@ -121,20 +121,29 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
     if len(a) == len(b) > 1:
         tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
         b = [next(m for m in b if m.test is test) for test in tests]
-    matched = []
-    for one, other in zip(a, b, strict=False):
-        test = same_classes(one.test, other.test)
-        if (differs := match(one.test, test)).kind == "other":
-            raise DataError(
-                f"{one.test.name} and {other.test.name} are not of the same examples: {differs.reason}; a paired "
-                f"comparison needs predictions for the same ones"
-            )
-        calibration = other.calibration
-        if calibration is not None:
-            calibration = same_classes(one.test, calibration)
-            calibration = calibration if one.calibration is None else same_rows(one.calibration, calibration)
-        matched.append(Model(same_rows(one.test, test), calibration))
+    matched = [_as_it_stands(one, other) for one, other in zip(a, b, strict=False)]
     return [*matched, *b[len(matched) :]]
+
+
+def _as_it_stands(one: Model, other: Model) -> Model:
+    """The other model with its classes and rows in the order of the first's.
+
+    Raises:
+        DataError: they have other classes or test examples.
+    """
+    test = same_classes(one.test, other.test)
+    row_match = match(one.test, test)
+    if row_match.kind == "other":
+        raise DataError(
+            f"{one.test.name} and {other.test.name} are not of the same examples: {row_match.reason}; a paired "
+            f"comparison needs predictions for the same ones"
+        )
+    calibration = other.calibration
+    if calibration is not None:
+        calibration = same_classes(one.test, calibration)
+    if calibration is not None and one.calibration is not None:
+        calibration = same_rows(one.calibration, calibration)
+    return Model(same_rows(one.test, test), calibration)
 
 
 def shared_rows(model: Model) -> int:
@@ -146,15 +155,14 @@ def shared_rows(model: Model) -> int:
     if model.calibration is None:
         return 0
     stride = -(-model.test.Z_NK.shape[1] // GLANCE)
-    glances = [_row_hashes(p.Z_NK[:, ::stride], p.y_N, range(len(p.y_N))) for p in (model.test, model.calibration)]
-    times, others = Counter(glances[0]), set(glances[1])
-    alike = [row for row, glance in enumerate(glances[0]) if times[glance] > 1 or glance in others]
-    likewise = [row for row, glance in enumerate(glances[1]) if glance in times]
-    test = _row_hashes(model.test.Z_NK, model.test.y_N, alike)
-    calibration = _row_hashes(model.calibration.Z_NK, model.calibration.y_N, likewise)
-    times = Counter(test)
-    n, r = len(glances[1]), sum(count for count in times.values() if count > 1) / len(glances[0])
-    shared = sum(row in times for row in calibration)
+    test_glances = _row_hashes(model.test, stride)
+    calibration_glances = _row_hashes(model.calibration, stride)
+    times, others = Counter(test_glances), set(calibration_glances)
+    alike = [row for row, glance in enumerate(test_glances) if times[glance] > 1 or glance in others]
+    likewise = [row for row, glance in enumerate(calibration_glances) if glance in times]
+    times = Counter(_row_hashes(model.test, rows=alike))
+    shared = sum(row in times for row in _row_hashes(model.calibration, rows=likewise))
+    n, r = len(calibration_glances), sum(count for count in times.values() if count > 1) / len(test_glances)
     return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 
@@ -162,10 +170,16 @@ GLANCE = 16
 """Numbers of a row that are looked at first: only rows in which these and the label agree are compared as a whole."""
 
 
-def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
-    """A hash of the numbers and label of some rows each, in memory far below that of the rows."""
+def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] | None = None) -> list[int]:
+    """A hash of the numbers and label of each row, or each of some, in memory far below that of the rows.
+
+    Args:
+        stride: every so many numbers of a row are hashed.
+    """
     import numpy as np
 
+    Z_NK, y_N = predictions.Z_NK[:, ::stride], predictions.y_N
+    rows = range(len(y_N)) if rows is None else rows
     hashes: list[int] = []
     for start in range(0, len(rows), 1000):
         Z, y = (part[list(rows[start : start + 1000])].numpy() for part in (Z_NK, y_N))

@@ -5,18 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.dialects import arrow_parts, is_number
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.dialects import arrow_parts, is_number, is_text, no_numbers
 from calib_bench.evaluation.unreadable import UNREADABLE, once, unreadable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 LONGEST = 200
 """Letters of a text that can still be a name: of a row, of a class. Longer ones are not read."""
@@ -100,7 +96,7 @@ class _Flat:
         import pyarrow.compute as pc
 
         column = pa.chunked_array(self.parts, self.kind)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if is_text(column.type):
             longest = pc.max(pc.utf8_length(column)).as_py()
             if not column.null_count and longest is not None and longest <= LONGEST:
                 return np.array(pc.utf8_normalize(column, "NFC").to_pylist(), dtype=object)
@@ -157,28 +153,20 @@ def _numbers(column: Any) -> Array:
         return np.full(len(column), np.nan)
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return _words(f"is {kind}{_example(column)}", len(column))  # refused by name only if it is needed
+    elif not _holds_numbers(kind):
+        words = no_numbers(scalar.as_py() for scalar in column) if is_text(kind) else f"is {kind}"
+        return _words(words, len(column))  # refused by name only if it is needed
     if column.null_count and not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
     return column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
 
 
+def _holds_numbers(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
 def _words(text: str, rows: int) -> Array:
     """[N], all of them one text, in the memory of one."""
     return np.broadcast_to(np.array(text), (rows,))
-
-
-def _example(column: Any) -> str:
-    """The first text of a column that is no number."""
-    import pyarrow as pa
-
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return ""
-    start = 0
-    for part in column.chunks:
-        for i, text in enumerate(part):
-            if (word := text.as_py()) is not None and not is_number(word):
-                return f", as {word[:40]!r} in row {start + i}"
-        start += len(part)
-    return ""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    Array = NDArray[Any]
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
@@ -57,6 +55,11 @@ class Predictions:
     classes: tuple[str, ...] | None = None
     by_name: bool = False
     ids: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """Path of the first file that was read, as given; empty of arrays in memory."""
+        return next(iter(self.sha256), "")
 
 
 def check(

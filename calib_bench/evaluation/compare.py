@@ -60,13 +60,11 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     nested = own_tests(a)
     raw = score(a, RAW, None), score(b, RAW, None)
     fits = bool(folds or all(m.calibration is not None for m in (*a, *b)))
-    pairs = [alike(*pair) for pair in zip(a, b, strict=True)]
-    same = [one for one, _ in pairs], [other for _, other in pairs]
-    repaired = _repaired(*same, folds, seed) if fits else None
+    same_a, same_b = zip(*map(alike, a, b), strict=True)
+    repaired = _repaired(same_a, same_b, folds, seed) if fits else None
     frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
-    mixed = [name for name, models in (("A", a), ("B", b)) if collapsed_models(models)]
-    if mixed:
-        frame[TWO_KINDS] = " and ".join(mixed)
+    if mixed := _collapsed_sides(a, b):
+        frame[TWO_KINDS] = mixed
     tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
@@ -74,8 +72,13 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     sentences = _verdict(frame, len(a), (one.name, other.name))
     warnings = (*_warnings(a, b), *doubts_of(frame, "metric"))
     if fits:
-        warnings = (*warnings, *_read_alike((*a, *b), (*same[0], *same[1])))
+        warnings = (*warnings, *_read_alike((*a, *b), (*same_a, *same_b)))
     return Analysis(sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]))
+
+
+def _collapsed_sides(a: Sequence[Model], b: Sequence[Model]) -> str:
+    """Which of A and B have models that collapsed beside others that did not; empty where neither has."""
+    return " and ".join(name for name, models in (("A", a), ("B", b)) if collapsed_models(models))
 
 
 def _repaired(a: Sequence[Model], b: Sequence[Model], folds: int, seed: int) -> tuple[Scored, Scored]:

@@ -51,9 +51,9 @@ MOST_CELLS = 4_000_000
 REMARK = "fitted on log p: not the fit that logits would give"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scored:
-    """One method's scores of every seed.
+    """One method's scores of every seed, filled seed by seed.
 
     Attributes:
         examples: by name (log_loss, brier, correct, confidence, entropy, and positive where K = 2): float64 [N] a seed.
@@ -65,12 +65,12 @@ class Scored:
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
     """
 
-    examples: Mapping[str, list[Tensor]]
-    metrics: Mapping[str, list[float]]
-    classwise: list[Binned]
-    nulls: list[tuple[float, float]]
-    log_kappa: list[Tensor]
-    at_bound: int
+    examples: dict[str, list[Tensor]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    classwise: list[Binned] = field(default_factory=list)
+    nulls: list[tuple[float, float]] = field(default_factory=list)
+    log_kappa: list[Tensor] = field(default_factory=list)
+    at_bound: int = 0
     slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
 
 
@@ -83,10 +83,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     from torch.nn.functional import one_hot
 
     cells = sum(m.test.Z_NK.numel() for m in models)
-    examples: dict[str, list[Tensor]] = {}
-    metrics: dict[str, list[float]] = {}
-    scored = Scored(examples, metrics, [], [], [], 0)
-    at_bound = 0
+    scored = Scored()
     for model in models:
         logp_NK, params = calibrated(model, calibrator, folds, seed)
         y_N = model.test.y_N
@@ -96,27 +93,22 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
             values["positive_n"] = logp_NK.double().softmax(-1)[:, 1]
         for name, value in values.items():
             if name.endswith("_n"):
-                examples.setdefault(name[:-2], []).append(value)
+                scored.examples.setdefault(name[:-2], []).append(value)
             elif name in METRICS:
-                metrics.setdefault(name, []).append(float(value))
+                scored.metrics.setdefault(name, []).append(float(value))
         scored.nulls.append(ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
         if method == REPAIRED and params:
-            at_bound += bool(params["at_bound"])
-            scored.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
+            Z_NK, fitted_y_N = calibration_set(model)
+            scored.at_bound += bool(params["at_bound"])
+            scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
-    return Scored(examples, metrics, scored.classwise, scored.nulls, scored.log_kappa, at_bound, scored.slopes)
-
-
-def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
-    Z_NK, y_N = calibration_set(model)
-    return log_kappa_n(Z_NK.double(), y_N, temperature)
+    return scored
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
-
     S = len(y)
     intervals = {name: within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
@@ -142,13 +134,17 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, I
     if "positive" in scored.examples:
         pairs = zip(scored.examples["positive"], y, strict=True)
         intervals["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
-    for metric, name in MEANS.items():
-        rows = [values.numpy() for values in scored.examples[name]]
-        intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
+    intervals |= {metric: _mean_interval(metric, scored, nested) for metric in MEANS}
     if len(y) > 1:
         for metric in [name for name in scored.metrics if name not in intervals]:
             intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
     return intervals
+
+
+def _mean_interval(metric: str, scored: Scored, nested: bool) -> Interval:
+    """The interval of a mean over examples and seeds."""
+    rows = [values.numpy() for values in scored.examples[MEANS[metric]]]
+    return score_interval(metric, rows, nested, fitted_to(metric, scored))
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -240,13 +236,17 @@ def evaluate(
             skipped.append(f"{method} was left out: {scored}")
             continue
         skipped += cautions(models, method, calibrator)
-        shifted = calibrator is not None and not calibrator.shift_invariant
-        results.add(method, scored, REMARK if shifted and not exact else None)
+        results.add(method, scored, None if exact else _remark(calibrator))
     if chosen and fits and len(results.rows) == 1:
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+def _remark(calibrator: Calibrator | None) -> str | None:
+    """What to remark of a method where only probabilities are known."""
+    return None if calibrator is None or calibrator.shift_invariant else REMARK
 
 
 @dataclass
@@ -322,15 +322,13 @@ def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None
     """Cautions of a calibrator about the sets it is fitted on (see `Calibrator.warn`), each once."""
     if calibrator is None or calibrator.warn is None:
         return []
-    sets = [m.calibration or m.test for m in models]
-    texts = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
+    texts = [calibrator.warn(model.to_fit.Z_NK, model.to_fit.y_N) for model in models]
     return [f"{method}: {text}." for text in dict.fromkeys(texts) if text]
 
 
 def _largest(models: Sequence[Model]) -> tuple[int, int]:
     """The most calibration examples, and the number of classes."""
-    sets = [m.calibration if m.calibration is not None else m.test for m in models]
-    return max(len(p.y_N) for p in sets), models[0].test.Z_NK.shape[1]
+    return max(len(model.to_fit.y_N) for model in models), models[0].test.Z_NK.shape[1]
 
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:

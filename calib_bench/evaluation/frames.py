@@ -190,7 +190,7 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     """
     words = texts_of(y)
     every = _columns(columns, words)
-    chosen = [column for column in every if column.name in words or not column.says_no_class]
+    chosen = [column for column in every if column.may_be_class(words)]
     if not chosen:
         return _ClassColumns(every, every, [*columns])
     _refuse_mixed(chosen, name)
@@ -232,10 +232,9 @@ class _Column(NamedTuple):
         """The class's name where the column's name says one; else the column's."""
         return self.pair[1] if self.pair is not None and isinstance(self.pair[1], str) else self.label
 
-    @property
-    def says_no_class(self) -> bool:
-        """Whether the name is that of something else than a class."""
-        return self.kind is None and says_something_else(self.name)
+    def may_be_class(self, words: Collection[str]) -> bool:
+        """Whether the name is that of a label, or not that of something else than a class."""
+        return self.name in words or self.kind is not None or not says_something_else(self.name)
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:

@@ -30,9 +30,20 @@ class Model:
     calibration: Predictions | None = None
 
     @property
+    def sets(self) -> list[tuple[str, Predictions]]:
+        """The sets of predictions by their role, "test" and, where there is one, "calibration"."""
+        sets = [("test", self.test), ("calibration", self.calibration)]
+        return [(role, predictions) for role, predictions in sets if predictions is not None]
+
+    @property
+    def to_fit(self) -> Predictions:
+        """What calibrators are fitted to: the calibration set or, where there is none, folds of the test set."""
+        return self.test if self.calibration is None else self.calibration
+
+    @property
     def exact(self) -> bool:
         """Whether calibrators see the model's own logits; else they see log probabilities."""
-        return self.test.exact and (self.calibration is None or self.calibration.exact)
+        return all(predictions.exact for _, predictions in self.sets)
 
     @cached_property
     def zeros(self) -> Zeros | None:
@@ -49,8 +60,9 @@ class Model:
         assert self.zeros is not None
         key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
         if key not in self.shares:
-            source = self.test if self.calibration is None else self.calibration
-            Z_NK, y_N = (source.Z_NK, source.y_N) if rows is None else (source.Z_NK[rows], source.y_N[rows])
+            Z_NK, y_N = self.to_fit.Z_NK, self.to_fit.y_N
+            if rows is not None:
+                Z_NK, y_N = Z_NK[rows], y_N[rows]
             self.shares[key] = share_of(Z_NK, y_N, self.zeros)
         return self.shares[key]
 
@@ -157,12 +169,14 @@ def shared_rows(model: Model) -> int:
     stride = -(-model.test.Z_NK.shape[1] // GLANCE)
     test_glances = _row_hashes(model.test, stride)
     calibration_glances = _row_hashes(model.calibration, stride)
-    times, others = Counter(test_glances), set(calibration_glances)
-    alike = [row for row, glance in enumerate(test_glances) if times[glance] > 1 or glance in others]
-    likewise = [row for row, glance in enumerate(calibration_glances) if glance in times]
+    times = Counter([*test_glances, *set(calibration_glances)])
+    alike = [row for row, glance in enumerate(test_glances) if times[glance] > 1]
+    in_test = set(test_glances)
+    likewise = [row for row, glance in enumerate(calibration_glances) if glance in in_test]
     times = Counter(_row_hashes(model.test, rows=alike))
     shared = sum(row in times for row in _row_hashes(model.calibration, rows=likewise))
-    n, r = len(calibration_glances), sum(count for count in times.values() if count > 1) / len(test_glances)
+    twins = sum(count for count in times.values() if count > 1)
+    n, r = len(calibration_glances), twins / len(test_glances)
     return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 

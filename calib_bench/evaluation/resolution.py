@@ -91,10 +91,15 @@ def resolution(p: Array, narrow: Type | None = None) -> Resolution:
     for step, words in _grids(np.unique(np.append(sample, least).astype(np.float64)), narrow):
         if all(_fits(np.asarray(part, np.float64), step, narrow.rounding)[0] for part in _parts(flat)):
             return Resolution("grid", step, narrow, f"multiples of {words}")
-    if least < FROM_UNDERFLOW * narrow.normal:
-        step = narrow.smallest if least < narrow.normal else narrow.normal
-        return Resolution("type", min(step, least), narrow, f"{narrow.name}, down to {min(step, least):.2g}")
-    return Resolution("least", least, narrow, f"of no grid, the smallest above zero being {least:.2g}")
+    return _without_grid(least, narrow)
+
+
+def _without_grid(least: float, narrow: Type) -> Resolution:
+    """The resolution of numbers on no grid, of which `least` is the smallest above zero."""
+    if least >= FROM_UNDERFLOW * narrow.normal:
+        return Resolution("least", least, narrow, f"of no grid, the smallest above zero being {least:.2g}")
+    step = min(narrow.smallest if least < narrow.normal else narrow.normal, least)
+    return Resolution("type", step, narrow, f"{narrow.name}, down to {step:.2g}")
 
 
 def _between(flat: Array) -> Array:

@@ -87,7 +87,7 @@ def write_results(
     from calib_bench.system.files import write_bytes, write_json
 
     line = shell_line(command, words)
-    inputs = [_input(role, predictions) for model in models for role, predictions in model.sets]
+    inputs = [_input(role, predictions) for model in models for role, predictions in model.sets.items()]
     provenance = {"command": line, "inputs": inputs, "environment": environment.describe()}
     tables.save(analysis.tables, out / "tables")
     title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"

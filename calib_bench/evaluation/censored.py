@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench import registry
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LOGS = 4
 """How much further a rounded log p puts p from what it was than rounding p would; several times that is allowed."""
@@ -117,8 +115,6 @@ def together(one: Zeros | None, other: Zeros | None) -> Zeros | None:
 
 def filled(Z_NK: Tensor, zeros: Zeros, share: float) -> Tensor:
     """Log probabilities with `share` of the last digit in place of zeros, float64, rows normalized."""
-    import torch
-
     Z_NK = Z_NK.double()
     step_K = torch.from_numpy(np.log(zeros.step_K) + math.log(share)).to(Z_NK.device)
     return torch.where(Z_NK.isneginf(), step_K, Z_NK).log_softmax(-1)

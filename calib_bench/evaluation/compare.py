@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis.result_rows import (
@@ -31,12 +32,17 @@ from calib_bench.evaluation.findings import (
     sources,
     two_kinds,
 )
-from calib_bench.evaluation.models import Model, aligned, alike, check_folds, collapsed_models, distinct, own_tests
+from calib_bench.evaluation.models import (
+    Model,
+    aligned,
+    alike,
+    check_folds,
+    collapsed_models,
+    distinct,
+    own_tests,
+    refuse_other_classes,
+)
 from calib_bench.inference import Interval, difference_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
 
@@ -142,11 +148,7 @@ def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
                 f"{one.test.name} has {len(y):,} examples and {other.test.name} has {len(w):,}: a paired comparison "
                 f"needs predictions for the same examples"
             )
-        if one.test.Z_NK.shape[1] != other.test.Z_NK.shape[1]:
-            raise DataError(
-                f"{one.test.name} has {one.test.Z_NK.shape[1]} classes and {other.test.name} "
-                f"{other.test.Z_NK.shape[1]}: they are of different problems"
-            )
+        refuse_other_classes([one.test, other.test])
         differ = y != w
         if bool(differ.any()):
             order = bool((y.sort().values == w.sort().values).all())
@@ -188,8 +190,6 @@ def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, interval: 
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    import pandas as pd
-
     parts = []
     for stage in (RAW, CONFIDENCE, DYNAMICS):
         part = pd.DataFrame([row for row in rows if row["stage"] == stage])
@@ -199,8 +199,6 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(
         [
             {"predictions": name, "of": _called(m), **kappa_of(s)}
@@ -248,10 +246,7 @@ def _doubt(row: Row) -> str:
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
     sentences = [*two_kinds(a), *two_kinds(b), *general((*a, *b))]
     for one, other in zip(a, b, strict=True):
-        if one.test.Z_NK.shape == other.test.Z_NK.shape and _equal(one.test.Z_NK, other.test.Z_NK):
+        Z, W = one.test.Z_NK, other.test.Z_NK
+        if Z.shape == W.shape and bool((Z == W).all()):
             sentences.append(f"{one.test.name} and {other.test.name} hold the same predictions.")
     return tuple(dict.fromkeys(sentences))
-
-
-def _equal(Z: torch.Tensor, W: torch.Tensor) -> bool:
-    return bool((Z == W).all())

@@ -20,6 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+from pyarrow import json as arrow_json
+from pyarrow import parquet
+
 from calib_bench.errors import DataError
 from calib_bench.evaluation.vocabulary import not_used
 
@@ -91,9 +97,6 @@ def arrow_parts(path: Path) -> Parts:
 
 def _parquet(path: Path) -> Parts:
     """Lists are read a few rows at a time: a whole column of them takes five times the memory of its numbers."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
     rows = file.metadata.num_rows
@@ -102,8 +105,6 @@ def _parquet(path: Path) -> Parts:
 
 def _contents(path: Path) -> bytes:
     """The bytes of a file, decompressed if they begin as compressed ones do, whatever the file is called."""
-    import pyarrow as pa
-
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
         return gzip.decompress(data)
@@ -148,8 +149,6 @@ def _utf8(data: bytes, path: Path) -> bytes:
 
 def _arrow(path: Path) -> Any:
     """Feather (version 2), or a file or a stream of the Arrow format, as `datasets` saves them."""
-    import pyarrow as pa
-
     with pa.OSFile(str(path)) as source:
         magic = source.read(6)
         source.seek(0)
@@ -162,9 +161,6 @@ def _arrow(path: Path) -> Any:
 
 def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
     """One object a line; in a .json also a list of such objects, or one object of columns."""
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
     if data.lstrip().startswith(b"[") or table_suffix(path) == ".json":
         with suppress(json.JSONDecodeError):  # a .json of lines, or what the reader of lines tells more about
             return _columns(json.loads(data), path)
@@ -178,8 +174,6 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
     """A table of what a JSON document holds, and notes: objects, an object of columns, or pandas' "split" form."""
-    import pyarrow as pa
-
     columns: dict[str, list[Any]] = {}
     if isinstance(content, dict):
         columns = _named_columns(content)
@@ -275,8 +269,6 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
 
 def _has_decimal_commas(table: Any) -> bool:
     """Whether any text of a table may be a number with a decimal comma."""
-    import pyarrow.compute as pc
-
     return any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table))
 
 
@@ -366,9 +358,6 @@ def _called(delimiter: str) -> str:
 
 
 def _parsed(data: bytes, delimiter: str, decimal: str, path: Path, skipped: int) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(data),
@@ -413,15 +402,11 @@ def _ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> str:
 
 def is_text(kind: Any) -> bool:
     """Whether a type of pyarrow's is that of texts."""
-    import pyarrow as pa
-
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
     """Raises DataError where every comma in a number could separate thousands as well."""
-    import pyarrow.compute as pc
-
     for column in columns:
         commas = column.filter(pc.match_substring(column, ","))
         if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():

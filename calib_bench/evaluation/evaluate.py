@@ -6,7 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
@@ -33,11 +38,6 @@ from calib_bench.inference import (
 )
 from calib_bench.metrics import confidence_n, entropy_n, measure
 from calib_bench.metrics.binned import equal_width
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
 
 RAW = "raw"
 REPAIRED = "temperature_scaling"
@@ -80,8 +80,6 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     Raises:
         UserError: the calibrator is not for such predictions.
     """
-    from torch.nn.functional import one_hot
-
     cells = sum(m.test.Z_NK.numel() for m in models)
     scored = Scored()
     for model in models:
@@ -184,8 +182,6 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
         None of other metrics and methods, with a temperature at a bound, and where models differ in the number of
         calibration examples: their spread holds it.
     """
-    import numpy as np
-
     sides = [scored] if other is None else [scored, other]
     if not all(_has_fits(side, metric) for side in sides):
         return None
@@ -346,8 +342,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
     Args:
         apart: see `fitted_to`.
     """
-    import numpy as np
-
     intervals = {}
     for metric in ("accuracy", "log_loss", "brier"):
         name = MEANS[metric]
@@ -360,6 +354,4 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(rows)

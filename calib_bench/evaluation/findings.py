@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell, is_significant
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
 from calib_bench.inference.collapse import SEEDS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
@@ -192,14 +190,16 @@ def general(models: Sequence[Model]) -> list[str]:
     sentences += _mixed(models)
     for model in models:
         sentences += _shared(model, shared_rows(model))
-    sets = [by_role for model in models for by_role in model.sets]
-    for wanted in ("test", "calibration"):
-        for role, predictions in sets:
-            if role == wanted:
-                sentences += [f"{role} {predictions.name}: {note}." for note in predictions.notes]
+    sentences += _noted(models, "test") + _noted(models, "calibration")
     for model in models:
         sentences += _zeros(model)
     return sentences
+
+
+def _noted(models: Sequence[Model], role: str) -> list[str]:
+    """What was noted when predictions of a role were read."""
+    sets = [model.sets[role] for model in models if role in model.sets]
+    return [f"{role} {predictions.name}: {note}." for predictions in sets for note in predictions.notes]
 
 
 def _mixed(models: Sequence[Model]) -> list[str]:

@@ -37,7 +37,7 @@ class Content:
     Attributes:
         values: [N, K], [N, 1] or [N].
         labels: [N] or [N, 1].
-        kind: one of `vocabulary.KINDS`, by name or as the user says; None, in memory alone, where nothing says so.
+        kind: one of `vocabulary.KINDS`, by name or as the user says; logits in memory where nothing says so.
         notes: what a reader should know: what was not used, which columns are the classes.
         classes: the classes' names in order; None where the file gives none.
         by_name: whether labels were read by those names.
@@ -46,7 +46,7 @@ class Content:
 
     values: Array
     labels: Array
-    kind: str | None = None
+    kind: str = "logits"
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     by_name: bool = False
@@ -96,7 +96,7 @@ def content_of(named_arrays: NamedArrays, origin: str, kind: str | None, notes: 
     kinds = {name: kind_of(name) for name in arrays if name != "labels"}
     name = _prediction(kinds, arrays, origin, kind)
     kind_by_name = kinds.pop(name)
-    content_kind = kind or kind_by_name or ""
+    content_kind = kind or kind_by_name or "logits"
     remarks = [*notes, *named_arrays.notes]
     remarks += not_used([*kinds])
     if kind is not None and kind_by_name not in (None, kind):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
@@ -27,11 +30,8 @@ from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_confidence, refuse_no_first, texts_of, with_labels
 from calib_bench.evaluation.named_arrays import named
 from calib_bench.evaluation.text_tables import LONGEST
+from calib_bench.evaluation.unreadable import once
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
 
 # numbers
 
@@ -52,8 +52,6 @@ def array(values: Any, name: str) -> Array:
     Raises:
         DataError: they are no array, or some are masked or missing.
     """
-    import torch
-
     if values is None:
         raise DataError(f"{name}: None is given where an array is expected")
     if isinstance(values, torch.Tensor):
@@ -69,8 +67,6 @@ def array(values: Any, name: str) -> Array:
 
 
 def _from_tensor(tensor: Tensor, name: str) -> Array:
-    import torch
-
     if tensor.is_meta:
         raise DataError(f"{name}: a tensor on the meta device holds no numbers: compute it on another")
     tensor = tensor.detach()
@@ -141,7 +137,9 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     if chosen.kind is None and kind not in SUM_TO_ONE:
         _refuse_no_classes(order, numbers, name, texts_of(y))
     values_NK = numbers[:, order.columns]
-    return Content(values_NK, order.labels, chosen.kind, (*notes, *order.notes), order.classes, order.by_name)
+    return Content(
+        values_NK, order.labels, chosen.kind or "logits", (*notes, *order.notes), order.classes, order.by_name
+    )
 
 
 def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
@@ -262,17 +260,12 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Conte
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
-    _refuse_same_names([*map(str, names)], name)
+    once(map(str, names), name, "column")
     arrays, notes = with_labels(columns, name, label)
     if framed:
         refuse_confidence(arrays, name)
     stacked = stack(arrays, name, kind) if framed else named(arrays, name)
     return content_of(stacked, name, kind, notes)
-
-
-def _refuse_same_names(names: Sequence[str], name: str) -> None:
-    if len(set(names)) < len(names):
-        raise DataError(f"{name}: two columns have the same name: rename or remove one")
 
 
 def _column(held: Any, column: Any, name: str) -> Array:
@@ -289,8 +282,6 @@ def _column(held: Any, column: Any, name: str) -> Array:
 
 def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]]:
     """Labels in the order of the predictions' rows, by index where both have one that names rows; and notes."""
-    import pandas as pd
-
     y = array(labels, f"{name}: labels")
     rows, label_index = getattr(values, "index", None), getattr(labels, "index", None)
     if not isinstance(label_index, pd.Index) or len(label_index) != len(values):
@@ -325,15 +316,11 @@ def _name_the_same_rows(rows: pd.Index, label_index: pd.Index, name: str) -> boo
 
 def _only_counts(index: pd.Index) -> bool:
     """Whether an index counts rows from 0."""
-    import pandas as pd
-
     return bool(index.equals(pd.RangeIndex(len(index))))
 
 
 def _is_shuffled(index: pd.Index) -> bool:
     """Whether an index holds the numbers of rows in another order."""
-    import pandas as pd
-
     return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
 
 
@@ -370,7 +357,7 @@ def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
     """
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
-    _refuse_same_names(classes, name)
+    once(classes, name, "column")
     numbers = _numbers_of(classes)
     if numbers and not texts:
         return _by_number(numbers, classes, y, name)

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
@@ -95,8 +96,6 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:
     """Two shards of one model as one set of predictions."""
-    import torch
-
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
         raise DataError(
@@ -131,8 +130,6 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
         DataError: classes have other names; or stand in another order, and labels are numbers, of which nobody can tell
             to which order they belong.
     """
-    import torch
-
     if first.classes is None or other.classes is None or first.classes == other.classes:
         return other
     if set(first.classes) != set(other.classes):
@@ -277,8 +274,6 @@ def _below_root(paths: list[str]) -> list[str]:
 
 def reordered(predictions: Predictions, order: Array) -> Predictions:
     """The predictions with their rows in another order, [N] row numbers."""
-    import torch
-
     rows = torch.from_numpy(order)
     return replace(
         predictions,

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench.analysis.fitting import calibrate
 from calib_bench.core.baseline import Calibrator, Params
@@ -17,9 +20,6 @@ from calib_bench.evaluation.censored import Zeros, filled, share_of, together
 from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 from calib_bench.evaluation.predictions import Predictions
 from calib_bench.inference import collapsed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,9 @@ class Model:
     calibration: Predictions | None = None
 
     @property
-    def sets(self) -> list[tuple[str, Predictions]]:
+    def sets(self) -> dict[str, Predictions]:
         """The sets of predictions by their role, "test" and, where there is one, "calibration"."""
-        sets = [("test", self.test), ("calibration", self.calibration)]
-        return [(role, predictions) for role, predictions in sets if predictions is not None]
+        return {"test": self.test} | ({} if self.calibration is None else {"calibration": self.calibration})
 
     @property
     def to_fit(self) -> Predictions:
@@ -43,7 +42,7 @@ class Model:
     @property
     def exact(self) -> bool:
         """Whether calibrators see the model's own logits; else they see log probabilities."""
-        return all(predictions.exact for _, predictions in self.sets)
+        return all(predictions.exact for predictions in self.sets.values())
 
     @cached_property
     def zeros(self) -> Zeros | None:
@@ -97,9 +96,13 @@ def _refuse_other_numbers(tests: Sequence[Predictions], calibrations: Sequence[P
             f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
             f"the same order"
         )
-    classes = {p.name: p.Z_NK.shape[1] for p in (*tests, *calibrations)}
-    if len(set(classes.values())) > 1:
-        listed = ", ".join(f"{name}: {K}" for name, K in classes.items())
+    refuse_other_classes((*tests, *calibrations))
+
+
+def refuse_other_classes(predictions: Sequence[Predictions]) -> None:
+    """Raises DataError where predictions differ in their number of classes."""
+    if len({p.Z_NK.shape[1] for p in predictions}) > 1:
+        listed = ", ".join(f"{p.name}: {p.Z_NK.shape[1]}" for p in predictions)
         raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
 
 
@@ -190,8 +193,6 @@ def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] |
     Args:
         stride: every so many numbers of a row are hashed.
     """
-    import numpy as np
-
     Z_NK, y_N = predictions.Z_NK[:, ::stride], predictions.y_N
     rows = range(len(y_N)) if rows is None else rows
     hashes: list[int] = []
@@ -222,8 +223,6 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     Raises:
         UserError: the calibrator is not for such predictions, or, as CalibratorError, failed.
     """
-    import torch
-
     y_N = model.test.y_N
     if calibrator is None:
         return model.test.Z_NK.double().log_softmax(-1), {}
@@ -293,8 +292,6 @@ def alike(one: Model, other: Model) -> tuple[Model, Model]:
 
 def _read_as(model: Model, zeros: Zeros) -> Model:
     def read(predictions: Predictions) -> Predictions:
-        import torch
-
         p_NK = zeros.resolution.read(predictions.Z_NK.double().softmax(-1).numpy())
         return replace(predictions, Z_NK=torch.from_numpy(p_NK).log(), exact=False, zeros=zeros)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
@@ -23,8 +25,6 @@ def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
 
     Memory is about that of the numbers, and once more that of what a file of text holds.
     """
-    import pyarrow as pa
-
     try:
         parts = arrow_parts(path)
         names = [_column_name(name) for name in parts.schema.names]
@@ -58,8 +58,6 @@ def _check_header(names: list[str], path: Path) -> None:
 
 def _plain(kind: Any) -> Any:
     """The type that holds the values of a type of pyarrow's: what an extension stores, what a dictionary stands for."""
-    import pyarrow as pa
-
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(kind.storage_type)
     return kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -67,16 +65,12 @@ def _plain(kind: Any) -> Any:
 
 def _storage(part: Any) -> Any:
     """An array of pyarrow's as one of its plain type."""
-    import pyarrow as pa
-
     if isinstance(part.type, pa.BaseExtensionType):
         return _storage(part.storage)
     return part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
 
 
 def _is_lists(kind: Any) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
@@ -92,9 +86,6 @@ class _Flat:
 
     def array(self) -> Array:
         """[N]: numbers, texts as objects, or a text that says what the column is where it is neither."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         column = pa.chunked_array(self.parts, self.kind)
         if is_text(column.type):
             longest = pc.max(pc.utf8_length(column)).as_py()
@@ -112,9 +103,6 @@ class _Lists:
         self.trouble = ""
 
     def add(self, part: Any) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         start, self.at = self.at, self.at + len(part)
         if self.trouble or not len(part):
             return
@@ -146,8 +134,6 @@ class _Lists:
 
 def _numbers(column: Any) -> Array:
     """A flat chunked array of pyarrow's, a missing entry NaN; a text that says what it is if it is not numbers."""
-    import pyarrow as pa
-
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
@@ -162,8 +148,6 @@ def _numbers(column: Any) -> Array:
 
 
 def _holds_numbers(kind: Any) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
@@ -14,9 +15,6 @@ from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
@@ -83,8 +81,6 @@ def check(
     Raises:
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
     """
-    import torch
-
     Z = _values(np.asarray(values), kind, name)
     K = 2 if Z.ndim == 1 else Z.shape[1]
     y = _labels(np.asarray(labels), K, Z.shape, name)
@@ -305,8 +301,6 @@ def _allowed(Z: Array, kind: str) -> tuple[float, str]:
 
 def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     """Z [N, K] with -inf for classes that a row does not offer, whatever number stands for them."""
-    import torch
-
     minus_inf = np.isneginf(Z)
     out = masks.offered(torch.from_numpy(Z)).numpy()
     out = masks.set_apart(out, y)

@@ -157,11 +157,9 @@ def _groups(trial: Trial, model: nn.Module, rate: float) -> list[dict[str, Any]]
     """Groups of parameters with their rates and decays: all in one, or body and head where these differ."""
     if trial.head_lr == 1 and trial.head_decay == 1:
         return [_group(list(model.parameters()), rate, trial.weight_decay)]
-    body, head = [], []
     names = head_names(model)
-    for name, parameter in model.named_parameters():
-        part = head if name in names else body
-        part.append(parameter)
+    body = [parameter for name, parameter in model.named_parameters() if name not in names]
+    head = [parameter for name, parameter in model.named_parameters() if name in names]
     head_decay = trial.weight_decay * trial.head_decay / trial.head_lr
     groups = [_group(body, rate, trial.weight_decay), _group(head, rate * trial.head_lr, head_decay)]
     return [group for group in groups if group["params"]]

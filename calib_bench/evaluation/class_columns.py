@@ -15,7 +15,7 @@ import numpy as np
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
-from calib_bench.evaluation.dialects import no_numbers
+from calib_bench.evaluation.dialects import what_it_is
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
@@ -306,9 +306,5 @@ def _numbers(values: Array, name: str, origin: str) -> Array:
     """[N], float64, if the column of a class holds a number a row."""
     if values.dtype.kind in "fiub" and values.ndim == 1:
         return values.astype(np.float64)
-    problem = "is not numbers"
-    if values.dtype.kind == "O":
-        problem = no_numbers(values)
-    elif values.dtype.kind == "U" and values.size:
-        problem = values.flat[0]
+    problem = what_it_is(values) or "is not numbers"
     raise DataError(f"{origin}: column {name!r} {problem}, and the column of a class holds one number a row")

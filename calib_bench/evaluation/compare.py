@@ -20,18 +20,8 @@ from calib_bench.analysis.result_rows import (
 )
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
+from calib_bench.evaluation import findings
 from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_to, kappa_of, score
-from calib_bench.evaluation.findings import (
-    ALPHA,
-    COUNTED,
-    NAMES,
-    UNCOUNTED,
-    UNITS,
-    doubts_of,
-    general,
-    sources,
-    two_kinds,
-)
 from calib_bench.evaluation.models import (
     Model,
     aligned,
@@ -76,10 +66,12 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     one, other = distinct([a[0].test, b[0].test])
     sentences = _verdict(frame, len(a), (one.name, other.name))
-    warnings = (*_warnings(a, b), *doubts_of(frame, "metric"))
+    warnings = (*_warnings(a, b), *findings.doubts_of(frame, "metric"))
     if fits:
         warnings = (*warnings, *_read_alike((*a, *b), (*same_a, *same_b)))
-    return Analysis(sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]))
+    return Analysis(
+        sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(findings.NAMES) : -1])
+    )
 
 
 def _collapsed_sides(a: Sequence[Model], b: Sequence[Model]) -> str:
@@ -114,11 +106,11 @@ def _note(
 ) -> str:
     """What a reader of the differences must know."""
     note = (
-        f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
-        f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."
+        f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. Negative is better for A, but for "
+        f"accuracy. A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
     )
     if repaired is not None:
-        note += " " + (COUNTED if any(scored.slopes for scored in repaired) else UNCOUNTED)
+        note += " " + (findings.COUNTED if any(scored.slopes for scored in repaired) else findings.UNCOUNTED)
     return note + "".join(f" {text}." for text in marks(frame))
 
 
@@ -214,7 +206,7 @@ def _called(models: Sequence[Model]) -> str:
 
 def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, ...]:
     rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
-    sentences = [_sentence(rows[RAW, metric], metric) for metric in NAMES]
+    sentences = [_sentence(rows[RAW, metric], metric) for metric in findings.NAMES]
     if (CONFIDENCE, "log_loss") in rows:
         conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
         sentences.append(
@@ -226,7 +218,7 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
 
 
 def _sentence(row: Row, metric: str) -> str:
-    name, unit = NAMES[metric], UNITS.get(metric, "")
+    name, unit = findings.NAMES[metric], findings.UNITS.get(metric, "")
     difference = cell(row, "difference")
     if math.isinf(row["difference"]):
         worse = "A" if row["difference"] > 0 else "B"
@@ -244,7 +236,7 @@ def _doubt(row: Row) -> str:
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
-    sentences = [*two_kinds(a), *two_kinds(b), *general((*a, *b))]
+    sentences = [*findings.two_kinds(a), *findings.two_kinds(b), *findings.general((*a, *b))]
     for one, other in zip(a, b, strict=True):
         Z, W = one.test.Z_NK, other.test.Z_NK
         if Z.shape == W.shape and bool((Z == W).all()):

@@ -27,6 +27,7 @@ from pyarrow import json as arrow_json
 from pyarrow import parquet
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.vocabulary import not_used
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
@@ -184,19 +185,13 @@ def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
             f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
         )
     _refuse_other_lengths(columns, path)
-    return pa.table(columns), not_used(_left_out(content, columns))
+    keys = content if isinstance(content, dict) else ()
+    return pa.table(columns), not_used([name for name in keys if name not in columns and name not in SPLIT])
 
 
 def _columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _left_out(content: Any, columns: Mapping[str, list[Any]]) -> list[str]:
-    """Keys of an object that are no columns of its table."""
-    if isinstance(content, list):
-        return []
-    return [name for name in content if name not in columns and name not in SPLIT]
 
 
 def _refuse_other_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
@@ -423,6 +418,13 @@ def no_numbers(values: Iterable[object]) -> str:
         if value is not None and not is_number(str(value)):
             return f"is string, as {str(value)[:40]!r} in row {row}"
     return "is string"
+
+
+def what_it_is(values: Array) -> str:
+    """What a column is that holds no numbers, as "is string, as 'x' in row 1"; empty where it holds some."""
+    if values.dtype.kind == "O":
+        return no_numbers(values)
+    return str(values.flat[0]) if values.dtype.kind == "U" and values.size else ""
 
 
 def is_number(text: str) -> bool:

@@ -23,19 +23,6 @@ from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, collapsed_models, own_tests
-from calib_bench.inference import (
-    Binned,
-    Fitted,
-    Interval,
-    aurc_interval,
-    binned_interval,
-    crossed_interval,
-    difference_interval,
-    ece_interval,
-    ece_null,
-    score_interval,
-    within,
-)
 from calib_bench.metrics import confidence_n, entropy_n, measure
 from calib_bench.metrics.binned import equal_width
 
@@ -67,7 +54,7 @@ class Scored:
 
     examples: dict[str, list[Tensor]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
-    classwise: list[Binned] = field(default_factory=list)
+    classwise: list[inference.Binned] = field(default_factory=list)
     nulls: list[tuple[float, float]] = field(default_factory=list)
     log_kappa: list[Tensor] = field(default_factory=list)
     at_bound: int = 0
@@ -94,7 +81,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
                 scored.examples.setdefault(name[:-2], []).append(value)
             elif name in METRICS:
                 scored.metrics.setdefault(name, []).append(float(value))
-        scored.nulls.append(ece_null(logp_NK, y_N))
+        scored.nulls.append(inference.ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
         if method == REPAIRED and params:
@@ -108,7 +95,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
     S = len(y)
-    intervals = {name: within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
+    intervals = {name: inference.within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
     for name, interval in intervals.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -118,31 +105,32 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     return row | kappa_of(scored) | doubtful(intervals)
 
 
-def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, Interval]:
+def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, inference.Interval]:
     """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
     top = _top(scored)
-    intervals: dict[str, Interval] = {
-        "ece": ece_interval(*top, nested=nested),
-        "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
-        "aurc": aurc_interval(*top, nested=nested),
-        "e_aurc": aurc_interval(*top, excess=True, nested=nested),
+    intervals: dict[str, inference.Interval] = {
+        "ece": inference.ece_interval(*top, nested=nested),
+        "adaptive_ece": inference.ece_interval(*top, adaptive=True, nested=nested),
+        "aurc": inference.aurc_interval(*top, nested=nested),
+        "e_aurc": inference.aurc_interval(*top, excess=True, nested=nested),
     }
     if scored.classwise:
-        intervals["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
+        intervals["classwise_ece"] = inference.binned_interval(scored.classwise, nested=nested)
     if "positive" in scored.examples:
-        pairs = zip(scored.examples["positive"], y, strict=True)
-        intervals["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
+        positive = [_binned(p, labels.double()) for p, labels in zip(scored.examples["positive"], y, strict=True)]
+        intervals["ece_positive"] = inference.binned_interval(positive, nested=nested)
     intervals |= {metric: _mean_interval(metric, scored, nested) for metric in MEANS}
     if len(y) > 1:
         for metric in [name for name in scored.metrics if name not in intervals]:
-            intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
+            values = [[value] for value in scored.metrics[metric]]
+            intervals[metric] = inference.score_interval(metric, values, nested=True)
     return intervals
 
 
-def _mean_interval(metric: str, scored: Scored, nested: bool) -> Interval:
+def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:
     """The interval of a mean over examples and seeds."""
     rows = [values.numpy() for values in scored.examples[MEANS[metric]]]
-    return score_interval(metric, rows, nested, fitted_to(metric, scored))
+    return inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -151,9 +139,9 @@ def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
     return confidence, correct
 
 
-def _binned(p: Tensor, hit: Tensor) -> Binned:
+def _binned(p: Tensor, hit: Tensor) -> inference.Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-    return Binned((p - hit).numpy(), equal_width(p).numpy())
+    return inference.Binned((p - hit).numpy(), equal_width(p).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
@@ -161,7 +149,7 @@ def kappa_of(scored: Scored) -> Row:
     if not scored.log_kappa:
         return {}
     rows = [values.numpy() for values in scored.log_kappa]
-    log_interval = crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
+    log_interval = inference.crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
     if scored.at_bound:
         return {"kappa": math.exp(log_interval.mean)}
     return {
@@ -171,7 +159,7 @@ def kappa_of(scored: Scored) -> Row:
     }
 
 
-def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> Fitted | None:
+def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> inference.Fitted | None:
     """What the calibration examples of a temperature add to a mean score after it, or to the difference of two.
 
     Args:
@@ -336,7 +324,7 @@ def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     return row | doubtful(intervals)
 
 
-def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
+def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, inference.Interval]:
     """Intervals of the paired differences of two methods: accuracy, log loss, Brier score and ECE.
 
     Args:
@@ -348,8 +336,8 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
         pairs = zip(scored.examples[name], other.examples[name], strict=True)
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
         with np.errstate(invalid="ignore"):  # infinite losses on both sides: no interval, which says so
-            intervals[metric] = difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
-    intervals["ece"] = ece_interval(*_top(scored), _top(other), nested=nested)
+            intervals[metric] = inference.difference_interval(metric, [(a - b).numpy() for a, b in pairs], nested, fit)
+    intervals["ece"] = inference.ece_interval(*_top(scored), _top(other), nested=nested)
     return intervals
 
 

@@ -20,7 +20,7 @@ from calib_bench.errors import DataError, nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.class_columns import stack
-from calib_bench.evaluation.dialects import TABLES, no_numbers, table_suffix
+from calib_bench.evaluation.dialects import TABLES, table_suffix, what_it_is
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
 from calib_bench.evaluation.named_arrays import NamedArrays, named
 from calib_bench.evaluation.text_tables import read_table
@@ -147,11 +147,9 @@ def _candidates(kinds: Mapping[str, str | None], kind: str | None) -> list[str]:
 
 def _numbers(values: Array, name: str, kind: str, origin: str) -> Array:
     """The predictions, if they are numbers."""
-    if values.dtype.kind == "O":
-        values = np.full(len(values), no_numbers(values))
-    if values.dtype.kind == "U" and values.ndim == 1 and len(values):
+    if values.ndim == 1 and (problem := what_it_is(values)):
         raise DataError(
-            f"{origin}: {name!r}, the {kind}, {values[0]}, and must hold numbers: a list of one length a row, as "
+            f"{origin}: {name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as "
             f"parquet keeps it, or a column a class, {name}_0, {name}_1..."
         )
     if values.dtype == np.dtype("V2"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,20 +133,17 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     notes = (*notes, *not_used(chosen.aside))
     if numbers.ndim != 2:
         return Content(numbers, y, notes=notes)
-    order = _order(chosen.classes, y, name)
-    if chosen.kind is None and kind not in SUM_TO_ONE:
-        _refuse_no_classes(order, numbers, name, texts_of(y))
-    values_NK = numbers[:, order.columns]
-    return Content(
-        values_NK, order.labels, chosen.kind or "logits", (*notes, *order.notes), order.classes, order.by_name
-    )
+    content = _ordered(numbers, chosen.classes, y, name)
+    if chosen.kind is None:
+        _refuse_no_classes(content, kind, name, texts_of(y))
+    return replace(content, kind=chosen.kind or "logits", notes=(*notes, *content.notes))
 
 
-def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
+def _refuse_no_classes(content: Content, kind: str | None, name: str, words: Collection[str]) -> None:
     """Raises DataError where a column whose name is no number is no class by its numbers."""
-    if order.classes is not None and _numbers_of(order.classes) is None:
-        columns = dict(zip(order.classes, values.T, strict=True))
-        refuse_no_classes({text: text for text in order.classes}, columns, name, words)
+    if kind not in SUM_TO_ONE and content.classes is not None and _numbers_of(content.classes) is None:
+        columns = dict(zip(content.classes, content.values.T, strict=True))
+        refuse_no_classes({text: text for text in content.classes}, columns, name, words)
 
 
 @dataclass(frozen=True)
@@ -324,32 +321,14 @@ def _is_shuffled(index: pd.Index) -> bool:
     return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
 
 
-@dataclass(frozen=True)
-class _Order:
-    """Columns in the order of the classes.
-
-    Attributes:
-        columns: [K], positions among the class columns.
-        labels: [N], positions in that order.
-        classes: names of the classes; None where they are numbers from 0.
-        by_name: whether labels were read by those names.
-        notes: how columns and labels were matched.
-    """
-
-    columns: list[int]
-    labels: Array
-    classes: tuple[str, ...] | None = None
-    by_name: bool = False
-    notes: tuple[str, ...] = ()
-
-
 _SERIES = re.compile(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?")
 
 
-def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
+def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Content:
     """Class columns in the order of their numbers if labels are numbers, else as they are, labels read by their names.
 
     Args:
+        values: [N, K].
         columns: [K], what each column says of its class.
 
     Raises:
@@ -360,14 +339,14 @@ def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
     once(classes, name, "column")
     numbers = _numbers_of(classes)
     if numbers and not texts:
-        return _by_number(numbers, classes, y, name)
+        return _by_number(values, numbers, classes, y, name)
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
     if by_name:
-        return _Order([*range(K)], labels, classes, by_name=True)
+        return Content(values, labels, classes=classes, by_name=True)
     if K == 1:
-        return _Order([0], y)
+        return Content(values, y)
     refuse_no_first(classes, name)
-    return _Order([*range(K)], y, classes, notes=(by_position(classes),))
+    return Content(values, y, classes=classes, notes=(by_position(classes),))
 
 
 def _numbers_of(names: Sequence[str]) -> list[int] | None:
@@ -378,7 +357,7 @@ def _numbers_of(names: Sequence[str]) -> list[int] | None:
     return [int(match[2]) for match in matches]
 
 
-def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> _Order:
+def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> Content:
     """Columns in the order of their numbers, which labels are."""
     K = len(numbers)
     order = sorted(range(K), key=numbers.__getitem__)
@@ -386,15 +365,15 @@ def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str
     if K == 1:
         if numbers[0] == 0 and first != "0":
             raise DataError(f"{name}: the only column, {first!r}, is that of class 0: give that of class 1")
-        return _Order(order, y)
+        return Content(values, y)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
-        return _Order(order, y, notes=(MOVED,) if moved else ())
+        return Content(values[:, order], y, notes=(MOVED,) if moved else ())
     strange = next((label for label in np.unique(y).tolist() if label not in numbers), None)
     if strange is not None:
         raise DataError(
             f"{name}: the columns are {first!r} to {last!r}, and none is that of label {strange:g}: rename them, or "
             f"give .to_numpy() if labels are positions"
         )
-    labels = np.searchsorted(sorted(numbers), y.ravel())
-    return _Order(order, labels, tuple(names[k] for k in order), by_name=True, notes=(by_column_numbers(first, last),))
+    labels, classes = np.searchsorted(sorted(numbers), y.ravel()), tuple(names[k] for k in order)
+    return Content(values[:, order], labels, classes=classes, by_name=True, notes=(by_column_numbers(first, last),))

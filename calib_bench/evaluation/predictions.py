@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import glob
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
@@ -81,20 +82,13 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         if not one.is_file():
             raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
     content = load(paths[0], paths[1] if colon else None, kind, labels)
-    _release_unused()
-    name = paths[0].stem
+    pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
     checked = check(
         content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
     )
     digests = {str(p): files.sha256(p) for p in paths}
-    names = replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
-    return replace(names, name=name, sha256=digests)
-
-
-def _release_unused() -> None:
-    """Give back what pyarrow holds of a table that was read: as much again as its numbers take."""
-    if arrow := sys.modules.get("pyarrow"):
-        arrow.default_memory_pool().release_unused()
+    names = {"classes": content.classes, "by_name": content.by_name, "ids": content.ids}
+    return replace(checked, name=paths[0].stem, sha256=digests, **names)
 
 
 def _missing(path: Path) -> str:

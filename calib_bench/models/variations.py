@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from calib_bench.errors import SettingsError
@@ -49,49 +48,29 @@ def variations(model: str) -> tuple[str, ...]:
         SettingsError: none are known.
     """
     name = canonical(model)
-    for pattern, vary in _VARIATIONS.items():
-        if match := re.fullmatch(pattern, name):
-            return tuple(dict.fromkeys(vary(match[1], [int(number) for number in match[2].split("_")])))
-    raise SettingsError(
-        f"study=width_depth knows no variations of {name}: give several, for example model=timm/resnet18,timm/resnet34"
-    )
+    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
+    if match is None:
+        raise SettingsError(
+            f"study=width_depth knows no variations of {name}: give several, for example "
+            f"model=timm/resnet18,timm/resnet34"
+        )
+    family, numbers = match[1] or match[3], [int(number) for number in (match[2] or match[4]).split("_")[1:]]
+    names = [f"{family}_{'_'.join(map(str, shape))}" for shape in _shapes(family, numbers)]
+    if family in _NORMALIZED:
+        names.append(f"{names[0]}_{_NORMALIZED[family]}")
+    return tuple(dict.fromkeys(names))
 
 
-def _mlps(family: str, widths: list[int]) -> list[str]:
-    shapes = [widths, _divided(widths, 4), _doubled(widths), widths[:1], widths * 2]
-    return [*(_named(family, shape) for shape in shapes), f"{_named(family, widths)}_layernorm"]
+_NORMALIZED = {"mlp": "layernorm", "wrn": "nonorm"}
+"""What the name ends in of a model of a family with other normalization."""
 
 
-def _cnns(family: str, widths: list[int]) -> list[str]:
-    return [_named(family, shape) for shape in (widths, _divided(widths, 2), _doubled(widths))]
-
-
-def _wide_resnets(family: str, numbers: list[int]) -> list[str]:
-    depth, width = numbers
-    shapes = [[depth, width], [depth, *_divided([width], 2)], [depth + 6, width]]
-    return [*(_named(family, shape) for shape in shapes), f"{_named(family, numbers)}_nonorm"]
-
-
-def _one_layer(family: str, widths: list[int]) -> list[str]:
-    return [_named(family, shape) for shape in (widths, _divided(widths, 4), _doubled(widths))]
-
-
-def _named(family: str, numbers: list[int]) -> str:
-    return "_".join([family, *map(str, numbers)])
-
-
-def _divided(widths: list[int], by: int) -> list[int]:
-    return [max(width // by, 1) for width in widths]
-
-
-def _doubled(widths: list[int]) -> list[int]:
-    return [2 * width for width in widths]
-
-
-_VARIATIONS: dict[str, Callable[[str, list[int]], list[str]]] = {
-    r"(mlp)_(\d+(?:_\d+)*)": _mlps,
-    r"(cnn)_(\d+(?:_\d+)*)": _cnns,
-    r"(wrn)_(\d+_\d+)(?:_nonorm)?": _wide_resnets,
-    r"(gru|lstm|bag)_(\d+)": _one_layer,
-}
-"""Names whose variations are known, as patterns of a family and its numbers, and what makes the names of these."""
+def _shapes(family: str, numbers: list[int]) -> list[list[int]]:
+    """Numbers of a model's name, those given first: narrower, wider and, where depth can change, other depths."""
+    if family == "wrn":
+        depth, width = numbers
+        return [numbers, [depth, max(width // 2, 1)], [depth + 6, width]]
+    narrower = [max(width // (2 if family == "cnn" else 4), 1) for width in numbers]
+    wider = [2 * width for width in numbers]
+    depths = [numbers[:1], numbers * 2] if family == "mlp" else []
+    return [numbers, narrower, wider, *depths]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, once, unreadable
+from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, refuse_repeated, unreadable
 
 
 class LazyArrays(Mapping[str, "Array"]):
@@ -52,7 +52,7 @@ def npz(path: Path) -> Mapping[str, Array]:
             names = list(file.files)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
-    once(names, path, "array")
+    refuse_repeated(names, path, "array")
     return LazyArrays(names, member)
 
 

@@ -57,7 +57,7 @@ class Zeros:
         return count + infinite + ("; taken as classes that rows do not offer" if self.structural else kept)
 
     def of_classes(self, order: Sequence[int]) -> Zeros:
-        """The same with the classes in another order, [K] class numbers."""
+        """These zeros with the classes in another order, [K] class numbers."""
         return self if len(self.step_K) == 1 else replace(self, step_K=self.step_K[list(order)])
 
 
@@ -104,7 +104,7 @@ def _structural(where: Array) -> bool:
     return rest.shape[1] > 1 and bool((rest[:, 1:] >= rest[:, :-1]).all()) and bool((~where).sum(1).min() > 1)
 
 
-def together(one: Zeros | None, other: Zeros | None) -> Zeros | None:
+def joint_zeros(one: Zeros | None, other: Zeros | None) -> Zeros | None:
     """The zeros of two files of one model: what one of them keeps, the other does; None where all are structural."""
     parts = [zeros for zeros in (one, other) if zeros is not None]
     if not parts or all(zeros.structural for zeros in parts):

@@ -15,7 +15,7 @@ import numpy as np
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
-from calib_bench.evaluation.dialects import what_it_is
+from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
@@ -35,10 +35,10 @@ class _Roles:
     """Names of a table's columns, without the labels, by what the names say.
 
     Attributes:
-        whole: predictions by themselves, as `logits` or `score`.
-        families: columns of one class each, by their kind.
-        unknown: columns whose names say nothing.
-        aside: columns that say something else of a row, as `fold`.
+        whole: names of columns that hold predictions of all classes, as `logits` or `score`.
+        families: columns of one class each, by the kind of prediction.
+        unknown: names that say nothing.
+        aside: names that say that their column holds something else, as `fold`.
     """
 
     whole: list[str] = field(default_factory=list)
@@ -47,12 +47,12 @@ class _Roles:
     aside: list[str] = field(default_factory=list)
 
     def set_aside(self, names: Collection[str]) -> None:
-        """Take predictions for something else that a row says."""
+        """Move names from the predictions to what is set aside."""
         self.whole = [name for name in self.whole if name not in names]
         self.aside += names
 
     def unused(self, names: Iterable[str]) -> list[str]:
-        """Those of some names whose columns are neither predictions nor labels."""
+        """The names among `names` of columns that are neither predictions nor labels."""
         return [name for name in names if name in self.unknown or name in self.aside]
 
     def kinds(self) -> set[str | None]:
@@ -77,7 +77,7 @@ class _Block:
     notes: tuple[str, ...] = ()
 
 
-def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedArrays:
+def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedArrays:
     """Columns of classes as one array of their kind; the others by what their names say.
 
     Args:
@@ -306,5 +306,5 @@ def _numbers(values: Array, name: str, origin: str) -> Array:
     """[N], float64, if the column of a class holds a number a row."""
     if values.dtype.kind in "fiub" and values.ndim == 1:
         return values.astype(np.float64)
-    problem = what_it_is(values) or "is not numbers"
+    problem = not_numbers(values) or "is not numbers"
     raise DataError(f"{origin}: column {name!r} {problem}, and the column of a class holds one number a row")

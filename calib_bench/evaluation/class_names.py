@@ -96,7 +96,7 @@ def label_words(names: Iterable[str], texts: Collection[str]) -> set[str]:
     return {*texts, *pairs}
 
 
-def bare(names: Sequence[str]) -> dict[str, str]:
+def without_affixes(names: Sequence[str]) -> dict[str, str]:
     """Each name's class, without what all the names say beside it: `cat` of `cat_prob` and `dog_prob`, `p_cat`."""
     for affix in _AFFIXES:
         matches = {name: affix.fullmatch(name.strip()) for name in names}

@@ -25,11 +25,11 @@ from calib_bench.evaluation.evaluate import REPAIRED, Scored, contrasts, fitted_
 from calib_bench.evaluation.models import (
     Model,
     aligned,
-    alike,
+    at_one_resolution,
     check_folds,
     collapsed_models,
     distinct,
-    own_tests,
+    have_own_tests,
     refuse_other_classes,
 )
 from calib_bench.inference import Interval, difference_interval
@@ -53,10 +53,10 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     b = aligned(a, b)
     _same_examples(a, b)
     check_folds([*a, *b], folds)
-    nested = own_tests(a)
+    nested = have_own_tests(a)
     raw = score(a, RAW, None), score(b, RAW, None)
     fits = bool(folds or all(m.calibration is not None for m in (*a, *b)))
-    same_a, same_b = zip(*map(alike, a, b), strict=True)
+    same_a, same_b = zip(*map(at_one_resolution, a, b), strict=True)
     repaired = _repaired(same_a, same_b, folds, seed) if fits else None
     frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
     if mixed := _collapsed_sides(a, b):

@@ -295,7 +295,7 @@ def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:
 
 
 def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
-    """What comes before the header is taken off: `sep=;`, as spreadsheets write it, and lines that begin with #.
+    """Take off what stands before the header: `sep=;`, as spreadsheets write it, and lines that begin with #.
 
     The last of those is the header if it has as many fields as the line of numbers below it, as in what
     `numpy.savetxt(header=...)` writes.
@@ -335,7 +335,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(lines: Sequence[str], expected: str) -> str:
-    """The one that cuts every line into as many fields as the first; else one that the first line has at all."""
+    """The delimiter that cuts all lines into as many fields; else one that is in the first line, else the expected."""
     in_first = None
     for mark in dict.fromkeys((expected, *DELIMITERS)):
         counts = [len(_fields(line, mark)) for line in lines]
@@ -413,15 +413,15 @@ def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
 
 
 def no_numbers(values: Iterable[object]) -> str:
-    """What texts are, said of a column that should hold numbers: "is string, as 'x' in row 1"."""
+    """The problem with a column of texts that should hold numbers, for people: "is string, as 'x' in row 1"."""
     for row, value in enumerate(values):
         if value is not None and not is_number(str(value)):
             return f"is string, as {str(value)[:40]!r} in row {row}"
     return "is string"
 
 
-def what_it_is(values: Array) -> str:
-    """What a column is that holds no numbers, as "is string, as 'x' in row 1"; empty where it holds some."""
+def not_numbers(values: Array) -> str:
+    """The problem with a column that should hold numbers, for people; empty where it holds numbers."""
     if values.dtype.kind == "O":
         return no_numbers(values)
     return str(values.flat[0]) if values.dtype.kind == "U" and values.size else ""

@@ -22,7 +22,14 @@ from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
-from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, collapsed_models, own_tests
+from calib_bench.evaluation.models import (
+    Model,
+    calibrated,
+    calibration_set,
+    check_folds,
+    collapsed_models,
+    have_own_tests,
+)
 from calib_bench.metrics import confidence_n, entropy_n, measure
 from calib_bench.metrics.binned import equal_width
 
@@ -210,7 +217,7 @@ def evaluate(
             for the folds.
     """
     check_folds(models, folds)
-    nested, exact = own_tests(models), all(m.exact for m in models)
+    nested, exact = have_own_tests(models), all(m.exact for m in models)
     fits = bool(models[0].calibration is not None or folds)
     results = _Results(models, nested)
     skipped: list[str] = []

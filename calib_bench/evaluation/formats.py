@@ -19,10 +19,10 @@ import numpy as np
 from calib_bench.errors import DataError, nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
-from calib_bench.evaluation.class_columns import stack
-from calib_bench.evaluation.dialects import TABLES, table_suffix, what_it_is
+from calib_bench.evaluation.class_columns import read_class_columns
+from calib_bench.evaluation.dialects import TABLES, not_numbers, table_suffix
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
-from calib_bench.evaluation.named_arrays import NamedArrays, named
+from calib_bench.evaluation.named_arrays import NamedArrays, read_named_arrays
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.unreadable import SAVE
 from calib_bench.evaluation.vocabulary import KINDS, kind_of, not_used
@@ -73,12 +73,12 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     if suffix in (".npz", ".safetensors"):
         members = npz(path) if suffix == ".npz" else safetensors(path)
         arrays, label_notes = with_labels(members, str(path), label)
-        return content_of(named(arrays, str(path)), str(path), kind, label_notes)
+        return content_of(read_named_arrays(arrays, str(path)), str(path), kind, label_notes)
     if suffix in TABLES:
         columns, read_notes = read_table(path)
         arrays, label_notes = with_labels(columns, str(path), label)
         refuse_confidence(arrays, str(path))
-        return content_of(stack(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
+        return content_of(read_class_columns(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
         f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
@@ -147,7 +147,7 @@ def _candidates(kinds: Mapping[str, str | None], kind: str | None) -> list[str]:
 
 def _numbers(values: Array, name: str, kind: str, origin: str) -> Array:
     """The predictions, if they are numbers."""
-    if values.ndim == 1 and (problem := what_it_is(values)):
+    if values.ndim == 1 and (problem := not_numbers(values)):
         raise DataError(
             f"{origin}: {name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as "
             f"parquet keeps it, or a column a class, {name}_0, {name}_1..."

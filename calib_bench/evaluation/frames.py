@@ -15,22 +15,22 @@ from torch import Tensor
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import decoded, from_torch
-from calib_bench.evaluation.class_columns import stack
+from calib_bench.evaluation.class_columns import read_class_columns
 from calib_bench.evaluation.class_names import (
     MOVED,
     KindAndClass,
-    bare,
     by_column_numbers,
     by_position,
     class_of,
     label_words,
+    without_affixes,
 )
 from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_confidence, refuse_no_first, texts_of, with_labels
-from calib_bench.evaluation.named_arrays import named
+from calib_bench.evaluation.named_arrays import read_named_arrays
 from calib_bench.evaluation.text_tables import LONGEST
-from calib_bench.evaluation.unreadable import once
+from calib_bench.evaluation.unreadable import refuse_repeated
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
 
 # numbers
@@ -234,7 +234,7 @@ class _Column(NamedTuple):
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:
     """Each column's class where all names say the same beside it, as `cat` of `cat_prob`; else nothing."""
-    short = bare(names)
+    short = without_affixes(names)
     same_name_twice = len(short) < len(names)
     if same_name_twice or all(short[text] == text.strip() for text in names):
         return []
@@ -257,11 +257,11 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Conte
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
-    once(map(str, names), name, "column")
+    refuse_repeated(map(str, names), name, "column")
     arrays, notes = with_labels(columns, name, label)
     if framed:
         refuse_confidence(arrays, name)
-    stacked = stack(arrays, name, kind) if framed else named(arrays, name)
+    stacked = read_class_columns(arrays, name, kind) if framed else read_named_arrays(arrays, name)
     return content_of(stacked, name, kind, notes)
 
 
@@ -336,7 +336,7 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     """
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
-    once(classes, name, "column")
+    refuse_repeated(classes, name, "column")
     numbers = _numbers_of(classes)
     if numbers and not texts:
         return _by_number(values, numbers, classes, y, name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+from calib_bench.evaluation.class_names import is_identifier, numbered, says_class, without_affixes
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
 
@@ -51,7 +51,7 @@ def free_family(
     Raises:
         DataError: names do not tell which columns are classes.
     """
-    short = bare(names)
+    short = without_affixes(names)
     labels_are_columns = bool(words) and set(words) <= set(short.values())
     if not labels_are_columns and not all(map(is_identifier, short.values())):
         series = _numbered_series(short, origin)

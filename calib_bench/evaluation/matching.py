@@ -18,7 +18,7 @@ import torch
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.censored import together
+from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.validation import Predictions, absent_classes
 
@@ -51,11 +51,11 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
     merged = []
     for key, members in groups.items():
         sizes = all(_RANK.search(part.file) and number > 0 for number, _, part in members)
-        merged += [part for _, _, part in members] if sizes else [_whole(key, members)]
+        merged += [part for _, _, part in members] if sizes else [_join_shards(key, members)]
     return merged
 
 
-def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
+def _join_shards(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
     """Shards of one model, each with its number and how many there are by its name, as one set of predictions."""
     if len(members) == 1 and members[0][1] in (None, 1):
         return members[0][2]
@@ -116,7 +116,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
-        zeros=together(one.zeros, other.zeros),
+        zeros=joint_zeros(one.zeros, other.zeros),
     )
 
 
@@ -124,7 +124,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
 
 
 def same_classes(first: Predictions, other: Predictions) -> Predictions:
-    """The other predictions with their classes in the order of the first's.
+    """The predictions `other` with their classes in the order of those of `first`.
 
     Raises:
         DataError: classes have other names; or stand in another order, and labels are numbers, of which nobody can tell
@@ -285,7 +285,7 @@ def reordered(predictions: Predictions, order: Array) -> Predictions:
 
 
 def same_rows(first: Predictions, other: Predictions) -> Predictions:
-    """The other predictions with their rows in the order of the first's, where ids tell that they are the same rows."""
+    """The predictions `other`, with rows in the order of those of `first` where ids say that they are the same rows."""
     row_match = match(first, other)
     return reordered(other, row_match.order) if row_match.order is not None else other
 
@@ -339,7 +339,7 @@ def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions]
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
-    """The others in the order of the firsts' seeds, where the names of both tell seeds; else as they are.
+    """The predictions `others` in the order of the seeds of `firsts`, where file names tell the seeds of both.
 
     Args:
         names: what the two are, for errors.

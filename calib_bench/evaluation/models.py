@@ -16,7 +16,7 @@ from torch import Tensor
 from calib_bench.analysis.fitting import calibrate
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.evaluation.censored import Zeros, filled, share_of, together
+from calib_bench.evaluation.censored import Zeros, filled, joint_zeros, share_of
 from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 from calib_bench.evaluation.predictions import Predictions
 from calib_bench.inference import collapsed
@@ -36,7 +36,7 @@ class Model:
 
     @property
     def to_fit(self) -> Predictions:
-        """What calibrators are fitted to: the calibration set or, where there is none, folds of the test set."""
+        """The set that calibrators are fitted to: the calibration set or, without one, the test set, by folds."""
         return self.test if self.calibration is None else self.calibration
 
     @property
@@ -46,8 +46,8 @@ class Model:
 
     @cached_property
     def zeros(self) -> Zeros | None:
-        """What is known of probabilities of zero that are below what its files keep; None without such."""
-        return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
+        """The probabilities of zero in its files that stand for numbers below the last digit kept; None without any."""
+        return joint_zeros(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
 
     @cached_property
     def shares(self) -> dict[tuple[int, ...], float]:
@@ -141,7 +141,7 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
 
 
 def _as_it_stands(one: Model, other: Model) -> Model:
-    """The other model with its classes and rows in the order of the first's.
+    """The model `other` with its classes and rows in the order of those of `one`.
 
     Raises:
         DataError: they have other classes or test examples.
@@ -202,7 +202,7 @@ def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] |
     return hashes
 
 
-def own_tests(models: Sequence[Model]) -> bool:
+def have_own_tests(models: Sequence[Model]) -> bool:
     """Whether seeds have test examples of their own, as labels and ids tell."""
     first = models[0].test
     return any(
@@ -227,12 +227,12 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     if calibrator is None:
         return model.test.Z_NK.double().log_softmax(-1), {}
     if model.calibration is not None:
-        return calibrate(calibrator, *calibration_set(model), form(model, model.test))
+        return calibrate(calibrator, *calibration_set(model), calibrator_input(model, model.test))
     fold_N = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed)) % folds
     logp_NK = torch.empty(model.test.Z_NK.shape, dtype=torch.float64)
     for fold in range(folds):
         out = fold_N == fold
-        Z_NK = form(model, model.test, ~out)
+        Z_NK = calibrator_input(model, model.test, ~out)
         logp_NK[out] = calibrate(calibrator, *_offering(Z_NK[~out], y_N[~out]), Z_NK[out])[0]
     return logp_NK, {}
 
@@ -244,7 +244,7 @@ def calibration_set(model: Model) -> tuple[Tensor, Tensor]:
         DataError: there is none.
     """
     assert model.calibration is not None
-    return _offering(form(model, model.calibration), model.calibration.y_N)
+    return _offering(calibrator_input(model, model.calibration), model.calibration.y_N)
 
 
 def _offering(Z_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,10 +263,10 @@ def check_folds(models: Sequence[Model], folds: int) -> None:
         raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")
 
 
-def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:
-    """What calibrators see: the logits, or log probabilities of both sets where one of them leaves no choice.
+def calibrator_input(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:
+    """Logits [N, K] as calibrators get them; log probabilities where test or calibration set has no logits of its own.
 
-    Probabilities of zero are then what `censored` puts in their place.
+    In log probabilities, `censored` puts a number in the place of log 0.
 
     Args:
         rows: without a calibration set, the test rows [N] on which that is found.
@@ -278,7 +278,7 @@ def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> 
     return predictions.Z_NK.double().log_softmax(-1)
 
 
-def alike(one: Model, other: Model) -> tuple[Model, Model]:
+def at_one_resolution(one: Model, other: Model) -> tuple[Model, Model]:
     """Two models as files of the coarser of their two resolutions would hold them, where one of them has zeros.
 
     What one file does not keep then counts neither for nor against the other.

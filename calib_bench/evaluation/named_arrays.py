@@ -33,7 +33,7 @@ class NamedArrays:
     ids: Mapping[str, Array] = field(default_factory=dict)
 
 
-def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
+def read_named_arrays(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     """Whole arrays of a file, with the names of classes and rows that other arrays of the file hold.
 
     Args:

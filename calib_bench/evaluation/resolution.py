@@ -48,7 +48,7 @@ TYPES = (
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a file of probabilities keeps.
+    """How finely the probabilities of a file were written.
 
     Attributes:
         form: "grid" (multiples of `step`), "type" (all that a floating type holds), "hard" (only 0 and 1), or "least"
@@ -77,7 +77,7 @@ class Resolution:
 
 
 def resolution(p: Array, narrow: Type | None = None) -> Resolution:
-    """That of probabilities [N, K] or [N], within [0, 1] up to rounding.
+    """The resolution of probabilities [N, K] or [N], which lie in [0, 1] up to rounding.
 
     Args:
         narrow: the floating type in which they were kept, found from the numbers if not given.

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.dialects import arrow_parts, is_number, is_text, no_numbers
-from calib_bench.evaluation.unreadable import UNREADABLE, once, unreadable
+from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
 
 LONGEST = 200
 """Letters of a text that can still be a name: of a row, of a class. Longer ones are not read."""
@@ -53,7 +53,7 @@ def _check_header(names: list[str], path: Path) -> None:
             f"{path} has no header: its first row, {', '.join(names[:4])}..., is numbers; "
             f"name the columns: logit_0,logit_1,...,label"
         )
-    once(names, path, "column")
+    refuse_repeated(names, path, "column")
 
 
 def _plain(kind: Any) -> Any:

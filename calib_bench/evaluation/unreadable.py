@@ -20,7 +20,7 @@ UNREADABLE = (
 """What numpy and zipfile raise for files that are truncated, foreign, encrypted or mangled."""
 
 
-def once(names: Iterable[str], origin: object, what: str) -> None:
+def refuse_repeated(names: Iterable[str], origin: object, what: str) -> None:
     """Raises DataError when a name comes twice: which of the two is meant cannot be told."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

@@ -12,7 +12,7 @@ from calib_bench.models import canonical
 
 @dataclass(frozen=True)
 class Form:
-    """What of an architecture its name tells."""
+    """Family, width, depth and normalization of an architecture, as its name tells them."""
 
     kind: str
     width: float

@@ -57,7 +57,7 @@ def accurate(tensor: Tensor) -> Tensor:
 
 
 def tally_dtype(device: torch.device) -> torch.dtype:
-    """What sums over an epoch's batches are kept in."""
+    """The type of sums over an epoch's batches: float64, or float32 where the device has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

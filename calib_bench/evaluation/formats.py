@@ -10,7 +10,7 @@ Arrays and columns are told by name alone, never by what their numbers look like
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,14 +71,10 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     if labels is not None:
         raise DataError(f"{path}:{labels} is not a pair of .npy files: a {suffix} file holds its own labels")
     if suffix in (".npz", ".safetensors"):
-        members = npz(path) if suffix == ".npz" else safetensors(path)
-        arrays, label_notes = with_labels(members, str(path), label)
-        return content_of(read_named_arrays(arrays, str(path)), str(path), kind, label_notes)
+        return content_of(npz(path) if suffix == ".npz" else safetensors(path), str(path), kind, label)
     if suffix in TABLES:
-        columns, read_notes = read_table(path)
-        arrays, label_notes = with_labels(columns, str(path), label)
-        refuse_confidence(arrays, str(path))
-        return content_of(read_class_columns(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
+        columns, notes = read_table(path)
+        return content_of(columns, str(path), kind, label, notes, is_table=True)
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
         f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
@@ -86,12 +82,36 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     )
 
 
-def content_of(named_arrays: NamedArrays, origin: str, kind: str | None, notes: Iterable[str]) -> Content:
-    """The predictions and labels among named arrays, and the notes of how they were read.
+def content_of(
+    arrays: Mapping[str, Array],
+    origin: str,
+    kind: str | None,
+    label: str | None,
+    notes: Sequence[str] = (),
+    is_table: bool = False,
+) -> Content:
+    """Predictions and labels among arrays, or columns of a table, as their names tell.
+
+    Args:
+        origin: what holds them, for errors.
+        kind, label: as in `load`.
+        notes: of how it was read.
+        is_table: whether the arrays are columns, of which several may be one prediction.
 
     Raises:
-        DataError: names do not tell which array is the prediction, or it holds no numbers.
+        DataError: names do not tell which array is the prediction and which the label, or one holds no such numbers.
     """
+    arrays, label_notes = with_labels(arrays, origin, label)
+    if is_table:
+        refuse_confidence(arrays, origin)
+        named_arrays = read_class_columns(arrays, origin, kind)
+    else:
+        named_arrays = read_named_arrays(arrays, origin)
+    return _chosen(named_arrays, origin, kind, [*notes, *label_notes])
+
+
+def _chosen(named_arrays: NamedArrays, origin: str, kind: str | None, notes: Iterable[str]) -> Content:
+    """The predictions and labels among named arrays, with notes."""
     arrays = named_arrays.arrays
     kinds = {name: kind_of(name) for name in arrays if name != "labels"}
     name = _prediction(kinds, arrays, origin, kind)

@@ -15,7 +15,6 @@ from torch import Tensor
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import decoded, from_torch
-from calib_bench.evaluation.class_columns import read_class_columns
 from calib_bench.evaluation.class_names import (
     MOVED,
     KindAndClass,
@@ -27,8 +26,7 @@ from calib_bench.evaluation.class_names import (
 )
 from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
-from calib_bench.evaluation.labels import positions, refuse_confidence, refuse_no_first, texts_of, with_labels
-from calib_bench.evaluation.named_arrays import read_named_arrays
+from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
 from calib_bench.evaluation.text_tables import LONGEST
 from calib_bench.evaluation.unreadable import refuse_repeated
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
@@ -258,11 +256,7 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Conte
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
     refuse_repeated(map(str, names), name, "column")
-    arrays, notes = with_labels(columns, name, label)
-    if framed:
-        refuse_confidence(arrays, name)
-    stacked = read_class_columns(arrays, name, kind) if framed else read_named_arrays(arrays, name)
-    return content_of(stacked, name, kind, notes)
+    return content_of(columns, name, kind, label, is_table=framed)
 
 
 def _column(held: Any, column: Any, name: str) -> Array:

@@ -87,8 +87,8 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
     )
     digests = {str(p): files.sha256(p) for p in paths}
-    names = {"classes": content.classes, "by_name": content.by_name, "ids": content.ids}
-    return replace(checked, name=paths[0].stem, sha256=digests, **names)
+    checked = replace(checked, name=paths[0].stem, sha256=digests)
+    return replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
 
 
 def _missing(path: Path) -> str:

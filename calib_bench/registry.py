@@ -1,4 +1,7 @@
-"""Tasks, baselines and studies by name: those of the package, and plug-ins. The only module that imports plug-ins."""
+"""Tasks, baselines and studies by name, those of the package and plug-ins, and plugged-in models.
+
+No other module imports plug-ins. The package's own models have families of names, see `models`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from typing import Any
 
 from calib_bench.core import plugin_checks
 from calib_bench.core.baseline import Calibrator, Objective
+from calib_bench.core.model import Model
 from calib_bench.core.settings import StudyOptions
 from calib_bench.core.study import Probe, Study
 from calib_bench.core.task import Task
@@ -24,8 +28,10 @@ _CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "tasks": ("TASK", (Task,)),
     "baselines": ("BASELINE", (Objective, Calibrator)),
     "studies": ("STUDY", (Study,)),
+    "models": ("MODEL", (Model,)),
 }
 _SINGULAR = {"tasks": "task", "baselines": "baseline", "studies": "study"}
+"""The kinds of which the package has its own, a file each."""
 _STUDY_FILE = "study.py"
 """The file of a study's folder that sets STUDY."""
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
@@ -33,6 +39,8 @@ _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 
 @functools.cache
 def _own(kind: str) -> tuple[str, ...]:
+    if kind not in _SINGULAR:
+        return ()
     package = importlib.import_module(f"calib_bench.{kind}")
     return tuple(sorted({_name(path) for folder in package.__path__ for path in _plugin_files(Path(folder))}))
 
@@ -48,7 +56,10 @@ def _name(path: Path) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("tasks", "baselines", "studies"), of plug-ins too; imports none of the package's own."""
+    """Names of a kind ("tasks", "baselines", "studies"), of plug-ins too; imports none of the package's own.
+
+    Of "models" only those of plug-ins, see `plugged_in_models`.
+    """
     return sorted({*_own(kind), *_plugins[kind]})
 
 
@@ -85,6 +96,11 @@ def task(name: str) -> Task:
 def study(name: str) -> Study:
     """The study of that name."""
     return load("studies", name)
+
+
+def plugged_in_models() -> Mapping[str, Model]:
+    """The models that plug-ins set, by name."""
+    return _plugins["models"]
 
 
 def study_options() -> dict[str, type[StudyOptions]]:
@@ -214,7 +230,8 @@ def _register(name: str, path: Path, module: ModuleType) -> None:
     """Enter what a plug-in sets."""
     kinds = [kind for kind, (constant, _) in _CONSTANTS.items() if hasattr(module, constant)]
     if not kinds:
-        raise SettingsError(f"{path} sets none of TASK, BASELINE, STUDY: a plug-in file sets one of them")
+        constants = ", ".join(constant for constant, _ in _CONSTANTS.values())
+        raise SettingsError(f"{path} sets none of {constants}: a plug-in file sets one of them")
     for kind in kinds:
         if name in names(kind):
             raise SettingsError(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")

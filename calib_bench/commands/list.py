@@ -18,7 +18,7 @@ def _tasks() -> list[Row]:
 
 
 def _models() -> list[Row]:
-    return list(models.EXAMPLES.items())
+    return list(models.examples().items())
 
 
 def _baselines() -> list[Row]:

@@ -87,11 +87,7 @@ def write_results(
     from calib_bench.system.files import write_bytes, write_json
 
     line = shell_line(command, words)
-    inputs = []
-    for model in models:
-        inputs.append(_input("test", model.test))
-        if model.calibration is not None:
-            inputs.append(_input("calibration", model.calibration))
+    inputs = [_input(role, predictions) for model in models for role, predictions in model.sets.items()]
     provenance = {"command": line, "inputs": inputs, "environment": environment.describe()}
     tables.save(analysis.tables, out / "tables")
     title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"

@@ -104,7 +104,7 @@ class Greys:
         return tuple(f"{mode}:{white:g}" for mode, white in sorted(self.used))
 
 
-def told(names: Sequence[str]) -> dict[str, str]:
+def conversion_note(names: Sequence[str]) -> dict[str, str]:
     """A note on whites, as `Greys.names` gives them, that were taken from the data; empty where there are none."""
     taken = sorted({float(name.rpartition(":")[2]) for name in names if not name.startswith("I;16")})
     return {"grey": f"grey images of 32 bits: white is {' or '.join(f'{w:,g}' for w in taken)}"} if taken else {}

@@ -55,11 +55,18 @@ def places(names: Sequence[str], head: Head) -> tuple[int, ...]:
     if in_place := _standing(may_be, len(head.synsets)):
         return in_place
     chosen = _settled(may_be)
-    for name, candidates, place in zip(names, may_be, chosen, strict=True):
-        if place is None:
-            means = " or ".join(f"{head.synsets[k]} ({head.descriptions[k]})" for k in sorted(candidates))
-            raise Unmatched(f"'{name}' means {means}" if candidates else f"'{name}' is none of its classes")
+    if None in chosen:
+        lost = chosen.index(None)
+        raise _unmatched(names[lost], may_be[lost], head)
     return tuple(place for place in chosen if place is not None)
+
+
+def _unmatched(name: str, candidates: set[int], head: Head) -> Unmatched:
+    """The error for a class name that means none of a head's classes, or several of them."""
+    if not candidates:
+        return Unmatched(f"'{name}' is none of its classes")
+    means = " or ".join(f"{head.synsets[k]} ({head.descriptions[k]})" for k in sorted(candidates))
+    return Unmatched(f"'{name}' means {means}")
 
 
 def _numbers(names: Sequence[str], count: int) -> tuple[int, ...]:

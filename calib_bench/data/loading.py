@@ -9,7 +9,7 @@ from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
-from calib_bench.data.decoding import Greys, decode, told
+from calib_bench.data.decoding import Greys, conversion_note, decode
 from calib_bench.data.duplicates import digests, note
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
@@ -84,7 +84,7 @@ def images(
         prepared: tuple[object, ...] = (mode, tuple(mean), tuple(std), augment)
         if deep := tuple(map(str, pixels["greys"][1:])):
             prepared = (*prepared, deep)
-            raw.notes.update(told(deep))
+            raw.notes.update(conversion_note(deep))
         return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
 
     return load
@@ -162,7 +162,7 @@ def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
             name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
             for name, index in rows.items()
         }
-        raw.notes.update(told(greys.names()))
+        raw.notes.update(conversion_note(greys.names()))
         raw.notes["preprocess"] = str(preprocess)
         # How images are transformed depends on the model: it is noted, and recorded with each trial.
         return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())

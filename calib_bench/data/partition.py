@@ -32,22 +32,10 @@ def partition(
     Raises:
         DataError: the pool is too small.
     """
-    if limit is not None and rows < sizes.selection + sizes.calibration + (sizes.train or 0) + 1:
-        train = None if sizes.train is None else min(sizes.train, limit)
-        sizes = SplitSizes(min(sizes.selection, limit), min(sizes.calibration, limit), train)
+    if limit is not None and rows < _drawn(sizes) + 1:
+        sizes = _limited(sizes, limit)
+    _check_pool(sizes, rows, test_rows, task)
     held = sizes.selection + sizes.calibration
-    rest = "train" if sizes.train is None else "test" if test_rows is None else None
-    if rest == "train" and test_rows is None:
-        raise DataError(
-            f"Task '{task}' draws its test split from the pool, so its SplitSizes must say how large train is."
-        )
-    if rows < held + (sizes.train or 0) + (rest is not None):
-        wanted = {"train": sizes.train, "selection": sizes.selection, "calibration": sizes.calibration}
-        needs = ", ".join(f"{count:,} for {name}" for name, count in wanted.items() if count)
-        raise DataError(
-            f"Task '{task}' has too few rows: {rows:,}, where it needs {needs}"
-            f"{f' and at least 1 for {rest}' if rest else ''}. Use the whole data set."
-        )
     order = torch.randperm(rows, generator=stream("carve", task, split))
     end = rows if sizes.train is None else held + sizes.train
     parts = {
@@ -57,11 +45,41 @@ def partition(
     }
     if test_rows is None:
         parts["test"] = order[end:]
-    elif limit is None or limit >= test_rows:
-        parts["test"] = torch.arange(test_rows)
     else:
-        parts["test"] = torch.randperm(test_rows, generator=stream("carve", task, "test"))
+        parts["test"] = _own_test(test_rows, task, limit)
     return {name: part[:limit] for name, part in parts.items()}
+
+
+def _drawn(sizes: SplitSizes) -> int:
+    """Rows that splits of these sizes take from the pool, but for the split that takes what is left."""
+    return sizes.selection + sizes.calibration + (sizes.train or 0)
+
+
+def _limited(sizes: SplitSizes, limit: int) -> SplitSizes:
+    train = None if sizes.train is None else min(sizes.train, limit)
+    return SplitSizes(min(sizes.selection, limit), min(sizes.calibration, limit), train)
+
+
+def _check_pool(sizes: SplitSizes, rows: int, test_rows: int | None, task: str) -> None:
+    """Raises DataError where the pool is too small, or train and test would both take what is left of it."""
+    takes_rest = [name for name, size in (("train", sizes.train), ("test", test_rows)) if size is None]
+    if len(takes_rest) == 2:
+        raise DataError(
+            f"Task '{task}' draws its test split from the pool, so its SplitSizes must say how large train is."
+        )
+    if rows >= _drawn(sizes) + len(takes_rest):
+        return
+    wanted = {"train": sizes.train, "selection": sizes.selection, "calibration": sizes.calibration}
+    needs = ", ".join(f"{count:,} for {name}" for name, count in wanted.items() if count)
+    rest = f" and at least 1 for {takes_rest[0]}" if takes_rest else ""
+    raise DataError(f"Task '{task}' has too few rows: {rows:,}, where it needs {needs}{rest}. Use the whole data set.")
+
+
+def _own_test(test_rows: int, task: str, limit: int | None) -> Tensor:
+    """Rows of a test set of its own: all in their order, or shuffled where a limit will cut them."""
+    if limit is None or limit >= test_rows:
+        return torch.arange(test_rows)
+    return torch.randperm(test_rows, generator=stream("carve", task, "test"))
 
 
 def scaled(sizes: SplitSizes, fraction: float) -> SplitSizes:

@@ -133,37 +133,16 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
         DataError: a file is truncated or empty, a column is missing, labels are not integers, or a file has a class
             that is none of the names.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     labels: list[np.ndarray] = []
     names_of_files: list[tuple[str, ...]] = []
-    start = 0
+    rows = 0
     for file in files:
-        try:
-            with pq.ParquetFile(file) as table:
-                schema = table.schema_arrow
-                for column, what in ((input, "inputs"), (label, "labels")):
-                    if column not in schema.names:
-                        columns = ", ".join(schema.names) or "none"
-                        raise DataError(f"{file} has no column '{column}' for its {what}; it has: {columns}.")
-                if not pa.types.is_integer(schema.field(label).type):
-                    kind = schema.field(label).type
-                    raise DataError(f"Column '{label}' of {file} holds {kind}; labels must be integers from 0 to K-1.")
-                column_of_labels = table.read(columns=[label]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(file, error) from error
-        if column_of_labels.null_count:
-            row = start + pc.index(pc.is_null(column_of_labels), True).as_py()
-            raise DataError(
-                f"Row {row} of split '{name}' ({file}) has no label; labels must be integers from 0 to K-1."
-            )
-        if len(column_of_labels) == 0 and len(files) == 1:
-            raise DataError(f"{file} is empty: it is a parquet file with no rows. Fetch it again.")
-        labels.append(column_of_labels.to_numpy().astype(np.int64))
-        names_of_files.append(_class_names(schema, label))
-        start += len(column_of_labels)
+        labels_N, its_names = _labels_of_file(file, input, label, f"of split '{name}' ({file})", rows)
+        labels.append(labels_N)
+        names_of_files.append(its_names)
+        rows += len(labels_N)
+    if rows == 0 and len(files) == 1:
+        raise DataError(f"{files[0]} is empty: it is a parquet file with no rows. Fetch it again.")
     order = names or next(filter(None, names_of_files), ())
     labels = [
         matched(labels_N, its_names or order, order, str(file))
@@ -171,6 +150,45 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
     ]
     named = any(names_of_files)
     return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(names_of_files))
+
+
+def _labels_of_file(
+    file: Path, input: str, label: str, where: str, first_row: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels int64 [N] of one parquet file, and the class names that it carries.
+
+    Args:
+        where: the file and its split, for people.
+        first_row: the number of the file's first row within the split, for people.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            _check_columns(schema, file, input, label)
+            labels = table.read(columns=[label]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+    if labels.null_count:
+        row = first_row + pc.index(pc.is_null(labels), True).as_py()
+        raise DataError(f"Row {row} {where} has no label; labels must be integers from 0 to K-1.")
+    return labels.to_numpy().astype(np.int64), _class_names(schema, label)
+
+
+def _check_columns(schema: pa.Schema, file: Path, input: str, label: str) -> None:
+    """Raises DataError where a parquet file lacks a column, or its labels are no integers."""
+    import pyarrow as pa
+
+    for column, what in ((input, "inputs"), (label, "labels")):
+        if column not in schema.names:
+            columns = ", ".join(schema.names) or "none"
+            raise DataError(f"{file} has no column '{column}' for its {what}; it has: {columns}.")
+    kind = schema.field(label).type
+    if not pa.types.is_integer(kind):
+        raise DataError(f"Column '{label}' of {file} holds {kind}; labels must be integers from 0 to K-1.")
 
 
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,35 +77,61 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     first, *_, last = hub.rows
     train = _part(root, first, hub)
     test = _part(root, last, hub, train.names)
-    found_names = train.names or test.names or names
-    k, notes = classes, {}
+    class_names = train.names or test.names or names
+    notes = {}
     if subset and local:
-        k = len(found_names) or int(max(train.labels.max(), test.labels.max())) + 1
-        if k < classes:
-            notes["classes"] = f"subset: {k} of {classes:,} classes, not {hub.name}"
-    elif len(found_names) not in (0, classes):
-        other = [name for name in found_names if name not in names] if names else []
-        which = f"; not of the task: {listed(other)}" if other else ""
-        raise DataError(f"{root} has {len(found_names)} classes where task '{request.task}' has {classes}{which}.")
-    if unnamed := _by_position(train, test, names):
-        notes["names"] = unnamed
-    if len(found_names) != k:
-        found_names = tuple(str(index) for index in range(k))
-    for part in (train, test):
-        check_labels(part.name, part.labels, k)
-        if len(part) == hub.rows[part.name]:
-            continue
-        text = f"{len(part):,} of {hub.rows[part.name]:,} rows of {part.name}"
-        if not local:
-            raise DataError(f"The copy of {hub.name} in {root} has {text}. Delete that folder and fetch it again.")
-        notes["subset"] = f"{notes['subset']}; {text}" if "subset" in notes else f"subset: {text}"
-    source = f"{root} ({origin})" if local else f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
+        K = len(class_names) or _largest_label(train, test) + 1
+        if classes > K:
+            notes["classes"] = f"subset: {K} of {classes:,} classes, not {hub.name}"
+    else:
+        K = classes
+        _check_class_names(class_names, names, K, f"{root} has", request.task)
+    notes |= _by_position(train, test, names)
+    if len(class_names) != K:
+        class_names = tuple(map(str, range(K)))
+    notes |= _checked_rows((train, test), K, hub, None if local else root)
+    source = f"{root} ({origin})"
+    if not local:
+        source = f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
     fraction = min(1.0, len(train) / hub.rows[first])
-    return Raw(train, test, k, found_names, source, digest_of(train, test), fraction, notes)
+    return Raw(train, test, K, class_names, source, digest_of(train, test), fraction, notes)
 
 
-def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> str | None:
-    """A note where some of the labels have class names and others have none, which are taken by position.
+def _check_class_names(present: Sequence[str], declared: Sequence[str], K: int, holder: str, task: str) -> None:
+    """Raises DataError where data names another number of classes than its task has."""
+    if len(present) in (0, K):
+        return
+    strange = [name for name in present if name not in declared] if declared else []
+    which = f"; not of the task: {listed(strange)}" if strange else ""
+    raise DataError(f"{holder} {len(present)} classes where task '{task}' has {K}{which}.")
+
+
+def _checked_rows(parts: Iterable[Part], K: int, hub: Hub, copy: Path | None) -> dict[str, str]:
+    """A note, under "subset", where splits have other numbers of rows than the Hub declares.
+
+    Args:
+        copy: the folder of the Hub's own copy, which must be whole; None for the user's data.
+
+    Raises:
+        DataError: a label is not in [0, K), or rows are missing in the Hub's copy.
+    """
+    counts = []
+    for part in parts:
+        check_labels(part.name, part.labels, K)
+        declared = hub.rows[part.name]
+        if len(part) != declared:
+            counts.append(f"{len(part):,} of {declared:,} rows of {part.name}")
+        if copy is not None and counts:
+            raise DataError(f"The copy of {hub.name} in {copy} has {counts[0]}. Delete that folder and fetch it again.")
+    return {"subset": f"subset: {'; '.join(counts)}"} if counts else {}
+
+
+def _largest_label(train: Part, test: Part) -> int:
+    return int(max(train.labels.max(), test.labels.max()))
+
+
+def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> dict[str, str]:
+    """A note, under "names", where some labels have class names and others have none, which are taken by position.
 
     Raises:
         DataError: the names are the task's in another order, so that which of the two orders the others have is open.
@@ -114,7 +140,7 @@ def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> str | None:
     if train.named != test.named:
         bare.append((test if train.named else train).name)
     if not bare:
-        return None
+        return {}
     order = train.names or test.names
     if set(order) == set(names) and order != names:
         raise DataError(
@@ -122,7 +148,8 @@ def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> str | None:
             f"({listed(order)}) than the task ({listed(names)}): which of the two they have cannot be told. Store the "
             "class names with every file."
         )
-    return f"labels of {' and '.join(bare)} carry no class names, and are taken by position as those that do"
+    splits = " and ".join(bare)
+    return {"names": f"labels of {splits} carry no class names, and are taken by position as those that do"}
 
 
 def find(request: Request, hub: Hub) -> tuple[Path, str]:
@@ -227,11 +254,7 @@ def _size(folder: Path) -> int:
 
 def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
     """The split in `root`: parquet files, else class folders."""
-    parquet = sorted(
-        file
-        for file in (*root.glob("*.parquet"), *root.glob("*/*.parquet"))
-        if not beside(file) and not beside(file.parent)
-    )
+    parquet = _parquet_files(root)
     for alias in ALIASES.get(split, (split,)):
         files = [file for file in parquet if _belongs(file.relative_to(root), alias)]
         if files:
@@ -241,8 +264,14 @@ def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part
     listing = sorted(child.name for child in root.iterdir() if not beside(child))
     raise DataError(
         f"{root} has no split '{split}': expected {split}.parquet, {split}-*.parquet or class folders in {split}/. "
-        f"It holds: {', '.join(listing[:8]) or 'nothing'}{', ...' if len(listing) > 8 else ''}."
+        f"It holds: {listed(listing) or 'nothing'}."
     )
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """Parquet files in a folder and in the folders directly inside it."""
+    files = [*root.glob("*.parquet"), *root.glob("*/*.parquet")]
+    return sorted(file for file in files if not beside(file) and not beside(file.parent))
 
 
 def _belongs(file: Path, split: str) -> bool:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, once, unreadable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[Any]
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, refuse_repeated, unreadable
 
 
 class LazyArrays(Mapping[str, "Array"]):
@@ -55,7 +52,7 @@ def npz(path: Path) -> Mapping[str, Array]:
             names = list(file.files)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
-    once(names, path, "array")
+    refuse_repeated(names, path, "array")
     return LazyArrays(names, member)
 
 
@@ -85,7 +82,6 @@ def npy(path: Path) -> Array:
 
 def safetensors(path: Path) -> Mapping[str, Array]:
     """The arrays of a safetensors file; see `npz` for errors."""
-    from safetensors import SafetensorError, safe_open
 
     def member(name: str) -> Array:
         try:
@@ -103,8 +99,6 @@ def safetensors(path: Path) -> Mapping[str, Array]:
 
 def from_torch(tensor: Tensor) -> Array:
     """A CPU tensor as an array; types that numpy lacks, as bfloat16, become float32, which holds the same numbers."""
-    import torch
-
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64):
         return tensor.numpy()
     return tensor.float().numpy()

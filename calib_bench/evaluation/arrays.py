@@ -33,8 +33,7 @@ def predictions(values: Any, labels: Any, kind: str | None, role: str) -> list[P
     checked = []
     for name, model_values, model_labels in _models(local(values), local(labels), role):
         held = table(model_values, model_labels, kind, name)
-        kind_or_logits = kind or held.kind or "logits"
-        one = check(held.values, held.labels, kind_or_logits, name, notes=held.notes)
+        one = check(held.values, held.labels, kind or held.kind, name, notes=held.notes)
         checked.append(replace(one, classes=held.classes, by_name=held.by_name))
     return checked
 

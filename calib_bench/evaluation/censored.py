@@ -12,18 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench import registry
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.resolution import FROM_UNDERFLOW, Resolution, narrowest, resolution
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[Any]
 
 LOGS = 4
 """How much further a rounded log p puts p from what it was than rounding p would; several times that is allowed."""
@@ -61,7 +57,7 @@ class Zeros:
         return count + infinite + ("; taken as classes that rows do not offer" if self.structural else kept)
 
     def of_classes(self, order: Sequence[int]) -> Zeros:
-        """The same with the classes in another order, [K] class numbers."""
+        """These zeros with the classes in another order, [K] class numbers."""
         return self if len(self.step_K) == 1 else replace(self, step_K=self.step_K[list(order)])
 
 
@@ -108,7 +104,7 @@ def _structural(where: Array) -> bool:
     return rest.shape[1] > 1 and bool((rest[:, 1:] >= rest[:, :-1]).all()) and bool((~where).sum(1).min() > 1)
 
 
-def together(one: Zeros | None, other: Zeros | None) -> Zeros | None:
+def joint_zeros(one: Zeros | None, other: Zeros | None) -> Zeros | None:
     """The zeros of two files of one model: what one of them keeps, the other does; None where all are structural."""
     parts = [zeros for zeros in (one, other) if zeros is not None]
     if not parts or all(zeros.structural for zeros in parts):
@@ -119,8 +115,6 @@ def together(one: Zeros | None, other: Zeros | None) -> Zeros | None:
 
 def filled(Z_NK: Tensor, zeros: Zeros, share: float) -> Tensor:
     """Log probabilities with `share` of the last digit in place of zeros, float64, rows normalized."""
-    import torch
-
     Z_NK = Z_NK.double()
     step_K = torch.from_numpy(np.log(zeros.step_K) + math.log(share)).to(Z_NK.device)
     return torch.where(Z_NK.isneginf(), step_K, Z_NK).log_softmax(-1)

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.class_names import class_of, label_words, shown
-from calib_bench.evaluation.dialects import no_numbers
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
+from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
-from calib_bench.evaluation.labels_by_name import is_note, positions, refuse_no_first, texts_of
+from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
-from calib_bench.evaluation.vocabulary import NO_CLASS, ROW_IDS, SUM_TO_ONE, kind_of, plain, says_something_else
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from calib_bench.evaluation.vocabulary import (
+    NO_CLASS,
+    ROW_IDS,
+    SUM_TO_ONE,
+    kind_of,
+    not_used,
+    plain,
+    says_something_else,
+)
 
 
 @dataclass
@@ -32,10 +35,10 @@ class _Roles:
     """Names of a table's columns, without the labels, by what the names say.
 
     Attributes:
-        whole: predictions by themselves, as `logits` or `score`.
-        families: columns of one class each, by their kind.
-        unknown: columns whose names say nothing.
-        aside: columns that say something else of a row, as `fold`.
+        whole: names of columns that hold predictions of all classes, as `logits` or `score`.
+        families: columns of one class each, by the kind of prediction.
+        unknown: names that say nothing.
+        aside: names that say that their column holds something else, as `fold`.
     """
 
     whole: list[str] = field(default_factory=list)
@@ -44,9 +47,13 @@ class _Roles:
     aside: list[str] = field(default_factory=list)
 
     def set_aside(self, names: Collection[str]) -> None:
-        """Take predictions for something else that a row says."""
+        """Move names from the predictions to what is set aside."""
         self.whole = [name for name in self.whole if name not in names]
         self.aside += names
+
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """The names among `names` of columns that are neither predictions nor labels."""
+        return [name for name in names if name in self.unknown or name in self.aside]
 
     def kinds(self) -> set[str | None]:
         """The kinds of all predictions."""
@@ -70,7 +77,7 @@ class _Block:
     notes: tuple[str, ...] = ()
 
 
-def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedArrays:
+def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedArrays:
     """Columns of classes as one array of their kind; the others by what their names say.
 
     Args:
@@ -80,7 +87,7 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedA
     Raises:
         DataError: a class is missing, or names do not tell what the class columns are.
     """
-    labels = columns.get("labels")
+    labels = columns["labels"]
     texts = texts_of(labels)
     roles = _roles(columns, texts, origin)
     _set_scores_aside(roles, columns, origin, kind)
@@ -89,23 +96,15 @@ def stack(columns: Mapping[str, Array], origin: str, kind: str | None) -> NamedA
         if not roles.families:
             return NamedArrays(columns, [])
     blocks = _blocks(roles, columns, origin)
-    arrays, classes = _in_one_order(blocks, origin, by_position=labels is not None and not texts)
-    arrays = {**{name: columns[name] for name in roles.whole}, **arrays}
-    by_name = False
-    if labels is not None:
-        numbers = any(block.numbers for block in blocks.values())
-        arrays["labels"], by_name = positions(labels, classes, origin, numbers)
-        if classes is not None and not by_name:
-            refuse_no_first(classes, origin)
-    return NamedArrays(arrays, _notes(blocks, roles, columns), classes, by_name, _row_ids(columns, texts))
-
-
-def _notes(blocks: Mapping[str, _Block], roles: _Roles, columns: Iterable[str]) -> list[str]:
+    class_arrays, classes = _in_one_order(blocks, origin, labels_are_numbers=not texts)
+    arrays = {name: columns[name] for name in roles.whole} | class_arrays
+    numbers = any(block.numbers for block in blocks.values())
+    arrays["labels"], by_name = positions(labels, classes, origin, numbers)
+    if classes is not None and not by_name:
+        refuse_no_first(classes, origin)
     notes = [note for block in blocks.values() for note in block.notes]
-    unused = [name for name in columns if name in roles.unknown or name in roles.aside]
-    if unused:
-        notes.append(f"not used: {', '.join(unused)}")
-    return notes
+    notes += not_used(roles.unused(columns))
+    return NamedArrays(arrays, notes, classes, by_name, _row_ids(columns, texts))
 
 
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
@@ -145,14 +144,18 @@ def _set_scores_aside(roles: _Roles, columns: Mapping[str, Array], origin: str, 
     Raises:
         DataError: the kind that the user gives may be that of a score alone, or of the columns beside it.
     """
-    scores_only = not roles.families and roles.kinds() == {"scores"}
-    if scores_only and kind not in (None, "scores"):
+    if not roles.families and roles.kinds() == {"scores"} and kind not in (None, "scores"):
         fractions = [name for name in roles.unknown if columns[name].dtype.kind == "f"]
         if len(fractions) > 1:
             _refuse_doubtful(roles.whole, fractions[0], origin, kind)
             roles.set_aside(roles.whole)
     if roles.kinds() - {"scores"}:
-        roles.set_aside([name for name in roles.whole if kind_of(name) == "scores" and plain(name) in NO_CLASS])
+        roles.set_aside([name for name in roles.whole if _is_margin(name)])
+
+
+def _is_margin(name: str) -> bool:
+    """Whether a name of scores may be that of something else that a row says, as `margin`."""
+    return kind_of(name) == "scores" and plain(name) in NO_CLASS
 
 
 def _refuse_doubtful(scores: Sequence[str], fraction: str, origin: str, kind: str | None) -> None:
@@ -200,32 +203,31 @@ def _blocks(roles: _Roles, columns: Mapping[str, Array], origin: str) -> dict[st
 
 
 def _in_one_order(
-    blocks: Mapping[str, _Block], origin: str, by_position: bool
+    blocks: Mapping[str, _Block], origin: str, labels_are_numbers: bool
 ) -> tuple[dict[str, Array], tuple[str, ...] | None]:
     """Predictions by kind, their classes in the order of the first kind with names, and these names.
 
     Args:
-        by_position: whether labels are numbers, which follow one order.
+        labels_are_numbers: so that they follow one order.
 
     Raises:
         DataError: kinds have other classes, or another order, which labels may follow.
     """
     arrays = {kind: block.values for kind, block in blocks.items()}
-    classes = next((block.classes for block in blocks.values() if block.classes is not None), None)
-    for kind, block in blocks.items():
-        if classes is None or block.classes in (None, classes):
+    with_names = {kind: block.classes for kind, block in blocks.items() if block.classes is not None}
+    classes = next(iter(with_names.values()), None)
+    for kind, others in with_names.items():
+        if classes is None or others == classes:
             continue
-        assert block.classes is not None
-        if set(block.classes) != set(classes):
+        problem = f"{origin}: the classes are {shown(classes)} in some columns and {shown(others)}"
+        if set(others) != set(classes):
+            raise DataError(f"{problem} in others")
+        if labels_are_numbers:
             raise DataError(
-                f"{origin}: the classes are {shown(classes)} in some columns and {shown(block.classes)} in others"
+                f"{problem}, in another order, in others, and labels are numbers, which may follow either: give labels "
+                f"by name, or one order"
             )
-        if by_position:
-            raise DataError(
-                f"{origin}: the classes are {shown(classes)} in some columns and {shown(block.classes)}, in another "
-                f"order, in others, and labels are numbers, which may follow either: give labels by name, or one order"
-            )
-        arrays[kind] = block.values[:, [block.classes.index(name) for name in classes]]
+        arrays[kind] = arrays[kind][:, [others.index(name) for name in classes]]
     return arrays, classes
 
 
@@ -239,30 +241,27 @@ def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origi
     if len(family.members) == 1:
         return _single(family, columns, kind, origin)
     if family.numbered:
-        return _by_number(family.numbered, columns, kind, origin)
+        return _numbered_block(family.numbered, columns, kind, origin)
     classes = tuple(family.named)
-    note = f"classes 0 to {len(classes) - 1} are the columns {shown(classes)}"
-    return _Block(_values(family.members, columns, origin), classes, notes=(note,))
+    return _Block(_values(family.members, columns, origin), classes, notes=(by_position(classes),))
 
 
-def _by_number(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
+def _numbered_block(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """Columns in the order of their numbers, which are from 0, or else the names of their classes."""
     numbers = sorted(members)
     ordered = [members[number] for number in numbers]
-    notes: tuple[str, ...] = ()
-    if ordered != [*members.values()]:
-        notes = ("columns were put in the order of their numbers",)
-    if _named_by_numbers(numbers, kind, columns.get("labels")):
-        note = f"classes are named by the numbers of their columns, {numbers[0]} to {numbers[-1]}"
+    notes = () if ordered == [*members.values()] else (MOVED,)
+    if _are_labels(numbers, kind, columns["labels"]):
+        note = by_column_numbers(numbers[0], numbers[-1])
         classes = tuple(map(str, numbers))
         return _Block(_values(ordered, columns, origin), classes, numbers=True, notes=(note, *notes))
     _refuse_gap(members, origin)
     return _Block(_values(ordered, columns, origin), notes=notes)
 
 
-def _named_by_numbers(numbers: Sequence[int], kind: str, labels: Array | None) -> bool:
+def _are_labels(numbers: Sequence[int], kind: str, labels: Array) -> bool:
     """Whether numbers of columns that do not count from 0 are the labels: 1 to K, or any if no class can be missing."""
-    if labels is None or labels.dtype.kind not in "iuf" or labels.ndim != 1:
+    if labels.dtype.kind not in "iuf" or labels.ndim != 1:
         return False
     K = len(numbers)
     from_one = list(numbers) == list(range(1, K + 1))
@@ -307,9 +306,5 @@ def _numbers(values: Array, name: str, origin: str) -> Array:
     """[N], float64, if the column of a class holds a number a row."""
     if values.dtype.kind in "fiub" and values.ndim == 1:
         return values.astype(np.float64)
-    problem = "is not numbers"
-    if values.dtype.kind == "O":
-        problem = no_numbers(values)
-    elif values.dtype.kind == "U" and values.size:
-        problem = values.flat[0]
+    problem = not_numbers(values) or "is not numbers"
     raise DataError(f"{origin}: column {name!r} {problem}, and the column of a class holds one number a row")

@@ -96,7 +96,7 @@ def label_words(names: Iterable[str], texts: Collection[str]) -> set[str]:
     return {*texts, *pairs}
 
 
-def bare(names: Sequence[str]) -> dict[str, str]:
+def without_affixes(names: Sequence[str]) -> dict[str, str]:
     """Each name's class, without what all the names say beside it: `cat` of `cat_prob` and `dog_prob`, `p_cat`."""
     for affix in _AFFIXES:
         matches = {name: affix.fullmatch(name.strip()) for name in names}
@@ -104,6 +104,19 @@ def bare(names: Sequence[str]) -> dict[str, str]:
         if len(classes) == len(names) > 1 and len(set(classes.values())) == len(names):
             return classes
     return {name: name.strip() for name in names}
+
+
+MOVED = "columns were put in the order of their numbers"
+
+
+def by_position(classes: Sequence[str]) -> str:
+    """A note that classes are the columns of some names, in their order."""
+    return f"classes 0 to {len(classes) - 1} are the columns {shown(classes)}"
+
+
+def by_column_numbers(first: object, last: object) -> str:
+    """A note that the numbers of columns, which do not count from 0, are the names of the classes."""
+    return f"classes are named by the numbers of their columns, {first} to {last}"
 
 
 def shown(names: Sequence[str]) -> str:

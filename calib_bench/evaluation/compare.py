@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis.result_rows import (
@@ -20,24 +21,19 @@ from calib_bench.analysis.result_rows import (
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
+from calib_bench.evaluation import findings
 from calib_bench.evaluation.evaluate import Scored, contrasts, fitted_to, kappa_of, score
-from calib_bench.evaluation.findings import (
-    ALPHA,
-    COUNTED,
-    NAMES,
-    UNCOUNTED,
-    UNITS,
-    doubts_of,
-    general,
-    sources,
-    two_kinds,
+from calib_bench.evaluation.models import (
+    Model,
+    aligned,
+    at_one_resolution,
+    check_folds,
+    collapsed_models,
+    distinct,
+    have_own_tests,
+    refuse_other_classes,
 )
-from calib_bench.evaluation.models import Model, aligned, alike, check_folds, collapsed_models, distinct, own_tests
 from calib_bench.inference import Interval, difference_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import torch
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
 
@@ -58,25 +54,30 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     b = aligned(a, b)
     _same_examples(a, b)
     check_folds([*a, *b], folds)
-    nested = own_tests(a)
+    nested = have_own_tests(a)
     raw = score(a, RAW, None), score(b, RAW, None)
     fits = bool(folds or all(m.calibration is not None for m in (*a, *b)))
-    pairs = [alike(*pair) for pair in zip(a, b, strict=True)]
-    same = [one for one, _ in pairs], [other for _, other in pairs]
-    repaired = _repaired(*same, folds, seed) if fits else None
+    same_a, same_b = zip(*map(at_one_resolution, a, b), strict=True)
+    repaired = _repaired(same_a, same_b, folds, seed) if fits else None
     frame = _frame(_rows(raw, repaired, nested, _apart(a, b)))
-    mixed = [name for name, models in (("A", a), ("B", b)) if collapsed_models(models)]
-    if mixed:
-        frame[TWO_KINDS] = " and ".join(mixed)
+    if mixed := _collapsed_sides(a, b):
+        frame[TWO_KINDS] = mixed
     tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     one, other = distinct([a[0].test, b[0].test])
     sentences = _verdict(frame, len(a), (one.name, other.name))
-    warnings = (*_warnings(a, b), *doubts_of(frame, "metric"))
+    warnings = (*_warnings(a, b), *findings.doubts_of(frame, "metric"))
     if fits:
-        warnings = (*warnings, *_read_alike((*a, *b), (*same[0], *same[1])))
-    return Analysis(sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(NAMES) : -1]))
+        warnings = (*warnings, *_read_alike((*a, *b), (*same_a, *same_b)))
+    return Analysis(
+        sentences, tables, warnings, summary=(sentences[-1], sentences[1], *sentences[len(findings.NAMES) : -1])
+    )
+
+
+def _collapsed_sides(a: Sequence[Model], b: Sequence[Model]) -> str:
+    """Which of A and B have models that collapsed beside others that did not; empty where neither has."""
+    return " and ".join(name for name, models in (("A", a), ("B", b)) if collapsed_models(models))
 
 
 def _repaired(a: Sequence[Model], b: Sequence[Model], folds: int, seed: int) -> tuple[Scored, Scored]:
@@ -106,11 +107,11 @@ def _note(
 ) -> str:
     """What a reader of the differences must know."""
     note = (
-        f"A is {_called(a)}, B is {_called(b)}. {sources(a, nested)}. Negative is better for A, but for accuracy. A "
-        f"star marks p < {ALPHA:g} after Holm's correction over the metrics of each stage."
+        f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. Negative is better for A, but for "
+        f"accuracy. A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
     )
     if repaired is not None:
-        note += " " + (COUNTED if any(scored.slopes for scored in repaired) else UNCOUNTED)
+        note += " " + (findings.COUNTED if any(scored.slopes for scored in repaired) else findings.UNCOUNTED)
     return note + "".join(f" {text}." for text in marks(frame))
 
 
@@ -140,11 +141,7 @@ def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
                 f"{one.test.name} has {len(y):,} examples and {other.test.name} has {len(w):,}: a paired comparison "
                 f"needs predictions for the same examples"
             )
-        if one.test.Z_NK.shape[1] != other.test.Z_NK.shape[1]:
-            raise DataError(
-                f"{one.test.name} has {one.test.Z_NK.shape[1]} classes and {other.test.name} "
-                f"{other.test.Z_NK.shape[1]}: they are of different problems"
-            )
+        refuse_other_classes([one.test, other.test])
         differ = y != w
         if bool(differ.any()):
             order = bool((y.sort().values == w.sort().values).all())
@@ -186,8 +183,6 @@ def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, interval: 
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    import pandas as pd
-
     parts = []
     for stage in (RAW, CONFIDENCE, DYNAMICS):
         part = pd.DataFrame([row for row in rows if row["stage"] == stage])
@@ -197,8 +192,6 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def _kappas(a: Sequence[Model], b: Sequence[Model], repaired: tuple[Scored, Scored]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(
         [
             {"predictions": name, "of": _called(m), **kappa_of(s)}
@@ -214,7 +207,7 @@ def _called(models: Sequence[Model]) -> str:
 
 def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, ...]:
     rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
-    sentences = [_sentence(rows[RAW, metric], metric) for metric in NAMES]
+    sentences = [_sentence(rows[RAW, metric], metric) for metric in findings.NAMES]
     if (CONFIDENCE, "log_loss") in rows:
         conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
         sentences.append(
@@ -226,7 +219,7 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
 
 
 def _sentence(row: Row, metric: str) -> str:
-    name, unit = NAMES[metric], UNITS.get(metric, "")
+    name, unit = findings.NAMES[metric], findings.UNITS.get(metric, "")
     difference = cell(row, "difference")
     if math.isinf(row["difference"]):
         worse = "A" if row["difference"] > 0 else "B"
@@ -244,12 +237,9 @@ def _doubt(row: Row) -> str:
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:
-    sentences = [*two_kinds(a), *two_kinds(b), *general((*a, *b))]
+    sentences = [*findings.two_kinds(a), *findings.two_kinds(b), *findings.general((*a, *b))]
     for one, other in zip(a, b, strict=True):
-        if one.test.Z_NK.shape == other.test.Z_NK.shape and _equal(one.test.Z_NK, other.test.Z_NK):
+        Z, W = one.test.Z_NK, other.test.Z_NK
+        if Z.shape == W.shape and bool((Z == W).all()):
             sentences.append(f"{one.test.name} and {other.test.name} hold the same predictions.")
     return tuple(dict.fromkeys(sentences))
-
-
-def _equal(Z: torch.Tensor, W: torch.Tensor) -> bool:
-    return bool((Z == W).all())

@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+from pyarrow import json as arrow_json
+from pyarrow import parquet
+
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.vocabulary import not_used
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
 """Text tables, and the delimiter that each is looked at for first."""
@@ -90,9 +98,6 @@ def arrow_parts(path: Path) -> Parts:
 
 def _parquet(path: Path) -> Parts:
     """Lists are read a few rows at a time: a whole column of them takes five times the memory of its numbers."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
     rows = file.metadata.num_rows
@@ -101,8 +106,6 @@ def _parquet(path: Path) -> Parts:
 
 def _contents(path: Path) -> bytes:
     """The bytes of a file, decompressed if they begin as compressed ones do, whatever the file is called."""
-    import pyarrow as pa
-
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
         return gzip.decompress(data)
@@ -147,8 +150,6 @@ def _utf8(data: bytes, path: Path) -> bytes:
 
 def _arrow(path: Path) -> Any:
     """Feather (version 2), or a file or a stream of the Arrow format, as `datasets` saves them."""
-    import pyarrow as pa
-
     with pa.OSFile(str(path)) as source:
         magic = source.read(6)
         source.seek(0)
@@ -161,9 +162,6 @@ def _arrow(path: Path) -> Any:
 
 def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
     """One object a line; in a .json also a list of such objects, or one object of columns."""
-    import pyarrow as pa
-    from pyarrow import json as arrow_json
-
     if data.lstrip().startswith(b"[") or table_suffix(path) == ".json":
         with suppress(json.JSONDecodeError):  # a .json of lines, or what the reader of lines tells more about
             return _columns(json.loads(data), path)
@@ -177,19 +175,23 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
     """A table of what a JSON document holds, and notes: objects, an object of columns, or pandas' "split" form."""
-    import pyarrow as pa
-
-    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
-        names = dict.fromkeys(name for row in content for name in row)
-        return pa.table({name: [row.get(name) for row in content] for name in names}), []
-    columns = _named_columns(content) if isinstance(content, dict) else {}
+    columns: dict[str, list[Any]] = {}
+    if isinstance(content, dict):
+        columns = _named_columns(content)
+    elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
+        columns = _columns_of_rows(content)
     if not columns:
         raise DataError(
             f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
         )
     _refuse_other_lengths(columns, path)
-    aside = [name for name in content if name not in columns and name not in SPLIT]
-    return pa.table(columns), [f"not used: {', '.join(aside)}"] if aside else []
+    keys = content if isinstance(content, dict) else ()
+    return pa.table(columns), not_used([name for name in keys if name not in columns and name not in SPLIT])
+
+
+def _columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _refuse_other_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
@@ -208,13 +210,13 @@ def _named_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
     if _is_split(content):
         return {str(name): [row[k] for row in content["data"]] for k, name in enumerate(content["columns"])}
     lists = {name: column for name, column in content.items() if isinstance(column, list)}
-    objects = {name: column for name, column in content.items() if isinstance(column, dict)}
-    if lists or not objects:
-        return lists
-    rows = list(next(iter(objects.values())))
-    if any(list(column) != rows for column in objects.values()):
-        return {}
-    return {name: list(column.values()) for name, column in objects.items()}
+    return lists or _columns_of_objects([(name, one) for name, one in content.items() if isinstance(one, dict)])
+
+
+def _columns_of_objects(objects: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Any]]:
+    """Columns that are objects with the same keys, the rows, in the same order; nothing of others."""
+    rows = {tuple(column) for _, column in objects}
+    return {name: list(column.values()) for name, column in objects} if len(rows) == 1 else {}
 
 
 def _is_split(content: Mapping[str, Any]) -> bool:
@@ -234,34 +236,44 @@ def _block(data: bytes) -> int:
 
 
 def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
-    import pyarrow.compute as pc
+    """The table in a text, and notes: delimiter, comments and decimal marks are told by what is in it.
 
+    Args:
+        expected: the delimiter that the file's name says.
+    """
     data, delimiter, notes = _start(original, expected)
     skipped = original.count(b"\n") - data.count(b"\n")
     delimiter = delimiter or _delimiter(list(_lines(data)), expected)
     data, comments = _without_comments(data, delimiter)
     if comments:
-        notes.append(f"{comments} line{'s' if comments > 1 else ''} of comment among the rows left out")
+        notes.append(f"{_lines_of_comment(comments)} among the rows left out")
     if delimiter == " ":  # of any number, as in what is printed; a missing number is then a row too short
         data = b"\n".join(b" ".join(line.split()) for line in data.splitlines())
     if delimiter != expected:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
-    texts = [i for i, column in enumerate(table.columns) if _is_text(column)]
-    if not any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in texts):
+    if not _has_decimal_commas(table):
         return table, notes
     with_commas = _parsed(data, delimiter, ",", path, skipped)
-    if not _has_more_numbers(with_commas, texts):
+    numbers = _texts(table) - _texts(with_commas)
+    if not numbers or _texts(with_commas) - _texts(table):
         return table, notes
-    numbers = [i for i in texts if not _is_text(with_commas.column(i))]
-    _never_thousands([table.column(i) for i in numbers], table.column_names[numbers[0]], path)
+    _never_thousands([table.column(i) for i in sorted(numbers)], table.column_names[min(numbers)], path)
     return with_commas, [*notes, "commas are read as decimal marks"]
 
 
-def _has_more_numbers(table: Any, texts: Sequence[int]) -> bool:
-    """Whether some columns that were texts are numbers in the table, and none of the others is text."""
-    still_texts = {i for i, column in enumerate(table.columns) if _is_text(column)}
-    return still_texts < set(texts)
+def _has_decimal_commas(table: Any) -> bool:
+    """Whether any text of a table may be a number with a decimal comma."""
+    return any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table))
+
+
+def _texts(table: Any) -> set[int]:
+    """The places of a table's columns that are texts."""
+    return {i for i, kind in enumerate(table.schema.types) if is_text(kind)}
+
+
+def _lines_of_comment(count: int) -> str:
+    return f"{count} line{'s' if count > 1 else ''} of comment"
 
 
 def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:
@@ -283,7 +295,7 @@ def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:
 
 
 def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
-    """What comes before the header is taken off: `sep=;`, as spreadsheets write it, and lines that begin with #.
+    """Take off what stands before the header: `sep=;`, as spreadsheets write it, and lines that begin with #.
 
     The last of those is the header if it has as many fields as the line of numbers below it, as in what
     `numpy.savetxt(header=...)` writes.
@@ -303,7 +315,7 @@ def _start(data: bytes, expected: str) -> tuple[bytes, str | None, list[str]]:
     header, first = (_fields(line, delimiter) for line in (*sample, "")[:2])
     if len(header) == len(first) > 1 and any(map(is_number, first)) and not all(map(is_number, header)):
         return comments[-1].lstrip(b"# ") + b"\n" + data, None, ["the column names are those behind the first #"]
-    return data, None, [f"{len(comments)} line{'s' * (len(comments) > 1)} of comment before the header left out"]
+    return data, None, [f"{_lines_of_comment(len(comments))} before the header left out"]
 
 
 def _lines(data: bytes) -> Iterator[str]:
@@ -323,12 +335,17 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(lines: Sequence[str], expected: str) -> str:
-    """The one that cuts every line into as many fields as the first; else one that the first line has at all."""
-    ordered = (expected, *(mark for mark in DELIMITERS if mark != expected))
-    counts = {mark: [len(_fields(line, mark)) for line in lines] for mark in ordered}
-    several = [mark for mark, fields_per_line in counts.items() if fields_per_line and fields_per_line[0] > 1]
-    even = [mark for mark in several if len(set(counts[mark])) == 1]
-    return next(iter([*even, *(mark for mark in several if mark != " "), expected]))
+    """The delimiter that cuts all lines into as many fields; else one that is in the first line, else the expected."""
+    in_first = None
+    for mark in dict.fromkeys((expected, *DELIMITERS)):
+        counts = [len(_fields(line, mark)) for line in lines]
+        if not counts or counts[0] < 2:
+            continue
+        if len(set(counts)) == 1:
+            return mark
+        if in_first is None and mark != " ":
+            in_first = mark
+    return in_first or expected
 
 
 def _called(delimiter: str) -> str:
@@ -336,9 +353,6 @@ def _called(delimiter: str) -> str:
 
 
 def _parsed(data: bytes, delimiter: str, decimal: str, path: Path, skipped: int) -> Any:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(data),
@@ -381,16 +395,13 @@ def _ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> str:
     )
 
 
-def _is_text(column: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+def is_text(kind: Any) -> bool:
+    """Whether a type of pyarrow's is that of texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
     """Raises DataError where every comma in a number could separate thousands as well."""
-    import pyarrow.compute as pc
-
     for column in columns:
         commas = column.filter(pc.match_substring(column, ","))
         if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
@@ -402,9 +413,18 @@ def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
 
 
 def no_numbers(values: Iterable[object]) -> str:
-    """What texts are, said of a column that should hold numbers: "is string, as 'x' in row 1"."""
-    example = next((f", as {str(w)[:40]!r} in row {i}" for i, w in enumerate(values) if not is_number(str(w))), "")
-    return f"is string{example}"
+    """The problem with a column of texts that should hold numbers, for people: "is string, as 'x' in row 1"."""
+    for row, value in enumerate(values):
+        if value is not None and not is_number(str(value)):
+            return f"is string, as {str(value)[:40]!r} in row {row}"
+    return "is string"
+
+
+def not_numbers(values: Array) -> str:
+    """The problem with a column that should hold numbers, for people; empty where it holds numbers."""
+    if values.dtype.kind == "O":
+        return no_numbers(values)
+    return str(values.flat[0]) if values.dtype.kind == "U" and values.size else ""
 
 
 def is_number(text: str) -> bool:

@@ -6,7 +6,11 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
@@ -17,26 +21,16 @@ from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
-from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, collapsed_models, own_tests
-from calib_bench.inference import (
-    Binned,
-    Fitted,
-    Interval,
-    aurc_interval,
-    binned_interval,
-    crossed_interval,
-    ece_interval,
-    ece_null,
-    score_interval,
-    within,
+from calib_bench.evaluation.models import (
+    Model,
+    calibrated,
+    calibration_set,
+    check_folds,
+    collapsed_models,
+    have_own_tests,
 )
 from calib_bench.metrics import confidence_n, entropy_n, measure
 from calib_bench.metrics.binned import equal_width
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
 
 MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
@@ -51,14 +45,14 @@ class Scored(SeedScores):
         classwise: gaps and bins of every class, a seed; empty where that would take too long.
         nulls: ECE of a calibrated model and p-value, a seed.
         log_kappa: see `temperature_influence.log_kappa_n`, a seed; for temperature scaling.
-        at_bound: how many seeds' temperatures stopped at a bound.
+        at_bound: whether the temperature stopped at a bound, a seed; for temperature scaling.
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
     """
 
-    classwise: list[Binned]
+    classwise: list[inference.Binned]
     nulls: list[tuple[float, float]]
     log_kappa: list[Tensor]
-    at_bound: int
+    at_bound: list[bool] = field(default_factory=list)
     slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
 
 
@@ -68,13 +62,10 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     Raises:
         UserError: the calibrator is not for such predictions.
     """
-    from torch.nn.functional import one_hot
-
     cells = sum(m.test.Z_NK.numel() for m in models)
     examples: dict[str, list[Tensor]] = {}
     metrics: dict[str, list[float]] = {}
-    scored = Scored(examples, metrics, [], [], [], 0)
-    at_bound = 0
+    scored = Scored(examples, metrics, [], [], [])
     for model in models:
         logp_NK, params = calibrated(model, calibrator, folds, seed)
         y_N = model.test.y_N
@@ -87,26 +78,21 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
             metrics.setdefault(name, []).append(value)
         for name, value_N in of_examples.items():
             examples.setdefault(name, []).append(value_N)
-        scored.nulls.append(ece_null(logp_NK, y_N))
+        scored.nulls.append(inference.ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
         if method == REPAIRED and params:
-            at_bound += bool(params["at_bound"])
-            scored.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
+            Z_NK, fitted_y_N = calibration_set(model)
+            scored.at_bound.append(bool(params["at_bound"]))
+            scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
-    return Scored(examples, metrics, scored.classwise, scored.nulls, scored.log_kappa, at_bound, scored.slopes)
-
-
-def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
-    Z_NK, y_N = calibration_set(model)
-    return log_kappa_n(Z_NK.double(), y_N, temperature)
+    return scored
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
-
     S = len(y)
-    intervals = {name: within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
+    intervals = {name: inference.within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
     for name, interval in intervals.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -116,37 +102,43 @@ def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
     return row | kappa_of(scored) | doubtful(intervals)
 
 
-def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, Interval]:
+def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, inference.Interval]:
     """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
     top = scored.top
-    intervals: dict[str, Interval] = {
-        "ece": ece_interval(*top, nested=nested),
-        "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
-        "aurc": aurc_interval(*top, nested=nested),
-        "e_aurc": aurc_interval(*top, excess=True, nested=nested),
+    intervals: dict[str, inference.Interval] = {
+        "ece": inference.ece_interval(*top, nested=nested),
+        "adaptive_ece": inference.ece_interval(*top, adaptive=True, nested=nested),
+        "aurc": inference.aurc_interval(*top, nested=nested),
+        "e_aurc": inference.aurc_interval(*top, excess=True, nested=nested),
     }
     if scored.classwise:
-        intervals["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
+        intervals["classwise_ece"] = inference.binned_interval(scored.classwise, nested=nested)
     if "positive" in scored.examples:
-        pairs = zip(scored.examples["positive"], y, strict=True)
-        intervals["ece_positive"] = binned_interval([_binned(p, labels.double()) for p, labels in pairs], nested=nested)
-    for metric, name in MEANS.items():
-        rows = [values.numpy() for values in scored.examples[name]]
-        intervals[metric] = score_interval(metric, rows, nested, fitted_to(metric, scored))
+        positive = [_binned(p, labels.double()) for p, labels in zip(scored.examples["positive"], y, strict=True)]
+        intervals["ece_positive"] = inference.binned_interval(positive, nested=nested)
+    intervals |= {metric: _mean_interval(metric, scored, nested) for metric in MEANS}
     if len(y) > 1:
         intervals |= _over_seeds(scored, intervals)
     return intervals
 
 
-def _over_seeds(scored: Scored, others: Container[str]) -> dict[str, Interval]:
+def _over_seeds(scored: Scored, others: Container[str]) -> dict[str, inference.Interval]:
     """Intervals over seeds alone of every metric that is not among others."""
     values = {metric: by_seed for metric, by_seed in scored.metrics.items() if metric not in others}
-    return {metric: score_interval(metric, [[one] for one in values[metric]], nested=True) for metric in values}
+    return {
+        metric: inference.score_interval(metric, [[one] for one in values[metric]], nested=True) for metric in values
+    }
 
 
-def _binned(p: Tensor, hit: Tensor) -> Binned:
+def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:
+    """The interval of a mean over examples and seeds."""
+    rows = [values.numpy() for values in scored.examples[MEANS[metric]]]
+    return inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
+
+
+def _binned(p: Tensor, hit: Tensor) -> inference.Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-    return Binned((p - hit).numpy(), equal_width(p).numpy())
+    return inference.Binned((p - hit).numpy(), equal_width(p).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
@@ -154,8 +146,8 @@ def kappa_of(scored: Scored) -> Row:
     if not scored.log_kappa:
         return {}
     rows = [values.numpy() for values in scored.log_kappa]
-    log_interval = crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
-    if scored.at_bound:
+    log_interval = inference.crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
+    if any(scored.at_bound):
         return {"kappa": math.exp(log_interval.mean)}
     return {
         "kappa": math.exp(log_interval.mean),
@@ -164,7 +156,7 @@ def kappa_of(scored: Scored) -> Row:
     }
 
 
-def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> Fitted | None:
+def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> inference.Fitted | None:
     """What the calibration examples of a temperature add to a mean score after it, or to the difference of two.
 
     Args:
@@ -175,8 +167,6 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
         None of other metrics and methods, with a temperature at a bound, and where models differ in the number of
         calibration examples: their spread holds it.
     """
-    import numpy as np
-
     sides = [scored] if other is None else [scored, other]
     if not all(_has_fits(side, metric) for side in sides):
         return None
@@ -188,7 +178,7 @@ def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: b
 
 def _has_fits(scored: Scored, metric: str) -> bool:
     """Whether a metric has slopes in the temperature, and all temperatures are off their bounds, of equal samples."""
-    if not scored.slopes or scored.at_bound or metric not in scored.slopes[0]:
+    if not scored.slopes or any(scored.at_bound) or metric not in scored.slopes[0]:
         return False
     return len({len(values) for values in scored.log_kappa}) == 1
 
@@ -217,7 +207,7 @@ def evaluate(
             for the folds.
     """
     check_folds(models, folds)
-    nested, exact = own_tests(models), all(m.exact for m in models)
+    nested, exact = have_own_tests(models), all(m.exact for m in models)
     fits = bool(models[0].calibration is not None or folds)
     results = _Results(models, nested)
     skipped: list[str] = []
@@ -227,13 +217,17 @@ def evaluate(
             skipped.append(f"{method} was left out: {scored}")
             continue
         skipped += cautions(models, method, calibrator)
-        shifted = calibrator is not None and not calibrator.shift_invariant
-        results.add(method, scored, REMARK if shifted and not exact else None)
+        results.add(method, scored, None if exact else _remark(calibrator))
     if chosen and fits and len(results.rows) == 1:
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+
+
+def _remark(calibrator: Calibrator | None) -> str | None:
+    """What to remark of a method where only probabilities are known."""
+    return None if calibrator is None or calibrator.shift_invariant else REMARK
 
 
 @dataclass
@@ -309,15 +303,13 @@ def cautions(models: Sequence[Model], method: str, calibrator: Calibrator | None
     """Cautions of a calibrator about the sets it is fitted on (see `Calibrator.warn`), each once."""
     if calibrator is None or calibrator.warn is None:
         return []
-    sets = [m.calibration or m.test for m in models]
-    texts = [calibrator.warn(predictions.Z_NK, predictions.y_N) for predictions in sets]
+    texts = [calibrator.warn(model.to_fit.Z_NK, model.to_fit.y_N) for model in models]
     return [f"{method}: {text}." for text in dict.fromkeys(texts) if text]
 
 
 def _largest(models: Sequence[Model]) -> tuple[int, int]:
     """The most calibration examples, and the number of classes."""
-    sets = [m.calibration if m.calibration is not None else m.test for m in models]
-    return max(len(p.y_N) for p in sets), models[0].test.Z_NK.shape[1]
+    return max(len(model.to_fit.y_N) for model in models), models[0].test.Z_NK.shape[1]
 
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
@@ -329,7 +321,7 @@ def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     return row | doubtful(intervals)
 
 
-def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
+def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, inference.Interval]:
     """Intervals of the paired differences of two methods: accuracy, log loss, Brier score and ECE.
 
     Args:
@@ -343,6 +335,4 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(rows)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell, is_significant
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
-from calib_bench.evaluation.predictions import Predictions
 from calib_bench.inference.collapse import SEEDS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
@@ -136,15 +133,18 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     if not finite:
         return []
     best = min(finite, key=lambda row: row["log_loss"])
-    significant = [row for row in finite if is_significant(row, "log_loss")]
-    lower = ", ".join(row["method"] for row in significant if row["log_loss"] < 0)
-    higher = ", ".join(row["method"] for row in significant if row["log_loss"] > 0)
     among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
     return [
-        f"{best['method']} has the lowest log loss of {among}, "
-        f"{cell(best, 'log_loss')} nats against raw. After Holm's correction, lower than raw: {lower or 'none'}; "
-        f"higher: {higher or 'none'}; the others are inconclusive."
+        f"{best['method']} has the lowest log loss of {among}, {cell(best, 'log_loss')} nats against raw. After Holm's "
+        f"correction, lower than raw: {_significant(finite, -1)}; higher: {_significant(finite, 1)}; the others are "
+        f"inconclusive."
     ]
+
+
+def _significant(differences: Sequence[Row], sign: int) -> str:
+    """The methods whose log loss differs significantly from raw, with the sign."""
+    rows = [row for row in differences if is_significant(row, "log_loss")]
+    return ", ".join(row["method"] for row in rows if sign * row["log_loss"] > 0) or "none"
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
@@ -188,12 +188,18 @@ def general(models: Sequence[Model]) -> list[str]:
     if least < FEW:
         sentences.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
     sentences += _mixed(models)
-    sentences += [_shared(model, rows) for model in models if (rows := shared_rows(model))]
-    everything: list[tuple[str, Predictions]] = [("test", m.test) for m in models]
-    everything += [("calibration", m.calibration) for m in models if m.calibration is not None]
-    sentences += [f"{what} {p.name}: {note}." for what, p in everything for note in p.notes]
-    sentences += [_zeros(m) for m in models if m.zeros is not None and m.shares]
+    for model in models:
+        sentences += _shared(model, shared_rows(model))
+    sentences += _noted(models, "test") + _noted(models, "calibration")
+    for model in models:
+        sentences += _zeros(model)
     return sentences
+
+
+def _noted(models: Sequence[Model], role: str) -> list[str]:
+    """What was noted when predictions of a role were read."""
+    sets = [model.sets[role] for model in models if role in model.sets]
+    return [f"{role} {predictions.name}: {note}." for predictions in sets for note in predictions.notes]
 
 
 def _mixed(models: Sequence[Model]) -> list[str]:
@@ -207,30 +213,32 @@ def _mixed(models: Sequence[Model]) -> list[str]:
     return []
 
 
-def _shared(model: Model, rows: int) -> str:
-    """A warning of calibration rows that are rows of the test set."""
-    assert model.calibration is not None
-    return (
+def _shared(model: Model, rows: int) -> list[str]:
+    """A warning of calibration rows that are rows of the test set; nothing where none are."""
+    if not rows or model.calibration is None:
+        return []
+    return [
         f"{rows:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are rows of the "
         f"test set {model.test.name}: calibrators are judged on examples they were fitted to."
-    )
+    ]
 
 
-def _zeros(model: Model) -> str:
-    """Warning on the value that replaced probabilities of zero in fits."""
-    assert model.zeros is not None
+def _zeros(model: Model) -> list[str]:
+    """A warning on the value that replaced probabilities of zero in fits; nothing where none was replaced."""
+    if model.zeros is None or not model.shares:
+        return []
     shares, steps = sorted(model.shares.values()), model.zeros.step_K
     share = f"{shares[0]:.3g}" if shares[0] == shares[-1] else f"{shares[0]:.3g} to {shares[-1]:.3g}"
     step = f"{steps.min():.2g}" if steps.min() == steps.max() else " and ".join(f"{s:.2g}" for s in steps)
     why = (
         "only zeros and ones are known, so kappa has no meaning"
         if model.zeros.resolution.form == "hard"
-        else ("the share that explains the calibration labels best")
+        else "the share that explains the calibration labels best"
     )
-    return (
+    return [
         f"{model.test.name}: calibrators saw a probability of zero as {share} of {step}, the last digit kept ({why}); "
         f"rows were normalized. Save logits or more digits to avoid this."
-    )
+    ]
 
 
 def any_number(frame: pd.DataFrame, column: str) -> bool:

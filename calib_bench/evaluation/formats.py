@@ -10,40 +10,35 @@ Arrays and columns are told by name alone, never by what their numbers look like
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
-from calib_bench.evaluation.class_columns import stack
-from calib_bench.evaluation.dialects import TABLES, no_numbers, table_suffix
+from calib_bench.evaluation.class_columns import read_class_columns
+from calib_bench.evaluation.dialects import TABLES, not_numbers, table_suffix
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
-from calib_bench.evaluation.named_arrays import NamedArrays, named
+from calib_bench.evaluation.named_arrays import NamedArrays, read_named_arrays
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.unreadable import SAVE
-from calib_bench.evaluation.vocabulary import KINDS, kind_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from calib_bench.evaluation.vocabulary import KINDS, kind_of, not_used
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
 class Content:
-    """Predictions and labels of one file, or pair of files, as stored.
+    """Predictions and labels of one model, read and not yet checked: of a file, a pair of files, or in memory.
 
     Attributes:
         values: [N, K], [N, 1] or [N].
         labels: [N] or [N, 1].
-        kind: one of `vocabulary.KINDS`, by name or as the user says.
-        notes: what a reader should know: what was left aside, which columns are the classes.
+        kind: one of `vocabulary.KINDS`, by name or as the user says; logits in memory where nothing says so.
+        notes: what a reader should know: what was not used, which columns are the classes.
         classes: the classes' names in order; None where the file gives none.
         by_name: whether labels were read by those names.
         ids: what names the rows, [N] each, by the names of columns or arrays.
@@ -51,7 +46,7 @@ class Content:
 
     values: Array
     labels: Array
-    kind: str
+    kind: str = "logits"
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     by_name: bool = False
@@ -76,14 +71,10 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     if labels is not None:
         raise DataError(f"{path}:{labels} is not a pair of .npy files: a {suffix} file holds its own labels")
     if suffix in (".npz", ".safetensors"):
-        members = npz(path) if suffix == ".npz" else safetensors(path)
-        arrays, label_notes = with_labels(members, str(path), label)
-        return content_of(named(arrays, str(path)), str(path), kind, label_notes)
+        return content_of(npz(path) if suffix == ".npz" else safetensors(path), str(path), kind, label)
     if suffix in TABLES:
-        columns, read_notes = read_table(path)
-        arrays, label_notes = with_labels(columns, str(path), label)
-        refuse_confidence(arrays, str(path))
-        return content_of(stack(arrays, str(path), kind), str(path), kind, [*read_notes, *label_notes])
+        columns, notes = read_table(path)
+        return content_of(columns, str(path), kind, label, notes, is_table=True)
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
     raise DataError(
         f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
@@ -91,21 +82,44 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     )
 
 
-def content_of(named_arrays: NamedArrays, origin: str, kind: str | None, notes: Iterable[str]) -> Content:
-    """The predictions and labels among named arrays, and the notes of how they were read.
+def content_of(
+    arrays: Mapping[str, Array],
+    origin: str,
+    kind: str | None,
+    label: str | None,
+    notes: Sequence[str] = (),
+    is_table: bool = False,
+) -> Content:
+    """Predictions and labels among arrays, or columns of a table, as their names tell.
+
+    Args:
+        origin: what holds them, for errors.
+        kind, label: as in `load`.
+        notes: of how it was read.
+        is_table: whether the arrays are columns, of which several may be one prediction.
 
     Raises:
-        DataError: names do not tell which array is the prediction, or it holds no numbers.
+        DataError: names do not tell which array is the prediction and which the label, or one holds no such numbers.
     """
+    arrays, label_notes = with_labels(arrays, origin, label)
+    if is_table:
+        refuse_confidence(arrays, origin)
+        named_arrays = read_class_columns(arrays, origin, kind)
+    else:
+        named_arrays = read_named_arrays(arrays, origin)
+    return _chosen(named_arrays, origin, kind, [*notes, *label_notes])
+
+
+def _chosen(named_arrays: NamedArrays, origin: str, kind: str | None, notes: Iterable[str]) -> Content:
+    """The predictions and labels among named arrays, with notes."""
     arrays = named_arrays.arrays
     kinds = {name: kind_of(name) for name in arrays if name != "labels"}
     name = _prediction(kinds, arrays, origin, kind)
-    said_by_name = kinds.pop(name)
-    content_kind = kind or said_by_name or ""
+    kind_by_name = kinds.pop(name)
+    content_kind = kind or kind_by_name or "logits"
     remarks = [*notes, *named_arrays.notes]
-    if kinds:
-        remarks.append(f"not used: {', '.join(kinds)}")
-    if kind is not None and said_by_name not in (None, kind):
+    remarks += not_used([*kinds])
+    if kind is not None and kind_by_name not in (None, kind):
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     values = _numbers(arrays[name], name, content_kind, origin)
     return Content(
@@ -153,11 +167,9 @@ def _candidates(kinds: Mapping[str, str | None], kind: str | None) -> list[str]:
 
 def _numbers(values: Array, name: str, kind: str, origin: str) -> Array:
     """The predictions, if they are numbers."""
-    if values.dtype.kind == "O":
-        values = np.full(len(values), no_numbers(values))
-    if values.dtype.kind == "U" and values.ndim == 1 and len(values):
+    if values.ndim == 1 and (problem := not_numbers(values)):
         raise DataError(
-            f"{origin}: {name!r}, the {kind}, {values[0]}, and must hold numbers: a list of one length a row, as "
+            f"{origin}: {name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as "
             f"parquet keeps it, or a column a class, {name}_0, {name}_1..."
         )
     if values.dtype == np.dtype("V2"):

@@ -4,53 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import decoded, from_torch
-from calib_bench.evaluation.class_columns import stack
-from calib_bench.evaluation.class_names import KindAndClass, bare, class_of, label_words, shown
-from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.class_names import (
+    MOVED,
+    KindAndClass,
+    by_column_numbers,
+    by_position,
+    class_of,
+    label_words,
+    without_affixes,
+)
+from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
-from calib_bench.evaluation.labels import refuse_confidence, with_labels
-from calib_bench.evaluation.labels_by_name import positions, refuse_no_first
-from calib_bench.evaluation.named_arrays import named
-from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, says_something_else
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[Any]
-
-LONG = 200
-"""Letters from which on a text is no name of a class, and a column of such is not read."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Predictions and labels of one model, as a notebook holds them.
-
-    Attributes:
-        values: [N, K], or [N] for two classes.
-        labels: [N], which of the columns is right, from 0.
-        kind: one of `vocabulary.KINDS`; None where no name says so.
-        classes: the names of the columns; None where they are numbers from 0 or where there are none.
-        by_name: whether labels were read by those names.
-        notes: how names were matched.
-    """
-
-    values: Array
-    labels: Array
-    kind: str | None = None
-    classes: tuple[str, ...] | None = None
-    by_name: bool = False
-    notes: tuple[str, ...] = ()
-
+from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
+from calib_bench.evaluation.text_tables import LONGEST
+from calib_bench.evaluation.unreadable import refuse_repeated
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
 
 # numbers
 
@@ -71,8 +50,6 @@ def array(values: Any, name: str) -> Array:
     Raises:
         DataError: they are no array, or some are masked or missing.
     """
-    import torch
-
     if values is None:
         raise DataError(f"{name}: None is given where an array is expected")
     if isinstance(values, torch.Tensor):
@@ -88,8 +65,6 @@ def array(values: Any, name: str) -> Array:
 
 
 def _from_tensor(tensor: Tensor, name: str) -> Array:
-    import torch
-
     if tensor.is_meta:
         raise DataError(f"{name}: a tensor on the meta device holds no numbers: compute it on another")
     tensor = tensor.detach()
@@ -131,7 +106,7 @@ def holds_labels(values: Any, labels: Any) -> bool:
     )
 
 
-def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
+def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     """Predictions and labels of one model, rows and classes matched by their names.
 
     Args:
@@ -149,26 +124,24 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Table:
         raise DataError(f"{name}: labels are missing: {hint}")
     y, notes = _labels(values, labels, name)
     if not hasattr(values, "columns"):
-        return Table(array(values, name), positions(y, None, name)[0], notes=notes)
+        return Content(array(values, name), positions(y, None, name)[0], notes=notes)
     chosen = _class_columns([*values.columns], y, name)
     all_columns = len(chosen.places) == len(values.columns)
     numbers = array(values if all_columns else values.iloc[:, chosen.places], name)
-    if chosen.aside:
-        notes = (*notes, f"not used: {', '.join(chosen.aside)}")
+    notes = (*notes, *not_used(chosen.aside))
     if numbers.ndim != 2:
-        return Table(numbers, y, notes=notes)
-    order = _order(chosen.classes, y, name)
-    if chosen.kind is None and kind not in SUM_TO_ONE:
-        _refuse_no_classes(order, numbers, name, _texts(y))
-    values_NK = numbers[:, order.columns]
-    return Table(values_NK, order.labels, chosen.kind, order.classes, order.by_name, (*notes, *order.notes))
+        return Content(numbers, y, notes=notes)
+    content = _ordered(numbers, chosen.classes, y, name)
+    if chosen.kind is None:
+        _refuse_no_classes(content, kind, name, texts_of(y))
+    return replace(content, kind=chosen.kind or "logits", notes=(*notes, *content.notes))
 
 
-def _refuse_no_classes(order: _Order, values: Array, name: str, words: Collection[str]) -> None:
+def _refuse_no_classes(content: Content, kind: str | None, name: str, words: Collection[str]) -> None:
     """Raises DataError where a column whose name is no number is no class by its numbers."""
-    if order.classes is not None and _numbers_of(order.classes) is None:
-        columns = dict(zip(order.classes, values.T, strict=True))
-        refuse_no_classes({text: text for text in order.classes}, columns, name, words)
+    if kind not in SUM_TO_ONE and content.classes is not None and _numbers_of(content.classes) is None:
+        columns = dict(zip(content.classes, content.values.T, strict=True))
+        refuse_no_classes({text: text for text in content.classes}, columns, name, words)
 
 
 @dataclass(frozen=True)
@@ -176,16 +149,30 @@ class _ClassColumns:
     """The columns of a data frame that are classes.
 
     Attributes:
-        places: their positions among all columns.
-        classes: what each says of its class: a name, or the column's own.
-        kind: the kind of prediction that all of them say; None where they say none, or several.
-        aside: names of the other columns.
+        every: all columns of the data frame.
+        chosen: those that are classes.
+        classes: what each of these says of its class: a name, or the column's own.
     """
 
-    places: list[int]
+    every: list[_Column]
+    chosen: list[_Column]
     classes: list[Any]
-    kind: str | None
-    aside: list[str]
+
+    @property
+    def places(self) -> list[int]:
+        """Positions of the classes among all columns."""
+        return [column.place for column in self.chosen]
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of prediction that all of them say; None where they say none, or several."""
+        kinds = {column.kind for column in self.chosen}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    @property
+    def aside(self) -> list[str]:
+        """Names of the other columns."""
+        return [column.name for column in self.every if column not in self.chosen]
 
 
 def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns:
@@ -194,52 +181,68 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
     Raises:
         DataError: the names of some columns say which class they are, and others' do not.
     """
-    words = _texts(y)
-    names = [str(column) for column in columns]
-    all_words = label_words(names, words)
-    pairs = {text: class_of(text, all_words) for text in names}
-    aside = [text for text in names if _is_aside(text, pairs[text], words)]
-    places = [k for k, text in enumerate(names) if text not in aside]
-    if not places:
-        return _ClassColumns([*range(len(names))], [*columns], None, [])
-    chosen = [names[k] for k in places]
-    _refuse_mixed(chosen, [pairs[text] for text in chosen], name)
-    kinds = {pair[0] if (pair := pairs[text]) else kind_of(text) for text in chosen}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    classes = [_class_name(pairs[names[k]], columns[k]) for k in places]
-    if pairs[chosen[0]] is None and not words & set(names):
-        classes = _without_affixes(chosen) or classes
-    return _ClassColumns(places, classes, kind, aside)
+    words = texts_of(y)
+    every = _columns(columns, words)
+    chosen = [column for column in every if column.may_be_class(words)]
+    if not chosen:
+        return _ClassColumns(every, every, [*columns])
+    _refuse_mixed(chosen, name)
+    classes = [column.class_name for column in chosen]
+    if chosen[0].pair is None and words.isdisjoint(column.name for column in every):
+        classes = _without_affixes([column.name for column in chosen]) or classes
+    return _ClassColumns(every, chosen, classes)
 
 
-def _is_aside(text: str, pair: KindAndClass | None, words: Collection[str]) -> bool:
-    """Whether a column's name says that it is no class, and no label is called so."""
-    return text not in words and pair is None and kind_of(text) is None and says_something_else(text)
+def _columns(labels: Sequence[Any], words: Collection[str]) -> list[_Column]:
+    """Columns by what a data frame calls them.
+
+    Args:
+        words: labels where they are texts.
+    """
+    names = [str(label) for label in labels]
+    label_names = label_words(names, words)
+    return [
+        _Column(k, label, name, class_of(name, label_names))
+        for k, (label, name) in enumerate(zip(labels, names, strict=True))
+    ]
+
+
+class _Column(NamedTuple):
+    """A column of a data frame: its place, what the frame calls it, that as text, the kind and class it says."""
+
+    place: int
+    label: Any
+    name: str
+    pair: KindAndClass | None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of prediction that the name says, if any."""
+        return self.pair[0] if self.pair else kind_of(self.name)
+
+    @property
+    def class_name(self) -> Any:
+        """The class's name where the column's name says one; else the column's."""
+        return self.pair[1] if self.pair is not None and isinstance(self.pair[1], str) else self.label
+
+    def may_be_class(self, words: Collection[str]) -> bool:
+        """Whether the name is that of a label, or not that of something else than a class."""
+        return self.name in words or self.kind is not None or not says_something_else(self.name)
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:
     """Each column's class where all names say the same beside it, as `cat` of `cat_prob`; else nothing."""
-    short = bare(names)
+    short = without_affixes(names)
     same_name_twice = len(short) < len(names)
     if same_name_twice or all(short[text] == text.strip() for text in names):
         return []
     return [*short.values()]
 
 
-def _texts(y: Array) -> set[str]:
-    """The distinct labels where they are texts; nothing where they are numbers."""
-    return {str(label).strip() for label in y.ravel().tolist()} if y.dtype.kind in "UT" else set()
-
-
-def _class_name(pair: KindAndClass | None, column: Any) -> Any:
-    """The class's name where the column's name says one; else the column's."""
-    return pair[1] if pair is not None and isinstance(pair[1], str) else column
-
-
-def _refuse_mixed(names: Sequence[str], pairs: Sequence[KindAndClass | None], name: str) -> None:
+def _refuse_mixed(columns: Sequence[_Column], name: str) -> None:
     """Raises DataError where some columns' names say which class they are, and others' do not."""
-    telling = [text for text, pair in zip(names, pairs, strict=True) if pair is not None]
-    strange = [text for text, pair in zip(names, pairs, strict=True) if pair is None]
+    telling = [column.name for column in columns if column.pair is not None]
+    strange = [column.name for column in columns if column.pair is None]
     if telling and strange:
         raise DataError(
             f"{name}: column {strange[0]!r} stands beside {telling[0]!r}, and its name does not say which class it "
@@ -247,19 +250,13 @@ def _refuse_mixed(names: Sequence[str], pairs: Sequence[KindAndClass | None], na
         )
 
 
-def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Table:
+def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Content:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
-    if len(columns) < len(names):
-        raise DataError(f"{name}: two columns have the same name: rename or remove one")
-    arrays, notes = with_labels(columns, name, label)
-    if framed:
-        refuse_confidence(arrays, name)
-    stacked = stack(arrays, name, kind) if framed else named(arrays, name)
-    content = content_of(stacked, name, kind, notes)
-    return Table(content.values, content.labels, content.kind, content.classes, content.by_name, content.notes)
+    refuse_repeated(map(str, names), name, "column")
+    return content_of(columns, name, kind, label, is_table=framed)
 
 
 def _column(held: Any, column: Any, name: str) -> Array:
@@ -267,7 +264,7 @@ def _column(held: Any, column: Any, name: str) -> Array:
     try:
         values = held[column]
         texts = getattr(values, "dtype", None) in (object, "str")
-        if texts and max((len(str(one)) for one in values), default=0) > LONG:
+        if texts and max((len(str(one)) for one in values), default=0) > LONGEST:
             return np.full(len(values), "is text")
         return array(values, name)
     except (DataError, ValueError) as error:  # numpy's is of objects in a file
@@ -276,8 +273,6 @@ def _column(held: Any, column: Any, name: str) -> Array:
 
 def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]]:
     """Labels in the order of the predictions' rows, by index where both have one that names rows; and notes."""
-    import pandas as pd
-
     y = array(labels, f"{name}: labels")
     rows, label_index = getattr(values, "index", None), getattr(labels, "index", None)
     if not isinstance(label_index, pd.Index) or len(label_index) != len(values):
@@ -285,63 +280,49 @@ def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]
     if not isinstance(rows, pd.Index):
         shuffled = _is_shuffled(label_index)
         return y, ("labels are taken in their order, not in that of their index",) if shuffled else ()
-    if rows.equals(label_index):
+    if rows.equals(label_index) or not _name_the_same_rows(rows, label_index, name):
         return y, ()
-    same = rows.is_unique and label_index.is_unique and label_index.isin(rows).all()
-    if _only_counts(rows) or _only_counts(label_index):
-        if same:
-            raise DataError(
-                f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
-                f"rows: give labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
-            )
-        return y, ()
-    if not same:
+    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
+
+
+def _name_the_same_rows(rows: pd.Index, label_index: pd.Index, name: str) -> bool:
+    """Whether two different indices name the same rows; not where one of them only counts.
+
+    Raises:
+        DataError: they name other rows, or it cannot be told whether they name rows.
+    """
+    same = rows.is_unique and label_index.is_unique and bool(label_index.isin(rows).all())
+    one_counts = _only_counts(rows) or _only_counts(label_index)
+    if one_counts and same:
+        raise DataError(
+            f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
+            f"rows: give labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
+        )
+    if not same and not one_counts:
         strange = label_index[~label_index.isin(rows)]
         what = f"{strange[0]!r} of the labels is none of the predictions'" if len(strange) else "names come twice"
         raise DataError(f"{name}: the indices of predictions and labels differ ({what}): take the same rows of both")
-    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
+    return same
 
 
 def _only_counts(index: pd.Index) -> bool:
     """Whether an index counts rows from 0."""
-    import pandas as pd
-
     return bool(index.equals(pd.RangeIndex(len(index))))
 
 
 def _is_shuffled(index: pd.Index) -> bool:
     """Whether an index holds the numbers of rows in another order."""
-    import pandas as pd
-
     return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
-
-
-@dataclass(frozen=True)
-class _Order:
-    """Columns in the order of the classes.
-
-    Attributes:
-        columns: [K], positions among the class columns.
-        labels: [N], positions in that order.
-        classes: names of the classes; None where they are numbers from 0.
-        by_name: whether labels were read by those names.
-        notes: how columns and labels were matched.
-    """
-
-    columns: list[int]
-    labels: Array
-    classes: tuple[str, ...] | None = None
-    by_name: bool = False
-    notes: tuple[str, ...] = ()
 
 
 _SERIES = re.compile(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?")
 
 
-def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
+def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Content:
     """Class columns in the order of their numbers if labels are numbers, else as they are, labels read by their names.
 
     Args:
+        values: [N, K].
         columns: [K], what each column says of its class.
 
     Raises:
@@ -349,18 +330,17 @@ def _order(columns: Sequence[Any], y: Array, name: str) -> _Order:
     """
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
-    if len(set(classes)) < K:
-        raise DataError(f"{name}: two columns have the same name: rename or remove one")
+    refuse_repeated(classes, name, "column")
     numbers = _numbers_of(classes)
     if numbers and not texts:
-        return _by_number(numbers, classes, y, name)
+        return _by_number(values, numbers, classes, y, name)
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
     if by_name:
-        return _Order([*range(K)], labels, classes, by_name=True)
+        return Content(values, labels, classes=classes, by_name=True)
     if K == 1:
-        return _Order([0], y)
+        return Content(values, y)
     refuse_no_first(classes, name)
-    return _Order([*range(K)], y, classes, notes=(f"classes 0 to {K - 1} are the columns {shown(classes)}",))
+    return Content(values, y, classes=classes, notes=(by_position(classes),))
 
 
 def _numbers_of(names: Sequence[str]) -> list[int] | None:
@@ -371,7 +351,7 @@ def _numbers_of(names: Sequence[str]) -> list[int] | None:
     return [int(match[2]) for match in matches]
 
 
-def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> _Order:
+def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> Content:
     """Columns in the order of their numbers, which labels are."""
     K = len(numbers)
     order = sorted(range(K), key=numbers.__getitem__)
@@ -379,16 +359,15 @@ def _by_number(numbers: Sequence[int], names: Sequence[str], y: Array, name: str
     if K == 1:
         if numbers[0] == 0 and first != "0":
             raise DataError(f"{name}: the only column, {first!r}, is that of class 0: give that of class 1")
-        return _Order(order, y)
+        return Content(values, y)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
-        return _Order(order, y, notes=("columns were put in the order of their numbers",) if moved else ())
+        return Content(values[:, order], y, notes=(MOVED,) if moved else ())
     strange = next((label for label in np.unique(y).tolist() if label not in numbers), None)
     if strange is not None:
         raise DataError(
             f"{name}: the columns are {first!r} to {last!r}, and none is that of label {strange:g}: rename them, or "
             f"give .to_numpy() if labels are positions"
         )
-    note = f"classes are named by the numbers of their columns, {first} to {last}"
-    labels = np.searchsorted(sorted(numbers), y.ravel())
-    return _Order(order, labels, tuple(names[k] for k in order), by_name=True, notes=(note,))
+    labels, classes = np.searchsorted(sorted(numbers), y.ravel()), tuple(names[k] for k in order)
+    return Content(values[:, order], labels, classes=classes, by_name=True, notes=(by_column_numbers(first, last),))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.class_names import bare, is_identifier, numbered, says_class
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.class_names import is_identifier, numbered, says_class, without_affixes
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 
 @dataclass
@@ -55,7 +51,7 @@ def free_family(
     Raises:
         DataError: names do not tell which columns are classes.
     """
-    short = bare(names)
+    short = without_affixes(names)
     labels_are_columns = bool(words) and set(words) <= set(short.values())
     if not labels_are_columns and not all(map(is_identifier, short.values())):
         series = _numbered_series(short, origin)
@@ -96,11 +92,16 @@ def _only_series(
     (prefix, family), *_ = series.items()
     others = [name for name in names if name not in family.members and columns[name].dtype.kind == "f"]
     if others and not says_class(prefix):
-        raise DataError(
-            f"{origin}: {others[0]!r} stands beside columns with numbers, {firsts[0]!r}: if it is a class, name the "
-            f"class columns logit_0, logit_1...; if it is none, remove it"
-        )
+        raise _doubtful(origin, others[0], f"stands beside columns with numbers, {firsts[0]!r}")
     return family
+
+
+def _doubtful(origin: str, name: str, problem: str) -> DataError:
+    """The error for a column that may be a class or not."""
+    return DataError(
+        f"{origin}: column {name!r} {problem}: if it is no class, remove it; if it is one, name the class columns "
+        f"logit_0, logit_1..."
+    )
 
 
 def _refuse_whole_numbers(
@@ -110,10 +111,7 @@ def _refuse_whole_numbers(
     unlabelled = [name for name in names if name.strip() not in words]
     whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
     if 0 < len(whole_numbers) < len(names):
-        raise DataError(
-            f"{origin}: column {whole_numbers[0]!r} holds whole numbers and the others do not: if it is no class, "
-            f"remove it; if it is one, name the class columns logit_0, logit_1..."
-        )
+        raise _doubtful(origin, whole_numbers[0], "holds whole numbers and the others do not")
 
 
 def _holds_whole_numbers(values: Array) -> bool:
@@ -155,10 +153,8 @@ def _refuse_other_range(
     for name, size in sizes.items():
         others = max((other for text, other in sizes.items() if text != name), default=0.0)
         if short[name] not in words and size > FARTHER * others > 0:
-            raise DataError(
-                f"{origin}: column {name!r} holds numbers about {size:.3g} and the others about {others:.3g} at most: "
-                f"if it is no class, remove it; if it is one, name the class columns logit_0, logit_1..."
-            )
+            problem = f"holds numbers about {size:.3g} and the others about {others:.3g} at most"
+            raise _doubtful(origin, name, problem)
 
 
 MOST_ROWS = 0.25
@@ -176,10 +172,8 @@ def _refuse_never_right(
     for k, name in enumerate(short):
         rows = int((largest == k).sum())
         if short[name] not in words and rows >= max(LEAST_ROWS, MOST_ROWS * len(largest)):
-            raise DataError(
-                f"{origin}: column {name!r} is the largest in {rows:,} of {len(largest):,} rows and the label of none: "
-                f"if it is no class, remove it; if it is one, name the class columns logit_{short[name]}..."
-            )
+            problem = f"is the largest in {rows:,} of {len(largest):,} rows and the label of none"
+            raise _doubtful(origin, name, problem)
 
 
 def _size(values: Array) -> float:

@@ -1,40 +1,42 @@
-"""Which of the arrays of a file holds the labels: by the name that the user gives, or by a usual one."""
+"""Labels: which array of a file holds them, and what they are as positions among the classes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError, nearest
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import LazyArrays
-from calib_bench.evaluation.vocabulary import LABELS, kind_of
+from calib_bench.evaluation.class_names import is_count, shown
+from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters, not_used, plain
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
+_USUAL = {letters(name) for name in LABELS}
+_YES = ("yes", "y", "true", "t", "pos", "positive")
+_NO = ("no", "n", "false", "f", "neg", "negative")
 
-    Array = NDArray[Any]
+# which array
 
 
 def with_labels(
     arrays: Mapping[str, Array], origin: str, label: str | None = None
 ) -> tuple[Mapping[str, Array], list[str]]:
-    """The arrays, that of the labels called `labels` and no other of such a name, and notes of what was left aside.
+    """The arrays with that of the labels called `labels` and no other one of labels, and notes of those left out.
 
     Args:
         label: the name that the user gives for the labels, see `formats.load`.
 
     Raises:
-        DataError: there are no labels of that name, or of any usual one; or two hold different ones.
+        DataError: there are no labels of that name, or of any usual one; or two arrays hold different ones.
     """
-    usual = [name for name in arrays if _plain(name) in _PLAIN_LABELS]
-    chosen = _named(arrays, origin, label) if label is not None else _usual(arrays, usual, origin)
+    usual = [name for name in arrays if letters(name) in _USUAL]
+    chosen = _usual(arrays, usual, origin) if label is None else _named(arrays, origin, label)
     aside = [name for name in usual if name != chosen]
-    if not _says_kind(arrays):  # any column may be that of a class
-        _refuse_fractions({name: arrays[name] for name in aside}, origin)
-    notes = [f"labels are {chosen!r}; not used: {', '.join(aside)}"] if aside else []
+    _refuse_fractions(arrays, aside, origin)
+    notes = [f"labels are {chosen!r}; {note}" for note in not_used(aside)]
     names = {"labels" if name == chosen else name: name for name in arrays if name not in aside}
     return LazyArrays(names, lambda name: arrays[names[name]]), notes
 
@@ -43,7 +45,7 @@ def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> st
     """Which of the arrays with usual names of labels holds them: the first of numbers, if all agree."""
     if not usual:
         listed = ", ".join(map(repr, [*arrays][:12])) + ("..." if len(arrays) > 12 else "")
-        raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_near(arrays)}")
+        raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_advice(arrays)}")
     if len(usual) == 1:
         return usual[0]
     for other in usual[1:]:
@@ -55,57 +57,15 @@ def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> st
     return next((name for name in usual if arrays[name].dtype.kind not in "OU"), usual[0])
 
 
-def _says_kind(names: Iterable[str]) -> bool:
-    """Whether any name says a kind of prediction, perhaps with a number behind it."""
-    return any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in names)
-
-
-def _refuse_fractions(aside: Mapping[str, Array], origin: str) -> None:
-    for name, values in aside.items():
-        if values.dtype.kind == "f" and not (values == np.floor(values)).all():
-            raise DataError(f"{origin}: {name!r} is a name of labels and holds fractions: rename it, if it is a class")
-
-
-CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
-
-
-def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
-    """Raises DataError where a table's only fractions are the confidence in one label, no class having its own."""
-    alone = next((name for name in columns if _plain(name) in CONFIDENCE and columns[name].ndim == 1), None)
-    others = [name for name in columns if name not in (alone, "labels") and columns[name].dtype.kind == "f"]
-    if alone is not None and not others:
-        raise DataError(
-            f"{origin} holds {alone!r} and of no class its probability: log loss and calibrators need those of all "
-            f"classes, prob_0, prob_1...; if it is that of class 1 of two, call it probability"
-        )
-
-
-def _near(names: Iterable[str]) -> str:
-    """What to do where no name is one of labels: which could be meant, and how to say so."""
-    for name in names:
-        hint = nearest(name, LABELS)
-        if _plain(name) in ("class", "category", "answer", "outcome"):
-            return f"if {name!r} holds them, say --labels {name}"
-        if kind_of(name) is None and hint.startswith("did"):
-            return f"{hint} If {name!r} holds them, say --labels {name}"
-    return f"call them one of {', '.join(LABELS[:8])}, or say --labels NAME"
-
-
 def _named(arrays: Iterable[str], origin: str, label: str) -> str:
     """The name, among those of the arrays, that the user gave for the labels."""
     names = list(arrays)
     for wanted in (label, *label.split(",")):
-        same = [name for name in names if name == wanted] or [name for name in names if _plain(name) == _plain(wanted)]
+        same = [name for name in names if name == wanted]
+        same = same or [name for name in names if letters(name) == letters(wanted)]
         if len(same) == 1:
             return same[0]
     raise DataError(f"{origin} holds no {label!r}, which --labels names: {nearest(label, names)}")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.-]+", "", name).lower()
-
-
-_PLAIN_LABELS = {_plain(name) for name in LABELS}
 
 
 def _agree(one: Array, other: Array) -> bool:
@@ -117,3 +77,114 @@ def _agree(one: Array, other: Array) -> bool:
     pairs = {*zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)}
     sizes = {len({pair[side] for pair in pairs}) for side in (0, 1)}
     return sizes == {len(pairs)} or 1 in sizes  # text that was not read is one word
+
+
+def _advice(names: Iterable[str]) -> str:
+    """What to do where no name is one of labels: which could be meant, and how to say so."""
+    for name in names:
+        hint = nearest(name, LABELS)
+        if letters(name) in ("class", "category", "answer", "outcome"):
+            return f"if {name!r} holds them, say --labels {name}"
+        if kind_of(name) is None and hint.startswith("did"):
+            return f"{hint} If {name!r} holds them, say --labels {name}"
+    return f"call them one of {', '.join(LABELS[:8])}, or say --labels NAME"
+
+
+def _says_kind(names: Iterable[str]) -> bool:
+    """Whether any name says a kind of prediction, perhaps with a number behind it."""
+    return any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in names)
+
+
+def _refuse_fractions(arrays: Mapping[str, Array], aside: Iterable[str], origin: str) -> None:
+    """Raises DataError where a column with a name of labels may be that of a class, as no other says what it is."""
+    if _says_kind(arrays):
+        return
+    for name in aside:
+        values = arrays[name]
+        if values.dtype.kind == "f" and not (values == np.floor(values)).all():
+            raise DataError(f"{origin}: {name!r} is a name of labels and holds fractions: rename it, if it is a class")
+
+
+def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
+    """Raises DataError where a table's only fractions are the confidence in one label, no class having its own."""
+    alone = next((name for name in columns if letters(name) in CONFIDENCE and columns[name].ndim == 1), None)
+    others = [name for name in columns if name not in (alone, "labels") and columns[name].dtype.kind == "f"]
+    if alone is not None and not others:
+        raise DataError(
+            f"{origin} holds {alone!r} and of no class its probability: log loss and calibrators need those of all "
+            f"classes, prob_0, prob_1...; if it is that of class 1 of two, call it probability"
+        )
+
+
+# what labels say
+
+
+def texts_of(labels: Array) -> set[str]:
+    """The distinct labels where they are texts; nothing where they are numbers."""
+    return {str(label).strip() for label in labels.ravel().tolist()} if labels.dtype.kind in "OUT" else set()
+
+
+def is_note(values: Array) -> bool:
+    """Whether an array stands for a column that could not be read as numbers, and says why."""
+    return values.dtype.kind == "U" and len(set(values.ravel()[:1000].tolist())) == 1 and " " in str(values.flat[0])
+
+
+def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbers: bool = False) -> tuple[Array, bool]:
+    """Labels as positions among the classes, and whether they were read by the classes' names.
+
+    Args:
+        labels: [N] texts, numbers or booleans. Numbers are positions already, unless `numbers` says otherwise.
+        classes: names in the order of the predictions' columns; None where they have none.
+        numbers: the names are numbers, and numeric labels are such names.
+
+    Raises:
+        DataError: a label is the name of no class.
+    """
+    texts = labels.dtype.kind in "OU" and not is_note(labels)
+    if classes is None:
+        return (labels.astype(np.int64) if texts and _are_counts(labels) else labels), False
+    if labels.dtype.kind == "b" and (place_of_true := _place_of_true(classes)) is not None:
+        return np.where(labels, place_of_true, 1 - place_of_true), True
+    if labels.ndim != 1 or not (texts or numbers):
+        return labels, False
+    return _places(_words(labels, texts), classes, origin), True
+
+
+def _are_counts(labels: Array) -> bool:
+    """Whether labels are one text a row, all of them whole numbers."""
+    return labels.ndim == 1 and all(is_count(str(label)) for label in labels.tolist())
+
+
+def _place_of_true(classes: Sequence[str]) -> int | None:
+    """Which of two classes called true and false is true; None of other classes."""
+    names = [plain(name) for name in classes]
+    return names.index("true") if sorted(names) == ["false", "true"] else None
+
+
+def _words(labels: Array, texts: bool) -> list[str]:
+    if texts:
+        return [str(label).strip() for label in labels.tolist()]
+    return [f"{label:.10g}" for label in labels.tolist()]
+
+
+def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:
+    place = {name: k for k, name in enumerate(classes)}
+    strange = next((word for word in words if word not in place), None)
+    if strange is not None:
+        raise DataError(
+            f"{origin}: the label {strange!r} is the name of no class ({shown(classes)}): {nearest(strange, classes)}"
+        )
+    return np.array([place[word] for word in words])
+
+
+def refuse_no_first(classes: Sequence[str], origin: str) -> None:
+    """Raises DataError where labels are numbers and class 0 would be "yes", class 1 "no", by the order of columns."""
+    if len(classes) != 2:
+        return
+    first, second = map(plain, classes)
+    negations = {f"no_{first}", f"not_{first}", f"non_{first}", f"non{first}", f"not{first}"}
+    if second in negations or (first in _YES and second in _NO):
+        raise DataError(
+            f"{origin}: the columns are {shown(classes)}, in this order, and labels are numbers, of which 1 usually "
+            f"means {classes[0]!r}: give labels by name, or call the columns by the labels' numbers, prob_0, prob_1"
+        )

@@ -11,19 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.censored import together
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.validation import Predictions, absent_classes
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 # ---- shards of one model
 
@@ -41,7 +38,7 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
     """
     groups: dict[str, list[tuple[int, int | None, Predictions]]] = {}
     for part in parts:
-        place = next(iter(part.sha256), "") if part.trial is None else ""
+        place = part.file if part.trial is None else ""
         folder, slash, file = place.rpartition("/")
         several, piece = _OF.search(file), _PIECE.search(place)
         if several:
@@ -53,27 +50,31 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
     merged = []
     for key, members in groups.items():
-        sizes = all(_RANK.search(next(iter(part.sha256), "")) and number > 0 for number, _, part in members)
-        merged += [part for _, _, part in members] if sizes else [_whole(key, members)]
+        sizes = all(_RANK.search(part.file) and number > 0 for number, _, part in members)
+        merged += [part for _, _, part in members] if sizes else [_join_shards(key, members)]
     return merged
 
 
-def _whole(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
+def _join_shards(key: str, members: list[tuple[int, int | None, Predictions]]) -> Predictions:
+    """Shards of one model, each with its number and how many there are by its name, as one set of predictions."""
     if len(members) == 1 and members[0][1] in (None, 1):
         return members[0][2]
     members = sorted(members, key=lambda member: member[0])
-    numbers = [number for number, _, _ in members]
-    n = max([of for _, of, _ in members if of is not None], default=len(members))
-    first = 0 if 0 in numbers else 1
-    missing = sorted(set(range(first, first + n)) - set(numbers))
-    if missing or len(numbers) != n:
-        raise DataError(
-            f"{key}: these are shards of one model, {n} by their names, and "
-            + (f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once")
-        )
+    count = max([of for _, of, _ in members if of is not None], default=len(members))
+    _refuse_missing(key, [number for number, _, _ in members], count)
     parts = [part for _, _, part in members]
     _refuse_same_rows(key, parts)
     return reduce(_joined, parts)
+
+
+def _refuse_missing(key: str, numbers: Sequence[int], count: int) -> None:
+    """Raises DataError where the numbers of shards are not those of so many, from 0 or from 1, each once."""
+    first = 0 if 0 in numbers else 1
+    missing = sorted(set(range(first, first + count)) - set(numbers))
+    if not missing and len(numbers) == count:
+        return
+    problem = f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once"
+    raise DataError(f"{key}: these are shards of one model, {count} by their names, and {problem}")
 
 
 def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
@@ -95,8 +96,6 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:
     """Two shards of one model as one set of predictions."""
-    import torch
-
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
         raise DataError(
@@ -117,7 +116,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
-        zeros=together(one.zeros, other.zeros),
+        zeros=joint_zeros(one.zeros, other.zeros),
     )
 
 
@@ -125,14 +124,12 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
 
 
 def same_classes(first: Predictions, other: Predictions) -> Predictions:
-    """The other predictions with their classes in the order of the first's.
+    """The predictions `other` with their classes in the order of those of `first`.
 
     Raises:
         DataError: classes have other names; or stand in another order, and labels are numbers, of which nobody can tell
             to which order they belong.
     """
-    import torch
-
     if first.classes is None or other.classes is None or first.classes == other.classes:
         return other
     if set(first.classes) != set(other.classes):
@@ -277,8 +274,6 @@ def _below_root(paths: list[str]) -> list[str]:
 
 def reordered(predictions: Predictions, order: Array) -> Predictions:
     """The predictions with their rows in another order, [N] row numbers."""
-    import torch
-
     rows = torch.from_numpy(order)
     return replace(
         predictions,
@@ -290,7 +285,7 @@ def reordered(predictions: Predictions, order: Array) -> Predictions:
 
 
 def same_rows(first: Predictions, other: Predictions) -> Predictions:
-    """The other predictions with their rows in the order of the first's, where ids tell that they are the same rows."""
+    """The predictions `other`, with rows in the order of those of `first` where ids say that they are the same rows."""
     row_match = match(first, other)
     return reordered(other, row_match.order) if row_match.order is not None else other
 
@@ -305,16 +300,21 @@ def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
 
     A number after the word seed, or else the one number in which the names differ.
     """
-    if all(p.trial is not None for p in predictions):
-        return [p.trial.seed for p in predictions if p.trial is not None]
-    places = [next(iter(p.sha256), p.name) for p in predictions]
-    by_word = [int(numbers[-1]) for place in places if (numbers := _SEED.findall(place))]
-    if len(by_word) == len(places) == len(set(by_word)):
-        return by_word
-    if len(places) < 2:
-        return None
-    varying = _varying(places)
-    return varying[0] if len(varying) == 1 and len(set(varying[0])) == len(places) else None
+    of_trials = [p.trial.seed for p in predictions if p.trial is not None]
+    if len(of_trials) == len(predictions):
+        return of_trials
+    by_word = [int(numbers[-1]) for place in _places(predictions) if (numbers := _SEED.findall(place))]
+    varying = _varying(_places(predictions))
+    only_varying = varying[0] if len(varying) == 1 else []
+    for numbers in (by_word, only_varying):
+        if len(numbers) == len(predictions) == len(set(numbers)):
+            return numbers
+    return None
+
+
+def _places(predictions: Sequence[Predictions]) -> list[str]:
+    """Paths of predictions, or their names where they come from no file."""
+    return [p.file or p.name for p in predictions]
 
 
 def _varying(places: Sequence[str]) -> list[list[int]]:
@@ -328,7 +328,7 @@ def _varying(places: Sequence[str]) -> list[list[int]]:
 
 def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> None:
     """Raises DataError where names differ in several numbers, and one of these puts the files in another order."""
-    ours, theirs = (_varying([next(iter(p.sha256), p.name) for p in side]) for side in (firsts, others))
+    ours, theirs = (_varying(_places(side)) for side in (firsts, others))
     same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
     if same and not any(a == b for a, b in same):
         raise DataError(
@@ -339,7 +339,7 @@ def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions]
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
-    """The others in the order of the firsts' seeds, where the names of both tell seeds; else as they are.
+    """The predictions `others` in the order of the seeds of `firsts`, where file names tell the seeds of both.
 
     Args:
         names: what the two are, for errors.

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench.analysis.fitting import calibrate
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.evaluation.censored import Zeros, filled, share_of, together
+from calib_bench.evaluation.censored import Zeros, filled, joint_zeros, share_of
 from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 from calib_bench.evaluation.predictions import Predictions
 from calib_bench.inference import collapsed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,24 @@ class Model:
     calibration: Predictions | None = None
 
     @property
+    def sets(self) -> dict[str, Predictions]:
+        """The sets of predictions by their role, "test" and, where there is one, "calibration"."""
+        return {"test": self.test} | ({} if self.calibration is None else {"calibration": self.calibration})
+
+    @property
+    def to_fit(self) -> Predictions:
+        """The set that calibrators are fitted to: the calibration set or, without one, the test set, by folds."""
+        return self.test if self.calibration is None else self.calibration
+
+    @property
     def exact(self) -> bool:
         """Whether calibrators see the model's own logits; else they see log probabilities."""
-        return self.test.exact and (self.calibration is None or self.calibration.exact)
+        return all(predictions.exact for predictions in self.sets.values())
 
     @cached_property
     def zeros(self) -> Zeros | None:
-        """What is known of probabilities of zero that are below what its files keep; None without such."""
-        return together(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
+        """The probabilities of zero in its files that stand for numbers below the last digit kept; None without any."""
+        return joint_zeros(self.test.zeros, self.calibration.zeros if self.calibration is not None else None)
 
     @cached_property
     def shares(self) -> dict[tuple[int, ...], float]:
@@ -49,8 +59,9 @@ class Model:
         assert self.zeros is not None
         key = () if rows is None else tuple(rows.nonzero()[:, 0].tolist())
         if key not in self.shares:
-            source = self.test if self.calibration is None else self.calibration
-            Z_NK, y_N = (source.Z_NK, source.y_N) if rows is None else (source.Z_NK[rows], source.y_N[rows])
+            Z_NK, y_N = self.to_fit.Z_NK, self.to_fit.y_N
+            if rows is not None:
+                Z_NK, y_N = Z_NK[rows], y_N[rows]
             self.shares[key] = share_of(Z_NK, y_N, self.zeros)
         return self.shares[key]
 
@@ -85,9 +96,13 @@ def _refuse_other_numbers(tests: Sequence[Predictions], calibrations: Sequence[P
             f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
             f"the same order"
         )
-    classes = {p.name: p.Z_NK.shape[1] for p in (*tests, *calibrations)}
-    if len(set(classes.values())) > 1:
-        listed = ", ".join(f"{name}: {K}" for name, K in classes.items())
+    refuse_other_classes((*tests, *calibrations))
+
+
+def refuse_other_classes(predictions: Sequence[Predictions]) -> None:
+    """Raises DataError where predictions differ in their number of classes."""
+    if len({p.Z_NK.shape[1] for p in predictions}) > 1:
+        listed = ", ".join(f"{p.name}: {p.Z_NK.shape[1]}" for p in predictions)
         raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
 
 
@@ -105,7 +120,7 @@ def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
 def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:
     """The predictions, those of the same name told apart by their folders."""
     times = Counter(p.name for p in predictions)
-    folders = [Path(next(iter(p.sha256), "")).parent.name for p in predictions]
+    folders = [Path(p.file).parent.name for p in predictions]
     return [
         replace(p, name=f"{folder}/{p.name}") if times[p.name] > 1 and folder else p
         for p, folder in zip(predictions, folders, strict=True)
@@ -121,20 +136,29 @@ def aligned(a: Sequence[Model], b: Sequence[Model]) -> list[Model]:
     if len(a) == len(b) > 1:
         tests = paired([m.test for m in a], [m.test for m in b], ("A", "B"))
         b = [next(m for m in b if m.test is test) for test in tests]
-    matched = []
-    for one, other in zip(a, b, strict=False):
-        test = same_classes(one.test, other.test)
-        if (differs := match(one.test, test)).kind == "other":
-            raise DataError(
-                f"{one.test.name} and {other.test.name} are not of the same examples: {differs.reason}; a paired "
-                f"comparison needs predictions for the same ones"
-            )
-        calibration = other.calibration
-        if calibration is not None:
-            calibration = same_classes(one.test, calibration)
-            calibration = calibration if one.calibration is None else same_rows(one.calibration, calibration)
-        matched.append(Model(same_rows(one.test, test), calibration))
+    matched = [_as_it_stands(one, other) for one, other in zip(a, b, strict=False)]
     return [*matched, *b[len(matched) :]]
+
+
+def _as_it_stands(one: Model, other: Model) -> Model:
+    """The model `other` with its classes and rows in the order of those of `one`.
+
+    Raises:
+        DataError: they have other classes or test examples.
+    """
+    test = same_classes(one.test, other.test)
+    row_match = match(one.test, test)
+    if row_match.kind == "other":
+        raise DataError(
+            f"{one.test.name} and {other.test.name} are not of the same examples: {row_match.reason}; a paired "
+            f"comparison needs predictions for the same ones"
+        )
+    calibration = other.calibration
+    if calibration is not None:
+        calibration = same_classes(one.test, calibration)
+    if calibration is not None and one.calibration is not None:
+        calibration = same_rows(one.calibration, calibration)
+    return Model(same_rows(one.test, test), calibration)
 
 
 def shared_rows(model: Model) -> int:
@@ -146,15 +170,16 @@ def shared_rows(model: Model) -> int:
     if model.calibration is None:
         return 0
     stride = -(-model.test.Z_NK.shape[1] // GLANCE)
-    glances = [_row_hashes(p.Z_NK[:, ::stride], p.y_N, range(len(p.y_N))) for p in (model.test, model.calibration)]
-    times, others = Counter(glances[0]), set(glances[1])
-    alike = [row for row, glance in enumerate(glances[0]) if times[glance] > 1 or glance in others]
-    likewise = [row for row, glance in enumerate(glances[1]) if glance in times]
-    test = _row_hashes(model.test.Z_NK, model.test.y_N, alike)
-    calibration = _row_hashes(model.calibration.Z_NK, model.calibration.y_N, likewise)
-    times = Counter(test)
-    n, r = len(glances[1]), sum(count for count in times.values() if count > 1) / len(glances[0])
-    shared = sum(row in times for row in calibration)
+    test_glances = _row_hashes(model.test, stride)
+    calibration_glances = _row_hashes(model.calibration, stride)
+    times = Counter([*test_glances, *set(calibration_glances)])
+    alike = [row for row, glance in enumerate(test_glances) if times[glance] > 1]
+    in_test = set(test_glances)
+    likewise = [row for row, glance in enumerate(calibration_glances) if glance in in_test]
+    times = Counter(_row_hashes(model.test, rows=alike))
+    shared = sum(row in times for row in _row_hashes(model.calibration, rows=likewise))
+    twins = sum(count for count in times.values() if count > 1)
+    n, r = len(calibration_glances), twins / len(test_glances)
     return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
 
 
@@ -162,10 +187,14 @@ GLANCE = 16
 """Numbers of a row that are looked at first: only rows in which these and the label agree are compared as a whole."""
 
 
-def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
-    """A hash of the numbers and label of some rows each, in memory far below that of the rows."""
-    import numpy as np
+def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] | None = None) -> list[int]:
+    """A hash of the numbers and label of each row, or each of some, in memory far below that of the rows.
 
+    Args:
+        stride: every so many numbers of a row are hashed.
+    """
+    Z_NK, y_N = predictions.Z_NK[:, ::stride], predictions.y_N
+    rows = range(len(y_N)) if rows is None else rows
     hashes: list[int] = []
     for start in range(0, len(rows), 1000):
         Z, y = (part[list(rows[start : start + 1000])].numpy() for part in (Z_NK, y_N))
@@ -173,7 +202,7 @@ def _row_hashes(Z_NK: Tensor, y_N: Tensor, rows: Sequence[int]) -> list[int]:
     return hashes
 
 
-def own_tests(models: Sequence[Model]) -> bool:
+def have_own_tests(models: Sequence[Model]) -> bool:
     """Whether seeds have test examples of their own, as labels and ids tell."""
     first = models[0].test
     return any(
@@ -194,18 +223,16 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     Raises:
         UserError: the calibrator is not for such predictions, or, as CalibratorError, failed.
     """
-    import torch
-
     y_N = model.test.y_N
     if calibrator is None:
         return model.test.Z_NK.double().log_softmax(-1), {}
     if model.calibration is not None:
-        return calibrate(calibrator, *calibration_set(model), form(model, model.test))
+        return calibrate(calibrator, *calibration_set(model), calibrator_input(model, model.test))
     fold_N = torch.randperm(len(y_N), generator=torch.Generator().manual_seed(seed)) % folds
     logp_NK = torch.empty(model.test.Z_NK.shape, dtype=torch.float64)
     for fold in range(folds):
         out = fold_N == fold
-        Z_NK = form(model, model.test, ~out)
+        Z_NK = calibrator_input(model, model.test, ~out)
         logp_NK[out] = calibrate(calibrator, *_offering(Z_NK[~out], y_N[~out]), Z_NK[out])[0]
     return logp_NK, {}
 
@@ -217,7 +244,7 @@ def calibration_set(model: Model) -> tuple[Tensor, Tensor]:
         DataError: there is none.
     """
     assert model.calibration is not None
-    return _offering(form(model, model.calibration), model.calibration.y_N)
+    return _offering(calibrator_input(model, model.calibration), model.calibration.y_N)
 
 
 def _offering(Z_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,10 +263,10 @@ def check_folds(models: Sequence[Model], folds: int) -> None:
         raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")
 
 
-def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:
-    """What calibrators see: the logits, or log probabilities of both sets where one of them leaves no choice.
+def calibrator_input(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:
+    """Logits [N, K] as calibrators get them; log probabilities where test or calibration set has no logits of its own.
 
-    Probabilities of zero are then what `censored` puts in their place.
+    In log probabilities, `censored` puts a number in the place of log 0.
 
     Args:
         rows: without a calibration set, the test rows [N] on which that is found.
@@ -251,7 +278,7 @@ def form(model: Model, predictions: Predictions, rows: Tensor | None = None) -> 
     return predictions.Z_NK.double().log_softmax(-1)
 
 
-def alike(one: Model, other: Model) -> tuple[Model, Model]:
+def at_one_resolution(one: Model, other: Model) -> tuple[Model, Model]:
     """Two models as files of the coarser of their two resolutions would hold them, where one of them has zeros.
 
     What one file does not keep then counts neither for nor against the other.
@@ -265,8 +292,6 @@ def alike(one: Model, other: Model) -> tuple[Model, Model]:
 
 def _read_as(model: Model, zeros: Zeros) -> Model:
     def read(predictions: Predictions) -> Predictions:
-        import torch
-
         p_NK = zeros.resolution.read(predictions.Z_NK.double().softmax(-1).numpy())
         return replace(predictions, Z_NK=torch.from_numpy(p_NK).log(), exact=False, zeros=zeros)
 

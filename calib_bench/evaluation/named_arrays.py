@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import shown
-from calib_bench.evaluation.labels_by_name import positions
+from calib_bench.evaluation.labels import positions
 from calib_bench.evaluation.vocabulary import CLASS_NAMES, ROW_IDS, kind_of, plain
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,11 @@ class NamedArrays:
     ids: Mapping[str, Array] = field(default_factory=dict)
 
 
-def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
+def read_named_arrays(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     """Whole arrays of a file, with the names of classes and rows that other arrays of the file hold.
+
+    Args:
+        arrays: `labels` and others.
 
     Raises:
         DataError: the classes' names do not fit the predictions, or a label is none of them.
@@ -48,28 +46,36 @@ def named(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     if class_names is None or class_names.ndim != 1:
         return NamedArrays(arrays, [], ids=ids)
     kept = {name: arrays[name] for name in arrays if name == "labels" or kind_of(name)}
-    K = _class_count(kept)
-    if class_names.dtype.kind == "f" and bool((class_names == np.floor(class_names)).all()):
-        class_names = class_names.astype(np.int64)
+    class_names = _without_decimals(class_names)
     classes = tuple(map(str, class_names.tolist()))
-    if len(classes) != K or len(set(classes)) < K:
-        raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
+    K = _check_count(classes, kept, origin)
     numbers = class_names.dtype.kind in "iu"
     if numbers and class_names.tolist() == list(range(K)):
         return NamedArrays(kept, [], ids=ids)
-    by_name = False
-    if "labels" in kept:
-        kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
+    kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
     note = f"the file names the classes: {shown(classes)}"
     if not by_name:
         note += f"; labels are numbers, of which 0 is {classes[0]} and {K - 1} is {classes[-1]}"
     return NamedArrays(kept, [note], classes, by_name, ids)
 
 
-def _class_count(arrays: Mapping[str, Array]) -> int:
-    """The number of classes of the first predictions [N, K]; 2 where all are [N] or [N, 1]."""
+def _without_decimals(values: Array) -> Array:
+    """Whole numbers kept as floats as integers; other values as they are."""
+    is_whole = values.dtype.kind == "f" and bool((values == np.floor(values)).all())
+    return values.astype(np.int64) if is_whole else values
+
+
+def _check_count(classes: tuple[str, ...], arrays: Mapping[str, Array], origin: str) -> int:
+    """The number of classes of the first predictions [N, K]; 2 where all are [N] or [N, 1].
+
+    Raises:
+        DataError: there are not as many different names.
+    """
     counts = [values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2]
-    return max(counts[0], 2) if counts else 2
+    K = max(counts[0], 2) if counts else 2
+    if len(classes) != K or len(set(classes)) < K:
+        raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
+    return K
 
 
 def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | None]:

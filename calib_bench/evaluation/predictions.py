@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import glob
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
@@ -47,14 +48,16 @@ def read(
     Raises:
         DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
     """
-    places = [place for part in ([word] if Path(word).exists() else word.split(",")) for place in _places(part.strip())]
+    parts = [word] if Path(word).exists() else word.split(",")
+    places = [place for part in parts for place in _places(part.strip())]
     predictions = [_read(place, split, kind, trust, labels) for place in places]
-    if all(p.trial is not None for p in predictions):
-        predictions.sort(key=lambda p: p.trial.seed if p.trial is not None else 0)
-        seeds = [p.trial.seed for p in predictions if p.trial is not None]
-        if len(set(seeds)) < len(seeds):
-            raise DataError(f"{word} names trials of the same seed: give the seeds of one arm")
-    return predictions
+    seeds = [p.trial.seed for p in predictions if p.trial is not None]
+    if len(seeds) < len(predictions):
+        return predictions
+    by_seed = dict(zip(seeds, predictions, strict=True))
+    if len(by_seed) < len(predictions):
+        raise DataError(f"{word} names trials of the same seed: give the seeds of one arm")
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def _places(part: str) -> list[str]:
@@ -79,20 +82,13 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         if not one.is_file():
             raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
     content = load(paths[0], paths[1] if colon else None, kind, labels)
-    _release_unused()
-    name = paths[0].stem
+    pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
     checked = check(
         content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
     )
     digests = {str(p): files.sha256(p) for p in paths}
-    names = replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
-    return replace(names, name=name, sha256=digests)
-
-
-def _release_unused() -> None:
-    """Give back what pyarrow holds of a table that was read: as much again as its numbers take."""
-    if arrow := sys.modules.get("pyarrow"):
-        arrow.default_memory_pool().release_unused()
+    checked = replace(checked, name=paths[0].stem, sha256=digests)
+    return replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
 
 
 def _missing(path: Path) -> str:
@@ -117,12 +113,17 @@ def stored(place: str) -> tuple[Store, str] | None:
     folder, colon, key = place.rpartition(":")
     if not colon or not (Path(folder) / "store.json").is_file():
         return None
-    keys = [p.parent.name for p in (Path(folder) / "trials").glob("*/trial.json")]
-    matches = [k for k in keys if key and k.startswith(key)]
+    return Store(Path(folder), "read"), _key(Path(folder), key)
+
+
+def _key(folder: Path, beginning: str) -> str:
+    """The only key of a run folder's trials with a beginning."""
+    keys = [path.parent.name for path in (folder / "trials").glob("*/trial.json")]
+    matches = [key for key in keys if beginning and key.startswith(beginning)]
     if len(matches) != 1:
-        hint = f"{len(matches)} trials begin with it" if matches else nearest(key, sorted(keys)[:20])
-        raise StoreError(f"{folder} holds no trial {key!r}: {hint}")
-    return Store(Path(folder), "read"), matches[0]
+        hint = f"{len(matches)} trials begin with it" if matches else nearest(beginning, sorted(keys)[:20])
+        raise StoreError(f"{folder} holds no trial {beginning!r}: {hint}")
+    return matches[0]
 
 
 def read_trial(store: Store, key: str, split: str) -> Predictions:

@@ -10,14 +10,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from calib_bench.evaluation import Array
 
 BLOCK = 1 << 18
 SAMPLE = 1 << 16
@@ -52,7 +48,7 @@ TYPES = (
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a file of probabilities keeps.
+    """How finely the probabilities of a file were written.
 
     Attributes:
         form: "grid" (multiples of `step`), "type" (all that a floating type holds), "hard" (only 0 and 1), or "least"
@@ -81,25 +77,34 @@ class Resolution:
 
 
 def resolution(p: Array, narrow: Type | None = None) -> Resolution:
-    """That of probabilities [N, K] or [N], within [0, 1] up to rounding.
+    """The resolution of probabilities [N, K] or [N], which lie in [0, 1] up to rounding.
 
     Args:
         narrow: the floating type in which they were kept, found from the numbers if not given.
     """
     flat = np.asarray(p).reshape(-1)
     narrow = narrow or narrowest(flat)
-    between = np.concatenate([part[(part > 0) & (part < 1)] for part in _parts(flat[:: max(1, flat.size // SAMPLE)])])
-    if not any(((part > 0) & (part < 1)).any() for part in _parts(flat)):
+    if not any(_between(part).size for part in _parts(flat)):
         return Resolution("hard", 1 / len(p), narrow, "only 0 and 1")
     least = min(float(part[part > 0].min()) for part in _parts(flat) if (part > 0).any())
-    values = np.unique(np.append(between, least).astype(np.float64))
-    for step, words in _grids(values, narrow):
+    sample = _between(flat[:: max(1, flat.size // SAMPLE)])
+    for step, words in _grids(np.unique(np.append(sample, least).astype(np.float64)), narrow):
         if all(_fits(np.asarray(part, np.float64), step, narrow.rounding)[0] for part in _parts(flat)):
             return Resolution("grid", step, narrow, f"multiples of {words}")
-    if least < FROM_UNDERFLOW * narrow.normal:
-        step = narrow.smallest if least < narrow.normal else narrow.normal
-        return Resolution("type", min(step, least), narrow, f"{narrow.name}, down to {min(step, least):.2g}")
-    return Resolution("least", least, narrow, f"of no grid, the smallest above zero being {least:.2g}")
+    return _without_grid(least, narrow)
+
+
+def _without_grid(least: float, narrow: Type) -> Resolution:
+    """The resolution of numbers on no grid, of which `least` is the smallest above zero."""
+    if least >= FROM_UNDERFLOW * narrow.normal:
+        return Resolution("least", least, narrow, f"of no grid, the smallest above zero being {least:.2g}")
+    step = min(narrow.smallest if least < narrow.normal else narrow.normal, least)
+    return Resolution("type", step, narrow, f"{narrow.name}, down to {step:.2g}")
+
+
+def _between(flat: Array) -> Array:
+    """The numbers between 0 and 1."""
+    return flat[(flat > 0) & (flat < 1)]
 
 
 def _parts(flat: Array) -> Iterator[Array]:

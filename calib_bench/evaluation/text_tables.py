@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from calib_bench.errors import DataError
-from calib_bench.evaluation.dialects import arrow_parts, is_number
-from calib_bench.evaluation.unreadable import UNREADABLE, once, unreadable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.dialects import arrow_parts, is_number, is_text, no_numbers
+from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
 
 LONGEST = 200
 """Letters of a text that can still be a name: of a row, of a class. Longer ones are not read."""
@@ -27,8 +25,6 @@ def read_table(path: Path) -> tuple[dict[str, Array], list[str]]:
 
     Memory is about that of the numbers, and once more that of what a file of text holds.
     """
-    import pyarrow as pa
-
     try:
         parts = arrow_parts(path)
         names = [_column_name(name) for name in parts.schema.names]
@@ -57,13 +53,11 @@ def _check_header(names: list[str], path: Path) -> None:
             f"{path} has no header: its first row, {', '.join(names[:4])}..., is numbers; "
             f"name the columns: logit_0,logit_1,...,label"
         )
-    once(names, path, "column")
+    refuse_repeated(names, path, "column")
 
 
 def _plain(kind: Any) -> Any:
     """The type that holds the values of a type of pyarrow's: what an extension stores, what a dictionary stands for."""
-    import pyarrow as pa
-
     if isinstance(kind, pa.BaseExtensionType):
         return _plain(kind.storage_type)
     return kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -71,16 +65,12 @@ def _plain(kind: Any) -> Any:
 
 def _storage(part: Any) -> Any:
     """An array of pyarrow's as one of its plain type."""
-    import pyarrow as pa
-
     if isinstance(part.type, pa.BaseExtensionType):
         return _storage(part.storage)
     return part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
 
 
 def _is_lists(kind: Any) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
@@ -96,11 +86,8 @@ class _Flat:
 
     def array(self) -> Array:
         """[N]: numbers, texts as objects, or a text that says what the column is where it is neither."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         column = pa.chunked_array(self.parts, self.kind)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if is_text(column.type):
             longest = pc.max(pc.utf8_length(column)).as_py()
             if not column.null_count and longest is not None and longest <= LONGEST:
                 return np.array(pc.utf8_normalize(column, "NFC").to_pylist(), dtype=object)
@@ -116,9 +103,6 @@ class _Lists:
         self.trouble = ""
 
     def add(self, part: Any) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         start, self.at = self.at, self.at + len(part)
         if self.trouble or not len(part):
             return
@@ -150,35 +134,23 @@ class _Lists:
 
 def _numbers(column: Any) -> Array:
     """A flat chunked array of pyarrow's, a missing entry NaN; a text that says what it is if it is not numbers."""
-    import pyarrow as pa
-
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     if pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        return _words(f"is {kind}{_example(column)}", len(column))  # refused by name only if it is needed
+    elif not _holds_numbers(kind):
+        words = no_numbers(scalar.as_py() for scalar in column) if is_text(kind) else f"is {kind}"
+        return _words(words, len(column))  # refused by name only if it is needed
     if column.null_count and not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
     return column.chunk(0).to_numpy(zero_copy_only=False) if column.num_chunks == 1 else column.to_numpy()
 
 
+def _holds_numbers(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
 def _words(text: str, rows: int) -> Array:
     """[N], all of them one text, in the memory of one."""
     return np.broadcast_to(np.array(text), (rows,))
-
-
-def _example(column: Any) -> str:
-    """The first text of a column that is no number."""
-    import pyarrow as pa
-
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return ""
-    start = 0
-    for part in column.chunks:
-        for i, text in enumerate(part):
-            if (word := text.as_py()) is not None and not is_number(word):
-                return f", as {word[:40]!r} in row {start + i}"
-        start += len(part)
-    return ""

@@ -20,11 +20,11 @@ UNREADABLE = (
 """What numpy and zipfile raise for files that are truncated, foreign, encrypted or mangled."""
 
 
-def once(names: Iterable[str], path: Path, what: str) -> None:
+def refuse_repeated(names: Iterable[str], origin: object, what: str) -> None:
     """Raises DataError when a name comes twice: which of the two is meant cannot be told."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"{path} has more than one {what} called {twice[0]!r}: rename or remove one")
+        raise DataError(f"{origin} has more than one {what} called {twice[0]!r}: rename or remove one")
 
 
 def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:

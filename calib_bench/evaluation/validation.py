@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[Any]
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
@@ -58,6 +54,11 @@ class Predictions:
     by_name: bool = False
     ids: Mapping[str, Array] = field(default_factory=dict)
 
+    @property
+    def file(self) -> str:
+        """Path of the first file that was read, as given; empty of arrays in memory."""
+        return next(iter(self.sha256), "")
+
 
 def check(
     values: Array,
@@ -80,8 +81,6 @@ def check(
     Raises:
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
     """
-    import torch
-
     Z = _values(np.asarray(values), kind, name)
     K = 2 if Z.ndim == 1 else Z.shape[1]
     y = _labels(np.asarray(labels), K, Z.shape, name)
@@ -302,8 +301,6 @@ def _allowed(Z: Array, kind: str) -> tuple[float, str]:
 
 def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     """Z [N, K] with -inf for classes that a row does not offer, whatever number stands for them."""
-    import torch
-
     minus_inf = np.isneginf(Z)
     out = masks.offered(torch.from_numpy(Z)).numpy()
     out = masks.set_apart(out, y)

@@ -6,6 +6,7 @@ Names alone decide, never what the numbers look like.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 KINDS: dict[str, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -57,6 +58,16 @@ def kind_of(name: str) -> str | None:
 def plain(name: str) -> str:
     """A name in lower case with underscores between words: `Image ID` and `image-id` are the same."""
     return re.sub(r"[\s.-]+", "_", name.strip().lower())
+
+
+def letters(name: str) -> str:
+    """A name in lower case without blanks, points, hyphens and underscores: `Y True` and `y_true` are the same."""
+    return plain(name).replace("_", "")
+
+
+def not_used(names: Sequence[str]) -> list[str]:
+    """A note that these columns or arrays were not used; none where there are none."""
+    return [f"not used: {', '.join(names)}"] if names else []
 
 
 def says_something_else(name: str) -> bool:

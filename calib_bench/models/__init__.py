@@ -1,17 +1,23 @@
-"""Models by name, one architecture a file. This module imports no torch until something is built."""
+"""Models by name: the package's own, one architecture a file, timm's, and those of plug-ins.
+
+This module imports no torch until something is built.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calib_bench import registry
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from calib_bench.core.model import Model
     from calib_bench.core.splits import InputSpec
 
 ALIASES = {
@@ -38,14 +44,14 @@ EXAMPLES = {
     "bag_64": "mean of word embeddings of width 64",
     "timm/resnet50": "ResNet-50, and likewise any other model of timm by its name",
 }
-"""Names to start from, with a line for people."""
+"""Names of the package's own models to start from, with a line for people."""
 
 
 @dataclass(frozen=True)
 class _Family:
-    """Names that match `pattern` are built by `build` of the module called `module`."""
+    """Names that match `pattern` are built by `build` of the module called `module`, or else by a plug-in."""
 
-    module: str
+    module: str | None
     pattern: str
     kinds: tuple[str, ...]
     fusable: bool
@@ -65,9 +71,27 @@ _FAMILIES = (
 )
 
 
+def examples() -> dict[str, str]:
+    """Names to start from with a line for people: `EXAMPLES`, whose numbers may be changed, and plugged-in models."""
+    return EXAMPLES | {name: model.title for name, model in _plugged_in().items()}
+
+
 def names() -> tuple[str, ...]:
-    """Names to start from; widths and depths may be changed. Each has its line in `EXAMPLES`."""
-    return tuple(EXAMPLES)
+    """Names to start from; widths and depths may be changed. Each has its line in `examples`."""
+    return tuple(examples())
+
+
+def _plugged_in() -> Mapping[str, Model]:
+    """The models of plug-ins by name.
+
+    Raises:
+        SettingsError: one of them has a name that one of the package's own has.
+    """
+    plugins = registry.plugged_in_models()
+    for name in plugins:
+        if name in ALIASES or _family(name) is not None:
+            raise SettingsError(f"the plug-in model {name!r} has the name of one of the package's own: rename its file")
+    return plugins
 
 
 def canonical(name: str) -> str:
@@ -93,7 +117,7 @@ def check(name: str, kind: str | None = None) -> None:
     """
     family, _ = _resolve(name)
     if kind is not None and kind not in family.kinds:
-        fitting = [example for example in EXAMPLES if kind in _resolve(example)[0].kinds]
+        fitting = [example for example in examples() if kind in _resolve(example)[0].kinds]
         raise SettingsError(
             f"model {name!r} takes inputs of kind {' or '.join(family.kinds)}, but the task's are of kind {kind}; "
             f"models for those: {', '.join(fitting) or 'none'}"
@@ -124,7 +148,7 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     """A new model on the default device; its weights depend on torch's global seed alone.
 
     Args:
-        name: as in `names`, a short name of `ALIASES`, or "timm/NAME".
+        name: as in `names`, a short name of `ALIASES`, "timm/NAME", or that of a plug-in.
         spec: what the model must accept. A model is called with one argument: x [B, *shape], or for tokens the pair
             (tokens [B, L] int64 right-padded, lengths [B] int64).
         classes: number of classes K; the model returns logits z [B, K].
@@ -139,6 +163,8 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     family, match = _resolve(name)
     if pretrained and family.module != "timm":
         raise UserError(f"there are no pretrained weights for model {name!r}; only timm/NAME models have them")
+    if family.module is None:
+        return _plugged_in()[name].build(spec, classes)
     module = importlib.import_module(f"calib_bench.models.{family.module}")
     options = {"pretrained": True, "weights": weights} if pretrained else {}
     return module.build(*match.groups(), spec=spec, classes=classes, **options)
@@ -206,18 +232,28 @@ def _resolve(name: str) -> tuple[_Family, re.Match[str]]:
     Raises:
         SettingsError: the name matches nothing.
     """
-    full = canonical(name)
+    plugins = _plugged_in()
+    if name in plugins:
+        plugin_family = _Family(None, re.escape(name), plugins[name].kinds, fusable=False)
+        return plugin_family, re.match(plugin_family.pattern, name)  # type: ignore[return-value]
+    resolved = _family(canonical(name))
+    if resolved is None:
+        raise SettingsError(
+            f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
+            f"timm/NAME); {nearest(name, {*EXAMPLES, *ALIASES, *plugins})}"
+        )
+    family, match = resolved
+    if family.module == "wrn":
+        _check_depth(name, int(match[1]))
+    return resolved
+
+
+def _family(name: str) -> tuple[_Family, re.Match[str]] | None:
+    """The package's own family that a full name is of, with the match of its pattern; None where it is of none."""
     for family in _FAMILIES:
-        match = re.fullmatch(family.pattern, full)
-        if match is None:
-            continue
-        if family.module == "wrn":
-            _check_depth(name, int(match[1]))
-        return family, match
-    raise SettingsError(
-        f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
-        f"timm/NAME); {nearest(name, {*EXAMPLES, *ALIASES})}"
-    )
+        if match := re.fullmatch(family.pattern, name):
+            return family, match
+    return None
 
 
 def _check_depth(name: str, depth: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from calib_bench import registry
 from calib_bench.models import canonical, check
 
 REFERENCES: dict[str, tuple[str, ...]] = {
@@ -39,6 +40,8 @@ def references(name: str) -> tuple[str, ...]:
     (('zagoruyko2016', 'zhang2019fixup'), ('wightman2019', 'he2016'))
     """
     check(name)
+    if plugin := registry.plugged_in_models().get(name):
+        return plugin.references
     full = canonical(name)
     if full.startswith("timm/"):
         name_there = full.removeprefix("timm/")

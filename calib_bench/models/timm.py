@@ -77,7 +77,7 @@ def pretrained_head(name: str) -> Head | None:
 
 
 def weights_at_hand(name: str) -> str | None:
-    """Which weights timm's `name` would be given now: what a trial's key names.
+    """The weights that timm would load for `name` now, as a trial's key names them.
 
     Returns:
         "sha256:..." of the file in $CALIB_BENCH_WEIGHTS; else "hub:REPOSITORY@COMMIT", of the Hub's newest commit or,

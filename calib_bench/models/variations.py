@@ -12,7 +12,7 @@ from calib_bench.models import canonical
 
 @dataclass(frozen=True)
 class Form:
-    """What of an architecture its name tells."""
+    """Family, width, depth and normalization of an architecture, as its name tells them."""
 
     kind: str
     width: float
@@ -48,23 +48,29 @@ def variations(model: str) -> tuple[str, ...]:
         SettingsError: none are known.
     """
     name = canonical(model)
-    if match := re.fullmatch(r"mlp((?:_\d+)+)", name):
-        widths = [int(width) for width in match[1].split("_")[1:]]
-        forms = [widths, [max(w // 4, 1) for w in widths], [2 * w for w in widths], widths[:1], widths * 2]
-        names = ["_".join(["mlp", *map(str, sizes)]) for sizes in forms]
-        return tuple(dict.fromkeys([*names, f"{name}_layernorm"]))
-    if match := re.fullmatch(r"cnn((?:_\d+)+)", name):
-        widths = [int(width) for width in match[1].split("_")[1:]]
-        forms = [widths, [max(w // 2, 1) for w in widths], [2 * w for w in widths]]
-        return tuple("_".join(["cnn", *map(str, sizes)]) for sizes in forms)
-    if match := re.fullmatch(r"wrn_(\d+)_(\d+)(_nonorm)?", name):
-        depth, width = int(match[1]), int(match[2])
-        shapes = [(depth, width), (depth, max(width // 2, 1)), (depth + 6, width)]
-        normed = dict.fromkeys(f"wrn_{d}_{w}" for d, w in shapes)
-        return (*normed, f"wrn_{depth}_{width}_nonorm")
-    if match := re.fullmatch(r"(gru|lstm|bag)_(\d+)", name):
-        width = int(match[2])
-        return tuple(f"{match[1]}_{w}" for w in (width, max(width // 4, 1), 2 * width))
-    raise SettingsError(
-        f"study=width_depth knows no variations of {name}: give several, for example model=timm/resnet18,timm/resnet34"
-    )
+    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
+    if match is None:
+        raise SettingsError(
+            f"study=width_depth knows no variations of {name}: give several, for example "
+            f"model=timm/resnet18,timm/resnet34"
+        )
+    family, numbers = match[1] or match[3], [int(number) for number in (match[2] or match[4]).split("_")[1:]]
+    names = [f"{family}_{'_'.join(map(str, shape))}" for shape in _shapes(family, numbers)]
+    if family in _NORMALIZED:
+        names.append(f"{names[0]}_{_NORMALIZED[family]}")
+    return tuple(dict.fromkeys(names))
+
+
+_NORMALIZED = {"mlp": "layernorm", "wrn": "nonorm"}
+"""What the name ends in of a model of a family with other normalization."""
+
+
+def _shapes(family: str, numbers: list[int]) -> list[list[int]]:
+    """Numbers of a model's name, those given first: narrower, wider and, where depth can change, other depths."""
+    if family == "wrn":
+        depth, width = numbers
+        return [numbers, [depth, max(width // 2, 1)], [depth + 6, width]]
+    narrower = [max(width // (2 if family == "cnn" else 4), 1) for width in numbers]
+    wider = [2 * width for width in numbers]
+    depths = [numbers[:1], numbers * 2] if family == "mlp" else []
+    return [numbers, narrower, wider, *depths]

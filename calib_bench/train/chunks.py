@@ -43,7 +43,7 @@ class PartSaver:
         self.over: list[dict[str, Any]] = []
 
     def begin(self, number: int) -> dict[str, Any] | None:
-        """What was saved of a part."""
+        """The saved state of a part; None where there is none."""
         return self.found[number] if number < len(self.found) else None
 
     def save(self, state: dict[str, Any]) -> None:

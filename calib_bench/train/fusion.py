@@ -13,6 +13,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step", "linear")
 SMALL = ("mlp", "linear", "scalar")
 """Families of models that train faster as a stack on a CPU too."""
+CONVOLUTIONAL = ("cnn", "wrn")
+"""Families of models that train faster as a stack on other devices only."""
 TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
 
 
@@ -73,6 +75,12 @@ def heads(trial: Trial, objectives: Objectives) -> tuple[tuple[str, float], ...]
     return tuple((name, strength) for name, strength in trial.terms.items() if objective(name, objectives).head)
 
 
+def _is_worth_stacking(model: str, device: str) -> bool:
+    """Whether copies of a model can be stacked, and train faster so on a type of device."""
+    family = models.canonical(model).split("_")[0]
+    return models.fusable(model) and (family in SMALL or (family in CONVOLUTIONAL and device != "cpu"))
+
+
 def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str = "cpu") -> Hashable:
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
@@ -85,8 +93,7 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
         objectives: those that the trial names, or more.
         device: type of the device that will train it, "cpu", "cuda" or "mps".
     """
-    family = models.canonical(trial.model).split("_")[0]
-    if not models.fusable(trial.model) or not (family in SMALL or (family in ("cnn", "wrn") and device != "cpu")):
+    if not _is_worth_stacking(trial.model, device):
         return None
     if trial.probe and not trial.epochs:
         return None  # nothing is trained: what is measured is best spread over workers

@@ -29,22 +29,32 @@ def count_parts(trial: Trial, model: nn.Module, share: int, micro_batch: int | N
     Raises:
         SettingsError: batch norm does not allow it.
     """
-    normed = any(isinstance(module, Norm) for module in model.modules())
     most = min(share, micro_batch or share)
-    if normed and trial.norm_batch is not None:
-        if share % trial.norm_batch:
-            raise SettingsError(
-                f"norm_batch={trial.norm_batch} does not divide the {share} examples of a batch that each process has"
-            )
-        if most < trial.norm_batch:
-            raise SettingsError(f"micro_batch={micro_batch} is less than norm_batch={trial.norm_batch}: give as much")
-        return share // trial.norm_batch
-    if normed and most < share:
-        raise SettingsError(
-            f"micro_batch={micro_batch}: {trial.model} has batch norm, which takes the moments of all {share} examples "
-            f"at once; with norm_batch= it takes those of so many, and is then another trial"
-        )
+    if any(isinstance(module, Norm) for module in model.modules()):
+        return _count_normed(trial, share, most)
     return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)
+
+
+def _count_normed(trial: Trial, share: int, most: int) -> int:
+    """The number of parts for a model with batch norm, which the trial's `norm_batch` decides.
+
+    Args:
+        most: examples that a process may take at once.
+    """
+    if trial.norm_batch is None:
+        if most < share:
+            raise SettingsError(
+                f"micro_batch={most}: {trial.model} has batch norm, which takes the moments of all {share} examples "
+                f"at once; with norm_batch= it takes those of so many, and is then another trial"
+            )
+        return 1
+    if share % trial.norm_batch:
+        raise SettingsError(
+            f"norm_batch={trial.norm_batch} does not divide the {share} examples of a batch that each process has"
+        )
+    if most < trial.norm_batch:
+        raise SettingsError(f"micro_batch={most} is less than norm_batch={trial.norm_batch}: give as much")
+    return share // trial.norm_batch
 
 
 class _Ghost(Norm):
@@ -86,11 +96,15 @@ def track(norms: list[_Ghost]) -> None:
     averages = distributed.total(torch.cat(means)) / distributed.world()
     moments = iter(averages.split([len(mean) for mean in means]))
     for norm in norms:
-        mean, variance = next(moments), next(moments)
         norm.seen.clear()
-        if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-            continue
-        norm.num_batches_tracked.add_(1)
-        weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
-        norm.running_var.lerp_(variance.to(norm.running_var.dtype), weight)
+        _move(norm, next(moments), next(moments))
+
+
+def _move(norm: _Ghost, mean: Tensor, variance: Tensor) -> None:
+    """Let the running moments of a batch norm, where it keeps any, take a batch's."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), weight)

@@ -57,8 +57,15 @@ def accurate(tensor: Tensor) -> Tensor:
 
 
 def tally_dtype(device: torch.device) -> torch.dtype:
-    """What sums over an epoch's batches are kept in."""
+    """The type of sums over an epoch's batches: float64, or float32 where the device has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def batch_sums(loss: Tensor, z: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums [3, ...] over a batch: of losses [..., B], of correct predictions by logits z [..., B, K], of examples."""
+    correct = (z.argmax(-1) == y).sum(-1)
+    sums = (loss.sum(-1), correct, torch.full_like(correct, y.shape[-1]))
+    return torch.stack([value.to(dtype) for value in sums])
 
 
 def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:

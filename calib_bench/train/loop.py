@@ -36,7 +36,9 @@ class Loop(ABC, Generic[Saver]):
 
     Attributes:
         bad: int64 [...], for each run the step of its first loss that was not finite, or -1; made by the subclass.
-        tally: [3, ...] sums over the current epoch: of losses, of correct predictions, of examples; likewise.
+        tally: [3, ...] sums over the current epoch, see `history.batch_sums`; likewise.
+        first: a trial of those, for what all of them share.
+        dtype: of parameters and of numbers that enter the loss.
         step: updates made.
         ended: whether every run has diverged.
         rows: history rows so far: numbers, or of a stack tensors [S].
@@ -53,8 +55,9 @@ class Loop(ABC, Generic[Saver]):
         objectives: Objectives,
         probe: Probe | None,
     ) -> None:
-        first = trials[0]
+        self.first = first = trials[0]
         self.trials, self.splits, self.device = trials, splits, device
+        self.dtype = torch.float64 if first.precision == "fp64" else torch.float32
         self.objectives, self.probe = objectives, probe
         self.per_epoch = splits.train.steps(first.batch)
         self.total = first.epochs * self.per_epoch
@@ -125,8 +128,10 @@ class Loop(ABC, Generic[Saver]):
         """The schedule's factor on every rate in an update."""
         if not self.total:
             return 1.0
-        first = self.trials[0]
-        return factor(first.schedule, step, self.total, self.per_epoch, first.warmup)
+        return factor(self.first.schedule, step, self.total, self.per_epoch, self.first.warmup)
+
+    def _numbers(self, values: float | Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
 
     def _row(
         self, scores: Mapping[str, Tensor], squares: Mapping[str, Tensor], head: set[str], rate: float | Tensor
@@ -166,6 +171,13 @@ class Loop(ABC, Generic[Saver]):
             "rows": self.rows,
             "seconds": self.seconds(),
         }
+
+    def _start(self, saved: dict[str, Any] | None) -> None:
+        """Go on from a saved state, or take the history row before the first update."""
+        if saved:
+            self._restore(saved)
+        else:
+            self._measure()
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,23 +133,7 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
         SettingsError: the optimizer is unknown, or refuses its settings.
     """
     check_optimizer(trial.optimizer)
-    groups = [{"params": list(model.parameters()), "initial": rate, "lr": rate, "weight_decay": trial.weight_decay}]
-    if trial.head_lr != 1 or trial.head_decay != 1:
-        head = head_names(model)
-        split = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
-        for name, parameter in model.named_parameters():
-            split[name in head].append(parameter)
-        scaled = rate * trial.head_lr
-        groups = [
-            {"params": split[False], "initial": rate, "lr": rate, "weight_decay": trial.weight_decay},
-            {
-                "params": split[True],
-                "initial": scaled,
-                "lr": scaled,
-                "weight_decay": trial.weight_decay * trial.head_decay / trial.head_lr,
-            },
-        ]
-        groups = [group for group in groups if group["params"]]
+    groups = _groups(trial, model, rate)
     if trial.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=trial.momentum)
     if trial.optimizer in ("adam", "adamw"):
@@ -163,6 +148,22 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise SettingsError(f"optimizer {trial.optimizer!r} refuses its settings: {error}") from error
+
+
+def _groups(trial: Trial, model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """Groups of parameters with their rates and decays: all in one, or body and head where these differ."""
+    if trial.head_lr == 1 and trial.head_decay == 1:
+        return [_group(list(model.parameters()), rate, trial.weight_decay)]
+    names = head_names(model)
+    body = [parameter for name, parameter in model.named_parameters() if name not in names]
+    head = [parameter for name, parameter in model.named_parameters() if name in names]
+    head_decay = trial.weight_decay * trial.head_decay / trial.head_lr
+    groups = [_group(body, rate, trial.weight_decay), _group(head, rate * trial.head_lr, head_decay)]
+    return [group for group in groups if group["params"]]
+
+
+def _group(parameters: list[nn.Parameter], rate: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "initial": rate, "lr": rate, "weight_decay": decay}
 
 
 @torch.no_grad()

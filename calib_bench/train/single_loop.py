@@ -110,10 +110,7 @@ class _Run(Loop[Checkpoint]):
             self.optimizer.load_state_dict(saved["optimizer"])
         self.updater = self._updater(compile)
         self.bad, self.tally = self.updater.bad, self.updater.tally
-        if saved:
-            self._restore(saved)
-        else:
-            self._measure()
+        self._start(saved)
 
     def _order_gradients(self) -> None:
         """One gradient, thrown away, so that a run that goes on from a checkpoint sums as one that was never stopped.
@@ -148,13 +145,9 @@ class _Run(Loop[Checkpoint]):
     def _updater(self, compile: Compile) -> Updater:
         alone = not self.draws and distributed.world() * self.parts == 1
         mode = choose(self.trial, compile, self.device, self.splits.spec, self.splits.classes, self.total, alone)
-        strengths = {name: self._number(strength) for name, strength in self.trial.terms.items()}
+        strengths = {name: self._numbers(strength) for name, strength in self.trial.terms.items()}
         loss = Loss(strengths, self.objectives)
         return Updater(self.applied, self.parallel, self.optimizer, loss, self.device, mode, parts=self.parts)
-
-    def _number(self, value: float) -> Tensor:
-        dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
-        return torch.tensor(value, dtype=dtype, device=self.device)
 
     def _resolve(self) -> Rate:
         if not distributed.is_main():
@@ -191,7 +184,7 @@ class _Run(Loop[Checkpoint]):
 
     def _measure(self) -> None:
         y_N = self.splits.selection.labels.to(self.device)
-        beta = self._number(self.schedule.base(max(0, self.step - 1)))
+        beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
         scores = score(self.predict("selection"), y_N, beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         row = self._row(scores, squares, head_names(self.model), self.rate.value)
@@ -223,8 +216,7 @@ class _Run(Loop[Checkpoint]):
             parts.append(z if z.dtype == torch.float64 else z.float())
             indices.append(index)
         self.model.train()
-        dtype = torch.float64 if self.trial.precision == "fp64" else torch.float32
-        empty = torch.zeros((0, self.splits.classes), device=self.device, dtype=dtype)
+        empty = torch.zeros((0, self.splits.classes), device=self.device, dtype=self.dtype)
         index = torch.cat([*indices, torch.zeros(0, dtype=torch.int64)])
         return distributed.gather_rows(torch.cat([*parts, empty]), index, len(split))
 

@@ -26,7 +26,7 @@ from calib_bench.train import initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver, parts_of
 from calib_bench.train.fusion import fuse_key
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, first_bad, score, tally_dtype
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, batch_sums, first_bad, score, tally_dtype
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, rate_beta
@@ -92,13 +92,8 @@ class _Stack(Loop[PartSaver]):
         members = [initialize.initial_model(trial, splits, device, objectives) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
         self.model, self.head = members[0], head_names(members[0])
-        weights, buffers = stack_module_state(members)
-        if buffers or initialize.stochastic(self.model):
-            raise SettingsError(f"model {trials[0].model!r} has buffers or dropout and cannot be trained as a stack")
-        self.packed = Packed(weights)
-        for name, p in weights.items():
-            self.packed.by[name].copy_(p.detach())
-        self.params, self.grads = self.packed.by, Packed(weights)
+        self.packed = self._pack(members)
+        self.params, self.grads = self.packed.by, Packed(self.packed.by)
         self.stacked = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
         applied = [rate.applied(trial) for rate, trial in zip(self.rates, trials, strict=True)]
@@ -107,14 +102,21 @@ class _Stack(Loop[PartSaver]):
         self.schedule = StackedSchedule(trials, self.total, splits.spec, self.packed.all, objectives)
         self.bad = torch.full((len(trials),), -1, dtype=torch.int64, device=device)
         self.tally = torch.zeros((3, len(trials)), dtype=tally_dtype(device), device=device)
-        if saved:
-            self._restore(saved)
-        else:
-            self._measure()
+        self._start(saved)
 
-    def _numbers(self, values: Sequence[float]) -> Tensor:
-        dtype = torch.float64 if self.trials[0].precision == "fp64" else torch.float32
-        return torch.tensor(values, dtype=dtype, device=self.device)
+    def _pack(self, members: Sequence[torch.nn.Module]) -> Packed:
+        """The members' weights, side by side.
+
+        Raises:
+            SettingsError: they hold more than weights, or draw random numbers.
+        """
+        weights, buffers = stack_module_state(list(members))
+        if buffers or initialize.stochastic(self.model):
+            raise SettingsError(f"model {self.first.model!r} has buffers or dropout and cannot be trained as a stack")
+        packed = Packed(weights)
+        for name, p in weights.items():
+            packed.by[name].copy_(p.detach())
+        return packed
 
     def _resolve(self, members: Sequence[torch.nn.Module]) -> list[Rate]:
         """Rates; the curvature is measured once for members that start alike."""
@@ -145,12 +147,12 @@ class _Stack(Loop[PartSaver]):
 
     def _batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Each member's batch of each step, [S, B, ...] and [S, B]; members of one seed have the same."""
-        options = {"epoch": epoch, "batch": self.trials[0].batch, "device": self.device, "skip": skip}
+        options = {"epoch": epoch, "batch": self.first.batch, "device": self.device, "skip": skip}
         streams = [self.splits.train.train_batches(seed=seed, **options) for seed in self.seeds]  # type: ignore[arg-type]
         for batches in zip(*streams, strict=True):
             x_UB, y_UB = torch.stack([x for x, _ in batches]), torch.stack([y for _, y in batches])
             x_SB = x_UB.index_select(0, self.seed_S)
-            yield (x_SB.double() if self.trials[0].precision == "fp64" else x_SB), y_UB.index_select(0, self.seed_S)
+            yield (x_SB.double() if self.first.precision == "fp64" else x_SB), y_UB.index_select(0, self.seed_S)
 
     def _update(self, x_SB: Tensor, y_SB: Tensor, epoch: int) -> None:
         self.schedule.switch(self.step, self.packed, self.optimizer, self.head)
@@ -171,9 +173,7 @@ class _Stack(Loop[PartSaver]):
         self.optimizer.step(self.grads, self._scale(self.step))
         self.bad = first_bad(self.bad, loss_SB.mean(1), self.step)
         if epoch + 1 in self.measured:
-            correct_S = (z_SBK.argmax(-1) == y_SB).sum(1)
-            sums = (loss_SB.sum(1), correct_S, torch.full_like(correct_S, y_SB.shape[1]))
-            self.tally += torch.stack([value.to(self.tally.dtype) for value in sums])
+            self.tally += batch_sums(loss_SB, z_SBK, y_SB, self.tally.dtype)
 
     def _gradient(self, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
         """Per-example losses [S, B] and the gradient of their means by z, [S, B, K]."""

@@ -48,7 +48,7 @@ class StackedSchedule:
         return self.final_S11 if self.steady else self._tensor([schedule.beta(step) for schedule in self.each])
 
     def base(self, step: int) -> Tensor:
-        """Those of the models' own predictions, [S, 1, 1]."""
+        """Inverse temperatures of the models' own predictions before an update, [S, 1, 1]."""
         return self.final_S11 if self.steady else self._tensor([schedule.base(step) for schedule in self.each])
 
     @torch.no_grad()

@@ -71,23 +71,27 @@ def train(
         "checkpoint_seconds": checkpoint_seconds,
         "progress": progress,
     }
-    keys = {fuse_key(trial, objectives, device.type) for trial in trials}
     try:
-        resident = isinstance(splits.train, TensorSplit)  # a stack reads several orders of the data at once
-        if len(keys) == 1 and None not in keys and distributed.world() == 1 and resident:
+        if _make_one_stack(trials, splits, objectives, device):
             return train_fused(trials, splits, checkpoint=checkpoint, **options)  # type: ignore[arg-type]
         results = []
         for trial in trials:
             path = checkpoint and (checkpoint if len(trials) == 1 else Path(f"{checkpoint}.{trial.key}"))
             results.append(_fitting(trial, splits, micro_batch, checkpoint=path, compile=compile, **options))
         return results
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"device {device} ran out of memory training {trials[0].model!r} with batch={trials[0].batch} and "
             f"{len(trials)} model(s) at once; choose a smaller batch, or precision=bf16"
         ) from error
+
+
+def _make_one_stack(trials: Sequence[Trial], splits: Splits, objectives: Objectives, device: torch.device) -> bool:
+    """Whether trials train as one stack: they share a key, and one process has their data in memory."""
+    keys = {fuse_key(trial, objectives, device.type) for trial in trials}
+    return len(keys) == 1 and None not in keys and distributed.world() == 1 and isinstance(splits.train, TensorSplit)
 
 
 def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> TrialResult:
@@ -103,11 +107,11 @@ def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: A
             raise failed from None  # in parts it would be another trial
         except (RuntimeError, MemoryError) as error:
             most = min(micro_batch or trial.batch, trial.batch, len(splits.train))
-            if distributed.world() > 1 or most < 2 or not (isinstance(error, MemoryError) or _out_of_memory(error)):
+            if distributed.world() > 1 or most < 2 or not _is_out_of_memory(error):
                 raise
             failed, micro_batch = error.with_traceback(None), most // 2  # frames would hold on to the memory
             log.warning("%s: batches do not fit in memory; taken %d examples at a time", trial.key, micro_batch)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -23,7 +23,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.models import flops as cost
 from calib_bench.train import distributed, initialize
-from calib_bench.train.history import first_bad, tally_dtype
+from calib_bench.train.history import batch_sums, first_bad, tally_dtype
 from calib_bench.train.loss import Loss
 from calib_bench.train.optimizer import set_rate
 
@@ -88,17 +88,34 @@ def choose(
     """
     if word == "no" or not alone or spec.kind == "tokens" or device.type not in SPEED:
         return Mode()
-    wanted = word == "yes"
-    if not wanted:
-        flops = trial.copies * cost.flops_per_example(trial.model, spec, classes)
-        eager = cost.TRAINING * flops * trial.batch / SPEED[device.type]
-        wanted = steps * eager * SAVED[device.type] > COMPILE_SECONDS[device.type]
-    if wanted and device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        if word == "yes":
-            raise SettingsError("compile=yes needs a C++ compiler (g++ or clang++) and there is none: give compile=no")
-        wanted = False
-    recordable = device.type == "cuda" and trial.optimizer in NATIVE and trial.precision != "fp64"
-    return Mode(wanted, recordable and (word == "yes" or steps >= RECORD_STEPS))
+    insists = word == "yes"
+    compiles = insists or _repays_compiling(trial, device.type, spec, classes, steps)
+    if compiles and _lacks_compiler(device.type, insists):
+        compiles = False
+    is_long = insists or steps >= RECORD_STEPS
+    return Mode(compiles, is_long and _can_be_recorded(trial, device.type))
+
+
+def _repays_compiling(trial: Trial, device: str, spec: InputSpec, classes: int, steps: int) -> bool:
+    flops = trial.copies * cost.flops_per_example(trial.model, spec, classes)
+    eager_seconds = cost.TRAINING * flops * trial.batch / SPEED[device]
+    return steps * eager_seconds * SAVED[device] > COMPILE_SECONDS[device]
+
+
+def _lacks_compiler(device: str, insists: bool) -> bool:
+    """Whether compiling for a device needs a C++ compiler, and there is none.
+
+    Raises:
+        SettingsError: so it is, and the user insists on compiling.
+    """
+    lacks = device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None
+    if lacks and insists:
+        raise SettingsError("compile=yes needs a C++ compiler (g++ or clang++) and there is none: give compile=no")
+    return lacks
+
+
+def _can_be_recorded(trial: Trial, device: str) -> bool:
+    return device == "cuda" and trial.optimizer in NATIVE and trial.precision != "fp64"
 
 
 def forward(model: nn.Module, loss: Loss, x: Any, y: Tensor, numbers: Mapping[str, Tensor], bf16: bool) -> Any:
@@ -305,9 +322,7 @@ class Updater:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.clip)
         self.optimizer.step()
         with torch.no_grad():
-            correct = (z_BK.argmax(-1) == y).sum()
-            additions = (loss_B.sum(), correct, torch.full_like(correct, len(y)))
-            sums = distributed.total(torch.stack([value.to(self.tally.dtype) for value in additions]))
+            sums = distributed.total(batch_sums(loss_B, z_BK, y, self.tally.dtype))
             self.bad.copy_(first_bad(self.bad, loss if distributed.world() == 1 else sums[0], step))
             self.tally += sums
 
@@ -323,15 +338,20 @@ def settle(optimizer: torch.optim.Optimizer, device: torch.device, recorded: boo
     Recorded SGD, Adam and AdamW keep both on the device and use fused kernels.
     """
     for group in optimizer.param_groups:
-        rate = float(group["lr"])
-        if recorded:
-            group["lr"] = torch.tensor(rate, dtype=torch.float32, device=device)
-            group["fused"], group["foreach"] = True, False
-        elif isinstance(group["lr"], Tensor):
-            group["lr"], group["fused"], group["foreach"] = rate, None, None
-        if "capturable" in group and (recorded or group["capturable"]):
-            group["capturable"] = recorded and device.type == "cuda"
+        _settle_rate(group, device, recorded)
         for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
-            if "step" in state and isinstance(state["step"], Tensor):
+            if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].to(device if recorded else "cpu")
+
+
+def _settle_rate(group: dict[str, Any], device: torch.device, recorded: bool) -> None:
+    """Put the rate of a group of parameters on the device, or take it from there."""
+    rate = float(group["lr"])
+    if recorded:
+        group["lr"] = torch.tensor(rate, dtype=torch.float32, device=device)
+        group["fused"], group["foreach"] = True, False
+    elif isinstance(group["lr"], Tensor):
+        group["lr"], group["fused"], group["foreach"] = rate, None, None
+    if "capturable" in group and (recorded or group["capturable"]):
+        group["capturable"] = recorded and device.type == "cuda"

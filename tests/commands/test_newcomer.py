@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from calib_bench import registry
+from calib_bench import models, registry
 from calib_bench.cli import main
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
@@ -87,6 +87,33 @@ def losses(analysis):
     return figure
 '''
 MODEL = '''
+"""Softmax regression on what an input holds."""
+
+import math
+
+from torch import nn
+
+from calib_bench import Model
+
+
+class OneLayer(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        return self.head(self.norm(x.flatten(1)))
+
+
+MODEL = Model(
+    lambda spec, classes: OneLayer(math.prod(spec.shape), classes),
+    kinds=("vector", "image"),
+    title="one layer",
+    references=("hastie2009",),
+)
+'''
+MODEL_OF_TIMM = '''
 """A linear model, entered into timm's list of models, and a task that begins with it."""
 
 from dataclasses import replace
@@ -147,8 +174,54 @@ def test_a_task(mine: Path) -> None:
     assert {trial.task for trial in trials(folder)} == {"blobs"}
 
 
-def test_a_model(mine: Path) -> None:
-    (mine / "one_layer_digits.py").write_text(MODEL)
+def model_of(kind: str, mine: Path) -> tuple[str, list[str]]:
+    """A plug-in model for inputs of a kind, in one file; its name, and the words for a task with such inputs."""
+    if kind == "tokens":
+        (mine / "text_length.py").write_text(example("text_length.py"))
+        texts = pd.DataFrame(
+            {"text": ["a bad film", "good", "so very bad", "a good one"] * 50, "label": [0, 1, 0, 1] * 50}
+        )
+        data = mine.parent / "texts"
+        data.mkdir()
+        for split in ("train", "test"):
+            texts.to_parquet(data / f"{split}.parquet")
+        return "text_length", ["task=imdb", f"data={data}", "limit=40", "batch=8"]
+    (mine / "one_layer.py").write_text(MODEL)
+    if kind == "image":
+        return "one_layer", ["task=digits"]
+    (mine / "blobs.py").write_text(example("blobs.py"))
+    return "one_layer", ["task=blobs"]
+
+
+@pytest.mark.parametrize("kind", ["vector", "image", "tokens"])
+def test_a_model_of_any_kind(kind: str, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, words = model_of(kind, mine)
+    keys = ["beta=1", "lr=0.1", "objective=cross_entropy", "calibrator=temperature_scaling"]
+    folder = planned_and_run(mine, *words, f"model={name}", *keys)
+    assert {trial.model for trial in trials(folder)} == {name}
+    assert main(["list", "models", f"plugins={mine}"]) == 0
+    assert registry.plugged_in_models()[name].title in capsys.readouterr().out
+    assert main(["cite", str(folder), f"plugins={mine}"]) == 0
+    assert ("model one_layer" in capsys.readouterr().out) == (name == "one_layer")
+
+
+def test_a_model_is_refused_other_inputs_and_the_name_of_another(mine: Path) -> None:
+    (mine / "one_layer.py").write_text(MODEL)
+    registry.use_plugins([mine])
+    with pytest.raises(SettingsError, match=r"takes inputs of kind vector or image.*kind tokens"):
+        models.check("one_layer", "tokens")
+    with pytest.raises(SettingsError, match=r"models for those: .*one_layer"):
+        models.check("cnn_8", "vector")
+    with pytest.raises(SettingsError, match="did you mean 'one_layer'"):
+        models.check("one_lager")
+    (mine / "mlp_8.py").write_text(MODEL)
+    registry.use_plugins([mine])
+    with pytest.raises(SettingsError, match="'mlp_8' has the name of one of the package's own: rename its file"):
+        models.check("mlp_8")
+
+
+def test_a_model_of_timm(mine: Path) -> None:
+    (mine / "one_layer_digits.py").write_text(MODEL_OF_TIMM)
     words = ["task=one_layer_digits", "beta=1", "lr=0.1", "objective=cross_entropy", "calibrator=temperature_scaling"]
     folder = planned_and_run(mine, *words)
     assert {trial.model for trial in trials(folder)} == {"timm/one_layer"}

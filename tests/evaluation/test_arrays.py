@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "a strange number": (lambda: (pd.DataFrame(Z, columns=[1, 2, 3]), Y), "'1' to '3', and none is that of label 0"),
     "index in two orders": (lambda: (pd.DataFrame(Z), pd.Series(Y).iloc[MIXED]), "one of them only counts"),
     "other rows": (lambda: (pd.DataFrame(Z, index=TEXT_INDEX), pd.Series(Y, [*TEXT_INDEX[1:], "x"])), "'x' of the"),
-    "a name twice": (lambda: (pd.DataFrame(Z, columns=["a", "a", "b"]), Y), "same name"),
+    "a name twice": (lambda: (pd.DataFrame(Z, columns=["a", "a", "b"]), Y), "more than one column called 'a'"),
     "class 0 alone": (lambda: (pd.DataFrame({"prob_0": P[:, 0]}), Y > 0), "that of class 0: give that of class 1"),
     "two that differ": (lambda: (numbers(label=Y, target=(Y + 1) % 3), None), "'label' and 'target' differ"),
     "no such column": (lambda: (numbers(label=Y), "lable"), "did you mean 'label'"),

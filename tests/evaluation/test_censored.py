@@ -15,7 +15,7 @@ from calib_bench.baselines.temperature_scaling import fit_temperature
 from calib_bench.errors import DataError
 from calib_bench.evaluation.censored import filled
 from calib_bench.evaluation.compare import compare
-from calib_bench.evaluation.models import alike, form, pair_up
+from calib_bench.evaluation.models import at_one_resolution, calibrator_input, pair_up
 from calib_bench.evaluation.resolution import resolution
 from calib_bench.evaluation.validation import check
 
@@ -168,7 +168,7 @@ def test_a_model_is_its_own_rounded_copy(kept: str) -> None:
 def test_files_without_zeros_are_compared_as_they_are() -> None:
     p, y = net()
     one, other = (pair_up([check(values, y, "probabilities", "x")], [])[0] for values in (p, p.astype("f4")))
-    assert alike(one, other) == (one, other)
+    assert at_one_resolution(one, other) == (one, other)
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
@@ -211,9 +211,11 @@ def test_cross_fitted_shares_come_from_the_other_folds() -> None:
     p, y = net()
     model = pair_up([check(p.round(4), y, "probabilities", "x")], [])[0]
     rows = torch.arange(len(y)) < 1000
-    before = form(model, model.test, rows)
+    before = calibrator_input(model, model.test, rows)
     y[1500:] = (y[1500:] + 1) % 10
-    assert torch.equal(form(pair_up([check(p.round(4), y, "probabilities", "x")], [])[0], model.test, rows), before)
+    assert torch.equal(
+        calibrator_input(pair_up([check(p.round(4), y, "probabilities", "x")], [])[0], model.test, rows), before
+    )
     net.cache_clear()
 
 

@@ -86,19 +86,6 @@ class Rows:
         return base, x, len(self.Z_NK) / len(x)
 
 
-def unseen(Z_NK: Tensor, y_N: Tensor) -> str | None:
-    """What to know where the labels [N] of logits [N, K] leave classes out: None where they do not."""
-    K = Z_NK.shape[1]
-    missing = (torch.bincount(y_N, minlength=K) == 0).nonzero()[:, 0].tolist()
-    if not missing:
-        return None
-    listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-    return (
-        f"no calibration example is of {len(missing)} of the {K} classes ({listed}): the fit learns that they are rare,"
-        " and loses more than it repairs on new examples of them"
-    )
-
-
 def fit_diagonal(
     Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor]:
@@ -159,11 +146,6 @@ def fit_full(Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision) ->
 
     theta = minimize(loss, start, metric, TOLERANCE * N, N * K * K > LARGE_FULL)
     return theta[:, :K].clone(), theta[:, K].clone()
-
-
-def unknowns_of_full(K: int) -> int:
-    """The numbers that `fit_full` learns."""
-    return K * (K + 1)
 
 
 def residual(logits_RK: Tensor, y_R1: Tensor) -> tuple[Tensor, float]:

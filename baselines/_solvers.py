@@ -1,8 +1,8 @@
-"""What calibrators share: checking of logits, scores of one class against the rest, and convex solvers in float64."""
+"""What calibrators share: checking of logits, their spread, scores of one class against the rest, in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from calib_bench.metrics import masks
 
 Params = dict[str, Tensor]
 
-WILDEST = 1e12
-"""Features in units of the logits' spread stop here: beyond it a row is decided, and curvature would overflow."""
 BLOCK = 1 << 15
 """Entries of a block of rows: float64 temporaries of 256 KiB stay in the cache."""
 
@@ -149,52 +147,6 @@ def mix_uniform(q_NK: Tensor, share: Tensor, where_NK: Tensor | None = None) -> 
     return torch.log_softmax(logp_NK if where_NK is None else logp_NK.masked_fill(where_NK, -torch.inf), 1)
 
 
-def newton(
-    f: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], x: Tensor, tolerance: float = 1e-12, steps: int = 100
-) -> Tensor:
-    """Minimizer of a smooth, strictly convex f, by Newton's method with step halving.
-
-    Args:
-        f: x [P] -> value, gradient [P], Hessian [P, P], positive definite.
-        x: start, float64.
-        tolerance: stop once half the squared Newton decrement, the decrease still to come, is below it.
-    """
-    value, gradient, hessian = f(x)
-    for _ in range(steps):
-        step = torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(hessian))[:, 0]
-        decrement = float(gradient @ step)
-        if decrement / 2 <= tolerance:
-            break
-        rate = 1.0
-        while True:
-            trial = f(x - rate * step)
-            if trial[0] <= value - 0.25 * rate * decrement:
-                break
-            rate /= 2
-            if rate < 1e-8:  # rounding leaves no decrease to find
-                return x
-        x = x - rate * step
-        value, gradient, hessian = trial
-    return x
-
-
-def lbfgs(
-    f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, curvature: Tensor, tolerance: float, steps: int = 200
-) -> Tensor:
-    """Minimizer of a smooth convex f (x [P] -> value, gradient [P]) by limited-memory BFGS, for large P.
-
-    Args:
-        curvature: about the diagonal of the Hessian [P], positive; unknowns are scaled by its root.
-        tolerance: stop once no entry of the scaled gradient is larger; its square is about twice the decrease to come.
-    """
-    from scipy.optimize import minimize
-
-    root = curvature.sqrt()
-
-    def scaled(v: object) -> tuple[float, object]:
-        value, gradient = f(torch.as_tensor(v) / root)
-        return float(value), (gradient / root).numpy()
-
-    options = {"maxiter": steps, "maxcor": 10, "ftol": 1e-12, "gtol": tolerance}
-    optimum = minimize(scaled, (x * root).numpy(), jac=True, method="L-BFGS-B", options=options)
-    return torch.as_tensor(optimum.x) / root
+def uniform_share(y_N: Tensor) -> Tensor:
+    """The uniform's share 1 / (N + 1), float64 []: as if one more example had been seen, of every label at once."""
+    return torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)

@@ -24,13 +24,7 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     Raises:
         UserError: no rows, fewer than two classes, labels of another length or out of range, or NaN or +inf logits.
     """
-    if Z_NK.ndim != 2 or len(Z_NK) == 0 or Z_NK.shape[1] < 2:
-        raise UserError(f"A calibrator needs logits [N, K] with N >= 1 and K >= 2, not shape {tuple(Z_NK.shape)}.")
-    if not Z_NK.is_floating_point():
-        raise UserError(f"A calibrator needs floating-point logits, not {Z_NK.dtype}.")
-    N, K = Z_NK.shape
-    if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
-        raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
+    _check_shapes(Z_NK, y_N)
     low, high = Z_NK.aminmax()
     if low > masks.SHALLOWEST and high < torch.inf:  # every entry is finite and offered: one fast pass
         return Z_NK
@@ -39,6 +33,16 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
         raise UserError("Logits contain NaN or +inf (or a row of -inf only): a diverged model cannot be calibrated.")
     depth = masks.depth_of_zeros(Z_NK, y_N) if y_N is not None else None
     return Z_NK if depth is None else masks.raised(Z_NK, depth)
+
+
+def _check_shapes(Z_NK: Tensor, y_N: Tensor | None) -> None:
+    if Z_NK.ndim != 2 or len(Z_NK) == 0 or Z_NK.shape[1] < 2:
+        raise UserError(f"A calibrator needs logits [N, K] with N >= 1 and K >= 2, not shape {tuple(Z_NK.shape)}.")
+    if not Z_NK.is_floating_point():
+        raise UserError(f"A calibrator needs floating-point logits, not {Z_NK.dtype}.")
+    N, K = Z_NK.shape
+    if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
+        raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
 
 
 def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Tensor, Tensor]]:

@@ -28,7 +28,11 @@ def small(Z_SNK: Tensor) -> bool:
 
 def one_by_one(fit: Callable[[Tensor, Tensor], Params], Z_SNK: Tensor, y_SN: Tensor) -> Params:
     """Every set's own fit, each tensor with a leading axis S."""
-    parts = [fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)]
+    return stacked([fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)])
+
+
+def stacked(parts: Sequence[Params]) -> Params:
+    """Parameters of S sets, each tensor with a leading axis S."""
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baselines._solvers import Params, blocks, checked, deviations, root_mean_square
-from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, together
+from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, stacked, together
 from calib_bench.core.baseline import Calibrator
 from calib_bench.metrics import masks
 
@@ -126,24 +126,37 @@ def series_step(d: Sequence[float]) -> Step:
     """
     if not d[1] > 0:
         return Step(0.0, 0.0, 0.0) if d[0] == 0 else Step(math.nan)
-    newton = -d[0] / d[1]
-    r = newton
-    for _ in range(20):
-        if not abs(r) < 0.5:
-            return Step(newton)
-        terms = [c * r**n / math.factorial(n) for n, c in enumerate(d)]
-        slope = sum(c * r**n / math.factorial(n) for n, c in enumerate(d[1:]))
-        if not slope > 0:
-            return Step(newton)
-        r -= sum(terms) / slope
-        if abs(sum(terms)) <= 1e-15 * abs(terms[0]):
-            break
+    newton = Step(-d[0] / d[1])
+    root = _series_root(d, newton.du)
+    if root is None:
+        return newton
+    r, terms = root
     ratio = 10 * abs(r)
     left_out = ratio * max(abs(terms[-1]), ratio * abs(terms[-2]))
     error = left_out / d[1]
     if abs(r) >= 0.5 or error > 0.1 * abs(r):
-        return Step(newton)
+        return newton
     return Step(math.log1p(r), error, left_out)
+
+
+def _series_root(d: Sequence[float], r: float) -> tuple[float, list[float]] | None:
+    """The root of the Taylor series by Newton's method from r, and the series' terms; None where it leads too far."""
+    terms: list[float] = []
+    for _ in range(20):
+        if not abs(r) < 0.5:
+            return None
+        terms = _taylor(d, r)
+        slope = sum(_taylor(d[1:], r))
+        if not slope > 0:
+            return None
+        r -= sum(terms) / slope
+        if abs(sum(terms)) <= 1e-15 * abs(terms[0]):
+            break
+    return r, terms
+
+
+def _taylor(d: Sequence[float], r: float) -> list[float]:
+    return [c * r**n / math.factorial(n) for n, c in enumerate(d)]
 
 
 class Root(NamedTuple):
@@ -152,6 +165,10 @@ class Root(NamedTuple):
     u: float
     gradient: float
     passes: int
+
+
+ANY = Root(0.0, 0.0, 0)
+"""Of constant logits."""
 
 
 def steps(
@@ -166,23 +183,28 @@ def steps(
     target = math.log(min(1 / (N + 2), (math.log(K) - (floor or 0.0)) / 2))
     for passes in range(1, 101):
         f, *d = yield math.exp(u)
-        if floor is None:
-            value, step = d[0], series_step(d)
-        else:
-            excess = max(f - floor, 1e-300)
-            value, slope = target - math.log(excess), -d[0] / excess
-            step = Step(-value / slope if slope > 0 else math.nan)
-            step = step._replace(error=abs(step.du), gradient=abs(d[0]))
+        value, step = (d[0], series_step(d)) if floor is None else _separable_step(f - floor, d[0], target)
         if value > 0 and u == bound:
             return Root(u, d[0] / math.exp(u), passes)
         low, high = (low, u) if value > 0 else (u, high)
         new = u + step.du
         if step.error <= tolerance and low <= new <= high:
             return Root(new, step.gradient / math.exp(new), passes)
-        if not low < new < high:
-            new = bound if new <= low == bound else (low + high) / 2
-        u = new
+        u = new if low < new < high else _retreat(new, low, high, bound)
     return Root(u, d[0] / math.exp(u), passes)
+
+
+def _retreat(new: float, low: float, high: float, bound: float) -> float:
+    """Where to go instead of outside the bracket: to its middle, or to a bound that nothing has been seen at yet."""
+    return bound if new <= low == bound else (low + high) / 2
+
+
+def _separable_step(excess: float, d1: float, target: float) -> tuple[float, Step]:
+    """How far log(f - floor) is below its target, and Newton's step to it in log s; d1 is s f'."""
+    excess = max(excess, 1e-300)
+    value, slope = target - math.log(excess), -d1 / excess
+    du = -value / slope if slope > 0 else math.nan
+    return value, Step(du, error=abs(du), gradient=abs(d1))
 
 
 def solve(
@@ -213,8 +235,8 @@ def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     """
     Z_NK = checked(Z_NK, y_N)
     floor = floor_of(Z_NK, y_N)
-    if floor is not None and ceiling_of(Z_NK) - floor < 1e-12:  # constant logits: every T is the same
-        return _params(Root(0.0, 0.0, 0), True)
+    if floor is not None and ceiling_of(Z_NK) - floor < 1e-12:
+        return _params(ANY, True)
     low, high = within(deviations(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])]))
     u = min(max(0.0, low), high)
     for size in SAMPLES:
@@ -235,44 +257,51 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     if not small(Z_SNK) or masks.any_masked(Z_SNK):
         return one_by_one(fit_temperature, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN)
-    S, N, K = Z_SNK.shape
+    _, N, K = Z_SNK.shape
     limits = [within(deviations(Z_NK)) for Z_NK in Z_SNK[:, :: max(1, N // SAMPLES[0])]]
     logits = LogitStack(Z_SNK, y_SN)
     floors = logits.floors()
-    u = [min(max(0.0, low), high) for low, high in limits]
+    starts = _starts(Z_SNK, y_SN, limits, floors)
+    searches = {}
+    for i, floor in enumerate(floors):
+        if floor is None or math.log(K) - floor >= 1e-12:
+            searches[i] = steps(N, K, starts[i], *limits[i], floor)
+    roots = _roots(logits, searches)
+    parts = []
+    for i, floor in enumerate(floors):
+        root = roots.get(i, ANY)
+        parts.append(_params(root, floor is not None or root.u == limits[i][0]))
+    return stacked(parts)
+
+
+def _starts(Z_SNK: Tensor, y_SN: Tensor, limits: list[tuple[float, float]], floors: list[float | None]) -> list[float]:
+    """log s of each set to start from: 0, or where samples of many rows that are not separable lead."""
+    N, K = Z_SNK.shape[1:]
+    starts = [min(max(0.0, low), high) for low, high in limits]
     for size in SAMPLES:
-        if size * 4 <= N:
-            part = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
-            undecided = [i for i, floor in enumerate(part.floors()) if floor is None and floors[i] is None]
-            searches = [steps(part.shape[1], K, u[i], *limits[i], None, tolerance=1e-3) for i in undecided]
-            for i, root in zip(undecided, _roots(part, searches, undecided), strict=True):
-                u[i] = root.u
-    constant = [floor is not None and math.log(K) - floor < 1e-12 for floor in floors]
-    undecided = [i for i in range(S) if not constant[i]]
-    searches = [steps(N, K, u[i], *limits[i], floors[i]) for i in undecided]
-    roots = dict(zip(undecided, _roots(logits, searches, undecided), strict=True))
-    parts = [
-        _params(roots[i], floors[i] is not None or roots[i].u == limits[i][0])
-        if i in roots
-        else _params(Root(0.0, 0.0, 0), True)
-        for i in range(S)
-    ]
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        if size * 4 > N:
+            continue
+        sample = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
+        searches = {}
+        for i, floor in enumerate(sample.floors()):
+            if floor is None and floors[i] is None:
+                searches[i] = steps(sample.shape[1], K, starts[i], *limits[i], None, tolerance=1e-3)
+        for i, root in _roots(sample, searches).items():
+            starts[i] = root.u
+    return starts
 
 
-def _roots(
-    logits: LogitStack, searches: list[Generator[float, list[float], Root]], places: Sequence[int]
-) -> list[Root]:
-    """Of the searches, which are of the sets `places`."""
+def _roots(logits: LogitStack, searches: dict[int, Generator[float, list[float], Root]]) -> dict[int, Root]:
+    """What the searches, by the number of their set in the stack, end at."""
 
     def evaluate(points: list[float]) -> list[list[float]]:
         s = [1.0] * logits.shape[0]
-        for i, value in zip(places, points, strict=True):
+        for i, value in zip(searches, points, strict=True):
             s[i] = value
         values = logits.derivatives(s, ORDER)
-        return [values[i] for i in places]
+        return [values[i] for i in searches]
 
-    return together(searches, evaluate)
+    return dict(zip(searches, together(list(searches.values()), evaluate), strict=True))
 
 
 def ceiling_of(Z_NK: Tensor) -> float:

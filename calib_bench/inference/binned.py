@@ -61,25 +61,44 @@ def binned_interval(
         arm, other: one `Binned` a seed, the same seeds and examples in both.
         nested: each seed has test examples of its own (of any number): a t interval over seeds, extended likewise.
     """
-    arms = [arm, *([other] if other is not None else [])]
+    arms = [arm] if other is None else [arm, other]
     sums = [[_sums(one, bins) for one in seeds] for seeds in arms]
-    value_S = _less([np.array([one.error for one in seeds]) for seeds in sums])
+    value_S = _less(list(map(_errors, sums)))
     N = round(float(np.mean([one.n for one in sums[0]])))
     if not np.isfinite(value_S).all():
         return no_interval(float(value_S.mean()), len(value_S), N, "the statistic is not finite")
-    bias = [_bias(seeds) for seeds in sums]
+    bias = list(map(_bias, sums))
+    below, above = _corrections(bias, nested)
     if nested:
-        below, above = bias[0].most, bias[1].most if other is not None else 0.0
         interval = _extended(crossed_interval(value_S[:, None], level), N, below, above)
     else:
-        same = other is not None and all(np.array_equal(a.gap, b.gap) for a, b in zip(arm, other, strict=True))
-        value_BS = np.zeros((n_boot, len(arm))) if same else _less(_resampled(arms, bins, n_boot, seed))
-        below = bias[0].most - bias[0].seen
-        above = bias[1].most - bias[1].seen if other is not None else bias[0].seen / 2
+        value_BS = np.zeros((n_boot, len(arm))) if _same(arms) else _less(_resampled(arms, bins, n_boot, seed))
         interval = basic(value_S, value_BS, N, seed, level, below, above)
-    if other is not None or math.isnan(interval.low):
+    return interval if other is not None else _positive(interval, bias[0].explains)
+
+
+def _errors(seeds: list[_Sums]) -> Array:
+    return np.array([one.error for one in seeds])
+
+
+def _corrections(bias: list[_Bias], nested: bool) -> tuple[float, float]:
+    """How far the limits go beyond those that resamples, or with `nested` seeds, give: below and above."""
+    arm, *other = bias
+    if nested:
+        return arm.most, other[0].most if other else 0.0
+    return arm.most - arm.seen, other[0].most - other[0].seen if other else arm.seen / 2
+
+
+def _same(arms: list[Sequence[Binned]]) -> bool:
+    """Whether two arms have the same gaps."""
+    return len(arms) > 1 and all(np.array_equal(a.gap, b.gap) for a, b in zip(*arms, strict=True))
+
+
+def _positive(interval: Interval, explains: bool) -> Interval:
+    """The interval of one arm's error, cut at 0; down to 0 where calibration would explain the error."""
+    if math.isnan(interval.low):
         return interval
-    low = 0.0 if bias[0].explains else max(interval.low, 0.0)
+    low = 0.0 if explains else max(interval.low, 0.0)
     return replace(interval, low=low, high=max(interval.high, low))
 
 

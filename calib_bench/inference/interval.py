@@ -122,18 +122,24 @@ SCALES = ("identity", "log", "share")
 def _on_scale(interval: Interval, scale: str, level: float) -> Interval:
     m, N = interval.mean, interval.n_examples
     if scale == "share" and m in (0.0, 1.0) and N > 1:
-        edge = ((1 - level) / 2) ** (1 / N)
-        low, high = (edge, 1.0) if m == 1.0 else (0.0, 1 - edge)
-        return replace(interval, low=low, high=high, method=f"exact over {N} examples, all the same")
-    if scale == "identity" or math.isnan(interval.low) or interval.high == interval.low:
+        return _exact(interval, level)
+    if math.isnan(interval.low) or interval.high == interval.low:
         return interval
     if scale == "log" and m > 0:
-        below, above = (math.exp(min(abs(limit - m) / m, 700.0)) for limit in (interval.low, interval.high))
-        return replace(interval, low=m / below, high=m * above)
+        below, above = (m - interval.low) / m, (interval.high - m) / m
+        return replace(interval, low=m / math.exp(min(below, 700.0)), high=m * math.exp(min(above, 700.0)))
     if scale == "share" and 0 < m < 1:
         low, high = _effective(m, (interval.high - interval.low) / 2, N, level)
         return replace(interval, low=low, high=high)
     return interval
+
+
+def _exact(interval: Interval, level: float) -> Interval:
+    """Clopper and Pearson's limits of a share of 0 or 1."""
+    N = interval.n_examples
+    edge = ((1 - level) / 2) ** (1 / N)
+    low, high = (edge, 1.0) if interval.mean == 1.0 else (0.0, 1 - edge)
+    return replace(interval, low=low, high=high, method=f"exact over {N} examples, all the same")
 
 
 def _effective(m: float, half: float, N: int, level: float) -> tuple[float, float]:
@@ -149,27 +155,41 @@ def _effective(m: float, half: float, N: int, level: float) -> tuple[float, floa
 
 def _crossed(d_SN: ArrayLike | Sequence[ArrayLike], level: float, nested: bool, fit: Fitted | None = None) -> Interval:
     rows = _rows(d_SN)
-    if not len(rows) or not all(map(len, rows)):
-        raise ValueError("an interval needs at least one seed and one example")
-    n = len(rows)
-    N = round(sum(map(len, rows)) / n)
-    if not nested and len({len(row) for row in rows}) > 1:
-        raise ValueError("crossed seeds need the same examples: rows differ in length; use nested=True")
-    r_S = rows.mean(1) if isinstance(rows, np.ndarray) else np.array([row.mean() for row in rows])
+    n, N = _sizes(rows, nested)
+    r_S = _row_means(rows)
     mean = float(r_S.mean())
-    if not np.isfinite(r_S).all() and (bad := sum(int((~np.isfinite(row)).sum()) for row in rows)):
+    bad = 0 if np.isfinite(r_S).all() else _not_finite(rows)
+    if bad:
         return no_interval(mean, n, N, f"{bad} values are not finite")
     if n == 1 and N == 1:
         return no_interval(mean, n, N, "one seed and one example")
     if n > 1 and (nested or N == 1):
         sampling, method = Sampling.of([(float(r_S.var(ddof=1)) / n, n - 1)]), "t over seeds"
     else:
-        d = np.asarray(rows)
-        sampling = pool(variances(d, d), n, N, fit)
+        sampling = pool(variances(np.asarray(rows), np.asarray(rows)), n, N, fit)
         method = "t over examples, one seed" if n == 1 else "t, seeds and examples crossed"
-    if fit is None:
-        return around(mean, sampling, level, n, N, method)
-    return around(mean, sampling._replace(bias=fit.bias), level, n, N, f"{method}{FIT}")
+    if fit is not None:
+        sampling, method = sampling._replace(bias=fit.bias), f"{method}{FIT}"
+    return around(mean, sampling, level, n, N, method)
+
+
+def _row_means(rows: Array | list[Array]) -> Array:
+    return rows.mean(1) if isinstance(rows, np.ndarray) else np.array([row.mean() for row in rows])
+
+
+def _not_finite(rows: Array | list[Array]) -> int:
+    """How many values are not finite."""
+    return sum(int((~np.isfinite(row)).sum()) for row in rows)
+
+
+def _sizes(rows: Array | list[Array], nested: bool) -> tuple[int, int]:
+    """Numbers of seeds, and of examples to a seed: their mean, rounded."""
+    lengths = [len(row) for row in rows]
+    if not lengths or not all(lengths):
+        raise ValueError("an interval needs at least one seed and one example")
+    if not nested and len(set(lengths)) > 1:
+        raise ValueError("crossed seeds need the same examples: rows differ in length; use nested=True")
+    return len(lengths), round(sum(lengths) / len(lengths))
 
 
 FIT = ", calibration examples counted"

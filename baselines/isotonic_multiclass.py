@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import Tally
-from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform
+from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform, uniform_share
 from calib_bench.baselines.isotonic import steps
 from calib_bench.core.baseline import Calibrator
 from calib_bench.metrics import masks
@@ -37,8 +37,7 @@ def fit_isotonic_multiclass(Z_NK: Tensor, y_N: Tensor) -> Params:
     of_label = of_label[np.isfinite(of_label)]
     hits = np.bincount(np.searchsorted(ordered[first], of_label), minlength=len(first))
     fitted = steps(Tally(ordered[first], np.diff(np.append(first, len(ordered))), hits))
-    uniform = torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)
-    return {**{name: torch.from_numpy(array) for name, array in fitted.items()}, "uniform": uniform}
+    return {**{name: torch.from_numpy(array) for name, array in fitted.items()}, "uniform": uniform_share(y_N)}
 
 
 def apply_isotonic_multiclass(params: Params, Z_NK: Tensor) -> Tensor:

@@ -6,22 +6,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.bootstrap import basic, weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
 from calib_bench.inference.scores import with_doubt, within
 from calib_bench.metrics.binned import equal_mass, equal_width
 from calib_bench.metrics.scores import confidence_n, top_label
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
-
-    Array = NDArray[np.float64]
-    Index = NDArray[np.int64]
+Index = NDArray[np.int64]
 
 BINS = 15
 
@@ -158,12 +157,10 @@ def _folded(g: Array, s: Array) -> Array:
 
 def _extended(interval: Interval, N: int, below: float, above: float) -> Interval:
     """A t interval over seeds for an estimate that may be too high by `below` and too low by `above`."""
-    if math.isnan(interval.low):
+    if math.isnan(interval.low) or interval.low == interval.high:
         return replace(interval, n_examples=N)
     from scipy.special import stdtr, stdtrit
 
-    if interval.low == interval.high:
-        return replace(interval, n_examples=N)
     nearest = max(interval.mean - below, 0.0) if interval.mean > 0 else max(-interval.mean - above, 0.0)
     error = abs(interval.mean / stdtrit(interval.df, interval.p / 2)) if interval.mean else math.inf
     p = float(2 * stdtr(interval.df, -nearest / error))
@@ -224,8 +221,8 @@ def _resampled_classes(seeds: Sequence[Binned], bins: int, n_boot: int, seed: in
 
 
 def ece_interval(
-    confidence_SN: ArrayLike | Sequence[ArrayLike],
-    correct_SN: ArrayLike | Sequence[ArrayLike],
+    confidence_SN: SeedRows,
+    correct_SN: SeedRows,
     other: tuple[Any, Any] | None = None,
     *,
     bins: int = BINS,
@@ -253,8 +250,6 @@ def ece_interval(
 
 
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:
-    import torch
-
     find = equal_mass if adaptive else equal_width
     rows = [
         (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
@@ -263,8 +258,8 @@ def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False)
 
 
 def classwise_interval(
-    p_SNK: ArrayLike | Sequence[ArrayLike],
-    y_SN: ArrayLike | Sequence[ArrayLike],
+    p_SNK: SeedRows,
+    y_SN: SeedRows,
     *,
     bins: int = BINS,
     n_boot: int = 1000,
@@ -276,8 +271,6 @@ def classwise_interval(
 
     The cost is K times that of `ece_interval`: S N K bins `n_boot` multiplications.
     """
-    import torch
-
     arm = []
     for p, y in zip(cast("Any", p_SNK), cast("Any", y_SN), strict=True):
         gap = np.array(p, np.float64)
@@ -302,7 +295,6 @@ def ece_null(
     Returns:
         Mean of the null ECE, and the one-sided p-value (1 + #{null >= observed}) / (1 + draws).
     """
-
     if y is None:
         return ece_null_of(confidence_n(logp).numpy(force=True), None, draws, seed, bins)
     confidence, correct = top_label(logp, y)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
 from calib_bench.inference.selection import choice_variance, widened
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
-    Fits = Callable[[float, float], Fitted | None]
-    """What fitted temperatures add to a sum of part and whole with these factors."""
+Fits = Callable[[float, float], Fitted | None]
+"""What fitted temperatures add to a sum of part and whole with these factors."""
 
 
 class TwoByTwo(NamedTuple):
@@ -90,8 +87,8 @@ def _contrasts(y00: Array, y10: Array, y01: Array, y11: Array) -> tuple[Array, .
 
 
 def share(
-    part_SN: ArrayLike | Sequence[ArrayLike],
-    whole_SN: ArrayLike | Sequence[ArrayLike],
+    part_SN: SeedRows,
+    whole_SN: SeedRows,
     level: float = 0.95,
     nested: bool = False,
     fit: Fitted | Fits | None = None,
@@ -133,7 +130,7 @@ def share(
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
 
 
-def _averaged(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool) -> Array:
+def _averaged(d_SN: SeedRows, nested: bool) -> Array:
     """Differences [S, N]; with `nested` the means of their rows, [S, 1]."""
     if not nested:
         return np.asarray(d_SN, np.float64)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.fitted import Fitted
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ ROUNDING = 1e-12
 
 
 def crossed_interval(
-    d_SN: ArrayLike | Sequence[ArrayLike],
+    d_SN: SeedRows,
     level: float = 0.95,
     nested: bool = False,
     scale: str = "identity",
@@ -91,7 +88,7 @@ def crossed_interval(
     return interval if scale == "share" or math.isnan(interval.low) else replace(interval, doubt=skewed(d_SN, nested))
 
 
-def skewed(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
+def skewed(d_SN: SeedRows, nested: bool = False) -> str:
     """SKEWED where there are fewer than 25 G^2 examples, G the skewness of their values: else empty.
 
     It is Cochran's rule (1977, Sampling Techniques, section 2.15) for when limits by the normal distribution err no
@@ -110,7 +107,7 @@ def skewed(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
     return SKEWED if len(values) < 25 * skewness**2 else ""
 
 
-def few_errors(correct_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
+def few_errors(correct_SN: SeedRows, nested: bool = False) -> str:
     """FEW_ERRORS where an arm's wrong examples, in the mean over seeds (with `nested` in all), are under FEWEST."""
     wrong = [len(row) - float(row.sum()) for row in _rows(correct_SN)]
     return FEW_ERRORS if sum(wrong) / (1 if nested else len(wrong)) < FEWEST else ""
@@ -144,16 +141,25 @@ def _exact(interval: Interval, level: float) -> Interval:
 
 def _effective(m: float, half: float, N: int, level: float) -> tuple[float, float]:
     """Clopper and Pearson's limits of a share m among as many examples as would give it this half width."""
-    from scipy.special import betaincinv, ndtri, stdtrit
+    from scipy.special import ndtri, stdtrit
 
     tail = (1 - level) / 2
     quantile = float(stdtrit(N - 1, 1 - tail) if N > 1 else ndtri(1 - tail))
     n = m * (1 - m) * (quantile / half) ** 2
-    right, wrong = n * m, n * (1 - m)
-    return float(betaincinv(right, wrong + 1, tail)), float(betaincinv(right + 1, wrong, 1 - tail))
+    return clopper_pearson(n * m, n * (1 - m), level)
 
 
-def _crossed(d_SN: ArrayLike | Sequence[ArrayLike], level: float, nested: bool, fit: Fitted | None = None) -> Interval:
+def clopper_pearson(right: float, wrong: float, level: float) -> tuple[float, float]:
+    """Exact limits of a share (1934), given how many examples have it and how many not; numbers need not be whole."""
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(right, wrong + 1, tail)) if right else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - tail)) if wrong else 1.0
+    return low, high
+
+
+def _crossed(d_SN: SeedRows, level: float, nested: bool, fit: Fitted | None = None) -> Interval:
     rows = _rows(d_SN)
     n, N = _sizes(rows, nested)
     r_S = _row_means(rows)
@@ -196,7 +202,7 @@ FIT = ", calibration examples counted"
 """What the method of an interval says where the examples that a temperature was fitted on are a source of variance."""
 
 
-def _rows(d_SN: ArrayLike | Sequence[ArrayLike]) -> Array | list[Array]:
+def _rows(d_SN: SeedRows) -> Array | list[Array]:
     """Differences as one array where they are one already, else row by row."""
     if getattr(d_SN, "ndim", 0) == 2:
         return np.asarray(d_SN, np.float64)
@@ -318,9 +324,7 @@ def t_interval(mean: float, v: float, df: float, level: float, n: int, N: int, m
     return around(mean, Sampling.of([(float(v), float(df))]), level, n, N, method)
 
 
-def simultaneous(
-    differences: Sequence[ArrayLike | Sequence[ArrayLike]], level: float = 0.95, nested: bool = False
-) -> list[Interval]:
+def simultaneous(differences: Sequence[SeedRows], level: float = 0.95, nested: bool = False) -> list[Interval]:
     """Intervals of several arms' differences [S, N] that hold all at once, so also for the arm that looks best.
 
     Each is a `crossed_interval` at level 1 - (1 - level) / A, and its p-value is A times as large (Bonferroni): valid

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, Sampling, around, crossed_interval, pool, variances
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 class SelectedGain(NamedTuple):

@@ -1,4 +1,4 @@
-"""What one-vs-rest calibrators share: scores, their tallies, step functions, many small logistic regressions at once.
+"""What one-vs-rest calibrators share: scores, and many small logistic regressions at once.
 
 The score of class k is its log odds under softmax(Z), z_k - logsumexp of the other logits: the model's own probability
 on an unbounded scale. It does not see a shift of a row, so log probabilities give what logits give. For K = 2 it is
@@ -16,20 +16,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform, moments
+from calib_bench.baselines._solvers import Params, checked, log_odds, moments
 from calib_bench.baselines._stacks import one_by_one
+from calib_bench.core.baseline import Calibrator
 from calib_bench.metrics import masks
 
 ENTRIES = 1 << 17
 """Entries of the features of a block of classes: they stay in the cache, and memory constant in K."""
 RIDGE = 1e-6
 """Precision of slopes of standardized features, in units of total log loss: decides them where these are constant."""
+
+
+UNSEEN_1N = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)[None]
+"""Scores of a class that no row offers: the model's own probabilities, as nine examples would support them."""
 
 
 def scores(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
@@ -48,16 +51,6 @@ def scores_stack(Z_SNK: Tensor, y_SN: Tensor) -> Tensor:
 def joined(q_CN: Tensor) -> Tensor:
     """Probabilities [N, K] of fits [C, N], rows not normalized for K > 2."""
     return torch.cat([1 - q_CN, q_CN]).T if len(q_CN) == 1 else q_CN.T
-
-
-def normalized(q_CN: Tensor, Z_NK: Tensor) -> Tensor:
-    """Log probabilities [N, K] of fits [C, N], rows normalized over the classes that Z offers."""
-    return masks.without(joined(q_CN).log(), checked(Z_NK)).log_softmax(1)
-
-
-def mixed(q_CN: Tensor, params: Params, Z_NK: Tensor) -> Tensor:
-    """`normalized`, mixed with the share `uniform` of the uniform; where all fits are 0, that alone."""
-    return mix_uniform(joined(q_CN), params["uniform"], masks.masked(checked(Z_NK)))
 
 
 def joined_logits(f_CN: Tensor, Z_NK: Tensor) -> Tensor:
@@ -89,91 +82,7 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
             if bool(rows.any()):
                 yield x_CN[c : c + 1, rows], targets(y_N[rows], C, offered_N[rows])[c : c + 1]
             else:
-                x = torch.from_numpy(UNSEEN.score)[None]
-                yield x, x.sigmoid()
-
-
-# ---- step functions
-
-
-class Tally(NamedTuple):
-    """One class of a calibration set: distinct scores, increasing; at each how many examples, how many of the class."""
-
-    score: NDArray
-    number: NDArray
-    hits: NDArray
-
-
-def _unseen() -> Tally:
-    score = np.linspace(-4.0, 4.0, 9)
-    return Tally(score, np.ones(9, np.int64), 1 / (1 + np.exp(-score)))
-
-
-UNSEEN = _unseen()
-"""Of a class that no row offers: the model's own probabilities, as nine examples would support them."""
-
-
-def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
-    """The tally of each fit in turn. Sorting values and looking up a class's own beats an argsort many times over."""
-    x, y = x_CN.numpy(force=True), y_N.numpy(force=True)
-    order, ends = np.argsort(y, kind="stable"), np.cumsum(np.bincount(y, minlength=max(2, len(x))))
-    for c, row in enumerate(x):
-        k = c + (len(x) == 1)
-        ordered = np.sort(row)
-        if not np.isfinite(ordered[[0, -1]]).all():
-            ordered = ordered[np.isfinite(ordered)]
-            if len(ordered) == 0:
-                yield UNSEEN
-                continue
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        score = ordered[first]
-        positives = row[order[ends[k - 1] if k else 0 : ends[k]]]
-        hits = np.bincount(np.searchsorted(score, positives[np.isfinite(positives)]), minlength=len(score))
-        yield Tally(score, np.diff(np.append(first, len(ordered))), hits)
-
-
-def tallied(x_RN: Tensor, hit_RN: Tensor) -> tuple[Tally, NDArray]:
-    """The tallies of every row of scores in turn, and first [R + 1], where each row's begin. For short rows."""
-    x, hit = x_RN.numpy(force=True), hit_RN.numpy(force=True)
-    order = np.argsort(x, 1)
-    x, hit = np.take_along_axis(x, order, 1), np.take_along_axis(hit, order, 1)
-    new = np.ones(x.shape, bool)
-    new[:, 1:] = x[:, 1:] != x[:, :-1]
-    start = np.flatnonzero(new)
-    number = np.diff(np.append(start, x.size))
-    hits = np.add.reduceat(hit.ravel().astype(np.int64), start)
-    return Tally(x.ravel()[start], number, hits), np.append(0, new.sum(1).cumsum())
-
-
-def fit_tallies(of_class: Callable[[Tally], dict[str, NDArray]], Z_NK: Tensor, y_N: Tensor) -> Params:
-    """Every class's fit to its tally: their arrays in turn, float64, and first [C + 1], int64: where each fit's begin.
-
-    Raises:
-        UserError: NaN or +inf logits, or labels that do not match.
-    """
-    parts = [of_class(tally) for tally in tallies(scores(Z_NK, y_N), y_N)]
-    lengths = [len(next(iter(part.values()))) for part in parts]
-    columns = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return {**columns, "first": torch.tensor([0, *np.cumsum(lengths).tolist()])}
-
-
-def unpacked(params: Params, *names: str) -> Iterator[tuple[NDArray, ...]]:
-    """The arrays of each fit in turn."""
-    arrays = [params[name].numpy(force=True) for name in names]
-    first = params["first"].tolist()
-    for start, end in itertools.pairwise(first):
-        yield tuple(array[start:end] for array in arrays)
-
-
-def stepped(params: Params, x_CN: Tensor) -> Tensor:
-    """Values [C, N] of step functions: of the first step whose upper end, `edge`, is at least the score, or the last"""
-    q_CN = torch.empty_like(x_CN)
-    for c, (edge, value) in enumerate(unpacked(params, "edge", "value")):
-        q_CN[c] = torch.from_numpy(value[np.searchsorted(edge[:-1], x_CN[c].numpy(force=True))])
-    return q_CN
-
-
-# ---- logistic regressions
+                yield UNSEEN_1N, UNSEEN_1N.sigmoid()
 
 
 def class_blocks(C: int, entries: int) -> Iterator[slice]:
@@ -195,6 +104,12 @@ class Regressions:
 
     unknowns: int
     of_classes: Callable[[Tensor, Tensor, int], Params]
+
+    def calibrator(self, apply: Callable[[Params, Tensor], Tensor], reference: str, title: str) -> Calibrator:
+        """As a plug-in, given how its parameters are applied."""
+        return Calibrator(
+            self.fit, apply, keeps_argmax=False, reference=reference, title=title, fit_stack=self.fit_stack
+        )
 
     def fit(self, Z_NK: Tensor, y_N: Tensor) -> Params:
         """Fits C regressions, C = K or 1 for K = 2, to logits [N, K] and labels [N].

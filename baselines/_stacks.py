@@ -6,15 +6,13 @@ A stacked fit takes the steps that each set's own fit would take: only sums are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from calib_bench.baselines._solvers import Params, checked, deviations, root_mean_square
 
-Result = TypeVar("Result")
 LARGEST = 1 << 16
 """Logits of a set at most: larger ones gain nothing by company."""
 COLUMNS = 64
@@ -101,20 +99,3 @@ class LogitStack:
         terms_SD = torch.stack([size_R.log_(), *cumulants(moments)]).view(order + 1, -1, N).sum(2).t()
         terms_SD[:, :2] -= s_S1 * self.own_SN.sum(1, keepdim=True)
         return (terms_SD / N).tolist()
-
-
-def together(
-    searches: Sequence[Generator[float, list[float], Result]], evaluate: Callable[[list[float]], list[list[float]]]
-) -> list[Result]:
-    """What each search returns; all that still go on are sent what they ask for in one evaluation."""
-    requests = [next(search) for search in searches]
-    results: dict[int, Result] = {}
-    while len(results) < len(searches):
-        answers = evaluate(requests)
-        for i, search in enumerate(searches):
-            if i not in results:
-                try:
-                    requests[i] = search.send(answers[i])
-                except StopIteration as end:
-                    results[i] = end.value
-    return [results[i] for i in range(len(searches))]

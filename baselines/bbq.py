@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, fit_tallies, normalized, scores, stepped
+from calib_bench.baselines._one_vs_rest import scores
 from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._tallies import Tally, fit_tallies, normalized, stepped
 from calib_bench.core.baseline import Calibrator
 
 RANGE = 10.0

@@ -26,7 +26,6 @@ from calib_bench.baselines._one_vs_rest import (
     standardized,
 )
 from calib_bench.baselines._solvers import Params, finite
-from calib_bench.core.baseline import Calibrator
 
 
 def fit_classes(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
@@ -68,12 +67,4 @@ def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN), Z_NK)
 
 
-REGRESSIONS = Regressions(3, fit_classes)
-BASELINE = Calibrator(
-    REGRESSIONS.fit,
-    apply_beta,
-    keeps_argmax=False,
-    reference="kull2017",
-    title="Beta calibration",
-    fit_stack=REGRESSIONS.fit_stack,
-)
+BASELINE = Regressions(3, fit_classes).calibrator(apply_beta, "kull2017", "Beta calibration")

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, fit_tallies, mixed, scores, stepped
+from calib_bench.baselines._one_vs_rest import scores
 from calib_bench.baselines._solvers import Params, uniform_share
+from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, stepped
 from calib_bench.core.baseline import Calibrator
 
 BINS = 15

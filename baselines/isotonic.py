@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, fit_tallies, mixed, scores, scores_stack, tallied, unpacked
+from calib_bench.baselines._one_vs_rest import scores, scores_stack
 from calib_bench.baselines._solvers import Params, uniform_share
 from calib_bench.baselines._stacks import small
+from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, tallied, unpacked
 from calib_bench.core.baseline import Calibrator
 from calib_bench.metrics import masks
 

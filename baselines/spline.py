@@ -26,7 +26,6 @@ from calib_bench.baselines._one_vs_rest import (
     standardized,
 )
 from calib_bench.baselines._solvers import Params, finite
-from calib_bench.core.baseline import Calibrator
 
 KNOTS = 10
 UPDATES = 20
@@ -138,12 +137,4 @@ def apply_spline(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(f_CN, Z_NK)
 
 
-REGRESSIONS = Regressions(KNOTS, fit_classes)
-BASELINE = Calibrator(
-    REGRESSIONS.fit,
-    apply_spline,
-    keeps_argmax=False,
-    reference="lucena2018",
-    title="Spline calibration",
-    fit_stack=REGRESSIONS.fit_stack,
-)
+BASELINE = Regressions(KNOTS, fit_classes).calibrator(apply_spline, "lucena2018", "Spline calibration")

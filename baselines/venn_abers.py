@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, fit_tallies, normalized, scores, unpacked
+from calib_bench.baselines._one_vs_rest import scores
 from calib_bench.baselines._solvers import Params
+from calib_bench.baselines._tallies import Tally, fit_tallies, normalized, unpacked
 from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import UserError
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calib_bench.baselines import _one_vs_rest, bbq, spline, venn_abers
+from calib_bench.baselines import _one_vs_rest, _tallies, bbq, spline, venn_abers
 from calib_bench.baselines import ensemble_temperature_scaling as ensemble
 from calib_bench.baselines.beta_calibration import BASELINE as BETA
 from calib_bench.baselines.ensemble_temperature_scaling import (
@@ -88,7 +88,7 @@ def test_tallies_count() -> None:
     z, y = sample(200, 4)
     z = z.round()
     x = _one_vs_rest.scores(z)
-    for k, tally in enumerate(_one_vs_rest.tallies(x, y)):
+    for k, tally in enumerate(_tallies.tallies(x, y)):
         score, inverse = np.unique(x[k].numpy(), return_inverse=True)
         assert np.array_equal(tally.score, score)
         assert np.array_equal(tally.number, np.bincount(inverse))

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from calib_bench.baselines._linear import Precision, fit_diagonal, fit_full
 from calib_bench.baselines._linear_stacks import fit_diagonals, fit_fulls, stackable
-from calib_bench.baselines._solvers import Params, blocks, checked, mix_uniform, spread, uniform_share
+from calib_bench.baselines._solvers import blocks, checked, mix_uniform, spread, uniform_share
 from calib_bench.baselines._stacks import checked_stack, one_by_one, per_set, spreads
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 WILDEST = 1e12

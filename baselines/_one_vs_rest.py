@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench.baselines._solvers import Params, checked, log_odds, moments
+from calib_bench.baselines._solvers import checked, log_odds, moments
 from calib_bench.baselines._stacks import one_by_one
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 ENTRIES = 1 << 17

@@ -10,8 +10,6 @@ from torch import Tensor
 from calib_bench.errors import UserError
 from calib_bench.metrics import masks
 
-Params = dict[str, Tensor]
-
 BLOCK = 1 << 15
 """Entries of a block of rows: float64 temporaries of 256 KiB stay in the cache."""
 
@@ -54,17 +52,7 @@ def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Te
 
 def deviations(z_RK: Tensor) -> Tensor:
     """Standard deviation of each row's offered logits, float64 [R]; exact also where squares overflow."""
-    z_RK = z_RK.double()
-    deviation_R = z_RK.var(1, correction=0).sqrt()
-    if bool(deviation_R.isfinite().all()):
-        return deviation_R
-    offered_RK = ~z_RK.isneginf()
-    number_R1 = offered_RK.sum(1, keepdim=True)
-    z_RK = z_RK.masked_fill(~offered_RK, 0.0)
-    unit_R1 = z_RK.abs().amax(1, keepdim=True).clamp(min=1.0)
-    u_RK = z_RK / unit_R1
-    centred_RK = (u_RK - u_RK.sum(1, keepdim=True) / number_R1).masked_fill(~offered_RK, 0.0)
-    return (centred_RK.square().sum(1, keepdim=True) / number_R1).sqrt_().mul_(unit_R1)[:, 0]
+    return moments(z_RK.double(), 1)[1][:, 0]
 
 
 def spread(Z_NK: Tensor) -> float:

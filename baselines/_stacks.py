@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, checked, deviations, root_mean_square
+from calib_bench.baselines._solvers import checked, deviations, root_mean_square
+from calib_bench.core.baseline import Params
 
 LARGEST = 1 << 16
 """Logits of a set at most: larger ones gain nothing by company."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import UNSEEN_1N, joined, scores
-from calib_bench.baselines._solvers import Params, checked, mix_uniform
+from calib_bench.baselines._solvers import checked, mix_uniform
+from calib_bench.core.baseline import Params
 from calib_bench.metrics import masks
 
 

@@ -25,7 +25,8 @@ from calib_bench.baselines._one_vs_rest import (
     scores,
     standardized,
 )
-from calib_bench.baselines._solvers import Params, finite
+from calib_bench.baselines._solvers import finite
+from calib_bench.core.baseline import Params
 
 
 def fit_classes(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:

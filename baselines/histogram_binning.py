@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import scores
-from calib_bench.baselines._solvers import Params, uniform_share
+from calib_bench.baselines._solvers import uniform_share
 from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, stepped
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 
 BINS = 15
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import scores, scores_stack
-from calib_bench.baselines._solvers import Params, uniform_share
+from calib_bench.baselines._solvers import uniform_share
 from calib_bench.baselines._stacks import small
 from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, tallied, unpacked
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 TOGETHER = 1 << 20

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform, uniform_share
+from calib_bench.baselines._solvers import checked, log_odds, mix_uniform, uniform_share
 from calib_bench.baselines._tallies import Tally
 from calib_bench.baselines.isotonic import steps
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 STRICT = 1e-6

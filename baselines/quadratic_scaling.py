@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import RIDGE, Regressions, joined_logits, logistic, scores, standardized
-from calib_bench.baselines._solvers import Params
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 
 LARGEST = 1e100

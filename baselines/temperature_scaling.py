@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from calib_bench.baselines._root_search import ANY, TOLERANCE, Root, steps, together
-from calib_bench.baselines._solvers import Params, blocks, checked, deviations, root_mean_square
+from calib_bench.baselines._solvers import blocks, checked, deviations, root_mean_square
 from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, stacked
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 BLOCK = 1 << 16

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import scores
-from calib_bench.baselines._solvers import Params
 from calib_bench.baselines._tallies import Tally, fit_tallies, normalized, unpacked
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 
 LIMIT = 1 << 24

@@ -53,6 +53,13 @@ class Precision:
     intercept: float
     off_diagonal: float = 1.0
 
+    def of_full(self, K: int) -> Tensor:
+        """Those of every weight and, in the last column, intercept of a full map: float64 [K, K + 1]."""
+        precision = torch.full((K, K + 1), self.off_diagonal, dtype=torch.float64)
+        precision.diagonal().fill_(self.diagonal)
+        precision[:, K] = self.intercept
+        return precision
+
 
 @dataclass
 class Rows:
@@ -118,9 +125,7 @@ def fit_full(Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision) ->
     """The optimal departures (D [K, K], b [K]) of logits base + D x + b, float64."""
     N, K = Z_NK.shape
     rows = Rows(Z_NK, y_N, features, least=ROWS)
-    precision = torch.full((K, K + 1), prior.off_diagonal, dtype=torch.float64)
-    precision.diagonal().fill_(prior.diagonal)
-    precision[:, K] = prior.intercept
+    precision = prior.of_full(K)
     start = torch.zeros_like(precision)
     v, b = fit_diagonal(Z_NK, y_N, features, prior, tolerance=1e-6)
     start.diagonal().copy_(v)

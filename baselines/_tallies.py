@@ -42,11 +42,15 @@ def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
             if len(ordered) == 0:
                 yield UNSEEN
                 continue
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        score = ordered[first]
-        positives = row[order[ends[k - 1] if k else 0 : ends[k]]]
-        hits = np.bincount(np.searchsorted(score, positives[np.isfinite(positives)]), minlength=len(score))
-        yield Tally(score, np.diff(np.append(first, len(ordered))), hits)
+        yield tally(ordered, row[order[ends[k - 1] if k else 0 : ends[k]]])
+
+
+def tally(ordered: NDArray, of_class: NDArray) -> Tally:
+    """The tally of finite scores [n], increasing, and of those of the class's own examples, among them if finite."""
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    score = ordered[first]
+    hits = np.bincount(np.searchsorted(score, of_class[np.isfinite(of_class)]), minlength=len(score))
+    return Tally(score, np.diff(np.append(first, len(ordered))), hits)
 
 
 def tallied(x_RN: Tensor, hit_RN: Tensor) -> tuple[Tally, NDArray]:

@@ -53,6 +53,13 @@ class Precision:
     intercept: float
     off_diagonal: float = 1.0
 
+    def of_full(self, K: int) -> Tensor:
+        """Those of every weight and, in the last column, intercept of a full map: float64 [K, K + 1]."""
+        precision = torch.full((K, K + 1), self.off_diagonal, dtype=torch.float64)
+        precision.diagonal().fill_(self.diagonal)
+        precision[:, K] = self.intercept
+        return precision
+
 
 @dataclass
 class Rows:
@@ -84,19 +91,6 @@ class Rows:
         stride = -(-len(self.Z_NK) // SAMPLE)
         base, x = self.features(self.Z_NK[::stride])
         return base, x, len(self.Z_NK) / len(x)
-
-
-def unseen(Z_NK: Tensor, y_N: Tensor) -> str | None:
-    """What to know where the labels [N] of logits [N, K] leave classes out: None where they do not."""
-    K = Z_NK.shape[1]
-    missing = (torch.bincount(y_N, minlength=K) == 0).nonzero()[:, 0].tolist()
-    if not missing:
-        return None
-    listed = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-    return (
-        f"no calibration example is of {len(missing)} of the {K} classes ({listed}): the fit learns that they are rare,"
-        " and loses more than it repairs on new examples of them"
-    )
 
 
 def fit_diagonal(
@@ -131,9 +125,7 @@ def fit_full(Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision) ->
     """The optimal departures (D [K, K], b [K]) of logits base + D x + b, float64."""
     N, K = Z_NK.shape
     rows = Rows(Z_NK, y_N, features, least=ROWS)
-    precision = torch.full((K, K + 1), prior.off_diagonal, dtype=torch.float64)
-    precision.diagonal().fill_(prior.diagonal)
-    precision[:, K] = prior.intercept
+    precision = prior.of_full(K)
     start = torch.zeros_like(precision)
     v, b = fit_diagonal(Z_NK, y_N, features, prior, tolerance=1e-6)
     start.diagonal().copy_(v)
@@ -159,11 +151,6 @@ def fit_full(Z_NK: Tensor, y_N: Tensor, features: Features, prior: Precision) ->
 
     theta = minimize(loss, start, metric, TOLERANCE * N, N * K * K > LARGE_FULL)
     return theta[:, :K].clone(), theta[:, K].clone()
-
-
-def unknowns_of_full(K: int) -> int:
-    """The numbers that `fit_full` learns."""
-    return K * (K + 1)
 
 
 def residual(logits_RK: Tensor, y_R1: Tensor) -> tuple[Tensor, float]:

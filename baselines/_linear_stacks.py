@@ -76,10 +76,7 @@ def _fit_fulls(base_SNK: Tensor, x_SNK: Tensor, y_SN: Tensor, prior: Precision) 
     S, N, K = x_SNK.shape
     shape = S, K, K + 1
     base_SNK = base_SNK - base_SNK.amax(2, keepdim=True)
-    precision = torch.full(shape[1:], prior.off_diagonal, dtype=torch.float64)
-    precision.diagonal().fill_(prior.diagonal)
-    precision[:, K] = prior.intercept
-    precision = precision.flatten()
+    precision = prior.of_full(K).flatten()
     start = torch.zeros(shape, dtype=torch.float64)
     start[:, :, :K].diagonal(dim1=1, dim2=2)[:], start[:, :, K] = fit_diagonals(base_SNK, x_SNK, y_SN, prior, 1e-6)
     with_one = torch.cat([x_SNK, torch.ones_like(x_SNK[:, :, :1])], 2)
@@ -185,13 +182,8 @@ def search(loss: Loss, x: Tensor, value: Tensor, gradient: Tensor, d: Tensor, go
     """`_linear.search` along every row of d that is `going`."""
     blur = 4 * torch.finfo(x.dtype).eps * value.abs()
     slope = dot(gradient, d)
-    low, high, slope_high, t = (
-        torch.zeros_like(slope),
-        torch.zeros_like(slope),
-        torch.zeros_like(slope),
-        torch.ones_like(slope),
-    )
-    slope_low = slope
+    low = high = slope_high = torch.zeros_like(slope)
+    slope_low, t = slope, torch.ones_like(slope)
     best = Found(x, value, gradient, torch.zeros_like(going))
     for _ in range(40):
         new = x + t[:, None] * d

@@ -1,4 +1,4 @@
-"""What one-vs-rest calibrators share: scores, their tallies, step functions, many small logistic regressions at once.
+"""What one-vs-rest calibrators share: scores, and many small logistic regressions at once.
 
 The score of class k is its log odds under softmax(Z), z_k - logsumexp of the other logits: the model's own probability
 on an unbounded scale. It does not see a shift of a row, so log probabilities give what logits give. For K = 2 it is
@@ -12,24 +12,27 @@ A row that does not offer a class, or offers no other, is no part of that class'
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from calib_bench.baselines._solvers import Params, checked, log_odds, moments
+from calib_bench.baselines._solvers import checked, log_odds, moments
 from calib_bench.baselines._stacks import one_by_one
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 ENTRIES = 1 << 17
 """Entries of the features of a block of classes: they stay in the cache, and memory constant in K."""
 RIDGE = 1e-6
 """Precision of slopes of standardized features, in units of total log loss: decides them where these are constant."""
+
+
+UNSEEN_1N = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)[None]
+"""Scores of a class that no row offers: the model's own probabilities, as nine examples would support them."""
 
 
 def scores(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
@@ -79,96 +82,7 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
             if bool(rows.any()):
                 yield x_CN[c : c + 1, rows], targets(y_N[rows], C, offered_N[rows])[c : c + 1]
             else:
-                x = torch.from_numpy(UNSEEN.score)[None]
-                yield x, x.sigmoid()
-
-
-# ---- step functions
-
-
-class Tally(NamedTuple):
-    """One class of a calibration set: distinct scores, increasing; at each how many examples, how many of the class."""
-
-    score: NDArray
-    number: NDArray
-    hits: NDArray
-
-
-def _unseen() -> Tally:
-    import numpy as np
-
-    score = np.linspace(-4.0, 4.0, 9)
-    return Tally(score, np.ones(9, np.int64), 1 / (1 + np.exp(-score)))
-
-
-UNSEEN = _unseen()
-"""Of a class that no row offers: the model's own probabilities, as nine examples would support them."""
-
-
-def tallies(x_CN: Tensor, y_N: Tensor) -> Iterator[Tally]:
-    """The tally of each fit in turn. Sorting values and looking up a class's own beats an argsort many times over."""
-    import numpy as np
-
-    x, y = x_CN.numpy(force=True), y_N.numpy(force=True)
-    order, ends = np.argsort(y, kind="stable"), np.cumsum(np.bincount(y, minlength=max(2, len(x))))
-    for c, row in enumerate(x):
-        k = c + (len(x) == 1)
-        ordered = np.sort(row)
-        if not np.isfinite(ordered[[0, -1]]).all():
-            ordered = ordered[np.isfinite(ordered)]
-            if len(ordered) == 0:
-                yield UNSEEN
-                continue
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        score = ordered[first]
-        positives = row[order[ends[k - 1] if k else 0 : ends[k]]]
-        hits = np.bincount(np.searchsorted(score, positives[np.isfinite(positives)]), minlength=len(score))
-        yield Tally(score, np.diff(np.append(first, len(ordered))), hits)
-
-
-def tallied(x_RN: Tensor, hit_RN: Tensor) -> tuple[Tally, NDArray]:
-    """The tallies of every row of scores in turn, and first [R + 1], where each row's begin. For short rows."""
-    import numpy as np
-
-    x, hit = x_RN.numpy(force=True), hit_RN.numpy(force=True)
-    order = np.argsort(x, 1)
-    x, hit = np.take_along_axis(x, order, 1), np.take_along_axis(hit, order, 1)
-    new = np.ones(x.shape, bool)
-    new[:, 1:] = x[:, 1:] != x[:, :-1]
-    start = np.flatnonzero(new)
-    number = np.diff(np.append(start, x.size))
-    hits = np.add.reduceat(hit.ravel().astype(np.int64), start)
-    return Tally(x.ravel()[start], number, hits), np.append(0, new.sum(1).cumsum())
-
-
-def packed(parts: Sequence[dict[str, NDArray]]) -> Params:
-    """Arrays of all fits in turn, float64, and first [C + 1], int64: where each fit's begin."""
-    import numpy as np
-
-    lengths = [len(next(iter(part.values()))) for part in parts]
-    columns = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    return {**columns, "first": torch.tensor([0, *np.cumsum(lengths).tolist()])}
-
-
-def unpacked(params: Params, *names: str) -> Iterator[tuple[NDArray, ...]]:
-    """The arrays of each fit in turn."""
-    arrays = [params[name].numpy(force=True) for name in names]
-    first = params["first"].tolist()
-    for start, end in itertools.pairwise(first):
-        yield tuple(array[start:end] for array in arrays)
-
-
-def stepped(params: Params, x_CN: Tensor) -> Tensor:
-    """Values [C, N] of step functions: of the first step whose upper end, `edge`, is at least the score, or the last"""
-    import numpy as np
-
-    q_CN = torch.empty_like(x_CN)
-    for c, (edge, value) in enumerate(unpacked(params, "edge", "value")):
-        q_CN[c] = torch.from_numpy(value[np.searchsorted(edge[:-1], x_CN[c].numpy(force=True))])
-    return q_CN
-
-
-# ---- logistic regressions
+                yield UNSEEN_1N, UNSEEN_1N.sigmoid()
 
 
 def class_blocks(C: int, entries: int) -> Iterator[slice]:
@@ -178,31 +92,54 @@ def class_blocks(C: int, entries: int) -> Iterator[slice]:
         yield slice(start, min(start + step, C))
 
 
-def fit_in_stacks(
-    fit: Callable[[Tensor, Tensor], Params],
-    of_classes: Callable[[Tensor, Tensor, int], Params],
-    features: int,
-    Z_SNK: Tensor,
-    y_SN: Tensor,
-) -> Params:
-    """The fits of S sets, every tensor with a leading axis S: all classes of several sets at once where they are small.
+@dataclass(frozen=True)
+class Regressions:
+    """Calibrators that fit a regression of each class against the rest, all classes at once.
 
-    Args:
-        fit: of one set.
-        of_classes: (scores [S C, N], targets [S C, N], S) -> parameters, every tensor with a leading axis S C.
-        features: unknowns of a class.
+    Attributes:
+        unknowns: of a class.
+        of_classes: (scores [C, N], targets [C, N], S) -> parameters, every tensor with a leading axis C. The classes
+            are those of S sets, one set after another; they know nothing of each other.
     """
-    S, N, K = Z_SNK.shape
-    C = 1 if K == 2 else K
-    sets = ENTRIES // (C * N * features)
-    if sets < 2 or masks.any_masked(Z_SNK):
-        return one_by_one(fit, Z_SNK, y_SN)
-    parts = []
-    for Z, y in zip(Z_SNK.split(sets), y_SN.split(sets), strict=True):
-        x_CN = scores_stack(Z, y).contiguous()
-        t_CN = torch.cat([targets(y_N, C) for y_N in y])
-        parts.append(of_classes(x_CN, t_CN, len(Z)))
-    return {name: torch.cat([part[name] for part in parts]).unflatten(0, (S, C)) for name in parts[0]}
+
+    unknowns: int
+    of_classes: Callable[[Tensor, Tensor, int], Params]
+
+    def calibrator(self, apply: Callable[[Params, Tensor], Tensor], reference: str, title: str) -> Calibrator:
+        """As a plug-in, given how its parameters are applied."""
+        return Calibrator(
+            self.fit, apply, keeps_argmax=False, reference=reference, title=title, fit_stack=self.fit_stack
+        )
+
+    def fit(self, Z_NK: Tensor, y_N: Tensor) -> Params:
+        """Fits C regressions, C = K or 1 for K = 2, to logits [N, K] and labels [N].
+
+        Raises:
+            UserError: NaN or +inf logits, or labels that do not match.
+        """
+        x_CN = scores(Z_NK, y_N)
+        return _concatenated([self.of_classes(x, t, 1) for x, t in unmarked(x_CN, y_N, self.unknowns)])
+
+    def fit_stack(self, Z_SNK: Tensor, y_SN: Tensor) -> Params:
+        """`fit` of S sets, every tensor with a leading axis S; classes of several sets at once where they are small.
+
+        Raises:
+            UserError: as `fit`.
+        """
+        S, N, K = Z_SNK.shape
+        C = 1 if K == 2 else K
+        sets = ENTRIES // (C * N * self.unknowns)
+        if sets < 2 or masks.any_masked(Z_SNK):
+            return one_by_one(self.fit, Z_SNK, y_SN)
+        parts = []
+        for Z, y in zip(Z_SNK.split(sets), y_SN.split(sets), strict=True):
+            t_CN = torch.cat([targets(y_N, C) for y_N in y])
+            parts.append(self.of_classes(scores_stack(Z, y).contiguous(), t_CN, len(Z)))
+        return {name: values.unflatten(0, (S, C)) for name, values in _concatenated(parts).items()}
+
+
+def _concatenated(parts: list[Params]) -> Params:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def targets(y_N: Tensor, C: int, offered_N: Tensor | None = None) -> Tensor:

@@ -1,8 +1,8 @@
-"""What calibrators share: checking of logits, scores of one class against the rest, and convex solvers in float64."""
+"""What calibrators share: checking of logits, their spread, scores of one class against the rest, in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,10 +10,6 @@ from torch import Tensor
 from calib_bench.errors import UserError
 from calib_bench.metrics import masks
 
-Params = dict[str, Tensor]
-
-WILDEST = 1e12
-"""Features in units of the logits' spread stop here: beyond it a row is decided, and curvature would overflow."""
 BLOCK = 1 << 15
 """Entries of a block of rows: float64 temporaries of 256 KiB stay in the cache."""
 
@@ -26,13 +22,7 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     Raises:
         UserError: no rows, fewer than two classes, labels of another length or out of range, or NaN or +inf logits.
     """
-    if Z_NK.ndim != 2 or len(Z_NK) == 0 or Z_NK.shape[1] < 2:
-        raise UserError(f"A calibrator needs logits [N, K] with N >= 1 and K >= 2, not shape {tuple(Z_NK.shape)}.")
-    if not Z_NK.is_floating_point():
-        raise UserError(f"A calibrator needs floating-point logits, not {Z_NK.dtype}.")
-    N, K = Z_NK.shape
-    if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
-        raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
+    _check_shapes(Z_NK, y_N)
     low, high = Z_NK.aminmax()
     if low > masks.SHALLOWEST and high < torch.inf:  # every entry is finite and offered: one fast pass
         return Z_NK
@@ -41,6 +31,16 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
         raise UserError("Logits contain NaN or +inf (or a row of -inf only): a diverged model cannot be calibrated.")
     depth = masks.depth_of_zeros(Z_NK, y_N) if y_N is not None else None
     return Z_NK if depth is None else masks.raised(Z_NK, depth)
+
+
+def _check_shapes(Z_NK: Tensor, y_N: Tensor | None) -> None:
+    if Z_NK.ndim != 2 or len(Z_NK) == 0 or Z_NK.shape[1] < 2:
+        raise UserError(f"A calibrator needs logits [N, K] with N >= 1 and K >= 2, not shape {tuple(Z_NK.shape)}.")
+    if not Z_NK.is_floating_point():
+        raise UserError(f"A calibrator needs floating-point logits, not {Z_NK.dtype}.")
+    N, K = Z_NK.shape
+    if y_N is not None and (y_N.shape != (N,) or y_N.min() < 0 or y_N.max() >= K):
+        raise UserError(f"A calibrator needs {N} labels from 0 to {K - 1}, one for each row of logits.")
 
 
 def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,17 +52,7 @@ def blocks(Z_NK: Tensor, y_N: Tensor, entries: int = BLOCK) -> Iterator[tuple[Te
 
 def deviations(z_RK: Tensor) -> Tensor:
     """Standard deviation of each row's offered logits, float64 [R]; exact also where squares overflow."""
-    z_RK = z_RK.double()
-    deviation_R = z_RK.var(1, correction=0).sqrt()
-    if bool(deviation_R.isfinite().all()):
-        return deviation_R
-    offered_RK = ~z_RK.isneginf()
-    number_R1 = offered_RK.sum(1, keepdim=True)
-    z_RK = z_RK.masked_fill(~offered_RK, 0.0)
-    unit_R1 = z_RK.abs().amax(1, keepdim=True).clamp(min=1.0)
-    u_RK = z_RK / unit_R1
-    centred_RK = (u_RK - u_RK.sum(1, keepdim=True) / number_R1).masked_fill(~offered_RK, 0.0)
-    return (centred_RK.square().sum(1, keepdim=True) / number_R1).sqrt_().mul_(unit_R1)[:, 0]
+    return moments(z_RK.double(), 1)[1][:, 0]
 
 
 def spread(Z_NK: Tensor) -> float:
@@ -149,52 +139,6 @@ def mix_uniform(q_NK: Tensor, share: Tensor, where_NK: Tensor | None = None) -> 
     return torch.log_softmax(logp_NK if where_NK is None else logp_NK.masked_fill(where_NK, -torch.inf), 1)
 
 
-def newton(
-    f: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], x: Tensor, tolerance: float = 1e-12, steps: int = 100
-) -> Tensor:
-    """Minimizer of a smooth, strictly convex f, by Newton's method with step halving.
-
-    Args:
-        f: x [P] -> value, gradient [P], Hessian [P, P], positive definite.
-        x: start, float64.
-        tolerance: stop once half the squared Newton decrement, the decrease still to come, is below it.
-    """
-    value, gradient, hessian = f(x)
-    for _ in range(steps):
-        step = torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(hessian))[:, 0]
-        decrement = float(gradient @ step)
-        if decrement / 2 <= tolerance:
-            break
-        rate = 1.0
-        while True:
-            trial = f(x - rate * step)
-            if trial[0] <= value - 0.25 * rate * decrement:
-                break
-            rate /= 2
-            if rate < 1e-8:  # rounding leaves no decrease to find
-                return x
-        x = x - rate * step
-        value, gradient, hessian = trial
-    return x
-
-
-def lbfgs(
-    f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, curvature: Tensor, tolerance: float, steps: int = 200
-) -> Tensor:
-    """Minimizer of a smooth convex f (x [P] -> value, gradient [P]) by limited-memory BFGS, for large P.
-
-    Args:
-        curvature: about the diagonal of the Hessian [P], positive; unknowns are scaled by its root.
-        tolerance: stop once no entry of the scaled gradient is larger; its square is about twice the decrease to come.
-    """
-    from scipy.optimize import minimize
-
-    root = curvature.sqrt()
-
-    def scaled(v: object) -> tuple[float, object]:
-        value, gradient = f(torch.as_tensor(v) / root)
-        return float(value), (gradient / root).numpy()
-
-    options = {"maxiter": steps, "maxcor": 10, "ftol": 1e-12, "gtol": tolerance}
-    optimum = minimize(scaled, (x * root).numpy(), jac=True, method="L-BFGS-B", options=options)
-    return torch.as_tensor(optimum.x) / root
+def uniform_share(y_N: Tensor) -> Tensor:
+    """The uniform's share 1 / (N + 1), float64 []: as if one more example had been seen, of every label at once."""
+    return torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)

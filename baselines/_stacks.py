@@ -6,15 +6,14 @@ A stacked fit takes the steps that each set's own fit would take: only sums are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, checked, deviations, root_mean_square
+from calib_bench.baselines._solvers import checked, deviations, root_mean_square
+from calib_bench.core.baseline import Params
 
-Result = TypeVar("Result")
 LARGEST = 1 << 16
 """Logits of a set at most: larger ones gain nothing by company."""
 COLUMNS = 64
@@ -28,7 +27,11 @@ def small(Z_SNK: Tensor) -> bool:
 
 def one_by_one(fit: Callable[[Tensor, Tensor], Params], Z_SNK: Tensor, y_SN: Tensor) -> Params:
     """Every set's own fit, each tensor with a leading axis S."""
-    parts = [fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)]
+    return stacked([fit(Z_NK, y_N) for Z_NK, y_N in zip(Z_SNK, y_SN, strict=True)])
+
+
+def stacked(parts: Sequence[Params]) -> Params:
+    """Parameters of S sets, each tensor with a leading axis S."""
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -97,20 +100,3 @@ class LogitStack:
         terms_SD = torch.stack([size_R.log_(), *cumulants(moments)]).view(order + 1, -1, N).sum(2).t()
         terms_SD[:, :2] -= s_S1 * self.own_SN.sum(1, keepdim=True)
         return (terms_SD / N).tolist()
-
-
-def together(
-    searches: Sequence[Generator[float, list[float], Result]], evaluate: Callable[[list[float]], list[list[float]]]
-) -> list[Result]:
-    """What each search returns; all that still go on are sent what they ask for in one evaluation."""
-    requests = [next(search) for search in searches]
-    results: dict[int, Result] = {}
-    while len(results) < len(searches):
-        answers = evaluate(requests)
-        for i, search in enumerate(searches):
-            if i not in results:
-                try:
-                    requests[i] = search.send(answers[i])
-                except StopIteration as end:
-                    results[i] = end.value
-    return [results[i] for i in range(len(searches))]

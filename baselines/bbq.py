@@ -8,17 +8,15 @@ which are never 0. Equal scores share a bin. Binnings of less than 1e-8 of the b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
-from calib_bench.baselines._solvers import Params, checked
-from calib_bench.core.baseline import Calibrator
-from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from calib_bench.baselines._one_vs_rest import scores
+from calib_bench.baselines._tallies import Tally, fit_tallies, normalized, stepped
+from calib_bench.core.baseline import Calibrator, Params
 
 RANGE = 10.0
 PRIOR = 2.0
@@ -35,21 +33,17 @@ def fit_bbq(Z_NK: Tensor, y_N: Tensor) -> Params:
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
-    sizes = bin_counts(len(y_N))
-    return packed([_average(tally, sizes) for tally in tallies(scores(Z_NK, y_N), y_N)])
+    return fit_tallies(partial(_average, sizes=bin_counts(len(y_N))), Z_NK, y_N)
 
 
 def bin_counts(N: int) -> NDArray:
     """The sizes of the binnings: from N^(1/3) / 10 to 10 N^(1/3), within 1 and N."""
-    import numpy as np
-
     low, high = max(1, int(N ** (1 / 3) / RANGE)), min(N, int(np.ceil(RANGE * N ** (1 / 3))))
     return np.arange(low, high + 1)
 
 
 def _average(tally: Tally, sizes: NDArray) -> dict[str, NDArray]:
     """edge and value of the average of all binnings of one class."""
-    import numpy as np
     from scipy.special import expit, gammaln
 
     seen, hits = np.append(0, tally.number.cumsum()), np.append(0, tally.hits.cumsum())
@@ -81,8 +75,7 @@ def _average(tally: Tally, sizes: NDArray) -> dict[str, NDArray]:
 
 def apply_bbq(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized probabilities, float64 [N, K]."""
-    q_NK = joined(stepped(params, scores(Z_NK)))
-    return masks.without(q_NK.log(), checked(Z_NK)).log_softmax(1)
+    return normalized(stepped(params, scores(Z_NK)), Z_NK)
 
 
 BASELINE = Calibrator(

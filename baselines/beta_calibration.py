@@ -19,39 +19,18 @@ from torch.nn.functional import softplus
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
     Logistic,
-    fit_in_stacks,
+    Regressions,
     joined_logits,
     logistic,
     scores,
     standardized,
-    unmarked,
 )
-from calib_bench.baselines._solvers import Params, finite
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._solvers import finite
+from calib_bench.core.baseline import Params
 
 
-def fit_beta(Z_NK: Tensor, y_N: Tensor) -> Params:
-    """Fits a, b >= 0 and c, float64 [C] each (C = K, or 1 for K = 2), to logits [N, K] and labels [N].
-
-    Raises:
-        UserError: NaN or +inf logits, or labels that do not match.
-    """
-    x_CN = scores(Z_NK, y_N)
-    parts = [_fit(x, t) for x, t in unmarked(x_CN, y_N, 3)]
-    return {name: torch.cat([part[name] for part in parts]) for name in "abc"}
-
-
-def fit_betas(Z_SNK: Tensor, y_SN: Tensor) -> Params:
-    """`fit_beta` of S sets: a, b and c, [S, C] each.
-
-    Raises:
-        UserError: as `fit_beta`.
-    """
-    return fit_in_stacks(fit_beta, _fit, 3, Z_SNK, y_SN)
-
-
-def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
-    """a, b and c, [C] each; classes know nothing of each other, nor of sets."""
+def fit_classes(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """a, b >= 0 and c, float64 [C] each, of scores and targets [C, N]; of how many sets does not matter."""
     log_s, centre_a, unit_a = standardized(-softplus(-x_CN))
     minus_log_rest, centre_b, unit_b = standardized(softplus(x_CN))
     X_CPN = torch.stack([log_s, minus_log_rest, torch.ones_like(x_CN)], 1)
@@ -89,6 +68,4 @@ def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN), Z_NK)
 
 
-BASELINE = Calibrator(
-    fit_beta, apply_beta, keeps_argmax=False, reference="kull2017", title="Beta calibration", fit_stack=fit_betas
-)
+BASELINE = Regressions(3, fit_classes).calibrator(apply_beta, "kull2017", "Beta calibration")

@@ -17,10 +17,10 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, checked
+from calib_bench.baselines._solvers import checked
 from calib_bench.baselines._stacks import checked_stack
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 SLACK = 5e-11

@@ -7,18 +7,16 @@ every label at once: without it a probability of zero gives an infinite log loss
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, stepped, tallies
-from calib_bench.baselines._solvers import Params, checked, mix_uniform
-from calib_bench.core.baseline import Calibrator
-from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from calib_bench.baselines._one_vs_rest import scores
+from calib_bench.baselines._solvers import uniform_share
+from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, stepped
+from calib_bench.core.baseline import Calibrator, Params
 
 BINS = 15
 
@@ -33,14 +31,11 @@ def fit_histogram(Z_NK: Tensor, y_N: Tensor, bins: int = BINS) -> Params:
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
-    params = packed([_bins(tally, bins) for tally in tallies(scores(Z_NK, y_N), y_N)])
-    return {**params, "uniform": torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)}
+    return {**fit_tallies(partial(_bins, bins=bins), Z_NK, y_N), "uniform": uniform_share(y_N)}
 
 
 def _bins(tally: Tally, bins: int) -> dict[str, NDArray]:
     """edge and value of one class's bins: each ends with the score of its last rank, and all that equal it."""
-    import numpy as np
-
     seen, hits = tally.number.cumsum(), tally.hits.cumsum()
     rank = -(np.arange(1, bins + 1) * -seen[-1] // bins)
     last = np.unique(np.searchsorted(seen, rank))
@@ -49,8 +44,7 @@ def _bins(tally: Tally, bins: int) -> dict[str, NDArray]:
 
 def apply_histogram(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]."""
-    Z_NK = checked(Z_NK)
-    return mix_uniform(joined(stepped(params, scores(Z_NK))), params["uniform"], masks.masked(Z_NK))
+    return mixed(stepped(params, scores(Z_NK)), params, Z_NK)
 
 
 BASELINE = Calibrator(

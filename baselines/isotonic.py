@@ -7,20 +7,17 @@ a probability of zero gives an infinite log loss. `isotonic_multiclass` fits one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, scores_stack, tallied, tallies, unpacked
-from calib_bench.baselines._solvers import Params, checked, mix_uniform
+from calib_bench.baselines._one_vs_rest import scores, scores_stack
+from calib_bench.baselines._solvers import uniform_share
 from calib_bench.baselines._stacks import small
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._tallies import Tally, fit_tallies, mixed, tallied, unpacked
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 TOGETHER = 1 << 20
 """Logits at most of the sets that are fitted together."""
@@ -28,7 +25,6 @@ TOGETHER = 1 << 20
 
 def steps(tally: Tally) -> dict[str, NDArray]:
     """score and value: the ends of the steps of the non-decreasing least-squares fit."""
-    import numpy as np
     from scipy.optimize import isotonic_regression
 
     value = isotonic_regression(tally.hits / tally.number, weights=tally.number).x
@@ -47,9 +43,7 @@ def fit_isotonic(Z_NK: Tensor, y_N: Tensor) -> Params:
     Raises:
         UserError: NaN or +inf logits, or labels that do not match.
     """
-    x_CN = scores(Z_NK, y_N)
-    params = packed([steps(tally) for tally in tallies(x_CN, y_N)])
-    return {**params, "uniform": torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)}
+    return {**fit_tallies(steps, Z_NK, y_N), "uniform": uniform_share(y_N)}
 
 
 def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
@@ -58,7 +52,6 @@ def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
     Raises:
         UserError: as `fit_isotonic`.
     """
-    import numpy as np
     from scipy.optimize import isotonic_regression
 
     S, N, K = Z_SNK.shape
@@ -76,30 +69,23 @@ def fit_isotonics(Z_SNK: Tensor, y_SN: Tensor) -> list[Params]:
     keep = np.append(True, step) | np.append(step, True)
     ends = np.append(0, keep.cumsum())[first].reshape(-1)
     score, value = tally.score[keep], value[keep]
-    out = []
-    for bounds in (ends[i : i + C + 1] for i in range(0, S * C, C)):
-        here = slice(bounds[0], bounds[-1])
-        out.append(
-            {
-                "score": torch.from_numpy(score[here].copy()),
-                "value": torch.from_numpy(value[here].copy()),
-                "first": torch.from_numpy(bounds - bounds[0]),
-                "uniform": torch.tensor(1 / (N + 1), dtype=torch.float64),
-            }
-        )
-    return out
+    fits = []
+    for s in range(S):
+        first = ends[s * C : (s + 1) * C + 1]
+        here = slice(first[0], first[-1])
+        arrays = {"score": score[here].copy(), "value": value[here].copy(), "first": first - first[0]}
+        params = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        fits.append({**params, "uniform": uniform_share(y_SN[s])})
+    return fits
 
 
 def apply_isotonic(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized, mixed probabilities, float64 [N, K]; beyond the fitted scores, the value at the end."""
-    import numpy as np
-
-    Z_NK = checked(Z_NK)
     x_CN = scores(Z_NK)
     q_CN = torch.empty_like(x_CN)
     for c, (score, value) in enumerate(unpacked(params, "score", "value")):
         q_CN[c] = torch.from_numpy(np.interp(x_CN[c].numpy(force=True), score, value))
-    return mix_uniform(joined(q_CN), params["uniform"], masks.masked(Z_NK))
+    return mixed(q_CN, params, Z_NK)
 
 
 BASELINE = Calibrator(

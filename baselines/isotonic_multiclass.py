@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally
-from calib_bench.baselines._solvers import Params, checked, log_odds, mix_uniform
+from calib_bench.baselines._solvers import checked, log_odds, mix_uniform, uniform_share
+from calib_bench.baselines._tallies import tally
 from calib_bench.baselines.isotonic import steps
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 STRICT = 1e-6
@@ -32,13 +32,9 @@ def fit_isotonic_multiclass(Z_NK: Tensor, y_N: Tensor) -> Params:
     """
     x_NK = log_odds(checked(Z_NK, y_N))
     ordered = np.sort(x_NK[x_NK.isfinite()].numpy(force=True))
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     of_label = x_NK.gather(1, y_N[:, None])[:, 0].numpy(force=True)
-    of_label = of_label[np.isfinite(of_label)]
-    hits = np.bincount(np.searchsorted(ordered[first], of_label), minlength=len(first))
-    fitted = steps(Tally(ordered[first], np.diff(np.append(first, len(ordered))), hits))
-    uniform = torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)
-    return {**{name: torch.from_numpy(array) for name, array in fitted.items()}, "uniform": uniform}
+    arrays = steps(tally(ordered, of_label))
+    return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "uniform": uniform_share(y_N)}
 
 
 def apply_isotonic_multiclass(params: Params, Z_NK: Tensor) -> Tensor:

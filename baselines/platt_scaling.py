@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from calib_bench.baselines._solvers import Params, blocks, checked, finite, log_odds, moments
+from calib_bench.baselines._one_vs_rest import RIDGE
+from calib_bench.baselines._solvers import blocks, checked, finite, log_odds, moments
 from calib_bench.baselines._stacks import checked_stack, one_by_one, small
-from calib_bench.core.baseline import Calibrator
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
-RIDGE = 1e-6
 SAMPLE = 4096
 """Rows, or 16 a class if that is more, of the sample on which a fit four times as long is first made."""
 CACHE = 1 << 22

@@ -15,46 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import (
-    RIDGE,
-    fit_in_stacks,
-    joined_logits,
-    logistic,
-    scores,
-    standardized,
-    unmarked,
-)
-from calib_bench.baselines._solvers import Params
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._one_vs_rest import RIDGE, Regressions, joined_logits, logistic, scores, standardized
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
 
 LARGEST = 1e100
 """Standardized scores beyond it are taken for it, so that their squares are finite."""
-
-
-def fit_quadratic(Z_NK: Tensor, y_N: Tensor) -> Params:
-    """Fits a, b and c, in standardized log odds, to logits [N, 2] and labels [N].
-
-    Returns:
-        centre and unit, of the log odds; intercept, slope and bend: [1] each, float64.
-
-    Raises:
-        UserError: more than two classes, NaN or +inf logits, or labels that do not match.
-    """
-    _two_classes(Z_NK)
-    x_CN = scores(Z_NK, y_N)
-    ((x, t),) = unmarked(x_CN, y_N, 3)
-    return _fit(x, t)
-
-
-def fit_quadratics(Z_SNK: Tensor, y_SN: Tensor) -> Params:
-    """`fit_quadratic` of S sets, [S, 1] each.
-
-    Raises:
-        UserError: as `fit_quadratic`.
-    """
-    _two_classes(Z_SNK)
-    return fit_in_stacks(fit_quadratic, _fit, 3, Z_SNK, y_SN)
 
 
 def _two_classes(Z: Tensor) -> None:
@@ -65,8 +31,12 @@ def _two_classes(Z: Tensor) -> None:
         )
 
 
-def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
-    """One fit a row."""
+def fit_classes(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """Fits a, b and c, in standardized log odds, to each row of scores and targets [C, N], of any number of sets.
+
+    Returns:
+        centre and unit, of the log odds; intercept, slope and bend: [C] each, float64.
+    """
     u_CN, centre_C, unit_C = standardized(x_CN)
     square_CN, middle_C, width_C = standardized(u_CN.square())
     X_CPN = torch.stack([torch.ones_like(u_CN), u_CN, square_CN], 1)
@@ -82,6 +52,29 @@ def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
         "slope": theta_CP[:, 1].clone(),
         "bend": bend_C,
     }
+
+
+REGRESSIONS = Regressions(3, fit_classes)
+
+
+def fit_quadratic(Z_NK: Tensor, y_N: Tensor) -> Params:
+    """What `fit_classes` gives, [1] each, of logits [N, 2] and labels [N].
+
+    Raises:
+        UserError: more than two classes, NaN or +inf logits, or labels that do not match.
+    """
+    _two_classes(Z_NK)
+    return REGRESSIONS.fit(Z_NK, y_N)
+
+
+def fit_quadratics(Z_SNK: Tensor, y_SN: Tensor) -> Params:
+    """`fit_quadratic` of S sets, [S, 1] each.
+
+    Raises:
+        UserError: as `fit_quadratic`.
+    """
+    _two_classes(Z_SNK)
+    return REGRESSIONS.fit_stack(Z_SNK, y_SN)
 
 
 def apply_quadratic(params: Params, Z_NK: Tensor) -> Tensor:

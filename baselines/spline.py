@@ -18,16 +18,15 @@ from torch import Tensor
 
 from calib_bench.baselines._one_vs_rest import (
     RIDGE,
+    Regressions,
     class_blocks,
-    fit_in_stacks,
     joined_logits,
     logistic,
     scores,
     standardized,
-    unmarked,
 )
-from calib_bench.baselines._solvers import Params, finite
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._solvers import finite
+from calib_bench.core.baseline import Params
 
 KNOTS = 10
 UPDATES = 20
@@ -38,32 +37,15 @@ SMOOTHNESS = (1e-3, 1e9)
 """Bounds of lambda, for scores of standard deviation one."""
 
 
-def fit_spline(Z_NK: Tensor, y_N: Tensor) -> Params:
-    """Fits C splines (C = K, or 1 for K = 2) to logits [N, K] and labels [N].
+def fit_classes(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
+    """Fits C splines to scores and targets [C, N], of the classes of one set after another's.
+
+    The lambdas of a set are settled together.
 
     Returns:
         centre and unit [C], of the scores; knot [C, knots], in standardized scores; curvature [C, knots - 2], f'' at
         the inner knots; slope and intercept [C]; smoothness [C], lambda. All float64.
-
-    Raises:
-        UserError: NaN or +inf logits, or labels that do not match.
     """
-    x_CN = scores(Z_NK, y_N)
-    parts = [_fit(x, t) for x, t in unmarked(x_CN, y_N, KNOTS)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def fit_splines(Z_SNK: Tensor, y_SN: Tensor) -> Params:
-    """`fit_spline` of S sets, every tensor with a leading axis S.
-
-    Raises:
-        UserError: as `fit_spline`.
-    """
-    return fit_in_stacks(fit_spline, _fit, KNOTS, Z_SNK, y_SN)
-
-
-def _fit(x_CN: Tensor, t_CN: Tensor, sets: int = 1) -> Params:
-    """Of the classes of one set after another's; a set's lambdas are settled together."""
     u_CN, centre_C, unit_C = standardized(x_CN)
     knot_Cm = knots(u_CN)
     root_Crr = torch.linalg.cholesky(gram(knot_Cm))
@@ -156,11 +138,4 @@ def apply_spline(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(f_CN, Z_NK)
 
 
-BASELINE = Calibrator(
-    fit_spline,
-    apply_spline,
-    keeps_argmax=False,
-    reference="lucena2018",
-    title="Spline calibration",
-    fit_stack=fit_splines,
-)
+BASELINE = Regressions(KNOTS, fit_classes).calibrator(apply_spline, "lucena2018", "Spline calibration")

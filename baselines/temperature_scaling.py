@@ -17,15 +17,16 @@ Classes that a row does not offer (`masks`) are no part of it: f is the log loss
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import Params, blocks, checked, deviations, root_mean_square
-from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, together
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._root_search import ANY, TOLERANCE, Root, steps, together
+from calib_bench.baselines._solvers import blocks, checked, deviations, root_mean_square
+from calib_bench.baselines._stacks import LogitStack, checked_stack, cumulants, one_by_one, small, stacked
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.metrics import masks
 
 BLOCK = 1 << 16
@@ -38,8 +39,6 @@ LOWEST = -1e300
 """Where -inf, and what overflows, enters a pass: its exponential is zero, and zero times it is zero."""
 ORDER = 5
 """Derivatives of f that a pass computes."""
-TOLERANCE = 1e-9
-"""Relative error of T at which a fit stops."""
 
 
 class Loss(NamedTuple):
@@ -111,80 +110,6 @@ def floor_of(Z_NK: Tensor, y_N: Tensor) -> float | None:
     return total / len(y_N)
 
 
-class Step(NamedTuple):
-    """A step in log s, about how far it ends from the root of f', and f' times s there by the series, at most."""
-
-    du: float
-    error: float = math.inf
-    gradient: float = math.inf
-
-
-def series_step(d: Sequence[float]) -> Step:
-    """To the root of f' by its Taylor series in r = s'/s - 1; by Newton's method in log s where that is too far.
-
-    The terms fall about tenfold as fast as r does, so that the first one left out is at most 10 r times the last.
-    """
-    if not d[1] > 0:
-        return Step(0.0, 0.0, 0.0) if d[0] == 0 else Step(math.nan)
-    newton = -d[0] / d[1]
-    r = newton
-    for _ in range(20):
-        if not abs(r) < 0.5:
-            return Step(newton)
-        terms = [c * r**n / math.factorial(n) for n, c in enumerate(d)]
-        slope = sum(c * r**n / math.factorial(n) for n, c in enumerate(d[1:]))
-        if not slope > 0:
-            return Step(newton)
-        r -= sum(terms) / slope
-        if abs(sum(terms)) <= 1e-15 * abs(terms[0]):
-            break
-    ratio = 10 * abs(r)
-    left_out = ratio * max(abs(terms[-1]), ratio * abs(terms[-2]))
-    error = left_out / d[1]
-    if abs(r) >= 0.5 or error > 0.1 * abs(r):
-        return Step(newton)
-    return Step(math.log1p(r), error, left_out)
-
-
-class Root(NamedTuple):
-    """log s, |df/ds| there at most, and the passes it took."""
-
-    u: float
-    gradient: float
-    passes: int
-
-
-def steps(
-    N: int, K: float, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
-) -> Generator[float, list[float], Root]:
-    """The root in [low, high] of a function that increases with u = log s; yields s, to be sent the derivatives there.
-
-    The function is f'; on separable data, the bound on f - floor stands in for it, on a log scale, where it is nearly
-    linear in s.
-    """
-    bound = low
-    target = math.log(min(1 / (N + 2), (math.log(K) - (floor or 0.0)) / 2))
-    for passes in range(1, 101):
-        f, *d = yield math.exp(u)
-        if floor is None:
-            value, step = d[0], series_step(d)
-        else:
-            excess = max(f - floor, 1e-300)
-            value, slope = target - math.log(excess), -d[0] / excess
-            step = Step(-value / slope if slope > 0 else math.nan)
-            step = step._replace(error=abs(step.du), gradient=abs(d[0]))
-        if value > 0 and u == bound:
-            return Root(u, d[0] / math.exp(u), passes)
-        low, high = (low, u) if value > 0 else (u, high)
-        new = u + step.du
-        if step.error <= tolerance and low <= new <= high:
-            return Root(new, step.gradient / math.exp(new), passes)
-        if not low < new < high:
-            new = bound if new <= low == bound else (low + high) / 2
-        u = new
-    return Root(u, d[0] / math.exp(u), passes)
-
-
 def solve(
     Z_NK: Tensor, y_N: Tensor, u: float, low: float, high: float, floor: float | None, tolerance: float = TOLERANCE
 ) -> Root:
@@ -213,8 +138,8 @@ def fit_temperature(Z_NK: Tensor, y_N: Tensor) -> Params:
     """
     Z_NK = checked(Z_NK, y_N)
     floor = floor_of(Z_NK, y_N)
-    if floor is not None and ceiling_of(Z_NK) - floor < 1e-12:  # constant logits: every T is the same
-        return _params(Root(0.0, 0.0, 0), True)
+    if floor is not None and ceiling_of(Z_NK) - floor < 1e-12:
+        return _params(ANY, True)
     low, high = within(deviations(Z_NK[:: max(1, len(Z_NK) // SAMPLES[0])]))
     u = min(max(0.0, low), high)
     for size in SAMPLES:
@@ -235,44 +160,51 @@ def fit_temperatures(Z_SNK: Tensor, y_SN: Tensor) -> Params:
     if not small(Z_SNK) or masks.any_masked(Z_SNK):
         return one_by_one(fit_temperature, Z_SNK, y_SN)
     Z_SNK = checked_stack(Z_SNK, y_SN)
-    S, N, K = Z_SNK.shape
+    _, N, K = Z_SNK.shape
     limits = [within(deviations(Z_NK)) for Z_NK in Z_SNK[:, :: max(1, N // SAMPLES[0])]]
     logits = LogitStack(Z_SNK, y_SN)
     floors = logits.floors()
-    u = [min(max(0.0, low), high) for low, high in limits]
+    starts = _starts(Z_SNK, y_SN, limits, floors)
+    searches = {}
+    for i, floor in enumerate(floors):
+        if floor is None or math.log(K) - floor >= 1e-12:
+            searches[i] = steps(N, K, starts[i], *limits[i], floor)
+    roots = _roots(logits, searches)
+    parts = []
+    for i, floor in enumerate(floors):
+        root = roots.get(i, ANY)
+        parts.append(_params(root, floor is not None or root.u == limits[i][0]))
+    return stacked(parts)
+
+
+def _starts(Z_SNK: Tensor, y_SN: Tensor, limits: list[tuple[float, float]], floors: list[float | None]) -> list[float]:
+    """log s of each set to start from: 0, or where samples of many rows that are not separable lead."""
+    N, K = Z_SNK.shape[1:]
+    starts = [min(max(0.0, low), high) for low, high in limits]
     for size in SAMPLES:
-        if size * 4 <= N:
-            part = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
-            undecided = [i for i, floor in enumerate(part.floors()) if floor is None and floors[i] is None]
-            searches = [steps(part.shape[1], K, u[i], *limits[i], None, tolerance=1e-3) for i in undecided]
-            for i, root in zip(undecided, _roots(part, searches, undecided), strict=True):
-                u[i] = root.u
-    constant = [floor is not None and math.log(K) - floor < 1e-12 for floor in floors]
-    undecided = [i for i in range(S) if not constant[i]]
-    searches = [steps(N, K, u[i], *limits[i], floors[i]) for i in undecided]
-    roots = dict(zip(undecided, _roots(logits, searches, undecided), strict=True))
-    parts = [
-        _params(roots[i], floors[i] is not None or roots[i].u == limits[i][0])
-        if i in roots
-        else _params(Root(0.0, 0.0, 0), True)
-        for i in range(S)
-    ]
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        if size * 4 > N:
+            continue
+        sample = LogitStack(Z_SNK[:, :: N // size], y_SN[:, :: N // size])
+        searches = {}
+        for i, floor in enumerate(sample.floors()):
+            if floor is None and floors[i] is None:
+                searches[i] = steps(sample.shape[1], K, starts[i], *limits[i], None, tolerance=1e-3)
+        for i, root in _roots(sample, searches).items():
+            starts[i] = root.u
+    return starts
 
 
-def _roots(
-    logits: LogitStack, searches: list[Generator[float, list[float], Root]], places: Sequence[int]
-) -> list[Root]:
-    """Of the searches, which are of the sets `places`."""
+def _roots(logits: LogitStack, searches: dict[int, Generator[float, list[float], Root]]) -> dict[int, Root]:
+    """What the searches, by the number of their set in the stack, end at."""
 
     def evaluate(points: list[float]) -> list[list[float]]:
         s = [1.0] * logits.shape[0]
-        for i, value in zip(places, points, strict=True):
+        for i, value in zip(searches, points, strict=True):
             s[i] = value
         values = logits.derivatives(s, ORDER)
-        return [values[i] for i in places]
+        return [values[i] for i in searches]
 
-    return together(searches, evaluate)
+    return dict(zip(searches, together(list(searches.values()), evaluate), strict=True))
 
 
 def ceiling_of(Z_NK: Tensor) -> float:

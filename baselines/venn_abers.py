@@ -12,19 +12,15 @@ N K numbers in all, hence a limit of 2^24 on N K.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from calib_bench.baselines._one_vs_rest import Tally, joined, packed, scores, tallies, unpacked
-from calib_bench.baselines._solvers import Params, checked
-from calib_bench.core.baseline import Calibrator
+from calib_bench.baselines._one_vs_rest import scores
+from calib_bench.baselines._tallies import Tally, fit_tallies, normalized, unpacked
+from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
-from calib_bench.metrics import masks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LIMIT = 1 << 24
 
@@ -46,12 +42,10 @@ def fit_venn_abers(Z_NK: Tensor, y_N: Tensor) -> Params:
             f"venn_abers keeps every calibration score: {N} examples of {K} classes are more than its limit of {LIMIT}"
             f" logits. Give it at most {LIMIT // K} examples, or choose isotonic, which keeps steps only."
         )
-    return packed([_extremes(tally) for tally in tallies(scores(Z_NK, y_N), y_N)])
+    return fit_tallies(_extremes, Z_NK, y_N)
 
 
 def _extremes(tally: Tally) -> dict[str, NDArray]:
-    import numpy as np
-
     return {
         "score": np.append(tally.score, tally.score[-1]),
         "p0": 1 - _with_one_added(tally.number[::-1], (tally.number - tally.hits)[::-1])[::-1],
@@ -66,7 +60,6 @@ def _with_one_added(count_M: NDArray, hits_M: NDArray) -> NDArray:
     hull of Q_0..Q_j, P_j..P_M. As j moves right the edge over Q_j keeps its start, until a Q_j below it becomes the new
     start; the corners to the right are those of the first hull. Integers, so exact; each point enters and leaves once.
     """
-    import numpy as np
     from scipy.optimize import isotonic_regression
 
     M = len(count_M)
@@ -90,8 +83,6 @@ def _with_one_added(count_M: NDArray, hits_M: NDArray) -> NDArray:
 
 def bounds(params: Params, Z_NK: Tensor) -> tuple[Tensor, Tensor]:
     """p0 and p1, float64 [C, N] each, of logits [N, K]: their gap says how much the calibration set leaves open."""
-    import numpy as np
-
     x_CN = scores(Z_NK)
     p0_CN, p1_CN = torch.empty_like(x_CN), torch.empty_like(x_CN)
     for c, (score, p0, p1) in enumerate(unpacked(params, "score", "p0", "p1")):
@@ -104,8 +95,7 @@ def bounds(params: Params, Z_NK: Tensor) -> tuple[Tensor, Tensor]:
 def apply_venn_abers(params: Params, Z_NK: Tensor) -> Tensor:
     """Log of the normalized merged probabilities, float64 [N, K]."""
     p0_CN, p1_CN = bounds(params, Z_NK)
-    q_NK = joined(p1_CN / (1 - p0_CN + p1_CN))
-    return masks.without(q_NK.log(), checked(Z_NK)).log_softmax(1)
+    return normalized(p1_CN / (1 - p0_CN + p1_CN), Z_NK)
 
 
 BASELINE = Calibrator(

@@ -6,22 +6,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.bootstrap import basic, weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
 from calib_bench.inference.scores import with_doubt, within
 from calib_bench.metrics.binned import equal_mass, equal_width
 from calib_bench.metrics.scores import confidence_n, top_label
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
-
-    Array = NDArray[np.float64]
-    Index = NDArray[np.int64]
+Index = NDArray[np.int64]
 
 BINS = 15
 
@@ -61,25 +60,44 @@ def binned_interval(
         arm, other: one `Binned` a seed, the same seeds and examples in both.
         nested: each seed has test examples of its own (of any number): a t interval over seeds, extended likewise.
     """
-    arms = [arm, *([other] if other is not None else [])]
+    arms = [arm] if other is None else [arm, other]
     sums = [[_sums(one, bins) for one in seeds] for seeds in arms]
-    value_S = _less([np.array([one.error for one in seeds]) for seeds in sums])
+    value_S = _less(list(map(_errors, sums)))
     N = round(float(np.mean([one.n for one in sums[0]])))
     if not np.isfinite(value_S).all():
         return no_interval(float(value_S.mean()), len(value_S), N, "the statistic is not finite")
-    bias = [_bias(seeds) for seeds in sums]
+    bias = list(map(_bias, sums))
+    below, above = _corrections(bias, nested)
     if nested:
-        below, above = bias[0].most, bias[1].most if other is not None else 0.0
         interval = _extended(crossed_interval(value_S[:, None], level), N, below, above)
     else:
-        same = other is not None and all(np.array_equal(a.gap, b.gap) for a, b in zip(arm, other, strict=True))
-        value_BS = np.zeros((n_boot, len(arm))) if same else _less(_resampled(arms, bins, n_boot, seed))
-        below = bias[0].most - bias[0].seen
-        above = bias[1].most - bias[1].seen if other is not None else bias[0].seen / 2
+        value_BS = np.zeros((n_boot, len(arm))) if _same(arms) else _less(_resampled(arms, bins, n_boot, seed))
         interval = basic(value_S, value_BS, N, seed, level, below, above)
-    if other is not None or math.isnan(interval.low):
+    return interval if other is not None else _positive(interval, bias[0].explains)
+
+
+def _errors(seeds: list[_Sums]) -> Array:
+    return np.array([one.error for one in seeds])
+
+
+def _corrections(bias: list[_Bias], nested: bool) -> tuple[float, float]:
+    """How far the limits go beyond those that resamples, or with `nested` seeds, give: below and above."""
+    arm, *other = bias
+    if nested:
+        return arm.most, other[0].most if other else 0.0
+    return arm.most - arm.seen, other[0].most - other[0].seen if other else arm.seen / 2
+
+
+def _same(arms: list[Sequence[Binned]]) -> bool:
+    """Whether two arms have the same gaps."""
+    return len(arms) > 1 and all(np.array_equal(a.gap, b.gap) for a, b in zip(*arms, strict=True))
+
+
+def _positive(interval: Interval, explains: bool) -> Interval:
+    """The interval of one arm's error, cut at 0; down to 0 where calibration would explain the error."""
+    if math.isnan(interval.low):
         return interval
-    low = 0.0 if bias[0].explains else max(interval.low, 0.0)
+    low = 0.0 if explains else max(interval.low, 0.0)
     return replace(interval, low=low, high=max(interval.high, low))
 
 
@@ -139,12 +157,10 @@ def _folded(g: Array, s: Array) -> Array:
 
 def _extended(interval: Interval, N: int, below: float, above: float) -> Interval:
     """A t interval over seeds for an estimate that may be too high by `below` and too low by `above`."""
-    if math.isnan(interval.low):
+    if math.isnan(interval.low) or interval.low == interval.high:
         return replace(interval, n_examples=N)
     from scipy.special import stdtr, stdtrit
 
-    if interval.low == interval.high:
-        return replace(interval, n_examples=N)
     nearest = max(interval.mean - below, 0.0) if interval.mean > 0 else max(-interval.mean - above, 0.0)
     error = abs(interval.mean / stdtrit(interval.df, interval.p / 2)) if interval.mean else math.inf
     p = float(2 * stdtr(interval.df, -nearest / error))
@@ -205,8 +221,8 @@ def _resampled_classes(seeds: Sequence[Binned], bins: int, n_boot: int, seed: in
 
 
 def ece_interval(
-    confidence_SN: ArrayLike | Sequence[ArrayLike],
-    correct_SN: ArrayLike | Sequence[ArrayLike],
+    confidence_SN: SeedRows,
+    correct_SN: SeedRows,
     other: tuple[Any, Any] | None = None,
     *,
     bins: int = BINS,
@@ -234,8 +250,6 @@ def ece_interval(
 
 
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:
-    import torch
-
     find = equal_mass if adaptive else equal_width
     rows = [
         (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
@@ -244,8 +258,8 @@ def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False)
 
 
 def classwise_interval(
-    p_SNK: ArrayLike | Sequence[ArrayLike],
-    y_SN: ArrayLike | Sequence[ArrayLike],
+    p_SNK: SeedRows,
+    y_SN: SeedRows,
     *,
     bins: int = BINS,
     n_boot: int = 1000,
@@ -257,8 +271,6 @@ def classwise_interval(
 
     The cost is K times that of `ece_interval`: S N K bins `n_boot` multiplications.
     """
-    import torch
-
     arm = []
     for p, y in zip(cast("Any", p_SNK), cast("Any", y_SN), strict=True):
         gap = np.array(p, np.float64)
@@ -283,7 +295,6 @@ def ece_null(
     Returns:
         Mean of the null ECE, and the one-sided p-value (1 + #{null >= observed}) / (1 + draws).
     """
-
     if y is None:
         return ece_null_of(confidence_n(logp).numpy(force=True), None, draws, seed, bins)
     confidence, correct = top_label(logp, y)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, no_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 Statistic = Callable[..., Any]
 """(weights w [B, N] that sum to N along each row, arrays [S, N, ...]...) -> values [B, S], by resample and seed."""
@@ -58,9 +55,9 @@ def basic(
     """
     n_boot, S = value_BS.shape
     mean = float(value_S.mean())
-    # Seeds are drawn from a stream of their own, so that examples can be drawn once for any number of them.
-    seeds_BS = resample(np.random.default_rng((seed, S)), n_boot, S) / S
-    deviation_B = _widen(seeds_BS, value_S, level) + (seeds_BS * (value_BS - value_S)).sum(1)
+    seeds_BS = seed_shares(S, n_boot, seed)
+    deviation_B = widening(S, level) * (seeds_BS @ value_S - value_S.mean()) if S > 1 else np.zeros(n_boot)
+    deviation_B += (seeds_BS * (value_BS - value_S)).sum(1)
     if not deviation_B.any():
         below = above = 0.0
     high, low = np.quantile(deviation_B, [(1 + level) / 2, (1 - level) / 2])
@@ -95,12 +92,16 @@ def resample(rng: np.random.Generator, n_boot: int, n: int) -> NDArray[np.int64]
     return np.bincount(drawn.ravel(), minlength=n_boot * n).reshape(n_boot, n)
 
 
-def _widen(seeds_BS: Array, value_S: Array, level: float) -> Array:
-    """Deviation [B] due to the seeds, at the spread that a t interval on them would have."""
+def seed_shares(S: int, n_boot: int, seed: int) -> Array:
+    """Which share of the seeds drawn each of S is, [n_boot, S].
+
+    They are drawn from a stream of their own, so that examples can be drawn once for any number of seeds.
+    """
+    return resample(np.random.default_rng((seed, S)), n_boot, S) / S
+
+
+def widening(S: int, level: float) -> float:
+    """How much further than their resamples S > 1 seeds deviate, at the spread that a t interval on them would have."""
     from scipy.special import ndtri, stdtrit
 
-    S = len(value_S)
-    if S == 1:
-        return np.zeros(len(seeds_BS))
-    factor = math.sqrt(S / (S - 1)) * float(stdtrit(S - 1, (1 + level) / 2) / ndtri((1 + level) / 2))
-    return factor * (seeds_BS @ value_S - value_S.mean())
+    return math.sqrt(S / (S - 1)) * float(stdtrit(S - 1, (1 + level) / 2) / ndtri((1 + level) / 2))

@@ -7,12 +7,8 @@ other seeds stands beside the mean.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 SHARE, FEW_SHARE, LONE_SHARE = 0.2, 0.3, 0.5
 """How much of the better seeds' distance to guessing the gap must take: of five seeds or more, of 3 or 4, of 2."""

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval, pool, variances
 from calib_bench.inference.selection import choice_variance, widened
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
-    Fits = Callable[[float, float], Fitted | None]
-    """What fitted temperatures add to a sum of part and whole with these factors."""
+Fits = Callable[[float, float], Fitted | None]
+"""What fitted temperatures add to a sum of part and whole with these factors."""
 
 
 class TwoByTwo(NamedTuple):
@@ -90,8 +87,8 @@ def _contrasts(y00: Array, y10: Array, y01: Array, y11: Array) -> tuple[Array, .
 
 
 def share(
-    part_SN: ArrayLike | Sequence[ArrayLike],
-    whole_SN: ArrayLike | Sequence[ArrayLike],
+    part_SN: SeedRows,
+    whole_SN: SeedRows,
     level: float = 0.95,
     nested: bool = False,
     fit: Fitted | Fits | None = None,
@@ -113,19 +110,15 @@ def share(
     Returns:
         The interval; `p` is that of part being 0.
     """
-    if nested:
-        pair = cast("Any", (part_SN, whole_SN))
-        part, total = (np.array([[np.asarray(row, np.float64).mean()] for row in rows]) for rows in pair)
-    else:
-        part, total = (np.asarray(rows, np.float64) for rows in (part_SN, whole_SN))
+    part, total = _averaged(part_SN, nested), _averaged(whole_SN, nested)
     if part.shape != total.shape:
         raise ValueError(f"part and whole need one shape, not {part.shape} and {total.shape}")
-    fits: Fits = fit if callable(fit) else lambda of_part, of_whole: fit if of_part else None
-    top, bottom = (crossed_interval(d, level, fit=fits(*of)) for d, of in ((part, (1.0, 0.0)), (total, (0.0, 1.0))))
+    fits = _fits(fit)
+    top = crossed_interval(part, level, fit=fits(1.0, 0.0))
+    bottom = crossed_interval(total, level, fit=fits(0.0, 1.0))
     if choice is not None:
-        top, bottom = (
-            widened(one, choice_variance(shift), level) for one, shift in zip((top, bottom), choice, strict=True)
-        )
+        top = widened(top, choice_variance(choice[0]), level)
+        bottom = widened(bottom, choice_variance(choice[1]), level)
     n, N = part.shape
     ratio = top.mean / bottom.mean if bottom.mean else math.nan
     if math.isnan(bottom.low) or not (np.isfinite(part).all() and n * N > 1):
@@ -135,6 +128,23 @@ def share(
         return Interval(ratio, -math.inf, math.inf, n, N, bottom.df, top.p, why)
     low, high = _fieller(part, total, ratio, level, fits, choice)
     return Interval(ratio, low, high, n, N, bottom.df, top.p, f"Fieller, {bottom.method}")
+
+
+def _averaged(d_SN: SeedRows, nested: bool) -> Array:
+    """Differences [S, N]; with `nested` the means of their rows, [S, 1]."""
+    if not nested:
+        return np.asarray(d_SN, np.float64)
+    return np.array([[np.asarray(row, np.float64).mean()] for row in cast("Any", d_SN)])
+
+
+def _fits(fit: Fitted | Fits | None) -> Fits:
+    if callable(fit):
+        return fit
+
+    def of_part(part: float, whole: float) -> Fitted | None:
+        return fit if part else None
+
+    return of_part
 
 
 def _fieller(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, no_interval
 from calib_bench.inference.selection import choice_variance, widened
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
-
 PARTS = 4
+SUMS = ([0], [1], [2], [3], [1, 2], [0, 2])
+"""Which parts each share of `VarianceShares` adds up, in its order."""
 
 
 class VarianceShares(NamedTuple):
@@ -73,17 +72,14 @@ def variance_shares(
         nan, within = math.nan, ((math.nan,) * B, (math.nan,) * A)
         return VarianceShares(nothing, nothing, nothing, nothing, nan, within[0], nan, within[1], nothing, nothing)
     full, without = _shares(values), np.array([_shares(np.delete(values, s, -1)) for s in range(S)] if S > 2 else [])
-    first, second, both, rest, within_first, within_second = (
-        _jackknife(full[of].sum(), without[:, of].sum(1) if S > 2 else None, level, S, A * B)
-        for of in ([0], [1], [2], [3], [1, 2], [0, 2])
-    )
-    if choice is not None:
-        slopes = _slopes(values)
-        of_each = ([0], [1], [2], [3], [1, 2], [0, 2])
-        first, second, both, rest, within_first, within_second = (
-            _widened(one, np.einsum("ab,abvdt->vdt", slopes[of].sum(0), np.asarray(choice, np.float64)), level)
-            for one, of in zip((first, second, both, rest, within_first, within_second), of_each, strict=True)
-        )
+    intervals = []
+    for of in SUMS:
+        interval = _jackknife(full[of].sum(), without[:, of].sum(1) if S > 2 else None, level, S, A * B)
+        if choice is not None:
+            moves = np.einsum("ab,abvdt->vdt", _slopes(values)[of].sum(0), np.asarray(choice, np.float64))
+            interval = _widened(interval, moves, level)
+        intervals.append(interval)
+    first, second, both, rest, within_first, within_second = intervals
     p_first, first_within = _permutation(values, draws, seed)
     p_second, second_within = _permutation(values.swapaxes(0, 1), draws, seed)
     return VarianceShares(

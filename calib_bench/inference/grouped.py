@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, no_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 def explained(values_CS: ArrayLike, groups: Sequence[Hashable], level: float = 0.95) -> Interval:

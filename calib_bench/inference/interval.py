@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.fitted import Fitted
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ ROUNDING = 1e-12
 
 
 def crossed_interval(
-    d_SN: ArrayLike | Sequence[ArrayLike],
+    d_SN: SeedRows,
     level: float = 0.95,
     nested: bool = False,
     scale: str = "identity",
@@ -91,7 +88,7 @@ def crossed_interval(
     return interval if scale == "share" or math.isnan(interval.low) else replace(interval, doubt=skewed(d_SN, nested))
 
 
-def skewed(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
+def skewed(d_SN: SeedRows, nested: bool = False) -> str:
     """SKEWED where there are fewer than 25 G^2 examples, G the skewness of their values: else empty.
 
     It is Cochran's rule (1977, Sampling Techniques, section 2.15) for when limits by the normal distribution err no
@@ -110,7 +107,7 @@ def skewed(d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
     return SKEWED if len(values) < 25 * skewness**2 else ""
 
 
-def few_errors(correct_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False) -> str:
+def few_errors(correct_SN: SeedRows, nested: bool = False) -> str:
     """FEW_ERRORS where an arm's wrong examples, in the mean over seeds (with `nested` in all), are under FEWEST."""
     wrong = [len(row) - float(row.sum()) for row in _rows(correct_SN)]
     return FEW_ERRORS if sum(wrong) / (1 if nested else len(wrong)) < FEWEST else ""
@@ -122,61 +119,90 @@ SCALES = ("identity", "log", "share")
 def _on_scale(interval: Interval, scale: str, level: float) -> Interval:
     m, N = interval.mean, interval.n_examples
     if scale == "share" and m in (0.0, 1.0) and N > 1:
-        edge = ((1 - level) / 2) ** (1 / N)
-        low, high = (edge, 1.0) if m == 1.0 else (0.0, 1 - edge)
-        return replace(interval, low=low, high=high, method=f"exact over {N} examples, all the same")
-    if scale == "identity" or math.isnan(interval.low) or interval.high == interval.low:
+        return _exact(interval, level)
+    if math.isnan(interval.low) or interval.high == interval.low:
         return interval
     if scale == "log" and m > 0:
-        below, above = (math.exp(min(abs(limit - m) / m, 700.0)) for limit in (interval.low, interval.high))
-        return replace(interval, low=m / below, high=m * above)
+        below, above = (m - interval.low) / m, (interval.high - m) / m
+        return replace(interval, low=m / math.exp(min(below, 700.0)), high=m * math.exp(min(above, 700.0)))
     if scale == "share" and 0 < m < 1:
         low, high = _effective(m, (interval.high - interval.low) / 2, N, level)
         return replace(interval, low=low, high=high)
     return interval
 
 
+def _exact(interval: Interval, level: float) -> Interval:
+    """Clopper and Pearson's limits of a share of 0 or 1."""
+    N = interval.n_examples
+    edge = ((1 - level) / 2) ** (1 / N)
+    low, high = (edge, 1.0) if interval.mean == 1.0 else (0.0, 1 - edge)
+    return replace(interval, low=low, high=high, method=f"exact over {N} examples, all the same")
+
+
 def _effective(m: float, half: float, N: int, level: float) -> tuple[float, float]:
     """Clopper and Pearson's limits of a share m among as many examples as would give it this half width."""
-    from scipy.special import betaincinv, ndtri, stdtrit
+    from scipy.special import ndtri, stdtrit
 
     tail = (1 - level) / 2
     quantile = float(stdtrit(N - 1, 1 - tail) if N > 1 else ndtri(1 - tail))
     n = m * (1 - m) * (quantile / half) ** 2
-    right, wrong = n * m, n * (1 - m)
-    return float(betaincinv(right, wrong + 1, tail)), float(betaincinv(right + 1, wrong, 1 - tail))
+    return clopper_pearson(n * m, n * (1 - m), level)
 
 
-def _crossed(d_SN: ArrayLike | Sequence[ArrayLike], level: float, nested: bool, fit: Fitted | None = None) -> Interval:
+def clopper_pearson(right: float, wrong: float, level: float) -> tuple[float, float]:
+    """Exact limits of a share (1934), given how many examples have it and how many not; numbers need not be whole."""
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(right, wrong + 1, tail)) if right else 0.0
+    high = float(betaincinv(right + 1, wrong, 1 - tail)) if wrong else 1.0
+    return low, high
+
+
+def _crossed(d_SN: SeedRows, level: float, nested: bool, fit: Fitted | None = None) -> Interval:
     rows = _rows(d_SN)
-    if not len(rows) or not all(map(len, rows)):
-        raise ValueError("an interval needs at least one seed and one example")
-    n = len(rows)
-    N = round(sum(map(len, rows)) / n)
-    if not nested and len({len(row) for row in rows}) > 1:
-        raise ValueError("crossed seeds need the same examples: rows differ in length; use nested=True")
-    r_S = rows.mean(1) if isinstance(rows, np.ndarray) else np.array([row.mean() for row in rows])
+    n, N = _sizes(rows, nested)
+    r_S = _row_means(rows)
     mean = float(r_S.mean())
-    if not np.isfinite(r_S).all() and (bad := sum(int((~np.isfinite(row)).sum()) for row in rows)):
+    bad = 0 if np.isfinite(r_S).all() else _not_finite(rows)
+    if bad:
         return no_interval(mean, n, N, f"{bad} values are not finite")
     if n == 1 and N == 1:
         return no_interval(mean, n, N, "one seed and one example")
     if n > 1 and (nested or N == 1):
         sampling, method = Sampling.of([(float(r_S.var(ddof=1)) / n, n - 1)]), "t over seeds"
     else:
-        d = np.asarray(rows)
-        sampling = pool(variances(d, d), n, N, fit)
+        sampling = pool(variances(np.asarray(rows), np.asarray(rows)), n, N, fit)
         method = "t over examples, one seed" if n == 1 else "t, seeds and examples crossed"
-    if fit is None:
-        return around(mean, sampling, level, n, N, method)
-    return around(mean, sampling._replace(bias=fit.bias), level, n, N, f"{method}{FIT}")
+    if fit is not None:
+        sampling, method = sampling._replace(bias=fit.bias), f"{method}{FIT}"
+    return around(mean, sampling, level, n, N, method)
+
+
+def _row_means(rows: Array | list[Array]) -> Array:
+    return rows.mean(1) if isinstance(rows, np.ndarray) else np.array([row.mean() for row in rows])
+
+
+def _not_finite(rows: Array | list[Array]) -> int:
+    """How many values are not finite."""
+    return sum(int((~np.isfinite(row)).sum()) for row in rows)
+
+
+def _sizes(rows: Array | list[Array], nested: bool) -> tuple[int, int]:
+    """Numbers of seeds, and of examples to a seed: their mean, rounded."""
+    lengths = [len(row) for row in rows]
+    if not lengths or not all(lengths):
+        raise ValueError("an interval needs at least one seed and one example")
+    if not nested and len(set(lengths)) > 1:
+        raise ValueError("crossed seeds need the same examples: rows differ in length; use nested=True")
+    return len(lengths), round(sum(lengths) / len(lengths))
 
 
 FIT = ", calibration examples counted"
 """What the method of an interval says where the examples that a temperature was fitted on are a source of variance."""
 
 
-def _rows(d_SN: ArrayLike | Sequence[ArrayLike]) -> Array | list[Array]:
+def _rows(d_SN: SeedRows) -> Array | list[Array]:
     """Differences as one array where they are one already, else row by row."""
     if getattr(d_SN, "ndim", 0) == 2:
         return np.asarray(d_SN, np.float64)
@@ -298,9 +324,7 @@ def t_interval(mean: float, v: float, df: float, level: float, n: int, N: int, m
     return around(mean, Sampling.of([(float(v), float(df))]), level, n, N, method)
 
 
-def simultaneous(
-    differences: Sequence[ArrayLike | Sequence[ArrayLike]], level: float = 0.95, nested: bool = False
-) -> list[Interval]:
+def simultaneous(differences: Sequence[SeedRows], level: float = 0.95, nested: bool = False) -> list[Interval]:
     """Intervals of several arms' differences [S, N] that hold all at once, so also for the arm that looks best.
 
     Each is a `crossed_interval` at level 1 - (1 - level) / A, and its p-value is A times as large (Bonferroni): valid

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
+from calib_bench.inference.arrays import Array, SeedRows
 from calib_bench.inference.interval import Interval, crossed_interval
 from calib_bench.inference.scores import with_doubt, within
 from calib_bench.metrics.scores import TIE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) -> Array:
@@ -25,7 +18,6 @@ def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) 
     E_i / i + e_i sum_{k >= i} 1 / k - sum_{k >= i} E_k / k^2 - AURC: the derivative of the area in its weight. The best
     area has derivative -log(1 - error rate) in the errors (Geifman, Uziel & El-Yaniv, 2019).
     """
-
     confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
     n = len(confidence)
     order = np.argsort(-confidence, kind="stable")
@@ -51,9 +43,9 @@ def aurc_n(confidence_N: ArrayLike, correct_N: ArrayLike, excess: bool = False) 
 
 
 def aurc_interval(
-    confidence_SN: ArrayLike | Sequence[ArrayLike],
-    correct_SN: ArrayLike | Sequence[ArrayLike],
-    other: tuple[ArrayLike | Sequence[ArrayLike], ArrayLike | Sequence[ArrayLike]] | None = None,
+    confidence_SN: SeedRows,
+    correct_SN: SeedRows,
+    other: tuple[SeedRows, SeedRows] | None = None,
     *,
     excess: bool = False,
     level: float = 0.95,
@@ -76,7 +68,5 @@ def aurc_interval(
     return with_doubt(within(interval, "aurc", difference=other is not None), sides, nested)
 
 
-def _pairs(
-    confidence_SN: ArrayLike | Sequence[ArrayLike], correct_SN: ArrayLike | Sequence[ArrayLike]
-) -> list[tuple[Array, Array]]:
+def _pairs(confidence_SN: SeedRows, correct_SN: SeedRows) -> list[tuple[Array, Array]]:
     return [(np.asarray(c), np.asarray(h)) for c, h in zip(confidence_SN, correct_SN, strict=True)]  # type: ignore[arg-type]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from calib_bench.inference.bootstrap import resample, weights
+from calib_bench.inference.arrays import Array
+from calib_bench.inference.bootstrap import seed_shares, weights, widening
 from calib_bench.inference.interval import Interval, no_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 class Resampled(NamedTuple):
@@ -69,13 +66,9 @@ def resampled_means(
 
 def _seed_weights(S: int, n_boot: int, seed: int, level: float) -> Array:
     """Weights [B, S] that sum to 1 along each row, as far from 1 / S as a t interval on seeds is wide."""
-    from scipy.special import ndtri, stdtrit
-
     if S == 1:
         return np.ones((n_boot, 1))
-    drawn_BS = resample(np.random.default_rng((seed, S)), n_boot, S) / S
-    factor = math.sqrt(S / (S - 1)) * float(stdtrit(S - 1, (1 + level) / 2) / ndtri((1 + level) / 2))
-    return 1 / S + factor * (drawn_BS - 1 / S)
+    return 1 / S + widening(S, level) * (seed_shares(S, n_boot, seed) - 1 / S)
 
 
 def percentile(value: float, drawn_B: ArrayLike, of: Resampled, level: float = 0.95, null: float = 0.0) -> Interval:

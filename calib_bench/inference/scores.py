@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from calib_bench.inference.arrays import SeedRows
 from calib_bench.inference.fitted import Fitted
 from calib_bench.inference.interval import Interval, crossed_interval, few_errors
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 
 RANGES: dict[str, tuple[float, float]] = {
     "error": (0, 1), "repaired_log_loss": (0, math.inf),
@@ -25,21 +21,17 @@ SCALE = {"accuracy": "share", "log_loss": "log", "brier": "log"}
 """On what scale a mean over examples has its limits (`crossed_interval`); others are cut at the ends of their range."""
 
 
-def score_interval(
-    metric: str, d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False, fit: Fitted | None = None
-) -> Interval:
+def score_interval(metric: str, d_SN: SeedRows, nested: bool = False, fit: Fitted | None = None) -> Interval:
     """`crossed_interval` of an arm's mean score, on the scale of that score and within its range."""
     return within(crossed_interval(d_SN, nested=nested, scale=SCALE.get(metric, "identity"), fit=fit), metric)
 
 
-def difference_interval(
-    metric: str, d_SN: ArrayLike | Sequence[ArrayLike], nested: bool = False, fit: Fitted | None = None
-) -> Interval:
+def difference_interval(metric: str, d_SN: SeedRows, nested: bool = False, fit: Fitted | None = None) -> Interval:
     """`crossed_interval` of a mean difference of two arms' scores, within the range of such differences."""
     return within(crossed_interval(d_SN, nested=nested, fit=fit), metric, difference=True)
 
 
-def with_doubt(interval: Interval, arms: Sequence[ArrayLike | Sequence[ArrayLike]], nested: bool) -> Interval:
+def with_doubt(interval: Interval, arms: Sequence[SeedRows], nested: bool) -> Interval:
     """The interval, in doubt where any of the arms it is of has few wrong examples.
 
     Args:

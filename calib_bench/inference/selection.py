@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, Sampling, around, crossed_interval, pool, variances
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 
 class SelectedGain(NamedTuple):
@@ -60,32 +57,56 @@ def selected_gain(
     """
     selection = np.asarray(selection_AS, np.float64)
     test = cast("Sequence[Sequence[ArrayLike]]", test_ASN)
-    A, S = selection.shape
+    _check(selection, test, reference)
+    S = selection.shape[1]
+    cost = np.nan_to_num(-selection if largest else selection, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    chosen, choices = int(cost.mean(1).argmin()), _left_out(cost)
+    apart, together = _gains(test, choices, reference), _gains(test, [chosen] * S, reference)
+    gain = crossed_interval(apart, level, nested)
+    if S == 1 or not all(np.isfinite(row).all() for row in (*apart, *together)):
+        return SelectedGain(gain, chosen, choices)
+    mean_AS = np.array([[np.mean(np.asarray(row)) for row in rows] for rows in test])
+    instability = _instability(cost, mean_AS - mean_AS[reference])
+    sampling = _wider(_stacked(apart, nested), _stacked(together, nested), instability)
+    method = f"{gain.method}, choice left one seed out"
+    gain = around(gain.mean, sampling, level, S, gain.n_examples, method)
+    return SelectedGain(gain, chosen, choices)
+
+
+def _check(selection_AS: Array, test: Sequence[Sequence[ArrayLike]], reference: int) -> None:
+    A, S = selection_AS.shape
     if len(test) != A or any(len(rows) != S for rows in test) or not 0 <= reference < A:
         raise ValueError(
             f"{A} arms by {S} seeds of selection scores need test scores to match and a reference below {A}"
         )
-    cost = np.nan_to_num(-selection if largest else selection, nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    chosen, choices = int(cost.mean(1).argmin()), _left_out(cost)
 
-    def gains(arms: Sequence[int]) -> list[Array]:
-        pairs = ((np.asarray(test[a][s]), np.asarray(test[reference][s])) for s, a in enumerate(arms))
-        return [np.atleast_1d(mine.astype(np.float64) - theirs) for mine, theirs in pairs]
 
-    apart, together = gains(choices), gains([chosen] * S)
-    estimate = crossed_interval(apart, level, nested)
-    if S == 1 or not all(np.isfinite(row).all() for row in (*apart, *together)):
-        return SelectedGain(estimate, chosen, choices)
+def _gains(test: Sequence[Sequence[ArrayLike]], arms: Sequence[int], reference: int) -> list[Array]:
+    """Each seed's gains over the reference, example by example, of the arm that is named for the seed."""
+    gains = []
+    for s, arm in enumerate(arms):
+        score_N = np.asarray(test[arm][s]).astype(np.float64)
+        gains.append(np.atleast_1d(score_N - np.asarray(test[reference][s])))
+    return gains
+
+
+def _stacked(rows: list[Array], nested: bool) -> Array:
+    """Rows as one array, [S, N]; with `nested` their means, [S, 1]."""
     if nested:
-        apart, together = ([np.array([row.mean()]) for row in rows] for rows in (apart, together))
-    mean_AS = np.array([[np.mean(np.asarray(row)) for row in rows] for rows in test])
-    gain_AS = mean_AS - mean_AS[reference]
-    parts = [variances(d, d) for d in (np.stack(apart), np.stack(together))]
-    parts[0][0] = max(parts[0][0], _instability(cost, gain_AS))
-    sums = [one for part in parts for one in pool(part, S, len(apart[0])).sums]
-    method = f"{estimate.method}, choice left one seed out"
-    gain = around(estimate.mean, Sampling.of(*sums), level, S, estimate.n_examples, method)
-    return SelectedGain(gain, chosen, choices)
+        return np.array([[row.mean()] for row in rows])
+    return np.stack(rows)
+
+
+def _wider(apart_SN: Array, together_SN: Array, instability: float) -> Sampling:
+    """How the mean of gains varies: as those of choices left one out do, or as those of the one choice of all seeds.
+
+    Args:
+        instability: least variance due to seeds of the first.
+    """
+    v_apart, v_together = variances(apart_SN, apart_SN), variances(together_SN, together_SN)
+    v_apart[0] = max(v_apart[0], instability)
+    n, N = apart_SN.shape
+    return Sampling.of(*pool(v_apart, n, N).sums, *pool(v_together, n, N).sums)
 
 
 def _left_out(cost_AS: Array) -> tuple[int, ...]:

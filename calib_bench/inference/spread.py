@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from calib_bench.inference.interval import Interval, no_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from calib_bench.inference.interval import Interval, clopper_pearson, no_interval
 
 KURTOSIS = 3.0
 """Excess kurtosis that intervals of spreads allow for: that of the double exponential. A handful of seeds cannot show
@@ -64,11 +61,11 @@ def spread_ratio(values_S: ArrayLike, others_S: ArrayLike, level: float = 0.95) 
         raise ValueError(f"spreads are compared over the same seeds, not {len(x)} and {len(y)}")
     S = len(x)
     why = _unfit(x, 3) or _unfit(y, 3)
-    ratio = float(x.std(ddof=1) / y.std(ddof=1)) if not why else math.nan
     if why:
-        return no_interval(ratio, S, 1, why)
+        return no_interval(math.nan, S, 1, why)
     from scipy.special import stdtr, stdtrit
 
+    ratio = float(x.std(ddof=1) / y.std(ddof=1))
     r = float(np.corrcoef(x, y)[0, 1])
     df = _df(S, 2)
     rest = max(1 - r * r, 0.0)
@@ -100,9 +97,5 @@ def rate(events: int, trials: int, level: float = 0.95) -> Interval:
     """
     if not 0 <= events <= trials or trials < 1:
         raise ValueError(f"a rate needs 0 <= events <= trials and trials >= 1, not {events} of {trials}")
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
-    high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0
+    low, high = clopper_pearson(events, trials - events, level)
     return Interval(events / trials, low, high, trials, 1, math.nan, math.nan, "Clopper-Pearson over trials")

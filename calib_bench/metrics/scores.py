@@ -6,7 +6,7 @@ zero), `y` is int64 [..., N] or [N]. Results are float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -123,26 +123,33 @@ def scores_n(logp: Tensor, y: Tensor | None, *names: str, each: Callable[[Rows],
     if y is None:
         y = torch.zeros(logp.shape[-2:-1], dtype=torch.int64, device=logp.device)
     wanted = {"size", *(part for name in names for part in SCORES[name][0])}
-    # Made before the pass: results kept between blocks fragment memory.
-    parts = {part: torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device) for part in wanted}
-    flat = [(part, parts[part].view(-1)) for part in PARTS if part in wanted]
-    for block in rows(logp, y):
-        for part, output in flat:
-            if part == "brier" and each:
-                each(block)
-            output[block.here] = getattr(block, part)
-        if each and "brier" not in wanted:
-            each(block)
+    parts = _parts(logp, y, [part for part in PARTS if part in wanted], each)
     if not parts["size"].isfinite().all():
         raise UserError(
             "Logits contain NaN or +inf (or a row of -inf only): such a model has no probabilities to measure."
         )
     if "mean" in parts and parts["mean"].isnan().any():
-        for block in rows(logp, y):
-            parts["mean"].view(-1)[block.here] = block.mean_of_finite
+        parts["mean"] = _parts(logp, y, ["mean_of_finite"])["mean_of_finite"]
     parts["y"] = y = y.expand(logp.shape[:-1])
     parts["logits"], parts["logit"] = logp, logp.gather(-1, y.long()[..., None])[..., 0]
     return [SCORES[name][1](parts) for name in names]
+
+
+def _parts(
+    logp: Tensor, y: Tensor, wanted: Sequence[str], each: Callable[[Rows], None] | None = None
+) -> dict[str, Tensor]:
+    """What is wanted of each row, in the order of PARTS, [..., N]; `each` reads a block before `brier` uses it up."""
+    # Made before the pass: results kept between blocks fragment memory.
+    parts = {part: torch.empty(logp.shape[:-1], dtype=torch.float64, device=logp.device) for part in wanted}
+    before = [part for part in wanted if part != "brier"]
+    for block in rows(logp, y):
+        for part in before:
+            parts[part].view(-1)[block.here] = getattr(block, part)
+        if each:
+            each(block)
+        if "brier" in parts:
+            parts["brier"].view(-1)[block.here] = block.brier
+    return parts
 
 
 def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
@@ -151,9 +158,23 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
     Raises:
         UserError: shapes do not match, or a label is outside 0..K-1.
     """
+    _check(logp, y)
+    n, classes = logp.shape[-2:]
+    flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
+    step = max(1, BLOCK // classes)
+    block_rows = step // n * n  # rows of the models that fit into a block
+    room = torch.empty(2, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
+    for model in range(0, len(flat_RK), block_rows or n):
+        stop = min(model + (block_rows or n), len(flat_RK))
+        for start in range(model, stop, block_rows or step):
+            here = slice(start, min(start + (block_rows or step), stop))
+            yield Rows(here, flat_RK[here], y_R[here], room)
+
+
+def _check(logp: Tensor, y: Tensor) -> None:
     if logp.ndim < 2 or logp.shape[-1] < 2 or logp.shape[-2] < 1:
         raise UserError(f"Metrics need logits [..., N, K] with N >= 1 and K >= 2, not shape {tuple(logp.shape)}.")
-    n, classes = logp.shape[-2:]
+    classes = logp.shape[-1]
     if y.shape not in (logp.shape[:-1], logp.shape[-2:-1]):
         raise UserError(
             f"Labels of shape {tuple(y.shape)} do not match logits of shape {tuple(logp.shape)}; "
@@ -165,15 +186,6 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
         raise UserError(
             f"Labels run from {int(y.min())} to {int(y.max())}; logits of {classes} classes need 0 to {classes - 1}."
         )
-    flat_RK, y_R = logp.reshape(-1, classes), y.expand(logp.shape[:-1]).reshape(-1).long()
-    step = max(1, BLOCK // classes)
-    block_rows = step // n * n  # rows of the models that fit into a block
-    room = torch.empty(2, min(step, len(flat_RK)), classes, dtype=torch.float64, device=logp.device)
-    for model in range(0, len(flat_RK), block_rows or n):
-        stop = min(model + (block_rows or n), len(flat_RK))
-        for start in range(model, stop, block_rows or step):
-            here = slice(start, min(start + (block_rows or step), stop))
-            yield Rows(here, flat_RK[here], y_R[here], room)
 
 
 def log_loss_n(logp: Tensor, y: Tensor) -> Tensor:

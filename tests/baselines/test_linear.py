@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calib_bench.baselines import _linear, vector_scaling
+from calib_bench.baselines._affine import tempered
 from calib_bench.baselines._linear import Precision, fit_diagonal, fit_full
 from calib_bench.baselines._solvers import log_odds, spread
-from calib_bench.baselines.dirichlet_scaling import apply_dirichlet, fit_dirichlet
-from calib_bench.baselines.matrix_scaling import apply_matrix, fit_matrix
+from calib_bench.baselines.dirichlet_scaling import BASELINE as DIRICHLET
+from calib_bench.baselines.matrix_scaling import BASELINE as MATRIX
 from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
-from calib_bench.baselines.structured_matrix_scaling import apply_structured_matrix, fit_structured_matrix
-from calib_bench.baselines.structured_vector_scaling import apply_structured_vector, fit_structured_vector, tempered
+from calib_bench.baselines.structured_matrix_scaling import BASELINE as STRUCTURED_MATRIX
+from calib_bench.baselines.structured_vector_scaling import BASELINE as STRUCTURED_VECTOR
 from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature
-from calib_bench.baselines.vector_scaling import apply_vector, fit_vector
+from calib_bench.baselines.vector_scaling import BASELINE as VECTOR
 
 NAMES = (
     "vector_scaling",
@@ -31,6 +32,7 @@ NAMES = (
     "structured_vector_scaling",
     "structured_matrix_scaling",
 )
+RIGID = Precision(1e12, 1e12, 1e12)
 each_family = pytest.mark.parametrize("name", NAMES)
 
 
@@ -134,7 +136,7 @@ def test_fits_never_lose_to_their_start(seed: int, K: int, N: int, scale: float)
     start = nll(apply_temperature(fit_temperature(z, y), z), y)
     for name in ("vector_scaling", "matrix_scaling", "dirichlet_scaling"):
         assert nll(fitted(name, z, y), y) <= start + 1e-9
-    x = tempered(fit_structured_vector(z, y), z)
+    x = tempered(STRUCTURED_VECTOR.fit(z, y), z)
     for name in ("structured_vector_scaling", "structured_matrix_scaling"):
         assert nll(fitted(name, z, y), y) <= nll(x, y) + 1e-9
 
@@ -144,11 +146,12 @@ def test_fits_never_lose_to_their_start(seed: int, K: int, N: int, scale: float)
 
 def test_an_infinite_off_diagonal_penalty_is_vector_scaling() -> None:
     z, y = sample()
-    W = fit_matrix(z, y, off_diagonal=1e12, intercept=0.1)
-    v = fit_vector(z, y)
+    W = MATRIX.fit(z, y, prior=Precision(0.1, 0.1, 1e12))
+    v = VECTOR.fit(z, y)
     torch.testing.assert_close(W["weight"], v["weight"].diag(), rtol=0, atol=1e-6)
     torch.testing.assert_close(W["bias"], v["bias"], rtol=0, atol=1e-6)
-    sms, svs = fit_structured_matrix(z, y, off_diagonal=1e12), fit_structured_vector(z, y)
+    sms = STRUCTURED_MATRIX.fit(z, y, prior=Precision(10, 10, 1e12))
+    svs = STRUCTURED_VECTOR.fit(z, y)
     torch.testing.assert_close(sms["weight"], svs["weight"].diag(), rtol=0, atol=1e-6)
     torch.testing.assert_close(sms["bias"], svs["bias"], rtol=0, atol=1e-6)
 
@@ -157,23 +160,23 @@ def test_an_infinite_penalty_is_temperature_scaling() -> None:
     z, y = sample()
     expected = apply_temperature(fit_temperature(z, y), z)
     for logp in (
-        apply_vector(fit_vector(z, y, precision=1e12), z),
-        apply_matrix(fit_matrix(z, y, 1e12, 1e12, 1e12), z),
-        apply_dirichlet(fit_dirichlet(z, y, 1e12, 1e12, 1e12), z),
+        VECTOR.apply(VECTOR.fit(z, y, prior=RIGID), z),
+        MATRIX.apply(MATRIX.fit(z, y, prior=RIGID), z),
+        DIRICHLET.apply(DIRICHLET.fit(z, y, prior=RIGID), z),
     ):
         torch.testing.assert_close(logp, expected, rtol=0, atol=1e-6)
-    mixed = tempered(fit_structured_vector(z, y), z)
+    mixed = tempered(STRUCTURED_VECTOR.fit(z, y), z)
     torch.testing.assert_close(mixed.exp(), expected.exp() * 400 / 401 + 1 / 401 / 5, rtol=1e-12, atol=0)
     for logp in (
-        apply_structured_vector(fit_structured_vector(z, y, strength=1e12), z),
-        apply_structured_matrix(fit_structured_matrix(z, y, strength=1e12), z),
+        STRUCTURED_VECTOR.apply(STRUCTURED_VECTOR.fit(z, y, prior=RIGID), z),
+        STRUCTURED_MATRIX.apply(STRUCTURED_MATRIX.fit(z, y, prior=RIGID), z),
     ):
         torch.testing.assert_close(logp, mixed, rtol=0, atol=1e-6)
 
 
 def test_fits_of_scaled_logits_are_scaled() -> None:
     z, y = sample()
-    for fit in (fit_vector, fit_matrix):
+    for fit in (VECTOR.fit, MATRIX.fit):
         one, many = fit(z, y), fit(1000 * z, y)
         torch.testing.assert_close(1000 * many["weight"], one["weight"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(many["bias"], one["bias"], rtol=0, atol=1e-6)
@@ -185,7 +188,7 @@ def test_dirichlet_of_two_classes_is_logistic_in_both_logarithms() -> None:
     z, y = sample(1000, 2)
     x = z.log_softmax(1).numpy()
     theirs = LogisticRegression(C=1e10, tol=1e-12, max_iter=10_000, solver="newton-cg").fit(x, y.numpy())
-    logp = apply_dirichlet(fit_dirichlet(z, y, 1e-6, 1e-6, 1e-6), z)
+    logp = DIRICHLET.apply(DIRICHLET.fit(z, y, prior=Precision(1e-6, 1e-6, 1e-6)), z)
     assert logp.exp().numpy() == pytest.approx(theirs.predict_proba(x), abs=1e-5)
     best = float(-np.log(theirs.predict_proba(x))[np.arange(1000), y.numpy()].mean())
     assert nll(logp, y) <= best + 1e-9
@@ -197,7 +200,7 @@ def test_matrix_scaling_without_priors_is_logistic_regression() -> None:
     z, y = sample(1500, 4)
     theirs = LogisticRegression(C=1e10, tol=1e-9, max_iter=1000, solver="newton-cg").fit(z.numpy(), y.numpy())
     best = float(-np.log(theirs.predict_proba(z.numpy()))[np.arange(1500), y.numpy()].mean())
-    assert nll(apply_matrix(fit_matrix(z, y, 1e-6, 1e-6, 1e-6), z), y) <= best + 1e-9
+    assert nll(MATRIX.apply(MATRIX.fit(z, y, prior=Precision(1e-6, 1e-6, 1e-6)), z), y) <= best + 1e-9
 
 
 def test_matrix_scaling_with_one_ridge_is_logistic_regression_about_temperature_scaling() -> None:
@@ -220,7 +223,7 @@ def test_structured_scaling_is_probmetrics(name: str, peer: str) -> None:
     theirs = getattr(calibrators, peer)()
     theirs.fit(z.softmax(1).numpy(), y.numpy())
     before = torch.tensor(theirs.ts_.predict_proba(z.softmax(1).numpy()))
-    torch.testing.assert_close(tempered(fit_structured_vector(z, y), z).exp(), before, rtol=0, atol=1e-7)
+    torch.testing.assert_close(tempered(STRUCTURED_VECTOR.fit(z, y), z).exp(), before, rtol=0, atol=1e-7)
     total, ours = objective(name, z, y)
     found = theirs.W_ if hasattr(theirs, "W_") else np.stack([theirs.v_, theirs.b_], 1)
     reached = float(total(torch.tensor(np.r_[found[:, :-1].ravel(), found[:, -1]]).double()))
@@ -236,7 +239,7 @@ def test_vector_scaling_beats_netcal_and_probmetrics_at_their_own_objective() ->
     calibrators = pytest.importorskip("probmetrics.calibrators")
     z, y = sample(1000, 4)
     logp = z.log_softmax(1)  # what packages that take probabilities see
-    ours = nll(apply_vector(fit_vector(logp, y, precision=1e-7), logp), y)
+    ours = nll(VECTOR.apply(VECTOR.fit(logp, y, prior=Precision(1e-7, 1e-7)), logp), y)
     theirs = calibrators.VectorScalingCalibrator()
     theirs.fit(logp.exp().numpy(), y.numpy())
     assert ours <= nll(torch.tensor(theirs.predict_proba(logp.exp().numpy())).double().log(), y) + 1e-9
@@ -310,7 +313,7 @@ def test_a_class_without_examples_is_told(name: str) -> None:
 def test_vector_scaling_tells_of_few_examples_and_then_loses_to_raw() -> None:
     z, y = lacking(300, 100)
     new, labels = lacking(2000, 100, seed=1)
-    assert nll(apply_vector(fit_vector(z, y), new), labels) > nll(new.log_softmax(1), labels)
+    assert nll(VECTOR.apply(VECTOR.fit(z, y), new), labels) > nll(new.log_softmax(1), labels)
     said = vector_scaling.warn(z, y)
     assert said is not None
     assert f"{len(y)} calibration examples for 200 parameters" in said

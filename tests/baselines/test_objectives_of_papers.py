@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 import calib_bench
 from calib_bench.baselines import _solvers
+from calib_bench.baselines._linear import Precision
 from calib_bench.baselines.histogram_binning import apply_histogram, fit_histogram
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
-from calib_bench.baselines.matrix_scaling import apply_matrix, fit_matrix
+from calib_bench.baselines.matrix_scaling import BASELINE as MATRIX
 from calib_bench.baselines.platt_scaling import apply_platt, fit_platt
 from calib_bench.baselines.temperature_scaling import apply_temperature, fit_temperature, loss
-from calib_bench.baselines.vector_scaling import apply_vector, fit_vector
+from calib_bench.baselines.vector_scaling import BASELINE as VECTOR
 from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.errors import UserError
 
@@ -333,9 +334,9 @@ def test_vector_scaling_reaches_the_maximum_likelihood(K: int) -> None:
         return F.cross_entropy(torch.tensor(theta[:K] * Z + theta[K:]), y).item()
 
     best = minimize(mean_loss, np.r_[np.ones(K), np.zeros(K)], method="BFGS", options={"gtol": 1e-6}).fun
-    ours = nll(apply_vector(fit_vector(z, y, precision=1e-6), z), y)
+    ours = nll(VECTOR.apply(VECTOR.fit(z, y, prior=Precision(1e-6, 1e-6)), z), y)
     assert ours - best < 1e-8
-    assert nll(apply_vector(fit_vector(z, y), z), y) - best < 1e-4  # what the prior costs
+    assert nll(VECTOR.apply(VECTOR.fit(z, y), z), y) - best < 1e-4  # what the prior costs
     assert len(Y) == 1000
 
 
@@ -344,15 +345,15 @@ def test_matrix_scaling_without_its_prior_is_logistic_regression() -> None:
 
     z, y = sample(1500, 4)
     theirs = LogisticRegression(C=1e8, tol=1e-10, max_iter=2000).fit(z.double().numpy(), y.numpy())
-    ours = apply_matrix(fit_matrix(z, y, off_diagonal=1e-6, intercept=1e-6, diagonal=1e-6), z)
+    ours = MATRIX.apply(MATRIX.fit(z, y, prior=Precision(1e-6, 1e-6, 1e-6)), z)
     assert ours.exp().numpy() == pytest.approx(theirs.predict_proba(z.double().numpy()), abs=1e-4)
 
 
 def test_matrix_scaling_tends_to_vector_scaling() -> None:
     z, y = sample(500, 4)
-    W = fit_matrix(z, y, off_diagonal=1e9, intercept=0.1)["weight"]
+    W = MATRIX.fit(z, y, prior=Precision(0.1, 0.1, 1e9))["weight"]
     assert (W - W.diag().diag()).abs().max() < 1e-6
-    assert W.diag() == pytest.approx(fit_vector(z, y)["weight"], abs=1e-5)
+    assert W.diag() == pytest.approx(VECTOR.fit(z, y)["weight"], abs=1e-5)
 
 
 def test_isotonic_against_scikit_learn() -> None:

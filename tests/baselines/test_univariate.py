@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calib_bench.baselines import _one_vs_rest, bbq, spline, venn_abers
+from calib_bench.baselines import _one_vs_rest, _tallies, bbq, spline, venn_abers
 from calib_bench.baselines import ensemble_temperature_scaling as ensemble
-from calib_bench.baselines.beta_calibration import apply_beta, fit_beta
+from calib_bench.baselines.beta_calibration import BASELINE as BETA
 from calib_bench.baselines.ensemble_temperature_scaling import (
     apply_ensemble,
     fit_ensemble,
@@ -88,7 +88,7 @@ def test_tallies_count() -> None:
     z, y = sample(200, 4)
     z = z.round()
     x = _one_vs_rest.scores(z)
-    for k, tally in enumerate(_one_vs_rest.tallies(x, y)):
+    for k, tally in enumerate(_tallies.tallies(x, y)):
         score, inverse = np.unique(x[k].numpy(), return_inverse=True)
         assert np.array_equal(tally.score, score)
         assert np.array_equal(tally.number, np.bincount(inverse))
@@ -101,7 +101,7 @@ def test_tallies_count() -> None:
         (fit_platt, apply_platt),
         (fit_isotonic, apply_isotonic),
         (fit_histogram, apply_histogram),
-        (spline.fit_spline, spline.apply_spline),
+        (spline.BASELINE.fit, spline.apply_spline),
         (venn_abers.fit_venn_abers, venn_abers.apply_venn_abers),
     ],
 )
@@ -131,8 +131,8 @@ def test_targets_are_the_labels_and_one_example_more() -> None:
 
 ONE_VS_REST = {
     "platt": (fit_platt, apply_platt),
-    "beta": (fit_beta, apply_beta),
-    "spline": (spline.fit_spline, spline.apply_spline),
+    "beta": (BETA.fit, BETA.apply),
+    "spline": (spline.BASELINE.fit, spline.apply_spline),
 }
 
 
@@ -243,7 +243,7 @@ def test_beta_calibration_is_the_constrained_optimum() -> None:
             return float((np.logaddexp(0, f) - t.numpy() * f).sum())
 
         best = minimize(loss, [1, 1, 0], bounds=[(0, None), (0, None), (None, None)], method="L-BFGS-B", tol=1e-14)
-        params = fit_beta(pair(flip * x), y)
+        params = BETA.fit(pair(flip * x), y)
         ours = np.array([float(params[name]) for name in "abc"])
         assert (ours[:2] >= 0).all()
         assert loss(ours) <= best.fun + 1e-4
@@ -257,7 +257,7 @@ def test_beta_calibration_against_netcal() -> None:
     new, _ = sample(500, seed=1)
     theirs = BetaCalibration()
     theirs.fit(z.softmax(1)[:, 1].numpy(), y.numpy())
-    p = apply_beta(fit_beta(z, y), new).exp()[:, 1].numpy()
+    p = BETA.apply(BETA.fit(z, y), new).exp()[:, 1].numpy()
     assert p == pytest.approx(np.ravel(theirs.transform(new.softmax(1)[:, 1].numpy())), abs=2e-3)
 
 
@@ -266,14 +266,14 @@ def test_beta_calibration_recovers_its_own_family() -> None:
     x = 2 * torch.randn(200_000, generator=g, dtype=torch.float64)
     s = torch.sigmoid(x)
     y = (torch.rand(200_000, generator=g) < torch.sigmoid(0.5 * s.log() - 1.5 * torch.log1p(-s) + 0.4)).long()
-    params = fit_beta(pair(x), y)
+    params = BETA.fit(pair(x), y)
     assert [float(params[name]) for name in "abc"] == pytest.approx([0.5, 1.5, 0.4], abs=0.05)
 
 
 def test_beta_calibration_of_classes_swapped_is_the_same() -> None:
     z, y = sample(500)
-    there = apply_beta(fit_beta(z.flip(1), 1 - y), z.flip(1)).flip(1)
-    torch.testing.assert_close(apply_beta(fit_beta(z, y), z), there, rtol=0, atol=1e-5)
+    there = BETA.apply(BETA.fit(z.flip(1), 1 - y), z.flip(1)).flip(1)
+    torch.testing.assert_close(BETA.apply(BETA.fit(z, y), z), there, rtol=0, atol=1e-5)
 
 
 # ---- ensemble temperature scaling
@@ -634,13 +634,13 @@ def bent(N: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_spline_follows_a_bend_and_is_platt_where_there_is_none() -> None:
     z, y = bent(4000)
     new, labels = bent(4000, seed=1)
-    ours = nll(spline.apply_spline(spline.fit_spline(z, y), new), labels)
+    ours = nll(spline.apply_spline(spline.BASELINE.fit(z, y), new), labels)
     truth = torch.sigmoid(1.5 * torch.sin(1.5 * (new[:, 1] - new[:, 0])))
     best = nll(torch.stack([1 - truth, truth], 1).log(), labels)
     assert ours < nll(apply_platt(fit_platt(z, y), new), labels) - 0.02
     assert ours < best + 0.01
     z, y = sample(4000)
-    straight = spline.fit_spline(z, y)
+    straight = spline.BASELINE.fit(z, y)
     torch.testing.assert_close(
         spline.apply_spline(straight, z).exp(), apply_platt(fit_platt(z, y), z).exp(), rtol=0, atol=0.02
     )
@@ -661,7 +661,7 @@ def test_spline_smoothness_maximizes_the_laplace_evidence() -> None:
         found = _one_vs_rest.logistic(X, t, penalty, torch.zeros_like(penalty))
         return float(r / 2 * math.log(smoothness) - found.value - torch.linalg.slogdet(found.hessian[0])[1] / 2)
 
-    chosen = float(spline.fit_spline(z, y)["smoothness"])
+    chosen = float(spline.BASELINE.fit(z, y)["smoothness"])
     best = max(evidence(10**e) for e in np.linspace(-3, 6, 37))
     assert evidence(chosen) > best - 0.1
 
@@ -675,5 +675,5 @@ def test_spline_against_probmetrics() -> None:
     theirs = CDFSplineCalibrator()
     theirs.fit(z.softmax(1).numpy(), y.numpy())
     p = torch.from_numpy(np.clip(theirs.predict_proba(new.softmax(1).numpy()), 1e-6, 1))
-    ours = nll(spline.apply_spline(spline.fit_spline(z, y), new), labels)
+    ours = nll(spline.apply_spline(spline.BASELINE.fit(z, y), new), labels)
     assert ours <= nll((p / p.sum(1, keepdim=True)).log(), labels) + 1e-3

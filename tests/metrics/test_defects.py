@@ -12,7 +12,7 @@ from calib_bench import metrics
 from calib_bench.baselines.confidence_penalty import BASELINE as PENALTY
 from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
 from calib_bench.baselines.temperature_scaling import Logits, cumulants, fit_temperature, loss
-from calib_bench.baselines.vector_scaling import apply_vector, fit_vector
+from calib_bench.baselines.vector_scaling import BASELINE as VECTOR
 from calib_bench.metrics.smooth import smooth_error
 
 
@@ -222,6 +222,6 @@ def test_vector_scaling_of_probabilities_is_another_model() -> None:
     # Logits that mean something beyond their softmax: a row's shift is lost in probabilities.
     z, y = overconfident(2000, 5)
     z = z + 3 * torch.randn(2000, 1, generator=torch.Generator().manual_seed(9))
-    of_logits, of_p = fit_vector(z, y), fit_vector(z.double().log_softmax(1), y)
+    of_logits, of_p = VECTOR.fit(z, y), VECTOR.fit(z.double().log_softmax(1), y)
     assert (of_logits["weight"] - of_p["weight"]).abs().max() > 1e-3
-    assert nll(apply_vector(of_logits, z), y) != pytest.approx(nll(apply_vector(of_p, z.double().log_softmax(1)), y))
+    assert nll(VECTOR.apply(of_logits, z), y) != pytest.approx(nll(VECTOR.apply(of_p, z.double().log_softmax(1)), y))

@@ -9,13 +9,14 @@ are sent again, and a server that has them recognizes them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from calib_bench.system.files import write_bytes
 
@@ -212,13 +213,10 @@ def digest(*content: object) -> str:
 def turn(folder: Path) -> Iterator[bool]:
     """Yield whether this process may log now: one process on this machine logs a store at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+        lock = FileLock(folder / "lock").acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    with lock:
         yield True
-    finally:
-        os.close(handle)

@@ -218,7 +218,7 @@ class Cluster:
         self.store_path = _absolute(store.address)
         waiting = [(group, 0) for group in sorted(groups, key=lambda group: (self._together(group), len(group)))]
         running: dict[Any, Submission] = {}
-        count, failures = 0, []  # type: int, list[BaseException]
+        count, failures = 0, []  # type: int, list[Exception]
         while waiting or running:
             self._fill(running, waiting)
             ready, _ = ray.wait(list(running), timeout=TICK)
@@ -230,14 +230,9 @@ class Cluster:
                     count += ray.get(future)
                     submission.left.discard(future)
                 except (*LOST, exceptions.RayTaskError) as error:
-                    cause = submission.cause(error)
-                    for other in submission.left:
-                        running.pop(other, None)
-                    submission.left.clear()
-                    if isinstance(cause, LOST) or blames(cause):
-                        waiting += self._lost(submission.group, submission.tries, cause, store)
-                    else:
-                        failures += self._failed(submission, cause, store)
+                    again, stopping = self._ended_badly(submission, error, running, store)
+                    waiting += again
+                    failures += stopping
                 if not submission.left:
                     submission.end()
             shutdown.check()
@@ -246,6 +241,18 @@ class Cluster:
         if failures:
             raise failures[0]
         return count
+
+    def _ended_badly(
+        self, submission: Submission, error: Exception, running: dict[Any, Submission], store: Store
+    ) -> tuple[list[tuple[Group, int]], list[Exception]]:
+        """The groups that retry what a submission could not do, or the errors that stop the run."""
+        cause = submission.cause(error)
+        for future in submission.left:
+            running.pop(future, None)
+        submission.left.clear()
+        if isinstance(cause, LOST) or blames(cause):
+            return self._lost(submission.group, submission.tries, cause, store), []
+        return [], self._failed(submission, cause, store)
 
     def _fill(self, running: dict[Any, Submission], waiting: list[tuple[Group, int]]) -> None:
         """Submit waiting groups until twice as many tasks are submitted as there is room for."""

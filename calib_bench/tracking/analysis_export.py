@@ -20,7 +20,7 @@ from calib_bench.system import files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid
     from calib_bench.core.study import Analysis
     from calib_bench.store.store import Store
 
@@ -46,7 +46,7 @@ class HandedOver:
     figures: dict[str, Path]
 
 
-def write(store: Store, settings: Settings, analysis: Analysis) -> None:
+def write(store: Store, grid: Grid, analysis: Analysis) -> None:
     """Hand an analysis over; the report's figures are where the report put them.
 
     Raises:
@@ -67,7 +67,7 @@ def write(store: Store, settings: Settings, analysis: Analysis) -> None:
         "state": state(store),
         "words": {name: list(getattr(analysis, name)) for name in ("verdict", "summary", "warnings")}
         | {"tables": {name: {"title": t.title, "note": t.note} for name, t in analysis.tables.items()}},
-        "selected": [trial.key for arm in _arms(store, settings, analysis) for trial in arm.trials.values()],
+        "selected": [trial.key for arm in _arms(store, grid, analysis) for trial in arm.trials.values()],
     }
     files.write_json(folder / "analysis.json", files.seal(content))
 
@@ -103,9 +103,9 @@ def state(store: Store) -> str:
     return files.digest_of([store.settings().model_dump(mode="json"), [key for key in keys if not key.startswith(".")]])
 
 
-def _arms(store: Store, settings: Settings, analysis: Analysis) -> list[tuning.Arm]:
+def _arms(store: Store, grid: Grid, analysis: Analysis) -> list[tuning.Arm]:
     arms: Any = analysis.data.get("arms")
-    return tuning.arms(settings, store.scores(settings.select)) if arms is None else list(arms)
+    return tuning.arms(grid, store.scores(grid.select)) if arms is None else list(arms)
 
 
 def _csv(path: Path, frame: pd.DataFrame) -> None:

@@ -16,9 +16,9 @@ from calib_bench.planning import tuning
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Question, Settings
     from calib_bench.core.study import Study
-    from calib_bench.core.trial import Trial
+    from calib_bench.core.trial import Scores, Trial
     from calib_bench.store.store import Store
 
 
@@ -26,7 +26,7 @@ TIMES = frozenset({"fit_seconds"})
 """Measured anew whenever a trial is: logging it twice would not give the same."""
 
 
-def config(store: Store, settings: Settings, trial: Trial) -> dict[str, Any]:
+def config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
     """Everything that names a trial, its data, and what it was made with."""
     record = store.record(trial)
     return {
@@ -95,24 +95,26 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     """
     scores = store.scores(settings.select)
     plan = study.plan(settings, scores)
-    single = all(len(space["lr"]) == 1 for space in settings.spaces.values())
-    if single:
-        return [trial for trial in plan if store.has(trial)]
-    failed = store.failures.now()
-    open_models = {trial.model for trial in plan if trial.key not in failed and not store.has(trial)}
+    if any(len(space["lr"]) > 1 for space in settings.spaces.values()):
+        failed = store.failures.now()
+        open_models = {trial.model for trial in plan if trial.key not in failed and not store.has(trial)}
+        trained = [trial for trial in plan if trial.model not in open_models]
+        plan = _at_best_rates(trained, settings.seed[: settings.tune_seeds], scores)
+    return [trial for trial in plan if store.has(trial)]
+
+
+def _at_best_rates(trials: Sequence[Trial], tuning_seeds: Sequence[int], scores: Scores) -> list[Trial]:
+    """Of each arm that is tuned, the trials at its best rate over the tuning seeds."""
     arms: dict[Trial, dict[float, dict[int, Trial]]] = {}
-    for trial in plan:
-        if trial.model not in open_models:
-            arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
-    tuning_seeds = settings.seed[: settings.tune_seeds]
+    for trial in trials:
+        arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
     chosen: list[Trial] = []
-    for rates in arms.values():
-        if len(rates) > 1:
-            tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
-            if any(len(rate_scores) < len(tuning_seeds) for rate_scores in tuned.values()):
-                continue  # not tuned: seeds at the rates of another arm
-            best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
-            chosen += [trial for trial in rates[best].values() if store.has(trial)]
+    for by_rate in arms.values():
+        is_tuned = all(seed in by_seed for by_seed in by_rate.values() for seed in tuning_seeds)
+        if len(by_rate) > 1 and is_tuned:  # others are seeds at the rates of another arm
+            means = {rate: _mean([scores(by_seed[s]) for s in tuning_seeds]) for rate, by_seed in by_rate.items()}
+            best = min(means, key=lambda rate: (means[rate], rate))
+            chosen += by_rate[best].values()
     return chosen
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class Follower:
         if now == self.looked:
             return
         plan = self._wanted()
-        trials = [t for t in plan if self._has(t)] if self.every else self._selected()
+        trials = self._kept(plan) if self.every else content.selected(self.study, self.settings, self.store)
         for trial in trials:
             if trial.key not in self.seen:
                 if self._interrupted():
@@ -111,7 +111,7 @@ class Follower:
         plan = self._wanted()
         by_key = {trial.key: trial for trial in plan}
         chosen = [by_key[key] for key in dict.fromkeys(analysis.selected if analysis else ()) if key in by_key]
-        for trial in [t for t in plan if self._has(t)] if self.every else [t for t in chosen if self._has(t)]:
+        for trial in self._kept(plan if self.every else chosen):
             self.logger.trial(trial)
         self.logger.tuning(plan)
         if analysis is not None:
@@ -121,8 +121,8 @@ class Follower:
     def _wanted(self) -> list[Trial]:
         return self.study.plan(self.settings, self.store.scores(self.settings.select))
 
-    def _selected(self) -> list[Trial]:
-        return content.selected(self.study, self.settings, self.store)
+    def _kept(self, trials: Iterable[Trial]) -> list[Trial]:
+        return [trial for trial in trials if self._has(trial)]
 
     def _has(self, trial: Trial) -> bool:
         try:

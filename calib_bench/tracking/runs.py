@@ -267,24 +267,28 @@ def parts(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def table(frame: pd.DataFrame) -> wandb.Table:
     """A wandb table: numbers as numbers, infinite and missing ones as wandb writes them, all else as text."""
-    import pandas as pd
     import wandb
 
-    columns: dict[str, list[Any]] = {}
-    for name in frame.columns:
-        values = frame[name]
-        if values.isna().all():
-            columns[str(name)] = [""] * len(values)  # empty to the eye, not a column of NaN
-        elif pd.api.types.is_bool_dtype(values):
-            columns[str(name)] = [bool(v) for v in values]
-        elif pd.api.types.is_numeric_dtype(values):
-            columns[str(name)] = [float(v) for v in values] if values.dtype.kind == "f" else [int(v) for v in values]
-        else:
-            columns[str(name)] = ["" if _missing(v) else str(v) for v in values]
+    columns = {str(name): _cells(frame[name]) for name in frame.columns}
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     made = wandb.Table(columns=list(columns), data=rows[:TYPED])
     made.data.extend(rows[TYPED:])
     return made
+
+
+def _cells(values: pd.Series[Any]) -> list[Any]:
+    """A column's values as wandb takes them."""
+    from pandas.api import types
+
+    if values.isna().all():
+        return [""] * len(values)  # empty to the eye, not a column of NaN
+    if types.is_bool_dtype(values):
+        return [bool(value) for value in values]
+    if types.is_float_dtype(values):
+        return [float(value) for value in values]
+    if types.is_numeric_dtype(values):
+        return [int(value) for value in values]
+    return ["" if _missing(value) else str(value) for value in values]
 
 
 def _missing(value: Any) -> bool:

@@ -23,7 +23,8 @@ from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_data_parallel import Gang, Submission, blames, together, whole_gpus
-from calib_bench.execute.ray_task import TICK, Reports, work
+from calib_bench.execute.ray_task import Reports, work
+from calib_bench.execute.worker import TICK
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store

@@ -149,9 +149,8 @@ class Store:
                 raise StoreError(f"{self._trials}/{key}/trial.json names {name!r}, which no trial holds: it is foreign")
             path = f"{self._trials}/{key}/{name}"
             if not files.is_whole(path, claim["bytes"], claim["sha256"]):
-                state = (
-                    "is damaged: its bytes are not those that were written" if os.path.isfile(path) else "is missing"
-                )
+                damage = "is damaged: its bytes are not those that were written"
+                state = damage if os.path.isfile(path) else "is missing"
                 raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
         selection = dict(content["facts"].get("selection") or {})
         if (entropy := content["facts"].get("label_entropy")) is not None:
@@ -382,12 +381,13 @@ class Store:
         try:
             return Settings.model_validate(files.read_sealed(path)["settings"])
         except (ValidationError, KeyError) as error:
-            why = (
-                f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
-            )
+            why = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                why = f"{first['loc']}: {first['msg']}"
             raise StoreError(
-                f"{path} holds settings that this version of calib_bench does not know ({why or error}): run the "
-                f"study's command again"
+                f"{path} holds settings that this version of calib_bench does not know ({why}): run the study's "
+                f"command again"
             ) from None
 
     def provenance(self) -> dict[str, Any]:

@@ -95,15 +95,11 @@ class Session:
         import wandb
 
         request = max(1.0, min(20.0, self.wait / 3))
-        kinds = ("graphql", "file_stream", "file_transfer")
-        patience: dict[str, Any] = {}
-        for kind in kinds:
-            patience |= {
-                f"x_{kind}_retry_max": TRIES,
-                f"x_{kind}_retry_wait_min_seconds": min(0.5, request / 4),
-                f"x_{kind}_retry_wait_max_seconds": request / 2,
-            }
-        patience |= {"x_graphql_timeout_seconds": request, "x_file_stream_timeout_seconds": request}
+        patience: dict[str, Any] = {"x_graphql_timeout_seconds": request, "x_file_stream_timeout_seconds": request}
+        for kind in ("graphql", "file_stream", "file_transfer"):
+            patience[f"x_{kind}_retry_max"] = TRIES
+            patience[f"x_{kind}_retry_wait_min_seconds"] = min(0.5, request / 4)
+            patience[f"x_{kind}_retry_wait_max_seconds"] = request / 2
         return wandb.Settings(
             console="off",
             silent=True,

@@ -48,14 +48,8 @@ class Logger:
         on_progress: Callable[[str], None],
         agent: Mapping[str, str] | None = None,
     ) -> None:
-        self.agent = dict(agent or {})
-        self.store, self.settings, self.session, self.ledger, self.on_progress = (
-            store,
-            settings,
-            session,
-            ledger,
-            on_progress,
-        )
+        self.store, self.settings, self.session, self.ledger = store, settings, session, ledger
+        self.on_progress, self.agent = on_progress, dict(agent or {})
         self._digests: dict[str, str] = {}
 
     def trial(self, trial: Trial) -> None:
@@ -73,8 +67,7 @@ class Logger:
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            rows: list[dict[str, Any]] = [*history, *([{"reliability": table(bins)}] if bins is not None else [])]
-            once(run, rows)
+            once(run, history if bins is None else [*history, {"reliability": table(bins)}])
             if artifact := self._logits(trial):
                 run.log_artifact(artifact)
             run.summary.update(content.plain(summary))
@@ -128,9 +121,8 @@ class Logger:
             if frames:
                 page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), checksum)
             run.log_artifact(self._calibration(analysis))
-            methods = (
-                sorted(set(analysis.frames["measurements"]["method"])) if "measurements" in analysis.frames else []
-            )
+            measurements = analysis.frames.get("measurements")
+            methods = [] if measurements is None else sorted(set(measurements["method"]))
             run.summary.update({"trials": len(used), "methods": methods})
 
         self._write(self._fields(run_id, "calibration", names.CALIBRATE, self._about()), checksum, body)
@@ -201,16 +193,15 @@ class Logger:
 
     def _about(self) -> dict[str, Any]:
         study = self.store.provenance()
-        return content.plain(
-            {
-                "study": self.settings.study,
-                "task": self.settings.task,
-                "command": study["command"],
-                "settings": names.question(self.settings),
-                "environment": study["environment"],
-                "data": study["splits"],
-            }
-        )
+        about = {
+            "study": self.settings.study,
+            "task": self.settings.task,
+            "command": study["command"],
+            "settings": names.question(self.settings),
+            "environment": study["environment"],
+            "data": study["splits"],
+        }
+        return content.plain(about)
 
     def _fields(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -217,7 +217,8 @@ class Cluster:
             UserError: what concerns every trial, as the first group that met it raised it; the others have run.
         """
         self.store_path = _absolute(store.address)
-        waiting = [(group, 0) for group in sorted(groups, key=lambda group: (self._together(group), len(group)))]
+        ordered = sorted(groups, key=lambda group: (together(group, self.execution), len(group)))
+        waiting = [(group, 0) for group in ordered]
         running: dict[Any, Submission] = {}
         count, failures = 0, []  # type: int, list[Exception]
         while waiting or running:
@@ -275,12 +276,9 @@ class Cluster:
             check_gang(self.execution, self.wanted)
         return room(self.wanted)
 
-    def _together(self, group: Group) -> bool:
-        return together(group, self.execution)
-
     def _submit(self, group: Group, tries: int) -> Submission:
         rest = (self.execution, self.store_path, leases.OWNER, self.reports)
-        if self._together(group):
+        if together(group, self.execution):
             wait_for_nodes(partial(check_gang, self.execution, self.wanted))
             wanted = whole_gpus(self.wanted)
             return Gang(group, tries, options_of(wanted), wanted, rest)

@@ -8,7 +8,6 @@ measurements.csv, reliability.csv     of every trial and calibrator, where the s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from calib_bench.store.store import Store
 
 FRAMES = ("measurements", "reliability")
+SENTENCES = ("verdict", "summary", "warnings")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def write(store: Store, grid: Grid, analysis: Analysis) -> None:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     content = {
         "state": state(store),
-        "words": {name: list(getattr(analysis, name)) for name in ("verdict", "summary", "warnings")}
+        "words": {name: list(getattr(analysis, name)) for name in SENTENCES}
         | {"tables": {name: {"title": t.title, "note": t.note} for name, t in analysis.tables.items()}},
         "selected": [trial.key for arm in _arms(store, grid, analysis) for trial in arm.trials.values()],
     }
@@ -110,8 +110,3 @@ def _arms(store: Store, grid: Grid, analysis: Analysis) -> list[tuning.Arm]:
 
 def _csv(path: Path, frame: pd.DataFrame) -> None:
     files.write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
-
-
-def as_words(words: Mapping[str, Any]) -> dict[str, Any]:
-    """The sentences, for a run's summary."""
-    return {name: words[name] for name in ("verdict", "summary", "warnings")}

@@ -83,10 +83,6 @@ class Follower:
             self.count += 1
         self.say(logged=run_id or None)
 
-    def _interrupted(self) -> bool:
-        """Whether something was said: look at it before the next run."""
-        return not self.words.empty()
-
     def _stored(self) -> None:
         """Trials of which it is known that they are runs; once nothing is left to train, the table of all."""
         trials_folder = self.folder / "trials"
@@ -97,8 +93,8 @@ class Follower:
         trials = self._kept(plan) if self.every else content.selected(self.study, self.settings, self.store)
         for trial in trials:
             if trial.key not in self.seen:
-                if self._interrupted():
-                    return
+                if not self.words.empty():
+                    return  # to what was said
                 self.logger.trial(trial)
                 self.seen.add(trial.key)
         if self.stage == "trained":

@@ -14,7 +14,7 @@ from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
 from calib_bench.system import files
 from calib_bench.tracking import content, names
-from calib_bench.tracking.analysis_export import HandedOver, as_words
+from calib_bench.tracking.analysis_export import SENTENCES, HandedOver
 from calib_bench.tracking.client import Ledger, Session, digest, mark, once, page
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Logger:
             page(run, logged, checksum)
             if report := self._report():
                 run.log_artifact(report)
-            run.summary.update(as_words(analysis.words))
+            run.summary.update({name: analysis.words[name] for name in SENTENCES})
 
         config = {**self._about(), "tables": analysis.words["tables"]}
         sweep = {name: value for name, value in self.agent.items() if name != "id"}

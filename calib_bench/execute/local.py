@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 from calib_bench.core.settings import Execution
 from calib_bench.execute import worker
@@ -60,19 +60,22 @@ class Workers:
             Stopped: it was asked to, and what is under way is saved.
             ResourceError: no worker process can be started, or the disk is full.
         """
-        if not self.workers and not self.execution.stall and (self.count == 1 or len(groups) == 1):
+        if self._is_for_this_process(groups):
             worker.prepare(self.execution)
             return sum(worker.run_group(group, self.execution, store, progress) for group in groups)
         before = sum(process.trained for process in self.workers)
         waiting = deque(Job(group) for group in sorted(groups, key=len, reverse=True))
         while waiting or self._busy():
             self._hand_out(waiting, store)
-            wait([process.future for process in self._busy() if process.future], POLL, FIRST_COMPLETED)
+            wait(self._futures(), POLL, FIRST_COMPLETED)
             for process in self._busy():
                 process.tell(progress)
                 waiting.extend(self._look(process, store))
             shutdown.check()
         return sum(process.trained for process in self.workers) - before
+
+    def _is_for_this_process(self, groups: Sequence[Group]) -> bool:
+        return not self.workers and not self.execution.stall and (self.count == 1 or len(groups) == 1)
 
     def _look(self, process: WorkerProcess, store: Store) -> list[Job]:
         """Jobs that retry what is left of a worker's job. A worker that was asked to leave asks for the whole run."""
@@ -84,6 +87,9 @@ class Workers:
 
     def _busy(self) -> list[WorkerProcess]:
         return [process for process in self.workers if process.job is not None]
+
+    def _futures(self) -> list[Future[int]]:
+        return [process.future for process in self._busy() if process.future]
 
     def _hand_out(self, waiting: deque[Job], store: Store) -> None:
         """Give every free worker a job, and start workers while there is work for them."""
@@ -98,7 +104,6 @@ class Workers:
 
     def _save(self) -> None:
         """Ask the workers that are at a job to save their state, and wait until they have."""
-        busy = self._busy()
-        for process in busy:
+        for process in self._busy():
             process.stop()
-        wait([process.future for process in busy if process.future], PATIENCE)
+        wait(self._futures(), PATIENCE)

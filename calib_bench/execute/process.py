@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 from calib_bench.core.settings import Execution
 from calib_bench.core.trial import Trial
@@ -232,19 +231,6 @@ def leave_with_parent() -> None:
 
 def _work(group: Group, path: Path) -> int:
     _queue.put(0.0)
-    progress = _throttled(_queue.put, patience=_execution.stall / 10)
+    seconds = min(worker.TICK, _execution.stall / 10) if _execution.stall else worker.TICK
+    progress = worker.throttled(_queue.put, seconds)
     return worker.run_group(group, _execution, Store(path), progress, _owner, expendable=True)
-
-
-def _throttled(send: Callable[[float], Any], least: float = 0.25, patience: float = 0.0) -> worker.Progress:
-    """Progress that is sent once it adds up to `least` trials or after `patience` seconds; the rest may stay unsent."""
-    held, last = 0.0, time.monotonic()
-
-    def progress(amount: float) -> None:
-        nonlocal held, last
-        held += amount
-        if held >= least or (patience and time.monotonic() - last >= patience):
-            send(held)
-            held, last = 0.0, time.monotonic()
-
-    return progress

@@ -23,7 +23,8 @@ from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.execute import local, worker
 from calib_bench.execute.ray_data_parallel import Gang, Submission, blames, together, whole_gpus
-from calib_bench.execute.ray_task import TICK, Reports, work
+from calib_bench.execute.ray_task import Reports, work
+from calib_bench.execute.worker import TICK
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
@@ -216,9 +217,10 @@ class Cluster:
             UserError: what concerns every trial, as the first group that met it raised it; the others have run.
         """
         self.store_path = _absolute(store.address)
-        waiting = [(group, 0) for group in sorted(groups, key=lambda group: (self._together(group), len(group)))]
+        ordered = sorted(groups, key=lambda group: (together(group, self.execution), len(group)))
+        waiting = [(group, 0) for group in ordered]
         running: dict[Any, Submission] = {}
-        count, failures = 0, []  # type: int, list[BaseException]
+        count, failures = 0, []  # type: int, list[Exception]
         while waiting or running:
             self._fill(running, waiting)
             ready, _ = ray.wait(list(running), timeout=TICK)
@@ -230,14 +232,9 @@ class Cluster:
                     count += ray.get(future)
                     submission.left.discard(future)
                 except (*LOST, exceptions.RayTaskError) as error:
-                    cause = submission.cause(error)
-                    for other in submission.left:
-                        running.pop(other, None)
-                    submission.left.clear()
-                    if isinstance(cause, LOST) or blames(cause):
-                        waiting += self._lost(submission.group, submission.tries, cause, store)
-                    else:
-                        failures += self._failed(submission, cause, store)
+                    again, stopping = self._ended_badly(submission, error, running, store)
+                    waiting += again
+                    failures += stopping
                 if not submission.left:
                     submission.end()
             shutdown.check()
@@ -246,6 +243,18 @@ class Cluster:
         if failures:
             raise failures[0]
         return count
+
+    def _ended_badly(
+        self, submission: Submission, error: Exception, running: dict[Any, Submission], store: Store
+    ) -> tuple[list[tuple[Group, int]], list[Exception]]:
+        """The groups that retry what a submission could not do, or the errors that stop the run."""
+        cause = submission.cause(error)
+        for future in submission.left:
+            running.pop(future, None)
+        submission.left.clear()
+        if isinstance(cause, LOST) or blames(cause):
+            return self._lost(submission.group, submission.tries, cause, store), []
+        return [], self._failed(submission, cause, store)
 
     def _fill(self, running: dict[Any, Submission], waiting: list[tuple[Group, int]]) -> None:
         """Submit waiting groups until twice as many tasks are submitted as there is room for."""
@@ -267,12 +276,9 @@ class Cluster:
             check_gang(self.execution, self.wanted)
         return room(self.wanted)
 
-    def _together(self, group: Group) -> bool:
-        return together(group, self.execution)
-
     def _submit(self, group: Group, tries: int) -> Submission:
         rest = (self.execution, self.store_path, leases.OWNER, self.reports)
-        if self._together(group):
+        if together(group, self.execution):
             wait_for_nodes(partial(check_gang, self.execution, self.wanted))
             wanted = whole_gpus(self.wanted)
             return Gang(group, tries, options_of(wanted), wanted, rest)

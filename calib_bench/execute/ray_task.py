@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ from calib_bench.execute import data_parallel, worker
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
 from calib_bench.train import distributed
-
-TICK = 0.5
-"""Seconds between two reports of progress."""
 
 
 class Reports:
@@ -31,20 +27,6 @@ class Reports:
         """The progress since the last call."""
         amount, self.amount = self.amount, 0.0
         return amount
-
-
-def reporter(reports: Any) -> worker.Progress:
-    """Progress that is sent to the driver every TICK seconds at most; an amount of 0 sends the rest."""
-    held, last = 0.0, 0.0
-
-    def progress(amount: float) -> None:
-        nonlocal held, last
-        held += amount
-        if held and (not amount or time.monotonic() - last > TICK):
-            reports.add.remote(held)
-            held, last = 0.0, time.monotonic()
-
-    return progress
 
 
 def open_store(path: Path) -> Store:
@@ -65,7 +47,7 @@ def open_store(path: Path) -> Store:
 def work(group: Group, execution: Execution, path: Path, owner: str, reports: Any) -> int:
     """The body of a task: train a group and store its outcomes; returns how many trials it trained."""
     worker.prepare(execution)
-    progress = reporter(reports)
+    progress = worker.throttled(reports.add.remote)
     count = worker.run_group(group, execution, open_store(path), progress, owner)
     progress(0.0)
     return count
@@ -113,7 +95,7 @@ class Rank:
             if rank:
                 data_parallel.follow(execution)
                 return 0
-            progress = reporter(reports)
+            progress = worker.throttled(reports.add.remote)
             count = data_parallel.Leader(execution, owner).run([group], open_store(path), progress)
             progress(0.0)
             data_parallel.dismiss()

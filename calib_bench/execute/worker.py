@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,6 +33,9 @@ from calib_bench.train.train import train
 Progress = Callable[[float], None]
 """Called with the number of trials' worth of work done since the last call."""
 
+TICK = 0.5
+"""Seconds between two reports of progress."""
+
 FATAL = (SettingsError, DataError, StoreError, DiskFull)
 """What concerns every trial and only the user can put right."""
 
@@ -47,6 +51,20 @@ def prepare(execution: Execution) -> None:
     registry.use_plugins(execution.plugins)
 
 
+def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
+    """Progress that is sent every so many seconds at most; an amount of 0 sends the rest."""
+    held, last = 0.0, 0.0
+
+    def progress(amount: float) -> None:
+        nonlocal held, last
+        held += amount
+        if held and (not amount or time.monotonic() - last > seconds):
+            send(held)
+            held, last = 0.0, time.monotonic()
+
+    return progress
+
+
 def load_splits(execution: Execution, trial: Trial) -> Splits:
     """The data of a trial, its labels those of the pretrained head where there is one; the last two loaded are kept.
 
@@ -54,24 +72,15 @@ def load_splits(execution: Execution, trial: Trial) -> Splits:
         DataError: data is missing or not as declared.
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
-    return _load(
-        trial.task,
-        execution.data,
-        trial.split,
-        trial.limit,
-        trial.model,
-        trial.pretrained,
-        scored_as_published(trial),
-    )
+    scored = scored_as_published(trial)
+    return _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored)
 
 
 @lru_cache(maxsize=2)
 def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
-
     splits = registry.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
     if not pretrained:
         return splits
-
     return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
 
 
@@ -173,7 +182,6 @@ def train_group(group: Group, execution: Execution, store: Store, progress: Prog
     Raises:
         OutOfMemory: a batch does not fit in memory.
     """
-
     splits = load_splits(execution, group[0])
     data = store.write_splits(group[0], splits)
     steps = max(1, group[0].epochs * splits.train.steps(group[0].batch))
@@ -216,7 +224,6 @@ def probe_of(trial: Trial) -> Probe | None:
 
 def _label_entropy(trial: Trial, splits: Splits) -> float:
     """Entropy in nats of the labels that the trial trains on."""
-
     labels = splits.train.labels
     if trial.label_noise:
         labels = noisy(labels, trial.label_noise, splits.classes, trial.split)
@@ -225,9 +232,7 @@ def _label_entropy(trial: Trial, splits: Splits) -> float:
 
 def selection_scores(result: TrialResult, splits: Splits) -> dict[str, float]:
     """What may choose a rate: log loss of softmax(beta z), the same after a temperature, and the error rate."""
-
     temperature = registry.load("baselines", "temperature_scaling")
-
     z_NK = result.logits["selection"].double() * result.trial.beta
     y_N = splits.selection.labels
     repaired_NK = temperature.apply(temperature.fit(z_NK, y_N), z_NK)

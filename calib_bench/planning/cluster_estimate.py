@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -102,18 +102,23 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
     if task.example is None or task.source is None:
         return None
     first = {trial.key for trial in planning.read(settings, study, store)}
-    coming = planning.foresee(settings, study, store)
-    first_round = [_seconds(trial, task) for trial in coming if trial.key in first]
-    later_rounds = [_seconds(trial, task) for trial in coming if trial.key not in first]
+    return _scale(planning.foresee(settings, study, store), first, task, gpus)
+
+
+def _scale(trials: Sequence[Trial], first: Set[str], task: Task, gpus: int) -> Scale:
+    """What these trials need, of which those with the keys `first` are the first round."""
+    first_round = [_seconds(trial, task) for trial in trials if trial.key in first]
+    later_rounds = [_seconds(trial, task) for trial in trials if trial.key not in first]
+    checkpoints = sorted((_checkpoint(trial, task) for trial in trials), reverse=True)
     return Scale(
-        trials=len(coming),
-        flops=sum(flops(trial, task) for trial in coming),
+        trials=len(trials),
+        flops=sum(flops(trial, task) for trial in trials),
         gpu_hours=(sum(first_round) + sum(later_rounds)) / 3600,
         hours=(makespan(first_round, gpus) + makespan(later_rounds, gpus)) / 3600,
         gpus=gpus,
-        stored=sum(_stored(trial, task) for trial in coming),
-        checkpoints=sum(sorted((_checkpoint(trial, task) for trial in coming), reverse=True)[:gpus]),
-        wandb_rows=sum(len(_rows(trial, task)) for trial in coming),
+        stored=sum(_stored(trial, task) for trial in trials),
+        checkpoints=sum(checkpoints[:gpus]),
+        wandb_rows=sum(len(_rows(trial, task)) for trial in trials),
     )
 
 

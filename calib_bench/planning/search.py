@@ -92,13 +92,15 @@ def search(
         scores: what is known.
     """
     study = _study(template)
-    tried, wanted = [], []  # type: list[Tried], list[Trial]
+    tried: list[Tried] = []
+    wanted: list[Trial] = []
     seen: list[list[float]] = [[] for _ in lengths(template)]
     while len(tried) < budget:
         proposed = [study.ask() for _ in range(min(BATCH, budget - len(tried)))]
         trials = [_configuration(template, trial, rates, betas) for trial in proposed]
-        batch, wanted = _race(study, proposed, trials, seeded, scores, seen)
-        tried += batch
+        race = _Race(study, proposed, trials, seeded, scores)
+        wanted = race.run(seen)
+        tried += race.tried()
         if wanted:
             break
     cost = len(seeded(template)) * sum(sum(t.epochs) for t in tried)
@@ -141,67 +143,85 @@ def _configuration(
     return template.model_copy(update=update)
 
 
-def _race(
-    study: optuna.Study,
-    proposed: Sequence[optuna.Trial],
-    trials: Sequence[Trial],
-    seeded: Seeded,
-    scores: Scores,
-    seen: list[list[float]],
-) -> tuple[list[Tried], list[Trial]]:
-    """Take a batch through its lengths as far as scores are known; what it tried, and what it waits for.
+class _Race:
+    """A batch on its way through its lengths, as far as scores are known.
 
-    `seen` are the scores at each length, of this batch and those before it.
+    Args:
+        study: Optuna's, which is told how each configuration ended.
+        proposed: the batch as Optuna proposed it.
+        trials: the batch as trials.
+        seeded, scores: those of `search`.
     """
-    measured: list[list[float]] = [[] for _ in trials]
-    failed: set[int] = set()
-    running = list(range(len(trials)))
-    rungs = lengths(trials[0])
-    for rung, epochs in enumerate(rungs):
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        proposed: Sequence[optuna.Trial],
+        trials: Sequence[Trial],
+        seeded: Seeded,
+        scores: Scores,
+    ) -> None:
+        self.study, self.proposed, self.trials = study, proposed, trials
+        self.seeded, self.scores = seeded, scores
+        self.lengths = lengths(trials[0])
+        self.measured: list[list[float]] = [[] for _ in trials]
+        self.failed: set[int] = set()
+        self.running = list(range(len(trials)))
+
+    def run(self, seen: list[list[float]]) -> list[Trial]:
+        """Go as far as scores are known; returns the trials that the race waits for.
+
+        `seen` are the scores at each length, of this batch and those before it.
+        """
+        for rung, epochs in enumerate(self.lengths):
+            wanted = self._measure(epochs)
+            if wanted or not self.running:
+                return wanted
+            for i in self.running:
+                self.proposed[i].report(_finite(self.measured[i][-1]), CUT**rung)
+                seen[rung].append(self.measured[i][-1])
+            if epochs < self.lengths[-1]:
+                self._cut(seen[rung])
+        for i in self.running:
+            self.study.tell(self.proposed[i], _finite(self.measured[i][-1]))
+        return []
+
+    def _measure(self, epochs: int) -> list[Trial]:
+        """Take in what is known of the running ones at this length; returns the trials that are not."""
         wanted = []
-        for i in running:
-            runs = seeded(shortened(trials[i], epochs))
-            run_scores = [scores(run) for run in runs]
+        for i in self.running:
+            runs = self.seeded(shortened(self.trials[i], epochs))
+            run_scores = [self.scores(run) for run in runs]
             wanted += [run for run, score in zip(runs, run_scores, strict=True) if score is None]
-            if None not in run_scores:
-                measured[i].append(sum(run_scores) / len(run_scores))  # type: ignore[arg-type]
-                if any(isinstance(score, Score) and score.failed for score in run_scores):
-                    failed.add(i)
-                else:
-                    failed.discard(i)  # what a shorter run had not yet learnt
-        if wanted:
-            return _tried(trials, rungs, measured, failed), wanted
-        for i in running:
-            proposed[i].report(_finite(measured[i][-1]), CUT**rung)
-        seen[rung] += [measured[i][-1] for i in running]
-        if not running:
-            break
-        if rung < len(rungs) - 1:
-            line = sorted(seen[rung])[max(1, len(seen[rung]) // CUT) - 1]
-            stopped = [i for i in running if not (math.isfinite(measured[i][-1]) and measured[i][-1] <= line)]
-            _tell(study, proposed, measured, stopped, pruned=True)
-            running = [i for i in running if i not in stopped]
-    _tell(study, proposed, measured, running, pruned=False)
-    return _tried(trials, rungs, measured, failed), []
+            if None in run_scores:
+                continue
+            self.measured[i].append(sum(run_scores) / len(run_scores))  # type: ignore[arg-type]
+            if any(isinstance(score, Score) and score.failed for score in run_scores):
+                self.failed.add(i)
+            else:
+                self.failed.discard(i)  # what a shorter run had not yet learnt
+        return wanted
 
+    def _cut(self, seen: list[float]) -> None:
+        """Stop the running ones that are not among the best third of all scores that were seen at their length."""
+        from optuna.trial import TrialState
 
-def _tell(
-    study: optuna.Study, proposed: Sequence[optuna.Trial], measured: list[list[float]], numbers: list[int], pruned: bool
-) -> None:
-    from optuna.trial import TrialState
+        line = sorted(seen)[max(1, len(seen) // CUT) - 1]
+        going_on = []
+        for i in self.running:
+            score = self.measured[i][-1]
+            if math.isfinite(score) and score <= line:
+                going_on.append(i)
+            else:
+                self.study.tell(self.proposed[i], state=TrialState.PRUNED)
+        self.running = going_on
 
-    for i in sorted(numbers):
-        if pruned:
-            study.tell(proposed[i], state=TrialState.PRUNED)
-        else:
-            study.tell(proposed[i], _finite(measured[i][-1]))
-
-
-def _tried(
-    trials: Sequence[Trial], rungs: tuple[int, ...], measured: list[list[float]], failed: set[int]
-) -> list[Tried]:
-    pairs = enumerate(zip(trials, measured, strict=True))
-    return [Tried(trial, rungs[: len(scores)], tuple(scores), i in failed) for i, (trial, scores) in pairs]
+    def tried(self) -> list[Tried]:
+        """The batch, with what was measured of each."""
+        pairs = enumerate(zip(self.trials, self.measured, strict=True))
+        return [
+            Tried(trial, self.lengths[: len(scores)], tuple(scores), i in self.failed) for i, (trial, scores) in pairs
+        ]
 
 
 def _finite(score: float) -> float:

@@ -90,9 +90,9 @@ class Failures:
         text = " ".join(str(error).split())
         trace = "".join(traceback.format_exception(error)).splitlines()[-LINES:]
         kind = kind_of(error)
-        cause = (
-            text if kind == "memory" and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
-        )
+        cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if kind == "memory" and text:
+            cause = text
         self.record(trial, kind, cause, "\n".join(trace))
 
     def forget(self, key: str) -> None:

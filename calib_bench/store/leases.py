@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from calib_bench.errors import StoreError
 from calib_bench.system import files
@@ -70,20 +70,8 @@ def process_start(pid: int) -> str | None:
         return None
 
 
-class KeyValueFolder(Protocol):
-    """A flat folder of small files: on a disk, or in an object store."""
-
-    def put(self, name: str, content: bytes) -> None: ...
-
-    def get(self, name: str) -> bytes | None: ...
-
-    def names(self) -> set[str]: ...
-
-    def delete(self, name: str) -> None: ...
-
-
 class Directory:
-    """Such a folder on a disk."""
+    """A flat folder of small files on a disk, which is used as a `Bucket` is."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +118,7 @@ class Lease:
         lost: whether another driver took over.
     """
 
-    folder: KeyValueFolder
+    folder: Directory | Bucket
     name: str
     keys: frozenset[str]
     count: int = 0
@@ -187,7 +175,7 @@ class Leases:
 
     def __init__(self, path: Path, owner: str, seconds: float) -> None:
         url = url_of(path)
-        self.folder: KeyValueFolder = Bucket(f"{url}/claims") if url else Directory(path / "claims")
+        self.folder = Bucket(f"{url}/claims") if url else Directory(path / "claims")
         self.owner, self.seconds = owner, seconds
         self._seen: dict[str, _Seen] = {}
         self._mine: dict[str, Lease] = {}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from calib_bench.system import files
@@ -61,15 +62,15 @@ class Mirror:
     def refresh(self) -> None:
         """Learn which trials are stored by now, and fetch what every stage needs."""
         names = self.bucket.names()
-        self._stored = {name.split("/")[1] for name in names if name.startswith("trials/") and _commits(name)}
+        checkpoints = _within("checkpoints", names)
+        self._begun = {name for name in checkpoints if ".pt" in name}
+        self._stored = {name.split("/")[0] for name in _within("trials", names) if _commits(name)}
         for name in names:
-            groups = name.startswith("checkpoints/") and name.endswith(".json")
-            if groups or name.startswith(SHARED):
+            if _is_for_all(name):
                 self.fetch(name)
         for path in self.folder.glob("checkpoints/*.json"):
-            if f"checkpoints/{path.name}" not in names and not path.with_suffix(".pt").exists():
+            if path.name not in checkpoints and not path.with_suffix(".pt").exists():
                 path.unlink(missing_ok=True)
-        self._begun = {name.split("/")[1] for name in names if name.startswith("checkpoints/") and ".pt" in name}
 
     def begun(self, checkpoint: Path) -> bool:
         """Whether the object store holds a group's checkpoint."""
@@ -157,6 +158,16 @@ class Mirror:
         for name in self.bucket.names("checkpoints"):
             if name.startswith(f"checkpoints/{checkpoint.stem}"):
                 self.bucket.delete(name)
+
+
+def _within(folder: str, names: Iterable[str]) -> set[str]:
+    """The names in a folder, relative to it."""
+    return {name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")}
+
+
+def _is_for_all(name: str) -> bool:
+    """Whether every machine needs a file: what is shared, and who is in a group that has a checkpoint."""
+    return name.startswith(SHARED) or (name.startswith("checkpoints/") and name.endswith(".json"))
 
 
 def _commits(name: str) -> bool:

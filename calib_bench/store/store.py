@@ -88,12 +88,15 @@ class Store:
         self.checkpoints = Checkpoints(path / "checkpoints", self.mirror)
         self.splits = StoredSplits(path)
         marker = path / "store.json"
-        if not marker.exists():
-            if mode == "read":
-                raise StoreError(f"{self.label} is not a run folder: it has no store.json; `run` makes one")
-            if mode == "peek":
-                return
+        if marker.exists():
+            self._check_version(marker, mode)
+        elif mode == "read":
+            raise StoreError(f"{self.label} is not a run folder: it has no store.json; `run` makes one")
+        elif mode == "write":
             files.write_json(marker, {"schema": SCHEMA, "numerics": NUMERICS})
+
+    def _check_version(self, marker: Path, mode: str) -> None:
+        """Raises StoreError where this version of calib_bench cannot go on from the one that wrote the marker."""
         try:
             content = json.loads(marker.read_text())
             schema, numerics = content["schema"], content["numerics"]
@@ -104,12 +107,12 @@ class Store:
             raise StoreError(f"{marker} is damaged: write {fresh} into it, or use another folder") from None
         if schema > SCHEMA:
             raise StoreError(
-                f"{path} has schema {schema}, and this version of calib_bench reads up to {SCHEMA}: "
+                f"{self.path} has schema {schema}, and this version of calib_bench reads up to {SCHEMA}: "
                 f"`pip install --upgrade calib_bench`"
             )
         if numerics != NUMERICS and mode == "write":
             raise StoreError(
-                f"{path} was begun by a version whose trials train to other results (numerics {numerics}, here "
+                f"{self.path} was begun by a version whose trials train to other results (numerics {numerics}, here "
                 f"{NUMERICS}): give another folder with out=, or go on with that version"
             )
 
@@ -146,9 +149,8 @@ class Store:
                 raise StoreError(f"{self._trials}/{key}/trial.json names {name!r}, which no trial holds: it is foreign")
             path = f"{self._trials}/{key}/{name}"
             if not files.is_whole(path, claim["bytes"], claim["sha256"]):
-                state = (
-                    "is damaged: its bytes are not those that were written" if os.path.isfile(path) else "is missing"
-                )
+                damage = "is damaged: its bytes are not those that were written"
+                state = damage if os.path.isfile(path) else "is missing"
                 raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
         selection = dict(content["facts"].get("selection") or {})
         if (entropy := content["facts"].get("label_entropy")) is not None:
@@ -201,23 +203,12 @@ class Store:
 
     def write(self, result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> None:
         """Store a trial's result; one that another process stored meanwhile is left as it is."""
-        import pyarrow as pa
-        from pyarrow import parquet
-        from safetensors.torch import save
-
         final = self.folder(result.trial)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         with files.writing(final):
             temporary.mkdir(parents=True)
             try:
-                columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
-                buffer = pa.BufferOutputStream()
-                parquet.write_table(pa.table(columns), buffer)
-                (temporary / "history.parquet").write_bytes(buffer.getvalue())
-                for kind, tensors in (("logits", result.logits), ("arrays", result.arrays)):
-                    if tensors:
-                        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                        (temporary / f"{kind}.safetensors").write_bytes(save(contiguous))
+                _write_measured(temporary, result)
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
@@ -391,12 +382,13 @@ class Store:
         try:
             return Settings.model_validate(files.read_sealed(path)["settings"])
         except (ValidationError, KeyError) as error:
-            why = (
-                f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else ""
-            )
+            why = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                why = f"{first['loc']}: {first['msg']}"
             raise StoreError(
-                f"{path} holds settings that this version of calib_bench does not know ({why or error}): run the "
-                f"study's command again"
+                f"{path} holds settings that this version of calib_bench does not know ({why}): run the study's "
+                f"command again"
             ) from None
 
     def plan(self) -> dict[str, Any] | None:
@@ -413,3 +405,19 @@ class Store:
         """Command, environment, and the data behind the stored splits."""
         study = files.read_sealed(self.path / "study.json")
         return {"command": study["command"], "environment": study["environment"], "splits": self.splits.every()}
+
+
+def _write_measured(folder: Path, result: TrialResult) -> None:
+    """Write a trial's history, its logits, and what its probe measured, where there is any."""
+    import pyarrow as pa
+    from pyarrow import parquet
+    from safetensors.torch import save
+
+    columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), buffer)
+    (folder / "history.parquet").write_bytes(buffer.getvalue())
+    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays)):
+        if by_name:
+            contiguous = {name: tensor.contiguous() for name, tensor in by_name.items()}
+            (folder / f"{kind}.safetensors").write_bytes(save(contiguous))

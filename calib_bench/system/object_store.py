@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,12 +47,6 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-
-    def __reduce__(self) -> tuple[type[Bucket], tuple[str]]:
-        return Bucket, (self.url,)
-
-    def __truediv__(self, name: str) -> Bucket:
-        return Bucket(f"{self.url}/{name}")
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -125,10 +120,8 @@ class Bucket:
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
-        try:
+        with suppress(FileNotFoundError):
             self._tried(name, "removed", lambda fs, path: fs.rm_file(path))
-        except FileNotFoundError:
-            return
 
 
 def _listed(filesystem: Any, path: str) -> list[str]:

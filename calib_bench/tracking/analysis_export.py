@@ -8,7 +8,6 @@ measurements.csv, reliability.csv     of every trial and calibrator, where the s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from calib_bench.system import files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid
     from calib_bench.core.study import Analysis
     from calib_bench.store.store import Store
 
 FRAMES = ("measurements", "reliability")
+SENTENCES = ("verdict", "summary", "warnings")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class HandedOver:
     figures: dict[str, Path]
 
 
-def write(store: Store, settings: Settings, analysis: Analysis) -> None:
+def write(store: Store, grid: Grid, analysis: Analysis) -> None:
     """Hand an analysis over; the report's figures are where the report put them.
 
     Raises:
@@ -65,9 +65,9 @@ def write(store: Store, settings: Settings, analysis: Analysis) -> None:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     content = {
         "state": state(store),
-        "words": {name: list(getattr(analysis, name)) for name in ("verdict", "summary", "warnings")}
+        "words": {name: list(getattr(analysis, name)) for name in SENTENCES}
         | {"tables": {name: {"title": t.title, "note": t.note} for name, t in analysis.tables.items()}},
-        "selected": [trial.key for arm in _arms(store, settings, analysis) for trial in arm.trials.values()],
+        "selected": [trial.key for arm in _arms(store, grid, analysis) for trial in arm.trials.values()],
     }
     files.write_json(folder / "analysis.json", files.seal(content))
 
@@ -103,15 +103,10 @@ def state(store: Store) -> str:
     return files.digest_of([store.settings().model_dump(mode="json"), [key for key in keys if not key.startswith(".")]])
 
 
-def _arms(store: Store, settings: Settings, analysis: Analysis) -> list[tuning.Arm]:
+def _arms(store: Store, grid: Grid, analysis: Analysis) -> list[tuning.Arm]:
     arms: Any = analysis.data.get("arms")
-    return tuning.arms(settings, store.scores(settings.select)) if arms is None else list(arms)
+    return tuning.arms(grid, store.scores(grid.select)) if arms is None else list(arms)
 
 
 def _csv(path: Path, frame: pd.DataFrame) -> None:
     files.write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
-
-
-def as_words(words: Mapping[str, Any]) -> dict[str, Any]:
-    """The sentences, for a run's summary."""
-    return {name: words[name] for name in ("verdict", "summary", "warnings")}

@@ -9,13 +9,14 @@ are sent again, and a server that has them recognizes them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from calib_bench.system.files import write_bytes
 
@@ -94,15 +95,11 @@ class Session:
         import wandb
 
         request = max(1.0, min(20.0, self.wait / 3))
-        kinds = ("graphql", "file_stream", "file_transfer")
-        patience: dict[str, Any] = {}
-        for kind in kinds:
-            patience |= {
-                f"x_{kind}_retry_max": TRIES,
-                f"x_{kind}_retry_wait_min_seconds": min(0.5, request / 4),
-                f"x_{kind}_retry_wait_max_seconds": request / 2,
-            }
-        patience |= {"x_graphql_timeout_seconds": request, "x_file_stream_timeout_seconds": request}
+        patience: dict[str, Any] = {"x_graphql_timeout_seconds": request, "x_file_stream_timeout_seconds": request}
+        for kind in ("graphql", "file_stream", "file_transfer"):
+            patience[f"x_{kind}_retry_max"] = TRIES
+            patience[f"x_{kind}_retry_wait_min_seconds"] = min(0.5, request / 4)
+            patience[f"x_{kind}_retry_wait_max_seconds"] = request / 2
         return wandb.Settings(
             console="off",
             silent=True,
@@ -212,13 +209,10 @@ def digest(*content: object) -> str:
 def turn(folder: Path) -> Iterator[bool]:
     """Yield whether this process may log now: one process on this machine logs a store at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+        lock = FileLock(folder / "lock").acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    with lock:
         yield True
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from calib_bench.planning import tuning
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Question, Settings
     from calib_bench.core.study import Study
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
@@ -27,7 +27,7 @@ TIMES = frozenset({"fit_seconds"})
 """Measured anew whenever a trial is: logging it twice would not give the same."""
 
 
-def config(store: Store, settings: Settings, trial: Trial) -> dict[str, Any]:
+def config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
     """Everything that names a trial, its data, and what it was made with."""
     record = store.record(trial)
     return {

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,6 @@ class Follower:
             self.count += 1
         self.say(logged=run_id or None)
 
-    def _interrupted(self) -> bool:
-        """Whether something was said: look at it before the next run."""
-        return not self.words.empty()
-
     def _stored(self) -> None:
         """Trials of which it is known that they are runs; once nothing is left to train, the table of all."""
         trials_folder = self.folder / "trials"
@@ -95,11 +91,11 @@ class Follower:
         if now == self.looked:
             return
         plan = self._wanted()
-        trials = [t for t in plan if self._has(t)] if self.every else self._selected()
+        trials = self._kept(plan) if self.every else content.selected(self.study, self.settings, self.store)
         for trial in trials:
             if trial.key not in self.seen:
-                if self._interrupted():
-                    return
+                if not self.words.empty():
+                    return  # to what was said
                 self.logger.trial(trial)
                 self.seen.add(trial.key)
         if self.stage == "trained":
@@ -112,7 +108,7 @@ class Follower:
         plan = self._wanted()
         by_key = {trial.key: trial for trial in plan}
         chosen = [by_key[key] for key in dict.fromkeys(analysis.selected if analysis else ()) if key in by_key]
-        for trial in [t for t in plan if self._has(t)] if self.every else [t for t in chosen if self._has(t)]:
+        for trial in self._kept(plan if self.every else chosen):
             self.logger.trial(trial)
         self.logger.tuning(plan)
         if analysis is not None:
@@ -122,8 +118,8 @@ class Follower:
     def _wanted(self) -> list[Trial]:
         return list(planning.read(self.settings, self.study, self.store))
 
-    def _selected(self) -> list[Trial]:
-        return content.selected(self.study, self.settings, self.store)
+    def _kept(self, trials: Iterable[Trial]) -> list[Trial]:
+        return [trial for trial in trials if self._has(trial)]
 
     def _has(self, trial: Trial) -> bool:
         try:

@@ -12,7 +12,7 @@ from calib_bench.planning.search import lengths
 from calib_bench.system.files import digest_of
 
 if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Grid, Question, Settings
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Record
 
@@ -37,12 +37,12 @@ def project() -> str:
     return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
-def group(settings: Settings) -> str:
+def group(settings: Question) -> str:
     """Study and task."""
     return f"{settings.study}-{settings.task}".replace("/", "-")
 
 
-def trial_id(settings: Settings, record: Record) -> str:
+def trial_id(settings: Question, record: Record) -> str:
     """A trial's run id: its key, and a digest of study, task and data, since other data makes it another run."""
     data = (record.data.get("digest"), record.data.get("preparation"))
     return f"{record.trial.key}-{digest_of([settings.study, settings.task, *data])[:8]}"
@@ -73,9 +73,9 @@ def role(settings: Settings, trial: Trial) -> str:
     return TRAIN if trial.probe or trial.epochs in epochs else CONTROL
 
 
-def title(settings: Settings, trial: Trial) -> str:
+def title(grid: Grid, trial: Trial) -> str:
     """A trial's run name, unique in its study: what its settings vary, and in what it departs from them."""
-    space = settings.spaces.get(trial.model, {})
+    space = grid.spaces.get(trial.model, {})
     also = [
         f" {key}={getattr(trial, key)}"
         for key, values in space.items()

@@ -14,7 +14,7 @@ from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
 from calib_bench.system import files
 from calib_bench.tracking import content, names
-from calib_bench.tracking.analysis_export import HandedOver, as_words
+from calib_bench.tracking.analysis_export import SENTENCES, HandedOver
 from calib_bench.tracking.client import Ledger, Session, digest, mark, once, page
 
 if TYPE_CHECKING:
@@ -48,14 +48,8 @@ class Logger:
         on_progress: Callable[[str], None],
         agent: Mapping[str, str] | None = None,
     ) -> None:
-        self.agent = dict(agent or {})
-        self.store, self.settings, self.session, self.ledger, self.on_progress = (
-            store,
-            settings,
-            session,
-            ledger,
-            on_progress,
-        )
+        self.store, self.settings, self.session, self.ledger = store, settings, session, ledger
+        self.on_progress, self.agent = on_progress, dict(agent or {})
         self._digests: dict[str, str] = {}
 
     def trial(self, trial: Trial) -> None:
@@ -73,8 +67,7 @@ class Logger:
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            rows: list[dict[str, Any]] = [*history, *([{"reliability": table(bins)}] if bins is not None else [])]
-            once(run, rows)
+            once(run, history if bins is None else [*history, {"reliability": table(bins)}])
             if artifact := self._logits(trial):
                 run.log_artifact(artifact)
             run.summary.update(content.plain(summary))
@@ -128,9 +121,8 @@ class Logger:
             if frames:
                 page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), checksum)
             run.log_artifact(self._calibration(analysis))
-            methods = (
-                sorted(set(analysis.frames["measurements"]["method"])) if "measurements" in analysis.frames else []
-            )
+            measurements = analysis.frames.get("measurements")
+            methods = [] if measurements is None else sorted(set(measurements["method"]))
             run.summary.update({"trials": len(used), "methods": methods})
 
         self._write(self._fields(run_id, "calibration", names.CALIBRATE, self._about()), checksum, body)
@@ -155,7 +147,7 @@ class Logger:
             page(run, logged, checksum)
             if report := self._report():
                 run.log_artifact(report)
-            run.summary.update(as_words(analysis.words))
+            run.summary.update({name: analysis.words[name] for name in SENTENCES})
 
         config = {**self._about(), "tables": analysis.words["tables"]}
         sweep = {name: value for name, value in self.agent.items() if name != "id"}
@@ -201,16 +193,15 @@ class Logger:
 
     def _about(self) -> dict[str, Any]:
         study = self.store.provenance()
-        return content.plain(
-            {
-                "study": self.settings.study,
-                "task": self.settings.task,
-                "command": study["command"],
-                "settings": names.question(self.settings),
-                "environment": study["environment"],
-                "data": study["splits"],
-            }
-        )
+        about = {
+            "study": self.settings.study,
+            "task": self.settings.task,
+            "command": study["command"],
+            "settings": names.question(self.settings),
+            "environment": study["environment"],
+            "data": study["splits"],
+        }
+        return content.plain(about)
 
     def _fields(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -267,24 +258,28 @@ def parts(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def table(frame: pd.DataFrame) -> wandb.Table:
     """A wandb table: numbers as numbers, infinite and missing ones as wandb writes them, all else as text."""
-    import pandas as pd
     import wandb
 
-    columns: dict[str, list[Any]] = {}
-    for name in frame.columns:
-        values = frame[name]
-        if values.isna().all():
-            columns[str(name)] = [""] * len(values)  # empty to the eye, not a column of NaN
-        elif pd.api.types.is_bool_dtype(values):
-            columns[str(name)] = [bool(v) for v in values]
-        elif pd.api.types.is_numeric_dtype(values):
-            columns[str(name)] = [float(v) for v in values] if values.dtype.kind == "f" else [int(v) for v in values]
-        else:
-            columns[str(name)] = ["" if _missing(v) else str(v) for v in values]
+    columns = {str(name): _cells(frame[name]) for name in frame.columns}
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     made = wandb.Table(columns=list(columns), data=rows[:TYPED])
     made.data.extend(rows[TYPED:])
     return made
+
+
+def _cells(values: pd.Series[Any]) -> list[Any]:
+    """A column's values as wandb takes them."""
+    from pandas.api import types
+
+    if values.isna().all():
+        return [""] * len(values)  # empty to the eye, not a column of NaN
+    if types.is_bool_dtype(values):
+        return [bool(value) for value in values]
+    if types.is_float_dtype(values):
+        return [float(value) for value in values]
+    if types.is_numeric_dtype(values):
+        return [int(value) for value in values]
+    return ["" if _missing(value) else str(value) for value in values]
 
 
 def _missing(value: Any) -> bool:

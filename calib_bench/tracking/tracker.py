@@ -141,13 +141,8 @@ class Tracker:
 
     def _start(self) -> None:
         """Start the process, and tell it what the one before was told."""
-        command = [
-            sys.executable,
-            "-m",
-            "calib_bench.tracking.logging_process",
-            str(self.store.path.absolute()),
-            self.mode,
-        ]
+        command = [sys.executable, "-m", "calib_bench.tracking.logging_process"]
+        command += [str(self.store.path.absolute()), self.mode]
         command += [self.settings.wandb_runs, str(self.settings.wandb_wait), *map(str, self.settings.plugins)]
         folder = self.store.path / "wandb"
         try:

@@ -22,7 +22,7 @@ from calib_bench.system import files
 from calib_bench.tracking import names
 
 if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
+    from calib_bench.core.settings import Question, Settings
     from calib_bench.core.study import Analysis, Study, Table
 
 ROWS = 40
@@ -140,7 +140,7 @@ def _workspaces() -> Any:
     return reports
 
 
-def _runset(wr: Any, settings: Settings, entity: str, name: str, job_type: str, also: str = "", **more: Any) -> Any:
+def _runset(wr: Any, settings: Question, entity: str, name: str, job_type: str, also: str = "", **more: Any) -> Any:
     group = names.group(settings)
     filters = f"Metric('group') = '{group}' and Metric('jobType') = '{job_type}'{also}"
     where = {"entity": entity, "project": names.project()} if entity else {}  # to be looked up: needs the network

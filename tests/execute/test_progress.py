@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from calib_bench.core.settings import parse
-from calib_bench.execute import heartbeat
+from calib_bench.execute import heartbeat, worker
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
 from calib_bench.store import leases
@@ -121,3 +121,16 @@ def test_a_format_that_is_none(words: list[str], capsys: pytest.CaptureFixture[s
 
     assert main(["run", *words]) == 2
     assert "json" in capsys.readouterr().err
+
+
+def test_progress_is_sent_now_and_then_and_the_rest_when_asked():
+    sent: list[float] = []
+    rarely, always = worker.throttled(sent.append, 1e9), worker.throttled(sent.append, -1.0)
+    rarely(0.25)
+    rarely(0.5)
+    assert sent == []
+    rarely(0.0)
+    rarely(0.0)
+    assert sent == [0.75]
+    always(0.25)
+    assert sent == [0.75, 0.25]

@@ -26,7 +26,7 @@ from calib_bench.planning.tuning import templates, trial_at
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from calib_bench.tracking import analysis_export, content, names, scratch
-from calib_bench.tracking.client import WHERE, Ledger
+from calib_bench.tracking.client import WHERE, Ledger, turn
 from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 
@@ -367,3 +367,17 @@ def test_what_is_online_is_known_of_each_project_apart(tmp_path: Path, monkeypat
     assert Ledger(tmp_path, "offline").has("run", "content")
     monkeypatch.delenv("WANDB_PROJECT")
     assert Ledger(tmp_path, "online").has("run", "content")
+
+
+def test_one_process_logs_a_store_at_a_time(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from calib_bench.tracking.client import turn\n"
+    code += "with turn(Path(sys.argv[1])) as mine: print(mine)"
+
+    def elsewhere() -> str:
+        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True).stdout.strip()
+
+    with turn(tmp_path) as mine:
+        assert (mine, elsewhere()) == (True, "False")
+    assert elsewhere() == "True"
+    with turn(tmp_path) as mine:
+        assert mine

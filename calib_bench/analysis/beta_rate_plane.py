@@ -35,6 +35,11 @@ def guess(settings: Settings) -> float:
     return 1 - 1 / classes if settings.select == "error" else math.log(classes)
 
 
+def all_seeds(settings: Settings) -> Settings:
+    """The settings with every seed in every cell of the plane."""
+    return settings.model_copy(update={"tune_seeds": len(settings.seed or ()) or None})
+
+
 def is_failed(settings: Settings) -> Callable[[float], bool]:
     """A test whether a selection score is that of a failed trial.
 

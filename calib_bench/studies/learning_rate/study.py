@@ -34,7 +34,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
         SettingsError: nothing is trained, or there is one beta or one rate.
     """
     _check(settings)
-    settings = phase.all_seeds(settings)
+    settings = beta_rate_plane.all_seeds(settings)
     wanted: list[Trial] = []
     for family in tuning.tuned(settings, scores):
         wanted += (*family.trials(), *controls.positive(controls.base(settings, family.arms)))
@@ -65,7 +65,7 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    settings = phase.all_seeds(settings)
+    settings = beta_rate_plane.all_seeds(settings)
     tuned_families = tuning.tuned(settings, store.scores(settings.select))
     variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
     nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])

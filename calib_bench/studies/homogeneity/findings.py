@@ -179,8 +179,8 @@ def _scaled_start(rows: Sequence[Row]) -> list[str]:
         if of_word:
             parts.append(f"{word} for {', '.join(name(row) + ' ' + cell(row, 'log_ratio') for row in of_word)}")
     return [
-        "Scaling the initial weights at beta = 1 in place of beta moves the rate where training fails alike (log of "
-        f"their ratio, margin {math.log(beta_rate_plane.FINE):.2f}): {'; '.join(parts)}."
+        "Training at beta fails at the rate at which training at beta = 1 from smaller initial weights fails, by the "
+        f"log of their ratio (margin {math.log(beta_rate_plane.FINE):.2f}): {'; '.join(parts)}."
     ]
 
 

@@ -80,9 +80,9 @@ def _regret(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
         settings,
         "log loss, in nats, at the rate in lr_hom that is best at beta = 1 minus that at the rate tuned at this beta; "
         f"both chosen by the same {settings.tune_seeds} seeds and judged on others; ratio: of the two rates; 95% "
-        "intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, on the test split; failed: runs "
-        "that diverged or end no better than guessing; the losses leave out those that diverged, and no case is "
-        "equivalent where more carried than tuned runs failed",
+        "intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, on the test split",
+        "failed: runs that diverged or end no better than guessing; the losses leave out those that diverged, and no "
+        "case is equivalent where more carried than tuned runs failed",
         rule(f"{options.regret_margin:g} nats on the test split", "nets and betas"),
     )
     title = "What a carried rate costs"

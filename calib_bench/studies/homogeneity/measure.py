@@ -70,7 +70,7 @@ class Reading:
     @property
     def degree(self) -> float:
         """The mean over seeds."""
-        return float(self.degree_S.mean())
+        return float(np.nanmean(self.degree_S))
 
     @property
     def prediction(self) -> float:
@@ -112,9 +112,12 @@ def _or_inf(score: float | None) -> float:
 
 
 def _log_unit(net: Net, store: Results, arm: tuning.Arm) -> float:
-    """Log of an arm's rate in lr_hom over the rate itself."""
-    trial = net.at(arm, arm.rates[0], net.seeds[0])
-    return math.log(trial.lr / store.record(trial).metadata["lr"])
+    """Log of an arm's rate in lr_hom over the rate itself; NaN where none of its trials is stored."""
+    for rate in arm.rates:
+        for trial in (net.at(arm, rate, seed) for seed in net.seeds):
+            if store.has(trial):
+                return math.log(trial.lr / store.record(trial).metadata["lr"])
+    return math.nan
 
 
 def _starts(net: Net, store: Results) -> Array:
@@ -148,7 +151,7 @@ def _slope_row(reading: Reading, quantity: str, where: str, in_range: Sequence[i
     log_SB = reading.rates(quantity)
     kept = [b for b in in_range if np.isfinite(log_SB[:, b]).sum() * 2 > len(log_SB)]
     usable = np.isfinite(log_SB[:, kept]).all(1)
-    spread = float(reading.degree_S.std(ddof=1)) if len(reading.degree_S) > 1 else 0.0
+    spread = float(np.nanstd(reading.degree_S, ddof=1)) if len(reading.degree_S) > 1 else 0.0
     row: Row = {**reading.net.name, "rate": quantity, "range": where, "degree": reading.degree, "degree_sd": spread}
     row |= {"betas": len(kept), "seeds": int(usable.sum()), "left_out": int((~usable).sum())}
     row["prediction"] = reading.prediction
@@ -342,7 +345,7 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
         net = reading.net
         rate = net.carried(store.scores(net.settings.select))
         log_SB = np.log([[_steps(net, store, net.at(arm, rate, seed)) for arm in net.arms] for seed in net.seeds])
-        last = _total_steps(net, store, rate)
+        last = _total_steps(net, store)
         in_range = beta_rate_plane.regimes(net.betas)[RANGE]
         usable = np.isfinite(log_SB[:, in_range]).all(1)
         growth: Row = {"law": 2 - reading.degree}
@@ -360,6 +363,8 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
 
 def _steps(net: Net, store: Results, trial: Trial) -> float:
     """Updates until the selection loss has halved from that of guessing, between rows of the history; NaN if never."""
+    if not store.has(trial):
+        return math.nan
     history = store.history(trial)
     loss_T, step_T = (history[name].to_numpy(np.float64) for name in ("selection_log_loss", "step"))
     low = np.flatnonzero(loss_T < beta_rate_plane.guess(net.settings) / 2)
@@ -375,6 +380,8 @@ def _steps(net: Net, store: Results, trial: Trial) -> float:
     return max(float(step_T[t - 1] + part * (step_T[t] - step_T[t - 1])), 1.0)
 
 
-def _total_steps(net: Net, store: Results, rate: float) -> float:
-    arm = next(arm for arm in net.arms if arm.trial.beta == 1)
-    return float(store.record(net.at(arm, rate, net.seeds[0])).metadata["steps"])
+def _total_steps(net: Net, store: Results) -> float:
+    """Updates of a whole run; NaN where none is stored."""
+    trials = (net.at(arm, rate, seed) for arm in net.arms for rate in arm.rates for seed in net.seeds)
+    done = next((trial for trial in trials if store.state(trial) == "done"), None)
+    return float(store.record(done).metadata["steps"]) if done else math.nan

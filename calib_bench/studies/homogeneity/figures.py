@@ -108,7 +108,7 @@ def regret(analysis: Analysis) -> Figure:
 
 def saddle(analysis: Analysis) -> Figure:
     """Share of the run until the selection loss is half of guessing's, over the scale s = beta^(1/L) of the start;
-    dotted: the power -(L - 2) of leaving a saddle; above the line the start is not forgotten."""
+    dotted: the power -(L - 2) of leaving a saddle, 0 of Adam; above the line the start is not forgotten."""
     frame: Any = analysis.data["saddle"]
     if not len(frame) or not frame["share"].notna().any():
         return empty_figure("no run leaves its start")
@@ -130,7 +130,11 @@ def saddle(analysis: Analysis) -> Figure:
         plain(axis.xaxis)
     axes[0].set_ylabel("share of the run")
     plain(axes[0].yaxis)
-    figure_legend(figure, [(model, {"color": color, "marker": "o"}) for model, color in models.items()])
+    keys: list[tuple[str, dict[str, Any]]] = []
+    keys += [(model, {"color": color, "marker": "o"}) for model, color in models.items()]
+    keys.append(("the law's power", {"color": "0.4", "linestyle": ":"}))
+    keys.append(("above: the start is not forgotten", {"color": "0.4", "linewidth": 0.8}))
+    figure_legend(figure, keys)
     return figure
 
 
@@ -150,7 +154,7 @@ def _panels(frame: pd.DataFrame) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFr
 
     groups = list(frame.groupby(["model", "optimizer"], sort=False))
     lines = math.ceil(len(groups) / COLUMNS)
-    figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.4))
+    figure = Figure(figsize=(WIDTH, 2.7 * lines + 0.4))
     axes = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axis in axes[len(groups) :]:
         axis.set_visible(False)
@@ -158,7 +162,7 @@ def _panels(frame: pd.DataFrame) -> tuple[Figure, Iterator[tuple[Axes, pd.DataFr
     def panels() -> Iterator[tuple[Axes, pd.DataFrame]]:
         for axis, ((model, optimizer), rows) in zip(axes, groups, strict=False):
             set_beta_axis(axis, rows["beta"])
-            axis.set_title(f"{model}, {optimizer}", loc="left")
+            axis.set_title(f"{model}\n{optimizer}", loc="left", fontsize="medium")
             yield axis, rows
 
     return figure, panels()

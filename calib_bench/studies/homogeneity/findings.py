@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LATE = 0.25
 """A run that spends this share of its updates near its start has not forgotten it."""
+APART = 0.01
+"""Slopes by the measured degree and by the number of layers that differ by less need not both be told."""
 SUBJECTS = {BEST: "the best rate", FAILURE: "the rate where training begins to fail"}
 
 
@@ -90,8 +92,9 @@ def _slopes(slopes: Sequence[Row], quantity: str, options: Options) -> Iterator[
 
 def _slope(row: Row) -> str:
     estimate = cell(row, "slope") if "slope" in row and row["slope"] == row["slope"] else "no slope"
-    prediction = number(round(float(row["prediction"]), 3))
-    return f"{name(row)} {estimate} (L = {row['degree']:.2f}, predicted {prediction})"
+    prediction, by_layers = (number(round(float(row[key]), 3)) for key in ("prediction", "by_layers"))
+    layers = f", by its layers {by_layers}" if abs(row["by_layers"] - row["prediction"]) > APART else ""
+    return f"{name(row)} {estimate} (L = {row['degree']:.2f}, predicted {prediction}{layers})"
 
 
 def _where_it_stops(slopes: Sequence[Row], saddle: Sequence[Row]) -> Iterator[str]:

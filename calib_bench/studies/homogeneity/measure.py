@@ -101,7 +101,7 @@ def read(net: Net, store: Results) -> Reading:
         [[[_or_inf(scores(net.at(arm, r, seed))) for r in arm.rates] for arm in net.arms] for seed in net.seeds]
     )
     place_SB, edge_SB = beta_rate_plane.parabola_minimum(np.log(net.arms[0].rates), score_SBR)
-    brackets = [beta_rate_plane.failure_brackets(net.settings, arm, scores) for arm in net.arms]
+    brackets = [beta_rate_plane.failure_brackets(nets.frontier(net), arm, scores) for arm in net.arms]
     failure_SB = np.log([[bracket[seed].rate for bracket in brackets] for seed in net.seeds])
     best_SB = np.where(edge_SB, np.nan, place_SB)
     return Reading(net, np.array(degrees), best_SB - shift_B, failure_SB - shift_B, _starts(net, store))
@@ -155,6 +155,8 @@ def _slope_row(reading: Reading, quantity: str, where: str, in_range: Sequence[i
     row: Row = {**reading.net.name, "rate": quantity, "range": where, "degree": reading.degree, "degree_sd": spread}
     row |= {"betas": len(kept), "seeds": int(usable.sum()), "left_out": int((~usable).sum())}
     row["prediction"] = reading.prediction
+    by_name = nets.degree_by_name(reading.net.trial.model)
+    row["by_layers"] = reading.net.power / by_name if by_name else math.nan
     if len(kept) < 2 or not usable.any():
         return row
     slope_S = beta_rate_plane.slope(np.log(reading.net.betas)[kept], log_SB[usable][:, kept])
@@ -335,7 +337,8 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
 
     `steps`: updates until the selection loss has halved from that of guessing, geometric means over the seeds that get
     there; `share`: of the run. `growth` is the slope of log steps over log s, s = beta^(1 / L), in the judged range;
-    leaving a saddle at zero of an L-homogeneous net takes steps that grow as s^-(L - 2).
+    leaving a saddle at zero of an L-homogeneous net takes gradient descent steps that grow as s^-(L - 2), where
+    gradients vanish; Adam's steps do not shrink with the gradient.
 
     Raises:
         StoreError: a stored trial cannot be read.
@@ -348,7 +351,7 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
         last = _total_steps(net, store)
         in_range = beta_rate_plane.regimes(net.betas)[RANGE]
         usable = np.isfinite(log_SB[:, in_range]).all(1)
-        growth: Row = {"law": 2 - reading.degree}
+        growth: Row = {"law": 2 - reading.degree if net.trial.optimizer == "sgd" else 0.0}
         if usable.any():
             log_scale = np.log(net.betas)[in_range] / reading.degree
             growth |= _without_p(fields("growth", over(beta_rate_plane.slope(log_scale, log_SB[usable][:, in_range]))))

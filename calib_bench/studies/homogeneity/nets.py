@@ -202,6 +202,15 @@ def scaled(net: Net) -> dict[float, tuning.Arm]:
     return arms
 
 
+FURTHER = 2
+"""Failure is looked for so many times as far above a grid as the grid may grow: Adam fails late."""
+
+
+def frontier(net: Net) -> Settings:
+    """The net's settings as the search for its frontier of failure takes them."""
+    return net.settings.model_copy(update={"extend": FURTHER * net.settings.extend})
+
+
 def of_tuners(net: Net) -> Settings:
     """The net's settings with its tuning seeds alone."""
     return net.settings.model_copy(update={"seed": net.tuners, "tune_seeds": len(net.tuners)})
@@ -245,7 +254,7 @@ def wanted(net: Net, scores: Scores) -> Iterator[Trial]:
     yield from starts(net)
     yield from exact(net) or ()
     for arm in net.arms:
-        yield from beta_rate_plane.wanted(net.settings, arm, scores)
+        yield from beta_rate_plane.wanted(frontier(net), arm, scores)
     yield from scaled_trials(net, scores)
     if net.complete and net.fresh:
         rate = net.carried(scores)

@@ -52,6 +52,8 @@ def _slopes(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
         f"least squares on log-log axes for each seed; {_seeds(settings)}; prediction: -2 / L of sgd, -1 / L of adam; "
         "degree: L, the mean over seeds at initialization, and its standard deviation; slope: of the rate; slope hom: "
         "of the rate in lr_hom = rate beta^(2/L), of adam rate beta^(1/L), which is slope minus prediction",
+        "by layers: the prediction with the number of layers for L, 2 under layer normalization; biases lower L at "
+        "initialization",
         "best rate: vertex of a parabola through a seed's lowest selection score and its neighbours; failure: where "
         f"training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds whose best rate "
         "stands at the end of the grid, or that were not seen to fail, at some beta",
@@ -94,8 +96,8 @@ def _saddle(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
         settings,
         "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: of the run; "
         "never: seeds that do not get there; scale: s = beta^(1/L), by which the same run at beta = 1 has smaller "
-        f"initial weights; growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time to leave the "
-        "saddle at zero",
+        f"initial weights; growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
+        "gradient descent leaves the saddle at zero, and 0 of Adam, whose steps do not shrink with the gradient",
         _seeds(settings),
     )
     return Table("Leaving the start", display_columns(frame, settings), note, False, (*NAMES, "beta"))

@@ -13,6 +13,7 @@ from calib_bench.system.environment import VERSION as __version__
 
 if TYPE_CHECKING:
     from calib_bench.api import (
+        advise,
         evaluate,
         load_results,
         plot_learning_rates,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "calib_bench.api": (
+        "advise",
         "evaluate",
         "load_results",
         "plot_learning_rates",
@@ -51,6 +53,7 @@ __all__ = [
     "Table",
     "Task",
     "__version__",
+    "advise",
     "evaluate",
     "load_results",
     "plot_learning_rates",

@@ -26,6 +26,16 @@ Your own predictions, logits [N, K] and labels [N], judged like the harness's:
 >>> raw, scaled = frame["log_loss"]
 >>> bool(scaled < raw), bool(1.5 < frame["kappa"][1] < 2.5)
 (True, True)
+
+A recipe of your own that was tuned at beta = 1, at a smaller beta; here the network is homogeneous of degree 2:
+
+>>> import torch
+>>> layers = torch.nn.Linear(8, 64, bias=False), torch.nn.ReLU(), torch.nn.Linear(64, 3, bias=False)
+>>> network = torch.nn.Sequential(*layers)
+>>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+>>> advice = calib_bench.advise(network, torch.randn(64, 8), optimizer, beta=0.1)
+>>> round(advice.degree, 3), round(advice.lr, 3), round(advice.groups[0].weight_decay, 6)
+(2.0, 1.0, 5e-05)
 """
 
 from __future__ import annotations
@@ -42,12 +52,16 @@ from calib_bench.errors import SettingsError, nearest
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import nn
+    from torch.optim import Optimizer
 
     from calib_bench.core.study import Analysis
+    from calib_bench.dynamics.scaling_law import Advice, Numbers
     from calib_bench.evaluation.predictions import Predictions
 
 __all__ = [
-    "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability", "plot_separation", "run",
+    "advise", "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability",
+    "plot_separation", "run",
 ]  # fmt: skip
 
 
@@ -151,6 +165,64 @@ def evaluate(
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
+
+
+def advise(
+    model: nn.Module | Sequence[nn.Module],
+    x: Any,
+    optimizer: Optimizer,
+    beta: float,
+    clip: float | None = None,
+    degree: float | None = None,
+) -> Advice:
+    """A recipe that was tuned at beta = 1, at another inverse temperature, like `python -m calib_bench advise`.
+
+    Where training minimizes the cross-entropy of beta * model(x), a network of Euler degree L takes other rates, decay
+    and eps at each beta, see `calib_bench.dynamics.scaling_law`. Momentum, batch, warm-up and schedule stay.
+
+    Args:
+        model: any module that returns logits [N, K], at its initialization; several, one a seed, tell how much the
+            degree depends on the initialization.
+        x: a batch as the model takes it: a tensor [N, ...], or a tuple of tensors that it takes as one argument.
+        optimizer: torch's SGD, Adam or AdamW over the model's parameters, as tuned at beta = 1; left as it is.
+        beta: inverse temperature.
+        clip: bound of the gradient's norm at beta = 1, if there is one.
+        degree: L, where it is known; else it is measured.
+
+    Returns:
+        The numbers of each group of parameters in `groups`; `lr_range` and `cautious_lr` say how sure they are.
+
+    Raises:
+        SettingsError: how the optimizer's numbers follow beta is not known, or the network has no degree.
+    """
+    from torch import nn
+
+    from calib_bench.dynamics.euler_degree import DegreeOverSeeds, euler_degree
+    from calib_bench.dynamics.scaling_law import advise as carried
+
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    values = [euler_degree(one, x) for one in models] if degree is None else [degree]
+    measured = DegreeOverSeeds(tuple(values))
+    name, groups = _recipe(optimizer, clip)
+    return carried(name, groups, beta, measured.mean, measured.spread)
+
+
+def _recipe(optimizer: Optimizer, clip: float | None) -> tuple[str, tuple[Numbers, ...]]:
+    """The name of a torch optimizer in `scaling_law.POWERS`, and the numbers of each of its groups."""
+    import torch
+
+    from calib_bench.dynamics.scaling_law import Numbers, powers
+
+    names = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
+    name = names.get(type(optimizer), type(optimizer).__name__)
+    powers(name)
+    if name == "adam" and optimizer.param_groups[0].get("decoupled_weight_decay"):
+        name = "adamw"
+    groups = tuple(
+        Numbers(float(group["lr"]), float(group["weight_decay"]), group.get("eps"), clip)
+        for group in optimizer.param_groups
+    )
+    return name, groups
 
 
 def plot_separation(run: str | Path) -> Figure:

@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
-from calib_bench.core.settings import Settings, UserSettings, parse
+from calib_bench.core.settings import Execution, Settings, UserSettings, parse
+from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError
 
 
@@ -60,6 +61,8 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     console.print(summary(plan, store), markup=False)
     if plan.groups:
         console.print(_group_sizes(plan.groups), markup=False)
+    for line in _degrees(resolved.execution, plan.trials):
+        console.print(line, markup=False)
     if not plan.pending:
         return 0
     if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
@@ -69,6 +72,30 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     except DataError as error:
         console.print(f"cost not estimated: {error}", markup=False)
     return 0
+
+
+def _degrees(execution: Execution, trials: Sequence[Trial]) -> list[str]:
+    """A line for each model whose rates or decay follow beta by its Euler degree, which is measured here."""
+    first = {trial.model: trial for trial in reversed(trials) if trial.needs_degree}
+    return [_degree(execution, trial) for trial in first.values()]
+
+
+def _degree(execution: Execution, trial: Trial) -> str:
+    import torch
+
+    from calib_bench import registry
+    from calib_bench.execute import worker
+    from calib_bench.train.learning_rate import euler_degree_of
+
+    if trial.degree is not None:
+        return f"Euler degree L of {trial.model}: {trial.degree:g}, as given"
+    try:
+        splits = worker.load_splits(execution, trial)
+    except DataError as error:
+        return f"Euler degree L of {trial.model} not measured: {error}"
+    measured = euler_degree_of(trial, splits, torch.device("cpu"), registry.objectives())
+    over = f"standard deviation {measured.spread:.2g} over {len(measured.values)} initializations"
+    return f"Euler degree L of {trial.model}: {measured.mean:.3f}, {over}"
 
 
 def _grid(resolved: Settings) -> list[str]:

@@ -89,10 +89,10 @@ def _by_forward_mode(model: nn.Module, x: Any) -> tuple[Tensor, Tensor]:
         return _logits(model, at, x)
 
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # torch's, of its own parts that it will drop
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(warnings.catch_warnings(action="ignore"))  # of a device that is not used
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # its fused LSTM has no forward mode
-        z_NK, along_NK = jvp(logits, (theta,), (theta,))
+        z_NK, along_NK = jvp(logits, (theta,), (theta,))[:2]
     return z_NK, along_NK
 
 

@@ -9,6 +9,7 @@ Momentum, batch, warm-up and schedule stay. For other networks L is the Euler de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calib_bench.errors import SettingsError
@@ -86,3 +87,107 @@ def carry(numbers: Numbers, optimizer: str, beta: float, degree: float) -> Numbe
         None if numbers.eps is None else numbers.eps * scale**of.eps,
         None if numbers.clip is None else numbers.clip * scale**of.clip,
     )
+
+
+SAFE_SIDE = (1.4, 2.0)
+"""How far the best rate lies below the rate at which training begins to fail, as a factor: seen in studies of small
+networks on digits, not derived."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A recipe that was tuned at beta = 1, at another inverse temperature.
+
+    Attributes:
+        optimizer: "sgd", "adam" or "adamw".
+        beta: inverse temperature.
+        degree: mean of the measured Euler degree, or the degree that was given.
+        spread: standard deviation of the degree over initializations; 0 of a single one.
+        tuned: numbers at beta = 1, for each group of parameters.
+        groups: the same at `beta`.
+        lr_range: rate of the first group if the degree is one standard deviation off, ascending.
+        weights: factor on the initial weights with which the run would be that at beta = 1 exactly, were the network
+            homogeneous. Training from weights as they are is what studies of beta do.
+    """
+
+    optimizer: str
+    beta: float
+    degree: float
+    spread: float
+    tuned: tuple[Numbers, ...]
+    groups: tuple[Numbers, ...]
+    lr_range: tuple[float, float]
+    weights: float
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first group at `beta`."""
+        return self.groups[0].lr
+
+    @property
+    def cautious_lr(self) -> float:
+        """The rate divided by the larger factor of `SAFE_SIDE`, for where a failed run costs more than a slow one."""
+        return self.lr / SAFE_SIDE[1]
+
+
+def advise(optimizer: str, tuned: tuple[Numbers, ...], beta: float, degree: float, spread: float = 0.0) -> Advice:
+    """What a recipe that was tuned at inverse temperature 1 becomes at beta.
+
+    Args:
+        optimizer: "sgd", "adam" or "adamw".
+        tuned: numbers of the recipe, one a group of parameters.
+        beta: inverse temperature.
+        degree: Euler degree L of the network.
+        spread: its standard deviation.
+
+    Raises:
+        SettingsError: how the optimizer's numbers follow beta is not known, or the degree is not positive and finite.
+    """
+    if not 0 < degree < float("inf"):
+        raise SettingsError(
+            f"the network's logits have degree {degree:g} in its weights, by which nothing can follow beta"
+        )
+    ends = (max(degree - spread, degree / 2), degree + spread)
+    rates = sorted(carry(tuned[0], optimizer, beta, end).lr for end in ends)
+    return Advice(
+        optimizer,
+        beta,
+        degree,
+        spread,
+        tuned,
+        tuple(carry(numbers, optimizer, beta, degree) for numbers in tuned),
+        (rates[0], rates[1]),
+        beta ** (powers(optimizer).weights / degree),
+    )
+
+
+def cautions(optimizer: str, degree: float, betas: Iterable[float]) -> list[str]:
+    """Sentences on where the law holds and where it stops, as far as they concern this use of it."""
+    low, high = SAFE_SIDE
+    sentences = [
+        f"Safe side: in studies on digits the best rate lay a factor of {low:g} to {high:g} below the rate at which "
+        "training begins to fail. That factor is from those studies, not from the theory. When in doubt, go below the "
+        "rate, not above it.",
+        "Where the law holds: exactly, for homogeneous networks whose initial weights are scaled too. From ordinary "
+        "weights, where training forgets their scale: small beta, a network shallow or normalized, enough steps.",
+        "Where it stops: deep networks without normalization in short runs, which do not leave their start in time; "
+        "the best rate of the heavy ball over the whole range of beta; degrees that differ much between "
+        "initializations; objectives that fix the scale of the logits.",
+    ]
+    if max(betas) > 1:
+        sentences.append(
+            "Above beta = 1 training is lazy and the tangent kernel rules: there the best rate may fall as beta^-2 "
+            "(lr_eff), which is below the law's."
+        )
+    if optimizer != "sgd":
+        sentences.append(f"For {optimizer} the best rate was seen to follow beta a little less than the law says.")
+    if degree > UNSURE:
+        sentences.append(
+            f"A degree above {UNSURE:g} is beyond where the law was seen to hold from ordinary weights: try rates "
+            "around this one."
+        )
+    return sentences
+
+
+UNSURE = 4.5
+"""Degrees above it belong to networks in which short training from ordinary weights was seen to miss the law."""

@@ -225,7 +225,8 @@ class StackedOptimizer:
         p_SP, g_SP = self.params.all, grads.all
         if self.clips:  # each member's norm over all its parameters
             norm_S1 = torch.stack([torch.linalg.vector_norm(g_P) for g_P in g_SP])[:, None]
-            g_SP.mul_((self.clip_S1 / (norm_S1 + 1e-6)).clamp(max=1.0))
+            # In this order, as torch divides a number by a tensor: another one would move the last bits.
+            g_SP.mul_(((norm_S1 + 1e-6).reciprocal() * self.clip_S1).clamp(max=1.0))
         if self.decays:
             for in_head, of in self.spans:
                 if self.kind == "adamw":

@@ -61,7 +61,8 @@ def planted(
             else:
                 much = noise(trial) + (1.5 if trial.epochs == 1 else 0.0)
                 z = {split: _logits(trial, split, u, much) for split, u in truth.items()}
-                outcome = TrialResult(trial, "done", z, history, {})
+                scale = trial.beta ** (-2 / trial.degree) if trial.degree else 1.0
+                outcome = TrialResult(trial, "done", z, history, {"lr": trial.lr * scale})
                 store.write(outcome, data, {"selection": selection_scores(outcome, splits)})
     store.write_study(settings, settings.command())
     return store, settings
@@ -193,6 +194,25 @@ def test_the_critical_rate_is_that_of_the_heavy_ball(momentum: float, side: str,
         assert row["failure_lr_rel"] == pytest.approx(1.4, rel=0.1)  # its unit stays that of plain descent
     text = " ".join(analysis.verdict)
     assert f"critical rate {phase.LIMIT} at initialization, training begins to fail {side} it at beta=0.1, 1;" in text
+
+
+def test_rates_in_lr_hom_are_read_as_the_rates_they_were_trained_at(tmp_path: Path) -> None:
+    """A ridge and a frontier that stand still in lr_hom fall as beta^-0.5 where L = 4."""
+    store, settings = planted(
+        tmp_path,
+        *("study=learning_rate", "beta=0.01,0.1,1", "lr_hom=0.03,0.1,0.3,1,3", "degree=4", "seed=0..2", "extend=2"),
+        noise=lambda trial: off(trial.lr, 0.3),
+        frontier=lambda trial: 2.0,
+        curvature=lambda trial: 2 * trial.beta,
+    )
+    analysis = registry.study("learning_rate").analyse(settings, store)
+    assert slopes(analysis, phase.RIDGE)["lr"]["slope"] == pytest.approx(-0.5, abs=0.06)
+    assert slopes(analysis, phase.FRONTIER)["lr"]["slope"] == pytest.approx(-0.5, abs=0.02)
+    for row in analysis.tables["phase"].frame.to_dict("records"):
+        assert row["critical_rate_lr"] == pytest.approx(1 / row["beta"])
+        assert row["failure_lr"] == pytest.approx(3**0.5 * row["beta"] ** -0.5, rel=0.4)
+    cells = analysis.tables["cells"].frame
+    assert set((cells["lr"] * cells["beta"] ** 0.5).round(6)) == set(analysis.data["arms"][0].rates)
 
 
 def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Store, Settings, Analysis]) -> None:

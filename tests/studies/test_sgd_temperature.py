@@ -25,7 +25,7 @@ WORDS = (
 
 
 def settings(*words: str) -> Settings:
-    own = {word.partition("=")[0].replace("lr_rel", "lr") for word in words}
+    own = {word.partition("=")[0].replace("lr_rel", "lr").replace("lr_hom", "lr") for word in words}
     return resolve(parse([*(word for word in WORDS if word.partition("=")[0] not in own), *words]))
 
 
@@ -58,6 +58,8 @@ def test_equal_temperatures_whatever_the_batch_and_momentum() -> None:
 def test_what_cannot_be_judged_is_refused() -> None:
     for words, said in (
         (("lr_rel=0.1", "optimizer=sgd"), "not lr_rel"),
+        (("lr_hom=0.1", "optimizer=sgd"), "not lr_hom"),
+        (("carry=all",), "leave carry=all out"),
         (("split=seed",), "leave split at shared"),
         (("epochs=5",), "epochs=16 or more"),
         (("optimizer=adam",), "optimizer=sgd"),

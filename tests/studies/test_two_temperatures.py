@@ -115,8 +115,9 @@ def test_pairs_count_the_calibration_examples_of_both_temperatures() -> None:
 
 
 def test_relative_rates_have_no_temperature() -> None:
-    with pytest.raises(SettingsError, match="not lr_rel"):
-        plane.families(resolve(parse(["study=two_temperatures", "lr_rel=0.1"])))
+    for unit in ("lr_rel", "lr_hom"):
+        with pytest.raises(SettingsError, match=f"not {unit}"):
+            plane.families(resolve(parse(["study=two_temperatures", f"{unit}=0.1"])))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import Row, excludes_zero, fields
+from calib_bench.analysis.result_rows import Row, adjusted, excludes_zero, fields
 from calib_bench.core.results import Results
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
@@ -173,8 +173,6 @@ def over(value_S: Array) -> Interval:
 def judged(rows: Sequence[Row], column: str, margin: float, tested: Sequence[Row]) -> list[Row]:
     """The rows with a column `verdict` on whether an estimate is 0, Holm-adjusted over those `tested`, by `rate`."""
     import pandas as pd
-
-    from calib_bench.analysis.result_rows import adjusted
 
     frame = adjusted(pd.DataFrame(list(tested)), *(["rate"] if any("rate" in row for row in tested) else []))
     holms = frame[f"{column}_holm"].tolist() if f"{column}_holm" in frame else [math.nan] * len(tested)

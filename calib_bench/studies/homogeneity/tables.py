@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis import beta_rate_plane
@@ -35,90 +36,108 @@ def rule(margin: str, family: str) -> str:
 
 def law_tables(settings: Settings, frames: Mapping[str, pd.DataFrame], options: Options) -> dict[str, Table]:
     """The tables that have a row, in reading order."""
+    tables = _Tables(settings, options)
     makers = {
-        "slopes": _slopes, "rates": _rates, "regret": _regret, "saddle": _saddle, "exact": _exact,
-        "scaled_start": _scaled_start,
+        "slopes": tables.slopes, "rates": tables.rates, "regret": tables.regret, "saddle": tables.saddle,
+        "exact": tables.exact, "scaled_start": tables.scaled_start,
     }  # fmt: skip
-    return {name: make(settings, frames[name], options) for name, make in makers.items() if len(frames[name])}
+    return {name: make(frames[name]) for name, make in makers.items() if len(frames[name])}
 
 
-def _seeds(settings: Settings) -> str:
-    return f"{len(settings.seed)} seeds, 95% t intervals over seeds"
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of one run."""
 
+    settings: Settings
+    options: Options
 
-def _slopes(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        f"least squares on log-log axes for each seed; {_seeds(settings)}; prediction: -2 / L of sgd, -1 / L of adam; "
-        "degree: L, the mean over seeds at initialization, and its standard deviation; slope: of the rate; slope hom: "
-        "of the rate in lr_hom = rate beta^(2/L), of adam rate beta^(1/L), which is slope minus prediction",
-        "by layers: the prediction with the number of layers for L, 2 under layer normalization; biases lower L at "
-        "initialization",
-        "best rate: vertex of a parabola through a seed's lowest selection score and its neighbours; failure: where "
-        f"training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds whose best rate "
-        "stands at the end of the grid, or that were not seen to fail, at some beta",
-        f"judged over {RANGE} alone",
-        rule(f"{options.margin:g}", "nets, for each of the two rates"),
-    )
-    first = ("range", "degree", "seeds", "prediction", "slope", "slope_hom", "verdict")
-    table = display_columns(frame, settings)
-    return Table("Slopes over beta beside the law", table, note, True, (*NAMES, "rate"), first)
+    @property
+    def seeds(self) -> str:
+        """n and the kind of interval over seeds."""
+        return f"{len(self.settings.seed)} seeds, 95% t intervals over seeds"
 
+    def slopes(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            f"least squares on log-log axes for each seed; {self.seeds}; prediction: -2 / L of sgd, -1 / L of adam; "
+            "degree: L, the mean over seeds at initialization, and its standard deviation; slope: of the rate; "
+            "slope hom: "
+            "of the rate in lr_hom = rate beta^(2/L), of adam rate beta^(1/L), which is slope minus prediction",
+            "by layers: the prediction with the number of layers for L, 2 under layer normalization; biases lower L at "
+            "initialization",
+            "best rate: vertex of a parabola through a seed's lowest selection score and its neighbours; "
+            "failure: where "
+            f"training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds whose "
+            "best rate "
+            "stands at the end of the grid, or that were not seen to fail, at some beta",
+            f"judged over {RANGE} alone",
+            rule(f"{self.options.margin:g}", "nets, for each of the two rates"),
+        )
+        first = ("range", "degree", "seeds", "prediction", "slope", "slope_hom", "verdict")
+        table = display_columns(frame, self.settings)
+        return Table("Slopes over beta beside the law", table, note, True, (*NAMES, "rate"), first)
 
-def _rates(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        f"geometric means over the seeds where the rate was found; {_seeds(settings)}; lr hom: the rate times "
-        "beta^(2/L), of adam times beta^(1/L); scaled start: where training fails at beta = 1 from initial weights "
-        "times beta^(1/L), which stands for this beta, tuning seeds alone; headroom: failure over best rate",
-    )
-    first = ("best_rate_lr", "best_rate_lr_hom", "failure_lr", "failure_lr_hom", "scaled_start_lr_hom", "headroom")
-    title = "Best rate and the rate where training fails, over beta"
-    return Table(title, display_columns(frame, settings), note, False, (*NAMES, "beta"), first)
+    def rates(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            f"geometric means over the seeds where the rate was found; {self.seeds}; lr hom: the rate times "
+            "beta^(2/L), of adam times beta^(1/L); scaled start: where training fails at beta = 1 from initial weights "
+            "times beta^(1/L), which stands for this beta, tuning seeds alone; headroom: failure over best rate",
+        )
+        first = ("best_rate_lr", "best_rate_lr_hom", "failure_lr", "failure_lr_hom", "scaled_start_lr_hom", "headroom")
+        title = "Best rate and the rate where training fails, over beta"
+        return Table(title, display_columns(frame, self.settings), note, False, (*NAMES, "beta"), first)
 
+    def regret(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            "log loss, in nats, at the rate in lr_hom that is best at beta = 1 minus that at the rate tuned at "
+            "this beta; "
+            f"both chosen by the same {self.settings.tune_seeds} seeds and judged on others; ratio: of the two "
+            "rates; 95% "
+            "intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, on the "
+            "test split",
+            "failed: runs that diverged or end no better than guessing; the losses leave out those that "
+            "diverged, and no "
+            "case is equivalent where more carried than tuned runs failed",
+            rule(f"{self.options.regret_margin:g} nats on the test split", "nets and betas"),
+        )
+        title = "What a carried rate costs"
+        return Table(title, display_columns(frame, self.settings), note, True, (*NAMES, "beta"))
 
-def _regret(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        "log loss, in nats, at the rate in lr_hom that is best at beta = 1 minus that at the rate tuned at this beta; "
-        f"both chosen by the same {settings.tune_seeds} seeds and judged on others; ratio: of the two rates; 95% "
-        "intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, on the test split",
-        "failed: runs that diverged or end no better than guessing; the losses leave out those that diverged, and no "
-        "case is equivalent where more carried than tuned runs failed",
-        rule(f"{options.regret_margin:g} nats on the test split", "nets and betas"),
-    )
-    title = "What a carried rate costs"
-    return Table(title, display_columns(frame, settings), note, True, (*NAMES, "beta"))
+    def saddle(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: "
+            "of the run; "
+            "never: seeds that do not get there; scale: s = beta^(1/L), by which the same run at beta = 1 has smaller "
+            f"initial weights; growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
+            "gradient descent leaves the saddle at zero, and 0 of Adam, whose steps do not shrink with the gradient",
+            self.seeds,
+        )
+        return Table("Leaving the start", display_columns(frame, self.settings), note, False, (*NAMES, "beta"))
 
+    def exact(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            "float64, one seed: a run at beta from initial weights times beta^(-1/L), all numbers of the recipe "
+            "carried, "
+            "against the run at beta = 1; difference: largest of the test logits times beta, over the largest logit; "
+            f"passed: below {AGREES:g}",
+        )
+        return Table(
+            "The exact control: nets without biases", display_columns(frame, self.settings), note, False, NAMES
+        )
 
-def _saddle(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: of the run; "
-        "never: seeds that do not get there; scale: s = beta^(1/L), by which the same run at beta = 1 has smaller "
-        f"initial weights; growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
-        "gradient descent leaves the saddle at zero, and 0 of Adam, whose steps do not shrink with the gradient",
-        _seeds(settings),
-    )
-    return Table("Leaving the start", display_columns(frame, settings), note, False, (*NAMES, "beta"))
-
-
-def _exact(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        "float64, one seed: a run at beta from initial weights times beta^(-1/L), all numbers of the recipe carried, "
-        "against the run at beta = 1; difference: largest of the test logits times beta, over the largest logit; "
-        f"passed: below {AGREES:g}",
-    )
-    return Table("The exact control: nets without biases", display_columns(frame, settings), note, False, NAMES)
-
-
-def _scaled_start(settings: Settings, frame: pd.DataFrame, options: Options) -> Table:
-    note = table_note(
-        settings,
-        "log of the rate where training fails at beta over that at beta = 1 from initial weights times beta^(1/L), "
-        "the second times beta^(-2/L); mean over betas for each tuning seed, 95% t intervals over those; largest: of "
-        "one seed and beta, without sign",
-        rule(f"{beta_rate_plane.FINE:.2f} as a factor, to which a frontier is known", "nets"),
-    )
-    return Table("Scale of the initial weights in place of beta", display_columns(frame, settings), note, False, NAMES)
+    def scaled_start(self, frame: pd.DataFrame) -> Table:
+        note = table_note(
+            self.settings,
+            "log of the rate where training fails at beta over that at beta = 1 from initial weights times beta^(1/L), "
+            "the second times beta^(-2/L); mean over betas for each tuning seed, 95% t intervals over those; "
+            "largest: of "
+            "one seed and beta, without sign",
+            rule(f"{beta_rate_plane.FINE:.2f} as a factor, to which a frontier is known", "nets"),
+        )
+        return Table(
+            "Scale of the initial weights in place of beta", display_columns(frame, self.settings), note, False, NAMES
+        )

@@ -102,7 +102,7 @@ def _where_it_stops(slopes: Sequence[Row], saddle: Sequence[Row]) -> Iterator[st
     missed = {name(row) for row in slopes if row["verdict"] in (MISSED, SUGGESTIVE)}
     late = {}
     for row in saddle:
-        slow = row["never"] > 0 or row["share"] > LATE
+        slow = row["never"] == row["seeds"] or row["share"] > LATE
         if slow and name(row) not in late:
             late[name(row)] = row
     if late:

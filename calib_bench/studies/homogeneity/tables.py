@@ -111,7 +111,8 @@ class _Tables:
             "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: "
             "of the run; "
             "never: seeds that do not get there, or fail first; scale: s = beta^(1/L), by which the same run at beta "
-            f"= 1 has smaller initial weights; growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
+            "= 1 has smaller initial weights; "
+            f"growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
             "gradient descent leaves the saddle at zero, and 0 of Adam, whose steps do not shrink with the gradient",
             self.seeds,
         )

@@ -209,3 +209,12 @@ def test_a_small_run_is_reported_and_its_controls_hold(tmp_path: Path) -> None:
     assert set(frames) == {path.stem for path in (folder / "tables").glob("*.csv")}
     for name in study.figures:
         assert (folder / "figures" / f"{name}.png").stat().st_size > 8_000
+
+
+def test_a_store_without_trials_gives_an_inconclusive_page(tmp_path: Path) -> None:
+    study = registry.study("homogeneity")
+    analysis = study.analyse(settings(f"out={tmp_path}"), Store(tmp_path / "empty"))
+    assert analysis.verdict == ("Whether rates follow the law is inconclusive: no net has all its rates yet.",)
+    assert not analysis.tables
+    assert any("1 nets have trials that are missing" in text for text in analysis.warnings)
+    assert all(draw(analysis) is not None for draw in study.figures.values())

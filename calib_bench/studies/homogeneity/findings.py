@@ -136,32 +136,47 @@ def _regret(rows: Sequence[Row], options: Options) -> list[str]:
     """What the carried rate costs against the tuned one, and what the unscaled rate would have cost."""
     if not rows:
         return []
-    equal = [row for row in rows if row["verdict"] == EQUIVALENT]
-    costs = [row for row in rows if row["verdict"] == MISSED and row["test"] > 0]
-    hints = [row for row in rows if row["verdict"] == SUGGESTIVE and row["test"] > 0]
-    gains = [row for row in rows if row["verdict"] in (MISSED, SUGGESTIVE) and row["test"] < 0]
     text = (
         "On fresh seeds, a rate tuned at beta = 1 and carried in lr_hom has the test log loss of one tuned at each "
-        f"beta, equivalent within ±{options.regret_margin:g} nats, in {len(equal)} of {len(rows)} cases of net and beta"
+        f"beta, equivalent within ±{options.regret_margin:g} nats, in {len(_with(rows, EQUIVALENT))} of {len(rows)} "
+        "cases of net and beta"
     )
-    if costs:
-        text += f"; it surely costs more (established) in {len(costs)}: {_listed(costs)}"
-    if hints:
-        text += f"; it may cost more (suggestive, not after Holm's correction) in {len(hints)}: {_listed(hints)}"
+    return ["; ".join([text, *_unequal(rows)]) + ".", *_typical_cost(rows)]
+
+
+def _with(rows: Sequence[Row], *verdicts: str) -> list[Row]:
+    return [row for row in rows if row["verdict"] in verdicts]
+
+
+def _unequal(rows: Sequence[Row]) -> Iterator[str]:
+    """Clauses on the cases where the carried rate costs more or less, and on those that are inconclusive."""
+    for word, text in {
+        MISSED: "it surely costs more (established) in",
+        SUGGESTIVE: "it may cost more (suggestive, not after Holm's correction) in",
+    }.items():
+        costs = [row for row in _with(rows, word) if row["test"] > 0]
+        if costs:
+            yield f"{text} {len(costs)}: {_listed(costs)}"
+    gains = sum(row["test"] < 0 for row in _with(rows, MISSED, SUGGESTIVE))
     if gains:
-        text += f"; it costs less in {len(gains)}"
-    rest = len(rows) - len(equal) - len(costs) - len(hints) - len(gains)
-    sentences = [f"{text}; {rest} are inconclusive." if rest else f"{text}."]
-    both = [row for row in rows if row["test"] == row["test"] and row.get("same_rate") == row.get("same_rate")]
-    if both:
-        carried, same = (sorted(float(row[key]) for row in both) for key in ("test", "same_rate"))
-        failed = sum(row["failed"] for row in rows)
-        sentences.append(
-            f"The median cost is {_nats(carried[len(carried) // 2])} nats, the largest {_nats(carried[-1])}; the same "
-            f"rate at every beta costs {_nats(same[len(same) // 2])} and up to {_nats(same[-1])}. Of the carried runs "
-            f"{failed or 'none'} failed."
-        )
-    return sentences
+        yield f"it costs less (established or suggestive) in {gains}"
+    silent = len(_with(rows, INCONCLUSIVE))
+    if silent:
+        yield f"{silent} are inconclusive"
+
+
+def _typical_cost(rows: Sequence[Row]) -> list[str]:
+    """Median and largest cost of the carried rate beside those of the rate of beta = 1 as it stands."""
+    both = [row for row in rows if math.isfinite(row["test"]) and math.isfinite(row["same_rate"])]
+    if not both:
+        return []
+    carried, same = (sorted(float(row[key]) for row in both) for key in ("test", "same_rate"))
+    failed = sum(row["failed"] for row in rows)
+    return [
+        f"The median cost is {_nats(carried[len(carried) // 2])} nats, the largest {_nats(carried[-1])}; the same "
+        f"rate at every beta costs {_nats(same[len(same) // 2])} and up to {_nats(same[-1])}. Of the carried runs "
+        f"{failed or 'none'} failed."
+    ]
 
 
 def _nats(value: float) -> str:

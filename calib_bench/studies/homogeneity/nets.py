@@ -138,19 +138,21 @@ def check(settings: Settings) -> None:
     if settings.split == "seed":
         raise SettingsError(f"study={STUDY} compares rates on one test split: leave split at shared")
     for model, space in settings.spaces.items():
-        if 0 in space["epochs"]:
-            raise SettingsError(f"study={STUDY} trains at every rate: give epochs=1 or more")
-        if space["lr_unit"] != ("lr_hom",):
-            raise SettingsError(
-                f"study={STUDY} judges the unit lr_hom: give rates as lr_hom=, not {space['lr_unit'][0]}="
-            )
-        if space["objective"] != (CROSS_ENTROPY,):
-            raise SettingsError(f"study={STUDY} is of plain cross-entropy: leave objective= out")
-        if len(space["lr"]) < 3 or len([beta for beta in space["beta"] if beta <= 0.1]) < 2:
-            raise SettingsError(
-                f"study={STUDY} fits slopes of the best rate over beta <= 0.1, and model {model} has too few: give at "
-                "least three rates lr_hom= and two such betas, for example beta=0.01,0.1,1"
-            )
+        _check_space(model, space)
+
+
+def _check_space(model: str, space: Space) -> None:
+    if 0 in space["epochs"]:
+        raise SettingsError(f"study={STUDY} trains at every rate: give epochs=1 or more")
+    if space["lr_unit"] != ("lr_hom",):
+        raise SettingsError(f"study={STUDY} judges the unit lr_hom: give rates as lr_hom=, not {space['lr_unit'][0]}=")
+    if space["objective"] != (CROSS_ENTROPY,):
+        raise SettingsError(f"study={STUDY} is of plain cross-entropy: leave objective= out")
+    if len(space["lr"]) < 3 or len([beta for beta in space["beta"] if beta <= 0.1]) < 2:
+        raise SettingsError(
+            f"study={STUDY} fits slopes of the best rate over beta <= 0.1, and model {model} has too few: give at "
+            "least three rates lr_hom= and two such betas, for example beta=0.01,0.1,1"
+        )
 
 
 def degree_by_name(model: str) -> int | None:

@@ -35,6 +35,11 @@ def guess(grid: Grid) -> float:
     return 1 - 1 / classes if grid.select == "error" else math.log(classes)
 
 
+def all_seeds(grid: Grid) -> Grid:
+    """A grid with every seed in every cell of the plane."""
+    return grid.model_copy(update={"tune_seeds": len(grid.seed)})
+
+
 def is_failed(grid: Grid) -> Callable[[float], bool]:
     """A test whether a selection score is that of a failed trial.
 

@@ -234,6 +234,7 @@ class Grid(_Frozen):
     """
 
     task: str
+    beta: tuple[float, ...]
     spaces: dict[str, Space]
     seed: tuple[int, ...]
     tune_seeds: int

@@ -150,6 +150,8 @@ class Trial(BaseModel):
     degree: Positive | None = None
     """L, the degree of the net's logits in its weights, where lr_hom or a scale asks for it; None measures it at
     initialization."""
+    init_scale: Positive = 1.0
+    """Factor on all initial parameters: weights, biases and gains."""
 
     @field_validator("objective")
     @classmethod

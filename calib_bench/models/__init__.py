@@ -210,10 +210,15 @@ def paired(model: nn.Module, correlation: float) -> nn.Module:
 
 def rescale_head(model: nn.Module, factor: float) -> None:
     """Multiply the head's weight and bias in place, and thereby the logits (Agarwala et al., arXiv 2010.07344)."""
+    rescale(head(model), factor)
+
+
+def rescale(module: nn.Module, factor: float) -> None:
+    """Multiply every parameter of a module in place."""
     import torch
 
     with torch.no_grad():
-        for parameter in head(model).parameters():
+        for parameter in module.parameters():
             parameter.mul_(factor)
 
 

@@ -85,8 +85,9 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
     Members share everything, their probe too, but beta, its switch, rate and its unit, objective (but for one that
-    replaces the head), seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization,
-    correlation (given or not is shared). Convolutions are stacked only off the CPU, where that is faster.
+    replaces the head), seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization, scale
+    of all initial weights, correlation (given or not is shared). Convolutions are stacked only off the CPU, where that
+    is faster.
 
     Args:
         trial: the trial.

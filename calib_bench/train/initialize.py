@@ -25,7 +25,8 @@ def silent(steps: int) -> None:
 def initial_model(
     trial: Trial, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
 ) -> nn.Module:
-    """The model at its initialization: weights are a function of the seed alone, and the head's are times head_init.
+    """The model at its initialization: weights are a function of the seed alone, times init_scale, the head's times
+    head_init too.
 
     They are drawn on the CPU in float32, so that every arm, device and precision starts from the same ones.
     """
@@ -40,6 +41,8 @@ def initial_model(
     if trial.head_init != 1:
         models.rescale_head(model, trial.head_init)
     _replace_head(trial, model, objectives)
+    if trial.init_scale != 1:
+        models.rescale(model, trial.init_scale)
     if trial.precision == "bf16":
         _exact_head(models.head(model))
     if splits.spec.kind == "image":

@@ -158,7 +158,8 @@ def euler_degree_of(
 
 
 def _measured_degree(trial: Trial, splits: Splits, device: torch.device, objectives: Objectives) -> DegreeOverSeeds:
-    plain = trial.model_copy(update={"head_init": 1.0})  # which multiplies the logits and changes no degree
+    # The head's factor multiplies the logits and changes no degree; the law is that of ordinary weights.
+    plain = trial.model_copy(update={"head_init": 1.0, "init_scale": 1.0})
     x, _ = probe(splits, device)
 
     def build(seed: int) -> nn.Module:
@@ -201,7 +202,8 @@ def curvature(
         trial.precision,
     )
     beta = rate_beta(trial, objectives)
-    begins = (trial.seed, beta, trial.head_lr, trial.head_init, trial.correlation, heads(trial, objectives))
+    scales = (trial.head_lr, trial.head_init, trial.init_scale)
+    begins = (trial.seed, beta, *scales, trial.correlation, heads(trial, objectives))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)

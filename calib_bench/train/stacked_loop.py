@@ -123,7 +123,7 @@ class _Stack(Loop[PartSaver]):
         unit_rates: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            start = (trial.seed, trial.head_lr, trial.head_init, trial.correlation)
+            start = (trial.seed, trial.head_lr, trial.head_init, trial.init_scale, trial.correlation)
             follows = (trial.needs_degree, trial.degree)
             alike = (trial.lr_unit, *follows, trial.beta, rate_beta(trial, self.objectives), *start)
             if alike not in unit_rates:

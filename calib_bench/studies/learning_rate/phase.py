@@ -44,11 +44,6 @@ THEORY = {"beta <= 0.1": -1.0, "beta >= 1": -2.0}
 """Slopes of the critical rate 2 (1 + momentum) / lambda_max at zero initial logits, by range of beta."""
 
 
-def all_seeds(grid: Grid) -> Grid:
-    """A grid with every seed in every cell of the plane."""
-    return grid.model_copy(update={"tune_seeds": len(grid.seed)})
-
-
 def start_of(grid: Grid, template: Trial, seed: int) -> Trial | None:
     """The trial of no epochs that stores lambda_max, for a rate whose unit leaves it out; None where it has no meaning.
 
@@ -256,7 +251,7 @@ def read(grid: Grid, store: Results, arms: Sequence[tuning.Arm], name: Row, nest
     """The plane of arms that differ in beta alone, every seed of which has a score at every rate of the grid.
 
     Args:
-        settings: as of `all_seeds`.
+        settings: as of `beta_rate_plane.all_seeds`.
         store: holds the trials.
         arms: one a beta, in any order.
         name: columns that name the plane.

@@ -34,7 +34,7 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
         SettingsError: nothing is trained, or there is one beta or one rate.
     """
     _check(grid)
-    grid = phase.all_seeds(grid)
+    grid = beta_rate_plane.all_seeds(grid)
     wanted: list[tuple[Trial, Role]] = []
     for family in tuning.tuned(grid, scores):
         wanted += (*family.roles(), *controls.positive(controls.base(grid, family.arms)))
@@ -65,7 +65,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    grid = phase.all_seeds(grid)
+    grid = beta_rate_plane.all_seeds(grid)
     tuned_families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
     nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])

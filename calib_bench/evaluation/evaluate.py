@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
-from calib_bench.analysis.measure import METRICS
+from calib_bench.analysis.measure import METRICS, SETS
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
-from calib_bench.evaluation.models import Model, calibrated, calibration_set, check_folds, collapsed_models, own_tests
+from calib_bench.evaluation.models import (
+    Model,
+    calibrated,
+    calibration_predictions,
+    calibration_set,
+    check_folds,
+    collapsed_models,
+    own_tests,
+)
 from calib_bench.inference import (
     Binned,
     Fitted,
@@ -25,13 +33,14 @@ from calib_bench.inference import (
     aurc_interval,
     binned_interval,
     crossed_interval,
+    decision_intervals,
     difference_interval,
     ece_interval,
     ece_null,
     score_interval,
     within,
 )
-from calib_bench.metrics import confidence_n, entropy_n, measure
+from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import equal_width
 
 if TYPE_CHECKING:
@@ -63,15 +72,18 @@ class Scored:
         log_kappa: see `temperature_influence.log_kappa_n`, a seed; for temperature scaling.
         at_bound: how many seeds' temperatures stopped at a bound.
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
+        sets: by kind, conformal sets of each seed, thresholds from the calibration set; of the raw predictions and
+            after temperature scaling (see `measure.SETS`), empty without a calibration set.
     """
 
     examples: Mapping[str, list[Tensor]]
-    metrics: Mapping[str, list[float]]
+    metrics: dict[str, list[float]]
     classwise: list[Binned]
     nulls: list[tuple[float, float]]
     log_kappa: list[Tensor]
     at_bound: int
     slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
+    sets: dict[str, list[PredictionSets]] = field(default_factory=dict)
 
 
 def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
@@ -102,11 +114,21 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
         scored.nulls.append(ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
+        if model.calibration is not None and (calibrator is None or method == REPAIRED):
+            _add_sets(scored, prediction_sets(*calibration_predictions(model, calibrator), logp_NK, y_N))
         if method == REPAIRED and params:
             at_bound += bool(params["at_bound"])
             scored.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
-    return Scored(examples, metrics, scored.classwise, scored.nulls, scored.log_kappa, at_bound, scored.slopes)
+    return replace(scored, at_bound=at_bound)
+
+
+def _add_sets(scored: Scored, by_kind: Mapping[str, PredictionSets]) -> None:
+    """One seed's conformal sets, and the metrics that are their means."""
+    for kind, sets in by_kind.items():
+        scored.sets.setdefault(kind, []).append(sets)
+        for what in ("coverage", "size"):
+            scored.metrics.setdefault(f"{kind}_{what}", []).append(float(sets.of(what)[0].mean()))
 
 
 def _log_kappa(model: Model, temperature: float, log_kappa_n: Any) -> Tensor:
@@ -136,6 +158,8 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, I
         "adaptive_ece": ece_interval(*top, adaptive=True, nested=nested),
         "aurc": aurc_interval(*top, nested=nested),
         "e_aurc": aurc_interval(*top, excess=True, nested=nested),
+        **decision_intervals(*top, nested=nested),
+        **set_intervals(scored, None, nested),
     }
     if scored.classwise:
         intervals["classwise_ece"] = binned_interval(scored.classwise, nested=nested)
@@ -149,6 +173,52 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, I
         for metric in [name for name in scored.metrics if name not in intervals]:
             intervals[metric] = score_interval(metric, [[value] for value in scored.metrics[metric]], nested=True)
     return intervals
+
+
+def decision_contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, Interval]:
+    """Intervals of the paired differences of two methods in what confidence is worth to a decision.
+
+    Args:
+        apart: whether the two have calibration examples of their own.
+    """
+    intervals = decision_intervals(*_top(scored), _top(other), nested=nested)
+    return intervals | set_intervals(scored, other, nested, apart)
+
+
+def set_intervals(scored: Scored, other: Scored | None, nested: bool, apart: bool = False) -> dict[str, Interval]:
+    """Intervals of coverage and size of conformal sets, or of their differences from another's; empty without sets.
+
+    The calibration examples behind the thresholds are counted, but where seeds differ in their number: the spread over
+    seeds then holds it.
+    """
+    sides = [scored] if other is None else [scored, other]
+    if not all(side.sets for side in sides):
+        return {}
+    intervals = {}
+    for metric in SETS:
+        kind, what = metric.split("_")
+        pairs = [[sets.of(what) for sets in side.sets[kind]] for side in sides]
+        rows = [value.numpy() for value, _ in pairs[0]]
+        if other is not None:
+            rows = [value - less.numpy() for value, (less, _) in zip(rows, pairs[1], strict=True)]
+        fit = _threshold([[influence for _, influence in seeds] for seeds in pairs], apart)
+        interval = score_interval if other is None else difference_interval
+        intervals[metric] = interval(metric, rows, nested, fit)
+    return intervals
+
+
+def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> Fitted | None:
+    """What calibration examples add through thresholds to a mean over sets of one arm, or to one arm less another."""
+    import numpy as np
+
+    if any(len({len(influence) for influence in seeds}) > 1 for seeds in influences):
+        return None
+    sides = [np.stack([influence.numpy() for influence in seeds]) for seeds in influences]
+    sides = [side - side.mean(1, keepdims=True) for side in sides]
+    if len(sides) == 1:
+        return Fitted(sides[0], 0.0, 0.0)
+    one, two = inference.apart(*sides) if apart else sides
+    return Fitted(one - two, 0.0, 0.0) if one.shape == two.shape else None
 
 
 def _top(scored: Scored) -> tuple[list[Any], list[Any]]:
@@ -257,6 +327,7 @@ class _Results:
     nested: bool
     rows: list[Row] = field(default_factory=list)
     differences: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
     per_model: list[Row] = field(default_factory=list)
     raw: Scored | None = None
 
@@ -278,12 +349,20 @@ class _Results:
             self.raw = scored
         else:
             difference = {"method": method, **contrast(scored, self.raw, self.nested)}
-            self.differences.append(difference | ({TWO_KINDS: "models"} if self.mixed else {}))
+            kinds = {TWO_KINDS: "models"} if self.mixed else {}
+            self.differences.append(difference | kinds)
+            intervals = decision_contrasts(scored, self.raw, self.nested)
+            row = {name: value for metric, one in intervals.items() for name, value in fields(metric, one).items()}
+            self.decisions.append({"method": method, **row, **doubtful(intervals), **kinds})
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The rows as data frames: of methods, of their differences from raw, and of each model."""
-        differences = adjusted(_frame(self.differences))
-        return {"evaluation": _frame(self.rows), "differences": differences, "models": _frame(self.per_model)}
+        return {
+            "evaluation": _frame(self.rows),
+            "differences": adjusted(_frame(self.differences)),
+            "decision_differences": adjusted(_frame(self.decisions)),
+            "models": _frame(self.per_model),
+        }
 
 
 def _methods(

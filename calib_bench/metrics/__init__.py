@@ -16,7 +16,7 @@ from calib_bench.metrics.binned import (
     reliability,
 )
 from calib_bench.metrics.conformal import PredictionSets, prediction_sets
-from calib_bench.metrics.decisions import augrc, auroc, coverage_at_risk, risk_at_coverage
+from calib_bench.metrics.decisions import augrc, auroc, coverage_at_5_risk, risk_at_80_coverage
 from calib_bench.metrics.risk import aurc, e_aurc
 from calib_bench.metrics.scores import (
     accuracy,
@@ -47,7 +47,7 @@ __all__ = [
     "classwise_ece_sum",
     "confidence_n",
     "correct_n",
-    "coverage_at_risk",
+    "coverage_at_5_risk",
     "debiased_squared_ece",
     "e_aurc",
     "ece",
@@ -61,7 +61,7 @@ __all__ = [
     "measure",
     "prediction_sets",
     "reliability",
-    "risk_at_coverage",
+    "risk_at_80_coverage",
     "smece",
     "smece_positive",
 ]

@@ -75,17 +75,15 @@ def augrc(logp: Tensor, y: Tensor) -> Tensor:
     return decisions(ranked_errors(*top_label(logp, y)))["augrc"]
 
 
-def coverage_at_risk(logp: Tensor, y: Tensor, risk: float = RISK) -> Tensor:
-    """The largest share of examples, most confident first, among which at most `risk` is wrong, [...]; 0 if none.
+def coverage_at_5_risk(logp: Tensor, y: Tensor) -> Tensor:
+    """The largest share of examples, most confident first, among which at most 5% are wrong, [...]; 0 if none.
 
     The risk need not grow with coverage: the largest coverage counts, whatever lies before it (Geifman & El-Yaniv,
     2017).
     """
-    return coverage_within(ranked_errors(*top_label(logp, y)).cumsum(-1), risk)
+    return decisions(ranked_errors(*top_label(logp, y)))["coverage_at_5_risk"]
 
 
-def risk_at_coverage(logp: Tensor, y: Tensor, coverage: float = COVERAGE) -> Tensor:
-    """The share of errors, [...], among the most confident `coverage` of the examples, their number rounded up."""
-    error = ranked_errors(*top_label(logp, y))
-    count = kept(error.shape[-1], coverage)
-    return error[..., :count].sum(-1) / count
+def risk_at_80_coverage(logp: Tensor, y: Tensor) -> Tensor:
+    """The share of errors, [...], among the most confident 80% of the examples, their number rounded up."""
+    return decisions(ranked_errors(*top_label(logp, y)))["risk_at_80_coverage"]

@@ -102,7 +102,7 @@ def test_a_user_evaluates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert provenance["environment"]["versions"]["numpy"] == np.__version__
     assert {p.name for p in (out / "tables").iterdir()} == {
         *(f"{n}.{s}" for n in ("evaluation", "differences") for s in ("csv", "md", "tex")), "metrics.csv", "metrics.md",
-        "index.json",
+        *(f"{n}.{s}" for n in ("decisions", "decision_differences") for s in ("csv", "md")), "index.json",
     }  # fmt: skip
     page = (out / "report.html").read_text()
     assert "python -m calib_bench evaluate --calibration" in page
@@ -528,7 +528,7 @@ def test_tables_of_an_earlier_result_do_not_stay(tmp_path: Path, capsys: pytest.
     (out / "tables" / "mine.csv").write_text("x")
     run(words, capsys)
     left = {path.stem for path in (out / "tables").iterdir()}
-    assert left == {"evaluation", "metrics", "index", "mine"}
+    assert left == {"evaluation", "metrics", "decisions", "index", "mine"}
 
 
 @pytest.mark.parametrize("rows", [slice(0, 300), np.random.default_rng(1).permutation(400)], ids=["slice", "shuffled"])

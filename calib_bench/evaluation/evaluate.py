@@ -114,8 +114,8 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
         scored.nulls.append(ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
-        if model.calibration is not None and (calibrator is None or method == REPAIRED):
-            _add_sets(scored, prediction_sets(*calibration_predictions(model, calibrator), logp_NK, y_N))
+        if calibrator is None or method == REPAIRED:
+            _add_sets(scored, model, calibrator, logp_NK)
         if method == REPAIRED and params:
             at_bound += bool(params["at_bound"])
             scored.log_kappa.append(_log_kappa(model, float(params["temperature"]), log_kappa_n))
@@ -123,8 +123,11 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     return replace(scored, at_bound=at_bound)
 
 
-def _add_sets(scored: Scored, by_kind: Mapping[str, PredictionSets]) -> None:
-    """One seed's conformal sets, and the metrics that are their means."""
+def _add_sets(scored: Scored, model: Model, calibrator: Calibrator | None, logp_NK: Tensor) -> None:
+    """Adds one seed's conformal sets and the metrics that are their means; nothing without a calibration set."""
+    if model.calibration is None:
+        return
+    by_kind = prediction_sets(*calibration_predictions(model, calibrator), logp_NK, model.test.y_N)
     for kind, sets in by_kind.items():
         scored.sets.setdefault(kind, []).append(sets)
         for what in ("coverage", "size"):

@@ -20,13 +20,13 @@ from calib_bench.analysis.table_notes import (
     describe_sample,
     display_columns,
     families,
-    over_beta,
     sample,
     table_note,
 )
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Table
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
 
 if TYPE_CHECKING:
@@ -90,11 +90,13 @@ def _row(intervals: dict[str, Interval]) -> Row:
 
 def table(frame: pd.DataFrame, settings: Settings) -> Table:
     """Table of differences in what confidence is worth to a decision."""
+    frame = adjusted(frame, "method")
     return Table(
         "Decisions: change of ranking, selective prediction and conformal sets",
-        display_columns(adjusted(frame, "method"), settings),
+        display_columns(frame, settings),
         table_note(
             settings,
+            _words(frame, settings.reference),
             f"Each arm minus beta={settings.reference:g} with cross-entropy, before (raw) and after temperature "
             "scaling",
             "auroc: the chance that a right answer has more confidence than a wrong one; augrc: the share of examples "
@@ -114,15 +116,14 @@ def table(frame: pd.DataFrame, settings: Settings) -> Table:
     )
 
 
-def words(frame: pd.DataFrame, settings: Settings) -> list[str]:
-    """Sentences on where training at beta changes decisions even after temperature scaling."""
-    sentences: list[str] = []
-    for where, group in families(adjusted(frame, "method")):
-        arms = over_beta(group[group["method"] == REPAIRED], settings)
-        if arms:
-            sentences.append(
-                f"{where}After temperature scaling, AUROC of confidence {describe_sample(arms, 'auroc')}; the coverage "
-                f"at 5% risk {describe_sample(arms, 'coverage_at_5_risk')}; the size of 90% sets (lac) "
-                f"{describe_sample(arms, 'lac_size')}."
-            )
-    return sentences
+def _words(frame: pd.DataFrame, reference: float) -> str:
+    """Sentences on where training at another beta changes decisions even after temperature scaling."""
+    chosen = (frame["method"] == REPAIRED) & (frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != reference)
+    sentences = [
+        f"{where}After temperature scaling, AUROC of confidence {describe_sample(arms, 'auroc')}; the coverage at 5% "
+        f"risk {describe_sample(arms, 'coverage_at_5_risk')}; the size of 90% sets (lac) "
+        f"{describe_sample(arms, 'lac_size')}"
+        for where, group in families(frame[chosen])
+        if (arms := group.to_dict("records"))
+    ]
+    return ". ".join(sentences)

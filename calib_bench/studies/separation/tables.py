@@ -62,7 +62,7 @@ def tables(settings: Settings, frames: Mapping[str, pd.DataFrame], nested: bool)
         **_if_any(frames, "refinement", refinement.every_family, settings, to="refinement_families"),
         **_if_any(frames, "best_beta", best_beta.table, settings),
         **_if_any(frames, "gain", seed_spread.gain_table, settings),
-        **_if_any(frames, "decisions", decisions.table, settings, decisions.words),
+        **_if_any(frames, "decisions", decisions.table, settings),
         **_collapse(settings, frames["trials"]),
         **_if_any(frames, "seeds", seed_spread.table, settings, seed_spread.words),
         "baselines": Table(

@@ -197,17 +197,19 @@ def set_intervals(scored: Scored, other: Scored | None, nested: bool, apart: boo
     sides = [scored] if other is None else [scored, other]
     if not all(side.sets for side in sides):
         return {}
-    intervals = {}
-    for metric in SETS:
-        kind, what = metric.split("_")
-        pairs = [[sets.of(what) for sets in side.sets[kind]] for side in sides]
-        rows = [value.numpy() for value, _ in pairs[0]]
-        if other is not None:
-            rows = [value - less.numpy() for value, (less, _) in zip(rows, pairs[1], strict=True)]
-        fit = _threshold([[influence for _, influence in seeds] for seeds in pairs], apart)
-        interval = score_interval if other is None else difference_interval
-        intervals[metric] = interval(metric, rows, nested, fit)
-    return intervals
+    return {metric: _set_interval(sides, metric, nested, apart) for metric in SETS}
+
+
+def _set_interval(sides: Sequence[Scored], metric: str, nested: bool, apart: bool) -> Interval:
+    """Interval of one metric of sets, of one method's or of one less another's."""
+    kind, what = metric.split("_")
+    pairs = [[sets.of(what) for sets in side.sets[kind]] for side in sides]
+    fit = _threshold([[influence for _, influence in seeds] for seeds in pairs], apart)
+    rows = [value.numpy() for value, _ in pairs[0]]
+    if len(sides) == 1:
+        return score_interval(metric, rows, nested, fit)
+    rows = [value - less.numpy() for value, (less, _) in zip(rows, pairs[1], strict=True)]
+    return difference_interval(metric, rows, nested, fit)
 
 
 def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> Fitted | None:

@@ -130,14 +130,18 @@ def decision_intervals(
         if name == "coverage_at_5_risk":
             interval = _coverage_interval(arms, nested)
         else:
-            rows = [one[name] for one in values[0]]
-            if other is not None:
-                rows = [a - b[name] for a, b in zip(rows, values[1], strict=True)]
-            scale = SCALES.get(name, "identity") if other is None else "identity"
-            interval = crossed_interval(rows, nested=nested, scale=scale)
+            interval = _smooth_interval(name, values, nested)
         intervals[name] = within(interval, name, difference=other is not None)
     sides = [[correct for _, correct in seeds] for seeds in arms]
     return {name: with_doubt(interval, sides, nested) for name, interval in intervals.items()}
+
+
+def _smooth_interval(name: str, values: Sequence[Sequence[dict[str, Array]]], nested: bool) -> Interval:
+    """Interval of a metric with influences, from `decision_n` of every seed of one arm, or of two to subtract."""
+    rows = [one[name] for one in values[0]]
+    if len(values) == 1:
+        return crossed_interval(rows, nested=nested, scale=SCALES.get(name, "identity"))
+    return crossed_interval([a - b[name] for a, b in zip(rows, values[1], strict=True)], nested=nested)
 
 
 def _pairs(confidence_SN: Any, correct_SN: Any) -> list[tuple[Array, Array]]:

@@ -32,7 +32,7 @@ LIMITS = {
     "functions of complexity above 10, per thousand": 33,
     "highest complexity": 24,
     "lines of a function, mean in tenths": 106,
-    "lines of package, tasks, baselines": 44300,
+    "lines of package, tasks, baselines": 45200,
 }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.analysis.calibration_variance import fitted_to
+from calib_bench.analysis.calibration_variance import fitted_to, set_influence
 from calib_bench.analysis.contrast import kappa
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, doubtful
-from calib_bench.analysis.scores import MEANS, METRICS, REPAIRED
+from calib_bench.analysis.scores import MEANS, METRICS, REPAIRED, SETS
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, choice_variance, ece_interval, score_interval, widened, within
@@ -86,6 +86,9 @@ def _metric(measures: Measures, method: str, metric: str, nested: bool) -> Inter
         return _mean(measures, method, metric, nested)
     if metric == "ece" and method in ("raw", REPAIRED):
         return ece_interval(scores["confidence"], scores["correct"], nested=nested)
+    if metric in SETS and method in measures.sets:
+        values = measures.sets[method][metric]
+        return score_interval(metric, values, nested, set_influence((1, measures, range(len(values))), method, metric))
     return None
 
 

@@ -56,6 +56,25 @@ def fitted_to(score: str, *sides: tuple[float, Measures, Sequence[int]]) -> Fitt
     return fitted_temperatures(torch.stack(log_T), slope, curvature, [weight for weight, _, _ in sides], shared)
 
 
+def set_influence(arm: tuple[float, Measures, Sequence[int]], method: str, metric: str) -> Fitted | None:
+    """What calibration examples add to a mean over conformal sets, through the threshold that they gave.
+
+    Args:
+        arm: see `fitted_to`.
+        method: after which the sets are made.
+        metric: of `measure.SETS`.
+
+    Returns:
+        None where seeds have calibration examples of their own: their spread holds it.
+    """
+    weight, measures, places = arm
+    influences = measures.set_influences.get(method)
+    if influences is None or not same_calibration(measures):
+        return None
+    influence_SM = weight * influences[metric][list(places)]
+    return Fitted((influence_SM - influence_SM.mean(1, keepdim=True)).numpy(), 0.0, 0.0)
+
+
 def same_calibration(arm: Measures) -> bool:
     """Whether all seeds of an arm have the same calibration examples: one split."""
     return len({trial.split for trial in arm.arm.trials.values()}) == 1

@@ -14,7 +14,7 @@ import torch
 
 from calib_bench.analysis import rate_choice
 from calib_bench.analysis.rate_choice import RedrawnChoice
-from calib_bench.analysis.scores import METRICS, RAW, REPAIRED, split_measured
+from calib_bench.analysis.scores import METRICS, RAW, REPAIRED, SETS, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.analysis.trial_predictions import Sentences, TrialLogits, on_trials, predictions
 from calib_bench.core.baseline import Calibrator
@@ -22,7 +22,7 @@ from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
 from calib_bench.inference import ece_null
-from calib_bench.metrics import measure, reliability
+from calib_bench.metrics import measure, prediction_sets, reliability
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Measures:
         seeds: seeds that finished, dead ones too.
         diverged: seeds whose training diverged.
         dead: those of `seeds` that ended no better than guessing, see `calib_bench.core.fate`.
+        sets: of the raw and repaired probabilities, by method then metric of SETS: each test example's value, float64
+            [S, N].
+        set_influences: the same, of each calibration example through the threshold, float64 [S, M]; empty where
+            calibration sets differ in size.
         missing: seeds not trained yet, or failed.
         refused: by calibrator that could not be fitted to some seed's logits, the reason; it is left out everywhere.
         cautions: by calibrator that was fitted, what is to be known of its calibration set (`Calibrator.warn`).
@@ -80,6 +84,8 @@ class Measures:
     slopes: Mapping[str, Tensor] = field(default_factory=dict)
     redrawn_choice: RedrawnChoice | None = None
     dead: tuple[int, ...] = ()
+    sets: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    set_influences: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def measure_arm(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
@@ -117,6 +123,8 @@ class _TrialScores:
     rows: list[dict[str, Any]] = field(default_factory=list)
     bins: list[pd.DataFrame] = field(default_factory=list)
     examples: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    sets: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
+    set_influences: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
     log_kappa: list[np.ndarray] = field(default_factory=list)
     slopes: dict[str, list[np.ndarray]] = field(default_factory=dict)
     refused: Sentences = field(default_factory=dict)
@@ -134,8 +142,14 @@ class _TrialScores:
                 by_score[name].append(values[name])
             if curve is not None:
                 self.bins.append(curve)
+                self._add_sets(method, values)
             if method == REPAIRED:
                 self._add_temperature(values)
+
+    def _add_sets(self, method: str, values: Mapping[str, np.ndarray]) -> None:
+        for name in SETS:
+            self.sets.setdefault(method, {}).setdefault(name, []).append(values[name])
+            self.set_influences.setdefault(method, {}).setdefault(name, []).append(values[f"{name}_influence"])
 
     def _add_temperature(self, values: Mapping[str, np.ndarray]) -> None:
         self.log_kappa.append(values["log_kappa_n"])
@@ -148,11 +162,13 @@ class _TrialScores:
 
     def stacked_examples(self) -> dict[str, dict[str, Tensor]]:
         """Per-example scores [S, N] by method and score, of calibrators that no trial refused."""
-        return {
-            method: {name: _stack(values) for name, values in by_score.items()}
-            for method, by_score in self.examples.items()
-            if method not in self.refused
-        }
+        return _stacked({method: scores for method, scores in self.examples.items() if method not in self.refused})
+
+    def stacked_influences(self) -> dict[str, dict[str, Tensor]]:
+        """Influences [S, M] on metrics of sets, by method and metric; none where calibration sets differ in size."""
+        if len({len(values) for by_name in self.set_influences.values() for values in by_name[SETS[0]]}) != 1:
+            return {}
+        return _stacked(self.set_influences)
 
     def stacked_log_kappa(self) -> Tensor | None:
         """Log kappa and influences [S, M]; None where calibration sets differ in size, or nothing was repaired."""
@@ -186,6 +202,8 @@ def _measures(
         slopes={name: _stack(pairs).T for name, pairs in scores.slopes.items()},
         redrawn_choice=again() if again is not None else None,
         dead=_seeds(status, (DEAD,)),
+        sets=_stacked(scores.sets),
+        set_influences=scores.stacked_influences(),
     )
 
 
@@ -226,14 +244,26 @@ def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], T
         metrics, examples = split_measured({name: value[i] for name, value in every.items()})
         row = {"key": one.trial.key, "seed": one.trial.seed, "method": method, **fitted}
         row |= {name: metrics[name] for name in METRICS if name in metrics}
-        curve = None
+        curve, of_sets = None, {}
         if method in (RAW, REPAIRED):
             row["ece_null"], row["ece_p"] = ece_null(logp, one.y_test)
             curve = pd.DataFrame(reliability(logp, one.y_test)._asdict()).assign(method=method)
-        kept = {name: examples[name].numpy() for name in PER_EXAMPLE}
+            of_sets = _set_values(one, logp, row.get("kappa", 1.0))
+            row |= {name: float(of_sets[name].mean()) for name in SETS}
+        kept = of_sets | {name: examples[name].numpy() for name in PER_EXAMPLE}
         if method == REPAIRED:
             kept |= _temperature_values(one, logp, row["kappa"])
         yield method, row, kept, curve
+
+
+def _set_values(one: TrialLogits, logp_NK: Tensor, kappa: float) -> dict[str, np.ndarray]:
+    """Each metric of SETS: its values [N]; by "<metric>_influence", what each calibration example adds to it [M]."""
+    values = {}
+    by_kind = prediction_sets(one.calibration / kappa, one.y_calibration, logp_NK, one.y_test)
+    for name in SETS:
+        kind, what = name.split("_")
+        values[name], values[f"{name}_influence"] = by_kind[kind].of(what)
+    return {name: value.numpy() for name, value in values.items()}
 
 
 def _temperature_values(one: TrialLogits, logp_NK: Tensor, kappa: float) -> dict[str, np.ndarray]:
@@ -241,6 +271,13 @@ def _temperature_values(one: TrialLogits, logp_NK: Tensor, kappa: float) -> dict
     influence_M = log_kappa_n(one.calibration, one.y_calibration, kappa).numpy()
     slopes = temperature_slopes(logp_NK, one.y_test)
     return {"log_kappa_n": influence_M} | {f"{name}_slopes": np.array(pair) for name, pair in slopes.items()}
+
+
+def _stacked(values: Mapping[str, Mapping[str, Sequence[np.ndarray]]]) -> dict[str, dict[str, Tensor]]:
+    """Arrays of each seed as one, by method and score."""
+    return {
+        method: {name: _stack(of_seeds) for name, of_seeds in by_name.items()} for method, by_name in values.items()
+    }
 
 
 def _stack(values: Sequence[np.ndarray]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib_bench.inference import Fitted, Interval, aurc_interval, difference_interval, ece_interval
+from calib_bench.metrics.conformal import KINDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +20,12 @@ RAW, REPAIRED = "raw", "temperature_scaling"
 METRICS = (
     "accuracy", "log_loss", "brier", "ece", "ece_positive", "adaptive_ece", "classwise_ece", "smece", "mce",
     "debiased_squared_ece", "mean_confidence", "mean_entropy", "aurc", "e_aurc", "smece_positive",
+    "auroc", "augrc", "coverage_at_5_risk", "risk_at_80_coverage", "lac_coverage", "lac_size", "aps_coverage",
+    "aps_size", "raps_coverage", "raps_size",
 )  # fmt: skip
+SETS = tuple(f"{kind}_{what}" for kind in KINDS for what in ("coverage", "size"))
+"""Metrics of conformal sets, means over examples; of raw and repaired probabilities alone: a map that learned many
+numbers from the calibration split fits it better than fresh examples, and its thresholds would be too low."""
 MEANS = {
     "accuracy": "correct", "log_loss": "log_loss", "brier": "brier", "mean_confidence": "confidence",
     "mean_entropy": "entropy",

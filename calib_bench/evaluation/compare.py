@@ -22,7 +22,7 @@ from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
 from calib_bench.errors import DataError
 from calib_bench.evaluation import findings
-from calib_bench.evaluation.evaluate import Scored, contrasts, fitted_to, kappa_of, score
+from calib_bench.evaluation.evaluate import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.models import (
     Model,
     aligned,
@@ -63,6 +63,12 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     if mixed := _collapsed_sides(a, b):
         frame[TWO_KINDS] = mixed
     tables = {"comparison": Table("A minus B", frame, _note(a, b, frame, repaired, nested), paper=True)}
+    decisions = _decisions(raw, repaired, nested, _apart(a, b))
+    if mixed:
+        decisions[TWO_KINDS] = mixed
+    tables["decisions"] = Table(
+        "What confidence is worth to a decision, A minus B", decisions, _decisions_note(a, decisions, nested)
+    )
     if repaired is not None:
         tables["kappa"] = Table("Factor of overconfidence, kappa", _kappas(a, b, repaired), "1 is neither.")
     one, other = distinct([a[0].test, b[0].test])
@@ -100,6 +106,22 @@ def _rows(raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored] | None, ne
         rows.append(_row(CONFIDENCE, metric, None, _gain(raw, repaired, metric, nested, apart)))
         rows.append(_row(DYNAMICS, metric, repaired, after[metric]))
     return [*rows, _row(DYNAMICS, "ece", repaired, after["ece"])]
+
+
+def _decisions(
+    raw: tuple[Scored, Scored], repaired: tuple[Scored, Scored] | None, nested: bool, apart: bool
+) -> pd.DataFrame:
+    """Differences in what confidence is worth to a decision, as they are and after temperature scaling."""
+    rows = [_row(RAW, metric, raw, one) for metric, one in decision_contrasts(*raw, nested, apart).items()]
+    if repaired is not None:
+        after = decision_contrasts(*repaired, nested, apart)
+        rows += [_row(DYNAMICS, metric, repaired, interval) for metric, interval in after.items()]
+    return _frame(rows)
+
+
+def _decisions_note(a: Sequence[Model], frame: pd.DataFrame, nested: bool) -> str:
+    star = f"A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage"
+    return " ".join([f"{findings.sources(a, nested)}. {star}.", findings.DECISIONS, *(f"{m}." for m in marks(frame))])
 
 
 def _note(

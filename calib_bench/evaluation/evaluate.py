@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from calib_bench import inference
 from calib_bench.analysis.fitting import CalibratorError, too_large
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
-from calib_bench.analysis.scores import MEANS, RAW, REPAIRED, SeedScores, difference, split_measured
+from calib_bench.analysis.scores import MEANS, RAW, REPAIRED, SETS, SeedScores, difference, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis
@@ -24,12 +24,13 @@ from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import (
     Model,
     calibrated,
+    calibration_predictions,
     calibration_set,
     check_folds,
     collapsed_models,
     have_own_tests,
 )
-from calib_bench.metrics import confidence_n, entropy_n, measure
+from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import equal_width
 
 MOST_CELLS = 4_000_000
@@ -47,6 +48,8 @@ class Scored(SeedScores):
         log_kappa: see `temperature_influence.log_kappa_n`, a seed; for temperature scaling.
         at_bound: whether the temperature stopped at a bound, a seed; for temperature scaling.
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
+        sets: by kind, conformal sets of each seed, thresholds from the calibration set; of the raw predictions and
+            after temperature scaling (see `measure.SETS`), empty without a calibration set.
     """
 
     classwise: list[inference.Binned]
@@ -54,6 +57,7 @@ class Scored(SeedScores):
     log_kappa: list[Tensor]
     at_bound: list[bool] = field(default_factory=list)
     slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
+    sets: dict[str, list[PredictionSets]] = field(default_factory=dict)
 
 
 def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
@@ -81,12 +85,31 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
         scored.nulls.append(inference.ece_null(logp_NK, y_N))
         if cells <= MOST_CELLS:
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
+        if calibrator is None or method == REPAIRED:
+            _add_sets(scored.sets, metrics, model, calibrator, logp_NK)
         if method == REPAIRED and params:
             Z_NK, fitted_y_N = calibration_set(model)
             scored.at_bound.append(bool(params["at_bound"]))
             scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
     return scored
+
+
+def _add_sets(
+    sets: dict[str, list[PredictionSets]],
+    metrics: dict[str, list[float]],
+    model: Model,
+    calibrator: Calibrator | None,
+    logp_NK: Tensor,
+) -> None:
+    """Adds one seed's conformal sets and the metrics that are their means; nothing without a calibration set."""
+    if model.calibration is None:
+        return
+    by_kind = prediction_sets(*calibration_predictions(model, calibrator), logp_NK, model.test.y_N)
+    for kind, of_kind in by_kind.items():
+        sets.setdefault(kind, []).append(of_kind)
+        for what in ("coverage", "size"):
+            metrics.setdefault(f"{kind}_{what}", []).append(float(of_kind.of(what)[0].mean()))
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
@@ -110,6 +133,8 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, i
         "adaptive_ece": inference.ece_interval(*top, adaptive=True, nested=nested),
         "aurc": inference.aurc_interval(*top, nested=nested),
         "e_aurc": inference.aurc_interval(*top, excess=True, nested=nested),
+        **inference.decision_intervals(*top, nested=nested),
+        **set_intervals(scored, None, nested),
     }
     if scored.classwise:
         intervals["classwise_ece"] = inference.binned_interval(scored.classwise, nested=nested)
@@ -128,6 +153,56 @@ def _over_seeds(scored: Scored, others: Container[str]) -> dict[str, inference.I
     return {
         metric: inference.score_interval(metric, [[one] for one in values[metric]], nested=True) for metric in values
     }
+
+
+def decision_contrasts(
+    scored: Scored, other: Scored, nested: bool, apart: bool = False
+) -> dict[str, inference.Interval]:
+    """Intervals of the paired differences of two methods in what confidence is worth to a decision.
+
+    Args:
+        apart: whether the two have calibration examples of their own.
+    """
+    intervals = inference.decision_intervals(*scored.top, other.top, nested=nested)
+    return intervals | set_intervals(scored, other, nested, apart)
+
+
+def set_intervals(
+    scored: Scored, other: Scored | None, nested: bool, apart: bool = False
+) -> dict[str, inference.Interval]:
+    """Intervals of coverage and size of conformal sets, or of their differences from another's; empty without sets.
+
+    The calibration examples behind the thresholds are counted, but where seeds differ in their number: the spread over
+    seeds then holds it.
+    """
+    sides = [scored] if other is None else [scored, other]
+    if not all(side.sets for side in sides):
+        return {}
+    return {metric: _set_interval(sides, metric, nested, apart) for metric in SETS}
+
+
+def _set_interval(sides: Sequence[Scored], metric: str, nested: bool, apart: bool) -> inference.Interval:
+    """inference.Interval of one metric of sets, of one method's or of one less another's."""
+    kind, what = metric.split("_")
+    pairs = [[sets.of(what) for sets in side.sets[kind]] for side in sides]
+    fit = _threshold([[influence for _, influence in seeds] for seeds in pairs], apart)
+    rows = [value.numpy() for value, _ in pairs[0]]
+    if len(sides) == 1:
+        return inference.score_interval(metric, rows, nested, fit)
+    rows = [value - less.numpy() for value, (less, _) in zip(rows, pairs[1], strict=True)]
+    return inference.difference_interval(metric, rows, nested, fit)
+
+
+def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> inference.Fitted | None:
+    """What calibration examples add through thresholds to a mean over sets of one arm, or to one arm less another."""
+    if any(len({len(influence) for influence in seeds}) > 1 for seeds in influences):
+        return None
+    sides = [np.stack([influence.numpy() for influence in seeds]) for seeds in influences]
+    sides = [side - side.mean(1, keepdims=True) for side in sides]
+    if len(sides) == 1:
+        return inference.Fitted(sides[0], 0.0, 0.0)
+    one, two = inference.apart(*sides) if apart else sides
+    return inference.Fitted(one - two, 0.0, 0.0) if one.shape == two.shape else None
 
 
 def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:
@@ -238,6 +313,7 @@ class _Results:
     nested: bool
     rows: list[Row] = field(default_factory=list)
     differences: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
     per_model: list[Row] = field(default_factory=list)
     raw: Scored | None = None
 
@@ -259,12 +335,20 @@ class _Results:
             self.raw = scored
         else:
             difference = {"method": method, **contrast(scored, self.raw, self.nested)}
-            self.differences.append(difference | ({TWO_KINDS: "models"} if self.mixed else {}))
+            kinds = {TWO_KINDS: "models"} if self.mixed else {}
+            self.differences.append(difference | kinds)
+            intervals = decision_contrasts(scored, self.raw, self.nested)
+            row = {name: value for metric, one in intervals.items() for name, value in fields(metric, one).items()}
+            self.decisions.append({"method": method, **row, **doubtful(intervals), **kinds})
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The rows as data frames: of methods, of their differences from raw, and of each model."""
-        differences = adjusted(_frame(self.differences))
-        return {"evaluation": _frame(self.rows), "differences": differences, "models": _frame(self.per_model)}
+        return {
+            "evaluation": _frame(self.rows),
+            "differences": adjusted(_frame(self.differences)),
+            "decision_differences": adjusted(_frame(self.decisions)),
+            "models": _frame(self.per_model),
+        }
 
 
 def _methods(

@@ -10,13 +10,16 @@ import pandas as pd
 
 from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell, is_significant
+from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
+from calib_bench.inference import DECISIONS as RANKED
 from calib_bench.inference.collapse import SEEDS
 
 Row = Mapping[str, Any]
 Context = Mapping[str, Any]
 MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_positive", "ece_null", "kappa", "remark", "doubtful")
+DECISION_METRICS = (*RANKED, *SETS)
 UNITS = {"log_loss": " nats"}
 NAMES = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score", "ece": "ECE"}
 COUNTED = (
@@ -79,8 +82,45 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
             + (f" {KINDS}." if TWO_KINDS in frames["differences"] else ""),
             paper=True,
         )
+    by_name |= _decisions(frames, how)
     if len(context["models"]) > 1:
         by_name["models"] = Table("Each model by itself", frames["models"], "In the order given.")
+    return by_name
+
+
+DECISIONS = (
+    "auroc: the chance that a right answer has more confidence than a wrong one, .5 where confidence tells nothing; "
+    "augrc: the share of examples that are answered, and wrongly, mean over all shares answered, lower is better; "
+    "coverage at 5 risk: the share of examples, the most confident first, that can be answered with 5% errors; risk at "
+    "80 coverage: the share of errors among the 80% with most confidence. lac, aps, raps: split conformal sets with "
+    "thresholds from the calibration set, made to hold the label for 90% of the examples: the share that they do hold, "
+    "and classes in a set, fewer is better; nothing is drawn at random, so that sets of aps and raps, never empty, may "
+    "cover more. Sets are made of raw predictions and after temperature scaling, since other calibrators fit the "
+    "calibration set better than fresh examples. Intervals count the calibration examples behind thresholds, not those "
+    "behind calibrators; of the coverage at 5% risk they are by bootstrap."
+)
+"""What metrics of decisions show, and how."""
+
+
+def _decisions(frames: Mapping[str, pd.DataFrame], how: str) -> dict[str, Table]:
+    """What confidence is worth to a decision, by method, and each calibrator against raw."""
+    frame, differences = frames["evaluation"], frames["decision_differences"]
+    stems = ("method", *DECISION_METRICS)
+    notes = f"{DECISIONS} {DOUBTFUL}." if "doubtful" in frame else DECISIONS
+    by_name = {
+        "decisions": Table(
+            "What confidence is worth to a decision, by method",
+            frame[[c for c in frame.columns if _stem(c) in stems]],
+            f"{how}. {notes}",
+        )
+    }
+    if len(differences):
+        kinds = f" {KINDS}." if TWO_KINDS in differences else ""
+        by_name["decision_differences"] = Table(
+            "What confidence is worth to a decision, each method minus raw",
+            differences,
+            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}{kinds}",
+        )
     return by_name
 
 

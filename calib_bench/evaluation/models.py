@@ -237,6 +237,19 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
     return logp_NK, {}
 
 
+def calibration_predictions(model: Model, calibrator: Calibrator | None) -> tuple[Tensor, Tensor]:
+    """Log probabilities [M, K] of the calibration examples, fitted to those very examples, and their labels.
+
+    Args:
+        calibrator: None for the model's own.
+    """
+    Z_MK, y_M = calibration_set(model)
+    if calibrator is None:
+        assert model.calibration is not None
+        return model.calibration.Z_NK.double().log_softmax(-1), model.calibration.y_N
+    return calibrate(calibrator, Z_MK, y_M, Z_MK)[0], y_M
+
+
 def calibration_set(model: Model) -> tuple[Tensor, Tensor]:
     """Logits and labels that calibrators are fitted to: the rows whose label is offered.
 

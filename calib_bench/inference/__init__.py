@@ -16,6 +16,7 @@ from calib_bench.inference.binned import (
 from calib_bench.inference.bootstrap import Statistic, crossed_bootstrap
 from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
+from calib_bench.inference.decisions import DECISIONS, decision_intervals, decision_n
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, variance_shares
 from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
@@ -46,6 +47,7 @@ from calib_bench.inference.selection import (
 from calib_bench.inference.spread import rate, spread, spread_ratio
 
 __all__ = [
+    "DECISIONS",
     "DIFFERS",
     "EQUAL",
     "FEWEST",
@@ -70,6 +72,8 @@ __all__ = [
     "collapsed",
     "crossed_bootstrap",
     "crossed_interval",
+    "decision_intervals",
+    "decision_n",
     "difference_interval",
     "ece_interval",
     "ece_null",

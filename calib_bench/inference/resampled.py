@@ -52,7 +52,7 @@ def resampled_means(
         columns = np.concatenate([values.reshape(S, N, -1), np.repeat(of_seeds[:, None], N, 1)], 2)
     lost_A = ~np.isfinite(columns).all((0, 1))
     columns = np.where(lost_A, 0.0, columns)
-    seeds_BS = _seed_weights(S, n_boot, seed, level)
+    seeds_BS = seed_weights(S, n_boot, seed, level)
     drawn = np.zeros((n_boot, columns.shape[2]))
     start = 0
     for w_BN in weights(n_boot, N, seed) if N > 1 else [np.ones((n_boot, 1))]:
@@ -64,7 +64,7 @@ def resampled_means(
     return Resampled(means, drawn, S, N)
 
 
-def _seed_weights(S: int, n_boot: int, seed: int, level: float) -> Array:
+def seed_weights(S: int, n_boot: int, seed: int, level: float) -> Array:
     """Weights [B, S] that sum to 1 along each row, as far from 1 / S as a t interval on seeds is wide."""
     if S == 1:
         return np.ones((n_boot, 1))

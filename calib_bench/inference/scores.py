@@ -15,9 +15,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "accuracy": (0, 1), "mean_confidence": (0, 1), "log_loss": (0, math.inf), "mean_entropy": (0, math.inf),
     "brier": (0, 2), "ece": (0, 1), "ece_positive": (0, 1), "adaptive_ece": (0, 1), "classwise_ece": (0, 1),
     "smece": (0, 1), "smece_positive": (0, 1), "mce": (0, 1), "aurc": (0, 1), "e_aurc": (0, 1),
+    "auroc": (0, 1), "augrc": (0, 0.5), "coverage_at_5_risk": (0, 1), "risk_at_80_coverage": (0, 1),
+    "lac_coverage": (0, 1), "aps_coverage": (0, 1), "raps_coverage": (0, 1),
+    "lac_size": (0, math.inf), "aps_size": (0, math.inf), "raps_size": (0, math.inf),
 }  # fmt: skip
 """Where each score can be. A squared error without its bias can be negative, and has no range here."""
-SCALE = {"accuracy": "share", "log_loss": "log", "brier": "log"}
+SCALE = {
+    "accuracy": "share", "log_loss": "log", "brier": "log",
+    "lac_coverage": "share", "aps_coverage": "share", "raps_coverage": "share",
+}  # fmt: skip
 """On what scale a mean over examples has its limits (`crossed_interval`); others are cut at the ends of their range."""
 
 

@@ -15,6 +15,8 @@ from calib_bench.metrics.binned import (
     mce,
     reliability,
 )
+from calib_bench.metrics.conformal import PredictionSets, prediction_sets
+from calib_bench.metrics.decisions import augrc, auroc, coverage_at_5_risk, risk_at_80_coverage
 from calib_bench.metrics.risk import aurc, e_aurc
 from calib_bench.metrics.scores import (
     accuracy,
@@ -32,16 +34,20 @@ from calib_bench.metrics.smooth import smece, smece_positive
 from calib_bench.metrics.table import measure
 
 __all__ = [
+    "PredictionSets",
     "Reliability",
     "accuracy",
     "adaptive_ece",
+    "augrc",
     "aurc",
+    "auroc",
     "brier",
     "brier_n",
     "classwise_ece",
     "classwise_ece_sum",
     "confidence_n",
     "correct_n",
+    "coverage_at_5_risk",
     "debiased_squared_ece",
     "e_aurc",
     "ece",
@@ -53,7 +59,9 @@ __all__ = [
     "mean_confidence",
     "mean_entropy",
     "measure",
+    "prediction_sets",
     "reliability",
+    "risk_at_80_coverage",
     "smece",
     "smece_positive",
 ]

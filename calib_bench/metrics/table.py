@@ -13,7 +13,8 @@ from calib_bench.metrics.binned import (
     equal_width,
     largest_error,
 )
-from calib_bench.metrics.risk import risk_area
+from calib_bench.metrics.decisions import decisions
+from calib_bench.metrics.risk import error_areas, ranked_errors
 from calib_bench.metrics.scores import scores_n
 from calib_bench.metrics.smooth import smooth_error
 
@@ -23,8 +24,9 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
 
     Returns:
         Scalars [...]: accuracy, log_loss, brier, ece, adaptive_ece, classwise_ece, smece, mce, debiased_squared_ece,
-        mean_confidence, mean_entropy, aurc, e_aurc, and if K = 2 ece_positive and smece_positive. Per-example scores
-        [..., N]: log_loss_n, brier_n, correct_n, confidence_n. Each is what the function of its name returns.
+        mean_confidence, mean_entropy, aurc, e_aurc, auroc, augrc, coverage_at_5_risk, risk_at_80_coverage, and if K = 2
+        ece_positive and smece_positive. Per-example scores [..., N]: log_loss_n, brier_n, correct_n, confidence_n. Each
+        is what the function of its name returns.
 
     Raises:
         UserError: shapes do not match, a label is out of range, or the logits contain NaN or +inf.
@@ -33,7 +35,8 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     names = ("log_loss", "brier", "correct", "confidence", "entropy", *(["positive"] if logp.shape[-1] == 2 else []))
     log_loss_n, brier_n, hit, p, entropy_n, *positive = scores_n(logp, y, *names, each=classwise.add)
     width, mass = equal_width(p, bins), equal_mass(p, bins)
-    area, excess = risk_area(p, hit)
+    error = ranked_errors(p, hit)
+    area, excess = error_areas(error)
     out = {
         "accuracy": hit.mean(-1),
         "log_loss": log_loss_n.mean(-1),
@@ -48,6 +51,7 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
         "mean_entropy": entropy_n.mean(-1),
         "aurc": area,
         "e_aurc": excess,
+        **decisions(error),
         "log_loss_n": log_loss_n,
         "brier_n": brier_n,
         "correct_n": hit,

@@ -16,7 +16,7 @@ import torch
 from synthetic import make
 
 from calib_bench import inference, metrics, registry
-from calib_bench.analysis.scores import METRICS
+from calib_bench.analysis.scores import METRICS, SETS
 from calib_bench.cli import main
 from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import DataError, UserError
@@ -24,7 +24,7 @@ from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
 from calib_bench.evaluation.models import Model, calibrated, pair_up, shared_rows
 from calib_bench.evaluation.predictions import Predictions, check, read
-from calib_bench.inference import crossed_interval
+from calib_bench.inference import DECISIONS, crossed_interval
 
 TEMPERATURE = registry.calibrators(("temperature_scaling",))
 
@@ -102,7 +102,7 @@ def test_a_user_evaluates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert provenance["environment"]["versions"]["numpy"] == np.__version__
     assert {p.name for p in (out / "tables").iterdir()} == {
         *(f"{n}.{s}" for n in ("evaluation", "differences") for s in ("csv", "md", "tex")), "metrics.csv", "metrics.md",
-        "index.json",
+        *(f"{n}.{s}" for n in ("decisions", "decision_differences") for s in ("csv", "md")), "index.json",
     }  # fmt: skip
     page = (out / "report.html").read_text()
     assert "python -m calib_bench evaluate --calibration" in page
@@ -421,12 +421,37 @@ def test_certain_and_wrong_is_an_infinite_loss() -> None:
 def test_every_interval_is_about_its_metric(folder: Path) -> None:
     for seeds in (1, 3):
         row = evaluate(models(folder, "a", seeds, calibration=False), {}).tables["metrics"].frame.iloc[0]
-        for name in [m for m in METRICS if not m.endswith("_positive")]:
+        for name in [m for m in METRICS if not m.endswith("_positive") and m not in SETS]:
             if name in ("debiased_squared_ece", "smece", "mce") and seeds == 1:
                 assert f"{name}_low" not in row or np.isnan(row[f"{name}_low"])
             else:
                 assert row[f"{name}_low"] < row[f"{name}_high"], name
                 assert row[f"{name}_low"] - 0.02 < row[name] < row[f"{name}_high"] + 0.02, name
+
+
+def test_what_confidence_is_worth_to_a_decision(folder: Path) -> None:
+    """Sets with intervals, of raw predictions and after temperature scaling; differences are those of the means."""
+    for seeds in (1, 3):
+        found = evaluate(models(folder, "a", seeds), TEMPERATURE)
+        table = found.tables["decisions"].frame.set_index("method")
+        change = found.tables["decision_differences"].frame.set_index("method").loc["temperature_scaling"]
+        for name in (*DECISIONS, *SETS):
+            assert (table[f"{name}_low"] <= table[name]).all(), name
+            assert (table[name] <= table[f"{name}_high"]).all(), name
+            assert change[name] == pytest.approx(table[name].iloc[1] - table[name].iloc[0], abs=1e-12), name
+            assert change[f"{name}_low"] <= change[f"{name}_high"] or np.isnan(change[f"{name}_low"]), name
+    alone = evaluate(models(folder, "a", 1, calibration=False), {}).tables["decisions"].frame
+    assert not [column for column in alone if column.startswith(("lac", "aps", "raps"))]
+
+
+def test_decisions_of_two_predictors_are_paired(folder: Path) -> None:
+    a, b = models(folder, "a", 2), models(folder, "b", 2)
+    frame = compare(a, b).tables["decisions"].frame
+    assert set(frame["metric"]) == {*DECISIONS, *SETS}
+    assert set(frame["stage"]) == {"as they are", "after temperature scaling"}
+    assert (frame["difference"] - (frame["a"] - frame["b"])).abs().max() < 1e-12
+    same = compare(a, a).tables["decisions"].frame
+    assert (same["difference"] == 0).all()
 
 
 def test_a_stored_trial_is_judged_as_in_its_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -503,7 +528,7 @@ def test_tables_of_an_earlier_result_do_not_stay(tmp_path: Path, capsys: pytest.
     (out / "tables" / "mine.csv").write_text("x")
     run(words, capsys)
     left = {path.stem for path in (out / "tables").iterdir()}
-    assert left == {"evaluation", "metrics", "index", "mine"}
+    assert left == {"evaluation", "metrics", "decisions", "index", "mine"}
 
 
 @pytest.mark.parametrize("rows", [slice(0, 300), np.random.default_rng(1).permutation(400)], ids=["slice", "shuffled"])

@@ -18,7 +18,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
-    "factorial", "factorial_tests", "baselines", "rates", "choice", "intervention_rates", "trials",
+    "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
 )  # fmt: skip
 
 
@@ -112,6 +112,7 @@ def _read_arms(
     for name, arm in named_arms:
         measures = study.measure(arm)
         study.rows["separation"].append({**name, **contrast(measures, reference, study.nested)})
+        study.rows["decisions"] += decisions.rows(measures, reference, name, study.nested)
         study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:

@@ -30,6 +30,12 @@ SECTIONS = (
     Section("Interventions on beta", ("interventions", "two_by_two", "intervention_rates")),
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),
+    Section(
+        "Decisions",
+        ("decisions",),
+        "What confidence is worth to whoever acts on it: whether it tells right answers from wrong ones, how many "
+        "answers may be kept at 5% errors, and how many classes must be named to hold the right one 90% of the time.",
+    ),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),

@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,13 +62,15 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         **_if_any(frames, "refinement", refinement.every_family, grid, to="refinement_families"),
         **_if_any(frames, "best_beta", best_beta.table, grid),
         **_if_any(frames, "gain", seed_spread.gain_table, grid),
+        **_if_any(frames, "decisions", decisions.table, grid),
         **_collapse(grid, frames["trials"]),
         **_if_any(frames, "seeds", seed_spread.table, grid, seed_spread.words),
         "baselines": Table(
             "Every arm under every post-hoc method, test split",
             _marked(grid, frames["baselines"]),
             f"{smoke}Means over seeds. Accuracy, log loss, Brier: {how}. ECE raw and after temperature scaling: the "
-            "same, by bootstrap where examples count, wider by the bias that ECE may have. All else: t intervals over "
+            "same, by bootstrap where examples count, wider by the bias that ECE may have. Coverage and size of "
+            "conformal sets: the same, their threshold's calibration examples counted. All else: t intervals over "
             "seeds for this test set, none with one seed. ECE null: the mean ECE that a perfectly calibrated model "
             "with these probabilities would show. The calibration examples are counted in log loss and Brier after "
             "temperature scaling; after other calibrators intervals hold for these fits." + _marks(frames["baselines"]),

@@ -1,0 +1,199 @@
+"""Intervals of what confidence is worth to a decision: `calib_bench.metrics.decisions`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from calib_bench.inference.bootstrap import weights
+from calib_bench.inference.interval import Interval, crossed_interval, no_interval
+from calib_bench.inference.resampled import Resampled, percentile, seed_weights
+from calib_bench.inference.scores import with_doubt, within
+from calib_bench.metrics.decisions import COVERAGE, RISK, SLACK
+from calib_bench.metrics.scores import TIE
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float64]
+    Rows = ArrayLike | Sequence[ArrayLike]
+
+DECISIONS = ("auroc", "augrc", "coverage_at_5_risk", "risk_at_80_coverage")
+SCALES = {"augrc": "log", "risk_at_80_coverage": "log"}
+"""On what scale a value alone has its limits: positive, and skewed where it is near 0."""
+
+
+class _Ranking(NamedTuple):
+    """One seed's examples in order of confidence, the highest first; equal confidences hold their means.
+
+    Attributes:
+        order: which example has each place [N].
+        error: 1 for wrong, 0 for right, of each place [N], ties averaged.
+        wrong: the same, ties as they come.
+        before: share of all examples that are wrong and stand before each place, equals counted half [N].
+        after: share of all examples that stand behind each place, equals counted half [N].
+    """
+
+    order: NDArray[np.int64]
+    error: Array
+    wrong: Array
+    before: Array
+    after: Array
+
+
+def _ranking(confidence_N: ArrayLike, correct_N: ArrayLike) -> _Ranking:
+    confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
+    n = len(confidence)
+    order = np.argsort(-confidence, kind="stable")
+    ranked, wrong = confidence[order], error[order]
+    first = np.flatnonzero(np.append(True, ranked[:-1] - ranked[1:] > TIE * ranked[:-1]))
+    size = np.diff(np.append(first, n))
+
+    def tied(values: Array) -> Array:
+        return np.repeat(np.add.reduceat(values, first) / size, size)
+
+    e = tied(wrong)
+    behind = n - np.arange(n, dtype=np.float64) - 0.5
+    before, after = tied(e.cumsum() - e / 2) / n, tied(behind) / n
+    return _Ranking(order, e, wrong, before, after)
+
+
+def decision_n(confidence_N: ArrayLike, correct_N: ArrayLike) -> dict[str, Array]:
+    """AUROC, AUGRC and the risk at 80% coverage plus each example's first-order influence: [N], with their mean.
+
+    AUROC's influences are DeLong's (1988) placements. The risk at a coverage rests on the error rate at its threshold,
+    which is taken over one standard error of the coverage to either side. NaN where a metric is undefined.
+    """
+    ranking = _ranking(confidence_N, correct_N)
+    values = {
+        "auroc": _auroc(ranking),
+        "augrc": _generalized(ranking),
+        "risk_at_80_coverage": _risk(ranking),
+    }
+    return {name: _placed(value, ranking.order) for name, value in values.items()}
+
+
+def _placed(value_N: Array, order: NDArray[np.int64]) -> Array:
+    out = np.empty(len(value_N))
+    out[order] = value_N
+    return out
+
+
+def _auroc(ranking: _Ranking) -> Array:
+    n, rate = len(ranking.error), float(ranking.wrong.mean())
+    if not 0 < rate < 1:
+        return np.full(n, math.nan)
+    behind_wrong = 1 - ranking.before / rate  # of right answers: the wrong ones that they stand before
+    standing = (1 - ranking.after - ranking.before) / (1 - rate)  # of wrong answers: the right ones before them
+    placement = np.where(ranking.wrong > 0, standing, behind_wrong)
+    area = float(placement[ranking.wrong == 0].mean())
+    share = np.where(ranking.wrong > 0, rate, 1 - rate)
+    return area + (placement - area) / share
+
+
+def _generalized(ranking: _Ranking) -> Array:
+    area = float((ranking.wrong * ranking.after).mean())
+    return ranking.wrong * ranking.after + ranking.before - area
+
+
+def _risk(ranking: _Ranking, coverage: float = COVERAGE) -> Array:
+    n = len(ranking.error)
+    count = max(1, math.ceil(coverage * n - SLACK))
+    step = max(1, round(math.sqrt(coverage * (1 - coverage) * n)))
+    near = slice(max(0, count - step), min(n, count + step))
+    rate = float(ranking.error[near].mean())
+    kept = np.arange(n) < count
+    share = count / n
+    value = np.where(kept, ranking.error, 0.0)
+    return (value + rate * (share - kept)) / share
+
+
+def decision_intervals(
+    confidence_SN: Rows, correct_SN: Rows, other: tuple[Rows, Rows] | None = None, *, nested: bool = False
+) -> dict[str, Interval]:
+    """Intervals of the means over seeds of DECISIONS, or of their differences from another arm's, paired.
+
+    They are `crossed_interval`, but of the coverage at 5% risk: the largest k that meets a bound has no influences, and
+    a bootstrap's percentiles stand in. With few wrong examples the limits are in doubt, and the intervals say so.
+
+    Args:
+        confidence_SN, correct_SN: confidences and whether the top label was right, [S, N]; with `nested` also S rows.
+        other: (confidence, correct) of the arm to subtract, same seeds and examples.
+    """
+    arms = [_pairs(confidence_SN, correct_SN), *([_pairs(*other)] if other is not None else [])]
+    values = [[decision_n(*pair) for pair in seeds] for seeds in arms]
+    intervals = {}
+    for name in DECISIONS:
+        if name == "coverage_at_5_risk":
+            interval = _coverage_interval(arms, nested)
+        else:
+            interval = _smooth_interval(name, values, nested)
+        intervals[name] = within(interval, name, difference=other is not None)
+    sides = [[correct for _, correct in seeds] for seeds in arms]
+    return {name: with_doubt(interval, sides, nested) for name, interval in intervals.items()}
+
+
+def _smooth_interval(name: str, values: Sequence[Sequence[dict[str, Array]]], nested: bool) -> Interval:
+    """Interval of a metric with influences, from `decision_n` of every seed of one arm, or of two to subtract."""
+    rows = [one[name] for one in values[0]]
+    if len(values) == 1:
+        return crossed_interval(rows, nested=nested, scale=SCALES.get(name, "identity"))
+    return crossed_interval([a - b[name] for a, b in zip(rows, values[1], strict=True)], nested=nested)
+
+
+def _pairs(confidence_SN: Any, correct_SN: Any) -> list[tuple[Array, Array]]:
+    return [
+        (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
+    ]
+
+
+def _coverage_interval(arms: Sequence[Sequence[tuple[Array, Array]]], nested: bool) -> Interval:
+    """Interval of the coverage at 5% risk; a t interval over seeds where each has test examples of its own."""
+    rankings = [[_ranking(*pair) for pair in seeds] for seeds in arms]
+    value_AS = np.array([[_coverage(one.error[None], np.ones((1, len(one.error))))[0] for one in s] for s in rankings])
+    value_S = value_AS[0] - (value_AS[1] if len(arms) > 1 else 0.0)
+    S, N = len(value_S), len(rankings[0][0].error)
+    if nested and S > 1:
+        return crossed_interval(value_S[:, None], nested=True)
+    if not value_S.any() and len(arms) > 1 and _same(arms):
+        return no_interval(0.0, S, N, "the same in every resample")
+    drawn_B = np.concatenate(list(_drawn(rankings, value_S, N)))
+    mean = float(value_S.mean())
+    return percentile(mean, drawn_B, Resampled(np.array([mean]), drawn_B[:, None], S, N))
+
+
+def _same(arms: Sequence[Sequence[tuple[Array, Array]]]) -> bool:
+    return all(np.array_equal(a, b) for one, other in zip(*arms, strict=True) for a, b in zip(one, other, strict=True))
+
+
+def _drawn(rankings: Sequence[Sequence[_Ranking]], value_S: Array, N: int, n_boot: int = 1000) -> Iterator[Array]:
+    """Means over resampled seeds and examples, in parts of all `n_boot` resamples."""
+    S = len(value_S)
+    seeds_BS = seed_weights(S, n_boot, 0, 0.95)
+    start = 0
+    for w_BN in weights(n_boot, N, 0):
+        part_BS = seeds_BS[start : start + len(w_BN)]
+        start += len(w_BN)
+        total_B = np.zeros(len(w_BN))
+        for s in range(S):
+            one = _resampled(rankings[0][s], w_BN)
+            if len(rankings) > 1:
+                one = one - _resampled(rankings[1][s], w_BN)
+            total_B += part_BS[:, s] * one
+        yield total_B
+
+
+def _resampled(ranking: _Ranking, w_BN: Array) -> Array:
+    return _coverage(ranking.error[None], w_BN[:, ranking.order])
+
+
+def _coverage(error_1N: Array, w_BN: Array, risk: float = RISK) -> Array:
+    """The largest coverage with at most so many errors, [B], of examples in order that are drawn so often."""
+    slack_BN = np.cumsum(w_BN * (risk - error_1N), 1)
+    kept_BN = slack_BN >= -SLACK
+    last_B = w_BN.shape[1] - 1 - np.argmax(kept_BN[:, ::-1], 1)
+    covered_B = (w_BN.cumsum(1)[np.arange(len(w_BN)), last_B]) / w_BN.sum(1)
+    return np.where(kept_BN.any(1), covered_B, 0.0)

@@ -1,0 +1,129 @@
+"""What confidence is worth to a decision, arm against reference, before and after temperature scaling.
+
+A temperature changes no answer and, within an example, no order of classes. It may change which of two examples has
+more confidence, and so all of these metrics: what is left after it is what no temperature repairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib_bench.analysis.calibration_variance import set_influence
+from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
+from calib_bench.analysis.scores import SETS
+from calib_bench.analysis.table_notes import (
+    NAMES,
+    describe_sample,
+    display_columns,
+    families,
+    sample,
+    table_note,
+)
+from calib_bench.analysis.trial_predictions import RAW, REPAIRED
+from calib_bench.core.settings import Grid
+from calib_bench.core.study import Table
+from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def rows(arm: Measures, reference: Measures | None, name: Row, nested: bool) -> list[Row]:
+    """The arm minus the reference in every metric of a decision, over the seeds that finished in both: a row a method.
+
+    Args:
+        name: the columns that name the arm.
+        nested: seeds have test examples of their own.
+    """
+    seeds = [seed for seed in arm.seeds if reference is not None and seed in reference.seeds]
+    if reference is None or not seeds:
+        return []
+    ours, theirs = ([one.seeds.index(seed) for seed in seeds] for one in (arm, reference))
+    examples = arm.examples[RAW]["correct"].shape[1]
+    base = {**name, "seeds": len(seeds), "examples": examples, "nested": nested}
+    return [
+        {**base, "method": method, **_row(_intervals((arm, ours), (reference, theirs), method, nested))}
+        for method in (RAW, REPAIRED)
+    ]
+
+
+Side = tuple[Measures, Sequence[int]]
+"""An arm and the places of the seeds that are compared."""
+
+
+def _intervals(side: Side, other: Side, method: str, nested: bool) -> dict[str, Interval]:
+    """Differences of the arm from the other after one method, by metric."""
+    intervals = decision_intervals(*_top(side, method), _top(other, method), nested=nested)
+    for metric in SETS:
+        a_SN, b_SN = (one.sets[method][metric][list(places)] for one, places in (side, other))
+        intervals[metric] = difference_of(metric, a_SN - b_SN, nested, _threshold(side, other, method, metric))
+    return intervals
+
+
+def _top(side: Side, method: str) -> tuple[Any, Any]:
+    """Confidences and whether the top label was right [S, N]."""
+    arm, places = side
+    scores = arm.examples[method]
+    return scores["confidence"][list(places)].numpy(), scores["correct"][list(places)].numpy()
+
+
+def _threshold(side: Side, other: Side, method: str, metric: str) -> Fitted | None:
+    """What the calibration examples behind both thresholds add to a difference; the same examples in both."""
+    sides = [set_influence((weight, *one), method, metric) for weight, one in ((1.0, side), (-1.0, other))]
+    influences = [one.influence_SM for one in sides if one is not None and one.influence_SM is not None]
+    if len(influences) < 2 or influences[0].shape != influences[1].shape:
+        return None
+    return Fitted(np.add(*influences), 0.0, 0.0)
+
+
+def _row(intervals: dict[str, Interval]) -> Row:
+    row: Row = {}
+    for metric, interval in intervals.items():
+        row |= fields(metric, interval)
+    return row | doubtful(intervals)
+
+
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
+    """Table of differences in what confidence is worth to a decision."""
+    frame = adjusted(frame, "method")
+    return Table(
+        "Decisions: change of ranking, selective prediction and conformal sets",
+        display_columns(frame, grid),
+        table_note(
+            grid,
+            _words(frame, grid.reference),
+            f"Each arm minus beta={grid.reference:g} with cross-entropy, before (raw) and after temperature scaling",
+            "auroc: the chance that a right answer has more confidence than a wrong one; augrc: the share of examples "
+            "that are answered, and wrongly, mean over all shares answered; coverage at 5 risk: the share of examples, "
+            "the most confident first, that can be answered with 5% errors; risk at 80 coverage: the share of errors "
+            "among the 80% with most confidence",
+            "lac, aps, raps: split conformal sets with thresholds from the calibration split, made to hold the label "
+            "for 90% of the examples: the share that they do hold, and classes in a set; nothing is drawn at random, "
+            "so that sets of aps and raps, never empty, may cover more",
+            f"{sample(frame)}; of the coverage at 5% risk by bootstrap. The calibration examples behind the thresholds "
+            "are counted, those behind temperatures and the choice of rates are not",
+            "* Holm-adjusted p < .05 over the arms, for each method and column",
+            *marks(frame),
+        ),
+        names=(*NAMES, "method"),
+        first=(*DECISIONS, "lac_size", "aps_size"),
+    )
+
+
+def _words(frame: pd.DataFrame, reference: float) -> str:
+    """Sentences on where training at another beta changes decisions even after temperature scaling."""
+    chosen = (frame["method"] == REPAIRED) & (frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != reference)
+    sentences = [
+        f"{where}After temperature scaling, AUROC of confidence {describe_sample(arms, 'auroc')}; the coverage at 5% "
+        f"risk {describe_sample(arms, 'coverage_at_5_risk')}; the size of 90% sets (lac) "
+        f"{describe_sample(arms, 'lac_size')}"
+        for where, group in families(frame[chosen])
+        if (arms := group.to_dict("records"))
+    ]
+    return ". ".join(sentences)

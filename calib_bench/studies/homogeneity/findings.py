@@ -136,10 +136,11 @@ def _regret(rows: Sequence[Row], options: Options) -> list[str]:
     """What the carried rate costs against the tuned one, and what the unscaled rate would have cost."""
     if not rows:
         return []
+    alike = sum(math.isclose(row["ratio"], 1) for row in _with(rows, EQUIVALENT))
     text = (
         "On fresh seeds, a rate tuned at beta = 1 and carried in lr_hom has the test log loss of one tuned at each "
         f"beta, equivalent within ±{options.regret_margin:g} nats, in {len(_with(rows, EQUIVALENT))} of {len(rows)} "
-        "cases of net and beta"
+        f"cases of net and beta ({alike} because both are the same rate)"
     )
     return ["; ".join([text, *_unequal(rows)]) + ".", *_typical_cost(rows)]
 

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.controls import SECTION
-from calib_bench.analysis.result_rows import cell, significance_note
+from calib_bench.analysis.findings import Finding, changes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
 from calib_bench.studies.separation import arm_figures
+from calib_bench.studies.separation.findings import NAMES, UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,13 +113,8 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
 
 
 def _against(row: Mapping[str, Any], reference: float) -> str:
-    def part(column: str) -> str:
-        return f"{cell(row, column)}{significance_note(row, column, ' (not established)')}"
-
-    return (
-        f"With cross-entropy, against beta = {reference:g}: test log loss changed by {part('log_loss_total')} nats, of "
-        f"which confidence {part('log_loss_conf')} and dynamics {part('log_loss_dyn')}; accuracy by {part('accuracy')}."
-    )
+    findings = [Finding.of(row, column, NAMES[column], UNITS.get(column, "")) for column in NAMES]
+    return f"With cross-entropy, against beta = {reference:g}: {changes(findings)}."
 
 
 def _same(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,10 +16,10 @@ from calib_bench.analysis.result_rows import Row, cell, excludes_zero
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Section, Table
+from calib_bench.core.study import Role, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
-from calib_bench.planning.tuning import Arm, More, tuned, unique
+from calib_bench.planning.tuning import Arm, More, planned, tuned, with_role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,11 +109,11 @@ def _reference(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
     return next((a for a in arms if a.trial.beta == grid.reference and a.trial.objective == CROSS_ENTROPY), None)
 
 
-def trials(grid: Grid, arms: Sequence[Arm]) -> Iterator[Trial]:
+def roles(grid: Grid, arms: Sequence[Arm]) -> Iterator[tuple[Trial, Role]]:
     """The trials that a family's controls take, given its arms of the grid."""
     short, same = undertrained(grid, arms), identity(grid, arms)
     for arm in (short, same[1] if same else None):
-        yield from arm.trials.values() if arm else ()
+        yield from with_role(arm.trials.values() if arm else (), "control")
 
 
 def base(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
@@ -126,19 +126,17 @@ def base(grid: Grid, arms: Sequence[Arm]) -> Arm | None:
     return _reference(grid, at_reference) or next(iter(at_reference), None)
 
 
-def plan(grid: Grid, scores: Scores, more: More | None = None) -> list[Trial]:
+def plan(grid: Grid, scores: Scores, more: More | None = None) -> dict[Trial, Role]:
     """As `tuning.plan`, and the trials of each family's positive control: see `read`."""
-    return unique(
-        trial
-        for family in tuned(grid, scores, more)
-        for trial in (*family.trials(), *positive(base(grid, family.arms)))
+    return planned(
+        pair for family in tuned(grid, scores, more) for pair in (*family.roles(), *positive(base(grid, family.arms)))
     )
 
 
-def positive(arm: Arm | None) -> Iterator[Trial]:
+def positive(arm: Arm | None) -> Iterator[tuple[Trial, Role]]:
     """The trials of an arm's positive control, once its rate is chosen."""
     if arm is not None and arm.trials and why_none(arm.trial) is None:
-        yield from shorter(arm).trials.values()
+        yield from with_role(shorter(arm).trials.values(), "control")
 
 
 def read(grid: Grid, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool) -> list[Row]:

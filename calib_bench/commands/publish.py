@@ -167,6 +167,8 @@ def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iter
 
 
 def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:
+    from calib_bench.planning import plan as planning
+
     return {
         **store.provenance(),
         "task": settings.task,
@@ -174,7 +176,7 @@ def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis
         "question": study.question,
         "summary": list(analysis.summary or analysis.verdict[:1]),
         "settings": settings.model_dump(mode="json", exclude=set(PLACES)),
-        "training": provenance.training(store, study.plan(settings, store.scores(settings.select))),
+        "training": provenance.training(store, planning.read(settings, study, store)),
     }
 
 

@@ -95,6 +95,7 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     """
     from calib_bench import registry
     from calib_bench.execute import analysis_pool, worker
+    from calib_bench.planning import plan as planning
     from calib_bench.report import build as reporting
     from calib_bench.store.store import Store
 
@@ -104,7 +105,7 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()
-    planned = study.plan(settings, store.scores(settings.select))
+    planned = planning.read(settings, study, store)
     missing = [trial for trial in planned if trial.key not in failures and not store.has(trial)]
     if missing:
         raise UserError(

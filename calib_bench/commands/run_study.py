@@ -94,10 +94,11 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
             _confirm(hours, console)
     _check_data(resolved, plan, store)
-    store.write_study(resolved, command)
+    planning.keep(plan, resolved, store, command)
     display.say("start", folder=store.path, command=command)
     with Tracker(store, resolved, partial(warn, display)) as tracker:
-        _train_orderly(resolved, study, store, plan, workers, device, display, command)
+        plan = _train_orderly(resolved, study, store, plan, workers, device, display, command)
+        planning.keep(plan, resolved, store, command)
         tracker.trained()
         if distributed.requested():
             data_parallel.dismiss()
@@ -261,23 +262,23 @@ def _train_orderly(
     device: str,
     display: Display,
     command: str,
-) -> None:
-    """Train; an interrupt saves what is under way.
+) -> planning.Plan:
+    """Train; an interrupt saves what is under way. Returns the plan that is done.
 
     Raises:
         Stopped: it was interrupted; says which command goes on.
     """
     try:
         with shutdown.together() if distributed.requested() else shutdown.orderly():
-            train(settings, study, store, plan, workers, device, display)
+            return train(settings, study, store, plan, workers, device, display)
     except shutdown.Stopped:
         raise shutdown.Stopped(f"stopped, and what was under way is saved; go on with\n  {command}") from None
 
 
 def train(
     settings: Settings, study: Study, store: Store, plan: planning.Plan, workers: int, device: str, display: Display
-) -> None:
-    """Train what is pending, and plan again after each round, until nothing is.
+) -> planning.Plan:
+    """Train what is pending, and plan again after each round, until nothing is. Returns the last plan.
 
     Args:
         settings: resolved.
@@ -311,6 +312,7 @@ def train(
         raise UserError(f"no trial could be finished: {first.describe()}{more}")
     if plan.failed:
         console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
+    return plan
 
 
 def _wait_for_others(plan: planning.Plan, others: leases.Leases, console: Console) -> None:

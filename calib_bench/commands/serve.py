@@ -114,10 +114,11 @@ class Site:
 
     def _plan(self) -> None:
         """Asks the study again what it wants, given what is stored by now."""
+        from calib_bench.planning import plan as planning
+
         failures = self.store.failures.now()
-        wanted = self.study.plan(self.settings, self.store.scores(self.settings.select))
-        self._wanted = wanted
-        self._done = [trial for trial in wanted if trial.key in failures or self.store.has(trial)]
+        self._wanted = list(planning.read(self.settings, self.study, self.store))
+        self._done = [trial for trial in self._wanted if trial.key in failures or self.store.has(trial)]
 
     def _status(self) -> str:
         """How far the run is, as a page."""

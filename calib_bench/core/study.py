@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from calib_bench.core.settings import Settings, StudyOptions
 from calib_bench.core.trial import Scores, Trial
@@ -120,15 +120,20 @@ class Probe:
     arrays: Callable[[Trial, nn.Module, Splits, torch.device], Mapping[str, Tensor]] | None = None
 
 
+Role = Literal["chosen", "intervention", "control", "tuning"]
+"""What a trial is for: to be reported, in an arm of the grid or of an intervention; a comparison with a known answer;
+to choose a rate. A trial that is for several things has the first of these roles."""
+
+
 @dataclass(frozen=True)
 class Study:
     """One question.
 
     Attributes:
         question: one line for people.
-        plan: (Settings filled with the task's defaults, Scores) -> every trial wanted so far, in the order to run.
-            Called again after each round until it adds nothing, so that a plan may follow what was found (extend a
-            grid of rates); it must be a pure function of its arguments.
+        plan: (Settings filled with the task's defaults, Scores) -> every trial wanted so far and its role, in the order
+            to run; of plain trials, all are "chosen". Called again after each round until it adds nothing, so that a
+            plan may follow what was found (extend a grid of rates); it must be a pure function of its arguments.
         analyse: (Settings, Results) -> Analysis; reads the store alone.
         figures: by file name without suffix, (Analysis) -> matplotlib Figure, or None where there is nothing to show.
         defaults: grid keys of the settings whose default, for this question, is not the task's: values, or a function
@@ -142,7 +147,7 @@ class Study:
     """
 
     question: str
-    plan: Callable[[Settings, Scores], list[Trial]]
+    plan: Callable[[Settings, Scores], Mapping[Trial, Role] | Sequence[Trial]]
     analyse: Callable[[Settings, Results], Analysis]
     figures: Mapping[str, Callable[[Analysis], Figure | None]]
     defaults: Mapping[str, tuple[Any, ...] | Callable[[Task], tuple[Any, ...]]] = field(default_factory=dict)

@@ -101,7 +101,7 @@ def estimate(settings: Settings, study: Study, store: Store, gpus: int = 64) -> 
     task = registry.task(settings.task)
     if task.example is None or task.source is None:
         return None
-    first = {trial.key for trial in study.plan(settings, store.scores(settings.select))}
+    first = {trial.key for trial in planning.read(settings, study, store)}
     coming = planning.foresee(settings, study, store)
     first_round = [_seconds(trial, task) for trial in coming if trial.key in first]
     later_rounds = [_seconds(trial, task) for trial in coming if trial.key not in first]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings
-from calib_bench.core.study import Study
-from calib_bench.core.trial import Trial
+from calib_bench.core.study import Role, Study
+from calib_bench.core.trial import Scores, Trial
+from calib_bench.planning.tuning import label, planned, with_role
 from calib_bench.store.store import Store
+from calib_bench.system.files import digest_of
 from calib_bench.train.fusion import fuse_key
 
 Group = tuple[Trial, ...]
@@ -21,16 +24,21 @@ class Plan:
     """What a round would run.
 
     Attributes:
-        trials: every trial wanted so far, unique.
+        roles: every trial wanted so far, and what it is for.
         done: how many of them the store already holds.
         groups: the others, grouped.
         failed: how many were tried and could not be finished.
     """
 
-    trials: tuple[Trial, ...]
+    roles: dict[Trial, Role]
     done: int
     groups: tuple[Group, ...]
     failed: int = 0
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial wanted so far."""
+        return tuple(self.roles)
 
     @property
     def pending(self) -> int:
@@ -41,8 +49,8 @@ class Plan:
 def make(settings: Settings, study: Study, store: Store, workers: int = 1, device: str = "cpu") -> Plan:
     """The plan for resolved settings, given what the store holds."""
     store.refresh()
-    scores = store.scores(settings.select)
-    trials = {trial.key: trial for trial in study.plan(settings, scores)}
+    roles = _wanted(settings, study, store.scores(settings.select))
+    trials = {trial.key: trial for trial in roles}
     left_over = {key: trial for key, trial in trials.items() if not store.has(trial)}
     failed = left_over.keys() & store.failures.now().keys()
     pending = {key: trial for key, trial in left_over.items() if key not in failed}
@@ -50,14 +58,52 @@ def make(settings: Settings, study: Study, store: Store, workers: int = 1, devic
     begun = [keys for keys in store.checkpoints.unfinished() if set(keys) <= pending.keys()]
     groups = [tuple(left.pop(key) for key in keys) for keys in begun if set(keys) <= left.keys()]
     groups += group(list(left.values()), settings.stack, workers, device)
-    return Plan(tuple(trials.values()), len(trials) - len(left_over), tuple(groups), len(failed))
+    return Plan(roles, len(trials) - len(left_over), tuple(groups), len(failed))
+
+
+def _wanted(settings: Settings, study: Study, scores: Scores) -> dict[Trial, Role]:
+    """What a study wants by now; plain trials of its plan are "chosen"."""
+    wanted = study.plan(settings, scores)
+    return dict(wanted) if isinstance(wanted, Mapping) else planned(with_role(wanted, "chosen"))
+
+
+def keep(plan: Plan, settings: Settings, store: Store, command: str) -> None:
+    """Store the settings of a run and its plan, for the stages and commands that come after it: see `read`."""
+    trials = [
+        {
+            "key": trial.key,
+            "arm": label(trial),
+            "role": role,
+            "trial": trial.model_dump(mode="json", exclude_defaults=True),
+        }
+        for trial, role in plan.roles.items()
+    ]
+    content = {"fingerprint": _fingerprint(plan.roles, settings, store), "trials": trials}
+    store.write_study(settings, command, content)
+
+
+def read(settings: Settings, study: Study, store: Store) -> dict[Trial, Role]:
+    """Every trial that a run wants and its role, as the run stored them; made anew where trials were stored since, or
+    where an older version stored no plan."""
+    content = store.plan()
+    if content is not None:
+        roles: dict[Trial, Role] = {Trial.model_validate(row["trial"]): row["role"] for row in content["trials"]}
+        if content["fingerprint"] == _fingerprint(roles, settings, store):
+            return roles
+    return _wanted(settings, study, store.scores(settings.select))
+
+
+def _fingerprint(roles: Iterable[Trial], settings: Settings, store: Store) -> str:
+    """Digest of the scores that a plan was made from."""
+    scores = store.scores(settings.select)
+    return digest_of({trial.key: repr(scores(trial)) for trial in roles})
 
 
 def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
     """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle."""
     scores = store.scores(settings.select)
     grids: dict[Trial, set[float]] = {}
-    for trial in study.plan(settings, scores):
+    for trial in _wanted(settings, study, scores):
         grids.setdefault(trial.family(), set()).add(trial.lr)
 
     def guess(trial: Trial) -> float:
@@ -65,7 +111,7 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
         rates = sorted(grids.get(trial.family(), {trial.lr}))
         return abs(math.log(trial.lr / rates[len(rates) // 2])) if score is None else score
 
-    return [trial for trial in study.plan(settings, guess) if not store.has(trial)]
+    return [trial for trial in _wanted(settings, study, guess) if not store.has(trial)]
 
 
 def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:

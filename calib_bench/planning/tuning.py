@@ -16,10 +16,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 from weakref import WeakValueDictionary
 
 from calib_bench.core.settings import Grid
+from calib_bench.core.study import Role
 from calib_bench.core.trial import CROSS_ENTROPY, Score, Scores, Trial
 
 _held: WeakValueDictionary[tuple[str, float, int, int], Trial] = WeakValueDictionary()
@@ -118,21 +119,38 @@ def arms(grid: Grid, scores: Scores, more: More | None = None) -> list[Arm]:
     return [arm for family in tuned(grid, scores, more) for arm in family.arms]
 
 
-def plan(grid: Grid, scores: Scores, more: More | None = None) -> list[Trial]:
-    """Every trial that a grid wants so far: its own rates, their extensions, and all seeds at their rates."""
-    return unique(trial for family in tuned(grid, scores, more) for trial in family.trials())
+def plan(grid: Grid, scores: Scores, more: More | None = None) -> dict[Trial, Role]:
+    """Every trial that a grid wants so far and its role: its own rates, their extensions, all seeds at their rates."""
+    return planned(pair for family in tuned(grid, scores, more) for pair in family.roles())
 
 
 @dataclass(frozen=True)
 class Family:
-    """Arms that are compared with each other, first those of the grid, and every trial that tuning them takes."""
+    """Arms that are compared with each other, and every trial that tuning them takes.
 
-    arms: list[Arm]
+    Attributes:
+        of_grid: arms of the grid.
+        beside: arms that a study tunes with them: interventions.
+        tried: trials of every rate and tuning seed.
+    """
+
+    of_grid: list[Arm]
+    beside: list[Arm]
     tried: list[Trial]
 
-    def trials(self) -> Iterator[Trial]:
+    @property
+    def arms(self) -> list[Arm]:
+        """All arms, those of the grid first."""
+        return self.of_grid + self.beside
+
+    def roles(self) -> Iterator[tuple[Trial, Role]]:
         """What tuning takes, then all seeds at the rates they are reported at."""
-        return itertools.chain(self.tried, *(arm.trials.values() for arm in self.arms))
+        for trial in self.tried:
+            yield trial, "tuning"
+        for arm in self.of_grid:
+            yield from with_role(arm.trials.values(), "chosen")
+        for arm in self.beside:
+            yield from with_role(arm.trials.values(), "intervention")
 
 
 def tuned(grid: Grid, scores: Scores, more: More | None = None) -> list[Family]:
@@ -140,17 +158,22 @@ def tuned(grid: Grid, scores: Scores, more: More | None = None) -> list[Family]:
     families: dict[Trial, list[Trial]] = {}
     for template in templates(grid):
         families.setdefault(template.family(), []).append(template)
-    for members in families.values():
-        members += more(members) if more else []
-    return [_tune(grid, _Tuner(grid, members), scores) for members in families.values()]
+    return [_tune(grid, members, more(members) if more else [], scores) for members in families.values()]
 
 
-def unique(trials: Iterable[Trial]) -> list[Trial]:
-    """Trials in order, each key once."""
-    wanted: dict[str, Trial] = {}
-    for trial in trials:
-        wanted.setdefault(trial.key, trial)
-    return list(wanted.values())
+def with_role(trials: Iterable[Trial], role: Role) -> Iterator[tuple[Trial, Role]]:
+    """Trials that all have one role, for `planned`."""
+    return ((trial, role) for trial in trials)
+
+
+def planned(pairs: Iterable[tuple[Trial, Role]]) -> dict[Trial, Role]:
+    """Trials in order, each once, with the first of its roles in the order of `Role`."""
+    order: tuple[Role, ...] = get_args(Role)
+    roles: dict[Trial, Role] = {}
+    for trial, role in pairs:
+        before = roles.setdefault(trial, role)
+        roles[trial] = min(role, before, key=order.index)
+    return roles
 
 
 def templates(grid: Grid) -> Iterator[Trial]:
@@ -205,11 +228,12 @@ class _Tuner:
         return sum(finished) / len(finished) if len(finished) == len(values) else None
 
 
-def _tune(grid: Grid, family: _Tuner, scores: Scores) -> Family:
+def _tune(grid: Grid, templates: list[Trial], beside: list[Trial], scores: Scores) -> Family:
+    family = _Tuner(grid, templates + beside)
     rates, tables = _grow(grid, family, scores)
     arms = [_arm(grid, family, number, rates, tables[number], scores) for number in family.numbers]
     tried = [family.trial(n, rate, seed) for rate in rates for n in family.numbers for seed in family.tuning_seeds]
-    return Family(arms, tried)
+    return Family(arms[: len(templates)], arms[len(templates) :], tried)
 
 
 Scored = dict[float, float | None]

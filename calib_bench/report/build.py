@@ -8,6 +8,7 @@ from pathlib import Path
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study
 from calib_bench.execute import analysis_pool
+from calib_bench.planning import plan as planning
 from calib_bench.report import failed_trials, figures, html, tables
 from calib_bench.report.provenance import provenance
 from calib_bench.store.store import Store
@@ -55,7 +56,7 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
         analysis = analyse(store, study, settings) if analysis is None else analysis
         files, about = figures.drawn(study, analysis), figures.rendered_details(study, analysis)
         tables.save(analysis.tables, folder / "tables")
-        origin = provenance(store, settings, study.plan(settings, store.scores(settings.select)))
+        origin = provenance(store, settings, planning.read(settings, study, store))
         drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)
     path = folder / "report.html"
     write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())

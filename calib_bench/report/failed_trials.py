@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
+from calib_bench.planning import plan as planning
 from calib_bench.store.failures import Failure
 from calib_bench.store.store import Store
 
@@ -18,7 +19,7 @@ def of_study(study: Study, settings: Settings, store: Store) -> list[Failure]:
     by_key = store.failures.now()
     if not by_key:
         return []
-    wanted = study.plan(settings, store.scores(settings.select))
+    wanted = planning.read(settings, study, store)
     return [by_key[trial.key] for trial in wanted if trial.key in by_key and not store.has(trial)]
 
 

@@ -1,7 +1,7 @@
 """The store: a run folder, the truth on disk. Every later stage reads it and nothing else.
 
     store.json                      schema version
-    study.json                      resolved settings, command and versions of the last run
+    study.json                      resolved settings, command, versions and plan of the last run
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
     checkpoints/                    of trials under way
@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -371,12 +371,13 @@ class Store:
 
     # the study
 
-    def write_study(self, settings: Settings, command: str) -> None:
-        """Record what the last run of this folder asked for."""
+    def write_study(self, settings: Settings, command: str, plan: Mapping[str, Any] | None = None) -> None:
+        """Record what the last run of this folder asked for, and the plan that answers it, see `planning.plan.keep`."""
         content = {
             "settings": redacted(settings.model_dump(mode="json")),
             "command": redact(command),
             "environment": environment.describe(),
+            "plan": plan,
         }
         files.write_json(self.path / "study.json", files.seal(content))
 
@@ -397,6 +398,16 @@ class Store:
                 f"{path} holds settings that this version of calib_bench does not know ({why or error}): run the "
                 f"study's command again"
             ) from None
+
+    def plan(self) -> dict[str, Any] | None:
+        """What `write_study` recorded of the plan; None where nothing was, as by older versions.
+
+        Raises:
+            StoreError: study.json is damaged.
+        """
+        path = self.path / "study.json"
+        plan: dict[str, Any] | None = files.read_sealed(path).get("plan") if path.exists() else None
+        return plan
 
     def provenance(self) -> dict[str, Any]:
         """Command, environment, and the data behind the stored splits."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.analysis.measure import measure_arm
 from calib_bench.analysis.trial_predictions import REPAIRED
+from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
@@ -90,35 +91,16 @@ def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:
 def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     """Stored trials that are known to be at their arm's chosen rate, while others may still run.
 
-    With one rate a model, every trial; else, of models of which nothing is left to train, each arm's best rate over the
-    tuning seeds. What a study chooses otherwise comes with its analysis.
+    With one rate a model, every trial; else what is reported of models of which nothing is left to train. What a study
+    chooses otherwise comes with its analysis.
     """
-    scores = store.scores(settings.select)
-    plan = study.plan(settings, scores)
-    single = all(len(space["lr"]) == 1 for space in settings.spaces.values())
-    if single:
-        return [trial for trial in plan if store.has(trial)]
+    roles = planning.read(settings, study, store)
+    if all(len(space["lr"]) == 1 for space in settings.spaces.values()):
+        return [trial for trial in roles if store.has(trial)]
     failed = store.failures.now()
-    open_models = {trial.model for trial in plan if trial.key not in failed and not store.has(trial)}
-    arms: dict[Trial, dict[float, dict[int, Trial]]] = {}
-    for trial in plan:
-        if trial.model not in open_models:
-            arms.setdefault(trial.arm(), {}).setdefault(trial.lr, {})[trial.seed] = trial
-    tuning_seeds = settings.seed[: settings.tune_seeds]
-    chosen: list[Trial] = []
-    for rates in arms.values():
-        if len(rates) > 1:
-            tuned = {rate: [scores(trials[s]) for s in tuning_seeds if s in trials] for rate, trials in rates.items()}
-            if any(len(rate_scores) < len(tuning_seeds) for rate_scores in tuned.values()):
-                continue  # not tuned: seeds at the rates of another arm
-            best = min(rates, key=lambda rate: (_mean(tuned[rate]), rate))
-            chosen += [trial for trial in rates[best].values() if store.has(trial)]
-    return chosen
-
-
-def _mean(scores: Sequence[float | None]) -> float:
-    finished = [score for score in scores if score is not None]
-    return sum(finished) / len(finished) if finished and len(finished) == len(scores) else math.inf
+    open_models = {trial.model for trial in roles if trial.key not in failed and not store.has(trial)}
+    reported = [trial for trial, role in roles.items() if role in ("chosen", "intervention")]
+    return [trial for trial in reported if trial.model not in open_models and store.has(trial)]
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.errors import StoreError
+from calib_bench.planning import plan as planning
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking import analysis_export, content, scratch
@@ -119,7 +120,7 @@ class Follower:
             self.logger.analysis(analysis)
 
     def _wanted(self) -> list[Trial]:
-        return self.study.plan(self.settings, self.store.scores(self.settings.select))
+        return list(planning.read(self.settings, self.study, self.store))
 
     def _selected(self) -> list[Trial]:
         return content.selected(self.study, self.settings, self.store)

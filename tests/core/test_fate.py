@@ -116,7 +116,7 @@ def test_dead_trials_are_named_in_the_warnings(planted: tuple[Store, Settings, A
         {"model": "mlp", "beta": 1.0, "objective": "cross_entropy", "seed": seed, "status": store.fate(trial)}
         for seed, trial in arm.trials.items()
     ]
-    told = " ".join(warnings(settings, [arm], (), {"trials": pd.DataFrame(rows)}, {}, store.provenance()))
+    told = " ".join(warnings(settings, [arm], (), {"trials": pd.DataFrame(rows)}, store.provenance()))
     assert "diverged at the chosen rate: 1 of 5 trials" in told
     assert "Dead at the chosen rate, and part of every mean: 1 of 5 trials" in told
     assert "seed 2)" in told

@@ -123,7 +123,7 @@ def test_untrained_nets_and_batches_above_the_set_are_said() -> None:
     )
     arms = [Arm(one, (0.1,), {}, 0.1, "fixed", {}) for one in templates(settings)]
     origin = {"splits": [{"sizes": {"train": 300}, "notes": {}}]}
-    told = " ".join(warnings(settings, arms, (), {"trials": pd.DataFrame()}, {}, origin))
+    told = " ".join(warnings(settings, arms, (), {"trials": pd.DataFrame()}, origin))
     assert "batch=5000 is more than the 300 training examples" in told
     assert "Untrained: mlp_128_128 at epochs=0" in told
     (first,) = untrained(arms)
@@ -131,7 +131,7 @@ def test_untrained_nets_and_batches_above_the_set_are_said() -> None:
     assert untrained([arm for arm in arms if arm.trial.epochs]) == []
     fits = resolve(parse([*WORDS, "batch=300"]))
     fitting = [Arm(one, (0.1,), {}, 0.1, "fixed", {}) for one in templates(fits)]
-    assert "batch=" not in " ".join(warnings(fits, fitting, (), {"trials": pd.DataFrame()}, {}, origin))
+    assert "batch=" not in " ".join(warnings(fits, fitting, (), {"trials": pd.DataFrame()}, origin))
 
 
 @pytest.mark.parametrize(("low", "ending"), [(0.1, "controls passed."), (-0.1, "on accuracy may be 0.")])

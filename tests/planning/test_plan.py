@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -9,12 +12,13 @@ import pytest
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
+from calib_bench.core.study import Role
 from calib_bench.core.trial import Trial
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
-from tests.store.test_store import put
+from tests.store.test_store import DATA, outcome, put
 from tests.store.test_store import trial as stored_trial
 
 STUDY = registry.study("separation")
@@ -94,3 +98,41 @@ def test_each_trial_is_made_once_and_shared_by_the_plans_that_follow(
     assert all(one is other for one, other in zip(made, again, strict=True))
     del made, again
     assert not tuning._held, "a plan that nobody holds is kept"
+
+
+def test_a_kept_plan_is_read_until_more_is_stored(tmp_path: Path) -> None:
+    class PlannedAnew(Exception):
+        pass
+
+    def refuse(*_: object) -> dict[Trial, Role]:
+        raise PlannedAnew
+
+    chosen, store = settings("tune_seeds=1"), Store(tmp_path)
+    plan, other = planning.make(chosen, STUDY, store), replace(STUDY, plan=refuse)
+    with pytest.raises(PlannedAnew):
+        planning.read(chosen, other, store)
+    planning.keep(plan, chosen, store, "command")
+    assert planning.read(chosen, other, Store(tmp_path, "read")) == plan.roles
+    store.write(replace(outcome(0), trial=plan.trials[0]), DATA, {"selection": {"log_loss": 1.0}})
+    with pytest.raises(PlannedAnew):
+        planning.read(chosen, other, Store(tmp_path, "read"))
+
+
+def test_every_trial_has_the_first_of_its_roles() -> None:
+    """A tuning seed's trial at the chosen rate is reported; plain trials of a study's plan are too."""
+    words = ["beta=0.1,1", "objective=cross_entropy", "lr=0.01,0.1,1", "seed=0..2", "tune_seeds=2", "model=mlp_8"]
+    chosen = resolve(parse([*words, "interventions=yes"]))
+
+    def prefers_the_middle(trial: Trial) -> float:
+        return abs(math.log(trial.lr / 0.1))
+
+    roles = STUDY.plan(chosen, prefers_the_middle)
+    assert isinstance(roles, dict)
+    counts = Counter(roles.values())
+    assert counts["chosen"] == 2 * 3
+    assert counts["intervention"] == 4 * 3
+    assert counts["control"] == 2 * 3
+    assert counts["tuning"] == (2 + 4) * 2 * 2
+    assert all(trial.lr == 0.1 for trial, role in roles.items() if role == "chosen")
+    plain = replace(STUDY, plan=lambda settings, scores: [*roles, *roles])
+    assert planning.make(chosen, plain, Store(Path("none"), "peek")).roles == dict.fromkeys(roles, "chosen")

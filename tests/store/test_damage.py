@@ -36,7 +36,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Trial]]
     """A small whole store, a failure and a group under way included."""
     path = tmp_path_factory.mktemp("store") / "run"
     store, resolved = synthetic.make(path, "beta=0.3,1", "lr=0.1", "seed=0", "objective=cross_entropy", test=20)
-    trials = registry.study("separation").plan(resolved, store.scores("log_loss"))
+    trials = list(registry.study("separation").plan(resolved, store.scores("log_loss")))
     other = trials[0].model_copy(update={"seed": 99})
     store.failures.record(other, "raised", "ValueError: bad")
     store.checkpoints.begin((other,)).write_bytes(b"a checkpoint")

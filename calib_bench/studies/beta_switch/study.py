@@ -15,7 +15,7 @@ from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_int
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Study
+from calib_bench.core.study import Analysis, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -27,7 +27,7 @@ from calib_bench.studies.beta_switch.switches import more, switches, why_not
 from calib_bench.studies.beta_switch.tables import switch_tables
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The grid and every switch between its betas and the reference, each with a rate of its own, and controls.
 
     Raises:

@@ -48,7 +48,7 @@ def plan(settings: Settings, scores: Scores) -> list[Trial]:
         SettingsError: a setting has no meaning here.
     """
     check(settings)
-    return tuning.unique(trial for kind in KINDS for trial in trials(settings, kind))
+    return [trial for kind in KINDS for trial in trials(settings, kind)]
 
 
 def check(settings: Settings) -> None:
@@ -78,7 +78,7 @@ def trials(settings: Settings, kind: str) -> list[Trial]:
             ordinary += each
             if kind in ("common", "curvature") and template.correlation is None:
                 zero += [trial.model_copy(update={"correlation": ZERO}) for trial in each]
-    return tuning.unique([*ordinary, *zero])
+    return list(dict.fromkeys([*ordinary, *zero]))
 
 
 def _seed(grid: Grid, seed: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from calib_bench.analysis.measure import own_tests
 from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import DETAILS, Analysis, Probe, Section, Study
+from calib_bench.core.study import DETAILS, Analysis, Probe, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """Every cell at every seed; what brackets the frontier; the curvature at each start, where rates leave it out.
 
     Raises:
@@ -35,14 +35,14 @@ def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """
     _check(grid)
     grid = phase.all_seeds(grid)
-    wanted: list[Trial] = []
+    wanted: list[tuple[Trial, Role]] = []
     for family in tuning.tuned(grid, scores):
-        wanted += (*family.trials(), *controls.positive(controls.base(grid, family.arms)))
+        wanted += (*family.roles(), *controls.positive(controls.base(grid, family.arms)))
         for arm in family.arms:
             starts = [phase.start_of(grid, arm.trial, seed) for seed in grid.seed]
-            wanted += [start for start in starts if start is not None]
-            wanted += beta_rate_plane.wanted(grid, arm, scores)
-    return tuning.unique(wanted)
+            wanted += tuning.with_role([start for start in starts if start is not None], "chosen")
+            wanted += tuning.with_role(beta_rate_plane.wanted(grid, arm, scores), "tuning")
+    return tuning.planned(wanted)
 
 
 def _check(grid: Grid) -> None:

@@ -15,7 +15,7 @@ from calib_bench.analysis.result_rows import adjusted, drop_single_seed_interval
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Study
+from calib_bench.core.study import Analysis, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The model alone and its pairs over beta, and either factor alone: one family, tuned on the same rates; controls.
 
     Raises:

@@ -19,7 +19,7 @@ from calib_bench.analysis.warnings import refusals, warnings
 from calib_bench.analysis.warnings import untrained as untrained_words
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Study
+from calib_bench.core.study import Analysis, Role, Study
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.studies.separation import arm_figures, factorial, figures, page
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The grid and its interventions, tuned, all seeds at the chosen rates, and the controls of each family."""
-    wanted: list[Trial] = []
+    wanted: list[tuple[Trial, Role]] = []
     for family in tuning.tuned(grid, scores, interventions.more(grid)):
-        wanted += family.trials()
-        wanted += controls.trials(grid, family.arms)
-    return tuning.unique(wanted)
+        wanted += family.roles()
+        wanted += controls.roles(grid, family.arms)
+    return tuning.planned(wanted)
 
 
 def analyse(grid: Grid, store: Results) -> Analysis:
@@ -51,9 +51,9 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         StoreError: a stored trial cannot be read.
     """
     families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
-    grid_trials = set(tuning.templates(grid))
     arms = [arm for family in families for arm in family.arms]
-    grid_arms, extra = ([arm for arm in arms if (arm.trial in grid_trials) == in_grid] for in_grid in (True, False))
+    grid_arms = [arm for family in families for arm in family.of_grid]
+    beside = [arm for family in families for arm in family.beside]
     calibrators = registry.calibrators(REPAIR) | registry.calibrators(grid.calibrator)
     study = Reader(grid, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
@@ -66,7 +66,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         verdict=(*untrained, *verdict(grid, frames)),
         tables=tables(grid, frames, study.nested) | bins(grid, data["reliability"]),
         warnings=(
-            *warnings(grid, grid_arms, extra, frames, store.provenance()),
+            *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
             *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {caution}." for method, caution in study.cautions.items()),

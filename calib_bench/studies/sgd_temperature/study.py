@@ -11,7 +11,6 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
-from calib_bench.planning.tuning import unique
 from calib_bench.studies.sgd_temperature import arms, probes
 from calib_bench.studies.sgd_temperature import figures as plots
 from calib_bench.studies.sgd_temperature import rows as measured_rows
@@ -23,7 +22,7 @@ from calib_bench.studies.sgd_temperature.tables import temperature_tables
 def plan(grid: Grid, scores: Scores) -> list[Trial]:
     """Every family's minimum and arms, and the one-parameter model."""
     wanted = [trial for family in arms.families(grid) for trial in family.trials()]
-    return unique([*wanted, *(trial for arm in arms.gibbs(grid) for trial in arm.trials)])
+    return [*wanted, *(trial for arm in arms.gibbs(grid) for trial in arm.trials)]
 
 
 def analyse(grid: Grid, store: Results) -> Analysis:

@@ -18,7 +18,7 @@ from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_int
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Study
+from calib_bench.core.study import Analysis, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -29,7 +29,7 @@ from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows, 
 from calib_bench.studies.stability.tables import stability_tables
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The grid, tuned, all seeds at the chosen rates, and the positive control of each family.
 
     Raises:

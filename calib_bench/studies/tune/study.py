@@ -15,7 +15,7 @@ from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.result_rows import Row
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Study
+from calib_bench.core.study import Analysis, Role, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.planning.search import Search
@@ -27,24 +27,24 @@ from calib_bench.studies.tune.searches import final_arm, pairs, runs
 from calib_bench.studies.tune.tables import collapse_table, tune_tables
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """What the searches wait for, everything they have tried, and both winners with every seed."""
-    wanted: list[Trial] = []
+    wanted: list[tuple[Trial, Role]] = []
     for pair in pairs(grid, scores):
         wanted += [*_wanted(grid, pair.joint, scores), *_wanted(grid, pair.plain, scores)]
         if pair.plain.best:
             wanted += controls.positive(final_arm(grid, pair.plain, scores))
-    return tuning.unique(wanted)
+    return tuning.planned(wanted)
 
 
-def _wanted(grid: Grid, side: Search, scores: Scores) -> Iterator[Trial]:
+def _wanted(grid: Grid, side: Search, scores: Scores) -> Iterator[tuple[Trial, Role]]:
     """What one search has tried, what it waits for, and its winner with every seed once it is over."""
     seeds = grid.seed[: grid.tune_seeds]
     for tried in side.tried:
-        yield from runs(grid, tried, seeds)
-    yield from side.wanted
+        yield from tuning.with_role(runs(grid, tried, seeds), "tuning")
+    yield from tuning.with_role(side.wanted, "tuning")
     if side.best:
-        yield from final_arm(grid, side, scores).trials.values()
+        yield from tuning.with_role(final_arm(grid, side, scores).trials.values(), "chosen")
 
 
 def analyse(grid: Grid, store: Results) -> Analysis:

@@ -16,9 +16,10 @@ from calib_bench.analysis.result_rows import (
 )
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Study
+from calib_bench.core.study import Analysis, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
-from calib_bench.planning.tuning import Arm, unique
+from calib_bench.planning import tuning
+from calib_bench.planning.tuning import Arm
 from calib_bench.studies.two_temperatures import figures as plots
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.findings import verdict, warnings
@@ -27,12 +28,14 @@ from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows,
 from calib_bench.studies.two_temperatures.tables import plane_tables
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """Every beta at every rate with every seed, and the positive control of each family."""
     families = plane.families(grid)
     cells = [trial for family in families for trials in family for trial in trials]
-    bases = (plane.base(grid, family, scores) for family in families)
-    return unique([*cells, *(trial for base in bases for trial in controls.positive(base))])
+    wanted = [*tuning.with_role(cells, "chosen")]
+    for family in families:
+        wanted += controls.positive(plane.base(grid, family, scores))
+    return tuning.planned(wanted)
 
 
 def analyse(grid: Grid, store: Results) -> Analysis:

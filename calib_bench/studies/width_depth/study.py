@@ -16,7 +16,7 @@ from calib_bench.analysis.result_rows import Row, adjusted
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import DETAILS, Analysis, Section, Study
+from calib_bench.core.study import DETAILS, Analysis, Role, Section, Study
 from calib_bench.core.task import Task
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
@@ -40,7 +40,7 @@ def models(task: Task) -> tuple[str, ...]:
     return variations(task.models[0])
 
 
-def plan(grid: Grid, scores: Scores) -> list[Trial]:
+def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """Every model over beta, tuned, all seeds at the chosen rates, and the positive control of each model.
 
     Raises:

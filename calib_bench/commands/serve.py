@@ -122,7 +122,7 @@ class Site:
 
     def _status(self) -> str:
         """How far the run is, as a page."""
-        from calib_bench.core.study import Analysis, Detail, Table
+        from calib_bench.core.study import Analysis, Detail, StudyResult, Table
         from calib_bench.report import html
 
         done, wanted = len(self._done), len(self._wanted)
@@ -147,7 +147,7 @@ class Site:
             f"{self.settings.study.replace('_', ' ').capitalize()} on {self.settings.task}",
             self.study.question,
             str(self.store.provenance()["command"]),
-            Analysis((), {}, summary=(state, *older), data={"limit": self.settings.limit}),
+            Analysis((), {}, summary=(state, *older), result=StudyResult(self.settings.limit)),
             {},
             {},
             details=[(Detail("Trials by arm", table=table), "")],

@@ -111,8 +111,8 @@ def controlled(store: Store, settings: Settings, analysis: Analysis, power: bool
     assert {(trial.model, trial.seed) for trial in short.values()} == set(
         itertools.product(models, settings.seed or ())
     )
-    seen = {trial.key for arm in analysis.data["arms"] for trial in arm.trials.values()}  # type: ignore[attr-defined]
-    for frame in (*(table.frame for table in analysis.tables.values()), analysis.data.get("measurements")):
+    seen = {trial.key for arm in analysis.result.arms for trial in arm.trials.values()}  # type: ignore[attr-defined]
+    for frame in (*(table.frame for table in analysis.tables.values()), analysis.result.measurements):
         seen |= set(frame["key"]) if frame is not None and "key" in frame else set()  # type: ignore[index]
     assert seen
     assert not seen & set(short)
@@ -198,7 +198,7 @@ def test_the_critical_rate_is_that_of_the_heavy_ball(momentum: float, side: str,
 def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Store, Settings, Analysis]) -> None:
     store, settings, analysis = plane
     cells = analysis.tables["cells"].frame
-    assert len(cells) == 4 * len(analysis.data["arms"][0].rates)
+    assert len(cells) == 4 * len(analysis.result.arms[0].rates)
     assert (cells["lr_rel"] / cells["lr"]).tolist() == pytest.approx(cells["beta"].tolist())
     assert set(cells.loc[cells["score"] == math.inf, "failed"]) <= {0.25, 0.5, 0.75, 1.0}
     assert make(settings, registry.study("learning_rate"), store).pending == 0

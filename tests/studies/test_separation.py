@@ -360,7 +360,7 @@ def test_every_trial_of_a_report_is_planned(intervened: Run) -> None:
     shown = set(analysis.tables["trials"].frame["key"])
     assert shown <= planned
     assert len(shown) == (3 + 8 + 2) * 4
-    assert {arm.label for arm in analysis.data["arms"]} >= {"beta=1 head_lr=100", "beta=1 switched from 10"}  # type: ignore[attr-defined]
+    assert {arm.label for arm in analysis.result.arms} >= {"beta=1 head_lr=100", "beta=1 switched from 10"}  # type: ignore[attr-defined]
     for draw in STUDY.figures.values():
         draw(analysis)
 

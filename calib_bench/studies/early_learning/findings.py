@@ -19,6 +19,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning import rows as read
 from calib_bench.studies.early_learning.probes import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.studies.early_learning.result import EarlyLearningResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ def analysis(grid: Grid, store: Results, trials: Mapping[str, Sequence[Trial]]) 
         verdict=tuple(_verdict(accepted, slopes, frames)),
         tables=_tables(grid, frames, slopes, accepted),
         warnings=tuple(_warnings(grid, frames)),
-        data={**frames, "slopes": slopes, "arms": [], "limit": grid.limit},
+        result=EarlyLearningResult(grid.limit, grid.reference, (), **frames),
         summary=(*_summary(accepted), *_missed(frames["edges"])),
     )
 

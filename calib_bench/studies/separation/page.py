@@ -60,7 +60,7 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
     columns += [
         c for c in method_rows if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
     ]
-    bins = pd.DataFrame(analysis.data["reliability"])
+    bins = pd.DataFrame(analysis.result.reliability)
     bins = _same(bins, rows) if len(bins) else bins
     return Detail(
         title=f"{family}, beta = {beta:.3g}" if family else f"beta = {beta:.3g}",
@@ -87,7 +87,7 @@ def _brief(rows: pd.DataFrame) -> str:
 
 def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     """Text of one beta: its cross-entropy arm against the reference, and the chosen rates."""
-    reference = float(str(analysis.data["reference"]))
+    reference = analysis.result.reference
     if float(rows["beta"].iloc[0]) == reference:
         yield "The reference: the other arms are compared with its cross-entropy arm."
     contrasts = _same(analysis.tables["separation"].frame, rows)

@@ -24,6 +24,7 @@ from calib_bench.studies.two_temperatures import figures as plots
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.findings import verdict, warnings
 from calib_bench.studies.two_temperatures.plane import Cell
+from calib_bench.studies.two_temperatures.result import PlaneResult
 from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows, cell_rows, share_rows
 from calib_bench.studies.two_temperatures.tables import plane_tables
 
@@ -66,7 +67,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
         tables=plane_tables(grid, frames),
         warnings=warnings(grid, family_cells),
-        data={"found": family_cells, "limit": grid.limit, "reference": grid.reference},
+        result=PlaneResult(grid.limit, grid.reference, families=family_cells),
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),
     )
 

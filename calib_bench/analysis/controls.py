@@ -351,11 +351,11 @@ def _negative(row: Row, where: str) -> str:
 
 def _positive(row: Row, where: str) -> str:
     loss, accuracy = (
-        cell(row, column) + ("" if excludes_zero(row, column) else " (may be 0)")
-        for column in ("log_loss_dyn", "accuracy")
+        f"{cell(row, column)}{unit}" + ("" if excludes_zero(row, column) else " (may be 0)")
+        for column, unit in (("log_loss_dyn", " nats"), ("accuracy", ""))
     )
     result = "as expected" if row["passed"] else f"which {WEAK}"
-    return f"{_positive_begin(where, row['trained'])} {loss} (nats) and accuracy by {accuracy}, {result}."
+    return f"{_positive_begin(where, row['trained'])} {loss} and accuracy by {accuracy}, {result}."
 
 
 IDENTITIES = {

@@ -195,11 +195,12 @@ def evidence(findings: Sequence[Finding], estimates: bool = False) -> str:
 
 
 def overview(findings: Iterable[Finding], estimates: bool = False) -> str:
-    """`evidence` of every quantity: "accuracy: established at beta=0.1; log loss: inconclusive at beta=0.1"."""
+    """`evidence` of every quantity: "accuracy: established at beta=0.1. Log loss: inconclusive at beta=0.1"."""
     by_quantity: dict[str, list[Finding]] = {}
     for finding in findings:
         by_quantity.setdefault(finding.quantity, []).append(finding)
-    return ". ".join(f"{quantity}: {evidence(group, estimates)}" for quantity, group in by_quantity.items())
+    clauses = [f"{quantity}: {evidence(group, estimates)}" for quantity, group in by_quantity.items()]
+    return ". ".join([*clauses[:1], *(clause[:1].upper() + clause[1:] for clause in clauses[1:])])
 
 
 def changes(findings: Iterable[Finding]) -> str:

@@ -252,7 +252,7 @@ def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
     frame = pd.concat([world.matched(beta).reset_index() for beta in (SHARPER, WRONGER)], ignore_index=True)
     first, second = matched.words(frame, world.settings)
     assert "as confident as the arm, log loss: established at beta=10" in first
-    assert "accuracy: established at beta=10; inconclusive at beta=0.1" in first
+    assert "Accuracy: established at beta=10; inconclusive at beta=0.1" in first
     assert "beta=" in second
     for table in (matched.table(frame, world.settings), matched.other_metrics(frame, world.settings)):
         assert "4 seeds, 500 test examples; 95% intervals over seeds and test examples together" in table.note

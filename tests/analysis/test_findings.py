@@ -42,6 +42,8 @@ def test_sentences_name_places_once_and_say_why_a_hint_is_no_more() -> None:
     assert findings.overview(three) == (
         "log loss: established at beta=0.1, 0.3 (edge); suggestive at beta=3 (not after Holm's correction)"
     )
+    both = [*three[:1], *findings.findings_of(rows[:1], "x", "accuracy")]
+    assert findings.overview(both) == "log loss: established at beta=0.1. Accuracy: established at beta=0.1"
     assert findings.evidence(three[:1], estimates=True) == "changed by 0.20 [0.10, 0.30] nats at beta=0.1"
     assert findings.changes(three[2:]) == "log loss by 0.20 [0.10, 0.30] nats (suggestive: not after Holm's correction)"
     assert findings.hints(three[:2]) == ""

@@ -811,7 +811,7 @@ def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
     learn(store, settings, controls.plan)
     selected = content.selected(registry.study("stability"), settings, store)
     arms = tuning.arms(settings, store.scores(settings.select))
-    assert {trial.lr for trial in controls.positive(arms[0])} == {0.2, 0.4}
+    assert {trial.lr for trial, _ in controls.positive(arms[0])} == {0.2, 0.4}
     assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
 
 

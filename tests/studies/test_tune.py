@@ -121,7 +121,7 @@ def test_a_tuning_seed_is_compared_at_the_configurations_that_the_others_choose(
         for one in [shortened(tried.trial, epochs)]
         for seed in (0, 1, 2)
     }
-    control = {trial.key for trial in controls.positive(searches.final_arm(settings, pair.plain, scores))}
+    control = {trial.key for trial, _ in controls.positive(searches.final_arm(settings, pair.plain, scores))}
     assert len(planned - races - control) == 4
 
 

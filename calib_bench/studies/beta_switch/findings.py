@@ -41,12 +41,12 @@ def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> Iterator[str]:
     """On one beta of one model and objective: all along, then switches from it and to it."""
     begin = f"All along at beta={beta:.3g} instead of {grid.reference:g}"
-    all_along = _findings(row for row in rows if row["against"] == "reference")
+    all_along = _findings(rows, "reference")
     yield f"{begin}, {changes(all_along)}." if all_along else f"{begin}: no seed has finished at both."
     for way in (FROM, TO):
         first, last = _ends(way, beta, grid)
-        begun = _findings(row for row in rows if row["way"] == way and row["against"] == ALL_ALONG)
-        rest = _findings(row for row in rows if row["way"] == way and row["against"] == NEVER)
+        switched = [row for row in rows if row["way"] == way]
+        begun, rest = _findings(switched, ALL_ALONG), _findings(switched, NEVER)
         if begun and rest:
             yield (
                 f"From beta={first} to {last}, by the share of updates before it. Beginning at {first}, against "
@@ -60,9 +60,9 @@ def _ends(way: str, beta: float, grid: Grid) -> tuple[str, str]:
     return (first, last) if way == FROM else (last, first)
 
 
-def _findings(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """Both results of rows, by the share of the updates after which the switch came, in their order."""
-    ordered = sorted(rows, key=lambda row: float(row["at"]))
+def _findings(rows: Iterable[Mapping[str, Any]], against: str) -> list[Finding]:
+    """Both results of the rows against one thing, ordered by the share of the updates before the switch."""
+    ordered = sorted((row for row in rows if row["against"] == against), key=lambda row: float(row["at"]))
     return [
         Finding.of(row, column, name, where=f"{row['at']:.3g}") for column, name in MOVES.items() for row in ordered
     ]

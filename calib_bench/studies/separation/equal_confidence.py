@@ -391,28 +391,29 @@ def _table(frame: pd.DataFrame, grid: Grid, title: str, first: bool) -> Table:
 
 def headlines(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """One sentence per family on the betas at which an effect is left at equal confidence."""
-    return _words(frame, grid, brief=True)
+    sentences = []
+    for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
+        findings = [one for m in FIRST for one in findings_of(_of_metric(group, m, grid), "equal_confidence", m)]
+        if findings:
+            sentences.append(f"{where}With the reference as confident as the arm, {overview(findings)}.")
+    return sentences
 
 
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
-    """Sentences on what is left of beta's effect at equal confidence."""
-    return _words(frame, grid, brief=False)
-
-
-def _words(frame: pd.DataFrame, grid: Grid, brief: bool) -> list[str]:
-    sentences = []
+    """Sentences on what is left of beta's effect at equal confidence, and on seeds that could not be matched."""
+    sentences = headlines(frame, grid)
     for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
-        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], grid)) for m in FIRST}
-        findings = [one for m, rows in by_metric.items() for one in findings_of(rows, "equal_confidence", m)]
-        if by_metric["log loss"]:
-            sentences.append(f"{where}With the reference as confident as the arm, {overview(findings)}.")
-        if by_metric["log loss"] and not brief:
-            largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
-            sentences.append(where + _largest(largest, grid))
-        if not brief:
-            unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
-            sentences += [where + _unmatched(row) for row in unmatched]
+        measured = _of_metric(group, "log loss", grid)
+        if measured:
+            sentences.append(where + _largest(max(measured, key=lambda row: abs(row["total"])), grid))
+        unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
+        sentences += [where + _unmatched(row) for row in unmatched]
     return sentences
+
+
+def _of_metric(group: pd.DataFrame, metric: str, grid: Grid) -> list[Row]:
+    """The rows of one metric, of cross-entropy arms at another beta than the reference's that could be matched."""
+    return _with_value(over_beta(group[group["metric"] == metric], grid))
 
 
 def _with_value(beta_rows: list[Row]) -> list[Row]:

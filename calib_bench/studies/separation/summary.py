@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.findings import Evidence, Finding, changes, hints, largest, overview, places
+from calib_bench.analysis.findings import Evidence, Finding, changes, established, hints, largest, overview, places
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -44,7 +44,7 @@ def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
     most = largest(findings[: len(rows)]) or largest(findings)
     if most is None:
         return _no_dynamics(findings, grid)
-    there = [finding for finding in findings if finding.where == most.where and finding.is_established]
+    there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
     more = f" Elsewhere, {overview(rest)}." if rest else ""
     return (

@@ -35,7 +35,7 @@ LIMITS = {
     "functions of complexity above 10, per thousand": 33,
     "highest complexity": 24,
     "lines of a function, mean in tenths": 106,
-    "lines that write sentences": 1040,
+    "lines that write sentences": 1032,
     "lines of package, tasks, baselines": 44300,
 }
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from calib_bench.core.baseline import Calibrator, Objective
     from calib_bench.core.model import Model
-    from calib_bench.core.study import Analysis, Probe, Study, Table
+    from calib_bench.core.study import Analysis, Probe, Study, StudyResult, Table
     from calib_bench.core.task import Recipe, SplitSizes, Task
 
 _MODULES = {
@@ -40,7 +40,7 @@ _MODULES = {
     ),
     "calib_bench.core.baseline": ("Calibrator", "Objective"),
     "calib_bench.core.model": ("Model",),
-    "calib_bench.core.study": ("Analysis", "Probe", "Study", "Table"),
+    "calib_bench.core.study": ("Analysis", "Probe", "Study", "StudyResult", "Table"),
     "calib_bench.core.task": ("Recipe", "SplitSizes", "Task"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
@@ -53,6 +53,7 @@ __all__ = [
     "Recipe",
     "SplitSizes",
     "Study",
+    "StudyResult",
     "Table",
     "Task",
     "__version__",

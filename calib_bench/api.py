@@ -264,7 +264,7 @@ def _png(figure: Figure) -> bytes:
 
 def _saved(run: Path, needs: str) -> Analysis:
     """What the drawings need, from the tables of the report."""
-    from calib_bench.core.study import Analysis
+    from calib_bench.core.study import Analysis, StudyResult
     from calib_bench.report.tables import read
     from calib_bench.store.store import Store
 
@@ -273,4 +273,4 @@ def _saved(run: Path, needs: str) -> Analysis:
         raise SettingsError(f"{run} has no table {needs!r} to draw from; it has {', '.join(tables)}")
     settings = Store(run, "read").settings()
     bins = tables["reliability_bins"].frame if "reliability_bins" in tables else None
-    return Analysis((), tables, data={"reference": settings.reference, "limit": settings.limit, "reliability": bins})
+    return Analysis((), tables, result=StudyResult(settings.limit, settings.reference, reliability=bins))

@@ -22,6 +22,9 @@ BELOW = {
 }
 """What the folders that import-linter does not see may import."""
 
+SPEAKING = ("analysis", "studies", "evaluation", "report")
+"""Folders whose functions write sentences for people."""
+
 LIMITS = {
     "modules in the package's root": 6,
     "imports of own modules inside functions, outside cli.py, api.py and commands/": 10,
@@ -32,6 +35,7 @@ LIMITS = {
     "functions of complexity above 10, per thousand": 33,
     "highest complexity": 24,
     "lines of a function, mean in tenths": 106,
+    "lines that write sentences": 1032,
     "lines of package, tasks, baselines": 45200,
 }
 
@@ -67,6 +71,9 @@ def measure() -> dict[str, int]:
         "functions of complexity above 10, per thousand": round(1000 * sum(c > 10 for c in blocks) / len(blocks)),
         "highest complexity": max(blocks),
         "lines of a function, mean in tenths": round(10 * sum(lengths) / len(lengths)),
+        "lines that write sentences": sum(
+            len(sentence_lines(tree)) for path, tree in trees.items() if path.relative_to(ROOT).parts[1] in SPEAKING
+        ),
         "lines of package, tasks, baselines": sum(path.read_text().count("\n") for path in paths),
     }
 
@@ -115,6 +122,34 @@ def count_empty_names(tree: ast.Module) -> int:
     names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
     names += [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
     return sum(name in EMPTY_NAMES for name in names)
+
+
+def sentence_lines(tree: ast.Module) -> set[int]:
+    """Lines inside functions that lie in a string of four or more words; docstrings do not count."""
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if is_documented(node)}
+    lines: set[int] = set()
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if id(node) not in docstrings and len(words_of(node)) >= 4:
+                    lines |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
+
+
+def is_documented(node: ast.AST) -> bool:
+    """Whether a node is a module, class or function that begins with a docstring."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    return isinstance(node, owners) and ast.get_docstring(node, clean=False) is not None
+
+
+def words_of(node: ast.AST) -> list[str]:
+    """The words of a string or an f-string, each inserted value as one; none of another node."""
+    if isinstance(node, ast.Constant):
+        return node.value.split() if isinstance(node.value, str) else []
+    if not isinstance(node, ast.JoinedStr):
+        return []
+    parts = [str(part.value) if isinstance(part, ast.Constant) else " value " for part in node.values]
+    return "".join(parts).split()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ That the best beta depends on the architecture is a finding of Agarwala et al. (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,10 @@ import numpy as np
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.findings import NO_RATIO, Finding
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks, revoked
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.settings import Grid
@@ -204,34 +203,20 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
     if not len(best):
         return sentences
     for (result, objective), group in best.groupby(["result", "objective"], sort=False):
-        architectures = group.to_dict("records")
+        first, *others = group.to_dict("records")
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
-        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in architectures)
+        listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in (first, *others))
         sentences.append(f"{where}The best beta by {result} is {listed}.")
-        parts = _ratios([row for row in architectures if "ratio" in row and row["ratio"] == row["ratio"]])
-        if parts:
-            sentences.append(
-                f"{where}Relative to {named(architectures[0])}, the best beta by {result} is {'; '.join(parts)}."
-            )
+        ratios = [ratio(row) for row in others if row.get("ratio") == row.get("ratio") is not None]
+        if ratios:
+            times = "; ".join(f"{one.text} times for {one.where}{one.note}" for one in ratios)
+            sentences.append(f"{where}Relative to {named(first)}, the best beta by {result} is {times}.")
     return sentences
 
 
-def _ratios(others: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """What is to be said of the ratios of other architectures to the first."""
-    small_p = [row for row in others if row.get("ratio_holm", math.nan) < ALPHA]
-    silent = [row for row in others if row not in small_p]
-    parts = [f"{cell(row, 'ratio')} times as large for {named(row)}" for row in small_p if differs(row)]
-    parts += [
-        f"a difference for {named(row)} is not established, since {revoked(row)}" for row in small_p if not differs(row)
-    ]
-    if silent:
-        parts.append(f"not significantly different for {', '.join(map(named, silent))}")
-    return parts
-
-
-def differs(row: Mapping[Any, Any]) -> bool:
-    """Whether a best beta is surely another than the first architecture's: Holm agrees, and nothing revokes it."""
-    return bool(row.get("ratio_holm", math.nan) < ALPHA) and not revoked(row)
+def ratio(row: Mapping[Any, Any]) -> Finding:
+    """The ratio of an architecture's best beta to the first architecture's."""
+    return Finding.of(row, "ratio", "best beta", expectation=NO_RATIO, where=named(row))
 
 
 def edge(row: Mapping[Any, Any]) -> str:

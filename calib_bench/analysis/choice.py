@@ -133,10 +133,8 @@ def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:
     ]
     if not listed:
         return []
-    return [
-        "Hangs on the choice of rate: though the interval counts that choice, the sign differs at rates that might "
-        f"well have been chosen, over the tuning seeds: {', '.join(listed)}."
-    ]
+    why = "the sign differs, over the tuning seeds, at rates that might well have been chosen"
+    return [f"Hangs on the choice of rate, though intervals count it, as {why}: {', '.join(listed)}."]
 
 
 def _hanging_results(row: Mapping[Any, Any]) -> list[str]:

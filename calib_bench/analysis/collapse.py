@@ -183,11 +183,14 @@ def warnings(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
     few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in arm_rows) < SEEDS else ""
-    return [
-        f"Trials collapsed at the chosen rate: {listed}. Intervals of means, spreads and contrasts that include "
-        f"these arms do not cover further collapses; where only some of an arm's seeds collapsed, no effect is called "
-        f"established. Read them together with the rate of collapse and the means without collapsed seeds.{few}"
-    ]
+    return [f"Trials collapsed at the chosen rate: {listed}. {UNCOVERED}{few}"]
+
+
+UNCOVERED = (
+    "Intervals that include these arms do not cover further collapses; where only some of an arm's seeds collapsed, no "
+    "effect is established. Read them together with the rate of collapse and the means without collapsed seeds."
+)
+"""What a warning of collapsed trials means for intervals."""
 
 
 def none_seen(seeds: int) -> str:

@@ -256,7 +256,7 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
 
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
     """One sentence on how many controls passed or failed; empty until two controls have run."""
-    finished = _known(frame)
+    finished = _finished(frame)
     failed = [row["control"] for row in finished if row["passed"] is False]
     if failed:
         named = "; ".join(dict.fromkeys(failed))
@@ -274,7 +274,7 @@ def _weakest(finished: Sequence[Row]) -> str:
     return f", but the effect of under-training on {' and on '.join(weak)} may be 0" if weak else ""
 
 
-def _known(frame: pd.DataFrame) -> list[Row]:
+def _finished(frame: pd.DataFrame) -> list[Row]:
     """The rows of controls that have run."""
     rows: list[Row] = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
     return [row for row in rows if not math.isnan(row.get("accuracy", math.nan))]
@@ -289,7 +289,7 @@ def without(frame: pd.DataFrame) -> list[str]:
 
 def told(frame: pd.DataFrame) -> list[str]:
     """Sentences on the controls: one per control and model, or one per control with more than `MOST` references."""
-    finished = _known(frame)
+    finished = _finished(frame)
     by_control = {
         control: [row for row in finished if row["control"] == control] for control in (RESCALED, UNDERTRAINED)
     }
@@ -298,18 +298,27 @@ def told(frame: pd.DataFrame) -> list[str]:
     sentences = []
     if rows := by_control[RESCALED]:
         worst = max(_worst(row, DYNAMICS) for row in rows)
-        sentences.append(
-            f"Negative control, {len(rows)} references: rescaling their logits moves dynamics and accuracy by at most "
-            f"{worst:.1g}, {_all(rows, 'should be 0: do not trust the separation')}."
-        )
+        sentences.append(f"{_negative_begin(f', {len(rows)} references', worst)}, {_all(rows, WRONG)}.")
     if rows := by_control[UNDERTRAINED]:
         loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
-        sentences.append(
-            f"Positive control, {len(rows)} references: training them for {_listed(rows, 'trained')} moves repaired "
-            f"log loss by {loss} nats and accuracy by {accuracy}, "
-            f"{_all(rows, 'may be 0: there the study has no power to detect a change of this size')}."
-        )
+        begin = _positive_begin(f", {len(rows)} references", _listed(rows, "trained"))
+        sentences.append(f"{begin} {loss} nats and accuracy by {accuracy}, {_all(rows, WEAK)}.")
     return sentences + without(frame)
+
+
+WRONG = "should be 0: do not trust the separation"
+WEAK = "may be 0: the study has no power to detect a change of this size"
+"""What is amiss where a negative, or a positive, control fails."""
+
+
+def _negative_begin(where: str, most: float) -> str:
+    return (
+        f"Negative control{where}: rescaling the reference's logits moves dynamics and accuracy by at most {most:.1g}"
+    )
+
+
+def _positive_begin(where: str, trained: str) -> str:
+    return f"Positive control{where}: training the reference for {trained} moves repaired log loss by"
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -329,40 +338,36 @@ def _span(values: Sequence[float]) -> str:
 def words(frame: pd.DataFrame) -> list[str]:
     """One sentence per control and model that says whether it behaved as expected."""
     about = {RESCALED: _negative, UNDERTRAINED: _positive, IDENTITY: _identity}
-    return [about[row["control"]](row, _where(row)) for row in _known(frame)] + without(frame)
+    return [about[row["control"]](row, _where(row)) for row in _finished(frame)] + without(frame)
 
 
 def _where(row: Row) -> str:
-    return f"({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
+    return f" ({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
 
 
 def _negative(row: Row, where: str) -> str:
-    result = "as expected" if row["passed"] else "which should be 0: do not trust the separation"
-    return (
-        f"Negative control {where}: rescaling the reference's logits moves dynamics and accuracy by at most "
-        f"{_worst(row, DYNAMICS):.1g}, {result}."
-    )
+    result = "as expected" if row["passed"] else f"which {WRONG}"
+    return f"{_negative_begin(where, _worst(row, DYNAMICS))}, {result}."
 
 
 def _positive(row: Row, where: str) -> str:
-    moved = {column: "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")}
-    result = (
-        "as expected" if row["passed"] else "which may be 0: the study has no power to detect a change of this size"
+    loss, accuracy = (
+        f"{cell(row, column)}{unit}" + ("" if excludes_zero(row, column) else " (may be 0)")
+        for column, unit in (("log_loss_dyn", " nats"), ("accuracy", ""))
     )
-    return (
-        f"Positive control {where}: training the reference for {row['trained']} moves repaired log loss by "
-        f"{cell(row, 'log_loss_dyn')} nats{moved['log_loss_dyn']} and accuracy by {cell(row, 'accuracy')}"
-        f"{moved['accuracy']}, {result}."
-    )
+    result = "as expected" if row["passed"] else f"which {WEAK}"
+    return f"{_positive_begin(where, row['trained'])} {loss} and accuracy by {accuracy}, {result}."
+
+
+IDENTITIES = {
+    None: "not significantly different from 0, as expected up to rounding",
+    True: "as expected",
+    False: "more than rounding explains: the 2x2 assumes that they are equal",
+}
+"""What a sentence says of the identity that was inconclusive, passed or failed."""
 
 
 def _identity(row: Row, where: str) -> str:
-    results = {
-        None: "not significantly different from 0, as expected up to rounding",
-        True: "as expected",
-        False: "more than rounding explains: the 2x2 assumes that they are equal",
-    }
-    return (
-        f"Identity {where}: beta={row['beta']:.3g} trained as its two factors at the reference's beta differs "
-        f"by at most {_worst(row, ('log_loss_total', *DYNAMICS)):.1g}, {results[row['passed']]}."
-    )
+    most = _worst(row, ("log_loss_total", *DYNAMICS))
+    trained = f"beta={row['beta']:.3g} trained as its two factors at the reference's beta"
+    return f"Identity{where}: {trained} differs by at most {most:.1g}, {IDENTITIES[row['passed']]}."

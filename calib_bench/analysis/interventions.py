@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.findings import Finding, at_beta, changes, findings_of, largest, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (  # fmt: skip
@@ -29,17 +30,12 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     TWO_KINDS,
     Row,
     adjusted,
-    cell,
     doubtful,
-    excludes_zero,
     fields,
-    is_significant,
     marks,
-    significance_note,
-    why_loose,
 )
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.table_notes import betas, describe_sample, display_columns, families, sample, table_note
+from calib_bench.analysis.table_notes import display_columns, families, sample, table_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
@@ -277,26 +273,26 @@ def words(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
 
 def _design(frame: pd.DataFrame) -> str:
     """The two factors on accuracy and repaired log loss, where beta's effect is largest."""
-    clauses = []
-    for metric in ("accuracy", "repaired log loss"):
-        metric_rows = frame[frame["metric"] == metric].to_dict("records")
-        sure = [row for row in metric_rows if is_significant(row, "total")]
-        largest = max(sure, key=lambda row: abs(row["total"]), default=None)
-        if largest is None:
-            clauses.append(
-                f"{metric}: no effect of beta to divide is established (head rate: "
-                f"{describe_sample(metric_rows, 'head_rate')}; initial magnitude: "
-                f"{describe_sample(metric_rows, 'initial_magnitude')})"
-            )
-            continue
-        factors = (
-            f"{cell(largest, column)} {name}{significance_note(largest, column)}"
-            for column, name in (("head_rate", "the head's rate"), ("initial_magnitude", "the initial magnitude"))
-        )
-        clauses.append(
-            f"{metric} changed by {cell(largest, 'total')} at {betas([largest])}, of which {' and '.join(factors)}"
-        )
-    return f"Beta split into the head's learning rate and the initial logit magnitude: {'; '.join(clauses)}."
+    clauses = [
+        _divided(metric, frame[frame["metric"] == metric].to_dict("records"))
+        for metric in ("accuracy", "repaired log loss")
+    ]
+    return f"Beta split into the head's learning rate and the initial logit magnitude: {'. '.join(clauses)}."
+
+
+def _divided(metric: str, metric_rows: Sequence[Mapping[Any, Any]]) -> str:
+    """What of beta's effect on a metric is each factor's, where the effect is largest."""
+    most = largest(findings_of(metric_rows, "total"))
+    if most is None:
+        alone = [one for column, name in FACTOR_NAMES.items() for one in findings_of(metric_rows, column, name)]
+        return f"{metric}: no effect of beta to divide is established ({overview(alone)})"
+    row = next(row for row in metric_rows if at_beta(row) == most.where)
+    factors = [Finding.of(row, column, name) for column, name in FACTOR_NAMES.items()]
+    return f"{metric} changed by {most.text} at {most.where}, {changes(factors)}"
+
+
+FACTOR_NAMES = {"head_rate": "the head's rate", "initial_magnitude": "the initial magnitude"}
+"""What sentences call the two factors."""
 
 
 def _switches(frame: pd.DataFrame, grid: Grid) -> str:
@@ -304,25 +300,10 @@ def _switches(frame: pd.DataFrame, grid: Grid) -> str:
     clauses = []
     for kind, way in ways.items():
         switch_rows = frame[(frame["intervention"] == kind) & frame["accuracy"].notna()].to_dict("records")
-        clauses.append(f"from {way}, {_switch(switch_rows)}")
-    return (
-        f"Switching beta after {grid.switch_at:.0%} of training, with no prediction changed at the switch: "
-        f"{'; '.join(clauses)}."
-    )
+        findings = [one for column, name in MOVES.items() for one in findings_of(switch_rows, column, name)]
+        clauses.append(f"From {way}, {overview(findings, estimates=True)}")
+    return f"Switching beta after {grid.switch_at:.0%} of training, no prediction changed there. {'. '.join(clauses)}."
 
 
-def _switch(switch_rows: Sequence[Mapping[Any, Any]]) -> str:
-    """At which beta a switch in one direction changes the end of training."""
-    moved = [row for row in switch_rows if any(is_significant(row, column) for column in MOVES)]
-    if moved:
-        most = max(moved, key=lambda row: (row["tuning"] == "tuned", abs(row["log_loss_dyn"])))
-        which = f"differs at {betas(moved)} (most at {betas([most])}: repaired log loss by "
-        return f"the end {which}{cell(most, 'log_loss_dyn')}, accuracy by {cell(most, 'accuracy')})"
-    hints = [row for row in switch_rows if any(excludes_zero(row, column) for column in MOVES)]
-    if hints:
-        return f"the end may differ at {betas(hints)}, {why_loose(hints)}"
-    return "inconclusive at every beta"
-
-
-MOVES = ("accuracy", "log_loss_dyn")
-"""What only learning dynamics can move."""
+MOVES = {"accuracy": "accuracy at the end", "log_loss_dyn": "repaired log loss at the end"}
+"""What only learning dynamics can move, and what sentences call it."""

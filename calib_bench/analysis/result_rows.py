@@ -1,9 +1,9 @@
-"""Rows of a table of intervals: `x` with `x_low`, `x_high`, `x_p`, and `x_holm` once corrected; and how to say them."""
+"""Rows of a table of intervals: `x` with `x_low`, `x_high`, `x_p`, and `x_holm` once corrected."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
@@ -130,21 +130,3 @@ def revoked(row: Mapping[str, Any]) -> str:
         return FEW_CHOSE
     kinds = row.get(TWO_KINDS)
     return SOME_COLLAPSED if isinstance(kinds, str) and kinds else ""
-
-
-def why_loose(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Reason why intervals that exclude 0 do not establish an effect in these rows."""
-    reasons = list(dict.fromkeys(revoked(row) for row in rows))
-    words = " or ".join(reason for reason in reasons if reason)
-    if words and "" not in reasons:
-        return f"not established, since {words}"
-    return "not after Holm's correction" + (f", or not established, since {words}" if words else "")
-
-
-def significance_note(
-    row: Mapping[str, Any], column: str, words: str = " (not significant after Holm correction)"
-) -> str:
-    """Text after an estimate: empty if its sign is established, else `words` or the reason (`revoked`)."""
-    if (why := revoked(row)) and excludes_zero(row, column):
-        return f" (not established: {why})"
-    return "" if is_significant(row, column) else words

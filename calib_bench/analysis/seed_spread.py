@@ -15,21 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import ALPHA
+from calib_bench.analysis.findings import NO_RATIO, Finding, betas, changes
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
-    cell,
-    excludes_zero,
     fields,
-    is_significant,
     marks,
-    revoked,
-    why_loose,
 )
-from calib_bench.analysis.table_notes import betas, display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.table_notes import display_columns, families, over_beta, sample, table_note
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -320,8 +315,8 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     if "result" not in frame:
         return sentences
     for where, family in families(adjusted(frame, "result")):
-        for result, rows_ in family.groupby("result", sort=False):
-            rows = [row for row in over_beta(rows_, grid) if math.isfinite(row.get("spread_ratio_low", math.nan))]
+        for result, group in family.groupby("result", sort=False):
+            rows = [row for row in over_beta(group, grid) if math.isfinite(row.get("spread_ratio_low", math.nan))]
             if rows:
                 sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, grid)}.")
         sentences += [where + text for text in _peak(family)]
@@ -332,12 +327,9 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
 
 
 def _spreads(rows: Sequence[Row], grid: Grid) -> str:
-    sure = [row for row in rows if row["spread_ratio_holm"] < ALPHA and not revoked(row)]
-    silent = [row for row in rows if row not in sure]
-    clauses = [f"{cell(row, 'spread_ratio')} times at {betas([row])}" for row in sure]
-    if silent:
-        clauses.append(f"inconclusive at {betas(silent)}")
-    return f"its standard deviation compared with beta={grid.reference:g}: {', '.join(clauses)}"
+    findings = [Finding.of(row, "spread_ratio", expectation=NO_RATIO) for row in rows]
+    times = "; ".join(f"{one.text} times at {one.where}{one.note}" for one in findings)
+    return f"its standard deviation compared with beta={grid.reference:g}: {times}"
 
 
 def _peak(frame: pd.DataFrame) -> list[str]:
@@ -346,14 +338,11 @@ def _peak(frame: pd.DataFrame) -> list[str]:
     if len(accuracy_rows) < 2 or int(accuracy_rows["seeds"].max()) < 2:
         return []
     peak, mean = accuracy_rows.loc[accuracy_rows["peak"].idxmax()], accuracy_rows.loc[accuracy_rows["mean"].idxmax()]
-    text = (
-        f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g} (accuracy {peak['peak']:.4f}, "
-        f"mean {peak['mean']:.4f})"
-    )
+    text = f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g}"
     if peak["beta"] == mean["beta"]:
         return [f"{text}, where the mean is highest too."]
-    other = f"{mean['mean']:.4f}, best seed {mean['peak']:.4f}"
-    return [f"{text}; the mean is highest at beta={mean['beta']:.3g} ({other})."]
+    values = f"best seed {peak['peak']:.4f} and {mean['peak']:.4f}, mean {peak['mean']:.4f} and {mean['mean']:.4f}"
+    return [f"{text}; the mean is highest at beta={mean['beta']:.3g} ({values})."]
 
 
 def _diverged(frame: pd.DataFrame) -> str:
@@ -383,31 +372,25 @@ def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     sentences = []
     for where, family in families(adjusted(frame) if len(frame) else frame):
         for objective, rows in family.groupby("objective", sort=False):
-            loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
-            by_result = {row["result"]: row for row in rows.to_dict("records")}
-            first = next(iter(by_result.values()))
-            n = f"{first['betas']} betas, {first['seeds']} seed{'s' if first['seeds'] > 1 else ''}"
-            begin = (
-                f"{where}Choosing beta{loss} on the selection split ({n}; all together choose {_beta(first['chosen'])})"
-            )
-            if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in by_result.values()):
-                sentences.append(f"{begin} always chooses the reference, {_beta(grid.reference)}: it gains nothing.")
-                continue
-            parts = [f"{result} by {cell(row, 'gain')}{_sure(row)}" for result, row in by_result.items()]
-            sentences.append(
-                f"{begin} instead of {_beta(grid.reference)} changes test {'; '.join(parts)}; the choice itself is "
-                "counted."
-            )
+            sentences.append(where + _gain_words(str(objective), rows.to_dict("records"), grid))
     return sentences
 
 
-def _beta(beta: float) -> str:
-    return f"beta={beta:.3g}"
+def _gain_words(objective: str, rows: Sequence[Mapping[Any, Any]], grid: Grid) -> str:
+    """Sentence on the gain with one objective, whose rows are of the results of GAINS."""
+    loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
+    n = f"{rows[0]['betas']} betas, {rows[0]['seeds']} seed{'s' if rows[0]['seeds'] > 1 else ''}"
+    chosen, reference = f"beta={rows[0]['chosen']:.3g}", f"beta={grid.reference:.3g}"
+    begin = f"Choosing beta{loss} on the selection split ({n}; all together choose {chosen})"
+    if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in rows):
+        return f"{begin} always chooses the reference, {reference}: it gains nothing."
+    results = ", ".join(_gain_of_result(row) for row in rows)
+    return f"{begin} instead of {reference} changes, the choice counted, test {results}."
 
 
-def _sure(row: Mapping[str, Any]) -> str:
-    if is_significant(row, "gain"):
-        better = (row["gain"] > 0) == (row["result"] == "accuracy")
-        return f", a {'gain' if better else 'loss'}"
-    hint = f", {why_loose([row])}" if excludes_zero(row, "gain") else ""
-    return f" (inconclusive{hint})"
+def _gain_of_result(row: Mapping[Any, Any]) -> str:
+    """By how much choosing beta changes one result, and which way is better where that is established."""
+    finding = Finding.of(row, "gain", row["result"])
+    better = (row["gain"] > 0) == (row["result"] == "accuracy")
+    way = " (a gain)" if better else " (a loss)"
+    return changes([finding]) + (way if finding.is_established else "")

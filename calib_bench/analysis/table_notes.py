@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from calib_bench.analysis.result_rows import Row, excludes_zero, is_significant, why_loose
+from calib_bench.analysis.result_rows import Row
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 
@@ -74,33 +74,6 @@ def sample(frame: pd.DataFrame) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
-def describe_sample(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-    """Text that lists at which betas a quantity differs from 0, may differ, or is inconclusive."""
-    sure, hints, silent = [], [], []
-    for row in rows:
-        if is_significant(row, column):
-            sure.append(row)
-        elif excludes_zero(row, column):
-            hints.append(row)
-        else:
-            silent.append(row)
-    clauses = []
-    if sure:
-        clauses.append(f"differs at {betas(sure)}")
-    if hints:
-        clauses.append(f"may differ at {betas(hints)} ({why_loose(hints)})")
-    if silent:
-        clauses.append(f"inconclusive at {betas(silent)}")
-    return ", ".join(clauses)
-
-
-def betas(rows: Iterable[Mapping[str, Any]]) -> str:
-    """ "beta=0.1, 1 (edge)": a word after one whose rate was not tuned says why."""
-    return "beta=" + ", ".join(
-        f"{row['beta']:.3g}" + ("" if row.get("tuning", "tuned") == "tuned" else f" ({row['tuning']})") for row in rows
-    )
 
 
 def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

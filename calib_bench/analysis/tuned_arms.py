@@ -15,7 +15,7 @@ from calib_bench.analysis.table_notes import display_columns, rate_unit, table_n
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Table
+from calib_bench.core.study import Analysis, StudyResult, Table
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
@@ -108,25 +108,26 @@ class Reader:
         tables: Mapping[str, Table],
         more: Sequence[str] = (),
         summary: Sequence[str] = (),
-        **data: Any,
+        result: type[StudyResult] = StudyResult,
+        **fields: Any,
     ) -> Analysis:
         """The analysis, its own tables first, the controls' words last in the verdict and in a summary.
 
         Args:
             more: further warnings.
-            data: what the figures draw, beside what every study's data have.
+            result: the study's own class of results.
+            fields: of that class, beside those that every study has.
         """
         import pandas as pd
 
         scores = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
         control_rows, trials = self.controlled(), pd.DataFrame(self.trials)
         verdict = (*untrained(self.arms), *verdict)
-        shared = {"arms": self.arms, "measurements": scores, "reference": self.grid.reference}
         return Analysis(
             verdict=(*verdict, *collapse.words(collapse.rows(trials, self.grid)), *controls.told(control_rows)),
             tables={**tables, **self.tables()},
             warnings=self.warnings(more),
-            data={**shared, "limit": self.grid.limit, **data},
+            result=result(self.grid.limit, self.grid.reference, self.arms, scores, **fields),
             summary=(*summary, *controls.outcome(control_rows)) if summary else (),
         )
 

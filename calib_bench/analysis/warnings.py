@@ -50,23 +50,33 @@ def warnings(
     sentences = smoke_warnings(grid) + untrained(all_arms) + _batches(all_arms, provenance)
     sentences += _no_reference(references, grid) + _tuning(all_arms) + _trials(frames["trials"])
     sentences += collapse.warnings(collapse.rows(frames["trials"], grid))
-    sentences += _doubtful(frames.get("separation")) + _one_seed(grid)
+    sentences += _doubtful(frames.get("separation")) + one_seed(grid)
     sentences += _no_interventions(references, grid)
-    for split in provenance.get("splits", ()):
-        sentences += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    sentences += data_notes(provenance)
     return tuple(dict.fromkeys(sentences))
+
+
+def one_seed(grid: Grid, more: str = "") -> list[str]:
+    """Warning of what a run of one seed cannot tell; nothing of more seeds.
+
+    Args:
+        more: text on what else is missing.
+    """
+    if len(grid.seed) != 1:
+        return []
+    return [f"One seed: intervals hold for this one initialization and batch order{more}."]
+
+
+def data_notes(provenance: Mapping[str, Any]) -> list[str]:
+    """Warnings on the data that trials were trained on, as loading them noted."""
+    splits = provenance.get("splits", ())
+    return [f"Data: {note}." for split in splits for note in split.get("notes", {}).values()]
 
 
 def _no_reference(references: Sequence[Arm], grid: Grid) -> list[str]:
     if references:
         return []
     return [f"No reference: no arm has beta={grid.reference:g} with cross-entropy, so nothing was compared."]
-
-
-def _one_seed(grid: Grid) -> list[str]:
-    if len(grid.seed) != 1:
-        return []
-    return ["One seed: intervals hold for this one initialization and batch order, not for training in general."]
 
 
 def _no_interventions(references: Sequence[Arm], grid: Grid) -> list[str]:
@@ -142,10 +152,8 @@ def _few_seeds(few: Sequence[Arm], count: int) -> list[str]:
         return []
     seeds = max(len(trials) for arm in few for trials in arm.tried.values())
     chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {_listed(few, len(few) == count)}"
-    return [
-        f"{FEW_SEEDS.capitalize()}: {chose}, where fewer than {FEWEST_SEEDS} cannot show how far the choice "
-        f"depends on them: no contrast is established; give tune_seeds={FEWEST_SEEDS}."
-    ]
+    advice = f"no contrast is established with fewer than {FEWEST_SEEDS}; give tune_seeds={FEWEST_SEEDS}"
+    return [f"{FEW_SEEDS.capitalize()}: {chose}; {advice}."]
 
 
 def _listed(arms: Sequence[Arm], every: bool) -> str:
@@ -164,16 +172,11 @@ def _trials(frame: pd.DataFrame) -> list[str]:
         if (lost := by_status.get(status))
     ]
     if dead := by_status.get(DEAD):
-        sentences.append(
-            f"Dead at the chosen rate, and part of every mean: {len(dead)} of {len(rows)} trials ended at {GUESS:.0%} "
-            f"or more of the loss of guessing, the entropy of the labels ({', '.join(dead)})."
-        )
+        ended = f"{len(dead)} of {len(rows)} trials ended at {GUESS:.0%} or more of the loss of guessing"
+        sentences.append(f"Dead at the chosen rate, and part of every mean: {ended} ({', '.join(dead)}).")
     stopped = sum(row.get("at_bound") is True for row in rows)
     if stopped:
-        sentences.append(
-            f"Temperature at a bound, where the calibration data have no optimum: {stopped} of {len(rows)} "
-            "trials; their kappa is that bound."
-        )
+        sentences.append(f"Temperature at a bound, which is its kappa: {stopped} of {len(rows)} trials.")
     return sentences
 
 

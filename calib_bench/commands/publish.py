@@ -133,7 +133,7 @@ def publish(
 
 
 def _write_measurements(folder: Path, analysis: Analysis) -> None:
-    frame: Any = analysis.data.get("measurements")
+    frame = analysis.result.measurements
     if frame is not None and len(frame):
         kept = frame.drop(columns="fit_seconds", errors="ignore")
         write_bytes(folder / "trials.csv", kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode())
@@ -143,8 +143,8 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
     """The parameters of every calibrator that was measured, fitted again to the stored logits."""
     from safetensors.torch import save
 
-    arms: Any = analysis.data.get("arms") or ()
-    frame: Any = analysis.data.get("measurements")
+    arms = analysis.result.arms or ()
+    frame = analysis.result.measurements
     if frame is None or not len(frame):
         return
     methods = {key: list(methods_of_trial) for key, methods_of_trial in frame.groupby("key")["method"]}

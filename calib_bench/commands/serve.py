@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from calib_bench import registry
 from calib_bench.commands.stored_run import open_run
 from calib_bench.core.fate import FAILED
-from calib_bench.core.study import Analysis, Detail, Table
+from calib_bench.core.study import Analysis, Detail, StudyResult, Table
 from calib_bench.errors import ResourceError, UserError
 from calib_bench.report import html
 from calib_bench.report.provenance import duration
@@ -151,7 +151,7 @@ class Site:
             f"{self.settings.study.replace('_', ' ').capitalize()} on {self.settings.task}",
             self.study.question,
             str(self.store.provenance()["command"]),
-            Analysis((), {}, summary=(state, *older), data={"limit": self.settings.limit}),
+            Analysis((), {}, summary=(state, *older), result=StudyResult(self.settings.limit)),
             {},
             {},
             details=[(Detail("Trials by arm", table=table), "")],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from calib_bench.core.settings import Settings, StudyOptions
 from calib_bench.core.trial import Scores, Trial
@@ -83,6 +83,54 @@ class Detail:
     figure: Callable[[], Figure] | None = None
 
 
+class ReportedArm(Protocol):
+    """What outputs read of an arm of a study's plan, see `calib_bench.planning.tuning.Arm`."""
+
+    @property
+    def label(self) -> str:
+        """The arm's name within its model."""
+
+    @property
+    def rates(self) -> Sequence[float]:
+        """The rates that were tried, ascending."""
+
+    @property
+    def trials(self) -> Mapping[int, Trial]:
+        """By seed, the trial at the rate that the arm is reported at."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What figures and exports read beside an analysis's tables.
+
+    A study whose figures need more declares a subclass with further fields, and reads it with `of`.
+
+    Attributes:
+        limit: most examples of each split in a smoke run; None in every other run.
+        reference: the beta that others are compared with.
+        arms: with their chosen rates; None where those of the plan are meant.
+        measurements: a row a trial and calibrator, for exports.
+        reliability: a row a bin of confidence of each arm and calibrator.
+    """
+
+    limit: int | None = None
+    reference: float = 1.0
+    arms: Sequence[ReportedArm] | None = None
+    measurements: pd.DataFrame | None = None
+    reliability: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> Self:
+        """The analysis's result, of this class.
+
+        Raises:
+            TypeError: it is of another one.
+        """
+        if not isinstance(analysis.result, cls):
+            raise TypeError(f"the analysis has a {type(analysis.result).__name__}, not a {cls.__name__}")
+        return analysis.result
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What a study found, ready for every output.
@@ -91,14 +139,14 @@ class Analysis:
         verdict: plain sentences, most important first.
         tables: by file name without suffix, in reading order.
         warnings: what a reader must know before quoting a number: untuned arms, diverged trials, smoke mode...
-        data: what the figures draw, by name.
+        result: what figures and exports read beside the tables.
         summary: the two or three plain sentences to start with; the first of the verdict when empty.
     """
 
     verdict: tuple[str, ...]
     tables: Mapping[str, Table]
     warnings: tuple[str, ...] = ()
-    data: Mapping[str, object] = field(default_factory=dict)
+    result: StudyResult = field(default_factory=StudyResult)
     summary: tuple[str, ...] = ()
 
 

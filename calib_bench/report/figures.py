@@ -84,7 +84,7 @@ def existing(study: Study, analysis: Analysis) -> list[str]:
 def drawn(study: Study, analysis: Analysis) -> Iterator[dict[str, bytes]]:
     """Files of every figure of the study, by suffix, in order, drawn by worker processes if any are running."""
     return _each(
-        partial(_files, cast("int | None", analysis.data.get("limit"))),
+        partial(_files, analysis.result.limit),
         [partial(draw, analysis) for draw in study.figures.values()],
     )
 

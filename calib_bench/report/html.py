@@ -114,7 +114,7 @@ def document(
         lead=lead,
         verdict=analysis.verdict if analysis.summary else analysis.verdict[LEAD:],
         warnings=analysis.warnings,
-        limit=analysis.data.get("limit"),
+        limit=analysis.result.limit,
         parts=parts,
         command=command,
         provenance={key: value for key, value in provenance.items() if value != command},

@@ -8,6 +8,7 @@ measurements.csv, reliability.csv     of every trial and calibrator, where the s
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Grid
-    from calib_bench.core.study import Analysis
+    from calib_bench.core.study import Analysis, ReportedArm
     from calib_bench.store.store import Store
 
 FRAMES = ("measurements", "reliability")
@@ -58,7 +59,7 @@ def write(store: Store, grid: Grid, analysis: Analysis) -> None:
     for name, table in analysis.tables.items():
         _csv(folder / "tables" / f"{name}.csv", table.frame)
     for name in FRAMES:
-        frame: Any = analysis.data.get(name)
+        frame: pd.DataFrame | None = getattr(analysis.result, name)
         if frame is not None and len(frame):
             _csv(folder / f"{name}.csv", frame)
         else:
@@ -103,9 +104,9 @@ def state(store: Store) -> str:
     return files.digest_of([store.settings().model_dump(mode="json"), [key for key in keys if not key.startswith(".")]])
 
 
-def _arms(store: Store, grid: Grid, analysis: Analysis) -> list[tuning.Arm]:
-    arms: Any = analysis.data.get("arms")
-    return tuning.arms(grid, store.scores(grid.select)) if arms is None else list(arms)
+def _arms(store: Store, grid: Grid, analysis: Analysis) -> Sequence[ReportedArm]:
+    arms = analysis.result.arms
+    return tuning.arms(grid, store.scores(grid.select)) if arms is None else arms
 
 
 def _csv(path: Path, frame: pd.DataFrame) -> None:

@@ -24,9 +24,9 @@ from calib_bench.analysis import best_beta, choice, collapse, controls, interven
 from calib_bench.analysis import warnings as warning_words
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.findings import EQUAL, Evidence, Finding, evidence, findings_of
 from calib_bench.analysis.measure import Measures, measure_arm
-from calib_bench.analysis.result_rows import Row, adjusted, is_significant, significance_note, why_loose
-from calib_bench.analysis.table_notes import describe_sample
+from calib_bench.analysis.result_rows import Row, adjusted, is_significant
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
@@ -39,7 +39,6 @@ from calib_bench.store.store import Store
 from calib_bench.studies.separation import equal_confidence as matched
 from calib_bench.studies.separation import factorial, page, refinement
 from calib_bench.studies.separation import study as separation
-from calib_bench.studies.separation.findings import is_equal
 from calib_bench.studies.stability.rows import peak_rows
 from calib_bench.system.random import stream
 from calib_bench.tracking import content
@@ -252,8 +251,8 @@ def test_no_temperature_where_none_exists(Z: Tensor, target: float) -> None:
 def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
     frame = pd.concat([world.matched(beta).reset_index() for beta in (SHARPER, WRONGER)], ignore_index=True)
     first, second = matched.words(frame, world.settings)
-    assert "test log loss: differs at beta=10" in first
-    assert "accuracy, which no temperature changes: differs at beta=10, inconclusive at beta=0.1" in first
+    assert "as confident as the arm, log loss: established at beta=10" in first
+    assert "Accuracy: established at beta=10; inconclusive at beta=0.1" in first
     assert "beta=" in second
     for table in (matched.table(frame, world.settings), matched.other_metrics(frame, world.settings)):
         assert "4 seeds, 500 test examples; 95% intervals over seeds and test examples together" in table.note
@@ -381,8 +380,8 @@ def test_words_on_refinement_compare_the_families(world: Planted) -> None:
     found += refinement.rows(None, reference, world.name(REFERENCE), False)
     frame = pd.DataFrame(found)
     said = refinement.words(frame, world.settings)
-    assert "the refinement of test log loss: differs at beta=10, inconclusive at beta=0.1" in said[0]
-    assert said[1].startswith("The change of refinement at beta=10, in nats, by family of maps: cross-validated 0.")
+    assert "which no recalibration repairs: established at beta=10; inconclusive at beta=0.1" in said[0]
+    assert said[1].startswith("At beta=10 refinement changed after cross-validated by 0.")
     assert said[1].endswith("All families agree on its sign.")
     chosen, every = refinement.table(frame, world.settings), refinement.every_family(frame, world.settings)
     assert (len(chosen.frame), len(every.frame)) == (6, 30)
@@ -438,7 +437,7 @@ def test_beta_has_no_effect_at_equal_confidence_where_none_was_planted(settings:
     assert len(frame) == 3 * 3
     assert (frame["holm"] > 0.05).all()
     (said,) = factorial.tests_words(frame, settings)
-    assert "beta has an effect" not in said
+    assert "established" not in said
     assert said.count("inconclusive with cross_entropy, label_smoothing:0.1, confidence_penalty:0.1") == 3
 
 
@@ -449,7 +448,7 @@ def test_an_effect_of_beta_is_found_within_each_objective(settings: Settings) ->
     assert set(frame["best"]) == {3.0}
     assert frame["range"].to_numpy() == pytest.approx([0.06] * 3 + [0.15] * 6, abs=0.02)
     (said,) = factorial.tests_words(frame, settings)
-    assert "accuracy (any temperature): beta has an effect with cross_entropy, label_smoothing:0.1" in said
+    assert "accuracy (any temperature): established with cross_entropy, label_smoothing:0.1" in said
     assert "also without the most extreme beta" in said
 
 
@@ -462,14 +461,17 @@ def test_an_effect_that_rests_on_one_beta_is_said_to(settings: Settings) -> None
     assert (accuracy["holm"] < 0.05).all()
     assert (accuracy["holm_without"] > 0.05).all()
     assert set(accuracy["extreme"]) == {3.0}
-    assert "may rest on one extreme beta alone with cross_entropy (beta=3)" in factorial.tests_words(frame, settings)[0]
+    assert (
+        "established with cross_entropy (beta=3), label_smoothing:0.1 (beta=3)"
+        in factorial.tests_words(frame, settings)[0]
+    )
 
 
 def test_with_few_seeds_no_test_could_say_anything(settings: Settings) -> None:
     points = [p for p in grid(dynamic, S=2) if p["beta"] in (0.1, 1.0)]
     frame = pd.DataFrame(factorial.tests(points))
     assert (frame["least_p"] == 0.5).all()
-    assert "inconclusive: with so few seeds" in factorial.tests_words(frame, settings)[0]
+    assert "inconclusive, with so few seeds" in factorial.tests_words(frame, settings)[0]
     one = [p for p in points if p["seed"] == 0]
     assert math.isnan(factorial.rows(one)[0]["beta_low"])
     assert markdown(factorial.table(pd.DataFrame(factorial.rows(one)), settings))
@@ -541,7 +543,7 @@ def test_spread_peak_and_pick(settings: Settings) -> None:
     assert "spread_ratio" not in own
     frame = pd.DataFrame([*seed_spread.rows(reference, arm), *seed_spread.rows(reference, reference)])
     said = " ".join(seed_spread.words(frame, settings))
-    assert "inconclusive at beta=0.1" in said
+    assert "times at beta=0.1 (inconclusive)" in said
     assert "The single best seed" in said
     assert latex(seed_spread.table(frame, settings))
 
@@ -600,8 +602,8 @@ def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     (said,) = seed_spread.gain_words(frame, settings)
     assert said.startswith("Choosing beta on the selection split (3 betas, 6 seeds; all together choose beta=0.1)")
     # The same scores are a gain as a loss and a loss as an accuracy.
-    assert ", a gain; accuracy by" in said
-    assert "a loss" in said
+    assert "(a gain), accuracy by" in said
+    assert "(a loss)" in said
     assert "6 seeds, 300 test examples" in seed_spread.gain_table(frame, settings).note
 
 
@@ -711,10 +713,11 @@ def test_an_arm_with_collapsed_seeds_establishes_nothing(settings: Settings) -> 
     collapse.mark(marked, settings)
     untouched, mixed = marked["separation"].to_dict("records")
     assert (is_significant(untouched, "x"), is_significant(mixed, "x"), mixed["two_kinds"]) == (True, False, "this arm")
-    assert significance_note(mixed, "x") == " (not established: some seeds of the arm or its reference collapsed)"
-    assert why_loose([mixed]) == "not established, since some seeds of the arm or its reference collapsed"
-    assert "differs at beta=0.1, may differ at beta=10 (not established" in describe_sample([untouched, mixed], "x")
-    assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001}, "x")
+    reason = "some seeds of the arm or its reference collapsed"
+    assert Finding.of(mixed, "x").note == f" (not established: {reason})"
+    text = evidence(findings_of([untouched, mixed], "x"))
+    assert text == f"established at beta=0.1; not established at beta=10 ({reason})"
+    assert not is_equal(mixed | {"x_low": -0.001, "x_high": 0.001})
     assert marked["two_by_two"]["two_kinds"].fillna("").tolist() == ["", "this arm"]
     assert marked["interventions"]["two_kinds"].fillna("").tolist() == ["", "", "this arm", ""]
     assert marked["best_beta"]["two_kinds"].tolist() == ["this arm"]
@@ -746,12 +749,15 @@ def test_what_few_seeds_chose_is_not_established() -> None:
     row = {"beta": 0.1, "x": 1.0, "x_low": 0.5, "x_high": 1.5, "x_holm": 0.001}
     few, edge = row | {"tuning": "few seeds"}, row | {"tuning": "edge, few seeds"}
     assert [is_significant(r, "x") for r in (row, few, edge, row | {"tuning": "edge"})] == [True, False, False, True]
-    assert significance_note(few, "x", "?") == " (not established: fewer than 3 seeds chose the rate)"
-    said = "may differ at beta=0.1 (few seeds) (not established, since fewer than 3 seeds chose the rate)"
-    assert describe_sample([few], "x") == said
-    assert why_loose([few, row]).startswith("not after Holm's correction, or not established")
-    assert not is_equal(few | {"x_low": -0.001, "x_high": 0.001}, "x")
-    assert is_equal(row | {"x_low": -0.001, "x_high": 0.001}, "x")
+    assert Finding.of(few, "x").note == " (not established: fewer than 3 seeds chose the rate)"
+    text = "not established at beta=0.1 (few seeds) (fewer than 3 seeds chose the rate)"
+    assert evidence(findings_of([few], "x")) == text
+    assert not is_equal(few | {"x_low": -0.001, "x_high": 0.001})
+    assert is_equal(row | {"x_low": -0.001, "x_high": 0.001})
+
+
+def is_equal(row: Row) -> bool:
+    return Finding.of(row, "x", expectation=EQUAL).evidence is Evidence.EQUIVALENT
 
 
 def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], list[Trial]]) -> None:
@@ -805,7 +811,7 @@ def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
     learn(store, settings, controls.plan)
     selected = content.selected(registry.study("stability"), settings, store)
     arms = tuning.arms(settings, store.scores(settings.select))
-    assert {trial.lr for trial in controls.positive(arms[0])} == {0.2, 0.4}
+    assert {trial.lr for trial, _ in controls.positive(arms[0])} == {0.2, 0.4}
     assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
 
 
@@ -1196,9 +1202,10 @@ def test_a_sign_is_established_only_after_holm() -> None:
         {"beta": beta, "tuning": tuning, "x": 1.0, "x_low": low, "x_high": 2.0, "x_holm": p}
         for beta, tuning, low, p in ((0.1, "tuned", 0.5, 0.01), (0.3, "edge", 0.1, 0.2), (3.0, "tuned", -0.5, 1.0))
     ]
-    hint = "may differ at beta=0.3 (edge) (not after Holm's correction)"
-    assert describe_sample(rows, "x") == f"differs at beta=0.1, {hint}, inconclusive at beta=3"
-    assert [significance_note(row, "x", "?") for row in rows] == ["", "?", "?"]
+    findings = findings_of(rows, "x")
+    hint = "suggestive at beta=0.3 (edge) (not after Holm's correction)"
+    assert evidence(findings) == f"established at beta=0.1; {hint}; inconclusive at beta=3"
+    assert [one.note for one in findings] == ["", " (suggestive: not after Holm's correction)", " (inconclusive)"]
 
 
 @pytest.mark.parametrize("module", [matched, refinement, factorial, seed_spread])

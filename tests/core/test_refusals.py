@@ -149,6 +149,6 @@ def test_the_headline_of_early_learning_says_that_the_critical_rate_misses() -> 
         {"model": "mlp", "variant": None, "beta": [0.01, 1.0, 10.0], "relative": [0.12, 1.1, 60.0], "seed": 0}
     )
     (text,) = findings._missed(frame)
-    assert "lost at 0.12 times at beta=0.01 and at 60 times at beta=10" in text
+    assert "the ratio of the two rates is 0.12 at beta=0.01 and 60 at beta=10" in text
     near = frame.assign(relative=[0.8, 1.1, np.nan])
     assert list(findings._missed(near)) == []

@@ -6,6 +6,7 @@ import pickle
 import signal
 import time
 from concurrent import futures
+from dataclasses import dataclass
 from functools import partial
 
 import matplotlib.figure
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from calib_bench.core.settings import parse
-from calib_bench.core.study import Analysis, Study
+from calib_bench.core.study import Analysis, Study, StudyResult
 from calib_bench.errors import ResourceError
 from calib_bench.execute import analysis_pool
 from calib_bench.report import figures
@@ -145,9 +146,14 @@ def _refuse(value: int) -> float:
     return value / 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Labelled(StudyResult):
+    label: object
+
+
 def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure()
-    figure.subplots().plot(np.sin(np.arange(20) + phase), label=str(analysis.data["here"]))
+    figure.subplots().plot(np.sin(np.arange(20) + phase), label=str(_Labelled.of(analysis).label))
     return figure
 
 
@@ -155,12 +161,12 @@ def _wave(phase: float, analysis: Analysis) -> matplotlib.figure.Figure:
 def test_a_figure_is_the_same_whoever_draws_it(monkeypatch):
     monkeypatch.setattr(analysis_pool, "WORTH", 0.0)
     study = Study("?", lambda *_: [], lambda *_: Analysis((), {}), {str(i): partial(_wave, float(i)) for i in range(3)})
-    analysis = Analysis((), {}, data={"here": 1})
+    analysis = Analysis((), {}, result=_Labelled(label=1))
     here = list(figures.drawn(study, analysis))
     with analysis_pool.workers(parse(["workers=2"])):
         _wait()
         assert list(figures.drawn(study, analysis)) == here
-        local = Analysis((), {}, data={"here": lambda: 1})
+        local = Analysis((), {}, result=_Labelled(label=lambda: 1))
         with pytest.raises((pickle.PicklingError, AttributeError)):
             pickle.dumps(local)
         assert [set(files) for files in figures.drawn(study, local)] == [{"png", "svg", "pdf"}] * 3

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from calib_bench.core.settings import parse
-from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, Table
+from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, StudyResult, Table
 from calib_bench.report import figures, html
 from calib_bench.report.page_tables import page_table
 
@@ -64,7 +64,7 @@ def made() -> tuple[Study, Analysis]:
         verdict=(EVIL, "Second.", "Third.", "Fourth."),
         tables=tables,
         warnings=("Beware.",) * 5,
-        data={"limit": 8},
+        result=StudyResult(limit=8),
         summary=("Short and plain.",),
     )
     details = [Detail("beta = 1", "brief", ("A sentence.",), tables["baselines"], lambda: draw(analysis))]

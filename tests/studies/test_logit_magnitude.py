@@ -135,10 +135,10 @@ def test_controls_are_no_cells_of_the_plane(beta_matters: Analysis) -> None:
     assert len(beta_matters.tables["plane"].frame) == 5 * 4
     assert set(beta_matters.tables["trials"].frame["key"]) == {
         trial.key
-        for arm in beta_matters.data["arms"]
+        for arm in beta_matters.result.arms
         for trial in arm.trials.values()  # type: ignore[attr-defined]
     }
-    assert {trial.epochs for arm in beta_matters.data["arms"] for trial in arm.trials.values()} == {synthetic.EPOCHS}  # type: ignore[attr-defined]
+    assert {trial.epochs for arm in beta_matters.result.arms for trial in arm.trials.values()} == {synthetic.EPOCHS}  # type: ignore[attr-defined]
     assert beta_matters.summary[-1] == "All 2 controls passed."
 
 

@@ -239,7 +239,7 @@ def test_the_share_of_confidence_is_the_one_built_in(tmp_path: Path, shape: Shap
     assert any(words in sentence for sentence in analysis.verdict)
     accuracy = analysis.verdict[0]
     if expected:
-        assert "equal within 0.01 at beta=3" in accuracy
+        assert "equivalent within 0.01 at beta=3" in accuracy
         assert row["accuracy"] == 0
     else:
         assert "changed by −" in accuracy
@@ -360,7 +360,7 @@ def test_every_trial_of_a_report_is_planned(intervened: Run) -> None:
     shown = set(analysis.tables["trials"].frame["key"])
     assert shown <= planned
     assert len(shown) == (3 + 8 + 2) * 4
-    assert {arm.label for arm in analysis.data["arms"]} >= {"beta=1 head_lr=100", "beta=1 switched from 10"}  # type: ignore[attr-defined]
+    assert {arm.label for arm in analysis.result.arms} >= {"beta=1 head_lr=100", "beta=1 switched from 10"}  # type: ignore[attr-defined]
     for draw in STUDY.figures.values():
         draw(analysis)
 
@@ -398,13 +398,13 @@ def test_controls_of_many_references_are_told_together() -> None:
     kinds = (controls.RESCALED, controls.UNDERTRAINED)
     frame = pd.DataFrame([row for kind in kinds for row in known(kind, good)])
     negative, positive = controls.told(frame)
-    assert negative.startswith("Negative control, 3 references: rescaling their logits moves dynamics and accuracy by")
+    assert negative.startswith("Negative control, 3 references: rescaling the reference's logits moves dynamics")
     assert negative.endswith("at most 3e-17, as expected.")
     span = f"{number(0.1)} to {number(0.3)} nats and accuracy by {number(-0.03)} to {number(-0.01)}, as expected."
-    assert positive.endswith(f"training them for 1 of 8 epochs moves repaired log loss by {span}")
+    assert positive.endswith(f"training the reference for 1 of 8 epochs moves repaired log loss by {span}")
     assert controls.outcome(frame) == ("All 6 controls passed.",)
     frame = pd.DataFrame([*known(kinds[0], good), *known(kinds[1], {**good, "bb": False})])
-    said = "which for bb may be 0: there the study has no power to detect a change of this size."
+    said = "which for bb may be 0: the study has no power to detect a change of this size."
     assert controls.told(frame)[1].endswith(said)
     assert controls.outcome(frame)[0].startswith("1 of 6 controls failed (the reference trained")
     few = frame[frame["model"] != "a"]
@@ -433,7 +433,7 @@ def test_few_tuning_seeds_and_a_collapsed_seed_are_told_everywhere(tmp_path: Pat
     assert "seed=0..19" in kinds
     assert row["two_kinds"] == "this arm"
     assert "two kinds: whose seeds collapsed in part" in analysis.tables["separation"].note
-    assert "no effect is called established" in kinds
+    assert "no effect is established" in kinds
     collapse = analysis.tables["collapse"].frame.iloc[0]
     assert collapse["accuracy_without"] > collapse["accuracy"]
     details = " ".join(text for detail in page.details(analysis) for text in detail.text)

@@ -121,7 +121,7 @@ def test_a_tuning_seed_is_compared_at_the_configurations_that_the_others_choose(
         for one in [shortened(tried.trial, epochs)]
         for seed in (0, 1, 2)
     }
-    control = {trial.key for trial in controls.positive(searches.final_arm(settings, pair.plain, scores))}
+    control = {trial.key for trial, _ in controls.positive(searches.final_arm(settings, pair.plain, scores))}
     assert len(planned - races - control) == 4
 
 
@@ -151,9 +151,7 @@ def test_advice_follows_the_intervals(
 def test_advice_is_none_where_a_winner_has_seeds_of_two_kinds() -> None:
     mixed = row((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01)) | {"two_kinds": "this arm"}
     said = findings._advice(parse(["study=tune"]), mixed)
-    assert said.startswith(
-        "Advice: stay at beta=1; that tuning beta gains anything is not established, since some seeds"
-    )
+    assert said.startswith("stay at beta=1; that tuning beta gains anything is not established, since some seeds")
 
 
 def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, tmp_path: Path) -> None:

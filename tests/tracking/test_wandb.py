@@ -64,7 +64,7 @@ def runs(logged: Run) -> dict[str, dict[str, Any]]:
 
 def chosen(store: Store, settings: Settings, analysis: Analysis) -> dict[str, Any]:
     """Trials at chosen rates, controls included, by run id."""
-    arms: Any = analysis.data["arms"]
+    arms: Any = analysis.result.arms
     trials = {trial.key: trial for arm in arms for trial in arm.trials.values()}
     return {names.trial_id(settings, store.record(trial)): trial for trial in trials.values()}
 
@@ -74,7 +74,7 @@ def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
     logged: Run, runs: dict[str, dict[str, Any]]
 ) -> None:
     store, settings, analysis = logged
-    measured: Any = analysis.data["measurements"]
+    measured: Any = analysis.result.measurements
     found = chosen(store, settings, analysis)
     assert {run_id for run_id, run in runs.items() if "key" in run["config"]} == set(found)
     for run_id, trial in found.items():
@@ -148,7 +148,7 @@ def test_the_calibration_has_every_method_and_the_analysis_every_table_and_figur
 ) -> None:
     _, _, analysis = logged
     (calibration,) = [run for run in runs.values() if run["job_type"] == "calibrate"]
-    assert len(table(calibration, "measurements")["data"]) == len(analysis.data["measurements"])  # type: ignore[arg-type]
+    assert len(table(calibration, "measurements")["data"]) == len(analysis.result.measurements)  # type: ignore[arg-type]
     (run,) = [run for run in runs.values() if run["job_type"] == "analyse"]
     for name, own in analysis.tables.items():
         found = table(run, f"tables/{name}")
@@ -213,12 +213,12 @@ def test_times_of_fits_are_no_news(logged: Run) -> None:
     frame = pd.read_csv(path)
     frame["fit_seconds"] = frame["fit_seconds"].fillna(0) + 1.5
     before = read(store.path).keys()
-    changed = replace(analysis, data={**analysis.data, "measurements": frame})
+    changed = replace(analysis, result=replace(analysis.result, measurements=frame))
     assert log(store, settings, changed) == (0, [])
     assert read(store.path).keys() == before
     frame.loc[0, "log_loss"] += 1
     with Tracker(store, settings, lambda said: None) as tracker:
-        assert tracker.finish(replace(analysis, data={**analysis.data, "measurements": frame})) == 1
+        assert tracker.finish(replace(analysis, result=replace(analysis.result, measurements=frame))) == 1
 
 
 def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_what_it_draws_is_what_is_logged(run: Run) -> None:
     from calib_bench.tracking import content
 
     store, _, analysis = run
-    (arm, *_) = analysis.data["arms"]  # type: ignore[misc]
+    (arm, *_) = analysis.result.arms  # type: ignore[misc]
     summary, _ = content.summary(store, next(iter(arm.trials.values())))
     for metric in workspace_report.OVER_BETA:
         assert {f"raw/{metric}", f"temperature_scaling/{metric}"} <= set(summary)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend
+from calib_bench.studies.beta_switch.result import SwitchResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +25,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 def switches(analysis: Analysis) -> Figure:
     """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta."""
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    frame = pd.DataFrame(analysis.data["switches"])
+    frame = SwitchResult.of(analysis).switches
     frame = frame[frame["accuracy"].notna()] if "accuracy" in frame else frame.head(0)
     if not len(frame):
         return empty_figure("no switched arm has finished yet")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
+from calib_bench.analysis.findings import Finding, changes, overview, places
+from calib_bench.analysis.result_rows import is_significant
 from calib_bench.core.settings import Grid
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
 from calib_bench.studies.beta_switch.switches import FROM, TO
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MOVES = ("accuracy", "log_loss_dyn")
-"""Results that only learning changes: no temperature after training does."""
+MOVES = {"accuracy": "accuracy", "log_loss_dyn": "repaired log loss"}
+"""Results that only learning changes, and what sentences call them: no temperature after training does."""
 
 
 def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -37,10 +38,34 @@ def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
     return sentences
 
 
-def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> list[str]:
+def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> Iterator[str]:
     """On one beta of one model and objective: all along, then switches from it and to it."""
-    ways = [_way(rows, way, beta, grid) for way in (FROM, TO)]
-    return [_all_along(rows, beta, grid), *(text for text in ways if text)]
+    begin = f"All along at beta={beta:.3g} instead of {grid.reference:g}"
+    all_along = _findings(rows, "reference")
+    yield f"{begin}, {changes(all_along)}." if all_along else f"{begin}: no seed has finished at both."
+    for way in (FROM, TO):
+        first, last = _ends(way, beta, grid)
+        switched = [row for row in rows if row["way"] == way]
+        begun, rest = _findings(switched, ALL_ALONG), _findings(switched, NEVER)
+        if begun and rest:
+            yield (
+                f"From beta={first} to {last}, by the share of updates before it. Beginning at {first}, against "
+                f"{last} all along, {overview(begun)}. Switching to {last}, against never switching, {overview(rest)}."
+            )
+
+
+def _ends(way: str, beta: float, grid: Grid) -> tuple[str, str]:
+    """The betas before and after a switch, as text."""
+    first, last = f"{beta:.3g}", f"{grid.reference:g}"
+    return (first, last) if way == FROM else (last, first)
+
+
+def _findings(rows: Iterable[Mapping[str, Any]], against: str) -> list[Finding]:
+    """Both results of the rows against one thing, ordered by the share of the updates before the switch."""
+    ordered = sorted((row for row in rows if row["against"] == against), key=lambda row: float(row["at"]))
+    return [
+        Finding.of(row, column, name, where=f"{row['at']:.3g}") for column, name in MOVES.items() for row in ordered
+    ]
 
 
 def summary(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -52,79 +77,21 @@ def summary(frame: pd.DataFrame, grid: Grid) -> list[str]:
     for against, part in ((ALL_ALONG, "before"), (NEVER, "after")):
         compared = [row for row in rows if row["against"] == against]
         sure = [row for row in compared if moved(row)]
-        where = _shares_by_switch(sure, grid)
-        at_shares = f", with the switch at {'; '.join(where)}" if where else ""
-        sentences.append(
-            f"Training {part} the switch made a significant difference in {len(sure)} of {len(compared)}{at_shares}."
-        )
+        where = f", with the switch at {'; '.join(_shares_by_switch(sure, grid))}" if sure else ""
+        sentences.append(f"Training {part} the switch mattered in {len(sure)} of {len(compared)} (established){where}.")
     return sentences
 
 
 def _shares_by_switch(rows: Sequence[Mapping[str, Any]], grid: Grid) -> list[str]:
     """The shares of the updates after which a switch came, by beta and way."""
+    groups: dict[tuple[float, str], list[float]] = {}
+    for row in sorted(rows, key=lambda row: (float(row["beta"]), row["way"] == TO, float(row["at"]))):
+        groups.setdefault((row["beta"], row["way"]), []).append(row["at"])
     texts = []
-    for beta in sorted({row["beta"] for row in rows}):
-        ends = {FROM: f"beta={beta:.3g} to {grid.reference:g}", TO: f"beta={grid.reference:g} to {beta:.3g}"}
-        for way, text in ends.items():
-            group = [row for row in rows if (row["beta"], row["way"]) == (beta, way)]
-            if group:
-                texts.append(f"{_shares(group)} from {text}")
+    for (beta, way), shares in groups.items():
+        first, last = _ends(way, beta, grid)
+        texts.append(f"{places(f'{share:.3g}' for share in shares)} from beta={first} to {last}")
     return texts
-
-
-def _all_along(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> str:
-    plain = next((row for row in rows if row["against"] == "reference"), None)
-    begin = f"All along at beta={beta:.3g} instead of {grid.reference:g}"
-    if plain is None:
-        return f"{begin}: no seed has finished at both."
-    loose = "" if moved(plain) else "; inconclusive"
-    if loose and _hints([plain]):
-        loose += f" ({why_loose([plain])})"
-    return (
-        f"{begin}, accuracy changes by {cell(plain, 'accuracy')} and repaired log loss by {cell(plain, 'log_loss_dyn')}"
-        f"{loose}."
-    )
-
-
-def _way(rows: Sequence[Mapping[str, Any]], way: str, beta: float, grid: Grid) -> str:
-    """Sentence on the effect of training before the switch and of training after it, in one direction."""
-    first, last = (f"{beta:.3g}", f"{grid.reference:g}")
-    first, last = (first, last) if way == FROM else (last, first)
-    begun = [row for row in rows if row["way"] == way and row["against"] == ALL_ALONG]
-    rest = [row for row in rows if row["way"] == way and row["against"] == NEVER]
-    if not begun or not rest:
-        return ""
-    return (
-        f"From beta={first} to {last}. Beginning at {first} {_times(begun, f'{last} all along')}. "
-        f"Switching to {last} {_times(rest, 'never switching')}."
-    )
-
-
-def _times(rows: Sequence[Mapping[str, Any]], than: str) -> str:
-    """Text that lists the times of the switch with a significant difference, and the largest one."""
-    sure, silent = ([row for row in rows if moved(row) == wanted] for wanted in (True, False))
-    if not sure:
-        return f"makes no significant difference to {than} at any time of the switch{_why(silent)}"
-    most = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    rest = f"; inconclusive at {_shares(silent)}{_why(silent)}" if silent else ""
-    return (
-        f"makes a difference to {than} with the switch at {_shares(sure)} of the updates (at {most['at']:.3g}: "
-        f"accuracy {cell(most, 'accuracy')}, repaired log loss {cell(most, 'log_loss_dyn')}){rest}"
-    )
-
-
-def _why(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Why nothing is established in rows that do not move, where some interval leaves 0 out."""
-    hints = _hints(rows)
-    return f" (at {_shares(hints)} it may, {why_loose(hints)})" if hints else ""
-
-
-def _hints(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if any(excludes_zero(row, column) for column in MOVES)]
-
-
-def _shares(rows: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f"{row['at']:.3g}" for row in sorted(rows, key=lambda row: float(row["at"])))
 
 
 def moved(row: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from calib_bench.planning import tuning
 from calib_bench.studies.beta_switch import figures
 from calib_bench.studies.beta_switch.findings import summary, verdict
 from calib_bench.studies.beta_switch.options import Options
+from calib_bench.studies.beta_switch.result import SwitchResult
 from calib_bench.studies.beta_switch.rows import family_rows
 from calib_bench.studies.beta_switch.switches import more, switches, why_not
 from calib_bench.studies.beta_switch.tables import switch_tables
@@ -61,7 +62,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     frame = drop_single_seed_intervals(pd.DataFrame(rows), grid)
     frame = adjusted(frame, "against") if len(frame) else frame
     tables = switch_tables(frame, grid, reader.nested)
-    return reader.analysis(verdict(frame, grid), tables, left_out, summary(frame, grid), switches=frame)
+    return reader.analysis(verdict(frame, grid), tables, left_out, summary(frame, grid), SwitchResult, switches=frame)
 
 
 STUDY = Study(

@@ -8,6 +8,7 @@ import numpy as np
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import by_family, empty_figure, family_grid, figure_legend, plain, set_beta_axis
+from calib_bench.studies.early_learning.result import EarlyLearningResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
 
 def timescales(analysis: Analysis) -> Figure:
     """Measured early-learning times over the theory's, and the times themselves."""
-    frame: Any = analysis.data["times"]
+    frame = EarlyLearningResult.of(analysis).times
     if not len(frame):
         return empty_figure("no path has been measured yet")
     figure, axes = family_grid(frame, 2, 3.3)
@@ -56,7 +57,7 @@ def timescales(analysis: Analysis) -> Figure:
 
 def collapse(analysis: Analysis) -> Figure:
     """Loss over tau from equal initial logits, a colour a beta, the tangent model dashed; and how they part."""
-    frame: Any = analysis.data["common"]
+    frame = EarlyLearningResult.of(analysis).common
     if not len(frame):
         return empty_figure("no path from common logits has been measured yet")
     starts = list(dict.fromkeys(frame["start"]))
@@ -103,7 +104,7 @@ def _losses(axis: Axes, rows: pd.DataFrame, shades: dict[float, Any]) -> None:
 
 def curvature(analysis: Analysis) -> Figure:
     """lambda_max over beta with ordinary and with zero initial logits, and its local exponent."""
-    frame: Any = analysis.data["curves"]
+    frame = EarlyLearningResult.of(analysis).curves
     if not len(frame):
         return empty_figure("no curvature has been measured yet")
     figure, axes = family_grid(frame, 3, 3.3)
@@ -133,7 +134,8 @@ def curvature(analysis: Analysis) -> Figure:
 
 def frontier(analysis: Analysis) -> Figure:
     """What became of every rate over beta, the critical rate and the frontier, raw and in critical rates."""
-    runs, edges = analysis.data["runs"], analysis.data["edges"]  # type: Any, Any
+    result = EarlyLearningResult.of(analysis)
+    runs, edges = result.runs, result.edges
     if not len(runs):
         return empty_figure("no rate has been tried yet")
     figure, axes = family_grid(runs, 2, 3.6)

@@ -18,6 +18,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning import rows as read
 from calib_bench.studies.early_learning.probes import COMMON, FRONTIER_STEPS, LONGEST, TOLERANCE
+from calib_bench.studies.early_learning.result import EarlyLearningResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def analysis(grid: Grid, store: Results, trials: Mapping[str, Sequence[Trial]]) 
         verdict=tuple(_verdict(accepted, slopes, frames)),
         tables=_tables(grid, frames, slopes, accepted),
         warnings=tuple(_warnings(grid, frames)),
-        data={**frames, "slopes": slopes, "arms": [], "limit": grid.limit},
+        result=EarlyLearningResult(grid.limit, grid.reference, (), **frames),
         summary=(*_summary(accepted), *_missed(frames["edges"])),
     )
 
@@ -150,10 +151,8 @@ def _summary(accepted: pd.DataFrame) -> Iterator[str]:
         yield "Nothing has been measured yet."
         return
     counts = accepted["met"].value_counts()
-    yield (
-        f"Of {len(accepted)} numbers that the theory of early learning gives, {counts.get('met', 0)} are met, "
-        f"{counts.get('not met', 0)} are not, and {counts.get('not measured', 0)} could not be measured here."
-    )
+    parts = ", ".join(f"{counts.get(state, 0)} {state}" for state in ("met", "not met", "not measured"))
+    yield f"Of {len(accepted)} numbers that the theory of early learning gives: {parts}."
 
 
 def _verdict(accepted: pd.DataFrame, slopes: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
@@ -172,74 +171,93 @@ def _of(row: Mapping[str, Any], frame: pd.DataFrame) -> str:
 
 
 def _saturation(curves: pd.DataFrame) -> Iterator[str]:
-    """How ordinary logits bend the second law."""
+    """How ordinary logits bend the second law: confident predictions have no curvature."""
     for where, rows in families(curves):
         large = rows[(rows["beta"] >= LARGE / NEAR) & (rows["logits"] == read.ORDINARY)]
         mean = large.groupby("beta")["over_beta2"].mean()
         if len(mean) > 1:
-            yield (
-                f"{where}Saturation bends the second law: with ordinary initial logits lambda_max/beta^2 is "
-                f"{mean.iloc[0]:.3g} at beta={mean.index[0]:.3g}, at most {mean.max():.3g}, at "
-                f"beta={mean.idxmax():.3g}, and {mean.iloc[-1]:.3g} at beta={mean.index[-1]:.3g}, as confident "
-                "predictions have no curvature."
+            values = ", ".join(
+                _at(mean, beta) for beta in dict.fromkeys((mean.index[0], mean.idxmax(), mean.index[-1]))
             )
+            yield f"{where}Saturation bends the second law: at ordinary initial logits lambda_max/beta^2 is {values}."
+
+
+def _at(values: pd.Series, beta: float) -> str:
+    """One value of a series over beta, with its beta."""
+    return f"{values[beta]:.3g} at beta={beta:.3g}"
+
+
+def _relative(edges: pd.DataFrame) -> pd.Series:
+    """By beta, the rate at which descent is lost in critical rates: the geometric mean over seeds."""
+    finite = edges[edges["relative"].notna()]
+    mean: pd.Series = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
+    return mean
+
+
+def _is_missed(relative: pd.Series) -> bool:
+    """Whether descent is lost at other rates than the critical one, by more than a factor of two at some beta."""
+    return bool(len(relative) and np.abs(np.log(relative)).max() > math.log(2))
 
 
 def _missed(edges: pd.DataFrame) -> Iterator[str]:
-    """Where descent is lost at other rates than the critical one, by more than a factor of two at some beta."""
+    """Sentences on where the critical rate misses that at which descent is lost, see `_is_missed`."""
     for where, rows in families(edges):
-        finite = rows[rows["relative"].notna()]
-        mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
-        if len(mean) and np.abs(np.log(mean)).max() > math.log(2):
-            low, high = (f"{mean[beta]:.2g} times at beta={beta:.3g}" for beta in (mean.idxmin(), mean.idxmax()))
-            yield f"{where}2 / lambda_max misses where descent is lost: it is lost at {low} and at {high}."
+        relative = _relative(rows)
+        if _is_missed(relative):
+            ends = " and ".join(_at(relative, beta) for beta in (relative.idxmin(), relative.idxmax()))
+            yield f"{where}2 / lambda_max misses where descent is lost; the ratio of the two rates is {ends}."
 
 
 def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
+    """Sentences on the rate at which descent is lost, its exponents over beta, and the catapults above it."""
     for where, rows in families(edges):
-        finite = rows[rows["relative"].notna()]
-        mean = np.exp(np.log(finite["relative"]).groupby(finite["beta"]).mean())
-        if not len(mean):
+        relative = _relative(rows)
+        if not len(relative):
             continue
-        catapults = rows[rows["catapults"] > 0].groupby("beta").size()
-        slope_rows = slopes[slopes["quantity"].str.startswith(("rate at", "critical"))] if len(slopes) else slopes
-        exponents = "; ".join(
-            f"{row['quantity']} {row['slope']:.2f} ({row['range']})"
-            for row in slope_rows.to_dict("records")
-            if (row["model"], row["variant"]) == (rows["model"].iloc[0], rows["variant"].iloc[0])
-        )
-        where_to = ", ".join(f"{beta:.3g}" for beta in catapults.index)
-        jumps = f" Above the critical rate the loss rose and came back at beta={where_to}." if where_to else ""
-        yield (
-            f"{where}Descent is lost at {mean.iloc[0]:.2g} times the critical rate at beta={mean.index[0]:.3g}, at "
-            f"{mean.iloc[-1]:.3g} times at beta={mean.index[-1]:.3g}.{jumps}"
-            + (f" Slopes over beta: {exponents}." if exponents else "")
-            + (" The curvature of the start does not set it." if np.abs(np.log(mean)).max() > math.log(2) else "")
-        )
+        ends = " and ".join(_at(relative, beta) for beta in (relative.index[0], relative.index[-1]))
+        yield f"{where}The rate at which descent is lost, in critical rates: {ends}."
+        catapults = sorted(set(rows[rows["catapults"] > 0]["beta"]))
+        if catapults:
+            yield f"{where}Above the critical rate the loss rose and came back at beta={_listed(catapults)}."
+        exponents = _exponents(slopes, rows["model"].iloc[0], rows["variant"].iloc[0])
+        if exponents:
+            yield f"{where}Slopes over beta: {exponents}."
+        if _is_missed(relative):
+            yield f"{where}The curvature of the start does not set where descent is lost."
+
+
+def _exponents(slopes: pd.DataFrame, model: str, variant: str | None) -> str:
+    """The exponents of the rates of one model and variant, with the range of each."""
+    if not len(slopes):
+        return ""
+    rates = slopes[slopes["quantity"].str.startswith(("rate at", "critical"))].to_dict("records")
+    model_rates = [row for row in rates if (row["model"], row["variant"]) == (model, variant)]
+    return "; ".join(f"{row['quantity']} {row['slope']:.2f} ({row['range']})" for row in model_rates)
+
+
+def _listed(betas: Sequence[float]) -> str:
+    return ", ".join(f"{beta:.3g}" for beta in betas)
 
 
 def _parted(common: pd.DataFrame) -> Iterator[str]:
+    """Sentences on when networks leave the path that all betas share, by the logits that they start from."""
     for where, family_rows in families(common):
         for start, rows in family_rows.groupby("start", sort=False):
-            left = rows[rows["tau_nl"].notna()]
-            stayed = [f"{beta:.3g}" for beta in rows[rows["tau_nl"].isna()]["beta"]]
-            times = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
-            together = f"; not within the path followed at beta={', '.join(stayed)}" if stayed else ""
-            yield (
-                f"{where}From equal initial logits ({start}) networks leave the common path of the tangent model, by a "
-                f"tenth of the way, at tau {times or 'none'}{together}."
+            stayed = list(rows[rows["tau_nl"].isna()]["beta"])
+            times = ", ".join(
+                f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in rows.dropna(subset="tau_nl").itertuples()
             )
+            together = f"; not within the path followed at beta={_listed(stayed)}" if stayed else ""
+            path = "leave the tangent model's common path, by a tenth of the way"
+            yield f"{where}From equal initial logits ({start}) networks {path}, at tau {times or 'none'}{together}."
 
 
 def _warnings(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield from smoke_warnings(grid)
     curves = frames["curves"]
     if len(curves) and not curves["converged"].all():
-        betas = sorted(set(curves[~curves["converged"]]["beta"]))
-        yield (
-            f"lambda_max has not converged to {TOLERANCE:g} at beta={', '.join(f'{b:.3g}' for b in betas)}: it is an "
-            "underestimate there."
-        )
+        betas = _listed(sorted(set(curves[~curves["converged"]]["beta"])))
+        yield f"lambda_max has not converged to {TOLERANCE:g} at beta={betas}: it is an underestimate there."
     edges = frames["edges"]
     if len(edges) and edges["frontier"].isna().any():
         yield "For some seeds training was lost at no rate tried, or at every rate: their frontier is missing."

@@ -11,6 +11,7 @@ from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure
 from calib_bench.studies.homogeneity.findings import LATE
 from calib_bench.studies.homogeneity.measure import BEST, EQUIVALENT, FAILURE, INCONCLUSIVE, MISSED, SUGGESTIVE
 from calib_bench.studies.homogeneity.nets import RANGE
+from calib_bench.studies.homogeneity.result import HomogeneityResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +40,14 @@ def slopes(analysis: Analysis) -> Figure:
     and its margin."""
     from matplotlib.figure import Figure
 
-    frame: Any = analysis.data["slopes"]
+    frame = HomogeneityResult.of(analysis).slopes
     judged = frame[(frame["range"] == RANGE) & frame["slope"].notna()] if "slope" in frame else frame
     if not len(judged):
         return empty_figure("no net has a slope yet")
     names = list(dict.fromkeys(judged["model"] + ", " + judged["optimizer"]))
     figure = Figure(figsize=(WIDTH, 1.4 + 0.28 * len(names)))
     axes = figure.subplots(1, 2, sharey=True, sharex=True, squeeze=False)[0]
-    margin = float(str(analysis.data["margin"]))
+    margin = HomogeneityResult.of(analysis).margin
     for axis, (quantity, title) in zip(axes, ((BEST, "best rate"), (FAILURE, "training fails")), strict=True):
         for row in judged[judged["rate"] == quantity].to_dict("records"):
             _slope(axis, row, names.index(f"{row['model']}, {row['optimizer']}"), margin)
@@ -73,7 +74,7 @@ def _slope(axis: Axes, row: dict[str, Any], y: int, margin: float) -> None:
 
 def over_beta(analysis: Analysis) -> Figure:
     """Best rate and the rate where training fails, in lr_hom: level where the law holds; 95% intervals over seeds."""
-    frame: Any = analysis.data["rates"]
+    frame = HomogeneityResult.of(analysis).rates
     if not len(frame):
         return empty_figure("no net has all its rates yet")
     figure, panels = _panels(frame)
@@ -90,10 +91,10 @@ def over_beta(analysis: Analysis) -> Figure:
 def regret(analysis: Analysis) -> Figure:
     """Test log loss at the rate carried from beta = 1 over that at the rate tuned at each beta, on fresh seeds, with
     95% intervals; grey: what does not matter."""
-    frame: Any = analysis.data["regret"]
+    frame = HomogeneityResult.of(analysis).regret
     if not len(frame):
         return empty_figure("no seed is left to judge the carried rate")
-    margin = float(str(analysis.data["regret_margin"]))
+    margin = HomogeneityResult.of(analysis).regret_margin
     figure, panels = _panels(frame)
     for axis, rows in panels:
         axis.axhspan(-margin, margin, color="0.9", zorder=0)
@@ -109,7 +110,7 @@ def regret(analysis: Analysis) -> Figure:
 def saddle(analysis: Analysis) -> Figure:
     """Share of the run until the selection loss is half of guessing's, over the scale s = beta^(1/L) of the start;
     dotted: the power -(L - 2) of leaving a saddle, 0 of Adam; above the line the start is not forgotten."""
-    frame: Any = analysis.data["saddle"]
+    frame = HomogeneityResult.of(analysis).saddle
     if not len(frame) or not frame["share"].notna().any():
         return empty_figure("no run leaves its start")
     from matplotlib.figure import Figure

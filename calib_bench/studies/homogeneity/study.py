@@ -21,6 +21,7 @@ from calib_bench.planning import tuning
 from calib_bench.studies.homogeneity import figures, measure, nets
 from calib_bench.studies.homogeneity.findings import summary, verdict, warnings
 from calib_bench.studies.homogeneity.options import Options
+from calib_bench.studies.homogeneity.result import HomogeneityResult
 from calib_bench.studies.homogeneity.tables import law_tables
 
 
@@ -59,13 +60,13 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         summary=summary(frames, options),
         tables=law_tables(grid, frames, options),
         warnings=warnings(grid, frames, len(every) - len(readings)),
-        data={
-            **frames,
-            "arms": [arm for net in every for arm in net.arms],
-            "margin": options.margin,
-            "regret_margin": options.regret_margin,
-            "limit": grid.limit,
-        },
+        result=HomogeneityResult(
+            **{name: frames[name] for name in ("slopes", "rates", "regret", "saddle")},
+            margin=options.margin,
+            regret_margin=options.regret_margin,
+            limit=grid.limit,
+            arms=[arm for net in every for arm in net.arms],
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
 from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, Phase, column
+from calib_bench.studies.learning_rate.result import LearningRateResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +35,11 @@ def phase_plane(analysis: Analysis) -> Figure:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    phases: Any = analysis.data["phases"]
+    phases = LearningRateResult.of(analysis).phases
     if not phases:
         return empty_figure("no plane is complete yet")
     frames = [pd.DataFrame(one.cells()) for one in phases]
-    cap = float(str(analysis.data["cap"]))
+    cap = LearningRateResult.of(analysis).cap
     norm = scale(pd.concat(frames)["score"], cap)
     figure = Figure(figsize=(WIDTH, 3.5 * len(phases)))
     axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
@@ -52,7 +53,7 @@ def phase_plane(analysis: Analysis) -> Figure:
             for what, look in LOOKS.items():
                 rates = np.exp(one.log_rates(what, unit, one.found.means_A))
                 finite = np.isfinite(rates)
-                path(axis, np.array(one.betas)[finite], rates[finite], **look)
+                path(axis, np.array(one.betas)[finite].tolist(), rates[finite].tolist(), **look)
                 if what != CRITICAL and finite.any():
                     low, high = min(low, rates[finite].min() / 1.3), max(high, rates[finite].max() * 1.3)
             axis.set_ylim(low, high)
@@ -69,7 +70,7 @@ def ridge(analysis: Analysis) -> Figure:
     """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2."""
     from matplotlib.figure import Figure
 
-    phases: Any = analysis.data["phases"]
+    phases = LearningRateResult.of(analysis).phases
     if not phases:
         return empty_figure("no plane is complete yet")
     figure = Figure(figsize=(WIDTH, 3.2 * len(phases)))

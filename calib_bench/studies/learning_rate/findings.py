@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.findings import Finding, hints
+from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.table_notes import families, smoke_warnings
+from calib_bench.analysis.warnings import data_notes, one_seed
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.studies.learning_rate import phase
@@ -17,14 +20,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NAMED = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
-SAID = {
+NAMES = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
+PHRASES = {
     phase.RIDGE: "the best rate goes", phase.FRONTIER: "the rate where training begins to fail goes",
     phase.CRITICAL: f"the critical rate {phase.LIMIT} goes",
 }  # fmt: skip
 
 
 def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+    """Sentences on every plane: its best rates, its collapses, and the rates at which training fails."""
     if not len(frames["slopes"]):
         return ("How the best rate depends on beta is inconclusive: fewer than two betas have one.",)
     sentences = []
@@ -40,7 +44,7 @@ def summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     if not len(slopes) or len(by_plane(slopes)) > 1:
         return ()
     rows = {rate: _row(slopes, rate, "lr") for rate in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
-    parts = [f"{SAID[rate]} as beta^s with s = {cell(row, 'slope')}" for rate, row in rows.items() if row]
+    parts = [f"{PHRASES[rate]} as beta^s with s = {cell(row, 'slope')}" for rate, row in rows.items() if row]
     if not parts:
         return ()
     sentences = [f"{'; '.join(parts).capitalize()}."]
@@ -70,7 +74,7 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
     fitted = {unit: row for unit, row in rows.items() if row is not None}
     if not fitted:
         return ["How the best rate depends on beta is inconclusive: fewer than two betas have one inside the grid."]
-    parts = [f"{cell(row, 'slope')} for {NAMED[unit]}" for unit, row in fitted.items()]
+    parts = [f"{cell(row, 'slope')} for {NAMES[unit]}" for unit, row in fitted.items()]
     text = f"Over {next(iter(fitted.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
     return [f"{text}{_ridge_by_range(slopes)}.", _where_ridge_stays(fitted)]
 
@@ -84,23 +88,23 @@ def _ridge_by_range(slopes: pd.DataFrame) -> str:
 
 def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
     """Whether one value for every beta may be best in some unit; `fitted` are the slopes over all betas by unit."""
-    still = [NAMED[unit] for unit, row in fitted.items() if not is_significant(row, "slope")]
+    slopes = [Finding.of(row, "slope", where=NAMES[unit]) for unit, row in fitted.items()]
+    still = [slope for slope in slopes if not slope.is_established]
     if not still:
         return f"So the best value depends on beta in each of the {len(fitted)} units."
-    hints = [row for row in fitted.values() if revoked(row) and excludes_zero(row, "slope")]
-    why = f" ({why_loose(hints)})" if hints else ""
-    return f"Whether the best value of {' or of '.join(still)} depends on beta is inconclusive{why}."
+    names = " or of ".join(slope.where for slope in still)
+    return f"Whether the best value of {names} depends on beta is inconclusive{hints(still)}."
 
 
 def _collapses(points: pd.DataFrame) -> list[str]:
     """How many trials failed or collapsed at the best rates."""
-    rows = [row for row in points.to_dict("records") if row.get("collapsed", 0) > 0]
+    rates = [(row, Estimate.of(row, "collapsed")) for row in points.to_dict("records")]
     listed = "; ".join(
-        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {row['collapsed']:.0%} "
-        f"[{row['collapsed_low']:.0%}, {row['collapsed_high']:.0%}]"
-        for row in rows
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {rate.percent}"
+        for row, rate in rates
+        if rate is not None and rate.mean > 0
     )
-    return [f"Collapse at the best rate: {listed}."] if rows else []
+    return [f"Collapse at the best rate: {listed}."] if listed else []
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
@@ -108,9 +112,9 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     overall = _row(slopes, phase.FRONTIER, "lr")
     if overall is None:
         return ["Where training fails was found at fewer than two betas: how that depends on beta is inconclusive."]
-    text = f"Training fails above a rate that moves as beta^s with s = {cell(overall, 'slope')} over all betas"
-    text += "".join(_against_theory(slopes, where, theory) for where, theory in phase.THEORY.items())
-    return [f"{text}.", *_against_critical(points)]
+    by_range = "".join(_against_theory(slopes, where, theory) for where, theory in phase.THEORY.items())
+    text = f"Training fails above a rate that goes as beta^s with s = {cell(overall, 'slope')} over all betas"
+    return [f"{text}{by_range}.", *_against_critical(points)]
 
 
 def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
@@ -135,10 +139,8 @@ def _against_critical(points: pd.DataFrame) -> list[str]:
     parts = [f"{side} it at beta={_beta_list(side_rows)}" for side, side_rows in sides.items() if side_rows]
     if not parts:
         return []
-    return [
-        f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail "
-        f"{' and '.join(parts)}; elsewhere inconclusive."
-    ]
+    critical = f"the critical rate {phase.LIMIT} at initialization"
+    return [f"Against {critical}, training begins to fail {' and '.join(parts)}; elsewhere inconclusive."]
 
 
 def _beta_list(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -149,29 +151,21 @@ def warnings(
     grid: Grid, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
     """What a reader must know before quoting a number of the planes."""
-    messages = smoke_warnings(grid)
-    if len(grid.seed) == 1:
-        messages.append(
-            "One seed: intervals hold for this one initialization and batch order, and the frontier has none."
-        )
     rows = frames["phase"].to_dict("records")
+    messages = [*smoke_warnings(grid), *one_seed(grid, ", and the frontier has none")]
     for row in rows:
         messages += _open_ends(row)
-    messages += [*_collapse_warning(rows), *_curvature_warnings(phases)]
-    for split in store.provenance().get("splits", ()):
-        messages += [f"Data: {note}." for note in split.get("notes", {}).values()]
+    messages += [*_collapse_warning(rows), *_curvature_warnings(phases), *data_notes(store.provenance())]
     return tuple(dict.fromkeys(messages))
 
 
 def _open_ends(row: Mapping[str, Any]) -> Iterator[str]:
     """Of a beta whose best rate is at the edge of the grid, or whose frontier was not found."""
+    which = f"{row['model']} beta={row['beta']:.3g}"
     if not row["inside"]:
-        yield f"{row['model']} beta={row['beta']:.3g}: the best rate is at the edge of its grid."
+        yield f"{which}: the best rate is at the edge of its grid."
     if not row.get(phase.column(phase.FRONTIER, "lr"), math.nan) > 0:
-        yield (
-            f"{row['model']} beta={row['beta']:.3g}: some seed trains at every rate tried above its best one, or "
-            "at none, so no frontier is given; extend= lets the grid go on."
-        )
+        yield f"{which}: no frontier, since some seed trains at every rate above its best one or at none; give extend=."
 
 
 def _collapse_warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -179,10 +173,8 @@ def _collapse_warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not lost:
         return []
     listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)
-    return [
-        f"Trials that collapsed at the best rate: {listed}. Intervals of best rates do not cover what so few seeds "
-        "have not shown; where only some of a beta's seeds collapsed, no slope of the best rate is established."
-    ]
+    consequence = "where only some of a beta's seeds did, no slope of the best rate is established"
+    return [f"Trials collapsed at the best rate, which intervals do not cover: {listed}; {consequence}."]
 
 
 def _curvature_warnings(phases: Sequence[phase.Phase]) -> Iterator[str]:

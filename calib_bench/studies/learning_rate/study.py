@@ -21,6 +21,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
 from calib_bench.studies.learning_rate import figures, phase
 from calib_bench.studies.learning_rate.findings import summary, verdict, warnings
+from calib_bench.studies.learning_rate.result import LearningRateResult
 from calib_bench.studies.learning_rate.tables import details, plane_tables
 
 if TYPE_CHECKING:
@@ -81,12 +82,13 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         tables=plane_tables(grid, frames),
         warnings=warnings(grid, phases, frames, store),
         summary=summary(frames),
-        data={
-            "arms": [arm for family in tuned_families for arm in family.arms],
-            "phases": phases,
-            "cap": beta_rate_plane.guess(grid),
-            "limit": grid.limit,
-        },
+        result=LearningRateResult(
+            limit=grid.limit,
+            reference=grid.reference,
+            arms=[arm for family in tuned_families for arm in family.arms],
+            phases=phases,
+            cap=beta_rate_plane.guess(grid),
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from calib_bench.core.fate import GUESS
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Detail, Table
 from calib_bench.studies.learning_rate import phase
-from calib_bench.studies.learning_rate.findings import SAID, by_plane
+from calib_bench.studies.learning_rate.findings import PHRASES, by_plane
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,8 @@ def details(analysis: Analysis) -> list[Detail]:
     beta_details = []
     for where, rows in groups:
         for row in rows.to_dict("records"):
-            present = [what for what in SAID if phase.column(what, "lr") in row]
-            table = [{"rate": SAID[what].split(" goes")[0]} | _units(row, what) for what in present]
+            present = [what for what in PHRASES if phase.column(what, "lr") in row]
+            table = [{"rate": PHRASES[what].split(" goes")[0]} | _units(row, what) for what in present]
             parts = [f"{one['rate']} {cell(one, 'lr')}" for one in table if one["lr"] == one["lr"]]
             edge = () if row["inside"] else ("The best rate is at the edge of the grid.",)
             display_columns = Table("In three units", pd.DataFrame(table), names=("rate",))

@@ -43,7 +43,7 @@ def plane(analysis: Analysis) -> Figure:
     if table is None or "accuracy_change" not in table.frame:
         return empty_figure("No arm shares a finished seed with the model alone at the reference yet.")
     frame = table.frame[table.frame["initial_norm"].notna()]
-    reference = float(str(analysis.data["reference"]))
+    reference = analysis.result.reference
     frame = frame.fillna({f"{metric}_change": 0.0 for metric in METRICS})
     betas = sorted(set(frame["beta"]))
     shades = {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
@@ -173,7 +173,7 @@ def factors(analysis: Analysis) -> Figure:
                 draw_line(axis, metric_rows, column, dodge_factor(i, len(looks)), color=color, marker=marker)
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(f"change of {LABELS[metric]}")
-            set_beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
         line[0].set_title(name, loc="left")
     keys = [(label, {"color": color, "marker": marker}) for color, marker, label in looks.values()]
     figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)

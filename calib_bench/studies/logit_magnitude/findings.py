@@ -7,15 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis import collapse, interventions
+from calib_bench.analysis.findings import Finding, established, hints, largest
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import (  # fmt: skip
-    Row,
-    cell,
-    excludes_zero,
-    is_significant,
-    revoked,
-    why_loose,
-)
+from calib_bench.analysis.result_rows import Row, revoked
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE
@@ -38,10 +32,8 @@ def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> tuple[str, ...]:
         return ("There is nothing to compare yet: no plane has finished seeds in every cell of two betas.",)
     sentences = []
     for where, plane_rows in _planes(planes):
-        sentences.append(
-            f"{where}Does generalization depend strongly on beta and weakly on the initial logit magnitude? "
-        )
-        sentences[-1] += " ".join(_answer(row) for row in plane_rows.to_dict("records"))
+        answers = " ".join(_answer(row) for row in plane_rows.to_dict("records"))
+        sentences.append(f"{where}Does generalization depend strongly on beta and weakly on {NORM}? {answers}")
     for where, pairs in _planes(frames["contrasts"]):
         sentences += [f"{where}{_moved(pairs[pairs['moves'] == moves], moves)}" for moves in (BETA, MAGNITUDE)]
     sentences += interventions.words({**frames, "interventions": shares.iloc[:0]}, grid)
@@ -60,10 +52,8 @@ def _planes(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 def _answer(row: Row) -> str:
     """Sentence on one metric of one plane: the answer and both shares of variance."""
     loose = "" if row["tuning"] == "tuned" else f", rates not all tuned: {row['tuning']}"
-    what = f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds{loose})"
-    values = f"{_share(row, 'other_share')} of the variance is beta's and {_share(row, 'magnitude_share')} the initial "
-    values += "magnitude's at fixed beta"
-    return f"{what}: {answer(row)}; {values}."
+    shares = f"share of variance of beta {_share(row, SHARES[0])}, of {NORM} at fixed beta {_share(row, SHARES[1])}"
+    return f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds{loose}): {answer(row)}; {shares}."
 
 
 def answer(row: Row) -> str:
@@ -74,15 +64,20 @@ def answer(row: Row) -> str:
     if math.isnan(beta_low + low):
         return "inconclusive (shares have no intervals)"
     if beta_low > high:
-        if high < WEAK:
-            return f"yes, on beta, and on the initial magnitude weakly if at all (below {WEAK:.0%} of the variance)"
-        how = ", on which it depends too" if _moves(row, SHARES[1]) else ", on which no dependence is established"
-        return f"it depends more on beta than on the initial magnitude{how}"
+        return _more_on_beta(row, high)
     if low > beta_high:
         return "no, it depends more on the initial magnitude than on beta"
     sure = [name for name, c in (("beta", SHARES[0]), ("initial magnitude", SHARES[1])) if _moves(row, c)]
     dependence = f" (it does depend on {' and on '.join(sure)})" if sure else ""
     return f"inconclusive on which of the two it depends more{dependence}"
+
+
+def _more_on_beta(row: Row, high: float) -> str:
+    """The answer where beta's share is surely the larger one; `high` is the upper limit of the magnitude's."""
+    if high < WEAK:
+        return f"yes, on beta, and on the initial magnitude weakly if at all (below {WEAK:.0%} of the variance)"
+    how = "it depends too" if _moves(row, SHARES[1]) else "no dependence is established"
+    return f"it depends more on beta than on the initial magnitude, on which {how}"
 
 
 def _limits(row: Row, column: str) -> tuple[float, float, float]:
@@ -112,17 +107,17 @@ def _moved(frame: pd.DataFrame, moves: str) -> str:
 
 def _moved_metric(rows: Sequence[Row], metric: str, moves: str) -> str:
     """In how many pairs one metric surely changed, and where most."""
-    sure = [row for row in rows if is_significant(row, metric)]
-    if not sure:
-        hints = [row for row in rows if revoked(row) and excludes_zero(row, metric)]
-        why = f" (in {len(hints)} it may have, {why_loose(hints)})" if hints else ""
-        return f"{metric.replace('_', ' ')} did not change significantly{why}"
-    most = max(sure, key=lambda row: abs(row[metric]))
-    where = f"beta={most['beta']:.3g}" + (f" against {most['from_beta']:.3g}" if moves == BETA else "")
-    return (
-        f"{metric.replace('_', ' ')} changed in {len(sure)}, most at {where} ({NORM} "
-        f"{_norms(most, moves)}), by {cell(most, metric)}"
-    )
+    findings = [Finding.of(row, metric, where=_place(row, moves)) for row in rows]
+    most = largest(findings)
+    if most is None:
+        return f"{metric.replace('_', ' ')} did not change significantly{hints(findings)}"
+    return f"{most.quantity} changed in {len(established(findings))}, most at {most.where}, by {most.text}"
+
+
+def _place(row: Row, moves: str) -> str:
+    """The pair that a row compares: which beta against which, or which magnitudes."""
+    against = f" against {row['from_beta']:.3g}" if moves == BETA else ""
+    return f"beta={row['beta']:.3g}{against} ({NORM} {_norms(row, moves)})"
 
 
 def _norms(row: Row, moves: str) -> str:

@@ -15,7 +15,7 @@ from calib_bench.analysis.result_rows import adjusted, drop_single_seed_interval
 from calib_bench.analysis.warnings import warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Role, Section, Study
+from calib_bench.core.study import Analysis, Role, Section, Study, StudyResult
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -65,17 +65,13 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     frames = _frames(reader)
     grid_arms = [arm for family in families for arm in family.arms if of_grid(arm.trial, family.arms[0].trial)]
     extra = [arm for arm in arms if arm not in grid_arms]
+    measurements = pd.concat(reader.measurements, ignore_index=True) if reader.measurements else None
     verdict = findings.verdict(frames, grid)
     return Analysis(
         verdict=(*verdict, *controls.told(frames["controls"])),
         tables=magnitude_tables(frames, grid),
         warnings=warnings(alone(grid), grid_arms, extra, frames, store.provenance()),
-        data={
-            "arms": arms,
-            "measurements": pd.concat(reader.measurements, ignore_index=True) if reader.measurements else None,
-            "reference": grid.reference,
-            "limit": grid.limit,
-        },
+        result=StudyResult(grid.limit, grid.reference, arms, measurements),
         summary=(*verdict[:2], *controls.outcome(frames["controls"])),
     )
 

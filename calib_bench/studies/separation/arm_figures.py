@@ -90,7 +90,7 @@ def separation(analysis: Analysis) -> Figure:
         return empty_figure("no change of log loss is a number")
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
-    reference = float(str(analysis.data["reference"]))
+    reference = analysis.result.reference
     zero = DataFrame([_no_change(reference)])
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, objective in zip(line, objectives, strict=False):
@@ -126,7 +126,7 @@ def reliability(analysis: Analysis) -> Figure:
     """
     from pandas import DataFrame
 
-    frame = DataFrame(analysis.data["reliability"])
+    frame = DataFrame(analysis.result.reliability)
     frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
     if not len(frame):
         return empty_figure("no trial with cross-entropy has finished yet")

@@ -13,12 +13,12 @@ import numpy as np
 
 from calib_bench.analysis.calibration_variance import set_influence
 from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.findings import findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
 from calib_bench.analysis.scores import SETS
 from calib_bench.analysis.table_notes import (
     NAMES,
-    describe_sample,
     display_columns,
     families,
     sample,
@@ -32,6 +32,13 @@ from calib_bench.inference import DECISIONS, Fitted, Interval, decision_interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TOLD = {
+    "auroc": "AUROC of confidence",
+    "coverage_at_5_risk": "coverage at 5% risk",
+    "lac_size": "size of 90% sets (lac)",
+}
+"""Metrics that the note tells of, and their names in it."""
 
 
 def rows(arm: Measures, reference: Measures | None, name: Row, nested: bool) -> list[Row]:
@@ -119,11 +126,9 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
 def _words(frame: pd.DataFrame, reference: float) -> str:
     """Sentences on where training at another beta changes decisions even after temperature scaling."""
     chosen = (frame["method"] == REPAIRED) & (frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != reference)
-    sentences = [
-        f"{where}After temperature scaling, AUROC of confidence {describe_sample(arms, 'auroc')}; the coverage at 5% "
-        f"risk {describe_sample(arms, 'coverage_at_5_risk')}; the size of 90% sets (lac) "
-        f"{describe_sample(arms, 'lac_size')}"
-        for where, group in families(frame[chosen])
-        if (arms := group.to_dict("records"))
-    ]
+    sentences = []
+    for where, group in families(frame[chosen]):
+        rows = group.to_dict("records")
+        changes = [finding for column, name in TOLD.items() for finding in findings_of(rows, column, name)]
+        sentences.append(f"{where}Changes after temperature scaling. {overview(changes)}")
     return ". ".join(sentences)

@@ -20,19 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.calibration_variance import same_calibration
 from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.findings import Finding, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import (
-    Row,
-    adjusted,
-    cell,
-    doubtful,
-    fields,
-    is_significant,
-    marks,
-    significance_note,
-)
-from calib_bench.analysis.table_notes import describe_sample, display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
+from calib_bench.analysis.table_notes import display_columns, families, over_beta, sample, table_note
 from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -399,33 +391,29 @@ def _table(frame: pd.DataFrame, grid: Grid, title: str, first: bool) -> Table:
 
 def headlines(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """One sentence per family on the betas at which an effect is left at equal confidence."""
-    return _words(frame, grid, brief=True)
+    sentences = []
+    for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
+        findings = [one for m in FIRST for one in findings_of(_of_metric(group, m, grid), "equal_confidence", m)]
+        if findings:
+            sentences.append(f"{where}With the reference as confident as the arm, {overview(findings)}.")
+    return sentences
 
 
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
-    """Sentences on what is left of beta's effect at equal confidence."""
-    return _words(frame, grid, brief=False)
-
-
-def _words(frame: pd.DataFrame, grid: Grid, brief: bool) -> list[str]:
-    sentences = []
+    """Sentences on what is left of beta's effect at equal confidence, and on seeds that could not be matched."""
+    sentences = headlines(frame, grid)
     for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
-        by_metric = {m: _with_value(over_beta(group[group["metric"] == m], grid)) for m in FIRST}
-        if by_metric["log loss"]:
-            sentences.append(
-                f"{where}With the reference's temperature set so that it is as confident as the arm, test log loss: "
-                f"{describe_sample(by_metric['log loss'], 'equal_confidence')}; accuracy, which no temperature "
-                f"changes: {describe_sample(by_metric['accuracy'], 'equal_confidence')}."
-            )
-            if brief:
-                continue
-            largest = max(by_metric["log loss"], key=lambda row: abs(row["total"]))
-            sentences.append(where + _largest(largest, grid))
-        if brief:
-            continue
+        measured = _of_metric(group, "log loss", grid)
+        if measured:
+            sentences.append(where + _largest(max(measured, key=lambda row: abs(row["total"])), grid))
         unmatched = group[(group["metric"] == "log loss") & (group["unmatched"] > 0)].to_dict("records")
         sentences += [where + _unmatched(row) for row in unmatched]
     return sentences
+
+
+def _of_metric(group: pd.DataFrame, metric: str, grid: Grid) -> list[Row]:
+    """The rows of one metric, of cross-entropy arms at another beta than the reference's that could be matched."""
+    return _with_value(over_beta(group[group["metric"] == metric], grid))
 
 
 def _with_value(beta_rows: list[Row]) -> list[Row]:
@@ -433,24 +421,27 @@ def _with_value(beta_rows: list[Row]) -> list[Row]:
 
 
 def _largest(row: Mapping[str, Any], grid: Grid) -> str:
-    def part(column: str) -> str:
-        return cell(row, column) + significance_note(row, column)
-
-    text = (
-        f"The change of test log loss is largest at beta={row['beta']:.3g}, {part('total')} nats against "
-        f"beta={grid.reference:g}: making the reference as confident as that arm changes it by "
-        f"{part('confidence_alone')}, and the arm differs from it then by {part('equal_confidence')}"
+    """Sentence on the arm whose log loss changed most: the total and its parts by confidence."""
+    findings = [Finding.of(row, column, name, "nats") for column, name in PARTS.items()]
+    interaction = Finding.of(row, "interaction")
+    depends = "; how much is dynamics depends on the confidence at which one looks"
+    return (
+        f"Test log loss changes most at {findings[0].where}, against beta={grid.reference:g}: {changes(findings)}"
+        f"{depends if interaction.is_established else ''}."
     )
-    if is_significant(row, "interaction"):
-        text += (
-            f"; at the reference's own confidence the arm differs by {part('equal_confidence_reverse')}, so how much "
-            "is dynamics depends on the confidence at which one looks"
-        )
-    return text + "."
+
+
+PARTS = {
+    "total": "in all",
+    "confidence_alone": "with the reference made as confident as the arm",
+    "equal_confidence": "at the arm's confidence",
+    "equal_confidence_reverse": "at the reference's confidence",
+}
+"""What a sentence calls the columns of `rows_of`."""
 
 
 def _unmatched(row: Mapping[Any, Any]) -> str:
     return (
         f"beta={row['beta']:.3g} {row['objective']}: {row['unmatched']} of {row['seeds'] + row['unmatched']} seeds "
-        "could not be compared at equal confidence, since no temperature gives one model the other's mean confidence."
+        "could not be compared at equal confidence: no temperature reaches the other model's."
     )

@@ -286,7 +286,7 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on beta's shares of the variance; `frame` is that of `rows`."""
     sentences = []
     for where, group in families(frame):
-        listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SAID]
+        listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SHOWN]
         factors = "beta, objective and seed" if int(group["objectives"].max()) > 1 else "beta and seed"
         few = f" Not established: {FEW_CHOSE}." if group.get("tuning", group["result"]).map(_few).any() else ""
         if listed:
@@ -298,7 +298,7 @@ def _few(tuning: str) -> bool:
     return few_chose({"tuning": tuning})
 
 
-_SAID = ("accuracy", "repaired log loss", "log loss at equal confidence")
+_SHOWN = ("accuracy", "repaired log loss", "log loss at equal confidence")
 
 
 def _share(row: Mapping[Any, Any]) -> str:
@@ -311,36 +311,39 @@ def tests_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the objectives in which beta matters at equal confidence; `frame` is that of `tests`."""
     sentences = []
     for where, group in families(frame):
+        begin = f"{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all)"
         if (group["least_p"] >= ALPHA / len(group)).all():
-            sentences.append(
-                f"{where}Whether beta matters at equal confidence is inconclusive: with so few seeds no permutation "
-                "test could be significant after Holm's correction."
-            )
+            sentences.append(f"{begin}: inconclusive, with so few seeds no test can be significant.")
             continue
         parts = [
             f"{result} ({method}): {_verdicts(rows.to_dict('records'))}"
             for (result, method), rows in group.groupby(["result", "method"], sort=False)
-            if result == "accuracy" or method in _TOLD
+            if result == "accuracy" or method in _MENTIONED
         ]
-        sentences.append(
-            f"{where}If beta acted through confidence alone, it would have no effect within an objective once "
-            f"confidence is equalized. {'; '.join(parts)} (permutation tests within seeds, Holm over all of them, "
-            "for these test examples)."
-        )
+        sentences.append(f"{begin}. {'. '.join(parts)}.")
     return sentences
 
 
-_TOLD = ("temperature scaling", "equal confidence")
+_MENTIONED = ("temperature scaling", "equal confidence")
+ANSWERS = {
+    "established": "established with {}, also without the most extreme beta",
+    "single": "established with {}, where it may rest on one extreme beta alone",
+    "inconclusive": "inconclusive with {}",
+}
 
 
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> str:
-    sure = [row for row in rows if row["holm"] < ALPHA and not revoked(row)]
-    several = [row["objective"] for row in sure if row["holm_without"] < ALPHA]
-    single = [f"{row['objective']} (beta={row['extreme']:.3g})" for row in sure if not row["holm_without"] < ALPHA]
-    silent = [row["objective"] for row in rows if row not in sure]
-    clauses = {
-        "beta has an effect with {}, also without the most extreme beta": several,
-        "beta has an effect that may rest on one extreme beta alone with {}": single,
-        "inconclusive with {}": silent,
-    }
-    return ", ".join(text.format(", ".join(objectives)) for text, objectives in clauses.items() if objectives)
+    """With which objectives beta has an effect."""
+    objectives: dict[str, list[str]] = {answer: [] for answer in ANSWERS}
+    for row in rows:
+        answer = _answer(row)
+        extreme = f" (beta={row['extreme']:.3g})" if answer == "single" else ""
+        objectives[answer].append(f"{row['objective']}{extreme}")
+    return "; ".join(ANSWERS[answer].format(", ".join(names)) for answer, names in objectives.items() if names)
+
+
+def _answer(row: Mapping[Any, Any]) -> str:
+    """Which of ANSWERS a test gives."""
+    if revoked(row) or not row["holm"] < ALPHA:
+        return "inconclusive"
+    return "established" if row["holm_without"] < ALPHA else "single"

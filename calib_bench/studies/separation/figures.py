@@ -59,7 +59,7 @@ def interventions(analysis: Analysis) -> Figure | None:
                 draw_line(axis, kind_rows, column, dodge_factor(i, len(kinds)), **LOOKS[kind])
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(label)
-            set_beta_axis(axis, [*rows["beta"], float(str(analysis.data["reference"]))])
+            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
         line[0].set_title(name, loc="left")
     keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
     if some_untuned(frame):

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
-from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, significance_note, why_loose
-from calib_bench.analysis.table_notes import betas, families
+from calib_bench.analysis.findings import EQUAL, Finding, betas, changes, evidence, findings_of
+from calib_bench.analysis.result_rows import cell
+from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.inference import EQUAL, Interval, equivalence
 from calib_bench.studies.separation import equal_confidence, factorial
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 
 Row = Mapping[str, Any]
-MARGIN = 0.01
-"""A difference in accuracy, or of log loss in nats, that is surely smaller than this is called equal."""
+MAIN = ("log_loss_total", "accuracy")
+NAMES = {
+    "accuracy": "accuracy", "log_loss_total": "test log loss", "log_loss_dyn": "log loss after temperature scaling",
+    "log_loss_conf": "what temperature scaling repairs",
+}  # fmt: skip
+UNITS = {"log_loss_total": "nats", "log_loss_dyn": "nats", "log_loss_conf": "nats"}
 WIDEST = 1.0
 """Widest interval of a share that is reported."""
 
@@ -30,8 +34,7 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
         return (
-            f"There is nothing to compare: no other arm shares a finished seed with the reference "
-            f"(beta={grid.reference:g}, cross-entropy).",
+            f"There is nothing to compare: no other arm shares a finished seed with beta={grid.reference:g}.",
             *controls.without(frames["controls"]),
         )
     sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, grid)]
@@ -49,58 +52,35 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
 
 
 def _over_beta(where: str, frame: pd.DataFrame, grid: Grid) -> list[str]:
+    """Sentences on what changed with beta under cross-entropy: accuracy, log loss and its parts, confidence itself."""
     measured = frame[frame["log_loss_total"].notna() & (frame["objective"] == CROSS_ENTROPY)]
     rows = measured.to_dict("records")
     if not rows:
         return []
     how = " (one seed: intervals over test examples only)" if len(grid.seed) == 1 else ""
-    head = f"{where}Training with cross-entropy at another beta than {grid.reference:g}{how}"
     return [
-        f"{head}. Accuracy, which is all dynamics since no temperature changes a predicted class: "
+        f"{where}Cross-entropy at another beta than {grid.reference:g}{how}. Accuracy, which no temperature changes: "
         f"{_changes(rows, 'accuracy')}.",
-        f"{where}Test log loss (nats): {_changes(rows, 'log_loss_total', _shared)}. Its dynamics, the part that no "
-        f"temperature repairs: {_changes(rows, 'log_loss_dyn')}. Its confidence, the part that one repairs: "
+        f"{where}Test log loss: {_changes(rows, 'log_loss_total')}{_shares(rows)}. Its dynamics, which no temperature "
+        f"repairs: {_changes(rows, 'log_loss_dyn')}. Its confidence, which one repairs: "
         f"{_changes(rows, 'log_loss_conf')}.",
         f"{where}Confidence itself: {_kappas(rows)}.",
     ]
 
 
-def _changes(rows: Sequence[Row], column: str, more: Any = None) -> str:
-    """Text on a quantity's change over beta: by how much, where it is equivalent, and where it is inconclusive."""
-    groups = _by_evidence(rows, column)
-    clauses = [f"changed by {cell(row, column)} at {betas([row])}{more(row) if more else ''}" for row in groups["sure"]]
-    if groups["equal"]:
-        clauses.append(f"equal within {MARGIN:g} at {betas(groups['equal'])}")
-    if groups["hint"]:
-        clauses.append(f"may differ at {betas(groups['hint'])}, {why_loose(groups['hint'])}")
-    if groups["silent"]:
-        clauses.append(f"inconclusive at {betas(groups['silent'])}")
-    return "; ".join(clauses)
+def effects(rows: Iterable[Row], column: str) -> list[Finding]:
+    """The findings of a column of the contrasts, log losses in nats; equal within `MARGIN` is an answer too."""
+    return findings_of(rows, column, NAMES[column], UNITS.get(column, ""), EQUAL)
 
 
-def _by_evidence(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    """The rows where a quantity is equal, surely differs, may differ and neither."""
-    groups: dict[str, list[Row]] = {"sure": [], "equal": [], "hint": [], "silent": []}
-    for row in rows:
-        if is_equal(row, column):
-            groups["equal"].append(row)
-        elif is_significant(row, column):
-            groups["sure"].append(row)
-        else:
-            groups["hint" if excludes_zero(row, column) else "silent"].append(row)
-    return groups
+def _changes(rows: Sequence[Row], column: str) -> str:
+    return evidence(effects(rows, column), estimates=True)
 
 
-def is_equal(row: Row, column: str) -> bool:
-    """Whether the 95% interval lies within MARGIN of 0, and nothing keeps it from being established."""
-    if revoked(row):
-        return False
-    mean, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
-    return equivalence(Interval(mean, low, high, 0, 0, math.nan, math.nan, ""), MARGIN) == EQUAL
-
-
-def _shared(row: Row) -> str:
-    return f" ({share(row)})"
+def _shares(rows: Sequence[Row]) -> str:
+    """Text on the share of confidence wherever the change of log loss is established."""
+    changed = [row for row in rows if Finding.of(row, "log_loss_total", expectation=EQUAL).is_established]
+    return "".join(f"; at {betas([row])} {share(row)}" for row in changed)
 
 
 def share(row: Row, score: str = "log_loss") -> str:
@@ -131,9 +111,9 @@ def _objectives(where: str, frame: pd.DataFrame, grid: Grid) -> Iterable[str]:
     others = frame[(frame["objective"] != CROSS_ENTROPY) & (frame["beta"] == grid.reference)]
     for row in others[others["log_loss_total"].notna()].to_dict("records"):
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
-        part = f", {share(row)}" if is_significant(row, "log_loss_total") else significance_note(row, "log_loss_total")
+        findings = [Finding.of(row, column, NAMES[column], UNITS.get(column, "")) for column in MAIN]
+        split = f"; {share(row)}" if findings[0].is_established else ""
         yield (
-            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={grid.reference:g} changed test log "
-            f"loss by {cell(row, 'log_loss_total')} nats{part}; accuracy by {cell(row, 'accuracy')}"
-            f"{significance_note(row, 'accuracy')}."
+            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={grid.reference:g} changed "
+            f"{changes(findings)}{split}."
         )

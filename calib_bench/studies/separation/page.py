@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.controls import SECTION
-from calib_bench.analysis.result_rows import cell, significance_note
+from calib_bench.analysis.findings import Finding, changes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
 from calib_bench.studies.separation import arm_figures
+from calib_bench.studies.separation.findings import NAMES, UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
     columns += [
         c for c in method_rows if c in SHOWN or any(c == f"{name}{end}" for name in SHOWN for end in ("_low", "_high"))
     ]
-    bins = pd.DataFrame(analysis.data["reliability"])
+    bins = pd.DataFrame(analysis.result.reliability)
     bins = _same(bins, rows) if len(bins) else bins
     return Detail(
         title=f"{family}, beta = {beta:.3g}" if family else f"beta = {beta:.3g}",
@@ -92,7 +93,7 @@ def _brief(rows: pd.DataFrame) -> str:
 
 def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     """Text of one beta: its cross-entropy arm against the reference, and the chosen rates."""
-    reference = float(str(analysis.data["reference"]))
+    reference = analysis.result.reference
     if float(rows["beta"].iloc[0]) == reference:
         yield "The reference: the other arms are compared with its cross-entropy arm."
     contrasts = _same(analysis.tables["separation"].frame, rows)
@@ -118,13 +119,8 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
 
 
 def _against(row: Mapping[str, Any], reference: float) -> str:
-    def part(column: str) -> str:
-        return f"{cell(row, column)}{significance_note(row, column, ' (not established)')}"
-
-    return (
-        f"With cross-entropy, against beta = {reference:g}: test log loss changed by {part('log_loss_total')} nats, of "
-        f"which confidence {part('log_loss_conf')} and dynamics {part('log_loss_dyn')}; accuracy by {part('accuracy')}."
-    )
+    findings = [Finding.of(row, column, NAMES[column], UNITS.get(column, "")) for column in NAMES]
+    return f"With cross-entropy, against beta = {reference:g}: {changes(findings)}."
 
 
 def _same(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,22 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
+from calib_bench.analysis.findings import Finding, betas, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
-from calib_bench.analysis.result_rows import (
-    Row,
-    adjusted,
-    cell,
-    doubtful,
-    fields,
-    is_significant,
-    marks,
-    significance_note,
-)
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
 from calib_bench.analysis.table_notes import (
     NAMES,
-    betas,
-    describe_sample,
     display_columns,
     families,
     over_beta,
@@ -537,20 +527,22 @@ def _family_words(log_loss: pd.DataFrame, grid: Grid) -> list[str]:
     if not chosen:
         return []
     largest = max(chosen, key=lambda row: abs(row["total_change"]))
+    findings = [one for column, name in CHANGES.items() for one in findings_of(chosen, column, name)]
     sentences = [
-        "With richer recalibration than one temperature (the family of maps that cross-validation chose), "
-        "what no recalibration repairs, the refinement of test log loss: "
-        f"{describe_sample(chosen, 'refinement_change')}; what it repairs, the calibration error: "
-        f"{describe_sample(chosen, 'calibration_change')}.",
+        f"With the family of maps that cross-validation chose, {overview(findings)}.",
         _compared(largest, log_loss),
     ]
     harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
     if harmed:
-        sentences.append(
-            f"At {betas(harmed)} the chosen recalibration does harm on the test split: too few calibration "
-            "examples for it, so that its refinement is estimated too high."
-        )
+        sentences.append(f"At {betas(harmed)} the chosen map does harm: it has too few calibration examples.")
     return sentences
+
+
+CHANGES = {
+    "refinement_change": "the refinement of test log loss, which no recalibration repairs",
+    "calibration_change": "its calibration error, which one repairs",
+}
+"""What a sentence calls the columns of `rows`."""
 
 
 def _has_change(row: Row) -> bool:
@@ -561,12 +553,11 @@ def _has_change(row: Row) -> bool:
 def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     """The change of refinement by each family, at the beta where the total changed most."""
     rows = log_loss[(log_loss["beta"] == largest["beta"]) & (log_loss["objective"] == largest["objective"])]
-    by_family = {row["family"]: row for row in rows.to_dict("records") if _has_change(row)}
-    listed = "; ".join(
-        f"{name.replace('_', ' ')} {cell(row, 'refinement_change')}{significance_note(row, 'refinement_change')}"
-        for name, row in by_family.items()
-    )
-    signs = {math.copysign(1.0, row["refinement_change"]) for row in by_family.values()}
-    agree = len(signs) == 1 and all(is_significant(row, "refinement_change") for row in by_family.values())
-    text = f"The change of refinement at beta={largest['beta']:.3g}, in nats, by family of maps: {listed}."
-    return f"{text} All families agree on its sign." if agree else text
+    by_family = [
+        Finding.of(row, "refinement_change", row["family"].replace("_", " "), "nats")
+        for row in rows.to_dict("records")
+        if _has_change(row)
+    ]
+    agree = len({finding.departure > 0 for finding in by_family}) == 1
+    sign = " All families agree on its sign." if agree and all(one.is_established for one in by_family) else ""
+    return f"At beta={largest['beta']:.3g} refinement changed after {changes(by_family)}.{sign}"

@@ -7,7 +7,7 @@ Every arm is compared with the reference of its family; the modules beside this 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
@@ -19,7 +19,7 @@ from calib_bench.analysis.warnings import refusals, warnings
 from calib_bench.analysis.warnings import untrained as untrained_words
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Role, Study
+from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.studies.separation import arm_figures, factorial, figures, page
@@ -60,11 +60,12 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     for family in families:
         read_family(study, family.arms, variants[family.arms[0].trial.family()])
     frames = _frames(study)
-    data: dict[str, Any] = {"reliability": _joined(study.reliability), "measurements": _joined(study.measurements)}
+    measurements, reliability = _joined(study.measurements), _joined(study.reliability)
+    result = StudyResult(grid.limit, grid.reference, study.arms, measurements, reliability)
     untrained = untrained_words(arms)
     return Analysis(
         verdict=(*untrained, *verdict(grid, frames)),
-        tables=tables(grid, frames, study.nested) | bins(grid, data["reliability"]),
+        tables=tables(grid, frames, study.nested) | bins(grid, reliability),
         warnings=(
             *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
@@ -72,7 +73,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
             *(f"{method}: {caution}." for method, caution in study.cautions.items()),
             *study.left_out,
         ),
-        data=data | {"arms": study.arms, "reference": grid.reference, "limit": grid.limit},
+        result=result,
         summary=(*untrained, *summary(grid, frames)),
     )
 

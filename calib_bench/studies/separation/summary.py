@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, why_loose
-from calib_bench.analysis.table_notes import betas, families
+from calib_bench.analysis.findings import Evidence, Finding, changes, established, hints, largest, overview, places
+from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.studies.separation.findings import MARGIN, is_equal
+from calib_bench.studies.separation.findings import effects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,76 +40,35 @@ def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
 
 def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
     """Sentence on what no temperature can repair: the repaired log loss, and accuracy."""
-    sure = [row for row in rows if any(_changed(row, column) for column in DYNAMICS)]
-    if not sure:
-        return _no_dynamics(rows, grid)
-    worst = max(sure, key=lambda row: abs(row["log_loss_dyn"]))
-    parts = " and ".join(_dynamics_parts(worst))
-    others = [row for row in sure if row is not worst]
-    rest = [row for row in rows if row not in sure]
-    more = f"; also established at {betas(others)}" if others else ""
-    silent = f" No effect is established at {betas(rest)}." if rest else ""
+    findings = [finding for column in DYNAMICS for finding in effects(rows, column)]
+    most = largest(findings[: len(rows)]) or largest(findings)
+    if most is None:
+        return _no_dynamics(findings, grid)
+    there = established(finding for finding in findings if finding.where == most.where)
+    rest = [finding for finding in findings if finding.where != most.where]
+    more = f" Elsewhere, {overview(rest)}." if rest else ""
     return (
-        f"Beta changes what is learned, not only how confident the model is: trained at {betas([worst])} instead of "
-        f"{grid.reference:g}, {parts}, which no temperature could repair{more}.{silent}"
+        f"Beta changes what is learned, not only how confident the model is: {most.where} instead of "
+        f"{grid.reference:g} changes {changes(there)}, which no temperature repairs.{more}"
     )
 
 
-def _dynamics_parts(row: Row) -> list[str]:
-    """By how much log loss after temperature scaling and accuracy changed, each where it surely did."""
-    parts = []
-    if _changed(row, "log_loss_dyn"):
-        parts.append(
-            f"log loss after temperature scaling is {_way(row, 'log_loss_dyn')} by {_size(row, 'log_loss_dyn')} nats"
-        )
-    if _changed(row, "accuracy"):
-        parts.append(f"accuracy is {_way(row, 'accuracy')} by {_size(row, 'accuracy')}")
-    return parts
-
-
-def _no_dynamics(rows: Sequence[Row], grid: Grid) -> str:
+def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:
     """Where nothing that is learned surely differs: whether it is equal."""
     reference = f"beta={grid.reference:g}"
-    if all(is_equal(row, column) for row in rows for column in DYNAMICS):
-        return (
-            f"Beta made no difference to what was learned: at every beta, log loss after temperature scaling and "
-            f"accuracy equal those of {reference} within {MARGIN:g}."
-        )
-    hints = [row for row in rows if any(excludes_zero(row, column) for column in DYNAMICS)]
-    hint = f" There may be one at {betas(hints)}, but {why_loose(hints)}." if hints else ""
-    return (
-        f"No effect of beta on what is learned is established: after temperature scaling, log loss and accuracy "
-        f"do not differ significantly from those at {reference}.{hint}"
-    )
+    if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
+        return f"Beta made no difference to what is learned: {overview(findings)}, against {reference}."
+    return f"No effect of beta on what is learned is established against {reference}{hints(findings)}."
 
 
 def _confidence(rows: Sequence[Row]) -> str:
     """Sentence on what a temperature repairs."""
-    sure = [row for row in rows if _changed(row, "log_loss_conf")]
-    if sure:
-        most = max(sure, key=lambda row: abs(row["log_loss_conf"]))
-        others = [row for row in sure if row is not most]
-        more = f"; likewise at {betas(others)}" if others else ""
-        return (
-            f"Confidence changes too: at {betas([most])} it makes log loss {_way(most, 'log_loss_conf')} by "
-            f"{_size(most, 'log_loss_conf')} nats, which temperature scaling repairs{more}."
-        )
-    if all(is_equal(row, "log_loss_conf") for row in rows):
-        return f"Confidence hardly matters: what temperature scaling could repair differs by less than {MARGIN:g} nats."
+    findings = effects(rows, "log_loss_conf")
+    most = largest(findings)
+    if most is not None:
+        others = places(one.where for one in findings if one.is_established and one is not most)
+        more = f"; also established at {others}" if others else ""
+        return f"Confidence changes too: at {most.where}, {changes([most])}{more}."
+    if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
+        return f"Confidence hardly matters: {overview(findings)}."
     return "No change of confidence that temperature scaling would repair is established."
-
-
-def _changed(row: Row, column: str) -> bool:
-    return is_significant(row, column) and not is_equal(row, column)
-
-
-def _way(row: Row, column: str) -> str:
-    return "higher" if row[column] > 0 else "lower"
-
-
-def _size(row: Row, column: str) -> str:
-    """The change without its sign, limits in order."""
-    if row[column] > 0:
-        return cell(row, column)
-    flipped = {column: -row[column], f"{column}_low": -row[f"{column}_high"], f"{column}_high": -row[f"{column}_low"]}
-    return cell(flipped, column)

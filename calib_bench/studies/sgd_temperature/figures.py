@@ -15,6 +15,7 @@ from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.studies.sgd_temperature.read import Reading
+from calib_bench.studies.sgd_temperature.result import TemperatureResult
 from calib_bench.studies.sgd_temperature.rows import FamilyResult
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 def heat(analysis: Analysis) -> Figure:
     """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line."""
-    families = [one for one in _found(analysis) if any(math.isfinite(r.mean) for r in one.part(HEAT))]
+    families = [
+        one for one in TemperatureResult.of(analysis).families if any(math.isfinite(r.mean) for r in one.part(HEAT))
+    ]
     if not families:
         return empty_figure("No run has lasted long enough to be judged.")
     figure, axes = _panels(len(families), 3.4)
@@ -60,7 +63,11 @@ def _capacity_line(axis: Axes, one: FamilyResult) -> None:
 
 def collapse(analysis: Analysis) -> Figure:
     """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature."""
-    families = [one for one in _found(analysis) if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0]
+    families = [
+        one
+        for one in TemperatureResult.of(analysis).families
+        if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0
+    ]
     if not families:
         return empty_figure("No batch size or momentum was varied: give several of batch= or momentum=.")
     figure, axes = _panels(2 * len(families), 3.4)
@@ -110,7 +117,7 @@ def _settled(readings: Sequence[Reading]) -> list[Reading]:
 
 def cooling(analysis: Analysis) -> Figure:
     """Excess loss over epochs while the rate is lowered and restored, seeds and their mean."""
-    cooled = [(one, r) for one in _found(analysis) for r in one.part(COOLED) if len(r.loss)]
+    cooled = [(one, r) for one in TemperatureResult.of(analysis).families for r in one.part(COOLED) if len(r.loss)]
     if not cooled:
         return empty_figure("No run in which the rate is lowered has finished.")
     figure, axes = _panels(len(cooled), 3.1)
@@ -152,7 +159,7 @@ def _levels(axis: Axes, hot: float, factors: Sequence[float], last: float) -> No
 
 def adam(analysis: Analysis) -> Figure:
     """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
-    families = [one for one in _found(analysis) if any(r.mean > 0 for r in one.part(ADAM))]
+    families = [one for one in TemperatureResult.of(analysis).families if any(r.mean > 0 for r in one.part(ADAM))]
     if not families:
         return empty_figure("Adam was not trained: give optimizer=sgd,adam.")
     figure, axes = _panels(len(families), 3.4)
@@ -174,7 +181,7 @@ def adam(analysis: Analysis) -> Figure:
 
 def gibbs(analysis: Analysis) -> Figure:
     """Histograms of the one-parameter model beside their Gibbs densities and the normal ones."""
-    densities: Any = analysis.data["densities"]
+    densities = TemperatureResult.of(analysis).densities
     if not densities:
         return empty_figure("The one-parameter model has not finished.")
     figure, axes = _panels(len(densities), 2.7)
@@ -193,11 +200,6 @@ def gibbs(analysis: Analysis) -> Figure:
     keys.append(("normal, of the minimum's curvature", {"color": "k", "linewidth": 1, "linestyle": ":"}))
     figure_legend(figure, keys)
     return figure
-
-
-def _found(analysis: Analysis) -> list[FamilyResult]:
-    results: Any = analysis.data["found"]
-    return list(results)
 
 
 def _title(one: FamilyResult) -> str:

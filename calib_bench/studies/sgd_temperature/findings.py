@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.format import estimate
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.result_rows import SOME_COLLAPSED, cell, revoked
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
@@ -37,64 +37,74 @@ def summary(results: list[measured_rows.FamilyResult], accepted: pd.DataFrame) -
     for one in results:
         measured = measured_rows.slope(one)
         if measured is not None and one.family.convex and one.minimum.converged:
-            sentences.append(f"{_slope(one, measured)}")
+            sentences.append(f"{one.name['model']}: {_slope(one, measured)}")
             break
     return tuple(sentences)
 
 
-def _slope(one: measured_rows.FamilyResult, measured: object) -> str:
-
-    assert isinstance(measured, Interval)
-    text = estimate(measured.mean, measured.low, measured.high)
-    return (
-        f"{one.name['model']}: the stationary loss rises by {text} nats per unit of eta0 at small rates, where the "
-        f"heat capacity E||g||^2 / 4 at the minimum is {one.minimum.capacity:.3g}."
-    )
+def _slope(one: measured_rows.FamilyResult, measured: Interval) -> str:
+    """Sentence on the measured heat capacity beside the one at the minimum."""
+    capacity = f"the heat capacity E||g||^2 / 4 at the minimum is {one.minimum.capacity:.3g}"
+    text = Estimate.of_interval(measured).text
+    return f"The stationary loss rises by {text} nats per eta0 at small rates; {capacity}."
 
 
 def verdict(one: measured_rows.FamilyResult, several: bool) -> list[str]:
+    """Sentences on one family; `several` says whether they must name it."""
     where = f"{one.name['model']}, beta={one.name['beta']:g}: " if several else ""
-    if one.minimum.interpolates:
-        sentences = [
-            f"{where}Theory does not apply: the model fits every training label (loss {one.minimum.loss:.2g} at its "
-            "minimum), the gradients of single examples vanish there, and the heat capacity is zero."
-        ]
-    elif not one.minimum.converged:
-        sentences = [
-            f"{where}No minimum was reached (gradient norm {one.minimum.gradient:.2g}), so the excess loss cannot "
-            "be measured: give more weight_decay=."
-        ]
-    else:
-        measured = measured_rows.slope(one)
-        sentences = [_slope(one, measured)] if measured is not None else [f"{where}No rate has reached a plateau."]
+    sentences = [*_heat(one), *_suppressed(one), *_break(one), *_cooling(one), *_adam(one)]
+    return [f"{where}{sentence}" for sentence in sentences]
+
+
+def _heat(one: measured_rows.FamilyResult) -> list[str]:
+    """How the stationary loss rises with the rate, or why that cannot be compared with theory."""
+    minimum = one.minimum
+    if minimum.interpolates:
+        fits = f"the model fits every training label (loss {minimum.loss:.2g} at its minimum)"
+        return [f"Theory does not apply: {fits}, so that the heat capacity is zero."]
+    if not minimum.converged:
+        reached = f"no minimum was reached (gradient norm {minimum.gradient:.2g})"
+        return [f"The excess loss cannot be measured: {reached}; give more weight_decay=."]
+    measured = measured_rows.slope(one)
+    return [_slope(one, measured)] if measured is not None else ["No rate has reached a plateau."]
+
+
+def _suppressed(one: measured_rows.FamilyResult) -> list[str]:
+    """How much colder shuffled epochs are than independent batches."""
     shuffled = measured_rows.suppression(one)
-    if shuffled and math.isfinite(shuffled[0]):
-        sentences.append(
-            f"{where}Shuffled epochs, in which each example comes once, are colder than theory's independent batches: "
-            f"{shuffled[0]:.2g} of the excess loss at the smallest rate, {shuffled[-1]:.2g} at the largest."
-        )
-    sentences += [f"{where}{sentence}" for sentence in (*_break(one), *_cooling(one), *_adam(one))]
-    return sentences
+    if not shuffled or not math.isfinite(shuffled[0]):
+        return []
+    colder = f"{shuffled[0]:.2g} of the excess loss at the smallest rate, {shuffled[-1]:.2g} at the largest"
+    return [f"Shuffled epochs are colder than theory's independent batches: {colder}."]
 
 
 def _break(one: measured_rows.FamilyResult) -> list[str]:
     """Sentence on the batch size at which the collapse ends, measured and in theory."""
     grown = [r for r in one.part(arms.BATCHES) if r.arm.trial.momentum == 0]
-    base = {r.arm.temperature: r.mean for r in one.part(arms.HEAT)}
+    heated = one.part(arms.HEAT)
     if not grown or one.minimum.interpolates:
         return []
-    if any(r.mixed for r in (*grown, *one.part(arms.HEAT))):
+    if any(r.mixed for r in (*grown, *heated)):
         return [f"Where the collapse over batch size ends is not established, since {SOME_COLLAPSED}."]
+    first, seen = _first_off(grown, {r.arm.temperature: r.mean for r in heated})
+    momentum = one.family.arms[0].trial.momentum
+    tenth = stationary.breaking_batch(first.eta0, momentum, one.minimum.noise_curvature)
+    return [f"At eta0={first.eta0:.3g} the collapse over batch size is {seen}; theory gives 10% at B={tenth:.0f}."]
+
+
+def _first_off(grown: Sequence[Reading], base: Mapping[float, float]) -> tuple[Reading, str]:
+    """The smallest batch at the hottest temperature, and text on the batch size that is first seen off.
+
+    Args:
+        grown: readings of larger batches.
+        base: mean excess at the first batch size, by temperature.
+    """
     hottest = max(r.arm.temperature for r in grown)
     at_hottest = sorted((r for r in grown if r.arm.temperature == hottest), key=lambda r: r.batch)
-    first = at_hottest[0]
-    broken = [r for r in at_hottest if _is_off(r, base[hottest])]
-    curvature = one.minimum.noise_curvature
-    tenth = stationary.breaking_batch(first.eta0, one.family.arms[0].trial.momentum, curvature)
-    seen = f"not seen to break up to B={at_hottest[-1].batch}"
+    broken = [r.batch for r in at_hottest if _is_off(r, base[hottest])]
     if broken:
-        seen = f"first seen off by more than 10% at B={broken[0].batch}"
-    return [f"At eta0={first.eta0:.3g} the collapse over batch size is {seen}; theory gives 10% at B={tenth:.0f}."]
+        return at_hottest[0], f"first seen off by more than 10% at B={broken[0]}"
+    return at_hottest[0], f"not seen to break up to B={at_hottest[-1].batch}"
 
 
 def _is_off(reading: Reading, mean: float) -> bool:
@@ -103,25 +113,27 @@ def _is_off(reading: Reading, mean: float) -> bool:
 
 
 def _cooling(one: measured_rows.FamilyResult) -> list[str]:
+    """Sentences on the excess loss after cooling, and after the rate is restored."""
     sentences = []
     for row in measured_rows.cooling_rows(one):
         cold, again = cell(row, "cold_over_hot"), cell(row, "reheated_over_control")
-        low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
-        back = (
-            "hysteresis"
-            if low > 1 + measured_rows.REHEATED or high < 1 - measured_rows.REHEATED
-            else "no hysteresis beyond the tolerance"
-        )
-        if not row["stationary"]:
-            back = "the runs had not settled: inconclusive on hysteresis"
-        if why := revoked(row):
-            back = f"nothing can be said of hysteresis, since {why}"
         moves = "" if row["stationary"] else ", while runs that were never cooled keep falling"
         sentences.append(
             f"{arms.COLD:g} of the rate at eta0={row['eta0']:.3g} takes the excess loss to {cold} of what it was"
-            f"{moves}; with the rate restored it is {again} times that of runs that were never cooled ({back})."
+            f"{moves}; with the rate restored it is {again} times that of runs never cooled ({_hysteresis(row)})."
         )
     return sentences
+
+
+def _hysteresis(row: Mapping[str, Any]) -> str:
+    """Text on whether runs that were cooled end elsewhere than those that were not."""
+    if why := revoked(row):
+        return f"hysteresis is inconclusive, since {why}"
+    if not row["stationary"]:
+        return "hysteresis is inconclusive: the runs had not settled"
+    low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
+    beyond = low > 1 + measured_rows.REHEATED or high < 1 - measured_rows.REHEATED
+    return "hysteresis" if beyond else "no hysteresis beyond the tolerance"
 
 
 def _adam(one: measured_rows.FamilyResult) -> list[str]:
@@ -131,11 +143,8 @@ def _adam(one: measured_rows.FamilyResult) -> list[str]:
     if why := next((why for row in measured_rows.adam_rows(one) if (why := revoked(row))), ""):
         return [f"Which rule Adam's stationary loss follows over batch sizes is not established, since {why}."]
     better = min(spread, key=lambda rule: spread[rule])
-    return [
-        f"Adam's stationary loss follows the {better} rule over batch sizes: log excess moves by "
-        f"{spread['square root']:.2f} (root mean square) under the square-root rule and by {spread['linear']:.2f} "
-        "under the linear one."
-    ]
+    moved = " and ".join(f"{value:.2f} under the {rule} rule" for rule, value in spread.items())
+    return [f"Adam's stationary loss follows the {better} rule over batch sizes: log excess moves (rms) by {moved}."]
 
 
 def gibbs_sentences(densities: list[Density]) -> tuple[str, ...]:
@@ -157,11 +166,14 @@ def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str
 def _unsettled(one: measured_rows.FamilyResult) -> Iterator[str]:
     """On the arms of a family that did not settle, or whose seeds collapsed in part."""
     settling = [reading for reading in one.readings if reading.arm.part not in (arms.COOLED, arms.UNCOOLED)]
-    by_state = {state: [reading for reading in settling if reading.state == state] for state in STATES}
-    kinds = [(by_state[state], text) for state, text in STATES.items()]
-    kinds.append(([r for r in settling if r.mixed], "have some seeds that collapsed and some that did not"))
-    for affected, what in kinds:
+    kinds = {text: [r for r in settling if r.state == state] for state, text in STATES.items()}
+    kinds["have some seeds that collapsed and some that did not"] = [r for r in settling if r.mixed]
+    for what, affected in kinds.items():
         if affected:
-            listed = ", ".join(f"{r.arm.part} B={r.batch} eta0={r.eta0:.3g}" for r in affected[:4])
-            more = ", ..." if len(affected) > 4 else ""
-            yield f"{one.name['model']}: {len(affected)} of {len(settling)} arms {what} ({listed}{more})."
+            yield f"{one.name['model']}: {len(affected)} of {len(settling)} arms {what} ({_first_few(affected)})."
+
+
+def _first_few(readings: Sequence[Reading], most: int = 4) -> str:
+    """The first readings by their part, batch size and eta0."""
+    listed = ", ".join(f"{r.arm.part} B={r.batch} eta0={r.eta0:.3g}" for r in readings[:most])
+    return f"{listed}, ..." if len(readings) > most else listed

@@ -16,6 +16,7 @@ from calib_bench.studies.sgd_temperature import figures as plots
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.findings import gibbs_sentences, summary, verdict, warnings
 from calib_bench.studies.sgd_temperature.read import read, read_gibbs, read_minimum
+from calib_bench.studies.sgd_temperature.result import TemperatureResult
 from calib_bench.studies.sgd_temperature.tables import temperature_tables
 
 
@@ -50,7 +51,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         + gibbs_sentences(densities),
         tables=temperature_tables(grid, results, densities, accepted),
         warnings=(*lost, *warnings(grid, results)),
-        data={"found": results, "densities": densities, "limit": grid.limit},
+        result=TemperatureResult(grid.limit, grid.reference, families=results, densities=densities),
         summary=summary(results, accepted),
     )
 

@@ -16,6 +16,7 @@ from calib_bench.report.drawing import (
     plain,
     set_beta_axis,
 )
+from calib_bench.studies.stability.result import StabilityResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,15 +38,14 @@ RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats
 
 def stability(analysis: Analysis) -> Figure:
     """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta."""
-    import pandas as pd
 
-    frame = pd.DataFrame(analysis.data["peaks"])
+    result = StabilityResult.of(analysis)
+    frame = result.peaks
     frame = frame[frame["objective"] == CROSS_ENTROPY] if "best" in frame else frame.head(0)
     if not len(frame):
         return empty_figure("too few seeds have finished yet")
-    spreads, dots = (pd.DataFrame(analysis.data[name]) for name in ("seeds", "dots"))
     figure, axes = family_grid(frame, 4, 3.1)
-    family_dots, family_spreads = (_cross_entropy_families(one) for one in (dots, spreads))
+    family_dots, family_spreads = (_cross_entropy_families(one) for one in (result.dots, result.seeds))
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         _result_panels(line[:2], rows, family_dots.get(name))
         _spread_panel(line[2], family_spreads.get(name))

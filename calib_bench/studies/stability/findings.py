@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis import seed_spread as sown
-from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import adjusted, cell, excludes_zero, is_significant, revoked, why_loose
-from calib_bench.analysis.table_notes import betas, families
+from calib_bench.analysis.findings import NO_RATIO, Finding, betas, findings_of, hints, places
+from calib_bench.analysis.result_rows import adjusted, cell, is_significant
+from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 
@@ -55,14 +55,13 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, grid: Grid) -> list[str]:
     wide = [row for row in spread.to_dict("records") if row["beta"] < grid.reference and _spreads_more(row)]
     fails = _fails_more(peaks, small, grid)
     of = f"the best of {small[0]['of']} seeds"
-    sentences = [
-        f"Peak: {of} is better than that of beta={grid.reference:g} {_listed(better, 'best_change')}.",
-        f"Cost: seeds spread significantly more {_listed(wide, 'spread_ratio')}; the worst of {small[0]['of']} is "
-        f"significantly worse {_listed(worse, 'worst_change')}; training fails "
-        f"significantly more often {_listed(fails, 'failed')}.",
-    ]
+    cost = f"the worst is worse {_listed(worse, 'worst_change')}; training fails more often {_listed(fails, 'failed')}"
     conclusion = _conclusion(small, better, [*wide, *worse, *fails])
-    return [*sentences, f"That small beta peaks higher at the cost of reliability {conclusion}."]
+    return [
+        f"Peak: {of} is better than that of beta={grid.reference:g} {_listed(better, 'best_change')}.",
+        f"Cost: seeds spread more {_listed(wide, 'spread_ratio')}; {cost}.",
+        f"That small beta peaks higher at the cost of reliability {conclusion}.",
+    ]
 
 
 def _surely(rows: Sequence[Mapping[str, Any]], column: str, better: bool) -> list[Mapping[str, Any]]:
@@ -72,7 +71,8 @@ def _surely(rows: Sequence[Mapping[str, Any]], column: str, better: bool) -> lis
 
 def _spreads_more(row: Mapping[str, Any]) -> bool:
     """Whether seeds surely spread more than the reference's."""
-    return row.get("spread_ratio_holm", math.nan) < ALPHA and row["spread_ratio"] > 1 and not revoked(row)
+    ratio = Finding.of(row, "spread_ratio", expectation=NO_RATIO)
+    return ratio.is_established and ratio.departure > 0
 
 
 def _fails_more(peaks: pd.DataFrame, small: Sequence[Mapping[str, Any]], grid: Grid) -> list[Mapping[str, Any]]:
@@ -88,16 +88,11 @@ def _conclusion(
     """Whether some of the smaller betas peak higher and are less reliable."""
     both = {row["beta"] for row in better} & {row["beta"] for row in costly}
     if both:
-        return f"is shown at {betas([{'beta': beta} for beta in sorted(both)])}"
+        return f"is established at {places(f'beta={beta:.3g}' for beta in sorted(both))}"
     if better:
-        return "is not shown: where it peaks higher, a cost in reliability is inconclusive"
-    return f"is inconclusive: no smaller beta peaks significantly higher{_why(small)}"
-
-
-def _why(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Why peaks that seem to be higher are not surely so, where that is not their intervals."""
-    hints = [row for row in rows if revoked(row) and excludes_zero(row, "best_change") and _better(row, "best_change")]
-    return f" (at {betas(hints)} {why_loose(hints)})" if hints else ""
+        return "is not established: where it peaks higher, a cost in reliability is inconclusive"
+    higher = [row for row in small if _better(row, "best_change")]
+    return f"is inconclusive: no smaller beta peaks significantly higher{hints(findings_of(higher, 'best_change'))}"
 
 
 def _better(row: Mapping[str, Any], column: str) -> bool:
@@ -105,6 +100,7 @@ def _better(row: Mapping[str, Any], column: str) -> bool:
 
 
 def _listed(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """Text on the smaller betas of which something is established, with the estimates."""
     if not rows:
         return "at no smaller beta"
     parts = [f"{betas([row])} ({row.get('result', 'share')} {cell(row, column)})" for row in rows]

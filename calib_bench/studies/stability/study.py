@@ -25,6 +25,7 @@ from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.stability import figures
 from calib_bench.studies.stability.findings import summary, verdict
+from calib_bench.studies.stability.result import StabilityResult
 from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows, seed_rows
 from calib_bench.studies.stability.tables import stability_tables
 
@@ -68,7 +69,16 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     del frames["trials"]
     tables = stability_tables(frames, grid, reader.nested)
     dots = pd.DataFrame(seed_rows(members))
-    return reader.analysis(verdict(frames, grid), tables, summary=summary(frames, grid), **frames, dots=dots)
+    return reader.analysis(
+        verdict(frames, grid),
+        tables,
+        (),
+        summary(frames, grid),
+        StabilityResult,
+        peaks=frames["peaks"],
+        seeds=frames["seeds"],
+        dots=dots,
+    )
 
 
 def _family_rows(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calib_bench.core.study import Analysis
 from calib_bench.planning.search import Tried
 from calib_bench.report import drawing
 from calib_bench.studies.tune.findings import label
+from calib_bench.studies.tune.result import TuneResult
 from calib_bench.studies.tune.searches import Pair
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def landscape(analysis: Analysis) -> Figure:
     """Every configuration of the joint search in the plane of beta and rate, the chosen ones marked."""
     from matplotlib.pyplot import subplots
 
-    paired: Any = analysis.data["pairs"]
+    paired = TuneResult.of(analysis).pairs
     figure, axes = subplots(1, max(1, len(paired)), figsize=(5.2 * max(1, len(paired)), 4.2), squeeze=False)
     for pair, axis in zip(paired, axes[0], strict=False):
         points = _configurations(axis, pair)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calib_bench.analysis import collapse
-from calib_bench.analysis.format import estimate
-from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, revoked
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, revoked
 from calib_bench.analysis.table_notes import smoke_warnings
+from calib_bench.analysis.warnings import one_seed
 from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEWEST_SEEDS
 from calib_bench.studies.tune.options import Options
@@ -18,40 +18,50 @@ NEAR = 1.05
 """A winner within this factor of a bound of its search is said to be at the edge."""
 
 
-def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
+RESULTS = {
+    "log_loss_total": ("test log loss", "nats"),
+    "log_loss_dyn": ("log loss once both are temperature scaled", "nats"),
+    "accuracy": ("accuracy", ""),
+}
+"""Columns of the gain, with what sentences call them and their units."""
 
+
+def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
+    """What both searches chose and the gain of tuning beta, then advice.
+
+    Args:
+        grid: the study's.
+        row: of `rows.gain_of`; one comparison, so that its p-values need no adjustment.
+        several: begin with the name of the pair.
+    """
     where = f"{label(row)}: " if several else ""
-    head = (
-        f"{where}With {Options.of(grid).budget} configurations each, the search over beta and rate chose beta="
-        f"{row['tuned_beta']:.3g} and the search at beta={grid.reference:g} its best rate"
-    )
+    chose = f"the search over beta and rate chose beta={row['tuned_beta']:.3g}"
+    head = f"{where}With {Options.of(grid).budget} configurations each, {chose}"
     if "log_loss_total" not in row:
         return [f"{head}; no seed has finished at both."]
-
-    def cell(column: str) -> str:
-        return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"])
-
-    sentence = (
-        f"{head}: test log loss changed by {cell('log_loss_total')} nats, by {cell('log_loss_dyn')} once both are "
-        f"temperature scaled, accuracy by {cell('accuracy')} (95% intervals, {row['seeds']} seeds)."
-    )
-    return [sentence, where + _advice(grid, row)]
+    gains = ", ".join(f"{name} by {cell(row, column)} {unit}".rstrip() for column, (name, unit) in RESULTS.items())
+    against = f"against the best rate at beta={grid.reference:g} it changed {gains} (95%, {row['seeds']} seeds)"
+    return [f"{head}; {against}.", f"{where}Advice: {_advice(grid, row)}."]
 
 
 def _advice(grid: Grid, row: Mapping[str, Any]) -> str:
-    def sign(column: str) -> int:
-        return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
-
-    beta, reference = f"beta={row['tuned_beta']:.3g}", f"beta={grid.reference:g}"
+    """Text on which beta to train at, as far as the intervals of the gain go."""
+    beta, stay = f"beta={row['tuned_beta']:.3g}", f"stay at beta={grid.reference:g}"
     if why := revoked(row):
-        return f"Advice: stay at {reference}; that tuning beta gains anything is not established, since {why}."
-    if sign("log_loss_dyn") < 0 or sign("accuracy") > 0:
-        return f"Advice: train at {beta}; what it gains, no temperature after training can give."
-    if sign("log_loss_dyn") > 0 or sign("accuracy") < 0:
-        return f"Advice: stay at {reference}; on the test split the search's choice is worse."
-    if sign("log_loss_total") < 0:
-        return f"Advice: stay at {reference} and scale the temperature after training; that gives what {beta} gained."
-    return f"Advice: stay at {reference}; whether tuning beta gains anything is inconclusive."
+        return f"{stay}; that tuning beta gains anything is not established, since {why}"
+    total, dyn, accuracy = (_sign(row, column) for column in RESULTS)
+    if dyn < 0 or accuracy > 0:
+        return f"train at {beta}; what it gains, no temperature after training can give"
+    if dyn > 0 or accuracy < 0:
+        return f"{stay}; on the test split the search's choice is worse"
+    if total < 0:
+        return f"{stay} and scale the temperature after training; that gives what {beta} gained"
+    return f"{stay}; whether tuning beta gains anything is inconclusive"
+
+
+def _sign(row: Mapping[str, Any], column: str) -> int:
+    """The sign of a change whose interval leaves 0 out; else 0."""
+    return int(row[f"{column}_low"] > 0) - int(row[f"{column}_high"] < 0)
 
 
 def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
@@ -82,11 +92,9 @@ def warnings(grid: Grid, messages: Sequence[str], gains: Sequence[Row], collapse
     out = [*smoke_warnings(grid), *messages]
     if any(few_chose(row) for row in gains):
         out.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
-    out += collapse.warnings(collapses)
-    if len(grid.seed) == 1:
-        out.append("One seed: intervals hold for this one initialization and batch order.")
-    return tuple(out)
+    return (*out, *collapse.warnings(collapses), *one_seed(grid))
 
 
 def label(row: Mapping[str, Any]) -> str:
+    """The name of a pair of searches in a sentence."""
     return ", ".join(str(row[key]) for key in ("model", "objective", "variant") if row.get(key))

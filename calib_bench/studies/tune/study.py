@@ -22,7 +22,8 @@ from calib_bench.planning.search import Search
 from calib_bench.studies.tune.figures import landscape
 from calib_bench.studies.tune.findings import label, pair_warnings, sentences, warnings
 from calib_bench.studies.tune.options import Options
-from calib_bench.studies.tune.rows import configurations, gain_of, name_of
+from calib_bench.studies.tune.result import TuneResult
+from calib_bench.studies.tune.rows import Gain, configurations, gain_of, name_of
 from calib_bench.studies.tune.searches import final_arm, pairs, runs
 from calib_bench.studies.tune.tables import collapse_table, tune_tables
 
@@ -57,22 +58,18 @@ def analyse(grid: Grid, store: Results) -> Analysis:
 
     paired = pairs(grid, store.scores(grid.select))
     variants = each.variants(pair.template.family() for pair in paired)
-    names = [name_of(pair.template, variants[pair.template.family()]) for pair in paired]
     winners: list[tuning.Arm] = []
     rows: dict[str, list[Row]] = {key: [] for key in ("gain", "configurations", "controls", "alternatives", "trials")}
     verdict, messages = [], []  # type: list[str], list[str]
-    for pair, name in zip(paired, names, strict=True):
+    for pair in paired:
+        name = name_of(pair.template, variants[pair.template.family()])
         rows["configurations"] += [name | row for row in configurations(pair)]
         if pair.joint.best is None or pair.plain.best is None:
             messages.append(f"{label(name)}: a search is not over, or all of its configurations failed.")
             continue
         gain = gain_of(grid, store, pair)
         winners += gain.arms
-        row = name | gain.row
-        rows["gain"].append(row)
-        rows["trials"] += [name | trial for trial in gain.trials]
-        rows["alternatives"] += [name | alternative for alternative in gain.alternatives]
-        rows["controls"] += [name | {"beta": grid.reference} | control for control in gain.controls]
+        row = _add(rows, name, gain, grid.reference)
         verdict += sentences(grid, row, len(paired) > 1)
         messages += pair_warnings(pair, row)
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
@@ -82,8 +79,18 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         verdict=tuple(verdict or ("There is nothing to compare yet.",)),
         tables=tune_tables(grid, frames) | collapse_table(grid, collapses),
         warnings=warnings(grid, messages, rows["gain"], collapses),
-        data={"arms": winners, "pairs": paired, "reference": grid.reference, "limit": grid.limit},
+        result=TuneResult(grid.limit, grid.reference, winners, pairs=paired),
     )
+
+
+def _add(rows: dict[str, list[Row]], name: Row, gain: Gain, reference: float) -> Row:
+    """Adds the rows of a pair's gain, each with its name; returns the row of the gain itself."""
+    row = name | gain.row
+    rows["gain"].append(row)
+    rows["trials"] += [name | trial for trial in gain.trials]
+    rows["alternatives"] += [name | alternative for alternative in gain.alternatives]
+    rows["controls"] += [name | {"beta": reference} | control for control in gain.controls]
+    return row
 
 
 STUDY = Study(

@@ -12,6 +12,7 @@ from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
 from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
 from calib_bench.studies.two_temperatures.plane import Cell
+from calib_bench.studies.two_temperatures.result import PlaneResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ def plane(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    families = _found(analysis)
+    families = _families(analysis)
     figure = Figure(figsize=(WIDTH, 3.9 * len(families)))
     axes = figure.subplots(len(families), len(PLANES), squeeze=False)
     for cells, line in zip(families, axes, strict=True):
@@ -63,7 +64,7 @@ def collapse(analysis: Analysis) -> Figure:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    families = [cells for cells in _found(analysis) if any(cell.whole for cell in cells)]
+    families = [cells for cells in _families(analysis) if any(cell.whole for cell in cells)]
     if not families:
         return empty_figure("No cell has finished with every seed.")
     figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
@@ -99,9 +100,9 @@ def _over_temperature(
     plain(axis.yaxis)
 
 
-def _found(analysis: Analysis) -> list[list[Cell]]:
-    families: Any = analysis.data["found"]
-    return [cells for cells in families if cells]
+def _families(analysis: Analysis) -> list[list[Cell]]:
+    """The cells of each family that has any."""
+    return [cells for cells in PlaneResult.of(analysis).families if cells]
 
 
 def _title(cells: list[Cell]) -> str:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.result_rows import (
-    Row,
-    cell,
-    excludes_zero,
-    is_significant,
-    why_loose,
-)
+from calib_bench.analysis.findings import established, findings_of, hints
+from calib_bench.analysis.result_rows import Row, cell
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.studies.two_temperatures import plane
@@ -43,36 +38,32 @@ def _family_sentences(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
     sentences: list[str] = []
     shares = _rows_of(frames["shares"], name)
     for label in SETS:
-        share_rows = [row for row in shares if row["of"] == label]
-        if share_rows:
-            cells = share_rows[0]["cells"]
-            parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'effective')}" for row in share_rows)
-            sentences.append(
-                f"{name['model']}, {cells} cells, {label}: beta^2 eta0 alone accounts for these shares of the variance "
-                f"between cells: {parts}."
-            )
-            parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'eta0')}" for row in share_rows)
-            sentences.append(f"The rate alone, eta0, accounts for: {parts}.")
+        rows = [row for row in shares if row["of"] == label]
+        if rows:
+            begin = f"{name['model']}, {rows[0]['cells']} cells, {label}: share of the variance between cells that"
+            sentences.append(f"{begin} beta^2 eta0 alone accounts for: {_cells(rows, 'effective')}.")
+            sentences.append(f"The rate alone, eta0, accounts for: {_cells(rows, 'eta0')}.")
     block = _rows_of(frames["block"], name)
     if block:
-        parts = "; ".join(f"{NAMES[row['metric']]} {cell(row, 'beta')} and {cell(row, 'interaction')}" for row in block)
+        size = f"{block[0]['temperatures']} x {block[0]['betas']}"
         sentences.append(
-            f"At equal beta^2 eta0, in the {block[0]['temperatures']} x {block[0]['betas']} cells that all finished, "
-            f"beta adds a share of its own and one that depends on the temperature: {parts}."
+            f"In the {size} cells that all finished at equal beta^2 eta0, beta's share is {_cells(block, 'beta')}, and "
+            f"its interaction's {_cells(block, 'interaction')}."
         )
     equal = _rows_of(frames["at_equal"], name)
     return [*sentences, _differ(equal)] if equal else sentences
 
 
+def _cells(rows: Sequence[Mapping[Any, Any]], column: str) -> str:
+    """One share of every metric."""
+    return "; ".join(f"{NAMES[row['metric']]} {cell(row, column)}" for row in rows)
+
+
 def _differ(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """How many pairs at equal beta^2 eta0 surely differ."""
-    sure = [row for row in rows if is_significant(row, "error")]
-    hints = [row for row in rows if row not in sure and excludes_zero(row, "error")]
-    more = f"; {len(hints)} may, {why_loose(hints)}" if hints else ""
-    return (
-        f"Of {len(rows)} pairs of a beta and the reference at equal beta^2 eta0, {len(sure)} differ in error rate "
-        f"after Holm's correction{more}."
-    )
+    """In how many pairs at equal beta^2 eta0 the error rate surely differs."""
+    findings = findings_of(rows, "error")
+    begin = f"Error rate of {len(rows)} pairs of a beta and the reference at equal beta^2 eta0"
+    return f"{begin}: a difference is established in {len(established(findings))}{hints(findings)}."
 
 
 def _rows_of(frame: pd.DataFrame, name: Row) -> list[dict[str, Any]]:
@@ -95,13 +86,11 @@ def _family_warnings(cells: list[Cell]) -> Iterator[str]:
     lost = sum(not one.whole for one in cells)
     if lost:
         yield f"in {lost} of {len(cells)} cells a seed diverged or failed; they count in no share."
-    split = [one for one in cells if one.mixed]
+    split = [f"beta={one.beta:.3g} eta0={one.eta0:.3g}" for one in cells if one.mixed]
     if split:
-        listed = ", ".join(f"beta={one.beta:.3g} eta0={one.eta0:.3g}" for one in split)
         yield (
-            f"in {len(split)} of {len(cells)} cells some seeds collapsed and others "
-            f"did not ({listed}); their means, and shares of variance that rest on them, depend on how many did, "
-            "and no difference from them is established."
+            f"in {len(split)} of {len(cells)} cells only some seeds collapsed ({', '.join(split)}): means and shares "
+            "depend on how many did, and no difference is established."
         )
     if not plane.block(cells):
         yield "no two neighbouring betas finished at two equal beta^2 eta0."

@@ -24,6 +24,7 @@ from calib_bench.studies.two_temperatures import figures as plots
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.findings import verdict, warnings
 from calib_bench.studies.two_temperatures.plane import Cell
+from calib_bench.studies.two_temperatures.result import PlaneResult
 from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows, cell_rows, share_rows
 from calib_bench.studies.two_temperatures.tables import plane_tables
 
@@ -53,10 +54,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     for cells, family, name in zip(family_cells, families, names, strict=True):
         rows["controls"] += _controls(grid, store, plane.base(grid, family, scores), name)
         classes = int(store.split_info(cells[0].trials[0])["classes"])
-        rows["shares"] += [name | row for row in share_rows(cells, classes)]
-        rows["block"] += [name | row for row in block_rows(cells)]
-        rows["at_equal"] += [name | row for row in at_equal_rows(cells, grid)]
-        rows["cells"] += [name | row for row in cell_rows(cells)]
+        for table, table_rows in _family_rows(grid, cells, classes).items():
+            rows[table] += [name | row for row in table_rows]
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
     if len(frames["at_equal"]):
         frames["at_equal"] = adjusted(frames["at_equal"])
@@ -66,9 +65,19 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
         tables=plane_tables(grid, frames),
         warnings=warnings(grid, family_cells),
-        data={"found": family_cells, "limit": grid.limit, "reference": grid.reference},
+        result=PlaneResult(grid.limit, grid.reference, families=family_cells),
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),
     )
+
+
+def _family_rows(grid: Grid, cells: list[plane.Cell], classes: int) -> dict[str, list[Row]]:
+    """The rows of one family, by table."""
+    return {
+        "shares": list(share_rows(cells, classes)),
+        "block": list(block_rows(cells)),
+        "at_equal": list(at_equal_rows(cells, grid)),
+        "cells": list(cell_rows(cells)),
+    }
 
 
 def _controls(grid: Grid, store: Results, base: Arm | None, name: Row) -> list[Row]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
+from calib_bench.studies.width_depth.result import WidthDepthResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,10 +19,9 @@ MARKERS = "osD^v<>P"
 
 def over_beta(analysis: Analysis) -> Figure:
     """Repaired log loss and error over beta, a line an architecture."""
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    points = pd.DataFrame(analysis.data["points"])
+    points = WidthDepthResult.of(analysis).points
     if not len(points) or PANELS[0][0] not in points:
         return empty_figure("no trial at a chosen rate has finished yet")
     figure = Figure(figsize=(WIDTH, 3.8))
@@ -44,10 +44,9 @@ def over_beta(analysis: Analysis) -> Figure:
 
 def best_beta(analysis: Analysis) -> Figure:
     """The best beta of each architecture with its interval, by repaired log loss and by error."""
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    best = pd.DataFrame(analysis.data["best"])
+    best = WidthDepthResult.of(analysis).best
     if not len(best):
         return empty_figure("no architecture has three betas at which every seed finished yet")
     names = list(dict.fromkeys(_names(best)))
@@ -62,7 +61,7 @@ def best_beta(analysis: Analysis) -> Figure:
         axis.hlines(y, rows["best_beta_low"], rows["best_beta_high"], color=look["color"], linewidth=1.2)
     axis.set_yticks(range(len(names)), names)
     axis.set(xscale="log", xlabel="best beta", ylim=(len(names) - 0.4, -0.6))
-    points = pd.DataFrame(analysis.data["points"])
+    points = WidthDepthResult.of(analysis).points
     set_beta_axis(axis, points["beta"])
     axis.set(xlabel="best beta", xlim=(points["beta"].min() / 1.5, points["beta"].max() * 1.5))
     keys = [(f"by {r}", {"color": f"C{i}", "marker": MARKERS[i]}) for i, r in enumerate(results)]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from calib_bench.analysis import best_beta
-from calib_bench.analysis.result_rows import cell, excludes_zero, is_significant, revoked, why_loose
+from calib_bench.analysis.findings import NO_RATIO, Finding
+from calib_bench.analysis.result_rows import cell
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
 
 
 def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
@@ -38,10 +34,10 @@ def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         return []
     sentences = [_range_of_best(str(result), rows) for result, rows in best.groupby("result", sort=False)]
     if len(trends):
-        moves = [
-            f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if is_significant(row, "slope")
+        moving = [
+            f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if _slope(row).is_established
         ]
-        sentences.append(f"Of width, depth and normalization, {' and '.join(moves) or 'none'} moves it significantly.")
+        sentences.append(f"Of width, depth and normalization, {' and '.join(moving) or 'none'} moves it significantly.")
     return sentences
 
 
@@ -50,20 +46,22 @@ def _range_of_best(result: str, best: pd.DataFrame) -> str:
     rows = best.sort_values("best_beta").to_dict("records")
     low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
     first = best_beta.named(best.to_dict("records")[0])
-    sure = [best_beta.named(row) for row in rows if best_beta.differs(row)]
+    sure = [best_beta.named(row) for row in rows if best_beta.ratio(row).is_established]
     return (
         f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; "
         f"significantly different from {first}'s: {', '.join(sure) or 'none'}."
     )
 
 
+def _slope(row: Mapping[Any, Any]) -> Finding:
+    return Finding.of(row, "slope", "slope", where="")
+
+
 def _trend(row: Mapping[Any, Any]) -> str:
+    """Sentence on how the best beta moves with width, depth or normalization."""
+    slope = _slope(row)
     among = f"Among {row['models']}, the best beta by {row['result']}"
-    why = f" ({why_loose([row])})" if revoked(row) and excludes_zero(row, "slope") else ""
-    if row["over"] == "norm":
-        moved = is_significant(row, "slope")
-        ratio = {f"x{end}": math.exp(row[f"slope{end}"]) for end in ("", "_low", "_high") if f"slope{end}" in row}
-        tail = "" if moved else f": inconclusive{why}"
-        return f"{among} is {cell(ratio, 'x')} times as large with normalization{tail}."
-    tail = "" if is_significant(row, "slope") else f": inconclusive{why}"
-    return f"{among} goes as {row['over']}^s with s = {cell(row, 'slope')}{tail}."
+    if row["over"] != "norm":
+        return f"{among} goes as {row['over']}^s with s = {slope.text}{slope.note}."
+    ratio = replace(slope, estimate=slope.estimate.exp(), expectation=NO_RATIO)
+    return f"{among} is {ratio.text} times as large with normalization{ratio.note}."

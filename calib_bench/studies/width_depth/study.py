@@ -24,6 +24,7 @@ from calib_bench.models.variations import variations
 from calib_bench.planning import tuning
 from calib_bench.studies.width_depth import figures
 from calib_bench.studies.width_depth.findings import summary, verdict
+from calib_bench.studies.width_depth.result import WidthDepthResult
 from calib_bench.studies.width_depth.rows import curves_of, trend_rows
 from calib_bench.studies.width_depth.tables import details, width_tables
 
@@ -82,7 +83,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     point_frame = pd.DataFrame(points)
     tables = width_tables(grid, best, trends, point_frame)
     return reader.analysis(
-        verdict(best, trends), tables, messages, summary(best, trends), best=best, points=point_frame
+        verdict(best, trends), tables, messages, summary(best, trends), WidthDepthResult, best=best, points=point_frame
     )
 
 

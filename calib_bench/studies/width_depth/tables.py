@@ -12,6 +12,7 @@ from calib_bench.analysis.result_rows import cell, marks
 from calib_bench.analysis.table_notes import display_columns, table_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Detail, Table
+from calib_bench.studies.width_depth.result import WidthDepthResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +27,9 @@ KEYS = ("model", "variant", "objective")
 
 def details(analysis: Analysis) -> list[Detail]:
     """Each architecture: its best betas, and its results over beta."""
-    import pandas as pd
 
-    points, best = (pd.DataFrame(analysis.data[name]) for name in ("points", "best"))
+    result = WidthDepthResult.of(analysis)
+    points, best = result.points, result.best
     title_keys = KEYS if points["objective"].nunique() > 1 else KEYS[:2]
     model_details = []
     for keys, rows in points.fillna({"variant": ""}).groupby(list(KEYS), sort=False):

@@ -1,0 +1,26 @@
+"""What the study of peak and reliability leaves for its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calib_bench.core.study import StudyResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityResult(StudyResult):
+    """What figures of the study of peak and reliability read, see `StudyResult`.
+
+    Attributes:
+        peaks: a row an arm and result.
+        seeds: a row an arm and result, with its spread over seeds.
+        dots: a row a seed and result.
+    """
+
+    peaks: pd.DataFrame
+    seeds: pd.DataFrame
+    dots: pd.DataFrame

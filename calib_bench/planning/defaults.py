@@ -160,15 +160,20 @@ def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:
             )
         if name not in objectives:
             raise SettingsError(f"no objective is called {name!r}: {nearest(name, [CROSS_ENTROPY, *objectives])}")
-        if any(name in c for c in combinations):
+        if name in combinations[0]:
             raise SettingsError(f"objective={text} names {name} twice: give each term once")
         values = (_strength(name, strength, objectives[name]),) if colon else objectives[name].strengths
         combinations = [{**c, name: value} for c in combinations for value in values]
+    _refuse_clash(text, {name: objectives[name] for name in combinations[0]})
+    return [format_objective(c) for c in combinations]
+
+
+def _refuse_clash(text: str, terms: Mapping[str, Objective]) -> None:
+    """Raises SettingsError where two terms of an objective do what only one can."""
     for hook, does in (("head", "replace the head"), ("mix", "mix inputs")):
-        clash = [name for name in combinations[0] if getattr(objectives[name], hook)]
+        clash = [name for name, objective in terms.items() if getattr(objective, hook)]
         if len(clash) > 1:
             raise SettingsError(f"objective={text}: {clash[0]} and {clash[1]} both {does}: give one of them")
-    return [format_objective(c) for c in combinations]
 
 
 def _strength(name: str, text: str, objective: Objective) -> float:
@@ -192,25 +197,39 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
     if typed.pretrained and typed.epochs is None:
         space["epochs"] = (0,)
     space["warmup"] = _warmup(typed, recipe, min(space["epochs"]))
-    unit = next((unit for unit in RATES if getattr(typed, unit)), None)
-    space["lr_unit"] = (rate_unit(typed, unit or recipe["lr_unit"]),)
-    space["lr"] = tuple(sorted(getattr(typed, unit) if unit else recipe["lr"]))
-    if space["epochs"] == (0,):
-        space["lr"], space["lr_unit"] = (1.0,), ("lr",)
+    space |= _rates(typed, recipe, space["epochs"])
     for key in ("head_lr", "head_init", "head_decay"):
         space[key] = getattr(typed, key)
-    space["correlation"] = typed.correlation or (None,)
-    if typed.correlation and 0 in space["epochs"] and typed.pretrained:
-        raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
-    space["label_noise"] = typed.label_noise or (0.0,)
-    space["norm_batch"] = typed.norm_batch or (None,)
-    space["eps"] = typed.eps or (ADAM_EPS,)
+    for key, neutral in NEUTRAL.items():
+        space[key] = getattr(typed, key) or (neutral,)
     space["eps_scale"] = (typed.eps_scale,)
-    space["sampling"] = typed.sampling or ("shuffled",)
     add_scales(typed, space)
-    if typed.pretrained and (weights := weights_at_hand(model.removeprefix("timm/"))):
-        space["weights"] = (weights,)  # so that trials from other published weights have other keys
-    return space
+    return space | (_published(typed, model, space) if typed.pretrained else {})
+
+
+NEUTRAL = {"correlation": None, "label_noise": 0.0, "norm_batch": None, "eps": ADAM_EPS, "sampling": "shuffled"}
+"""What trial fields are where neither the user nor a recipe says otherwise."""
+
+
+def _rates(typed: UserSettings, recipe: Mapping[str, Any], epochs: tuple[int, ...]) -> Space:
+    """Learning rates and their unit; a rate of no meaning where nothing is trained."""
+    if epochs == (0,):
+        return {"lr_unit": ("lr",), "lr": (1.0,)}
+    unit = next((unit for unit in RATES if getattr(typed, unit)), None)
+    rates = getattr(typed, unit) if unit else recipe["lr"]
+    return {"lr_unit": (rate_unit(typed, unit or recipe["lr_unit"]),), "lr": tuple(sorted(rates))}
+
+
+def _published(typed: UserSettings, model: str, space: Space) -> Space:
+    """The digest of published weights, so that trials from other weights have other keys; empty where none are at hand.
+
+    Raises:
+        SettingsError: a head that is drawn anew would not be trained.
+    """
+    if typed.correlation and 0 in space["epochs"]:
+        raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
+    weights = weights_at_hand(model.removeprefix("timm/"))
+    return {"weights": (weights,)} if weights else {}
 
 
 def _warmup(typed: UserSettings, recipe: Mapping[str, Any], shortest: int) -> tuple[float, ...]:

@@ -245,28 +245,31 @@ def _grow(grid: Grid, family: _Tuner, scores: Scores) -> tuple[tuple[float, ...]
     """The rates that the family tries, extended while the best of an arm is at the edge, and each arm's scores."""
     rates = list(grid.spaces[family.arms[0].model]["lr"])
     step_down, step_up = _steps(rates)
-    single = len(rates) == 1
     below = above = 0
     tables: list[Scored] = [{} for _ in family.numbers]
     while True:
-        for number, table in enumerate(tables):
-            for rate in rates:
-                if rate not in table:
-                    table[rate] = family.score(number, rate, scores)
-        if single or any(None in table.values() for table in tables):
+        _score_new(family, rates, tables, scores)
+        if len(rates) == 1 or any(None in table.values() for table in tables):
             break
         best = [_best(table) for table in tables]  # type: ignore[arg-type]
         grow_down = rates[0] in best and below < grid.extend
         grow_up = rates[-1] in best and above < grid.extend
         if grow_down:
             rates.insert(0, _round(rates[0] * step_down))
-            below += 1
         if grow_up:
             rates.append(_round(rates[-1] * step_up))
-            above += 1
         if not (grow_down or grow_up):
             break
+        below, above = below + grow_down, above + grow_up
     return tuple(rates), tables
+
+
+def _score_new(family: _Tuner, rates: Sequence[float], tables: Sequence[Scored], scores: Scores) -> None:
+    """Put the scores of rates that are new into the arms' tables."""
+    for number, table in enumerate(tables):
+        for rate in rates:
+            if rate not in table:
+                table[rate] = family.score(number, rate, scores)
 
 
 def _arm(grid: Grid, family: _Tuner, number: int, rates: tuple[float, ...], table: Scored, scores: Scores) -> Arm:
@@ -306,20 +309,19 @@ def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: 
     seeds = [trial.seed for trial in tried[chosen]]
     if len(seeds) < FEWEST_SEEDS:
         return {}
-    table = {rate: [scores(trial) for trial in trials] for rate, trials in tried.items()}
-    costs = {
-        rate: [float(score) for score in row if score is not None]
-        for rate, row in table.items()
-        if rate == chosen or not any(score is None or math.isinf(score) or _failed(score) for score in row)
-    }
+    costs: dict[float, list[float]] = {}
+    for rate, trials in tried.items():
+        row = [scores(trial) for trial in trials]
+        if rate == chosen or not any(map(_failed, row)):
+            costs[rate] = [float(score) for score in row if score is not None]
     return {
         seed: _best({rate: math.fsum(cost[:i] + cost[i + 1 :]) for rate, cost in costs.items()})
         for i, seed in enumerate(seeds)
     }
 
 
-def _failed(score: float) -> bool:
-    return isinstance(score, Score) and score.failed
+def _failed(score: float | None) -> bool:
+    return score is None or math.isinf(score) or (isinstance(score, Score) and score.failed)
 
 
 def _best(table: dict[float, float]) -> float:

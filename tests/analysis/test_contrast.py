@@ -812,7 +812,7 @@ def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
     selected = content.selected(registry.study("stability"), settings, store)
     arms = tuning.arms(settings, store.scores(settings.select))
     assert {trial.lr for trial, _ in controls.positive(arms[0])} == {0.2, 0.4}
-    assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.at_chosen().trials.values()}
+    assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.trials.values()}
 
 
 def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:

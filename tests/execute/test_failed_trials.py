@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from calib_bench import cli, registry
+from calib_bench.planning import plan as planning
 from calib_bench.store.store import Store
 
 COMMON = ("limit=60", "workers=1", "wandb=disabled")
@@ -39,7 +40,7 @@ def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Pat
     path = tmp_path / f"digits-{study}"
     store = Store(path, "read")
     settings = store.settings()
-    planned = registry.study(study).plan(settings, store.scores(settings.select))
+    planned = list(planning.read(settings, registry.study(study), store))
     longest = max(trial.epochs for trial in planned)  # a tuned study's plan ends with its controls, which are shorter
     whole = [trial for trial in planned if trial.epochs == longest]
     for some in (planned[:1], planned[1::2]) if study in FIXED else (whole[-1:],):

@@ -212,7 +212,7 @@ def test_rates_in_lr_hom_are_read_as_the_rates_they_were_trained_at(tmp_path: Pa
         assert row["critical_rate_lr"] == pytest.approx(1 / row["beta"])
         assert row["failure_lr"] == pytest.approx(3**0.5 * row["beta"] ** -0.5, rel=0.4)
     cells = analysis.tables["cells"].frame
-    assert set((cells["lr"] * cells["beta"] ** 0.5).round(6)) == set(analysis.data["arms"][0].rates)
+    assert set((cells["lr"] * cells["beta"] ** 0.5).round(6)) == set(analysis.result.arms[0].rates)
 
 
 def test_every_cell_has_every_seed_and_its_rate_in_three_units(plane: tuple[Store, Settings, Analysis]) -> None:

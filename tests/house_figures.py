@@ -29,14 +29,14 @@ LIMITS = {
     "modules in the package's root": 6,
     "imports of own modules inside functions, outside cli.py, api.py and commands/": 10,
     "imports of tasks/ and baselines/ from floors above them": 0,
-    "functions that take the whole settings": 60,
-    "empty locals": 100,
-    "cyclomatic complexity, mean in hundredths": 390,
-    "functions of complexity above 10, per thousand": 33,
-    "highest complexity": 24,
-    "lines of a function, mean in tenths": 106,
-    "lines that write sentences": 1032,
-    "lines of package, tasks, baselines": 45200,
+    "functions that take the whole settings": 50,
+    "empty locals": 45,
+    "cyclomatic complexity, mean in hundredths": 366,
+    "functions of complexity above 10, per thousand": 12,
+    "highest complexity": 14,
+    "lines of a function, mean in tenths": 100,
+    "lines that write sentences": 1145,
+    "lines of package, tasks, baselines": 47850,
 }
 
 

@@ -234,7 +234,7 @@ def _images(folder: Path) -> list[Path]:
     inside = sorted(path for path in folder.iterdir() if not beside(path))
     images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        holds = ", ".join(path.name for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
+        holds = ", ".join(f"'{path.name}'" for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DataError(
             f"The class folder {folder} holds no images ({f'it holds {holds}' if inside else 'it is empty'}); "
             f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."

@@ -91,6 +91,8 @@ def over_beta(analysis: Analysis) -> Figure:
 def regret(analysis: Analysis) -> Figure:
     """Test log loss at the rate carried from beta = 1 over that at the rate tuned at each beta, on fresh seeds, with
     95% intervals; grey: what does not matter."""
+    from matplotlib.ticker import StrMethodFormatter
+
     frame = HomogeneityResult.of(analysis).regret
     if not len(frame):
         return empty_figure("no seed is left to judge the carried rate")
@@ -102,6 +104,7 @@ def regret(analysis: Analysis) -> Figure:
         for i, (column, (_, look)) in enumerate(COSTS.items()):
             _line(axis, rows, column, dodge_factor(i, len(COSTS)), look)
         axis.set_yscale("symlog", linthresh=2 * margin)
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_ylabel("cost in test log loss (nats)")
     figure_legend(figure, list(COSTS.values()))
     return figure

@@ -89,9 +89,11 @@ def carry(numbers: Numbers, optimizer: str, beta: float, degree: float) -> Numbe
     )
 
 
-SAFE_SIDE = (1.4, 2.0)
-"""How far the best rate lies below the rate at which training begins to fail, as a factor: seen in studies of small
-networks on digits, not derived."""
+HEADROOM = {"sgd": (2.0, 8.4), "sgd with momentum 0.9": (3.9, 36.0), "adam": (38.0, 92.0)}
+"""By how much the best rate lay below the rate at which training begins to fail, as a factor: smallest and largest over
+six small MLPs and five betas, 20 seeds, 400 updates on digits (reports/digits-homogeneity). Seen, not derived."""
+CAUTION = 2.0
+"""The smallest of these factors: so far, at most, may a rate be off before training fails."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,8 @@ class Advice:
 
     @property
     def cautious_lr(self) -> float:
-        """The rate divided by the larger factor of `SAFE_SIDE`, for where a failed run costs more than a slow one."""
-        return self.lr / SAFE_SIDE[1]
+        """The rate divided by `CAUTION`, for where a failed run costs more than a slow one."""
+        return self.lr / CAUTION
 
 
 def advise(optimizer: str, tuned: tuple[Numbers, ...], beta: float, degree: float, spread: float = 0.0) -> Advice:
@@ -163,16 +165,20 @@ def advise(optimizer: str, tuned: tuple[Numbers, ...], beta: float, degree: floa
 
 def cautions(optimizer: str, degree: float, betas: Iterable[float]) -> list[str]:
     """Sentences on where the law holds and where it stops, as far as they concern this use of it."""
-    low, high = SAFE_SIDE
+    seen = {name: factors for name, factors in HEADROOM.items() if name.startswith("sgd") == (optimizer == "sgd")}
+    factors = ", ".join(f"{low:g} to {high:g} with {name}" for name, (low, high) in seen.items())
     sentences = [
-        f"Safe side: in studies on digits the best rate lay a factor of {low:g} to {high:g} below the rate at which "
-        "training begins to fail. That factor is from those studies, not from the theory. When in doubt, go below the "
-        "rate, not above it.",
+        f"Safe side: the best rate lay below the rate at which training begins to fail by a factor of {factors} (six "
+        "small MLPs on digits, study=homogeneity). These factors were seen there and are not from the theory. When in "
+        "doubt, go below the rate, not above it.",
+        "How it did there: a rate tuned at beta = 1 and carried to beta = 0.01 to 0.316 cost the same as one tuned at "
+        "each beta, within 0.05 nats of test log loss, in 51 of 72 cases of net, optimizer and beta; more "
+        "(established) in 8, of which 5 are the net of five layers (up to 1.8 nats).",
         "Where the law holds: exactly, for homogeneous networks whose initial weights are scaled too. From ordinary "
-        "weights, where training forgets their scale: small beta, a network shallow or normalized, enough steps.",
-        "Where it stops: deep networks without normalization in short runs, which do not leave their start in time; "
-        "the best rate of the heavy ball over the whole range of beta; degrees that differ much between "
-        "initializations; objectives that fix the scale of the logits.",
+        "weights, where training forgets their scale: there slopes of the best rate were equivalent to the law's for "
+        "MLPs of two and three layers with plain SGD, and of two with momentum.",
+        "Where it stops: slopes of the best rate miss the law for five layers under SGD, and for three with momentum. "
+        "Objectives that fix the scale of the logits do not follow it.",
     ]
     if max(betas) > 1:
         sentences.append(
@@ -180,7 +186,7 @@ def cautions(optimizer: str, degree: float, betas: Iterable[float]) -> list[str]
             "(lr_eff), which is below the law's."
         )
     if optimizer != "sgd":
-        sentences.append(f"For {optimizer} the best rate was seen to follow beta a little less than the law says.")
+        sentences.append("For adam the slope of the best rate was inconclusive, that of the failure mostly the law's.")
     if degree > UNSURE:
         sentences.append(
             f"A degree above {UNSURE:g} is beyond where the law was seen to hold from ordinary weights: try rates "

@@ -12,7 +12,7 @@ from torch import nn
 
 import calib_bench
 from calib_bench.cli import main
-from calib_bench.dynamics.scaling_law import SAFE_SIDE
+from calib_bench.dynamics.scaling_law import HEADROOM
 from calib_bench.errors import SettingsError
 
 COUNTED = ("model=mlp_32_32_nobias", "task=digits", "lr=0.3", "weight_decay=1e-3", "clip=2", "beta=0.001,10")
@@ -41,7 +41,7 @@ def test_the_table_of_a_homogeneous_network(capsys: pytest.CaptureFixture[str]) 
     assert numbers(text, "bound of the gradient's norm") == pytest.approx([2, 0.2, 2 * 10 ** (1 / 3)], rel=1e-3)
     assert numbers(text, "initial weights, times") == pytest.approx([1, 10, 10 ** (-1 / 3)], rel=1e-3)
     assert "\neps" not in text  # sgd has none
-    assert f"factor of {SAFE_SIDE[0]:g} to {SAFE_SIDE[1]:g}" in text
+    assert "factor of {:g} to {:g} with sgd".format(*HEADROOM["sgd"]) in text
     assert "not from the theory" in text
     assert "lr_eff" in text  # what to know above beta = 1
     run = "task=digits model=mlp_32_32_nobias optimizer=sgd lr_hom=0.3 weight_decay=0.001 clip=2 carry=all"

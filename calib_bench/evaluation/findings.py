@@ -140,6 +140,8 @@ def doubts_of(frame: pd.DataFrame, names: str) -> list[str]:
     if "doubtful" not in frame:
         return []
     marked = frame[frame["doubtful"].notna()]
+    if marked.empty:
+        return []
     listed = "; ".join(f"{name}: {words}" for name, words in zip(marked[names], marked["doubtful"], strict=True))
     return [f"Some intervals may cover less than 95% (see the table's note). {listed}."]
 

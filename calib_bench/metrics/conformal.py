@@ -88,14 +88,14 @@ def prediction_sets(
         for kind, score_M in labels.items()
     }
     count = {kind: torch.empty(N, 3, dtype=torch.float64) for kind in KINDS}
-    own = {kind: torch.empty(N, dtype=torch.float64) for kind in KINDS}
+    label_score = {kind: torch.empty(N, dtype=torch.float64) for kind in KINDS}
     for here, logp_RK in _blocks(test_NK):
         ranked = _ranked_scores(logp_RK)
         for kind, score_R in _label_scores(logp_RK, y_N[here]).items():
-            own[kind][here] = score_R
+            label_score[kind][here] = score_R
             count[kind][here] = _within(ranked[kind], limits[kind])
     width = levels[2] - levels[1]
-    return {kind: _sets(labels[kind], limits[kind], count[kind], own[kind], level, width) for kind in KINDS}
+    return {kind: _sets(labels[kind], limits[kind], count[kind], label_score[kind], level, width) for kind in KINDS}
 
 
 def _blocks(logits_NK: Tensor) -> Iterator[tuple[slice, Tensor]]:

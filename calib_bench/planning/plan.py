@@ -83,8 +83,8 @@ def keep(plan: Plan, settings: Settings, store: Store, command: str) -> None:
 
 
 def read(settings: Settings, study: Study, store: Store) -> dict[Trial, Role]:
-    """Every trial that a run wants and its role, as the run stored them; made anew where trials were stored since, or
-    where an older version stored no plan."""
+    """Every trial that a run wants and its role, as the run stored them; made anew where other settings are asked,
+    where trials were stored since, or where an older version stored no plan."""
     content = store.plan()
     if content is not None:
         roles: dict[Trial, Role] = {Trial.model_validate(row["trial"]): row["role"] for row in content["trials"]}
@@ -94,9 +94,10 @@ def read(settings: Settings, study: Study, store: Store) -> dict[Trial, Role]:
 
 
 def _fingerprint(roles: Iterable[Trial], settings: Settings, store: Store) -> str:
-    """Digest of the scores that a plan was made from."""
+    """Digest of what a plan was made from: what was asked, and the scores of its trials."""
     scores = store.scores(settings.select)
-    return digest_of({trial.key: repr(scores(trial)) for trial in roles})
+    by_key = {trial.key: repr(scores(trial)) for trial in roles}
+    return digest_of({"grid": settings.grid.model_dump(mode="json"), "scores": by_key})
 
 
 def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:

@@ -22,6 +22,7 @@ from calib_bench.core.baseline import Calibrator
 from calib_bench.errors import DataError, UserError
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
+from calib_bench.evaluation.findings import doubts_of
 from calib_bench.evaluation.models import Model, calibrated, pair_up, shared_rows
 from calib_bench.evaluation.predictions import Predictions, check, read
 from calib_bench.inference import DECISIONS, crossed_interval
@@ -561,3 +562,11 @@ def test_coarse_rows_that_repeat_by_chance_are_no_leak() -> None:
     y = np.arange(800) % 2
     model = pair_up([check(p[:400], y[:400], "probabilities", "t")], [check(p[400:], y[400:], "probabilities", "c")])[0]
     assert shared_rows(model) == 0
+
+
+def test_a_warning_of_doubtful_intervals_names_rows_or_is_not_there() -> None:
+    marks = pd.DataFrame({"method": ["raw", "isotonic"], "doubtful": [float("nan"), "few errors: ece"]})
+    assert doubts_of(marks[:1], "method") == []
+    assert doubts_of(marks, "method") == [
+        "Some intervals may cover less than 95% (see the table's note). isotonic: few errors: ece."
+    ]

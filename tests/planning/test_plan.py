@@ -113,6 +113,8 @@ def test_a_kept_plan_is_read_until_more_is_stored(tmp_path: Path) -> None:
         planning.read(chosen, other, store)
     planning.keep(plan, chosen, store, "command")
     assert planning.read(chosen, other, Store(tmp_path, "read")) == plan.roles
+    with pytest.raises(PlannedAnew):  # another question is not answered by it
+        planning.read(settings("tune_seeds=2"), other, Store(tmp_path, "read"))
     store.write(replace(outcome(0), trial=plan.trials[0]), DATA, {"selection": {"log_loss": 1.0}})
     with pytest.raises(PlannedAnew):
         planning.read(chosen, other, Store(tmp_path, "read"))

@@ -115,7 +115,7 @@ def _where_it_stops(slopes: Sequence[Row], saddle: Sequence[Row]) -> Iterator[st
         yield f"At the carried rate every net leaves its start within {LATE:.0%} of its updates, at every beta."
     others = sorted(missed - set(late))
     if others:
-        yield f"A late start does not explain the miss of {', '.join(others)}."
+        yield f"A late start does not explain why the law is missed, or may be, by {', '.join(others)}."
 
 
 def _late(row: Row) -> str:

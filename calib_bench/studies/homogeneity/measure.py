@@ -285,15 +285,15 @@ def regret_rows(readings: Sequence[Reading], store: Results, margin: float) -> l
         scores = store.scores(net.grid.select)
         rate = net.carried(scores)
         for arm in (arm for arm in net.arms if arm.trial.beta != 1):
-            own = [net.at(arm, net.best(arm, scores, net.tuners), seed) for seed in net.fresh]
+            tuned = [net.at(arm, net.best(arm, scores, net.tuners), seed) for seed in net.fresh]
             carried = [net.at(arm, rate, seed) for seed in net.fresh]
             same = nets.same_rate(net, arm.trial.beta, rate)
             row: Row = {**net.name, "beta": arm.trial.beta, "seeds": len(net.fresh)}
-            row["ratio"] = carried[0].lr / own[0].lr
-            row |= {"failed": _failures(store, carried), "tuned_failed": _failures(store, own)}
-            row |= fields("test", _difference(store, carried, own, "test"))
-            row |= _without_p(fields("selection", _difference(store, carried, own, "selection")))
-            row |= _without_p(fields("same_rate", _difference(store, same, own, "test")))
+            row["ratio"] = carried[0].lr / tuned[0].lr
+            row |= {"failed": _failures(store, carried), "tuned_failed": _failures(store, tuned)}
+            row |= fields("test", _difference(store, carried, tuned, "test"))
+            row |= _without_p(fields("selection", _difference(store, carried, tuned, "selection")))
+            row |= _without_p(fields("same_rate", _difference(store, same, tuned, "test")))
             rows.append(row | {"same_rate_failed": _failures(store, same)})
     return [_unless_failed(row) for row in judged(rows, "test", margin, rows)]
 

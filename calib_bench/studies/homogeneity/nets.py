@@ -114,13 +114,13 @@ class Net:
 def nets(grid: Grid, scores: Scores) -> list[Net]:
     """Every model with every optimizer, as far as `scores` lets its rates be tuned."""
     tuners = tuple(grid.seed[: grid.tune_seeds])
-    found = []
+    all_nets = []
     for model, space in grid.spaces.items():
         for recipe in _recipes(space):
-            own = grid.model_copy(update={"spaces": {model: {**space, **recipe}}})
-            own = beta_rate_plane.all_seeds(own)
-            found += [Net(own, family, tuners) for family in tuning.tuned(own, scores)]
-    return found
+            net_grid = grid.model_copy(update={"spaces": {model: {**space, **recipe}}})
+            net_grid = beta_rate_plane.all_seeds(net_grid)
+            all_nets += [Net(net_grid, family, tuners) for family in tuning.tuned(net_grid, scores)]
+    return all_nets
 
 
 def _recipes(space: Space) -> Iterator[Space]:
@@ -165,10 +165,10 @@ def degree_by_name(model: str) -> int | None:
     name = models.canonical(model)
     if name.startswith("linear"):
         return 1
-    known = form(name)
-    if known is None or known.kind not in ("mlp", "cnn"):
+    architecture = form(name)
+    if architecture is None or architecture.kind not in ("mlp", "cnn"):
         return None
-    return 2 if known.norm == "layer" else known.depth + 1
+    return 2 if architecture.norm == "layer" else architecture.depth + 1
 
 
 def starts(net: Net) -> list[Trial]:

@@ -61,15 +61,13 @@ class _Tables:
             self.grid,
             f"least squares on log-log axes for each seed; {self.seeds}; prediction: -2 / L of sgd, -1 / L of adam; "
             "degree: L, the mean over seeds at initialization, and its standard deviation; slope: of the rate; "
-            "slope hom: "
-            "of the rate in lr_hom = rate beta^(2/L), of adam rate beta^(1/L), which is slope minus prediction",
+            "slope hom: of the rate in lr_hom = rate beta^(2/L), of adam rate beta^(1/L), which is slope minus "
+            "prediction",
             "by layers: the prediction with the number of layers for L, 2 under layer normalization; biases lower L at "
             "initialization",
             "best rate: vertex of a parabola through a seed's lowest selection score and its neighbours; "
-            "failure: where "
-            f"training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds whose "
-            "best rate "
-            "stands at the end of the grid, or that were not seen to fail, at some beta",
+            f"failure: where training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds "
+            "whose best rate stands at the end of the grid, or that were not seen to fail, at some beta",
             f"judged over {RANGE} alone",
             rule(f"{self.options.margin:g}", "nets, for each of the two rates"),
         )
@@ -91,15 +89,12 @@ class _Tables:
     def regret(self, frame: pd.DataFrame) -> Table:
         note = table_note(
             self.grid,
-            "log loss, in nats, at the rate in lr_hom that is best at beta = 1 minus that at the rate tuned at "
-            "this beta; "
-            f"both chosen by the same {self.grid.tune_seeds} seeds and judged on others; ratio: of the two "
-            "rates; 95% "
-            "intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, on the "
-            "test split",
-            "failed: runs that diverged or end no better than guessing; the losses leave out those that "
-            "diverged, and no "
-            "case is equivalent where more carried than tuned runs failed",
+            "log loss, in nats, at the rate in lr_hom that is best at beta = 1 minus that at the rate tuned at this "
+            f"beta; both chosen by the same {self.grid.tune_seeds} seeds and judged on others; ratio: of the two "
+            "rates; 95% intervals over seeds and examples together; same rate: the rate of beta = 1 as it stands, "
+            "on the test split",
+            "failed: runs that diverged or end no better than guessing; the losses leave out those that diverged, "
+            "and no case is equivalent where more carried than tuned runs failed",
             rule(f"{self.options.regret_margin:g} nats on the test split", "nets and betas"),
         )
         title = "What a carried rate costs"
@@ -108,12 +103,11 @@ class _Tables:
     def saddle(self, frame: pd.DataFrame) -> Table:
         note = table_note(
             self.grid,
-            "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: "
-            "of the run; "
-            "never: seeds that do not get there, or fail first; scale: s = beta^(1/L), by which the same run at beta "
-            "= 1 has smaller initial weights; "
-            f"growth: slope of log steps over log s for {RANGE}; law: -(L - 2), of the time in which "
-            "gradient descent leaves the saddle at zero, and 0 of Adam, whose steps do not shrink with the gradient",
+            "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: of "
+            "the run; never: seeds that do not get there, or fail first; scale: s = beta^(1/L), by which the same "
+            f"run at beta = 1 has smaller initial weights; growth: slope of log steps over log s for {RANGE}; law: "
+            "-(L - 2), of the time in which gradient descent leaves the saddle at zero, and 0 of Adam, whose steps "
+            "do not shrink with the gradient",
             self.seeds,
         )
         return Table("Leaving the start", display_columns(frame, self.grid), note, False, (*NAMES, "beta"))
@@ -122,9 +116,8 @@ class _Tables:
         note = table_note(
             self.grid,
             "float64, one seed: a run at beta from initial weights times beta^(-1/L), all numbers of the recipe "
-            "carried, "
-            "against the run at beta = 1; difference: largest of the test logits times beta, over the largest logit; "
-            f"passed: below {AGREES:g}",
+            "carried, against the run at beta = 1; difference: largest of the test logits times beta, over the "
+            f"largest logit; passed: below {AGREES:g}",
         )
         return Table("The exact control: nets without biases", display_columns(frame, self.grid), note, False, NAMES)
 

@@ -7,13 +7,14 @@ more confidence, and so all of these metrics: what is left after it is what no t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib_bench.analysis.calibration_variance import set_influence
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.findings import findings_of, overview
+from calib_bench.analysis.findings import Finding, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
 from calib_bench.analysis.scores import SETS
@@ -39,6 +40,8 @@ TOLD = {
     "lac_size": "size of 90% sets (lac)",
 }
 """Metrics that the note tells of, and their names in it."""
+UNCOUNTED = "intervals leave out the choice of rates"
+"""Reason why no change of a decision is called established where rates were tuned."""
 
 
 def rows(arm: Measures, reference: Measures | None, name: Row, nested: bool) -> list[Row]:
@@ -129,6 +132,12 @@ def _words(frame: pd.DataFrame, reference: float) -> str:
     sentences = []
     for where, group in families(frame[chosen]):
         rows = group.to_dict("records")
-        changes = [finding for column, name in TOLD.items() for finding in findings_of(rows, column, name)]
+        changes = [_finding(row, column, name) for column, name in TOLD.items() for row in rows]
         sentences.append(f"{where}Changes after temperature scaling. {overview(changes)}")
     return ". ".join(sentences)
+
+
+def _finding(row: Row, column: str, name: str) -> Finding:
+    """The change of one arm, of which nothing is established where its rate was tuned."""
+    finding = Finding.of(row, column, name)
+    return finding if finding.revoked or row["tuning"] == "fixed" else replace(finding, revoked=UNCOUNTED)

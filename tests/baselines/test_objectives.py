@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from calib_bench import models, registry
 from calib_bench.baselines.cosine_head import CosineHead
 from calib_bench.baselines.learned_beta import LearnedScale
+from calib_bench.baselines.norm_softmax import UnitVarianceHead
+from calib_bench.baselines.soft_cap import CappedHead
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
@@ -205,6 +207,48 @@ def test_a_head_is_replaced_where_the_model_has_it(name: str) -> None:
     z = model.eval()(torch.randn(2, 3, 32, 32))
     assert isinstance(models.head(model), CosineHead)
     assert float(z.detach().abs().max()) <= 3.0
+
+
+def test_margin_smoothing_costs_nothing_within_the_margin() -> None:
+    z, y = sample(64)
+    f = OBJECTIVES["margin_smoothing"].loss
+    plain = F.cross_entropy(z, y, reduction="none")
+    near = (z.amax(1) - z.amin(1)) <= 10
+    wide = 5 * z
+    by_hand = [sum(max(0.0, max(row) - value - 10) for value in row) / len(row) for row in wide.tolist()]
+    torch.testing.assert_close(f(z, y, torch.tensor(0.1))[near], plain[near], rtol=0, atol=0)
+    penalty = f(wide, y, torch.tensor(0.5)) - F.cross_entropy(wide, y, reduction="none")
+    torch.testing.assert_close(penalty, 0.5 * torch.tensor(by_hand), rtol=1e-4, atol=1e-4)
+
+
+def test_max_suppression_is_label_smoothing_where_the_answer_is_right() -> None:
+    z, y = sample(64)
+    z, eps = z.double(), torch.tensor(0.1, dtype=torch.float64)
+    smoothed, suppressed = (OBJECTIVES[name].loss(z, y, eps) for name in ("label_smoothing", "max_suppression"))
+    right = z.argmax(1) == y
+    assert 0 < int(right.sum()) < 64
+    torch.testing.assert_close(suppressed[right], smoothed[right])
+    assert (suppressed[~right] > smoothed[~right]).all()
+
+
+def test_z_loss_is_the_squared_log_normalizer() -> None:
+    z, y = sample(64)
+    penalty = OBJECTIVES["z_loss"].loss(z, y, torch.tensor(0.1)) - F.cross_entropy(z, y, reduction="none")
+    torch.testing.assert_close(penalty, 0.1 * z.exp().sum(1).log() ** 2, rtol=1e-4, atol=1e-4)
+
+
+def test_a_soft_cap_bounds_logits_and_leaves_small_ones() -> None:
+    plain, h = nn.Linear(7, 5), torch.randn(3, 7)
+    z, capped = plain(h), CappedHead(plain, 2.0)(h)
+    torch.testing.assert_close(capped, 2 * torch.tanh(z / 2))
+    torch.testing.assert_close(CappedHead(plain, 1e4)(h), z, rtol=1e-5, atol=1e-6)
+
+
+def test_norm_softmax_has_logits_of_one_spread() -> None:
+    z = UnitVarianceHead(nn.Linear(7, 5), 3.0)(torch.randn(40, 7))
+    torch.testing.assert_close(z.var(1, correction=0), torch.full((40,), 9.0), rtol=1e-4, atol=1e-4)
+    with pytest.raises(SettingsError, match="three classes"):
+        UnitVarianceHead(nn.Linear(7, 2), 1.0)
 
 
 def test_mixup_shares_are_beta_distributed() -> None:

@@ -70,16 +70,18 @@ def run(quiet: bool = False, **settings: Any) -> Path:
 
     Args:
         quiet: print nothing.
-        settings: the command line's keys; a list, tuple, range or array spans the grid.
+        settings: the command line's keys; a list, tuple, range or array spans the grid. `config` names a TOML file of
+            such keys, which the others override.
 
     Raises:
         SettingsError: an unknown key, or a value of the wrong kind.
     """
     from calib_bench.commands.run_study import run_study
+    from calib_bench.core.config_file import with_config
     from calib_bench.core.settings import parse
     from calib_bench.planning.defaults import resolve
 
-    typed = parse(f"{key}={_text(value)}" for key, value in settings.items())
+    typed = parse(with_config(f"{key}={_text(value)}" for key, value in settings.items()))
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         run_study(typed)
     return resolve(typed).folder

@@ -148,9 +148,10 @@ def _setting(key: str, text: str) -> Any:
 
 
 def _parsed(words: Sequence[str]) -> UserSettings:
+    from calib_bench.core.config_file import with_config
     from calib_bench.core.settings import parse
 
-    return parse(words)
+    return parse(with_config(words))
 
 
 RUN = Option("RUN", "the run folder", Path)
@@ -259,11 +260,11 @@ class Command:
         """Keys of the settings that the command takes."""
         if self.keys != SETTINGS:
             return ()
-        from calib_bench.core.settings import KEYS
+        from calib_bench.core.settings import CONFIG, KEYS
         from calib_bench.registry import study_options
 
         study_keys = [key for options in study_options().values() for key in options.model_fields]
-        return (*KEYS, *study_keys)
+        return (*KEYS, CONFIG, *study_keys)
 
     def _usage(self) -> str:
         """The command with what it takes, without the program."""
@@ -323,10 +324,10 @@ def _in_usage(option: Option) -> str:
 
 def settings_help() -> str:
     """A line for every setting of a run, then for those that single studies have."""
-    from calib_bench.core.settings import KEYS, describe
+    from calib_bench.core.settings import CONFIG, KEYS, describe
     from calib_bench.registry import study_options
 
-    lines = [f"  {key:13} {describe(key)}" for key in KEYS]
+    lines = [f"  {key:13} {describe(key)}" for key in (*KEYS, CONFIG)]
     for study, options in study_options().items():
         lines += ["", f"keys of study={study}:"]
         lines += [f"  {key:13} {describe(key, options)}" for key in options.model_fields]

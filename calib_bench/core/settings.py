@@ -220,6 +220,8 @@ FIELDS = (*(name for name in UserSettings.model_fields if name not in _LAST), *_
 """Fields of `UserSettings` in the order of the command line."""
 KEYS = tuple(name for name in FIELDS if name != "options")
 """Keys of the command line that every study has."""
+CONFIG = "config"
+"""The key that names a file of settings, see `calib_bench.core.config_file`."""
 
 
 class Grid(_Frozen):
@@ -385,4 +387,6 @@ def _reason(error: Any) -> str:
 
 def describe(key: str, model: type[BaseModel] = UserSettings) -> str:
     """One line on a key, for help and errors."""
+    if key == CONFIG:
+        return "a TOML file of these keys, as every run leaves one (study.toml); what is typed beside it wins"
     return model.model_fields[key].description or ""

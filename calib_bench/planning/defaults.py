@@ -9,6 +9,7 @@ from calib_bench import models, registry
 from calib_bench.core.baseline import Objective
 from calib_bench.core.settings import KEYS, RATES, Settings, Space, StudyOptions, UserSettings, read_value
 from calib_bench.core.study import Study
+from calib_bench.core.syntax import split_word
 from calib_bench.core.task import Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
@@ -51,6 +52,18 @@ def resolve(typed: UserSettings) -> Settings:
     for space in spaces.values():
         _check_space(typed, space)
     return Settings.model_construct(**dict(typed), spaces=spaces)
+
+
+def spelled_out(settings: Settings) -> dict[str, str]:
+    """The words `key=value` of complete settings, values of the recipe included: they give the same trials whatever
+    defaults a later version has. What differs between models is left to the task."""
+    values = dict(split_word(word) for word in settings.words())
+    first, *others = settings.spaces.values()
+    shared = {key for key in (*RECIPE, "lr", "lr_unit") if all(first[key] == space[key] for space in others)}
+    recipe = {key: first[key] for key in RECIPE if key in shared}
+    if {"lr", "lr_unit"} <= shared and not values.keys() & set(RATES):
+        recipe[first["lr_unit"][0]] = first["lr"]
+    return values | {key: ",".join(map(str, value)) for key, value in recipe.items()}
 
 
 def check_options(typed: UserSettings) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from calib_bench import registry
+from calib_bench.core.config_file import RUN_FILE, as_toml
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Role, Study
 from calib_bench.core.trial import Scores, Trial
+from calib_bench.planning.defaults import spelled_out
 from calib_bench.planning.tuning import label, planned, with_role
 from calib_bench.store.store import Store
+from calib_bench.system import files
 from calib_bench.system.files import digest_of
 from calib_bench.train.fusion import fuse_key
 
@@ -80,6 +83,7 @@ def keep(plan: Plan, settings: Settings, store: Store, command: str) -> None:
     ]
     content = {"fingerprint": _fingerprint(plan.roles, settings, store), "trials": trials}
     store.write_study(settings, command, content)
+    files.write_bytes(store.path / RUN_FILE, as_toml(spelled_out(settings)).encode())
 
 
 def read(settings: Settings, study: Study, store: Store) -> dict[Trial, Role]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from calib_bench.system import files
 from calib_bench.system.object_store import Bucket
 
-SHARED = ("study.json", "splits/", "failed/")
+SHARED = ("study.json", "study.toml", "splits/", "failed/")
 """What is fetched whenever something may have changed: small, and needed by every stage."""
 
 

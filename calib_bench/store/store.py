@@ -2,6 +2,7 @@
 
     store.json                      schema version
     study.json                      resolved settings, command, versions and plan of the last run
+    study.toml                      the same settings as a file for `run config=`
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
     checkpoints/                    of trials under way

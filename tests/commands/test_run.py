@@ -93,6 +93,12 @@ def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixt
     assert logits(finished) == before
 
 
+def test_the_file_that_a_run_leaves_repeats_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"config={finished / 'study.toml'}"]) == 0
+    assert "26 trials" in (printed := capsys.readouterr().out)
+    assert "26 done, 0 to run" in printed
+
+
 def test_report_rebuilds_the_same_page_from_the_store_alone(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

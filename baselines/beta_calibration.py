@@ -68,4 +68,4 @@ def apply_beta(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(c - a * softplus(-x_CN) + b * softplus(x_CN), Z_NK)
 
 
-BASELINE = Regressions(3, fit_classes).calibrator(apply_beta, "kull2017", "Beta calibration")
+BASELINE = Regressions(3, fit_classes).calibrator(apply_beta, reference="kull2017", title="Beta calibration")

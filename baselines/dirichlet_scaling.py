@@ -6,4 +6,4 @@ it. For two classes this is beta calibration without its sign constraints.
 
 from calib_bench.baselines._affine import LOG_PROBABILITIES, Affine, odir
 
-BASELINE = Affine(LOG_PROBABILITIES, odir, full=True).calibrator("kull2019", "Dirichlet calibration")
+BASELINE = Affine(LOG_PROBABILITIES, odir, full=True).calibrator(reference="kull2019", title="Dirichlet calibration")

@@ -5,4 +5,4 @@ Maximum likelihood with the Gaussian priors `_affine.odir`, fixed, so that a fit
 
 from calib_bench.baselines._affine import LOGITS, Affine, odir
 
-BASELINE = Affine(LOGITS, odir, full=True).calibrator("kull2019", "Matrix scaling")
+BASELINE = Affine(LOGITS, odir, full=True).calibrator(reference="kull2019", title="Matrix scaling")

@@ -138,4 +138,4 @@ def apply_spline(params: Params, Z_NK: Tensor) -> Tensor:
     return joined_logits(f_CN, Z_NK)
 
 
-BASELINE = Regressions(KNOTS, fit_classes).calibrator(apply_spline, "lucena2018", "Spline calibration")
+BASELINE = Regressions(KNOTS, fit_classes).calibrator(apply_spline, reference="lucena2018", title="Spline calibration")

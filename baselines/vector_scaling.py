@@ -32,4 +32,4 @@ def warn(Z_NK: Tensor, y_N: Tensor) -> str | None:
     return "; ".join(warning for warning in (unseen(Z_NK, y_N), few) if warning) or None
 
 
-BASELINE = Affine(LOGITS, prior, full=False).calibrator("guo2017", "Vector scaling", warn)
+BASELINE = Affine(LOGITS, prior, full=False).calibrator(reference="guo2017", title="Vector scaling", warn=warn)

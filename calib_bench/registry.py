@@ -5,12 +5,15 @@ No other module imports plug-ins. The package's own models have families of name
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +80,57 @@ def load(kind: str, name: str) -> Any:
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.{Path(_STUDY_FILE).stem}")
     return _constant(module, kind, name)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What lists and citations tell of a baseline or a study.
+
+    Attributes:
+        title: of a baseline, the question of a study.
+        references: keys in references.bib.
+        is_objective: whether it is a training objective.
+    """
+
+    title: str
+    references: tuple[str, ...]
+    is_objective: bool
+
+
+def entry(kind: str, name: str) -> Entry:
+    """What lists and citations tell of a baseline or a study, read from its file: importing it would bring torch.
+
+    Raises:
+        SettingsError: as `load`.
+    """
+    if name in _own(kind):
+        package = importlib.import_module(f"calib_bench.{kind}")
+        files = [path for folder in package.__path__ for path in _plugin_files(Path(folder)) if _name(path) == name]
+        maker, literals = _declared(files[0], _CONSTANTS[kind][0])
+        title, references = literals.get("title", literals.get("question")), _references(literals)
+        if title:
+            return Entry(title, references, maker == Objective.__name__)
+    value = load(kind, name)
+    title = value.question if isinstance(value, Study) else value.title
+    return Entry(title, _references(vars(value)), isinstance(value, Objective))
+
+
+def _references(declared: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = declared.get("references") or declared.get("reference") or ()
+    return (keys,) if isinstance(keys, str) else tuple(keys)
+
+
+def _declared(path: Path, constant: str) -> tuple[str, dict[str, Any]]:
+    """The name of the class or function whose call a file's constant is, and the call's literal keyword arguments."""
+    for statement in ast.parse(path.read_text()).body:
+        targets = [ast.unparse(target) for target in getattr(statement, "targets", [])]
+        if targets == [constant] and isinstance(call := statement.value, ast.Call):  # type: ignore[attr-defined]
+            literals = {}
+            for keyword in call.keywords:
+                with contextlib.suppress(ValueError):
+                    literals[str(keyword.arg)] = ast.literal_eval(keyword.value)
+            return ast.unparse(call.func), literals
+    return "", {}
 
 
 def _constant(module: Any, kind: str, origin: str) -> Any:

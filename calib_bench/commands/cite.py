@@ -57,16 +57,16 @@ def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _baselines_used(settings)
     for metric, keys in REFERENCES.items():
         yield from ((key, f"metric {metric}") for key in keys)
-    for key in (OWN, *registry.study(settings.study).references):
+    for key in (OWN, *registry.entry("studies", settings.study).references):
         yield key, f"study {settings.study}"
 
 
 def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
-    objectives = registry.objectives()
-    for objective in settings.objective or ():
-        yield from ((objectives[term].reference, f"objective {term}") for term in parse_objective(objective))
-    for name, calibrator in registry.calibrators(settings.calibrator).items():
-        yield calibrator.reference, f"calibrator {name}"
+    for objective in settings.objective:
+        for term in parse_objective(objective):
+            yield from ((key, f"objective {term}") for key in registry.entry("baselines", term).references)
+    for name in settings.calibrator:
+        yield from ((key, f"calibrator {name}") for key in registry.entry("baselines", name).references)
 
 
 def bibtex(cited: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from calib_bench import models, registry
 from calib_bench.commands.command import Command, Option, folders
-from calib_bench.core.baseline import Objective
 
 Row = tuple[str, str]
 
@@ -24,14 +23,14 @@ def _models() -> list[Row]:
 def _baselines() -> list[Row]:
     rows = []
     for name in registry.names("baselines"):
-        baseline = registry.load("baselines", name)
-        kind = "objective" if isinstance(baseline, Objective) else "calibrator"
-        rows.append((name, f"{kind}: {baseline.title} ({baseline.reference})"))
+        baseline = registry.entry("baselines", name)
+        kind = "objective" if baseline.is_objective else "calibrator"
+        rows.append((name, f"{kind}: {baseline.title} ({', '.join(baseline.references)})"))
     return rows
 
 
 def _studies() -> list[Row]:
-    return [(name, registry.study(name).question) for name in registry.names("studies")]
+    return [(name, registry.entry("studies", name).title) for name in registry.names("studies")]
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {

@@ -13,13 +13,14 @@ from torch import Tensor
 from calib_bench.core.baseline import Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.core.trial import Snapshot, Trial, TrialResult
 from calib_bench.train import callbacks
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver
 from calib_bench.train.history import (
     CHECK_STEPS,
     ProgressThrottle,
+    SelectionScores,
     accurate,
     environment_metadata,
     row_epochs,
@@ -27,6 +28,7 @@ from calib_bench.train.history import (
 )
 from calib_bench.train.learning_rate import Rate
 from calib_bench.train.optimizer import factor
+from calib_bench.train.snapshots import Snapshots
 
 Saver = TypeVar("Saver", Checkpoint, PartSaver)
 
@@ -42,6 +44,8 @@ class Loop(ABC, Generic[Saver]):
         step: updates made.
         ended: whether every run has diverged.
         rows: history rows so far: numbers, or of a stack tensors [S].
+        selection: measures the selection split.
+        snapshots: logits kept at levels of the training loss.
     """
 
     bad: Tensor
@@ -63,6 +67,8 @@ class Loop(ABC, Generic[Saver]):
         self.total = first.epochs * self.per_epoch
         self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Any]]
+        self.selection = SelectionScores(splits.selection.labels)
+        self.snapshots = Snapshots(len(trials))
         self.before, self.began = 0.0, time.monotonic()
 
     @abstractmethod
@@ -72,6 +78,10 @@ class Loop(ABC, Generic[Saver]):
     @abstractmethod
     def _update(self, x: Any, y: Tensor, epoch: int) -> None:
         """One update, which enters `bad` and `tally`."""
+
+    @abstractmethod
+    def _predict(self, name: str) -> Tensor:
+        """Raw logits z [..., N, K] of a split, rows as its labels."""
 
     @abstractmethod
     def _measure(self) -> None:
@@ -85,6 +95,10 @@ class Loop(ABC, Generic[Saver]):
             self.epoch(saver, progress)
         progress.finish(self.total)
         return self.step > start
+
+    def _tallied(self, epoch: int) -> bool:
+        """Whether the training loss of an epoch, counted from 0, is asked for."""
+        return epoch + 1 in self.measured or self.first.keep is not None
 
     def over(self) -> bool:
         return self.ended or self.step >= self.total
@@ -108,6 +122,9 @@ class Loop(ABC, Generic[Saver]):
             return
         if epoch + 1 in self.measured:
             self._measure()
+        if self.first.keep:
+            loss, _, count = accurate(self.tally)
+            self.snapshots.take((loss / count).reshape(-1).tolist(), epoch + 1, self.step, self._predict)
         self.tally.zero_()
         self.save(saver, saver.due())
 
@@ -139,7 +156,7 @@ class Loop(ABC, Generic[Saver]):
         """A history row, but for what a probe adds.
 
         Args:
-            scores: of the selection split, see `history.score`.
+            scores: of the selection split, see `history.SelectionScores`.
             squares: by parameter, the sum [...] of its squares.
             head: names of the head's parameters.
             rate: of the body, before the schedule, [...].
@@ -169,6 +186,8 @@ class Loop(ABC, Generic[Saver]):
             "bad": self.bad,
             "tally": self.tally,
             "rows": self.rows,
+            "selection": self.selection.memory,
+            "snapshots": self.snapshots.state(),
             "seconds": self.seconds(),
         }
 
@@ -181,6 +200,8 @@ class Loop(ABC, Generic[Saver]):
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
+        self.selection.memory = saved.get("selection", {})  # of none in checkpoints of older versions
+        self.snapshots.load(saved.get("snapshots", self.snapshots.state()))
         self.bad.copy_(saved["bad"])
         self.tally.copy_(saved["tally"])
 
@@ -192,6 +213,7 @@ class Loop(ABC, Generic[Saver]):
         rows: list[dict[str, float]],
         rate: Rate,
         arrays: Callable[[], dict[str, Tensor]],
+        snapshots: list[Snapshot],
         **metadata: Any,
     ) -> TrialResult:
         """The result of one trial, whose probe's `arrays` are measured if it has not diverged.
@@ -210,4 +232,4 @@ class Loop(ABC, Generic[Saver]):
         }
         if bad is not None:
             return TrialResult(trial, "diverged", {}, table(rows, bad), metadata)
-        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays())
+        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays(), snapshots)

@@ -23,7 +23,7 @@ from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.grad_accumulation import count_parts, ghost, track
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, score
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, TrialSchedule
@@ -183,9 +183,8 @@ class _Run(Loop[Checkpoint]):
         self.accord.step()
 
     def _measure(self) -> None:
-        y_N = self.splits.selection.labels.to(self.device)
         beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
-        scores = score(self.predict("selection"), y_N, beta)
+        scores = self.selection(self._predict("selection"), beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         row = self._row(scores, squares, head_names(self.model), self.rate.value)
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
@@ -202,7 +201,7 @@ class _Run(Loop[Checkpoint]):
         return max(EVAL_BATCH, min(2048, 2**23 // values)) if self.device.type == "cuda" else EVAL_BATCH
 
     @torch.no_grad()
-    def predict(self, name: str) -> Tensor:
+    def _predict(self, name: str) -> Tensor:
         """Raw logits z [N, K] of a split on the device, rows as its labels."""
         split = self.splits[name]
         parts, indices = [], []
@@ -233,10 +232,11 @@ class _Run(Loop[Checkpoint]):
         return self._result(
             self.trial,
             int(self.bad) if self.ended else None,
-            {} if self.ended else {name: self.predict(name).cpu() for name in SPLITS},
+            {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS},
             self.rows,
             self.rate,
             lambda: self._probed(probes.arrays),
+            self.snapshots.kept[0],
             mode=str(self.updater.mode),
             stack=1,
             world=distributed.world(),

@@ -26,7 +26,7 @@ from calib_bench.train import initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver, parts_of
 from calib_bench.train.fusion import fuse_key
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, batch_sums, first_bad, score, tally_dtype
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, batch_sums, first_bad, tally_dtype
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, rate_beta
@@ -172,7 +172,7 @@ class _Stack(Loop[PartSaver]):
         self.stacked.backward(dz_SBK.contiguous())
         self.optimizer.step(self.grads, self._scale(self.step))
         self.bad = first_bad(self.bad, loss_SB.mean(1), self.step)
-        if epoch + 1 in self.measured:
+        if self._tallied(epoch):
             self.tally += batch_sums(loss_SB, z_SBK, y_SB, self.tally.dtype)
 
     def _gradient(self, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +194,7 @@ class _Stack(Loop[PartSaver]):
     @torch.no_grad()
     def _measure(self) -> None:
         beta_S11 = self.schedule.base(max(0, self.step - 1))
-        scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), beta_S11)
+        scores = self.selection(self._predict("selection"), beta_S11)
         squares = {name: accurate(p).square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
         row = self._row(scores, squares, self.head, rate_S) | self._columns()
@@ -250,6 +250,7 @@ class _Stack(Loop[PartSaver]):
             [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows],
             self.rates[member],
             lambda: probes.arrays(self.probe, trial, self._member(member), self.splits, self.device),
+            self.snapshots.kept[member],
             mode="fused",
             stack=len(self.trials),
             world=1,

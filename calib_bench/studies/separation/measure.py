@@ -18,7 +18,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
+    "over_time", "best_epochs",
 )  # fmt: skip
 
 
@@ -140,6 +141,11 @@ def _read(
         study.rows[table] += [{**name, **row} for row in table_rows]
     study.rows["refinement"] += refinement.rows(base[0] if base else None, refined, name, nested)
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
+    if (in_time := over_time.rows(store, measures, name)) is not None:
+        study.rows["over_time"] += in_time[0]
+        study.rows["best_epochs"] += in_time[1]
+    elif over_time.LACKING not in study.left_out:
+        study.left_out.append(over_time.LACKING)
     study.points += factorial.points(measures, name)
     study.moves |= factorial.moves(measures, name)
     if reference is not None:

@@ -22,7 +22,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, page
+from calib_bench.studies.separation import arm_figures, factorial, figures, over_time, page
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.summary import summary
@@ -113,6 +113,8 @@ STUDY = Study(
         "separation": arm_figures.separation,
         "interventions": figures.interventions,
         "reliability": arm_figures.reliability,
+        "over_time": over_time.over_time,
+        "over_time_by_beta": over_time.over_time_by_beta,
         "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,

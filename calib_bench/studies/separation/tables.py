@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +60,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         **_if_any(frames, "factorial_tests", factorial.tests_table, grid),
         **_if_any(frames, "refinement", refinement.table, grid, refinement.words),
         **_if_any(frames, "refinement", refinement.every_family, grid, to="refinement_families"),
+        **over_time.tables(frames, grid),
         **_if_any(frames, "best_beta", best_beta.table, grid),
         **_if_any(frames, "gain", seed_spread.gain_table, grid),
         **_if_any(frames, "decisions", decisions.table, grid),

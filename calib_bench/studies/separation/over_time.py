@@ -1,0 +1,265 @@
+"""Confidence and dynamics at every measured epoch, and where each arm is best before and after a temperature.
+
+At each row of a trial's history a temperature is fitted to its selection logits. What that repairs is confidence, what
+remains is dynamics, and kappa = beta T* says how overconfident the model is then. Refinement is done where the repaired
+loss is least. Where this comes after the least raw loss, "refine, then calibrate" (Berta, Holzmueller, Jordan & Bach,
+2025, arXiv 2501.19195) stops the training later than early stopping does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis import arms as each
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.findings import betas
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.result_rows import Row
+from calib_bench.analysis.table_notes import NAMES, display_columns, families, table_note
+from calib_bench.core.results import Results
+from calib_bench.core.settings import Grid
+from calib_bench.core.study import Analysis, Section, Table
+from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.report.drawing import (
+    by_family,
+    dodge_factor,
+    draw_line,
+    family_grid,
+    figure_legend,
+    plain,
+    set_beta_axis,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+RAW, REPAIRED, KAPPA = "selection_log_loss", "selection_repaired_log_loss", "selection_kappa"
+SCALED = {"dyn": "log_loss", "scale_share": "accuracy"}
+"""The metric on whose scale a column has its limits: of losses above 0, of shares between 0 and 1."""
+MOMENTS = 5
+"""Epochs of which the view over beta shows a line each."""
+LACKING = (
+    "Over time: some trials were stored by a version that measured no temperature at each epoch; arms with such trials "
+    "are left out there."
+)
+OPTIMISM = (
+    "selection split, where the temperature is fitted too: with its one parameter, repaired losses come out lower by "
+    "about 1 / (2N) nats of N selection examples, {optimism} here"
+)
+HOW = "means over seeds, 95% t intervals over seeds, for this selection split and at the chosen rates"
+BEST_NOTE = (
+    "Epochs and losses are chosen and read on the same examples, so the best losses are too low, and gains (last epoch "
+    "minus best) too large and never negative: an interval of a gain that leaves out 0 shows nothing by itself. "
+    "Later: epochs by which the best repaired loss comes after the best raw loss. Intervals are not adjusted for the "
+    "number of arms"
+)
+SECTION = Section(
+    "Over time",
+    ("over_time", "best_epochs", "over_time_by_beta"),
+    "What a temperature could repair (confidence) and what it could not (dynamics) at each measured epoch of the "
+    "cross-entropy arms, on the selection split; kappa above 1 is overconfident. The share along the scale is how much "
+    "of the change of the logits since the last measured epoch only multiplies them all: that part changes no answer, "
+    "and a temperature undoes it.",
+)
+PANELS = (
+    ("conf", "confidence (nats)"),
+    ("dyn", "dynamics (nats)"),
+    ("kappa", "kappa"),
+    ("scale_share", "share along the scale"),
+)
+
+
+def rows(store: Results, measures: Measures, name: Row) -> tuple[list[Row], list[Row]] | None:
+    """The arm at each measured epoch, and its best epochs, over the seeds that finished.
+
+    None where a trial's history has no temperatures, as of older versions. Nothing of an arm that trains nothing or
+    with another objective than cross-entropy, whose selection loss is not what it minimizes.
+    """
+    trial = measures.arm.trial
+    if trial.objective != CROSS_ENTROPY or not trial.epochs or not measures.seeds:
+        return [], []
+    histories = [store.history(measures.arm.trials[seed]) for seed in measures.seeds]
+    if not all(KAPPA in history for history in histories):
+        return None
+    examples = len(store.labels(trial)["selection"])
+    named: Row = {**name, "seeds": len(histories), "examples": examples}
+    return [{**named, **row} for row in _epochs(histories)], [{**named, **_best(histories)}]
+
+
+def _epochs(histories: list[pd.DataFrame]) -> list[Row]:
+    """A row a measured epoch."""
+    import numpy as np
+
+    raw, repaired, kappa, share = (_by_seed(histories, column) for column in (RAW, REPAIRED, KAPPA, "scale_share"))
+    rows = []
+    for i, epoch in enumerate(histories[0]["epoch"]):
+        row: Row = {"epoch": int(epoch)}
+        columns = ("log_loss", raw), ("conf", raw - repaired), ("dyn", repaired), ("scale_share", share)
+        for column, values_SE in columns:
+            row |= _mean(column, values_SE[:, i])
+        rows.append(row | {end: math.exp(log) for end, log in _mean("kappa", np.log(kappa[:, i])).items()})
+    return rows
+
+
+def _best(histories: list[pd.DataFrame]) -> Row:
+    """Where the raw and the repaired loss are least, by how much, and how much later the second is."""
+    import numpy as np
+
+    epochs = histories[0]["epoch"].to_numpy()
+    raw, repaired = _by_seed(histories, RAW), _by_seed(histories, REPAIRED)
+    best_raw, best_repaired = epochs[raw.argmin(1)], epochs[repaired.argmin(1)]
+    last = float(epochs[-1])
+    columns = {
+        "raw_epoch": (best_raw, 0.0, last),
+        "raw_gain": (raw[:, -1] - raw.min(1), 0.0, math.inf),
+        "repaired_epoch": (best_repaired, 0.0, last),
+        "repaired_gain": (repaired[:, -1] - repaired.min(1), 0.0, math.inf),
+        "later": (best_repaired - best_raw, -last, last),
+    }
+    row: Row = {}
+    for column, (values, least, most) in columns.items():
+        limits = _mean(column, values.astype(np.float64))
+        row |= {end: min(max(value, least), most) for end, value in limits.items()}
+    return row
+
+
+def _by_seed(histories: list[pd.DataFrame], column: str) -> Array:
+    """A column of the histories, [seeds, epochs]."""
+    import numpy as np
+
+    return np.stack([history[column].to_numpy(np.float64) for history in histories])
+
+
+def _mean(column: str, values: Array) -> dict[str, float]:
+    """The mean over the seeds that have a value, with its t interval; nan where none has or there is but one."""
+    import numpy as np
+
+    finite = values[np.isfinite(values)].tolist()
+    if len(finite) < 2:
+        return Estimate(finite[0] if finite else math.nan, math.nan, math.nan).limits(column)
+    limits = each.over_seeds(SCALED.get(column, column), finite).values()
+    return dict(zip((column, f"{column}_low", f"{column}_high"), limits, strict=True))
+
+
+def tables(frames: dict[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
+    """The tables of the arms over time and of their best epochs; none where no arm has them."""
+    epochs, best = frames["over_time"], frames["best_epochs"]
+    if not len(epochs):
+        return {}
+    optimism = OPTIMISM.format(optimism=f"{1 / (2 * epochs['examples'].max()):.2g}")
+    return {
+        "best_epochs": Table(
+            "Best epochs by raw and by repaired selection loss",
+            display_columns(best, grid),
+            table_note(grid, *words(best), HOW, optimism, BEST_NOTE),
+        ),
+        "over_time": Table(
+            "Confidence and dynamics over time, selection split (nats)",
+            display_columns(epochs, grid),
+            table_note(grid, "log loss = conf + dyn", HOW, optimism),
+            names=(*NAMES, "epoch"),
+        ),
+    }
+
+
+def words(best: pd.DataFrame) -> list[str]:
+    """Where refinement ends after calibration does, as far as the seeds show it."""
+    sentences = []
+    for prefix, frame in families(best):
+        bounded = [row for row in frame.to_dict("records") if math.isfinite(row["later_low"])]
+        after = [row for row in bounded if row["later_low"] > 0]
+        before = [row for row in bounded if row["later_high"] < 0]
+        if after:
+            sentences.append(f"{prefix}the repaired loss is least after the raw loss at {betas(after)}")
+        if before:
+            sentences.append(f"{prefix}the repaired loss is least before the raw loss at {betas(before)}")
+        if bounded and not after and not before:
+            sentences.append(
+                f"{prefix}at no beta do the seeds show that repaired and raw loss are least at other epochs"
+            )
+    return sentences
+
+
+def over_time(analysis: Analysis) -> Figure | None:
+    """Confidence, dynamics, kappa and the share along the scale over epochs, a shade a beta."""
+    table = analysis.tables.get("over_time")
+    if table is None:
+        return None
+    figure, axes = family_grid(table.frame, len(PANELS), 2.9)
+    shades = _shades(sorted(set(table.frame["beta"])))
+    for (name, arms), line in zip(by_family(table.frame), axes, strict=False):
+        for axis, (column, label) in zip(line, PANELS, strict=True):
+            draw_epochs(axis, arms, column, shades)
+            axis.set_ylabel(label)
+        line[0].axhline(0, color="0.4", linewidth=0.8)
+        line[2].axhline(1, color="0.4", linewidth=0.8)
+        line[3].set_ylim(0, 1)
+        line[0].set_title(name, loc="left")
+    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()])
+    return figure
+
+
+def draw_epochs(axis: Axes, arms: pd.DataFrame, column: str, shades: Mapping[float, Any]) -> None:
+    """A line a beta over epochs, in the range of the lines, and their intervals as bands, cut where they leave it."""
+    for beta, arm in arms.groupby("beta"):
+        axis.plot(arm["epoch"], arm[column], color=shades[beta], linewidth=1.2)
+    if column in ("dyn", "kappa"):
+        axis.set_yscale("log")
+        plain(axis.yaxis)
+    axis.set_ylim(*axis.get_ylim())
+    for beta, arm in arms.groupby("beta"):
+        low, high = arm[f"{column}_low"], arm[f"{column}_high"]
+        axis.fill_between(arm["epoch"], low, high, color=shades[beta], alpha=0.12, linewidth=0)
+    last = int(arms["epoch"].max())
+    axis.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ticks = [0, *(tick for tick in (1, 3, 10, 30, 100, 300, 1000) if tick <= last)]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("epoch")
+
+
+def over_time_by_beta(analysis: Analysis) -> Figure | None:
+    """Confidence and dynamics over beta at several epochs, a shade an epoch; bars are t intervals."""
+    table = analysis.tables.get("over_time")
+    if table is None or table.frame["beta"].nunique() < 2:
+        return None
+    frame = table.frame
+    moments = _moments(sorted(set(frame["epoch"]) - {0}))
+    shades = _shades(moments)
+    figure, axes = family_grid(frame, 2, 3.1)
+    for (name, arms), line in zip(by_family(frame), axes, strict=False):
+        for axis, (column, label) in zip(line, PANELS, strict=False):
+            for i, epoch in enumerate(moments):
+                arms_then = arms[arms["epoch"] == epoch].sort_values("beta")
+                draw_line(axis, arms_then, column, dodge_factor(i, len(moments)), color=shades[epoch])
+            axis.set_ylabel(label)
+            set_beta_axis(axis, list(arms["beta"]))
+        line[0].axhline(0, color="0.4", linewidth=0.8)
+        line[0].set_title(name, loc="left")
+    figure_legend(figure, [(f"epoch {epoch:g}", {"color": shade, "marker": "o"}) for epoch, shade in shades.items()])
+    return figure
+
+
+def _moments(epochs: list[float]) -> list[float]:
+    """A few epochs, the first and the last among them, evenly spaced on a log scale.
+
+    >>> _moments([1.0, 4.0, 8.0, 12.0, 16.0, 20.0, 40.0, 80.0])
+    [1.0, 4.0, 8.0, 20.0, 80.0]
+    """
+    first, last = epochs[0], epochs[-1]
+    targets = [first * (last / first) ** (i / (MOMENTS - 1)) for i in range(MOMENTS)]
+    return sorted({min(epochs, key=lambda epoch: abs(math.log(epoch / target))) for target in targets})
+
+
+def _shades(values: list[float]) -> dict[float, Any]:
+    from matplotlib import colormaps
+
+    return {value: colormaps["viridis"](0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.calibration_variance import fitted_to, set_influence
 from calib_bench.analysis.contrast import kappa
-from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
-from calib_bench.analysis.result_rows import Row, doubtful
+from calib_bench.analysis.result_rows import Row, doubtful, limits
 from calib_bench.analysis.scores import MEANS, METRICS, REPAIRED, SETS
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
@@ -163,8 +162,3 @@ def over_seeds(name: str, values: list[float]) -> Row:
     if len(values) < 2:
         return {name: values[0] if values else None}
     return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
-
-
-def limits(name: str, interval: Interval) -> Row:
-    """An interval as columns `name`, `_low` and `_high`."""
-    return Estimate.of_interval(interval).limits(name)

@@ -17,9 +17,9 @@ from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import NO_RATIO, Finding
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.table_notes import display_columns, table_note
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.inference import (
@@ -245,25 +245,23 @@ def how(best: pd.DataFrame) -> str:
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
+TABLE = TableSpec(
+    "The best beta of each architecture",
+    (
+        "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
+        "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at the best "
+        "beta tried",
+        "{how}",
+    ),
+    columns={"ratio": f"ratio: to the first architecture's; {STAR} that it is 1, for each result"},
+    paper=True,
+)
+
+
 def table(best: pd.DataFrame, grid: Grid) -> Table:
     """The best beta of each architecture.
 
     Args:
         best: frame of `rows`, Holm-adjusted within each result.
     """
-    several = "ratio" in best
-    ratio = "; ratio: to the first architecture's" if several else ""
-    return Table(
-        "The best beta of each architecture",
-        display_columns(best, grid),
-        table_note(
-            grid,
-            "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
-            "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at "
-            f"the best beta tried{ratio}",
-            how(best),
-            "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
-            *marks(best),
-        ),
-        paper=True,
-    )
+    return TABLE.table(best, grid, how=how(best))

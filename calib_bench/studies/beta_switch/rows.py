@@ -13,7 +13,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.tuned_arms import Reader
+from calib_bench.analysis.tuned_arms import Reader, by_objective
 from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, Interval, share
 from calib_bench.planning.tuning import Arm
@@ -36,13 +36,12 @@ def family_rows(reader: Reader, arms: Sequence[Arm], variant: str | None) -> lis
     """
     unswitched, switched = _by_switch(reader.grid, arms)
     rows: list[Row] = []
-    for objective in dict.fromkeys(arm.trial.objective for arm in unswitched):
-        at_beta = {arm.trial.beta: arm for arm in unswitched if arm.trial.objective == objective}
-        if reader.grid.reference not in at_beta:
-            continue
-        name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
-        of_objective = [pair for pair in switched if pair[0].trial.objective == objective]
-        rows += _objective_rows(reader, at_beta, of_objective, name)
+    for objective, objective_arms in by_objective(unswitched):
+        at_beta = {arm.trial.beta: arm for arm in objective_arms}
+        if reader.grid.reference in at_beta:
+            name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
+            of_objective = [pair for pair in switched if pair[0].trial.objective == objective]
+            rows += _objective_rows(reader, at_beta, of_objective, name)
     return rows
 
 

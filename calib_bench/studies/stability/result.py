@@ -16,11 +16,7 @@ class StabilityResult(StudyResult):
     """What figures of the study of peak and reliability read, see `StudyResult`.
 
     Attributes:
-        peaks: a row an arm and result.
-        seeds: a row an arm and result, with its spread over seeds.
         dots: a row a seed and result.
     """
 
-    peaks: pd.DataFrame
-    seeds: pd.DataFrame
     dots: pd.DataFrame

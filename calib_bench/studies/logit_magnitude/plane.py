@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from calib_bench.analysis.arms import over_seeds
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.inference import VarianceShares, score_interval, variance_shares
 from calib_bench.planning.tuning import together
@@ -71,7 +72,7 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
         interval = score_interval(
             "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
         )
-        entry |= fields(name, replace(interval, p=math.nan))
+        entry |= limits(name, interval)
     if base is None or base is cell or not base.measures.seeds:
         return entry | two_kinds(measures)
     return entry | _change(cell, base, nested, "_change") | two_kinds(measures, base.measures)
@@ -121,8 +122,8 @@ def _change(cell: Cell, base: Cell, nested: bool, suffix: str = "") -> Row:
     columns = {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
     columns["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
     for name, column in (("accuracy", "accuracy"), ("repaired_log_loss", "log_loss_dyn")):
-        ends = ("", "_low", "_high", "_p")
-        columns |= {f"{name}{suffix}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
+        change = Estimate.of(both, column)
+        columns |= {} if change is None else change.fields(f"{name}{suffix}")
     return columns
 
 

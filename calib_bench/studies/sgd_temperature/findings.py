@@ -158,9 +158,7 @@ def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str
     messages = smoke_warnings(grid)
     if len(grid.seed) == 1:
         messages.append("One seed: there are no intervals over seeds.")
-    for one in results:
-        messages += _unsettled(one)
-    return tuple(messages)
+    return (*messages, *(text for one in results for text in _unsettled(one)))
 
 
 def _unsettled(one: measured_rows.FamilyResult) -> Iterator[str]:

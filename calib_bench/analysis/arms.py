@@ -51,7 +51,6 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-
     failed = len(measures.diverged) + len(measures.dead)
     counts = {"seeds": len(measures.seeds), "failed": failed, "missing": len(measures.missing)}
     return [{"method": method, **counts, **_metrics(measures, method, nested)} for method in measures.examples]
@@ -104,7 +103,6 @@ def _mean(measures: Measures, method: str, metric: str, nested: bool) -> Interva
 
 def trials(store: Results, measures: Measures) -> list[Row]:
     """One row per trial of the arm, finished or not; `doubtful` marks an ECE that rests on few errors."""
-
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
     for seed, trial in sorted(measures.arm.trials.items()):

@@ -86,7 +86,6 @@ def refits(measures: Measures) -> dict[str, Array]:
 
     Empty where calibration sets differ in size between seeds, so that only seeds are independent.
     """
-
     log_T = log_temperatures(measures)
     if log_T is None:
         return {}
@@ -103,7 +102,6 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
 
     Empty if no seed finished.
     """
-
     if not measures.seeds:
         return {}
     intervals, shifts = {}, moves(measures)
@@ -132,7 +130,6 @@ def curves(
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
         fits: `refits` of them: and by the calibration examples.
     """
-
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
@@ -173,7 +170,6 @@ def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
 
 def rows(curves: Sequence[Curve]) -> list[Row]:
     """One row per architecture and result: the best beta with limits, and its ratio to the first architecture's."""
-
     table_rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
     for curve in curves:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)

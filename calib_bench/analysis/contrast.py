@@ -122,7 +122,6 @@ def difference_of(
         move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
             that variance is added.
     """
-
     limits = crossed_interval(d_SN, nested=nested, fit=fit)
     if move is not None:
         limits = widened(limits, choice_variance(move))
@@ -146,7 +145,6 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
 
     The choice of the arm's rate is counted.
     """
-
     if arm.log_kappa is None or not rows:
         return {}
     log_interval = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))

@@ -155,14 +155,12 @@ def read(grid: Grid, store: Results, arms: Sequence[Arm], variant: str | None, n
 
 def of_arm(store: Results, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """Rows of the controls of one arm, each with the columns `name` that name the arm."""
-
     repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 
 def rescaled(store: Results, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
     """The negative control: the reference with its logits doubled, so that only confidence differs."""
-
     row: Row = {"control": RESCALED, "must": "leave dyn and accuracy at 0"}
     row |= contrast(measure_arm(store, arm, repair, scale=2.0), reference, nested)
     return {**row, "passed": _worst(row, DYNAMICS) < ROUNDING if "accuracy" in row else None}
@@ -183,7 +181,6 @@ def both(store: Results, reference: Measures, repair: Mapping[str, Calibrator], 
 
     The study's plan has the trials of `shorter`.
     """
-
     rows = [rescaled(store, reference.arm, repair, reference, nested)]
     if why_none(reference.arm.trial) is None:
         rows.append(weaker(measure_arm(store, shorter(reference.arm), repair), reference, nested))

@@ -148,7 +148,6 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing. `doubtful` names
     effects whose limits are in doubt.
     """
-
     if not {TRAINED, RATE, MAGNITUDE} <= by_kind.keys():
         return []
     cells = [reference, by_kind[RATE], by_kind[MAGNITUDE], by_kind[TRAINED]]

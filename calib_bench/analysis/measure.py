@@ -108,7 +108,6 @@ def begun(
     store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
 ) -> Callable[[], Measures]:
     """Starts `measure_arm`; the function returned gives its result. Inside `pool.workers`, workers go on meanwhile."""
-
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
     again = rate_choice.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None

@@ -18,11 +18,7 @@ from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import NO_RATIO, Finding, betas, changes
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import (
-    Row,
-    adjusted,
-    fields,
-)
+from calib_bench.analysis.result_rows import Row, adjusted, fields
 from calib_bench.analysis.table_notes import families, over_beta
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.fate import FAILED, GUESS

@@ -55,7 +55,7 @@ class TableSpec:
         fields |= {"score": grid.select.replace("_", " ")}
         if {"seeds", "examples", "nested"} <= set(frame):
             fields["sample"] = sample(frame)
-        columns = {"doubtful": DOUBTFUL, TWO_KINDS: KINDS} | self.columns
+        columns = {"doubtful": DOUBTFUL, TWO_KINDS: KINDS, **self.columns}
         parts = [*self.note, *(text for column, text in columns.items() if column in frame)]
         sentences = [part.format(**fields) for part in parts]
         note = smoke_note(grid) + " ".join(f"{sentence}." for sentence in sentences if sentence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
@@ -73,7 +73,7 @@ class Reader:
     rates: list[Row] = field(default_factory=list)
 
     @classmethod
-    def of(cls, grid: Grid, store: Results, more: More | None = None) -> Reader:
+    def of(cls, grid: Grid, store: Results, more: More | None = None) -> Self:
         """A reader of a grid's arms, of which none is measured yet.
 
         Args:

@@ -147,7 +147,6 @@ class Phase:
         `collapsed` is the share of seeds that failed or collapsed at the best rate, with exact limits; no column where
         none did.
         """
-
         rows: list[Row] = [
             {**self.name, "beta": beta, "seeds": self.found.n_seeds, "inside": inside}
             for beta, inside in zip(self.betas, self.inside(), strict=True)
@@ -178,7 +177,6 @@ class Phase:
 
         Those of the best rate have a column TWO_KINDS where some seeds collapsed at one of the best rates, not all.
         """
-
         rows = []
         for rate, unit in itertools.product(RATES, UNITS):
             if (rate, unit) == (CRITICAL, "lr_rel"):

@@ -41,7 +41,7 @@ TABLES = {
         ),
         columns={
             "collapsed": "collapsed: share of seeds at the best rate of the grid that fail, or part from the better "
-            "half by a gap (exact limits)",
+            "half by a gap (exact limits)"
         },
         paper=True,
         first=("seeds", "inside", *(phase.column(rate, "lr") for rate in phase.RATES), "headroom", "limit"),

@@ -91,7 +91,7 @@ def _over_norm(axis: Axes, rows: pd.DataFrame, metric: str, color: Any) -> None:
     """One beta: its pairs as a line, the model alone as a hollow mark; a dashed line leads to zero."""
     alone, pairs = rows[rows["correlation"].isna()], rows[rows["correlation"].notna()].sort_values("at")
     draw_estimates(axis, pairs["at"], pairs, metric, color=color, marker="o")
-    hollow = {"marker": "D", "markersize": 6, "fillstyle": "none", "linestyle": "none"}
+    hollow: dict[str, Any] = {"marker": "D", "markersize": 6, "fillstyle": "none", "linestyle": "none"}
     draw_estimates(axis, alone["at"], alone, metric, color=color, **hollow)
     untuned = rows[~rows["tuning"].isin(TUNED) & rows[metric].notna()]
     if 0 < len(untuned) < len(rows):

@@ -59,7 +59,6 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
     Args:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
-
     measures = cell.measures
     entry: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}
     entry |= {"rate": measures.arm.chosen, "seeds": len(measures.seeds)}

@@ -56,11 +56,7 @@ STUDY = Study(
     question="Does generalization depend strongly on beta and only weakly on the magnitude of the initial logits?",
     plan=plan,
     analyse=analyse,
-    figures={
-        "plane": figures.plane,
-        "shares": figures.shares_of_variance,
-        "two_by_two": figures.factors,
-    },
+    figures={"plane": figures.plane, "shares": figures.shares_of_variance, "two_by_two": figures.factors},
     defaults={
         "objective": (CROSS_ENTROPY,),
         "beta": (0.1, 0.316227766, 1.0, 3.16227766, 10.0),

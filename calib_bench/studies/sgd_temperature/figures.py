@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Key = tuple[str, dict[str, Any]]
 UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 
@@ -137,7 +138,7 @@ def cooling(analysis: Analysis) -> Figure:
         plain(axis.yaxis)
     band = {"color": "C5", "alpha": 0.4, "linewidth": 6}
     never, theory = ({"color": color, "linewidth": 1} for color in ("C1", "k"))
-    keys = [("never cooled, mean", never), (f"rate x {factors[1]:g}", band), ("capacity x eta0", theory)]
+    keys: list[Key] = [("never cooled, mean", never), (f"rate x {factors[1]:g}", band), ("capacity x eta0", theory)]
     figure_legend(figure, [("seeds and their mean", {"color": "C0"}), *keys])
     return figure
 
@@ -195,7 +196,7 @@ def gibbs(analysis: Analysis) -> Figure:
         axis.set_title(f"eta0 = {one.eta0:g}, distance {one.fit.distance:.3f}", loc="left")
     axes[0].set_ylabel("density")
     normal = {"color": "k", "linewidth": 1, "linestyle": ":"}
-    keys = [("exp(-2L / (eta0 s2))", {"color": "C1"}), ("normal, of the minimum's curvature", normal)]
+    keys: list[Key] = [("exp(-2L / (eta0 s2))", {"color": "C1"}), ("normal, of the minimum's curvature", normal)]
     figure_legend(figure, [("SGD", {"color": "C0", "alpha": 0.4, "linewidth": 6}), *keys])
     return figure
 

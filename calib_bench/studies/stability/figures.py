@@ -39,7 +39,6 @@ RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats
 
 def stability(analysis: Analysis) -> Figure:
     """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta."""
-
     tables = analysis.tables
     frame = _cross_entropy(tables["peaks"].frame) if "peaks" in tables else None
     if frame is None or not len(frame) or "best" not in frame:

@@ -7,7 +7,7 @@ the best beta depends on the architecture is a finding of Agarwala et al. (2023,
 from __future__ import annotations
 
 from calib_bench.analysis import best_beta, controls
-from calib_bench.analysis.result_rows import adjusted
+from calib_bench.analysis.result_rows import Row, adjusted
 from calib_bench.analysis.tables import make_tables
 from calib_bench.analysis.tuned_arms import TRIALS, Reader, by_objective, check_trains
 from calib_bench.core.results import Results
@@ -59,7 +59,9 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     import pandas as pd
 
     reader = Reader.of(grid, store)
-    curves, points, messages = [], [], []  # type: list[Curve], list[Row], list[str]
+    curves: list[best_beta.Curve] = []
+    points: list[Row] = []
+    messages: list[str] = []
     for arms, variant in reader.families:
         for _, objective_arms in by_objective(arms):
             new_curves, rows, warned = curves_of(reader, objective_arms, variant)

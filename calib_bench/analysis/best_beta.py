@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
+from calib_bench.analysis.calibration_variance import log_temperatures, own_fit, same_calibration
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import NO_RATIO, Finding
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import shift
+from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tables import STAR, TableSpec
@@ -25,12 +25,10 @@ from calib_bench.core.study import Table
 from calib_bench.inference import (
     Interval,
     Resampled,
-    choice_variance,
     crossed_interval,
     percentile,
     refitted,
     resampled_means,
-    widened,
     within,
 )
 
@@ -107,10 +105,8 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
     intervals, shifts = {}, moves(measures)
     for result, values in results(measures).items():
         method, score = RESULTS[result]
-        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
-        variance = choice_variance(shifts[result]) if result in shifts else 0.0
-        mean = widened(crossed_interval(values, nested=nested, fit=fit), variance)
-        intervals[result] = within(mean, result.replace(" ", "_"))
+        mean = crossed_interval(values, nested=nested, fit=own_fit(measures, method, score))
+        intervals[result] = within(with_choice(mean, shifts.get(result)), result.replace(" ", "_"))
     return intervals
 
 

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
-    from torch import Tensor
 
 
 SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
@@ -171,7 +170,7 @@ def _two_kinds(cells: Sequence[Measures]) -> Row:
 def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
     """The effects of the two factors on a metric, as columns; `doubtful` where limits are in doubt."""
     method, score = METRICS[metric]
-    y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
+    y00, y10, y01, y11 = (measures.scores(method, score, seeds) for measures in cells)
     fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
     effects = contrasts(y00, y10, y01, y11, nested=nested, choice=_choices(cells, method, score), fits=fits)
     by_name = dict(zip((*EFFECTS, *ALONE), effects, strict=True))
@@ -198,16 +197,8 @@ WEIGHTS = (
 
 def _fitted(cells: Sequence[Measures], seeds: list[int], weights: Sequence[float]) -> Fitted | None:
     """What the calibration examples of the cells' temperatures add to an effect on repaired log loss."""
-    sides = [
-        (weight, measures, [measures.seeds.index(seed) for seed in seeds])
-        for weight, measures in zip(weights, cells, strict=True)
-    ]
+    sides = ((weight, one, one.places(seeds)) for weight, one in zip(weights, cells, strict=True))
     return fitted_to("log_loss", *sides)
-
-
-def _values(measures: Measures, seeds: list[int], method: str, score: str) -> Tensor:
-    """Per-example scores [S, N] of some seeds, in their order."""
-    return measures.examples[method][score][[measures.seeds.index(seed) for seed in seeds]]
 
 
 TABLES = {

@@ -22,7 +22,7 @@ from calib_bench.analysis.trial_predictions import TrialLogits, on_trials, predi
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
-from calib_bench.inference import redrawn_choice, redrawn_choice_apart
+from calib_bench.inference import Interval, choice_variance, redrawn_choice, redrawn_choice_apart, widened
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
@@ -168,3 +168,13 @@ def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | N
     if len({term.shape for term in terms}) > 1:
         return None
     return np.asarray(sum(terms), np.float64)
+
+
+def with_choice(interval: Interval, move: Array | None) -> Interval:
+    """An interval that counts the choice of rate too; as it is where no rate was chosen.
+
+    Args:
+        interval: of a mean or of a contrast.
+        move: its changes under other choices, see `shift`.
+    """
+    return interval if move is None else widened(interval, choice_variance(move))

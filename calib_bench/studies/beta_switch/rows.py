@@ -145,8 +145,8 @@ def _decided_share(
         nested: seeds have test examples of their own.
     """
     arm, begun, ended = arms
-    places = [[measures.seeds.index(seed) for seed in seeds] for measures in arms]
-    y, first, last = (m.examples[method][score][at] for m, at in zip(arms, places, strict=True))
+    places = [measures.places(seeds) for measures in arms]
+    y, first, last = (measures.scores(method, score, seeds) for measures in arms)
 
     def fit(part: float, total: float) -> Fitted | None:
         weights = (part, total, -part - total)

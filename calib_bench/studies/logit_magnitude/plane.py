@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib_bench.analysis.arms import over_seeds
-from calib_bench.analysis.calibration_variance import fitted_to
+from calib_bench.analysis.calibration_variance import own_fit
 from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
-from calib_bench.analysis.scores import REPAIRED
 from calib_bench.inference import VarianceShares, score_interval, variance_shares
 from calib_bench.planning.tuning import together
 
@@ -67,7 +66,7 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
         return entry
     entry |= over_seeds("initial_norm", list(cell.norms.values()))
     for name, (method, score) in METRICS.items():
-        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
+        fit = own_fit(measures, method, score)
         interval = score_interval(
             "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
         )
@@ -170,12 +169,7 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
 def _results(grid: Sequence[Sequence[Cell]], seeds: Sequence[int], metric: str) -> list[list[list[float]]]:
     """Mean scores of every cell and seed, [A, B, S]."""
     method, score = METRICS[metric]
-    return [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
-
-
-def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) -> list[float]:
-    values_S = measures.examples[method][score].mean(1).tolist()
-    return [values_S[measures.seeds.index(seed)] for seed in seeds]
+    return [[cell.measures.scores(method, score, seeds).mean(1).tolist() for cell in line] for line in grid]
 
 
 def _columns(shares: VarianceShares) -> dict[str, Any]:

@@ -50,17 +50,21 @@ class TableSpec:
             grid: of the run: its reference, seeds, selection score, and whether it is a smoke run.
             fields: texts that are put in place of fields in braces.
         """
-        count = len(grid.seed)
-        fields |= {"reference": f"beta={grid.reference:g}", "seeds": f"{count} seed{'s' if count > 1 else ''}"}
-        fields |= {"score": grid.select.replace("_", " ")}
-        if {"seeds", "examples", "nested"} <= set(frame):
-            fields["sample"] = sample(frame)
+        fields = _fields(frame, grid) | fields
         columns = {"doubtful": DOUBTFUL, TWO_KINDS: KINDS, **self.columns}
         parts = [*self.note, *(text for column, text in columns.items() if column in frame)]
         sentences = [part.format(**fields) for part in parts]
         note = smoke_note(grid) + " ".join(f"{sentence}." for sentence in sentences if sentence)
         shown = display_columns(frame.drop(columns=[c for c in self.hidden if c in frame]), grid)
         return Table(self.title.format(**fields), shown, note.rstrip(), self.paper, self.names, self.first)
+
+
+def _fields(frame: pd.DataFrame, grid: Grid) -> dict[str, Any]:
+    """The fields that every table's texts may hold, see `TableSpec`."""
+    seeds = f"{len(grid.seed)} seed{'s' if len(grid.seed) > 1 else ''}"
+    n = sample(frame) if {"seeds", "examples", "nested"} <= set(frame) else ""
+    score = grid.select.replace("_", " ")
+    return {"reference": f"beta={grid.reference:g}", "seeds": seeds, "score": score, "sample": n}
 
 
 def make_tables(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,16 +72,19 @@ def frames(trials: Mapping[str, Sequence[Trial]], store: Results) -> dict[str, p
     import pandas as pd
 
     name = Names(trials["stability"])
-    trials = {kind: [trial for trial in planned if store.state(trial) == "done"] for kind, planned in trials.items()}
-    runs = {trial: stability(store.arrays(trial)) for trial in trials["stability"]}
-    rows = {
-        "times": [name(trial) | timescale(store.arrays(trial), trial.beta) for trial in trials["paths"]],
-        "curves": [name(trial) | curvature(store.arrays(trial), trial) for trial in trials["curvature"]],
-        "runs": [name(trial) | run for trial, trial_runs in runs.items() for run in trial_runs],
-        "edges": [name(trial) | frontier(trial_runs) for trial, trial_runs in runs.items()],
-        "common": [name(trial) | common(store.arrays(trial), trial) for trial in trials["common"]],
+
+    def frame(kind: str, measured: Callable[[Mapping[str, Any], Trial], Row]) -> pd.DataFrame:
+        done = (trial for trial in trials[kind] if store.state(trial) == "done")
+        return pd.DataFrame([name(trial) | measured(store.arrays(trial), trial) for trial in done])
+
+    runs = {trial: stability(store.arrays(trial)) for trial in trials["stability"] if store.state(trial) == "done"}
+    return {
+        "times": frame("paths", timescale),
+        "curves": frame("curvature", curvature),
+        "runs": pd.DataFrame([name(trial) | run for trial, trial_runs in runs.items() for run in trial_runs]),
+        "edges": pd.DataFrame([name(trial) | frontier(trial_runs) for trial, trial_runs in runs.items()]),
+        "common": frame("common", common),
     }
-    return {kind: pd.DataFrame(kind_rows) for kind, kind_rows in rows.items()}
 
 
 def summarized(measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -92,7 +95,7 @@ def summarized(measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {**measured, **tables, "collapse": measured["common"], "measurements": measured["times"]}
 
 
-def timescale(arrays: Mapping[str, Any], beta: float) -> Row:
+def timescale(arrays: Mapping[str, Any], trial: Trial) -> Row:
     """Of a model's own path: times in tau, and times measured over those that the theory gives."""
     path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss")}
     norm, tau_z, top = (float(arrays[key]) for key in ("norm", "tau_z", "lambda_max"))
@@ -100,7 +103,7 @@ def timescale(arrays: Mapping[str, Any], beta: float) -> Row:
         "norm": norm,
         "tau_z": tau_z,
         "tau_nl": departed(path),
-        "critical_tau": 2 * beta**2 / top,
+        "critical_tau": 2 * trial.beta**2 / top,
         "tenth": crossing(path["tau"], path["moved"], norm / 10) / (tau_z / 10),
         "whole": crossing(path["tau"], path["moved"], norm) / tau_z,
         "end_loss": float(path["loss"][-1]),

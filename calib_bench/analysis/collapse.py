@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
+from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields, limits, percent
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Grid
@@ -54,11 +53,7 @@ def rows(trials: pd.DataFrame, grid: Grid) -> list[Row]:
 
 
 def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
-    """The row of one arm's trials; empty where none collapsed.
-
-    Args:
-        name: the columns that name the arm.
-    """
+    """The row of one arm's trials, which begins with its `name`; empty where none collapsed."""
     done = arm[arm["status"].isin(("done", DEAD))]
     scores = {result: done[result].astype("float64") for result in RESULTS}
     lost_S = _lost(done["status"] == DEAD, scores, classes)
@@ -73,7 +68,7 @@ def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
         row[result] = float(values.mean())
         if row["mixed"]:
             without = crossed_interval(values[~lost_S][:, None], nested=True)
-            row |= Estimate.of_interval(without).limits(f"{result}_without")
+            row |= limits(f"{result}_without", without)
     return row
 
 
@@ -170,9 +165,7 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (f", without collapsed seeds {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
-        collapse_rate = Estimate.of(row, "collapsed")
-        assert collapse_rate is not None
-        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {collapse_rate.percent}"
+        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
         sentences.append(f"{begin}; {'; '.join(means)}.")
     return sentences
 

@@ -105,6 +105,13 @@ def cell(row: Mapping[str, Any], column: str) -> str:
     return number(row[column]) if estimate is None else estimate.text
 
 
+def percent(row: Mapping[str, Any], column: str) -> str:
+    """A share as "20% [1%, 72%]", or without limits where it has none."""
+    share = Estimate.of(row, column)
+    text = share.percent if share is not None and share.is_bounded else f"{row[column]:.0%}"
+    return text.replace("-", "−")
+
+
 def excludes_zero(row: Mapping[str, Any], column: str) -> bool:
     """Whether the 95% interval lies on one side of zero."""
     estimate = Estimate.of(row, column)

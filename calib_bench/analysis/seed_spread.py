@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
-from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.findings import NO_RATIO, Finding, betas, changes
+from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, adjusted, fields
+from calib_bench.analysis.result_rows import Row, adjusted, fields, percent
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.table_notes import families, over_beta
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.fate import FAILED, GUESS
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
 """Results whose spread over seeds is looked at: method and per-example score of each."""
 GAINS = {"log loss": ("raw", "log_loss"), **RESULTS}
@@ -347,21 +346,13 @@ def _diverged(frame: pd.DataFrame) -> str:
     chosen = [row for row in rows if row.get("diverged_chosen", 0) > 0]
     if not rows:
         return ""
-    text = f"Trials diverged at {betas(_distinct(rows))}"
+    text = f"Trials diverged at {places(at_beta({'beta': row['beta']}) for row in rows)}"
     if not chosen:
         return f"{text}, none of them counted at its chosen rate."
-    listed = ", ".join(f"{_percent(row)} at {betas([row])} {row['objective']}" for row in chosen)
+    listed = ", ".join(
+        f"{percent(row, 'diverged_chosen')} of trials at {at_beta(row)} {row['objective']}" for row in chosen
+    )
     return f"{text}; at the chosen rate, {listed}."
-
-
-def _percent(row: Mapping[str, Any]) -> str:
-    diverged = Estimate.of(row, "diverged_chosen")
-    assert diverged is not None
-    return f"{diverged.percent} of trials"
-
-
-def _distinct(rows: Iterable[Row]) -> list[Row]:
-    return list({row["beta"]: {"beta": row["beta"]} for row in rows}.values())
 
 
 def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:

@@ -78,15 +78,7 @@ def _unswitched_row(trained: Measures, reference: Measures, name: Row, nested: b
 def _switch_rows(
     reader: Reader, arm: Arm, switch: Switch, unswitched: tuple[Measures, Measures], name: Row
 ) -> list[Row]:
-    """A switched arm against the one that stays where it began, and against the one that is all along where it ends.
-
-    Args:
-        reader: measures the arm.
-        arm: the switched one.
-        switch: its way and time.
-        unswitched: the arms that are all along at the switch's beta and at the reference.
-        name: columns that name the family and objective.
-    """
+    """A switched arm against each of `unswitched`, which are all along at the switch's beta and at the reference."""
     trained, reference = unswitched
     begun, ended = (reference, trained) if switch.way == TO else (trained, reference)
     betas = f"{begun.arm.trial.beta:g} to {ended.arm.trial.beta:g}"
@@ -135,15 +127,7 @@ def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> R
 def _decided_share(
     arms: tuple[Measures, Measures, Measures], seeds: Sequence[int], method: str, score: str, nested: bool
 ) -> Interval:
-    """The share of `_decided` of one score.
-
-    Args:
-        arms: the switched one, the one it begins as and the one it ends as.
-        seeds: those that finished in all three.
-        method: "raw" or a post-hoc method.
-        score: per example.
-        nested: seeds have test examples of their own.
-    """
+    """The share of `_decided` of one score; `arms` are the switched one, and those that it begins and ends as."""
     arm, begun, ended = arms
     places = [measures.places(seeds) for measures in arms]
     y, first, last = (measures.scores(method, score, seeds) for measures in arms)

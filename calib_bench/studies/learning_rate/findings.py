@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import Finding, betas, hints
-from calib_bench.analysis.result_rows import cell
+from calib_bench.analysis.result_rows import cell, percent
 from calib_bench.analysis.table_notes import by_objective, smoke_warnings
 from calib_bench.analysis.warnings import data_notes, one_seed
 from calib_bench.core.results import Results
@@ -86,9 +85,9 @@ def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _collapses(points: pd.DataFrame) -> list[str]:
     """How many trials failed or collapsed at the best rates."""
-    rates = [(row, Estimate.of(row, "collapsed")) for row in _collapsed(points)]
     listed = "; ".join(
-        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {rate.percent}" for row, rate in rates if rate
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
+        for row in _collapsed(points)
     )
     return [f"Collapse at the best rate: {listed}."] if listed else []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis import interventions
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import Finding, established, hints, largest
-from calib_bench.analysis.result_rows import Row, revoked
+from calib_bench.analysis.result_rows import Row, percent, revoked
 from calib_bench.analysis.table_notes import by_objective
 from calib_bench.core.settings import Grid
 from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE
@@ -41,7 +41,7 @@ def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
 def _answer(row: Row) -> str:
     """Sentence on one metric of one plane: the answer and both shares of variance."""
     loose = "" if row["tuning"] == "tuned" else f", rates not all tuned: {row['tuning']}"
-    shares = f"share of variance of beta {_share(row, SHARES[0])}, of {NORM} at fixed beta {_share(row, SHARES[1])}"
+    shares = f"share of variance of beta {percent(row, SHARES[0])}, of {NORM} at fixed beta {percent(row, SHARES[1])}"
     return f"{row['metric'].capitalize()} ({row['design']}, {row['seeds']} seeds{loose}): {answer(row)}; {shares}."
 
 
@@ -68,12 +68,6 @@ def _more_on_beta(magnitude: Estimate) -> str:
         return f"yes, on beta, and on the initial magnitude weakly if at all (below {WEAK:.0%} of the variance)"
     how = "it depends too" if magnitude.is_significant else "no dependence is established"
     return f"it depends more on beta than on the initial magnitude, on which {how}"
-
-
-def _share(row: Row, column: str) -> str:
-    share = Estimate.of(row, column)
-    text = share.percent if share is not None and share.is_bounded else f"{row[column]:.0%}"
-    return text.replace("-", "−")
 
 
 def _moved(frame: pd.DataFrame, moves: str) -> str:

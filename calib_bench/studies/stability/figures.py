@@ -17,7 +17,6 @@ from calib_bench.report.drawing import (
     plain,
     set_beta_axis,
 )
-from calib_bench.studies.stability.result import StabilityResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,7 @@ def stability(analysis: Analysis) -> Figure:
     if frame is None or not len(frame) or "best" not in frame:
         return empty_figure("too few seeds have finished yet")
     figure, axes = family_grid(frame, 4, 3.1)
-    frames = StabilityResult.of(analysis).dots, tables["seeds"].frame
+    frames = tables["trials"].frame, tables["seeds"].frame
     family_dots, family_spreads = (dict(by_family(_cross_entropy(one))) for one in frames)
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         _result_panels(line[:2], rows, family_dots.get(name))
@@ -65,7 +64,7 @@ def _result_panels(axes: Sequence[Axes], rows: pd.DataFrame, seeds: pd.DataFrame
     """Every seed's result, and the best, mean and worst."""
     for axis, (result, label) in zip(axes, RESULTS.items(), strict=True):
         if seeds is not None:
-            axis.plot(seeds["beta"], seeds[result], ".", color="0.6", markersize=4, zorder=1)
+            axis.plot(seeds["beta"], seeds[result.replace(" ", "_")], ".", color="0.6", markersize=4, zorder=1)
         for i, (kind, look) in enumerate(KINDS.items()):
             _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
         axis.set_ylabel(label)

@@ -115,12 +115,3 @@ def _failed_by_seed(grid: Grid, store: Results, arm: Arm) -> dict[int, bool]:
     failed = beta_rate_plane.is_failed(grid)
     scores = {seed: store.scores(grid.select)(trial) for seed, trial in arm.trials.items()}
     return {seed: failed(score) for seed, score in scores.items() if score is not None}
-
-
-def seed_rows(members: Sequence[sown.Seeds]) -> list[Row]:
-    """A row a seed of every arm, with its results."""
-    return [
-        {**arm.name, "seed": seed, **{result: arm.means[result][i] for result in sown.RESULTS}}
-        for arm in members
-        for i, seed in enumerate(arm.seeds)
-    ]

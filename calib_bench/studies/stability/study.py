@@ -25,8 +25,7 @@ from calib_bench.errors import SettingsError
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.stability import figures
 from calib_bench.studies.stability.findings import summary, verdict
-from calib_bench.studies.stability.result import StabilityResult
-from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows, seed_rows
+from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows
 from calib_bench.studies.stability.tables import TABLES
 
 
@@ -64,8 +63,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     if len(frames["gain"]):
         tables |= {"gain": sown.gain_table(frames["gain"], grid)}
     sentences = verdict(frames, grid)
-    dots = pd.DataFrame(seed_rows(members))
-    return reader.analysis(sentences, tables, (), summary(frames, sentences), StabilityResult, dots=dots)
+    return reader.analysis(sentences, tables, (), summary(frames, sentences))
 
 
 def _family_rows(

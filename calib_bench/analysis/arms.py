@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from calib_bench.analysis.calibration_variance import fitted_to, set_influence
+from calib_bench.analysis.calibration_variance import own_fit, set_influence
 from calib_bench.analysis.contrast import kappa
-from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import RedrawnChoice, shift
-from calib_bench.analysis.result_rows import Row, doubtful
+from calib_bench.analysis.rate_choice import RedrawnChoice, shift, with_choice
+from calib_bench.analysis.result_rows import Row, doubtful, limits
 from calib_bench.analysis.scores import MEANS, METRICS, REPAIRED, SETS
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
-from calib_bench.inference import Interval, choice_variance, ece_interval, score_interval, widened, within
+from calib_bench.inference import Interval, ece_interval, score_interval, within
 from calib_bench.inference.interval import few_errors
 from calib_bench.planning.tuning import CROSS_FITTED, Arm
 
@@ -52,7 +51,6 @@ def named(arm: Arm, variant: str | None) -> Row:
 
 def methods(measures: Measures, nested: bool) -> list[Row]:
     """One row per method: every metric's mean over seeds."""
-
     failed = len(measures.diverged) + len(measures.dead)
     counts = {"seeds": len(measures.seeds), "failed": failed, "missing": len(measures.missing)}
     return [{"method": method, **counts, **_metrics(measures, method, nested)} for method in measures.examples]
@@ -95,17 +93,14 @@ def _metric(measures: Measures, method: str, metric: str, nested: bool) -> Inter
 def _mean(measures: Measures, method: str, metric: str, nested: bool) -> Interval:
     """The interval of one of CROSSED; the choice of rate and the temperature's calibration examples are counted."""
     score = MEANS[metric]
-    fit = fitted_to(metric, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
-    interval = score_interval(metric, measures.examples[method][score], nested, fit)
+    interval = score_interval(metric, measures.examples[method][score], nested, own_fit(measures, method, metric))
     if method not in ("raw", REPAIRED):
         return interval
-    move = shift(measures, None, (method, score, 1.0))
-    return within(widened(interval, 0.0 if move is None else choice_variance(move)), metric)
+    return within(with_choice(interval, shift(measures, None, (method, score, 1.0))), metric)
 
 
 def trials(store: Results, measures: Measures) -> list[Row]:
     """One row per trial of the arm, finished or not; `doubtful` marks an ECE that rests on few errors."""
-
     keep = ("accuracy", "log_loss", "brier", "ece", "ece_null", "ece_p")
     rows = []
     for seed, trial in sorted(measures.arm.trials.items()):
@@ -163,8 +158,3 @@ def over_seeds(name: str, values: list[float]) -> Row:
     if len(values) < 2:
         return {name: values[0] if values else None}
     return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
-
-
-def limits(name: str, interval: Interval) -> Row:
-    """An interval as columns `name`, `_low` and `_high`."""
-    return Estimate.of_interval(interval).limits(name)

@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.analysis import beta_rate_plane
-from calib_bench.analysis.calibration_variance import fitted_to, log_temperatures, same_calibration
+from calib_bench.analysis.calibration_variance import log_temperatures, own_fit, same_calibration
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import NO_RATIO, Finding
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell, marks
+from calib_bench.analysis.rate_choice import shift, with_choice
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.table_notes import display_columns, table_note
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.inference import (
     Interval,
     Resampled,
-    choice_variance,
     crossed_interval,
     percentile,
     refitted,
     resampled_means,
-    widened,
     within,
 )
 
@@ -86,7 +84,6 @@ def refits(measures: Measures) -> dict[str, Array]:
 
     Empty where calibration sets differ in size between seeds, so that only seeds are independent.
     """
-
     log_T = log_temperatures(measures)
     if log_T is None:
         return {}
@@ -103,16 +100,13 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
 
     Empty if no seed finished.
     """
-
     if not measures.seeds:
         return {}
     intervals, shifts = {}, moves(measures)
     for result, values in results(measures).items():
         method, score = RESULTS[result]
-        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
-        variance = choice_variance(shifts[result]) if result in shifts else 0.0
-        mean = widened(crossed_interval(values, nested=nested, fit=fit), variance)
-        intervals[result] = within(mean, result.replace(" ", "_"))
+        mean = crossed_interval(values, nested=nested, fit=own_fit(measures, method, score))
+        intervals[result] = within(with_choice(mean, shifts.get(result)), result.replace(" ", "_"))
     return intervals
 
 
@@ -132,7 +126,6 @@ def curves(
         choices: `moves` of the same arms: their resamples differ by the choice of rate too.
         fits: `refits` of them: and by the calibration examples.
     """
-
     betas = tuple(sorted(values))
     if len(betas) < FEWEST:
         return []
@@ -173,7 +166,6 @@ def left_out(model: str, betas: Sequence[float], count: int) -> list[str]:
 
 def rows(curves: Sequence[Curve]) -> list[Row]:
     """One row per architecture and result: the best beta with limits, and its ratio to the first architecture's."""
-
     table_rows, first = [], {}  # type: list[Row], dict[tuple[str, str], Curve]
     for curve in curves:
         base = first.setdefault((curve.result, curve.name["objective"]), curve)
@@ -245,25 +237,23 @@ def how(best: pd.DataFrame) -> str:
     return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
 
 
+TABLE = TableSpec(
+    "The best beta of each architecture",
+    (
+        "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
+        "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at the best "
+        "beta tried",
+        "{how}",
+    ),
+    columns={"ratio": f"ratio: to the first architecture's; {STAR} that it is 1, for each result"},
+    paper=True,
+)
+
+
 def table(best: pd.DataFrame, grid: Grid) -> Table:
     """The best beta of each architecture.
 
     Args:
         best: frame of `rows`, Holm-adjusted within each result.
     """
-    several = "ratio" in best
-    ratio = "; ratio: to the first architecture's" if several else ""
-    return Table(
-        "The best beta of each architecture",
-        display_columns(best, grid),
-        table_note(
-            grid,
-            "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
-            "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at "
-            f"the best beta tried{ratio}",
-            how(best),
-            "* Holm-adjusted p < .05 that the ratio is 1, for each result" if several else "",
-            *marks(best),
-        ),
-        paper=True,
-    )
+    return TABLE.table(best, grid, how=how(best))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.scores import REPAIRED
 from calib_bench.inference import Fitted
 from calib_bench.inference import fitted as fitted_temperatures
 
@@ -54,6 +55,11 @@ def fitted_to(score: str, *sides: tuple[float, Measures, Sequence[int]]) -> Fitt
     slope, curvature = torch.stack(pairs, 1)
     shared = all(same_calibration(arm) for _, arm, _ in sides)
     return fitted_temperatures(torch.stack(log_T), slope, curvature, [weight for weight, _, _ in sides], shared)
+
+
+def own_fit(measures: Measures, method: str, score: str) -> Fitted | None:
+    """What calibration examples add to an arm's mean score after a method; None of one that fits no temperature."""
+    return fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
 
 
 def set_influence(arm: tuple[float, Measures, Sequence[int]], method: str, metric: str) -> Fitted | None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice
 from calib_bench.analysis.result_rows import Row, is_significant
-from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
+from calib_bench.analysis.table_notes import NAMES
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 
@@ -96,23 +97,24 @@ def likely(again: RedrawnChoice, chosen: float) -> list[float]:
     return [rate for rate in again.costs if rate == chosen or again.shares.get(rate, 0.0) >= LIKELY]
 
 
+TABLE = TableSpec(
+    "Does a contrast hang on the choice of rate?",
+    (
+        "each arm minus {reference} with cross-entropy, over the tuning seeds alone, which are trained at every "
+        "rate, so that these means are not those of other tables; no intervals",
+        "runner up: the arm's rate of the second lowest selection score, behind the chosen one by so much; the "
+        "reference stays at its rate",
+        "least, most: over all pairs of rates of both arms, as many as pairs says, of which each is chosen in "
+        f"{LIKELY:.0%} or more of the draws that make the choice again; hangs: the results whose sign differs among "
+        "these pairs",
+    ),
+    names=NAMES,
+)
+
+
 def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Contrasts at the runner-up, and over all rates that might well have been chosen."""
-    return Table(
-        "Does a contrast hang on the choice of rate?",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            f"each arm minus beta={grid.reference:g} with cross-entropy, over the tuning seeds alone, which are "
-            "trained at every rate, so that these means are not those of other tables; no intervals",
-            "runner up: the arm's rate of the second lowest selection score, behind the chosen one by so much; the "
-            "reference stays at its rate",
-            "least, most: over all pairs of rates of both arms, as many as pairs says, of which each is chosen in "
-            f"{LIKELY:.0%} or more of the draws that make the choice again; hangs: the results whose sign differs "
-            "among these pairs",
-        ),
-        names=NAMES,
-    )
+    return TABLE.table(frame, grid)
 
 
 def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:

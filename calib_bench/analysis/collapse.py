@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench import registry
-from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields
-from calib_bench.analysis.table_notes import display_columns, table_note
+from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS, Row, fields, limits, percent
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
@@ -54,11 +53,7 @@ def rows(trials: pd.DataFrame, grid: Grid) -> list[Row]:
 
 
 def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
-    """The row of one arm's trials; empty where none collapsed.
-
-    Args:
-        name: the columns that name the arm.
-    """
+    """The row of one arm's trials, which begins with its `name`; empty where none collapsed."""
     done = arm[arm["status"].isin(("done", DEAD))]
     scores = {result: done[result].astype("float64") for result in RESULTS}
     lost_S = _lost(done["status"] == DEAD, scores, classes)
@@ -73,7 +68,7 @@ def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
         row[result] = float(values.mean())
         if row["mixed"]:
             without = crossed_interval(values[~lost_S][:, None], nested=True)
-            row |= Estimate.of_interval(without).limits(f"{result}_without")
+            row |= limits(f"{result}_without", without)
     return row
 
 
@@ -170,9 +165,7 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (f", without collapsed seeds {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
-        collapse_rate = Estimate.of(row, "collapsed")
-        assert collapse_rate is not None
-        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {collapse_rate.percent}"
+        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
         sentences.append(f"{begin}; {'; '.join(means)}.")
     return sentences
 
@@ -198,25 +191,27 @@ def none_seen(seeds: int) -> str:
     return f"no collapse among {seeds} seeds still allows a rate of up to {rate(0, seeds).high:.0%} of trials"
 
 
+TABLE = TableSpec(
+    "Trials that collapsed",
+    (
+        "collapsed: diverged, or worse than the better half of the arm's seeds, in accuracy or repaired log loss, by a "
+        "gap of at least a fifth of the distance to guessing (three tenths with 3 or 4 seeds) and of at least "
+        f"{TIMES:g} within-group standard deviations divided by that fraction; share of the trials at the chosen rate "
+        "that ran, exact limits (Clopper-Pearson)",
+        "without: mean over the seeds that did not collapse, t intervals over seeds for this test set; intervals of "
+        "the mean over all seeds do not cover collapses that were not seen",
+    ),
+    hidden=("mixed",),
+)
+
+
 def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """The arms with collapsed seeds.
 
     Args:
         frame: of `rows`.
     """
-    return Table(
-        "Trials that collapsed",
-        display_columns(frame.drop(columns="mixed", errors="ignore"), grid),
-        table_note(
-            grid,
-            "collapsed: diverged, or worse than the better half of the arm's seeds, in accuracy or repaired log loss, "
-            "by a gap of at least a fifth of the distance to guessing (three tenths with 3 or 4 seeds) and of at "
-            f"least {TIMES:g} within-group standard deviations divided by that fraction; share of the trials "
-            "at the chosen rate that ran, exact limits (Clopper-Pearson)",
-            "without: mean over the seeds that did not collapse, t intervals over seeds for this test set; intervals "
-            "of the mean over all seeds do not cover collapses that were not seen",
-        ),
-    )
+    return TABLE.table(frame, grid)
 
 
 def _named(row: Mapping[str, Any]) -> str:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import SPLIT, Measures
-from calib_bench.analysis.rate_choice import LOG_KAPPA, shift
+from calib_bench.analysis.rate_choice import LOG_KAPPA, shift, with_choice
 from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, share, widened, within
+from calib_bench.inference import Fitted, Interval, crossed_interval, share, within
 from calib_bench.inference.scores import with_doubt
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def contrast(arm: Measures, reference: Measures | None, nested: bool) -> Row:
     row: Row = {"seeds": len(seeds), "dropped": len({*arm.arm.trials, *reference.arm.trials}) - len(seeds)}
     if not seeds:
         return row
-    pair = _Pair(arm, reference, [arm.seeds.index(s) for s in seeds], [reference.seeds.index(s) for s in seeds])
+    pair = _Pair(arm, reference, arm.places(seeds), reference.places(seeds))
     intervals = {"accuracy": pair.accuracy(nested)}
     row |= fields("accuracy", intervals["accuracy"])
     for score in SPLIT:
@@ -122,11 +122,8 @@ def difference_of(
         move: [V, B, S], by how much other choices of a rate would change the mean, see `inference.choice_variance`;
             that variance is added.
     """
-
     limits = crossed_interval(d_SN, nested=nested, fit=fit)
-    if move is not None:
-        limits = widened(limits, choice_variance(move))
-    return within(limits, metric, difference=True)
+    return within(with_choice(limits, move), metric, difference=True)
 
 
 def _share(
@@ -146,12 +143,10 @@ def kappa(arm: Measures, rows: list[int]) -> Row:
 
     The choice of the arm's rate is counted.
     """
-
     if arm.log_kappa is None or not rows:
         return {}
     log_interval = crossed_interval(arm.log_kappa[rows], nested=not same_calibration(arm))
-    move = shift(arm, None, ("temperature_scaling", LOG_KAPPA, 1.0))
-    log_interval = log_interval if move is None else widened(log_interval, choice_variance(move))
+    log_interval = with_choice(log_interval, shift(arm, None, ("temperature_scaling", LOG_KAPPA, 1.0)))
     if {arm.seeds[i] for i in rows} & set(arm.at_bound):
         return {"kappa": math.exp(log_interval.mean)}
     return Estimate.of_interval(log_interval).exp().limits("kappa")

@@ -13,7 +13,8 @@ from calib_bench.analysis.format import number
 from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, cell, excludes_zero
-from calib_bench.analysis.table_notes import smoke_note
+from calib_bench.analysis.table_notes import NAMES
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -154,14 +155,12 @@ def read(grid: Grid, store: Results, arms: Sequence[Arm], variant: str | None, n
 
 def of_arm(store: Results, arm: Arm, name: Row, nested: bool) -> list[Row]:
     """Rows of the controls of one arm, each with the columns `name` that name the arm."""
-
     repair = registry.calibrators(REPAIR)
     return [name | row for row in both(store, measure_arm(store, arm, repair), repair, nested)]
 
 
 def rescaled(store: Results, arm: Arm, repair: Mapping[str, Calibrator], reference: Measures, nested: bool) -> Row:
     """The negative control: the reference with its logits doubled, so that only confidence differs."""
-
     row: Row = {"control": RESCALED, "must": "leave dyn and accuracy at 0"}
     row |= contrast(measure_arm(store, arm, repair, scale=2.0), reference, nested)
     return {**row, "passed": _worst(row, DYNAMICS) < ROUNDING if "accuracy" in row else None}
@@ -182,7 +181,6 @@ def both(store: Results, reference: Measures, repair: Mapping[str, Calibrator], 
 
     The study's plan has the trials of `shorter`.
     """
-
     rows = [rescaled(store, reference.arm, repair, reference, nested)]
     if why_none(reference.arm.trial) is None:
         rows.append(weaker(measure_arm(store, shorter(reference.arm), repair), reference, nested))
@@ -216,42 +214,31 @@ def _worst(row: Mapping[str, float], columns: Sequence[str]) -> float:
     return max(abs(row[name]) for name in columns)
 
 
+TABLE = TableSpec(
+    "Controls: comparisons with a known answer",
+    (
+        "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
+        "must be 0 and total must equal conf",
+        "Positive: the reference trained for about an eighth of its epochs, which must not be 0; else the study has no "
+        "power",
+        "{identity}",
+    ),
+    names=("model", "variant", "beta", "objective", "control"),
+)
+IDENTITY_NOTE = (
+    "Identity: training at one beta against the same training written as a head rate and an initial head at the "
+    "reference's beta, equal but for rounding"
+)
+COLUMNS = (*NAMES, "control", "must", "trained", "passed", "seeds", "dropped")
+"""Columns of the table of controls, beside its differences."""
+
+
 def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Table of the controls, each with its expected result and whether it was observed."""
     stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
-    names = (
-        "model",
-        "variant",
-        "beta",
-        "objective",
-        "tuning",
-        "control",
-        "must",
-        "trained",
-        "passed",
-        "seeds",
-        "dropped",
-        "limit",
-    )
-    if grid.limit is not None:
-        frame = frame.assign(limit=grid.limit)
-    equal = "control" in frame and (frame["control"] == IDENTITY).any()
-    columns = [c for c in frame if c in names or (c.startswith(stems) and "share" not in c)]
-    return Table(
-        "Controls: comparisons with a known answer",
-        frame[columns],
-        smoke_note(grid)
-        + "Negative: the reference with rescaled logits, where only confidence was changed, so that dyn and accuracy "
-        "must be 0 and total must equal conf. Positive: the reference trained for about an eighth of its epochs, which "
-        "must not be 0; else the study has no power."
-        + (
-            " Identity: training at one beta against the same training written as a head rate and an initial head at "
-            "the reference's beta, equal but for rounding."
-            if equal
-            else ""
-        ),
-        names=("model", "variant", "beta", "objective", "control"),
-    )
+    columns = [c for c in frame if c in COLUMNS or (c.startswith(stems) and "share" not in c)]
+    has_identity = "control" in frame and (frame["control"] == IDENTITY).any()
+    return TABLE.table(frame[columns], grid, identity=IDENTITY_NOTE if has_identity else "")
 
 
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -32,10 +32,10 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
     adjusted,
     doubtful,
     fields,
-    marks,
 )
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.table_notes import display_columns, families, sample, table_note
+from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.tables import STAR, TableSpec, make_tables
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
-    from torch import Tensor
 
 
 SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
@@ -148,7 +147,6 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     Over the seeds that finished in all four cells; no rows when there is none, or a cell is missing. `doubtful` names
     effects whose limits are in doubt.
     """
-
     if not {TRAINED, RATE, MAGNITUDE} <= by_kind.keys():
         return []
     cells = [reference, by_kind[RATE], by_kind[MAGNITUDE], by_kind[TRAINED]]
@@ -172,7 +170,7 @@ def _two_kinds(cells: Sequence[Measures]) -> Row:
 def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
     """The effects of the two factors on a metric, as columns; `doubtful` where limits are in doubt."""
     method, score = METRICS[metric]
-    y00, y10, y01, y11 = (_values(measures, seeds, method, score) for measures in cells)
+    y00, y10, y01, y11 = (measures.scores(method, score, seeds) for measures in cells)
     fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)
     effects = contrasts(y00, y10, y01, y11, nested=nested, choice=_choices(cells, method, score), fits=fits)
     by_name = dict(zip((*EFFECTS, *ALONE), effects, strict=True))
@@ -199,64 +197,52 @@ WEIGHTS = (
 
 def _fitted(cells: Sequence[Measures], seeds: list[int], weights: Sequence[float]) -> Fitted | None:
     """What the calibration examples of the cells' temperatures add to an effect on repaired log loss."""
-    sides = [
-        (weight, measures, [measures.seeds.index(seed) for seed in seeds])
-        for weight, measures in zip(weights, cells, strict=True)
-    ]
+    sides = ((weight, one, one.places(seeds)) for weight, one in zip(weights, cells, strict=True))
     return fitted_to("log_loss", *sides)
 
 
-def _values(measures: Measures, seeds: list[int], method: str, score: str) -> Tensor:
-    """Per-example scores [S, N] of some seeds, in their order."""
-    return measures.examples[method][score][[measures.seeds.index(seed) for seed in seeds]]
+TABLES = {
+    "interventions": TableSpec(
+        "Interventions: what moves when one part of beta moves",
+        (
+            "Each arm minus {reference} with cross-entropy; {sample}",
+            "Head rate and initial magnitude: trained at {reference} with the head's rate, or its initial weights, "
+            "changed as beta changes them; both together are training at beta",
+            "Switch: beta changes after {at} of the updates, from {reference} (to) or to {reference} (from), without "
+            "changing a prediction there",
+            f"Rates tuned like every arm's. {STAR} over the rows of this table",
+        ),
+    ),
+    "two_by_two": TableSpec(
+        "Beta as two factors: the head's rate and the initial logit magnitude",
+        (
+            "2x2 of the two factors, cells {reference}, either alone, and training at beta; {sample}",
+            "total = head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
+            "against {reference}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
+            f"calibration examples are counted. {STAR} over the betas of a metric",
+        ),
+        paper=True,
+    ),
+}
+COLUMNS = (
+    "model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped", TWO_KINDS, "doubtful", "nested",
+    "examples",
+)  # fmt: skip
+"""Columns of the table of interventions, beside its differences."""
 
 
 def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
     """The interventions against the reference, and the 2x2; none without rows."""
-    arms, design = frames["interventions"], frames["two_by_two"]
-    ref = f"beta={grid.reference:g}"
-    by_name = {}
-    if len(arms):
-        stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
-        columns = ["model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped"]
-        columns += [TWO_KINDS, "doubtful"]
-        keep = [c for c in arms if c in columns or (c.startswith(stems) and "share" not in c)]
-        by_name["interventions"] = Table(
-            "Interventions: what moves when one part of beta moves",
-            display_columns(arms[keep], grid),
-            table_note(
-                grid,
-                f"Each arm minus {ref} with cross-entropy; {sample(arms)}. Head rate and initial magnitude: trained at "
-                f"{ref} with the head's rate, or its initial weights, changed as beta changes them; both together are "
-                f"training at beta. Switch: beta changes after {grid.switch_at:.0%} of the updates, from {ref} "
-                f"(to) or to {ref} (from), without changing a prediction there. Rates tuned like every arm's. "
-                "* Holm-adjusted p < .05 over the rows of this table",
-                *marks(arms[keep]),
-            ),
-        )
-    if len(design):
-        by_name["two_by_two"] = Table(
-            "Beta as two factors: the head's rate and the initial logit magnitude",
-            display_columns(design, grid),
-            table_note(
-                grid,
-                f"2x2 of the two factors, cells {ref}, either alone, and training at beta; {sample(design)}. total = "
-                "head rate + initial magnitude, each the mean of its effect without and with the other; alone: "
-                f"against {ref}; accuracy as a share, log loss in nats, repaired: after temperature scaling, whose "
-                "calibration examples are counted. * Holm-adjusted p < .05 over the betas of a metric",
-                *marks(design),
-            ),
-            paper=True,
-        )
-    return by_name
+    arms = frames["interventions"]
+    stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
+    arms = arms[[c for c in arms if c in COLUMNS or (c.startswith(stems) and "share" not in c)]]
+    return make_tables(TABLES, {**frames, "interventions": arms}, grid, at=f"{grid.switch_at:.0%}")
 
 
 def adjust(frames: dict[str, pd.DataFrame]) -> None:
     """Adds Holm-adjusted p-values to the frames "interventions" and "two_by_two"."""
-    if len(frames["interventions"]):
-        frames["interventions"] = adjusted(frames["interventions"])
-    if len(frames["two_by_two"]):
-        frames["two_by_two"] = adjusted(frames["two_by_two"], "metric")
+    frames["interventions"] = adjusted(frames["interventions"])
+    frames["two_by_two"] = adjusted(frames["two_by_two"], "metric")
 
 
 def words(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:

@@ -87,6 +87,14 @@ class Measures:
     sets: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     set_influences: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
+    def places(self, seeds: Iterable[int]) -> list[int]:
+        """Where seeds that finished stand among the rows of scores."""
+        return [self.seeds.index(seed) for seed in seeds]
+
+    def scores(self, method: str, score: str, seeds: Iterable[int]) -> Tensor:
+        """Per-example scores [S, N] of some seeds that finished, in their order."""
+        return self.examples[method][score][self.places(seeds)]
+
 
 def measure_arm(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0) -> Measures:
     """Measures an arm's trials with no calibrator ("raw") and after each of `calibrators`.
@@ -108,7 +116,6 @@ def begun(
     store: Results, arm: Arm, calibrators: Mapping[str, Calibrator], scale: float = 1.0
 ) -> Callable[[], Measures]:
     """Starts `measure_arm`; the function returned gives its result. Inside `pool.workers`, workers go on meanwhile."""
-
     status = {seed: store.fate(trial) for seed, trial in sorted(arm.trials.items())}
     # A control of other logits stands at the rate that its arm chose.
     again = rate_choice.begun(store, arm) if scale == 1.0 and REPAIRED in calibrators else None

@@ -22,7 +22,7 @@ from calib_bench.analysis.trial_predictions import TrialLogits, on_trials, predi
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
-from calib_bench.inference import redrawn_choice, redrawn_choice_apart
+from calib_bench.inference import Interval, choice_variance, redrawn_choice, redrawn_choice_apart, widened
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
@@ -69,7 +69,6 @@ def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-
     score = store.scores(arm.select)
     rates = [rate for rate in arm.tried if all(_learnt(store, trial, score(trial)) for trial in arm.tried[rate])]
     trials = [trial for rate in rates for trial in arm.tried[rate]]
@@ -105,11 +104,7 @@ def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterab
 
 
 def _shifts(
-    arm: Arm,
-    rates: Sequence[float],
-    value_RS: Array,
-    choice_B: NDArray[np.int64],
-    apart_BS: NDArray[np.int64] | None,
+    arm: Arm, rates: Sequence[float], value_RS: Array, choice_B: NDArray[np.int64], apart_BS: NDArray[np.int64] | None
 ) -> Array:
     """By how much other choices change a score [V, B, S], see `RedrawnChoice.shifts`.
 
@@ -132,7 +127,6 @@ def _read(
     calibrators: Mapping[str, Calibrator], store: Results, select: str, trials: Sequence[Trial]
 ) -> list[_ChoiceScores]:
     """Of each trial the loss of each selection example, by `select`, and mean test scores by method."""
-
     read, losses = [], []
     for trial in trials:
         labels = store.labels(trial)
@@ -151,7 +145,6 @@ def _read(
 
 def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
     """Per-example losses [N] whose mean is a score of `execute.worker.selection_scores`."""
-
     if select == "error":
         return (Z_NK.argmax(-1) != y_N).double()
     if select == "repaired_log_loss":
@@ -175,3 +168,13 @@ def shift(arm: Any, reference: Any, *parts: tuple[str, str, float]) -> Array | N
     if len({term.shape for term in terms}) > 1:
         return None
     return np.asarray(sum(terms), np.float64)
+
+
+def with_choice(interval: Interval, move: Array | None) -> Interval:
+    """An interval that counts the choice of rate too; as it is where no rate was chosen.
+
+    Args:
+        interval: of a mean or of a contrast.
+        move: its changes under other choices, see `shift`.
+    """
+    return interval if move is None else widened(interval, choice_variance(move))

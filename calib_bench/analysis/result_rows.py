@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
@@ -25,6 +25,11 @@ Row = dict[str, Any]
 def fields(name: str, interval: Interval) -> Row:
     """An interval as columns `name`, `_low`, `_high`, and `_p` where it has one."""
     return Estimate.of_interval(interval).fields(name)
+
+
+def limits(name: str, interval: Interval) -> Row:
+    """An interval as columns `name`, `_low` and `_high`."""
+    return Estimate.of_interval(interval).limits(name)
 
 
 def doubtful(intervals: Mapping[str, Interval]) -> Row:
@@ -72,6 +77,22 @@ def drop_single_seed_intervals(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return out
 
 
+def table_frames(
+    rows: Mapping[str, Sequence[Row]], grid: Grid, adjust: Mapping[str, tuple[str, ...]]
+) -> dict[str, pd.DataFrame]:
+    """Frames of the rows of tables, without limits where one seed of several is left.
+
+    Args:
+        rows: by table.
+        grid: that the study was given.
+        adjust: by table that has Holm's adjustment, the columns within whose values it is made.
+    """
+    import pandas as pd
+
+    frames = {name: drop_single_seed_intervals(pd.DataFrame(table_rows), grid) for name, table_rows in rows.items()}
+    return frames | {name: adjusted(frames[name], *by) for name, by in adjust.items()}
+
+
 def _holm(p: pd.Series) -> pd.Series:
     out = p.copy()
     out[p.notna()] = holm(p[p.notna()])
@@ -82,6 +103,13 @@ def cell(row: Mapping[str, Any], column: str) -> str:
     """ "mean [low, high]"."""
     estimate = Estimate.of(row, column)
     return number(row[column]) if estimate is None else estimate.text
+
+
+def percent(row: Mapping[str, Any], column: str) -> str:
+    """A share as "20% [1%, 72%]", or without limits where it has none."""
+    share = Estimate.of(row, column)
+    text = share.percent if share is not None and share.is_bounded else f"{row[column]:.0%}"
+    return text.replace("-", "−")
 
 
 def excludes_zero(row: Mapping[str, Any], column: str) -> bool:

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.collapse import none_seen
-from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.findings import NO_RATIO, Finding, betas, changes
+from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import (
-    Row,
-    adjusted,
-    fields,
-    marks,
-)
-from calib_bench.analysis.table_notes import display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.result_rows import Row, adjusted, fields, percent
+from calib_bench.analysis.scores import REPAIRED
+from calib_bench.analysis.table_notes import families, over_beta
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-REPAIRED = "temperature_scaling"
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
 """Results whose spread over seeds is looked at: method and per-example score of each."""
 GAINS = {"log loss": ("raw", "log_loss"), **RESULTS}
@@ -264,49 +259,50 @@ def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) ->
     return widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
 
 
+TABLE = TableSpec(
+    "How far results depend on the seed",
+    (
+        "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow for "
+        "heavy tails; spread ratio: to that of {reference} with cross-entropy over the same seeds (Pitman-Morgan); "
+        f"{STAR} that it is 1, over the arms, for each result",
+        "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the number "
+        "of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of the "
+        "tuning seeds chose",
+        "up to {most} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite "
+        f"or ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
+        "chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though those "
+        "that share a seed are not quite; a trial that did not fail may still have collapsed{unseen}",
+    ),
+    hidden=("fresh",),
+)
+GAIN_TABLE = TableSpec(
+    "What choosing beta on the selection split gains on the test split",
+    (
+        "the chosen beta minus {reference}, same objective, each beta at its tuned rate; chosen by mean {score} on "
+        "the selection split; each seed is judged at the beta that the other seeds choose (choices: how often each), "
+        "so the interval covers the choice of beta, and that of the rates at the chosen beta and the reference; "
+        "training at every beta is what it costs",
+        "{sample}",
+        f"{STAR} over this table",
+    ),
+)
+
+
 def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Spread over seeds, peak against mean, and divergence."""
-    frame = adjusted(frame, "result") if "result" in frame else frame
-    seeds = "no" if not len(frame) else f"up to {int(frame['seeds'].max())}"
-    fresh = len(frame) and bool(frame["fresh"].any())
-    whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
-    return Table(
-        "How far results depend on the seed",
-        display_columns(frame.drop(columns="fresh", errors="ignore"), grid),
-        table_note(
-            grid,
-            "spread: standard deviation across seeds of the result on this test set, 95% chi-square limits that allow "
-            f"for heavy tails; spread ratio: to that of beta={grid.reference:g} with cross-entropy over the same "
-            "seeds (Pitman-Morgan); * Holm-adjusted p < .05 that it is 1, over the arms, for each result",
-            "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the "
-            "number of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of "
-            "the tuning seeds chose",
-            f"{seeds} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite or "
-            f"ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
-            f"chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though "
-            "those that share a seed are not quite; a trial that did not fail may still have collapsed"
-            + (f": {none_seen(int(frame['seeds'].max()))}" if len(frame) and frame["seeds"].max() else ""),
-            *marks(frame),
-        ),
-    )
+    """Spread over seeds, peak against mean, and divergence.
+
+    Args:
+        frame: of `rows`, one at least.
+    """
+    most = int(frame["seeds"].max())
+    whose = "seeds that did not take part in choosing it" if frame["fresh"].any() else "all seeds, which chose it"
+    unseen = f": {none_seen(most)}" if most else ""
+    return TABLE.table(adjusted(frame, "result"), grid, most=most, whose=whose, unseen=unseen)
 
 
 def gain_table(frame: pd.DataFrame, grid: Grid) -> Table:
     """The gain of choosing beta."""
-    return Table(
-        "What choosing beta on the selection split gains on the test split",
-        display_columns(adjusted(frame), grid),
-        table_note(
-            grid,
-            f"the chosen beta minus beta={grid.reference:g}, same objective, each beta at its tuned rate; chosen "
-            f"by mean {grid.select.replace('_', ' ')} on the selection split; each seed is judged at the beta that "
-            "the other seeds choose (choices: how often each), so the interval covers the choice of beta, and that of "
-            "the rates at the chosen beta and the reference; training at every beta is what it costs",
-            sample(frame),
-            "* Holm-adjusted p < .05 over this table",
-            *marks(frame),
-        ),
-    )
+    return GAIN_TABLE.table(adjusted(frame), grid)
 
 
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -350,21 +346,13 @@ def _diverged(frame: pd.DataFrame) -> str:
     chosen = [row for row in rows if row.get("diverged_chosen", 0) > 0]
     if not rows:
         return ""
-    text = f"Trials diverged at {betas(_distinct(rows))}"
+    text = f"Trials diverged at {places(at_beta({'beta': row['beta']}) for row in rows)}"
     if not chosen:
         return f"{text}, none of them counted at its chosen rate."
-    listed = ", ".join(f"{_percent(row)} at {betas([row])} {row['objective']}" for row in chosen)
+    listed = ", ".join(
+        f"{percent(row, 'diverged_chosen')} of trials at {at_beta(row)} {row['objective']}" for row in chosen
+    )
     return f"{text}; at the chosen rate, {listed}."
-
-
-def _percent(row: Mapping[str, Any]) -> str:
-    diverged = Estimate.of(row, "diverged_chosen")
-    assert diverged is not None
-    return f"{diverged.percent} of trials"
-
-
-def _distinct(rows: Iterable[Row]) -> list[Row]:
-    return list({row["beta"]: {"beta": row["beta"]} for row in rows}.values())
 
 
 def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:

@@ -89,6 +89,14 @@ def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield where, rows
 
 
+def by_objective(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of one model, variant and objective, with the words that begin a sentence on them, as `families`."""
+    several = len(frame) > 0 and frame["objective"].nunique() > 1
+    for where, family_rows in families(frame):
+        for objective, rows in family_rows.groupby("objective", sort=False):
+            yield (f"{where}{objective}: " if several else where), rows
+
+
 def over_beta(frame: pd.DataFrame, grid: Grid) -> list[Row]:
     """Rows of cross-entropy arms at another beta than the reference's."""
     other_betas = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != grid.reference)]

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
-from calib_bench.analysis.measure import Measures, measure_arm
-from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_seed_intervals, marks
-from calib_bench.analysis.table_notes import display_columns, rate_unit, table_note
+from calib_bench.analysis.measure import Measures, measure_arm, own_tests
+from calib_bench.analysis.result_rows import TRIALS_DOUBTFUL, Row, drop_single_seed_intervals
+from calib_bench.analysis.table_notes import rate_unit
+from calib_bench.analysis.tables import TableSpec, make_tables
 from calib_bench.analysis.warnings import untrained, warnings
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, StudyResult, Table
-from calib_bench.planning.tuning import Arm
+from calib_bench.core.study import Analysis, Section, StudyResult, Table
+from calib_bench.errors import SettingsError
+from calib_bench.planning import tuning
+from calib_bench.planning.tuning import Arm, More
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 REPAIR = ("temperature_scaling",)
+TRIALS = Section("Tuning and trials", ("rates", "trials"))
+"""Where a study's page shows the rates that were tried and the trials at the chosen ones."""
+TABLES = {
+    "rates": TableSpec(
+        "Learning rates tried",
+        ("mean {score} on the selection split over the tuning seeds; inf: diverged; {rates}", "{unit}"),
+    ),
+    "trials": TableSpec("Trials at the chosen rates, test split", ("{trials}",), columns={"doubtful": TRIALS_DOUBTFUL}),
+}
+
+
+def check_trains(grid: Grid, study: str) -> None:
+    """Raises SettingsError where a study that compares trained models is given one of no epochs."""
+    if any(0 in space["epochs"] for space in grid.spaces.values()):
+        raise SettingsError(f"study={study} trains what it compares: give epochs=1 or more")
+
+
+def by_objective(arms: Sequence[Arm]) -> Iterator[tuple[str, list[Arm]]]:
+    """Arms by their objective, in the order in which objectives come."""
+    for objective in dict.fromkeys(arm.trial.objective for arm in arms):
+        yield objective, [arm for arm in arms if arm.trial.objective == objective]
 
 
 @dataclass
@@ -33,23 +57,35 @@ class Reader:
         grid: whose arms they are.
         store: what is read.
         nested: seeds have test examples of their own.
+        families: arms that are compared with each other, and what tells the family from others of its model.
         arms: those measured.
         measurements: their metrics, a row a trial and method.
-        trials, rates, controls: rows of the tables that every study of tuned arms has.
+        trials, rates: rows of the tables that every study of tuned arms has.
     """
 
     grid: Grid
     store: Results
     nested: bool
+    families: list[tuple[list[Arm], str | None]]
     arms: list[Arm] = field(default_factory=list)
     measurements: list[pd.DataFrame] = field(default_factory=list)
     trials: list[Row] = field(default_factory=list)
     rates: list[Row] = field(default_factory=list)
-    controls: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, grid: Grid, store: Results, more: More | None = None) -> Self:
+        """A reader of a grid's arms, of which none is measured yet.
+
+        Args:
+            more: arms that the study tunes beside the grid's, see `tuning.tuned`.
+        """
+        families = [family.arms for family in tuning.tuned(grid, store.scores(grid.select), more)]
+        variants = each.variants(arms[0].trial.family() for arms in families)
+        nested = own_tests(store, [arm for arms in families for arm in arms])
+        return cls(grid, store, nested, [(arms, variants[arms[0].trial.family()]) for arms in families])
 
     def measure(self, arm: Arm, name: Row) -> Measures:
         """The arm before and after temperature scaling; `name` are the columns that name it."""
-
         measures = measure_arm(self.store, arm, registry.calibrators(REPAIR))
         self.measurements.append(measures.frame)
         self.trials += [{**name, **row} for row in each.trials(self.store, measures)]
@@ -57,41 +93,28 @@ class Reader:
         self.arms.append(arm)
         return measures
 
-    def control(self, arms: Sequence[Arm], variant: str | None) -> None:
-        """The controls of a family, whose trials `controls.plan` has; they are no arms of the study."""
-        self.controls += controls.read(self.grid, self.store, arms, variant, self.nested)
-
-    def controlled(self) -> pd.DataFrame:
-        """Frame of the control rows, without the limits of rows that rest on one of several seeds."""
+    def controls(self) -> pd.DataFrame:
+        """The controls of every family, which `controls.plan` has trained, without limits that rest on one of several
+        seeds; they are no arms of the study."""
         import pandas as pd
 
-        return drop_single_seed_intervals(pd.DataFrame(self.controls), self.grid)
+        rows = [
+            row
+            for arms, variant in self.families
+            for row in controls.read(self.grid, self.store, arms, variant, self.nested)
+        ]
+        return drop_single_seed_intervals(pd.DataFrame(rows), self.grid)
 
-    def tables(self) -> dict[str, Table]:
-        """The controls, the rates that were tried, and the trials at the chosen ones."""
+    def tables(self, control_rows: pd.DataFrame) -> dict[str, Table]:
+        """The controls, the arms that collapsed, the rates that were tried, and the trials at the chosen ones."""
         import pandas as pd
 
-        grid = self.grid
-        score, tried = grid.select.replace("_", " "), pd.DataFrame(self.rates)
-        rates = f"mean {score} on the selection split over the tuning seeds; inf: diverged; {each.rates_note(tried)}"
-        unit = rate_unit(grid)
-        optional = {"controls": controls.table(self.controlled(), grid)} if self.controls else {}
-        trials = pd.DataFrame(self.trials)
-        collapses = collapse.rows(trials, grid)
-        if collapses:
-            optional |= {"collapse": collapse.table(pd.DataFrame(collapses), grid)}
-        return optional | {
-            "rates": Table(
-                "Learning rates tried",
-                display_columns(tried, grid),
-                table_note(grid, rates, unit),
-            ),
-            "trials": Table(
-                "Trials at the chosen rates, test split",
-                display_columns(trials, grid),
-                table_note(grid, each.trials_note(tried), *marks(trials, TRIALS_DOUBTFUL)),
-            ),
-        }
+        frames = {"rates": pd.DataFrame(self.rates), "trials": pd.DataFrame(self.trials)}
+        notes = {"rates": each.rates_note(frames["rates"]), "trials": each.trials_note(frames["rates"])}
+        collapses = pd.DataFrame(collapse.rows(frames["trials"], self.grid))
+        tables = {"controls": controls.table(control_rows, self.grid), "collapse": collapse.table(collapses, self.grid)}
+        tables |= make_tables(TABLES, frames, self.grid, unit=rate_unit(self.grid), **notes)
+        return {name: table for name, table in tables.items() if len(table.frame)}
 
     def warnings(self, more: Sequence[str] = ()) -> tuple[str, ...]:
         """Warnings on the arms read so far, then `more`, each once."""
@@ -114,18 +137,21 @@ class Reader:
         """The analysis, its own tables first, the controls' words last in the verdict and in a summary.
 
         Args:
+            verdict: the study's sentences.
+            tables: the study's.
             more: further warnings.
+            summary: the study's; where it is empty, the report makes one of the verdict.
             result: the study's own class of results.
             fields: of that class, beside those that every study has.
         """
         import pandas as pd
 
         scores = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
-        control_rows, trials = self.controlled(), pd.DataFrame(self.trials)
-        verdict = (*untrained(self.arms), *verdict)
+        control_rows = self.controls()
+        collapses = collapse.words(collapse.rows(pd.DataFrame(self.trials), self.grid))
         return Analysis(
-            verdict=(*verdict, *collapse.words(collapse.rows(trials, self.grid)), *controls.told(control_rows)),
-            tables={**tables, **self.tables()},
+            verdict=(*untrained(self.arms), *verdict, *collapses, *controls.told(control_rows)),
+            tables={**tables, **self.tables(control_rows)},
             warnings=self.warnings(more),
             result=result(self.grid.limit, self.grid.reference, self.arms, scores, **fields),
             summary=(*summary, *controls.outcome(control_rows)) if summary else (),

@@ -46,12 +46,11 @@ def warnings(
         extra: those of the interventions.
     """
     all_arms = [*arms, *extra]
-    references = [arm for arm in arms if is_reference(arm.trial.model_dump(), grid)]
     sentences = smoke_warnings(grid) + untrained(all_arms) + _batches(all_arms, provenance)
-    sentences += _no_reference(references, grid) + _tuning(all_arms) + _trials(frames["trials"])
+    sentences += _no_reference(arms, grid) + _tuning(all_arms) + _trials(frames["trials"])
     sentences += collapse.warnings(collapse.rows(frames["trials"], grid))
     sentences += _doubtful(frames.get("separation")) + one_seed(grid)
-    sentences += _no_interventions(references, grid)
+    sentences += missing_interventions(arms, grid)
     sentences += data_notes(provenance)
     return tuple(dict.fromkeys(sentences))
 
@@ -73,17 +72,18 @@ def data_notes(provenance: Mapping[str, Any]) -> list[str]:
     return [f"Data: {note}." for split in splits for note in split.get("notes", {}).values()]
 
 
-def _no_reference(references: Sequence[Arm], grid: Grid) -> list[str]:
-    if references:
+def _no_reference(arms: Sequence[Arm], grid: Grid) -> list[str]:
+    if any(is_reference(arm.trial.model_dump(), grid) for arm in arms):
         return []
     return [f"No reference: no arm has beta={grid.reference:g} with cross-entropy, so nothing was compared."]
 
 
-def _no_interventions(references: Sequence[Arm], grid: Grid) -> list[str]:
-    """References that cannot be intervened on, with the reason."""
+def missing_interventions(arms: Sequence[Arm], grid: Grid) -> list[str]:
+    """Warnings on references among the arms that cannot be intervened on; none where no interventions are asked for."""
     if grid.interventions != "yes":
         return []
-    reasons = dict.fromkeys(f"{arm.trial.model}: {why}" for arm in references if (why := why_not(arm.trial)))
+    references = [arm.trial for arm in arms if is_reference(arm.trial.model_dump(), grid)]
+    reasons = dict.fromkeys(f"{trial.model}: {why}" for trial in references if (why := why_not(trial)))
     return [f"Left out, interventions on {reason}." for reason in reasons]
 
 

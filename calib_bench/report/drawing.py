@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.planning.tuning import TUNED
@@ -37,15 +37,40 @@ def by_family(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"{model} {what}".strip(), rows
 
 
+def draw_estimates(
+    axis: Axes, x: pd.Series, rows: pd.DataFrame, column: str, least: float | None = None, **look: Any
+) -> None:
+    """A line through a column's values at x, with bars where it has limits.
+
+    Args:
+        axis: to draw on.
+        x: where, one a row.
+        rows: of a table.
+        column: whose values are drawn.
+        least: where bars are cut off, so that they fit a log axis.
+        look: of the line, its colour among it.
+    """
+    axis.plot(x, rows[column], **look)
+    if f"{column}_low" in rows:
+        low = rows[f"{column}_low"].clip(lower=least)
+        axis.vlines(x, low, rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+
+
 def draw_line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look: Any) -> None:
     """A line over beta with interval bars where there are intervals."""
     x = rows["beta"] * dodge
-    axis.plot(x, rows[column], **{"marker": "o", **look})
-    if f"{column}_low" in rows:
-        axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+    draw_estimates(axis, x, rows, column, **{"marker": "o", **look})
     untuned = ~rows["tuning"].isin(TUNED) & rows[column].notna()
     if untuned.any() and not untuned.all():
         axis.plot(x[untuned], rows[column][untuned], color="k", marker="x", markersize=7, linestyle="none")
+
+
+def shades(values: Iterable[float]) -> dict[float, Any]:
+    """A colour for each value, from dark to light in their order."""
+    from matplotlib import colormaps
+
+    levels = sorted(set(values))
+    return {value: colormaps["viridis"](0.9 * i / max(len(levels) - 1, 1)) for i, value in enumerate(levels)}
 
 
 def some_untuned(frame: pd.DataFrame) -> bool:

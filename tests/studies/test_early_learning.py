@@ -20,7 +20,7 @@ from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
-from calib_bench.studies.early_learning import findings, probes
+from calib_bench.studies.early_learning import claims, probes
 from calib_bench.studies.early_learning import rows as early_rows
 from calib_bench.studies.early_learning.descent import COARSE, _alone, descend, fate, frontier, label_entropy
 from calib_bench.train import initialize
@@ -199,7 +199,7 @@ def test_a_frontier_lies_between_its_neighbours() -> None:
     [([0.9, 1.1], "met"), ([0.9, 1.2], "not met"), ([], "not measured"), ([math.nan], "not measured")],
 )
 def test_a_claim_is_met_only_when_every_value_is_within(values: list[float], word: str) -> None:
-    assert findings._judged({}, "claim", "where", values, 0.85, 1.15)["met"] == word
+    assert claims.judged(claims.CLAIMS[0], values)["met"] == word
 
 
 def test_slopes_over_beta() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend
-from calib_bench.studies.beta_switch.result import SwitchResult
+from calib_bench.report.drawing import WIDTH, dodge_factor, draw_estimates, empty_figure, figure_legend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +26,10 @@ def switches(analysis: Analysis) -> Figure:
     """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta."""
     from matplotlib.figure import Figure
 
-    frame = SwitchResult.of(analysis).switches
-    frame = frame[frame["accuracy"].notna()] if "accuracy" in frame else frame.head(0)
-    if not len(frame):
+    table = analysis.tables.get("switches")
+    if table is None or "accuracy" not in table.frame:
         return empty_figure("no switched arm has finished yet")
+    frame = table.frame[table.frame["accuracy"].notna()]
     keys = ["model", "variant", "objective", "beta"]
     groups = list(frame.groupby([frame[key].fillna("") for key in keys], sort=False))
     across = min(len(groups), 4)
@@ -73,9 +72,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
     against = {"beta to reference": "that beta all along", "reference to beta": "never switching"}
     for i, (way, look) in enumerate(LOOKS.items()):
         curve = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")
-        x = curve["at"] * dodge_factor(i, 2)
-        axis.plot(x, curve[column], **look)
-        axis.vlines(x, curve[f"{column}_low"], curve[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+        draw_estimates(axis, curve["at"] * dodge_factor(i, 2), curve, column, **look)
     times = sorted(set(rows["at"].dropna()))
     axis.set_xscale("log")
     axis.set_xticks(times, [f"{100 * time:.3g}%" for time in times])

@@ -13,7 +13,7 @@ from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.analysis.tuned_arms import Reader
+from calib_bench.analysis.tuned_arms import Reader, by_objective
 from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, Interval, share
 from calib_bench.planning.tuning import Arm
@@ -36,13 +36,12 @@ def family_rows(reader: Reader, arms: Sequence[Arm], variant: str | None) -> lis
     """
     unswitched, switched = _by_switch(reader.grid, arms)
     rows: list[Row] = []
-    for objective in dict.fromkeys(arm.trial.objective for arm in unswitched):
-        at_beta = {arm.trial.beta: arm for arm in unswitched if arm.trial.objective == objective}
-        if reader.grid.reference not in at_beta:
-            continue
-        name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
-        of_objective = [pair for pair in switched if pair[0].trial.objective == objective]
-        rows += _objective_rows(reader, at_beta, of_objective, name)
+    for objective, objective_arms in by_objective(unswitched):
+        at_beta = {arm.trial.beta: arm for arm in objective_arms}
+        if reader.grid.reference in at_beta:
+            name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
+            of_objective = [pair for pair in switched if pair[0].trial.objective == objective]
+            rows += _objective_rows(reader, at_beta, of_objective, name)
     return rows
 
 
@@ -79,15 +78,7 @@ def _unswitched_row(trained: Measures, reference: Measures, name: Row, nested: b
 def _switch_rows(
     reader: Reader, arm: Arm, switch: Switch, unswitched: tuple[Measures, Measures], name: Row
 ) -> list[Row]:
-    """A switched arm against the one that stays where it began, and against the one that is all along where it ends.
-
-    Args:
-        reader: measures the arm.
-        arm: the switched one.
-        switch: its way and time.
-        unswitched: the arms that are all along at the switch's beta and at the reference.
-        name: columns that name the family and objective.
-    """
+    """A switched arm against each of `unswitched`, which are all along at the switch's beta and at the reference."""
     trained, reference = unswitched
     begun, ended = (reference, trained) if switch.way == TO else (trained, reference)
     betas = f"{begun.arm.trial.beta:g} to {ended.arm.trial.beta:g}"
@@ -136,18 +127,10 @@ def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> R
 def _decided_share(
     arms: tuple[Measures, Measures, Measures], seeds: Sequence[int], method: str, score: str, nested: bool
 ) -> Interval:
-    """The share of `_decided` of one score.
-
-    Args:
-        arms: the switched one, the one it begins as and the one it ends as.
-        seeds: those that finished in all three.
-        method: "raw" or a post-hoc method.
-        score: per example.
-        nested: seeds have test examples of their own.
-    """
+    """The share of `_decided` of one score; `arms` are the switched one, and those that it begins and ends as."""
     arm, begun, ended = arms
-    places = [[measures.seeds.index(seed) for seed in seeds] for measures in arms]
-    y, first, last = (m.examples[method][score][at] for m, at in zip(arms, places, strict=True))
+    places = [measures.places(seeds) for measures in arms]
+    y, first, last = (measures.scores(method, score, seeds) for measures in arms)
 
     def fit(part: float, total: float) -> Fitted | None:
         weights = (part, total, -part - total)

@@ -8,11 +8,10 @@ and from beta to the reference.
 
 from __future__ import annotations
 
-from calib_bench.analysis import arms as each
 from calib_bench.analysis import controls
-from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
-from calib_bench.analysis.tuned_arms import Reader
+from calib_bench.analysis.result_rows import Row, table_frames
+from calib_bench.analysis.tables import make_tables
+from calib_bench.analysis.tuned_arms import TRIALS, Reader, intervals
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Section, Study
@@ -22,10 +21,9 @@ from calib_bench.planning import tuning
 from calib_bench.studies.beta_switch import figures
 from calib_bench.studies.beta_switch.findings import summary, verdict
 from calib_bench.studies.beta_switch.options import Options
-from calib_bench.studies.beta_switch.result import SwitchResult
 from calib_bench.studies.beta_switch.rows import family_rows
 from calib_bench.studies.beta_switch.switches import more, switches, why_not
-from calib_bench.studies.beta_switch.tables import switch_tables
+from calib_bench.studies.beta_switch.tables import TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -47,22 +45,17 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
-    families = tuning.tuned(grid, store.scores(grid.select), more(grid))
-    variants = each.variants(family.arms[0].trial.family() for family in families)
-    reader = Reader(grid, store, own_tests(store, [arm for family in families for arm in family.arms]))
+    reader = Reader.of(grid, store, more(grid))
     rows: list[Row] = []
     left_out: list[str] = []
-    for family in families:
-        rows += family_rows(reader, family.arms, variants[family.arms[0].trial.family()])
-        reader.control(family.arms, variants[family.arms[0].trial.family()])
-        templates = {arm.trial.objective: arm.trial for arm in family.arms}
+    for arms, variant in reader.families:
+        rows += family_rows(reader, arms, variant)
+        templates = {arm.trial.objective: arm.trial for arm in arms}
         left_out += [f"Left out, {t.model}: {why}." for t in templates.values() if (why := why_not(t))]
-    frame = drop_single_seed_intervals(pd.DataFrame(rows), grid)
-    frame = adjusted(frame, "against") if len(frame) else frame
-    tables = switch_tables(frame, grid, reader.nested)
-    return reader.analysis(verdict(frame, grid), tables, left_out, summary(frame, grid), SwitchResult, switches=frame)
+    frames = table_frames({"switches": rows}, grid, {"switches": ("against",)})
+    tables = make_tables(TABLES, frames, grid, intervals=intervals(grid, reader.nested))
+    switched = frames["switches"]
+    return reader.analysis(verdict(switched, grid), tables, left_out, summary(switched, grid))
 
 
 STUDY = Study(
@@ -78,7 +71,7 @@ STUDY = Study(
             "No prediction changes at the switch: later differences come from learning at another beta.",
         ),
         controls.SECTION,
-        Section("Tuning and trials", ("rates", "trials")),
+        TRIALS,
     ),
     references=("agarwala2023temperature", "guo2017", "holm1979", "fieller1954"),
     options=Options,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import by_family, empty_figure, family_grid, figure_legend, plain, set_beta_axis
+from calib_bench.report.drawing import by_family, empty_figure, family_grid, figure_legend, plain, set_beta_axis, shades
 from calib_bench.studies.early_learning.result import EarlyLearningResult
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def collapse(analysis: Analysis) -> Figure:
         return empty_figure("no path from common logits has been measured yet")
     starts = list(dict.fromkeys(frame["start"]))
     figure, axes = family_grid(frame, 3, 3.3)
-    betas = sorted(set(frame["beta"]))
-    shades = _shades(betas)
+    colors = shades(frame["beta"])
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, start in zip(line, starts, strict=False):
-            _losses(axis, rows[rows["start"] == start], shades)
+            _losses(axis, rows[rows["start"] == start], colors)
             axis.set_title(f"{name}, Z0: {start}", loc="left")
         for style, start in zip(("-", "--"), starts, strict=False):
             for row in rows[rows["start"] == start].itertuples():
@@ -75,7 +74,7 @@ def collapse(analysis: Analysis) -> Figure:
                 line[2].plot(
                     row.path["tau"][moving],
                     (row.path["apart"][moving] / way[moving]),
-                    color=shades[row.beta],
+                    color=colors[row.beta],
                     linestyle=style,
                 )
         line[2].axhline(0.1, **GUIDE)
@@ -86,15 +85,15 @@ def collapse(analysis: Analysis) -> Figure:
         plain(line[2].yaxis)
         for axis in line[len(starts) : 2]:
             axis.set_visible(False)
-    keys = [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()]
+    keys = [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in colors.items()]
     keys += [("tangent model", {"color": "k", "linestyle": "--"})]
     figure_legend(figure, keys)
     return figure
 
 
-def _losses(axis: Axes, rows: pd.DataFrame, shades: dict[float, Any]) -> None:
+def _losses(axis: Axes, rows: pd.DataFrame, colors: dict[float, Any]) -> None:
     for row in rows.itertuples():
-        axis.plot(row.path["tau"][1:], row.path["loss"][1:], color=shades[row.beta])
+        axis.plot(row.path["tau"][1:], row.path["loss"][1:], color=colors[row.beta])
     longest = max(rows.itertuples(), key=lambda row: row.path["tau"][-1], default=None)
     if longest is not None:
         axis.plot(longest.path["tau"][1:], longest.path["loss_linear"][1:], color="k", linestyle="--", linewidth=1)
@@ -194,9 +193,3 @@ def _guide(axis: Axes, rows: pd.DataFrame, column: str, power: float) -> None:
     if len(mean) > 1:
         x = np.array([mean.index[0], mean.index[-1]])
         axis.plot(x, mean.iloc[0] * (x / x[0]) ** power, **GUIDE, linestyle=":")
-
-
-def _shades(betas: list[float]) -> dict[float, Any]:
-    from matplotlib import colormaps
-
-    return {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}

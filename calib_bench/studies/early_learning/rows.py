@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.result_rows import Row
+from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.gradient_flow import crossing
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning.descent import fate, first_lost
+from calib_bench.studies.early_learning.probes import COMMON
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 DEPARTED = 0.1
 """A model has left its tangent when they are this share of the way apart."""
 ORDINARY, ZERO = "ordinary", "zero"
+NAME = ("model", "variant", "beta")
+MEANS = {
+    "timescales": ("times", NAME, ("tenth", "whole", "tau_z", "tau_nl", "critical_tau", "norm")),
+    "curvature": (
+        "curves",
+        (*NAME, "logits"),
+        ("lambda_max", "over_beta", "over_beta2", "norm", "residual", "products"),
+    ),
+    "frontier": ("edges", NAME, ("critical_rate", "frontier", "relative", "catapults", "beyond")),
+}
+"""By table of means over seeds: the frame of measurements, what names a row, and the columns."""
 KEYS = ("batch", "head_init", "correlation")
 
 
@@ -48,7 +62,40 @@ def starts_at_zero(trial: Trial) -> bool:
     return trial.correlation == -1
 
 
-def timescale(arrays: Mapping[str, Any], beta: float) -> Row:
+def frames(trials: Mapping[str, Sequence[Trial]], store: Results) -> dict[str, pd.DataFrame]:
+    """What finished trials measured, by kind of measurement.
+
+    Args:
+        trials: by probe, those that the store holds.
+        store: where what they measured is read.
+    """
+    import pandas as pd
+
+    name = Names(trials["stability"])
+
+    def frame(kind: str, measured: Callable[[Mapping[str, Any], Trial], Row]) -> pd.DataFrame:
+        done = (trial for trial in trials[kind] if store.state(trial) == "done")
+        return pd.DataFrame([name(trial) | measured(store.arrays(trial), trial) for trial in done])
+
+    runs = {trial: stability(store.arrays(trial)) for trial in trials["stability"] if store.state(trial) == "done"}
+    return {
+        "times": frame("paths", timescale),
+        "curves": frame("curvature", curvature),
+        "runs": pd.DataFrame([name(trial) | run for trial, trial_runs in runs.items() for run in trial_runs]),
+        "edges": pd.DataFrame([name(trial) | frontier(trial_runs) for trial, trial_runs in runs.items()]),
+        "common": frame("common", common),
+    }
+
+
+def summarized(measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows of every table: the frames as they are, and means over seeds."""
+    import pandas as pd
+
+    tables = {name: pd.DataFrame(over_seeds(measured[of], by, columns)) for name, (of, by, columns) in MEANS.items()}
+    return {**measured, **tables, "collapse": measured["common"], "measurements": measured["times"]}
+
+
+def timescale(arrays: Mapping[str, Any], trial: Trial) -> Row:
     """Of a model's own path: times in tau, and times measured over those that the theory gives."""
     path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss")}
     norm, tau_z, top = (float(arrays[key]) for key in ("norm", "tau_z", "lambda_max"))
@@ -56,7 +103,7 @@ def timescale(arrays: Mapping[str, Any], beta: float) -> Row:
         "norm": norm,
         "tau_z": tau_z,
         "tau_nl": departed(path),
-        "critical_tau": 2 * beta**2 / top,
+        "critical_tau": 2 * trial.beta**2 / top,
         "tenth": crossing(path["tau"], path["moved"], norm / 10) / (tau_z / 10),
         "whole": crossing(path["tau"], path["moved"], norm) / tau_z,
         "end_loss": float(path["loss"][-1]),
@@ -75,12 +122,20 @@ def departure(path: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.divide(path["apart"], way, out=np.zeros_like(way), where=way > 0)
 
 
-def curvature(arrays: Mapping[str, Any], beta: float) -> Row:
+def common(arrays: Mapping[str, Any], trial: Trial) -> Row:
+    """Of a path from logits that other betas start from too: the path, and when it leaves the tangent's."""
+    path = {key: arrays[key].numpy() for key in ("tau", "moved", "moved_linear", "apart", "loss", "loss_linear")}
+    start = "zero" if starts_at_zero(trial) else f"those of beta={COMMON:g}"
+    return {"start": start, "tau_nl": departed(path), "path": path}
+
+
+def curvature(arrays: Mapping[str, Any], trial: Trial) -> Row:
     """lambda_max, how well it is known, and what it is of beta and of beta^2."""
-    top = float(arrays["lambda_max"])
+    top, beta = float(arrays["lambda_max"]), trial.beta
     diagnostics = {key: float(arrays[key]) for key in ("residual", "products", "norm")}
     over = {"over_beta": top / beta, "over_beta2": top / beta**2}
-    return {"lambda_max": top, **over, **diagnostics, "converged": bool(arrays["converged"])}
+    logits = ZERO if starts_at_zero(trial) else ORDINARY
+    return {"logits": logits, "lambda_max": top, **over, **diagnostics, "converged": bool(arrays["converged"])}
 
 
 def stability(arrays: Mapping[str, Any]) -> list[Row]:
@@ -122,14 +177,15 @@ WORST = ("catapults", "beyond", "products", "residual")
 """Columns of which the largest over seeds is told, not a mean."""
 
 
-def over_seeds(frame: pd.DataFrame, by: list[str], columns: list[str]) -> list[Row]:
+def over_seeds(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> list[Row]:
     """Geometric means over seeds with 95% t intervals of the logarithms; of `WORST` the largest. In order of beta.
 
     A quantity that some seed lacks is missing.
     """
-
+    if not len(frame):
+        return []
     rows = []
-    for values, group in frame.sort_values("beta", kind="stable").groupby(by, sort=False, dropna=False):
+    for values, group in frame.sort_values("beta", kind="stable").groupby(list(by), sort=False, dropna=False):
         row: Row = {**dict(zip(by, values, strict=True)), "seeds": group["seed"].nunique()}
         for column in columns:
             value_S = group[column].astype(float).to_numpy()
@@ -138,6 +194,6 @@ def over_seeds(frame: pd.DataFrame, by: list[str], columns: list[str]) -> list[R
                 continue
             with np.errstate(divide="ignore"):  # logits that are zero have a norm of zero, and no interval
                 interval = crossed_interval(np.log(value_S)[:, None], nested=True)
-            row |= {key: math.exp(v) for key, v in fields(column, interval).items() if not key.endswith("_p")}
+            row |= Estimate.of_interval(interval).exp().limits(column)
         rows.append(row)
     return rows

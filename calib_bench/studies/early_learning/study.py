@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.analysis.tables import make_tables
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid, Settings
 from calib_bench.core.splits import Splits
@@ -18,7 +19,9 @@ from calib_bench.core.study import Analysis, Probe, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.studies.early_learning import figures, findings, probes
+from calib_bench.studies.early_learning import claims, figures, findings, probes, rows
+from calib_bench.studies.early_learning.result import EarlyLearningResult
+from calib_bench.studies.early_learning.tables import TABLES
 
 if TYPE_CHECKING:
     import torch
@@ -106,9 +109,19 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
+    import pandas as pd
 
     by_kind = {kind: [trial for trial in trials(settings, kind) if store.has(trial)] for kind in KINDS}
-    return findings.analysis(settings, store, by_kind)
+    measured = rows.frames(by_kind, store)
+    theory = {"acceptance": claims.acceptance(measured), "slopes": claims.exponents(measured)}
+    frames = measured | {name: pd.DataFrame(list(of_theory)) for name, of_theory in theory.items()}
+    return Analysis(
+        verdict=tuple(findings.verdict(frames)),
+        tables=make_tables(TABLES, rows.summarized(frames), settings),
+        warnings=tuple(findings.warnings(settings, frames)),
+        result=EarlyLearningResult(settings.limit, settings.reference, (), **measured),
+        summary=tuple(findings.summary(frames)),
+    )
 
 
 def _probe(kind: str) -> Probe:
@@ -116,7 +129,6 @@ def _probe(kind: str) -> Probe:
 
 
 def _measure(kind: str, trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
-
     measure: Callable[..., dict[str, Any]] = getattr(probes, kind)
     return measure(trial, model, splits, device)
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
+from calib_bench.report.drawing import (
+    WIDTH,
+    dodge_factor,
+    draw_estimates,
+    empty_figure,
+    figure_legend,
+    plain,
+    set_beta_axis,
+)
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
 from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, Phase, column
 from calib_bench.studies.learning_rate.result import LearningRateResult
@@ -68,6 +76,7 @@ def phase_plane(analysis: Analysis) -> Figure:
 
 def ridge(analysis: Analysis) -> Figure:
     """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2."""
+    import pandas as pd
     from matplotlib.figure import Figure
 
     phases = LearningRateResult.of(analysis).phases
@@ -76,10 +85,11 @@ def ridge(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.2 * len(phases)))
     axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
     for one, line in zip(phases, axes, strict=True):
-        rows = one.rows()
+        rows = pd.DataFrame(one.rows())
         for axis, unit in zip(line, UNITS, strict=True):
             for i, (what, look) in enumerate(LOOKS.items()):
-                _bars(axis, rows, column(what, unit), dodge_factor(i, 3), look)
+                if column(what, unit) in rows:
+                    draw_estimates(axis, rows["beta"] * dodge_factor(i, 3), rows, column(what, unit), **look)
             set_beta_axis(axis, one.betas)
             axis.set_yscale("log")
             axis.set_ylabel(LABELS[unit])
@@ -93,17 +103,6 @@ def ridge(analysis: Analysis) -> Figure:
     grey = {"color": "0.35", "linewidth": 0.7, "linestyle": ":"}
     figure_legend(figure, [*((KEYS[what], look) for what, look in LOOKS.items()), ("powers -1 and -2 of beta", grey)])
     return figure
-
-
-def _bars(axis: Axes, rows: list[dict[str, Any]], name: str, dodge: float, look: dict[str, Any]) -> None:
-    measured = [row for row in rows if name in row]
-    x = [row["beta"] * dodge for row in measured]
-    if measured:
-        axis.plot(x, [row[name] for row in measured], **look)
-    limits = [(at, row[f"{name}_low"], row[f"{name}_high"]) for at, row in zip(x, measured, strict=True)]
-    bars = [bar for bar in limits if bar[1] < bar[2]]
-    if bars:
-        axis.vlines(*zip(*bars, strict=True), color=look["color"], linewidth=0.9, alpha=0.6)
 
 
 def _guides(axis: Axes, one: Phase) -> None:

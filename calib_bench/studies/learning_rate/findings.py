@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.analysis import controls
-from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.findings import Finding, hints
-from calib_bench.analysis.result_rows import cell
-from calib_bench.analysis.table_notes import families, smoke_warnings
+from calib_bench.analysis.findings import Finding, betas, hints
+from calib_bench.analysis.result_rows import cell, percent
+from calib_bench.analysis.table_notes import by_objective, smoke_warnings
 from calib_bench.analysis.warnings import data_notes, one_seed
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -27,13 +25,14 @@ PHRASES = {
 }  # fmt: skip
 
 
-def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def verdict(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Sentences on every plane: its best rates, its collapses, and the rates at which training fails."""
     if not len(frames["slopes"]):
         return ("How the best rate depends on beta is inconclusive: fewer than two betas have one.",)
+    points_of = dict(by_objective(frames["phase"]))
     sentences = []
-    for where, slopes in by_plane(frames["slopes"]):
-        points = next(rows for name, rows in by_plane(frames["phase"]) if name == where)
+    for where, slopes in by_objective(frames["slopes"]):
+        points = points_of[where]
         sentences += [where + text for text in (*_ridge(slopes), *_collapses(points), *_frontier(slopes, points))]
     return tuple(sentences)
 
@@ -41,26 +40,14 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
 def summary(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Summary of one plane; empty with several."""
     slopes = frames["slopes"]
-    if not len(slopes) or len(by_plane(slopes)) > 1:
+    if len(list(by_objective(slopes))) != 1:
         return ()
-    rows = {rate: _row(slopes, rate, "lr") for rate in (phase.RIDGE, phase.FRONTIER, phase.CRITICAL)}
+    rows = {rate: _row(slopes, rate, "lr") for rate in phase.RATES}
     parts = [f"{PHRASES[rate]} as beta^s with s = {cell(row, 'slope')}" for rate, row in rows.items() if row]
     if not parts:
         return ()
-    sentences = [f"{'; '.join(parts).capitalize()}."]
-    if rows[phase.FRONTIER] is not None:
-        sentences += _against_critical(by_plane(frames["phase"])[0][1])
-    return (*sentences, *_ridge(slopes)[1:], *controls.outcome(frames["controls"]))
-
-
-def by_plane(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Rows of one model, variant and objective, with the words that begin a sentence on them."""
-    out = []
-    for where, family_rows in families(frame):
-        several = frame["objective"].nunique() > 1
-        for objective, rows in family_rows.groupby("objective", sort=False):
-            out.append((f"{where}{objective}: " if several else where, rows))
-    return out
+    against = _against_critical(frames["phase"]) if rows[phase.FRONTIER] else []
+    return (f"{'; '.join(parts).capitalize()}.", *against, *_ridge(slopes)[1:])
 
 
 def _row(frame: pd.DataFrame, rate: str, unit: str, where: str = "all") -> dict[str, Any] | None:
@@ -98,13 +85,16 @@ def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _collapses(points: pd.DataFrame) -> list[str]:
     """How many trials failed or collapsed at the best rates."""
-    rates = [(row, Estimate.of(row, "collapsed")) for row in points.to_dict("records")]
     listed = "; ".join(
-        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {rate.percent}"
-        for row, rate in rates
-        if rate is not None and rate.mean > 0
+        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
+        for row in _collapsed(points)
     )
     return [f"Collapse at the best rate: {listed}."] if listed else []
+
+
+def _collapsed(points: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of betas at which a trial failed or collapsed at the best rate."""
+    return [row for row in points.to_dict("records") if row.get("collapsed", 0) > 0]
 
 
 def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
@@ -124,7 +114,8 @@ def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
         return ""
     low, high = row["slope_low"], row["slope_high"]
     agrees = "inside the interval" if low <= theory <= high else "outside the interval"
-    agrees = agrees if low < high else "without an interval to compare with"
+    if not low < high:
+        agrees = "without an interval to compare with"
     beside = f", measured for the critical rate {cell(critical, 'slope')}" if critical else ""
     return f"; {cell(row, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
 
@@ -133,29 +124,25 @@ def _against_critical(points: pd.DataFrame) -> list[str]:
     """At which betas training surely begins to fail above, or below, the critical rate; nothing where at none."""
     frontier, limit = (phase.column(rate, "lr_rel") for rate in (phase.FRONTIER, phase.CRITICAL))
     rows = points.to_dict("records")
-    above = [row for row in rows if row.get(f"{frontier}_low", math.nan) > row.get(limit, math.nan)]
-    below = [row for row in rows if row.get(f"{frontier}_high", math.nan) < row.get(limit, math.nan)]
-    sides = {"above": above, "below": below}
-    parts = [f"{side} it at beta={_beta_list(side_rows)}" for side, side_rows in sides.items() if side_rows]
+    sides = {
+        "above": [row for row in rows if row.get(f"{frontier}_low", math.nan) > row.get(limit, math.nan)],
+        "below": [row for row in rows if row.get(f"{frontier}_high", math.nan) < row.get(limit, math.nan)],
+    }
+    parts = [f"{side} it at {betas(side_rows)}" for side, side_rows in sides.items() if side_rows]
     if not parts:
         return []
     critical = f"the critical rate {phase.LIMIT} at initialization"
     return [f"Against {critical}, training begins to fail {' and '.join(parts)}; elsewhere inconclusive."]
 
 
-def _beta_list(rows: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(f"{row['beta']:.3g}" for row in rows)
-
-
 def warnings(
     grid: Grid, phases: Sequence[phase.Phase], frames: Mapping[str, pd.DataFrame], store: Results
 ) -> tuple[str, ...]:
     """What a reader must know before quoting a number of the planes."""
-    rows = frames["phase"].to_dict("records")
     messages = [*smoke_warnings(grid), *one_seed(grid, ", and the frontier has none")]
-    for row in rows:
+    for row in frames["phase"].to_dict("records"):
         messages += _open_ends(row)
-    messages += [*_collapse_warning(rows), *_curvature_warnings(phases), *data_notes(store.provenance())]
+    messages += [*_collapse_warning(frames["phase"]), *_curvature_warnings(phases), *data_notes(store.provenance())]
     return tuple(dict.fromkeys(messages))
 
 
@@ -168,8 +155,8 @@ def _open_ends(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"{which}: no frontier, since some seed trains at every rate above its best one or at none; give extend=."
 
 
-def _collapse_warning(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lost = [row for row in rows if row.get("collapsed", 0) > 0]
+def _collapse_warning(points: pd.DataFrame) -> list[str]:
+    lost = _collapsed(points)
     if not lost:
         return []
     listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)

@@ -18,6 +18,7 @@ import numpy as np
 
 from calib_bench import registry
 from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 PROBE = "learning_rate/curvature"
 UNITS = ("lr", "lr_eff", "lr_rel")
-RIDGE, FRONTIER, CRITICAL = "best rate", "failure", "critical rate"
+RATES = RIDGE, FRONTIER, CRITICAL = "best rate", "failure", "critical rate"
 LIMIT = "2 (1 + momentum) / lambda_max"
 THEORY = {"beta <= 0.1": -1.0, "beta >= 1": -2.0}
 """Slopes of the critical rate 2 (1 + momentum) / lambda_max at zero initial logits, by range of beta."""
@@ -122,10 +123,8 @@ class Phase:
         if what == CRITICAL:
             raw = log_critical + math.log1p(self.momentum)
         else:
-            in_grid_unit = (
-                frontier if what == FRONTIER else beta_rate_plane.parabola_minimum(np.log(self.rates), cells)[0]
-            )
-            raw = in_grid_unit - self._shift(self.unit, log_critical)
+            ridge = beta_rate_plane.parabola_minimum(np.log(self.rates), cells)[0]
+            raw = (frontier if what == FRONTIER else ridge) - self._shift(self.unit, log_critical)
         with np.errstate(invalid="ignore"):  # a rate that is not known, in units of one that is not
             return raw + self._shift(unit, log_critical)
 
@@ -139,12 +138,8 @@ class Phase:
 
     def inside(self) -> list[bool]:
         """By beta, whether the best rate has a worse one on either side."""
-        return [
-            not edge
-            for edge in beta_rate_plane.parabola_minimum(np.log(self.rates), self._parts(self.found.means_A)[0])[
-                1
-            ].tolist()
-        ]
+        cells = self._parts(self.found.means_A)[0]
+        return (~beta_rate_plane.parabola_minimum(np.log(self.rates), cells)[1]).tolist()
 
     def rows(self) -> list[Row]:
         """One row a beta: each of the three rates in each unit, with limits, and the frontier over the best rate.
@@ -152,47 +147,41 @@ class Phase:
         `collapsed` is the share of seeds that failed or collapsed at the best rate, with exact limits; no column where
         none did.
         """
-
         rows: list[Row] = [
             {**self.name, "beta": beta, "seeds": self.found.n_seeds, "inside": inside}
             for beta, inside in zip(self.betas, self.inside(), strict=True)
         ]
-        for rate, unit in itertools.product((RIDGE, FRONTIER, CRITICAL), UNITS):
-            for row, interval in zip(rows, self._intervals(rate, unit), strict=True):
-                row |= _exponentiated(column(rate, unit), interval)
-        for row, ratio in zip(rows, self._headroom(), strict=True):
-            row |= _exponentiated("headroom", ratio)
+        for rate, unit in itertools.product(RATES, UNITS):
+            self._add_intervals(rows, column(rate, unit), *self._both(rate, unit))
+        failing, best = self._both(FRONTIER, self.unit), self._both(RIDGE, self.unit)
+        self._add_intervals(rows, "headroom", failing[0] - best[0], failing[1] - best[1])
         for row, lost in zip(rows, self.lost_B, strict=False):
             if lost:
                 row |= fields("collapsed", share_interval(lost, self.found.n_seeds))
                 row["collapsed_trials"] = f"{lost} of {self.found.n_seeds}"
         return rows
 
-    def _intervals(self, what: str, unit: str) -> list[Interval]:
+    def _both(self, what: str, unit: str) -> tuple[Array, Array]:
+        """`log_rates` of the means [B] and of their resamples [n, B]."""
+        return self.log_rates(what, unit, self.found.means_A), self.log_rates(what, unit, self.found.drawn_BA)
 
-        mean_B, drawn = (self.log_rates(what, unit, m) for m in (self.found.means_A, self.found.drawn_BA))
-        return [percentile(float(m), drawn[:, b], self.found) for b, m in enumerate(mean_B)]
-
-    def _headroom(self) -> list[Interval]:
-
-        mean_B, drawn = (
-            self.log_rates(FRONTIER, self.unit, m) - self.log_rates(RIDGE, self.unit, m)
-            for m in (self.found.means_A, self.found.drawn_BA)
-        )
-        return [percentile(float(m), drawn[:, b], self.found) for b, m in enumerate(mean_B)]
+    def _add_intervals(self, rows: Sequence[Row], name: str, log_B: Array, drawn: Array) -> None:
+        """Adds columns of exp of logarithms with their limits to rows of the betas; none where one is not finite."""
+        for b, row in enumerate(rows):
+            if math.isfinite(log_B[b]):
+                interval = percentile(float(log_B[b]), drawn[:, b], self.found)
+                row |= Estimate.of_interval(interval).exp().limits(name)
 
     def slopes(self) -> list[Row]:
         """Log-log slopes over beta, one row a range of beta, rate and unit: with limits, p of 0, and the theory's.
 
         Those of the best rate have a column TWO_KINDS where some seeds collapsed at one of the best rates, not all.
         """
-
         rows = []
-        for rate, unit in itertools.product((RIDGE, FRONTIER, CRITICAL), UNITS):
+        for rate, unit in itertools.product(RATES, UNITS):
             if (rate, unit) == (CRITICAL, "lr_rel"):
                 continue
-            means = self.log_rates(rate, unit, self.found.means_A)
-            drawn = self.log_rates(rate, unit, self.found.drawn_BA)
+            means, drawn = self._both(rate, unit)
             usable = np.isfinite(means) & (np.array(self.inside()) | (rate != RIDGE))
             for where, in_range in beta_rate_plane.regimes(self.betas).items():
                 kept = [b for b in in_range if usable[b]]
@@ -226,13 +215,6 @@ class Phase:
                     row[unit] = rate if unit == self.unit else math.exp(log) if math.isfinite(log) else math.nan
                 out.append(row | {"score": self.score_BR[b, r], "failed": self.failed_BR[b, r]})
         return out
-
-
-def _exponentiated(name: str, interval: Interval) -> Row:
-    """Columns of exp of an interval of a logarithm, without its p; none where it is not finite."""
-    if not math.isfinite(interval.mean):
-        return {}
-    return {key: math.exp(value) for key, value in fields(name, interval).items() if "_p" not in key}
 
 
 def _theory(rate: str, unit: str, where: str) -> Row:

@@ -7,12 +7,12 @@ its frontier, above which training fails; `calib_bench.studies.learning_rate.pha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from calib_bench.analysis import arms as each
 from calib_bench.analysis import beta_rate_plane, controls
-from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import adjusted, drop_single_seed_intervals
+from calib_bench.analysis.result_rows import adjusted
+from calib_bench.analysis.tables import make_tables
+from calib_bench.analysis.tuned_arms import Reader, by_objective, check_trains
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import DETAILS, Analysis, Probe, Role, Section, Study
@@ -22,7 +22,7 @@ from calib_bench.planning import tuning
 from calib_bench.studies.learning_rate import figures, phase
 from calib_bench.studies.learning_rate.findings import summary, verdict, warnings
 from calib_bench.studies.learning_rate.result import LearningRateResult
-from calib_bench.studies.learning_rate.tables import details, plane_tables
+from calib_bench.studies.learning_rate.tables import TABLES, details
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,8 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
 
 
 def _check(grid: Grid) -> None:
+    check_trains(grid, "learning_rate")
     for model, space in grid.spaces.items():
-        if 0 in space["epochs"]:
-            raise SettingsError("study=learning_rate trains at every rate: give epochs=1 or more")
         for key in ("beta", "lr"):
             if len(space[key]) < 2:
                 raise SettingsError(
@@ -64,28 +63,23 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     grid = beta_rate_plane.all_seeds(grid)
-    tuned_families = tuning.tuned(grid, store.scores(grid.select))
-    variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
-    nested = own_tests(store, [arm for family in tuned_families for arm in family.arms])
-    phases: list[phase.Phase] = []
-    control_rows: list[dict[str, Any]] = []
-    for family in tuned_families:
-        variant = variants[family.arms[0].trial.family()]
-        control_rows += controls.read(grid, store, family.arms, variant, nested)
-        phases += _phases(grid, store, family.arms, variant)
-    frames = _frames(phases) | {"controls": drop_single_seed_intervals(pd.DataFrame(control_rows), grid)}
+    reader = Reader.of(grid, store)
+    phases = [one for arms, variant in reader.families for one in _phases(grid, store, arms, variant)]
+    frames, control_rows = _frames(phases), reader.controls()
+    tables = make_tables(TABLES, frames, grid)
+    if len(control_rows):
+        tables["controls"] = controls.table(control_rows, grid)
+    short = summary(frames)
     return Analysis(
-        verdict=(*verdict(grid, frames), *controls.told(frames["controls"])),
-        tables=plane_tables(grid, frames),
+        verdict=(*verdict(frames), *controls.told(control_rows)),
+        tables=tables,
         warnings=warnings(grid, phases, frames, store),
-        summary=summary(frames),
+        summary=(*short, *controls.outcome(control_rows)) if short else (),
         result=LearningRateResult(
             limit=grid.limit,
             reference=grid.reference,
-            arms=[arm for family in tuned_families for arm in family.arms],
+            arms=[arm for arms, _ in reader.families for arm in arms],
             phases=phases,
             cap=beta_rate_plane.guess(grid),
         ),
@@ -94,22 +88,19 @@ def analyse(grid: Grid, store: Results) -> Analysis:
 
 def _phases(grid: Grid, store: Results, arms: Sequence[tuning.Arm], variant: str | None) -> Iterator[phase.Phase]:
     """The plane of each objective of a family whose rates have all been tried."""
-    for objective in dict.fromkeys(arm.trial.objective for arm in arms):
-        objective_arms = [arm for arm in arms if arm.trial.objective == objective]
-        name = {"model": objective_arms[0].trial.model, "variant": variant, "objective": objective}
+    for objective, objective_arms in by_objective(arms):
+        name = {"model": arms[0].trial.model, "variant": variant, "objective": objective}
         if all(arm.status != "pending" for arm in objective_arms):
             yield phase.read(grid, store, objective_arms, name, grid.split == "seed")
 
 
 def _frames(phases: Sequence[phase.Phase]) -> dict[str, pd.DataFrame]:
-    """Rows of every plane: its rates over beta, their slopes, which are Holm-adjusted, and its cells."""
+    """Rows of every plane: slopes over beta, which are Holm-adjusted, its rates over beta, and its cells."""
     import pandas as pd
 
-    rows_of = {"phase": phase.Phase.rows, "slopes": phase.Phase.slopes, "cells": phase.Phase.cells}
+    rows_of = {"slopes": phase.Phase.slopes, "phase": phase.Phase.rows, "cells": phase.Phase.cells}
     frames = {name: pd.DataFrame([row for one in phases for row in rows(one)]) for name, rows in rows_of.items()}
-    if len(frames["slopes"]):
-        frames["slopes"] = adjusted(frames["slopes"], "rate", "unit")
-    return frames
+    return frames | {"slopes": adjusted(frames["slopes"], "rate", "unit")}
 
 
 STUDY = Study(

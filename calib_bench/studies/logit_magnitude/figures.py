@@ -11,12 +11,14 @@ from calib_bench.planning.tuning import TUNED
 from calib_bench.report.drawing import (
     by_family,
     dodge_factor,
+    draw_estimates,
     draw_line,
     empty_figure,
     family_grid,
     figure_legend,
     plain,
     set_beta_axis,
+    shades,
     some_untuned,
 )
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
@@ -37,16 +39,13 @@ def plane(analysis: Analysis) -> Figure:
 
     Both less those of the model alone at the reference, whose line is zero: paired, so that the bars can be compared.
     """
-    from matplotlib import colormaps
-
     table = analysis.tables.get("plane")
     if table is None or "accuracy_change" not in table.frame:
         return empty_figure("No arm shares a finished seed with the model alone at the reference yet.")
     frame = table.frame[table.frame["initial_norm"].notna()]
     reference = analysis.result.reference
     frame = frame.fillna({f"{metric}_change": 0.0 for metric in METRICS})
-    betas = sorted(set(frame["beta"]))
-    shades = {beta: colormaps["viridis"](0.92 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    colors = shades(frame["beta"])
     planes = list(_planes(frame))
     figure, axes = family_grid(frame, len(METRICS), 3.4)
     if len(planes) > len(axes):
@@ -54,17 +53,17 @@ def plane(analysis: Analysis) -> Figure:
         figure.set_figheight(3.4 * len(planes))
         axes = figure.subplots(len(planes), len(METRICS), squeeze=False)
     for (name, rows), line in zip(planes, axes, strict=False):
-        rows = rows.assign(at=_placed(rows, betas))
+        rows = rows.assign(at=_placed(rows, list(colors)))
         for axis, metric in zip(line, METRICS, strict=True):
             for beta, beta_rows in rows.groupby("beta"):
-                _over_norm(axis, beta_rows, f"{metric}_change", shades[float(beta)])
+                _over_norm(axis, beta_rows, f"{metric}_change", colors[float(beta)])
             axis.axhline(0, color="0.4", linewidth=0.8)
             reference_rows = rows[rows["correlation"].isna() & (rows["beta"] == reference)]
             level = f" ({float(reference_rows[metric].iloc[0]):.3g})" if len(reference_rows) else ""
             axis.set_ylabel(f"{LABELS[metric]}\nminus that of beta={reference:g} alone{level}")
             _norm_axis(axis, rows)
         line[0].set_title(name, loc="left")
-    keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in shades.items()]
+    keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in colors.items()]
     keys.append(("the model alone", {"color": "0.3", "marker": "D", "fillstyle": "none", "linestyle": "none"}))
     figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)
     return figure
@@ -91,10 +90,9 @@ def _placed(rows: pd.DataFrame, betas: Sequence[float]) -> list[float]:
 def _over_norm(axis: Axes, rows: pd.DataFrame, metric: str, color: Any) -> None:
     """One beta: its pairs as a line, the model alone as a hollow mark; a dashed line leads to zero."""
     alone, pairs = rows[rows["correlation"].isna()], rows[rows["correlation"].notna()].sort_values("at")
-    axis.plot(pairs["at"], pairs[metric], color=color, marker="o")
-    axis.plot(alone["at"], alone[metric], color=color, marker="D", markersize=6, fillstyle="none", linestyle="none")
-    if f"{metric}_low" in rows:
-        axis.vlines(rows["at"], rows[f"{metric}_low"], rows[f"{metric}_high"], color=color, linewidth=0.9, alpha=0.6)
+    draw_estimates(axis, pairs["at"], pairs, metric, color=color, marker="o")
+    hollow: dict[str, Any] = {"marker": "D", "markersize": 6, "fillstyle": "none", "linestyle": "none"}
+    draw_estimates(axis, alone["at"], alone, metric, color=color, **hollow)
     untuned = rows[~rows["tuning"].isin(TUNED) & rows[metric].notna()]
     if 0 < len(untuned) < len(rows):
         axis.plot(untuned["at"], untuned[metric], color="k", marker="x", markersize=7, linestyle="none")
@@ -117,7 +115,7 @@ def _norm_axis(axis: Axes, rows: pd.DataFrame) -> None:
     axis.axvline(zero * 8**0.5, color="0.75", linewidth=0.8, linestyle=":")
 
 
-def shares(analysis: Analysis) -> Figure:
+def shares_of_variance(analysis: Analysis) -> Figure:
     """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones."""
     table = analysis.tables.get("shares")
     if table is None or "other_share" not in table.frame:

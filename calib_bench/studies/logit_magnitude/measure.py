@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import interventions
-from calib_bench.analysis.measure import Measures, measure_arm
+from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import Row
-from calib_bench.analysis.scores import REPAIRED
-from calib_bench.core.results import Results
-from calib_bench.core.settings import Grid
+from calib_bench.analysis.tuned_arms import Reader, by_objective
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.logit_magnitude import plane as magnitude
 from calib_bench.studies.logit_magnitude.arms import FACTORS, factors
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-FRAMES = ("plane", "contrasts", "shares", "two_by_two", "controls", "rates", "trials")
+from calib_bench.studies.logit_magnitude.tables import TABLES
 
 
 @dataclass
-class Reader:
-    """What is read along the way."""
+class PlaneReader(Reader):
+    """A reader of planes.
 
-    grid: Grid
-    store: Results
-    nested: bool
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in FRAMES})
-    measurements: list[pd.DataFrame] = field(default_factory=list)
+    Attributes:
+        rows: of the study's own tables.
+    """
 
-    def measure(self, arm: Arm, name: Row) -> Measures:
-        """The arm before and after temperature scaling; its rates and trials go to their tables."""
-
-        measures = measure_arm(self.store, arm, registry.calibrators((REPAIRED,)))
-        self.rows["rates"] += [{**name, **row} for row in each.rates(arm, measures.redrawn_choice)]
-        self.rows["trials"] += [{**name, **row} for row in each.trials(self.store, measures)]
-        self.measurements.append(measures.frame)
-        return measures
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in TABLES})
 
     def cell(self, arm: Arm, name: Row) -> magnitude.Cell:
         """The arm in the plane, its initial magnitude read from what its trials recorded before their first update."""
@@ -54,13 +37,13 @@ class Reader:
         return magnitude.Cell(arm.trial.beta, correlation, measures, norms)
 
 
-def read_family(reader: Reader, arms: list[Arm], variant: str | None) -> None:
+def read_family(reader: PlaneReader, arms: list[Arm], variant: str | None) -> None:
     """Reads the planes of a family, one an objective, and the 2x2 of cross-entropy."""
     parts = factors(reader.grid, [arm.trial for arm in arms if of_grid(arm.trial, arms[0].trial)])
     plane, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
     alone: dict[float, Measures] = {}
-    for objective in dict.fromkeys(arm.trial.objective for arm in plane):
-        cells = _read_plane(reader, [arm for arm in plane if arm.trial.objective == objective], variant)
+    for objective, objective_arms in by_objective(plane):
+        cells = _read_plane(reader, objective_arms, variant)
         if objective == CROSS_ENTROPY:
             alone = {cell.beta: cell.measures for cell in cells if cell.correlation is None}
     for beta in sorted({part.beta for part in parts}):
@@ -68,7 +51,7 @@ def read_family(reader: Reader, arms: list[Arm], variant: str | None) -> None:
         _two_by_two(reader, variant, beta, beta_arms, alone)
 
 
-def _read_plane(reader: Reader, arms: list[Arm], variant: str | None) -> list[magnitude.Cell]:
+def _read_plane(reader: PlaneReader, arms: list[Arm], variant: str | None) -> list[magnitude.Cell]:
     """Reads the plane of one objective: its cells, pairs of them, and whose the variance is."""
     names = [each.named(arm, variant) for arm in arms]
     cells = [reader.cell(arm, name) for arm, name in zip(arms, names, strict=True)]
@@ -88,7 +71,7 @@ def of_grid(trial: Trial, first: Trial) -> bool:
 
 
 def _two_by_two(
-    reader: Reader, variant: str | None, beta: float, arms: list[Arm], alone: dict[float, Measures]
+    reader: PlaneReader, variant: str | None, beta: float, arms: list[Arm], alone: dict[float, Measures]
 ) -> None:
     name: Row = {"model": arms[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY, "beta": beta}
     by_kind = {interventions.TRAINED: alone[beta]}

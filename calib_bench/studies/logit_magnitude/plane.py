@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from calib_bench.analysis.arms import over_seeds
-from calib_bench.analysis.calibration_variance import fitted_to
+from calib_bench.analysis.calibration_variance import own_fit
 from calib_bench.analysis.collapse import mixed, two_kinds
 from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
-from calib_bench.analysis.scores import REPAIRED
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
 from calib_bench.inference import VarianceShares, score_interval, variance_shares
 from calib_bench.planning.tuning import together
 
@@ -58,7 +58,6 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
     Args:
         base: the cell from which their `_change` is, over the seeds that finished in both.
     """
-
     measures = cell.measures
     entry: Row = {"correlation": math.nan if cell.correlation is None else cell.correlation}
     entry |= {"rate": measures.arm.chosen, "seeds": len(measures.seeds)}
@@ -67,11 +66,11 @@ def row(cell: Cell, base: Cell | None, nested: bool) -> Row:
         return entry
     entry |= over_seeds("initial_norm", list(cell.norms.values()))
     for name, (method, score) in METRICS.items():
-        fit = fitted_to(score, (1, measures, range(len(measures.seeds)))) if method == REPAIRED else None
+        fit = own_fit(measures, method, score)
         interval = score_interval(
             "accuracy" if score == "correct" else score, measures.examples[method][score], nested, fit
         )
-        entry |= fields(name, replace(interval, p=math.nan))
+        entry |= limits(name, interval)
     if base is None or base is cell or not base.measures.seeds:
         return entry | two_kinds(measures)
     return entry | _change(cell, base, nested, "_change") | two_kinds(measures, base.measures)
@@ -121,8 +120,8 @@ def _change(cell: Cell, base: Cell, nested: bool, suffix: str = "") -> Row:
     columns = {"seeds": both["seeds"], "dropped": both["dropped"], "nested": nested}
     columns["examples"] = int(cell.measures.examples["raw"]["correct"].shape[1])
     for name, column in (("accuracy", "accuracy"), ("repaired_log_loss", "log_loss_dyn")):
-        ends = ("", "_low", "_high", "_p")
-        columns |= {f"{name}{suffix}{end}": both[f"{column}{end}"] for end in ends if f"{column}{end}" in both}
+        change = Estimate.of(both, column)
+        columns |= {} if change is None else change.fields(f"{name}{suffix}")
     return columns
 
 
@@ -170,12 +169,7 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
 def _results(grid: Sequence[Sequence[Cell]], seeds: Sequence[int], metric: str) -> list[list[list[float]]]:
     """Mean scores of every cell and seed, [A, B, S]."""
     method, score = METRICS[metric]
-    return [[_means(cell.measures, seeds, method, score) for cell in line] for line in grid]
-
-
-def _means(measures: Measures, seeds: Sequence[int], method: str, score: str) -> list[float]:
-    values_S = measures.examples[method][score].mean(1).tolist()
-    return [values_S[measures.seeds.index(seed)] for seed in seeds]
+    return [[cell.measures.scores(method, score, seeds).mean(1).tolist() for cell in line] for line in grid]
 
 
 def _columns(shares: VarianceShares) -> dict[str, Any]:

@@ -18,13 +18,7 @@ from calib_bench.analysis.findings import Finding, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
 from calib_bench.analysis.scores import SETS
-from calib_bench.analysis.table_notes import (
-    NAMES,
-    display_columns,
-    families,
-    sample,
-    table_note,
-)
+from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table

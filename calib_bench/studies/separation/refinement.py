@@ -26,14 +26,7 @@ from calib_bench.analysis.findings import Finding, betas, changes, findings_of, 
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
-from calib_bench.analysis.table_notes import (
-    NAMES,
-    display_columns,
-    families,
-    over_beta,
-    sample,
-    table_note,
-)
+from calib_bench.analysis.table_notes import NAMES, display_columns, families, over_beta, sample, table_note
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results

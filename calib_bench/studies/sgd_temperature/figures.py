@@ -11,7 +11,7 @@ import numpy as np
 
 from calib_bench.core.study import Analysis
 from calib_bench.dynamics import stationary
-from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
+from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain, shades
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.studies.sgd_temperature.read import Reading
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Key = tuple[str, dict[str, Any]]
 UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 
@@ -72,28 +73,28 @@ def collapse(analysis: Analysis) -> Figure:
         return empty_figure("No batch size or momentum was varied: give several of batch= or momentum=.")
     figure, axes = _panels(2 * len(families), 3.4)
     for one, pair in zip(families, axes.reshape(-1, 2), strict=False):
-        shades = _shades([r.arm.temperature for r in one.part(HEAT)])
+        colors = shades(r.arm.temperature for r in one.part(HEAT))
         for axis, part in zip(pair, (BATCHES, MOMENTA), strict=True):
-            _collapse_panel(axis, one, part, shades)
+            _collapse_panel(axis, one, part, colors)
         pair[0].set(xscale="log", xlabel="batch size B at fixed eta0")
         plain(pair[0].xaxis)
         pair[1].set_xlabel("momentum at fixed eta0")
         pair[0].set_title(_title(one), loc="left")
         for axis in pair:
             plain(axis.yaxis)
-    keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in shades.items()]
+    keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in colors.items()]
     keys.append(("theory at finite rates", {"color": "0.3", "linewidth": 1, "linestyle": "--"}))
     keys.append((f"within {measured_rows.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))
     figure_legend(figure, keys)
     return figure
 
 
-def _collapse_panel(axis: Axes, one: FamilyResult, part: str, shades: Mapping[float, Any]) -> None:
+def _collapse_panel(axis: Axes, one: FamilyResult, part: str, colors: Mapping[float, Any]) -> None:
     """Excess loss in units of capacity times eta0 over batch size, with theory at finite rates, or over momentum."""
     batches = [r.batch for r in one.part(HEAT, BATCHES)]
     fine = np.geomspace(min(batches) / 1.3, max(batches) * 1.5, 60)
     for first in one.part(HEAT):
-        color = shades[first.arm.temperature]
+        color = colors[first.arm.temperature]
         varied = [r for r in one.part(part) if r.arm.temperature == first.arm.temperature]
         readings = sorted(_settled([first, *varied]), key=lambda r: (r.batch, r.arm.trial.momentum))
         at = [float(r.batch) if part == BATCHES else r.arm.trial.momentum for r in readings]
@@ -135,11 +136,10 @@ def cooling(analysis: Analysis) -> Figure:
         axis.set(yscale="log", xlabel="epoch", ylabel="excess loss (nats)")
         axis.set_title(f"{_title(one)}, eta0 = {reading.eta0:.3g}", loc="left")
         plain(axis.yaxis)
-    keys: list[tuple[str, dict[str, Any]]] = [("seeds and their mean", {"color": "C0"})]
-    keys.append(("never cooled, mean", {"color": "C1", "linewidth": 1}))
-    keys.append((f"rate x {factors[1]:g}", {"color": "C5", "alpha": 0.4, "linewidth": 6}))
-    keys.append(("capacity x eta0", {"color": "k", "linewidth": 1}))
-    figure_legend(figure, keys)
+    band = {"color": "C5", "alpha": 0.4, "linewidth": 6}
+    never, theory = ({"color": color, "linewidth": 1} for color in ("C1", "k"))
+    keys: list[Key] = [("never cooled, mean", never), (f"rate x {factors[1]:g}", band), ("capacity x eta0", theory)]
+    figure_legend(figure, [("seeds and their mean", {"color": "C0"}), *keys])
     return figure
 
 
@@ -166,14 +166,14 @@ def adam(analysis: Analysis) -> Figure:
     looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
     for one, axis in zip(families, axes, strict=False):
         readings = _settled(one.part(ADAM))
-        shades = _shades([r.arm.temperature for r in one.part(ADAM)])
-        for (rate, color), (rule, look) in itertools.product(shades.items(), looks.items()):
+        colors = shades(r.arm.temperature for r in one.part(ADAM))
+        for (rate, color), (rule, look) in itertools.product(colors.items(), looks.items()):
             line = [r for r in readings if r.arm.temperature == rate and r.arm.rule in ("", rule)]
             _excess(axis, line, [float(r.batch) for r in line], look | {"color": color})
         axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
         axis.set_title(_title(one), loc="left")
         _plain(axis)
-    keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in shades.items()]
+    keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in colors.items()]
     keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in looks.items()]
     figure_legend(figure, keys)
     return figure
@@ -195,10 +195,9 @@ def gibbs(analysis: Analysis) -> Figure:
         axis.set_xlabel("parameter s")
         axis.set_title(f"eta0 = {one.eta0:g}, distance {one.fit.distance:.3f}", loc="left")
     axes[0].set_ylabel("density")
-    keys: list[tuple[str, dict[str, Any]]] = [("SGD", {"color": "C0", "alpha": 0.4, "linewidth": 6})]
-    keys.append(("exp(-2L / (eta0 s2))", {"color": "C1"}))
-    keys.append(("normal, of the minimum's curvature", {"color": "k", "linewidth": 1, "linestyle": ":"}))
-    figure_legend(figure, keys)
+    normal = {"color": "k", "linewidth": 1, "linestyle": ":"}
+    keys: list[Key] = [("exp(-2L / (eta0 s2))", {"color": "C1"}), ("normal, of the minimum's curvature", normal)]
+    figure_legend(figure, [("SGD", {"color": "C0", "alpha": 0.4, "linewidth": 6}), *keys])
     return figure
 
 
@@ -219,13 +218,6 @@ def _panels(count: int, height: float) -> tuple[Figure, Any]:
 
 def _look(number: int, marker: str) -> dict[str, Any]:
     return {"color": f"C{number}", "marker": marker, "linestyle": "none"}
-
-
-def _shades(values: list[float]) -> dict[float, Any]:
-    from matplotlib import colormaps
-
-    levels = sorted(set(values))
-    return {value: colormaps["viridis"](0.85 * i / max(1, len(levels) - 1)) for i, value in enumerate(levels)}
 
 
 def _excess(

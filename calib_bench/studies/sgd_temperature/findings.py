@@ -93,12 +93,7 @@ def _break(one: measured_rows.FamilyResult) -> list[str]:
 
 
 def _first_off(grown: Sequence[Reading], base: Mapping[float, float]) -> tuple[Reading, str]:
-    """The smallest batch at the hottest temperature, and text on the batch size that is first seen off.
-
-    Args:
-        grown: readings of larger batches.
-        base: mean excess at the first batch size, by temperature.
-    """
+    """The smallest of the larger batches at the hottest temperature, and text on the size first seen off `base`."""
     hottest = max(r.arm.temperature for r in grown)
     at_hottest = sorted((r for r in grown if r.arm.temperature == hottest), key=lambda r: r.batch)
     broken = [r.batch for r in at_hottest if _is_off(r, base[hottest])]
@@ -158,9 +153,7 @@ def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str
     messages = smoke_warnings(grid)
     if len(grid.seed) == 1:
         messages.append("One seed: there are no intervals over seeds.")
-    for one in results:
-        messages += _unsettled(one)
-    return tuple(messages)
+    return (*messages, *(text for one in results for text in _unsettled(one)))
 
 
 def _unsettled(one: measured_rows.FamilyResult) -> Iterator[str]:

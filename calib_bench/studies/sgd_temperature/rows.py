@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, limits
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.inference.interval import no_interval
@@ -27,6 +27,8 @@ from calib_bench.studies.sgd_temperature.arms import (
 from calib_bench.studies.sgd_temperature.read import Density, Minimum, Phases, Reading, phases, predicted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MET, NOT_MET, OPEN = "met", "not met", "undecided"
@@ -71,27 +73,27 @@ def stationary_rows(result: FamilyResult, *parts: str) -> list[Row]:
         row = result.name | {"part": reading.arm.part, "eta0": reading.eta0, "batch": reading.batch}
         row |= {"momentum": trial.momentum, "sampling": trial.sampling, "rate": reading.eta0 * reading.batch}
         row["rate"] *= 1 - trial.momentum
-        row |= fields("excess", over_seeds(reading.excess)) | {"theory": theory}
-        row |= {"theory_finite_rate": predicted(reading, result.minimum)}
+        row |= limits("excess", over_seeds(reading.excess)) | {"theory": theory}
+        row["theory_finite_rate"] = predicted(reading, result.minimum)
         ratio = over_seeds(reading.excess / theory) if theory > 0 else no_interval(math.nan, 0, 0, "theory gives 0")
-        row |= fields("ratio", ratio) | {"plateau": reading.state}
+        row |= limits("ratio", ratio) | {"plateau": reading.state}
         row |= {TWO_KINDS: "this arm"} if reading.mixed else {}
         if reading.plateau is not None:
             gap = float(np.diff(reading.epochs).mean())
             row |= {"drift": reading.plateau.drift, "correlation_epochs": reading.plateau.tau * gap}
-        rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+        rows.append(row)
     return rows
 
 
 def minimum_row(result: FamilyResult) -> Row:
     """The constants of a family's minimum."""
     names = ("objective", "loss", "gradient", "accuracy", "mean_square", "noise_curvature", "norm")
-    row = result.name | {name: getattr(result.minimum, name) for name in names}
-    row |= {"weight_decay": result.family.minimum.weight_decay, "capacity": result.minimum.capacity}
-    state = (
-        "every label fitted" if result.minimum.interpolates else "found" if result.minimum.converged else "not reached"
-    )
-    return row | {"state": state}
+    minimum = result.minimum
+    row = result.name | {name: getattr(minimum, name) for name in names}
+    row |= {"weight_decay": result.family.minimum.weight_decay, "capacity": minimum.capacity}
+    if minimum.interpolates:
+        return row | {"state": "every label fitted"}
+    return row | {"state": "found" if minimum.converged else "not reached"}
 
 
 def cooling_rows(result: FamilyResult) -> list[Row]:
@@ -100,12 +102,12 @@ def cooling_rows(result: FamilyResult) -> list[Row]:
     for reading, got in cooled(result):
         row = result.name | {"eta0": reading.eta0, "factor": COLD}
         for name, values in (("hot", got.hot), ("cold", got.cold), ("reheated", got.again), ("control", got.control)):
-            row |= fields(name, over_seeds(values))
-        row |= fields("cold_over_hot", over_seeds(got.cold / got.hot))
-        row |= fields("reheated_over_control", over_seeds(got.again / got.control))
+            row |= limits(name, over_seeds(values))
+        row |= limits("cold_over_hot", over_seeds(got.cold / got.hot))
+        row |= limits("reheated_over_control", over_seeds(got.again / got.control))
         row["stationary"] = settled(got)
         row |= {TWO_KINDS: "these runs"} if any(one.mixed for one in result.part(COOLED, UNCOOLED)) else {}
-        rows.append({key: value for key, value in row.items() if not key.endswith("_p")})
+        rows.append(row)
     return rows
 
 
@@ -135,11 +137,11 @@ def _adam_row(reading: Reading, base: Reading) -> Row:
     """One batch size and rule against the first batch at the same rate."""
     row: Row = {"rate_at_first": base.arm.temperature, "rule": reading.arm.rule or "both"}
     row |= {"batch": reading.batch, "rate": reading.arm.trial.lr}
-    row |= fields("excess", over_seeds(reading.excess))
-    row |= fields("relative", over_seeds(reading.excess / base.excess)) | {"plateau": reading.state}
+    row |= limits("excess", over_seeds(reading.excess))
+    row |= limits("relative", over_seeds(reading.excess / base.excess)) | {"plateau": reading.state}
     if reading.mixed or base.mixed:
         row[TWO_KINDS] = "this arm" if reading.mixed else "reference"
-    return {key: value for key, value in row.items() if not key.endswith("_p")}
+    return row
 
 
 def gibbs_rows(densities: Sequence[Density]) -> list[Row]:
@@ -159,33 +161,56 @@ def _deviation(one: Density) -> float:
     return math.sqrt(float(np.trapezoid((one.x - mean) ** 2 * one.density, one.x)))
 
 
+def frames(results: Sequence[FamilyResult], densities: Sequence[Density]) -> dict[str, pd.DataFrame]:
+    """The rows of every table of the study."""
+    import pandas as pd
+
+    def stationary_frame(*parts: str) -> pd.DataFrame:
+        return pd.DataFrame([row for one in results for row in stationary_rows(one, *parts)])
+
+    return {
+        "acceptance": pd.DataFrame(acceptance(results, densities)),
+        "minima": pd.DataFrame([minimum_row(one) for one in results]),
+        "heat": stationary_frame(HEAT, SHUFFLED),
+        "collapse": stationary_frame(BATCHES, MOMENTA),
+        "cooling": pd.DataFrame([row for one in results for row in cooling_rows(one)]),
+        "adam": pd.DataFrame([row for one in results for row in adam_rows(one)]),
+        "gibbs": pd.DataFrame(gibbs_rows(densities)),
+    }
+
+
 def acceptance(results: Sequence[FamilyResult], densities: Sequence[Density]) -> list[Row]:
     """What theory claims, what was measured, and whether that is within the tolerance."""
     rows: list[Row] = []
     for one in results:
         rows += [one.name | row for row in _heat(one) + _collapse(one) + _cooled(one) + _rules(one)]
     for density in densities:
-        claim = f"Gibbs density at eta0 = {density.eta0:g}: total variation distance of the histogram"
-        distance = density.fit.distance
         if density.eta0 <= SMALL:
-            rows.append({"model": "scalar"} | _row(claim, 0.0, distance, DISTANCE, distance <= DISTANCE))
+            claim = f"Gibbs density at eta0 = {density.eta0:g}: total variation distance of the histogram"
+            rows.append({"model": "scalar"} | _claim(claim, 0.0, density.fit.distance, DISTANCE))
     return rows
 
 
-def _row(
+def _claim(
     claim: str,
     theory: float,
     measured: float | Interval,
     tolerance: float,
-    met: bool | None,
     of: Sequence[Reading] = (),
+    decided: bool = True,
 ) -> Row:
-    """A claim; undecided, whatever its number, where it rests on readings `of` which some have seeds of two kinds."""
-    shown = fields("measured", measured) if isinstance(measured, Interval) else {"measured": measured}
-    shown.pop("measured_p", None)
+    """A claim: met within the tolerance, which is relative but to a theory of 0.
+
+    It is open where it is not `decided`, has no number, or rests on readings `of` which some have seeds of two kinds.
+    """
+    value = measured.mean if isinstance(measured, Interval) else measured
+    columns = limits("measured", measured) if isinstance(measured, Interval) else {"measured": measured}
+    departure = abs(value / theory - 1) if theory else value
     mixed = any(one.mixed for one in of)
-    verdict = OPEN if met is None or mixed else MET if met else NOT_MET
-    row = {"claim": claim, **shown, "theory": theory, "tolerance": tolerance, "verdict": verdict}
+    verdict = MET if departure <= tolerance else NOT_MET
+    if mixed or not decided or math.isnan(value):
+        verdict = OPEN
+    row = {"claim": claim, **columns, "theory": theory, "tolerance": tolerance, "verdict": verdict}
     return row | ({TWO_KINDS: "these runs"} if mixed else {})
 
 
@@ -202,22 +227,16 @@ def _heat(result: FamilyResult) -> list[Row]:
     flat = sum(one.state == stationary.FLAT for one in heats)
     moving = any(one.state not in (stationary.FLAT, stationary.UNDECIDED) for one in heats)
     claim = "plateaus: share of rates whose loss is flat within 10% of its excess"
-    rows = [_row(claim, 1.0, flat / len(heats), 0.0, True if flat == len(heats) else False if moving else None)]
+    rows = [_claim(claim, 1.0, flat / len(heats), 0.0, decided=moving or flat == len(heats))]
     if result.minimum.interpolates:
         return rows
     measured = slope(result)
     claim = "slope of the excess loss over eta0, in units of the heat capacity E||g||^2 / 4"
     if measured is None or not result.minimum.converged:
-        return [*rows, _row(claim, 1.0, math.nan, SLOPE, None)]
-    ratio = _scaled(measured, 1 / result.minimum.capacity)
-    return [*rows, _row(claim, 1.0, ratio, SLOPE, abs(ratio.mean - 1) <= SLOPE, heats)]
-
-
-def _scaled(value: Interval, by: float) -> Interval:
-    return Interval(
-        value.mean * by, value.low * by, value.high * by, value.n_seeds, value.n_examples, value.df, value.p,
-        value.method,
-    )  # fmt: skip
+        return [*rows, _claim(claim, 1.0, math.nan, SLOPE)]
+    by = 1 / result.minimum.capacity
+    ratio = replace(measured, mean=measured.mean * by, low=measured.low * by, high=measured.high * by)
+    return [*rows, _claim(claim, 1.0, ratio, SLOPE, heats)]
 
 
 def _collapse(result: FamilyResult) -> list[Row]:
@@ -233,8 +252,7 @@ def _collapse(result: FamilyResult) -> list[Row]:
         if result.part(part):
             claim = f"collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
             worst = max(gaps, key=lambda ratio: abs(math.log(ratio))) if gaps else math.nan
-            met = abs(worst - 1) <= COLLAPSE if gaps else None
-            rows.append(_row(claim, 1.0, worst, COLLAPSE, met, result.part(HEAT, part)))
+            rows.append(_claim(claim, 1.0, worst, COLLAPSE, result.part(HEAT, part)))
     return rows
 
 
@@ -245,29 +263,26 @@ def _law(reading: Reading, minimum: Minimum) -> bool:
 
 
 def _cooled(result: FamilyResult) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
+    if result.minimum.interpolates:
+        return rows
     both = result.part(COOLED, UNCOOLED)
     for _, got in cooled(result):
-        if result.minimum.interpolates:
-            continue
         cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.control)
-        stays = settled(got)
         claim = f"cooling: excess loss at {COLD:g} of the rate over that before"
-        met = abs(cold.mean / COLD - 1) <= REHEATED if stays else None
-        rows.append(_row(claim, COLD, cold, REHEATED, met, both))
+        rows.append(_claim(claim, COLD, cold, REHEATED, both, decided=settled(got)))
         claim = "reheating: excess loss once the rate is restored over that of runs never cooled"
-        rows.append(_row(claim, 1.0, again, REHEATED, abs(again.mean - 1) <= REHEATED, both))
+        rows.append(_claim(claim, 1.0, again, REHEATED, both))
     return rows
 
 
 def _rules(result: FamilyResult) -> list[Row]:
-    rows = []
     spread = rule_spread(result)
-    if len(spread) == 2 and all(math.isfinite(value) for value in spread.values()):
-        ratio = spread["square root"] / spread["linear"]
-        claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
-        rows.append(_row(claim, 0.0, ratio, 1.0, ratio < 1, result.part(ADAM)))
-    return rows
+    if len(spread) < 2 or not all(map(math.isfinite, spread.values())):
+        return []
+    ratio = spread["square root"] / spread["linear"]
+    claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
+    return [_claim(claim, 0.0, ratio, 1.0, result.part(ADAM))]
 
 
 def rule_spread(result: FamilyResult) -> Mapping[str, float]:

@@ -7,6 +7,7 @@ those of `calib_bench.studies.sgd_temperature.arms`.
 
 from __future__ import annotations
 
+from calib_bench.analysis.tables import make_tables
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Probe, Section, Study
@@ -17,7 +18,7 @@ from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.findings import gibbs_sentences, summary, verdict, warnings
 from calib_bench.studies.sgd_temperature.read import read, read_gibbs, read_minimum
 from calib_bench.studies.sgd_temperature.result import TemperatureResult
-from calib_bench.studies.sgd_temperature.tables import temperature_tables
+from calib_bench.studies.sgd_temperature.tables import TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> list[Trial]:
@@ -32,8 +33,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     results, lost = [], []
     for family in arms.families(grid):
         minimum = read_minimum(store, family)
@@ -45,14 +44,14 @@ def analyse(grid: Grid, store: Results) -> Analysis:
             continue
         results.append(measured_rows.FamilyResult(family, minimum, [read(store, arm, minimum) for arm in family.arms]))
     densities = [density for arm in arms.gibbs(grid) if (density := read_gibbs(store, arm)) is not None]
-    accepted = pd.DataFrame(measured_rows.acceptance(results, densities))
+    frames = measured_rows.frames(results, densities)
+    sentences = [sentence for one in results for sentence in verdict(one, len(results) > 1)]
     return Analysis(
-        verdict=tuple(sentence for one in results for sentence in verdict(one, len(results) > 1))
-        + gibbs_sentences(densities),
-        tables=temperature_tables(grid, results, densities, accepted),
+        verdict=(*sentences, *gibbs_sentences(densities)),
+        tables=make_tables(TABLES, frames, grid),
         warnings=(*lost, *warnings(grid, results)),
         result=TemperatureResult(grid.limit, grid.reference, families=results, densities=densities),
-        summary=summary(results, accepted),
+        summary=summary(results, frames["acceptance"]),
     )
 
 

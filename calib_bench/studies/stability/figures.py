@@ -10,13 +10,13 @@ from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import (
     by_family,
     dodge_factor,
+    draw_estimates,
     empty_figure,
     family_grid,
     figure_legend,
     plain,
     set_beta_axis,
 )
-from calib_bench.studies.stability.result import StabilityResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,14 +38,13 @@ RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats
 
 def stability(analysis: Analysis) -> Figure:
     """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta."""
-
-    result = StabilityResult.of(analysis)
-    frame = result.peaks
-    frame = frame[frame["objective"] == CROSS_ENTROPY] if "best" in frame else frame.head(0)
-    if not len(frame):
+    tables = analysis.tables
+    frame = _cross_entropy(tables["peaks"].frame) if "peaks" in tables else None
+    if frame is None or not len(frame) or "best" not in frame:
         return empty_figure("too few seeds have finished yet")
     figure, axes = family_grid(frame, 4, 3.1)
-    family_dots, family_spreads = (_cross_entropy_families(one) for one in (result.dots, result.seeds))
+    frames = tables["trials"].frame, tables["seeds"].frame
+    family_dots, family_spreads = (dict(by_family(_cross_entropy(one))) for one in frames)
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         _result_panels(line[:2], rows, family_dots.get(name))
         _spread_panel(line[2], family_spreads.get(name))
@@ -57,15 +56,15 @@ def stability(analysis: Analysis) -> Figure:
     return figure
 
 
-def _cross_entropy_families(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return dict(by_family(frame[frame["objective"] == CROSS_ENTROPY]))
+def _cross_entropy(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["objective"] == CROSS_ENTROPY]
 
 
 def _result_panels(axes: Sequence[Axes], rows: pd.DataFrame, seeds: pd.DataFrame | None) -> None:
     """Every seed's result, and the best, mean and worst."""
     for axis, (result, label) in zip(axes, RESULTS.items(), strict=True):
         if seeds is not None:
-            axis.plot(seeds["beta"], seeds[result], ".", color="0.6", markersize=4, zorder=1)
+            axis.plot(seeds["beta"], seeds[result.replace(" ", "_")], ".", color="0.6", markersize=4, zorder=1)
         for i, (kind, look) in enumerate(KINDS.items()):
             _bars(axis, rows[rows["result"] == result], kind, dodge_factor(i, 3), look)
         axis.set_ylabel(label)
@@ -99,7 +98,4 @@ def _keys(of: int) -> list[tuple[str, dict[str, Any]]]:
 
 def _bars(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, look: dict[str, Any]) -> None:
     rows = rows.sort_values("beta")
-    x = rows["beta"] * dodge
-    axis.plot(x, rows[column], **look)
-    if f"{column}_low" in rows:
-        axis.vlines(x, rows[f"{column}_low"], rows[f"{column}_high"], color=look["color"], linewidth=0.9, alpha=0.6)
+    draw_estimates(axis, rows["beta"] * dodge, rows, column, **look)

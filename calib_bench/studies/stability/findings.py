@@ -26,7 +26,7 @@ def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
     if "best_change" not in frames["peaks"]:
         return ["There is nothing to compare: no other arm shares enough finished seeds with the reference."]
     sentences = []
-    spread = adjusted(frames["seeds"], "result") if "result" in frames["seeds"] else frames["seeds"]
+    spread = adjusted(frames["seeds"], "result")
     for where, peaks in families(frames["peaks"]):
         peaks = peaks[peaks["objective"] == CROSS_ENTROPY]
         same = spread[(spread["model"] == peaks["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
@@ -37,9 +37,8 @@ def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
     return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, grid)
 
 
-def summary(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
-    """Summary of peak against reliability; empty with several families."""
-    sentences = verdict(frames, grid)
+def summary(frames: Mapping[str, pd.DataFrame], sentences: Sequence[str]) -> list[str]:
+    """Those of the verdict's sentences that begin a report; none with several families."""
     if "best_change" not in frames["peaks"] or len(list(families(frames["peaks"]))) > 1:
         return []
     return [text for text in sentences if text.startswith(("Peak:", "That small beta"))]

@@ -10,11 +10,11 @@ import numpy as np
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row, fields
+from calib_bench.analysis.rate_choice import shift, with_choice
+from calib_bench.analysis.result_rows import Row, fields, limits
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.inference import best_of, choice_variance, rate, widened
+from calib_bench.inference import best_of, rate
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
@@ -64,11 +64,9 @@ def peak_rows(measures: Measures, reference: Measures | None, nested: bool) -> l
         largest = result == "accuracy"
         kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
         row: Row = {"result": result, "seeds": len(values), "of": m}
-        chosen = _choice(measures, None, (method, score))
+        move = shift(measures, None, (method, score, 1.0))
         for kind, (n, highest) in kinds.items():
-            limits = fields(kind, widened(best_of(values, n, None, highest), chosen))
-            limits.pop(f"{kind}_p", None)
-            row |= limits
+            row |= limits(kind, with_choice(best_of(values, n, None, highest), move))
         rows.append(row | _changes(measures, reference, (method, score), kinds, nested))
     return rows
 
@@ -87,24 +85,18 @@ def _changes(
     if len(common) <= max(n for n, _ in kinds.values()):
         return {}
     values, reference_values = (_values(one, metric, common, nested) for one in (measures, reference))
-    changed = _choice(measures, reference, metric)
+    move = shift(measures, reference, (*metric, 1.0))
     row: Row = {}
     for kind, (n, highest) in kinds.items():
-        row |= fields(f"{kind}_change", widened(best_of(values, n, reference_values, highest), changed))
+        row |= fields(f"{kind}_change", with_choice(best_of(values, n, reference_values, highest), move))
     return row
 
 
 def _values(measures: Measures, metric: tuple[str, str], seeds: Sequence[int], nested: bool) -> Array:
     """Scores of these seeds by example, [S, N]; their means [S, 1] where seeds have examples of their own."""
     method, score = metric
-    values = measures.examples[method][score].numpy()[[measures.seeds.index(seed) for seed in seeds]]
+    values = measures.scores(method, score, seeds).numpy()
     return np.asarray(values.mean(1, keepdims=True) if nested else values)
-
-
-def _choice(measures: Measures, reference: Measures | None, metric: tuple[str, str]) -> float:
-    """The variance that the choice of rates adds to the arm's mean, or to its difference from the reference's."""
-    move = shift(measures, reference, (*metric, 1.0))
-    return 0.0 if move is None else choice_variance(move)
 
 
 def failure_row(grid: Grid, store: Results, arm: Arm) -> Row:
@@ -123,12 +115,3 @@ def _failed_by_seed(grid: Grid, store: Results, arm: Arm) -> dict[int, bool]:
     failed = beta_rate_plane.is_failed(grid)
     scores = {seed: store.scores(grid.select)(trial) for seed, trial in arm.trials.items()}
     return {seed: failed(score) for seed, score in scores.items() if score is not None}
-
-
-def seed_rows(members: Sequence[sown.Seeds]) -> list[Row]:
-    """A row a seed of every arm, with its results."""
-    return [
-        {**arm.name, "seed": seed, **{result: arm.means[result][i] for result in sown.RESULTS}}
-        for arm in members
-        for i, seed in enumerate(arm.seeds)
-    ]

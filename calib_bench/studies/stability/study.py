@@ -13,21 +13,20 @@ from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.contrast import is_reference
-from calib_bench.analysis.measure import Measures, own_tests
-from calib_bench.analysis.result_rows import Row, adjusted, drop_single_seed_intervals
-from calib_bench.analysis.tuned_arms import Reader
+from calib_bench.analysis.measure import Measures
+from calib_bench.analysis.result_rows import Row, table_frames
+from calib_bench.analysis.tables import make_tables
+from calib_bench.analysis.tuned_arms import TRIALS, Reader, check_trains, intervals
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Section, Study
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
-from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.stability import figures
 from calib_bench.studies.stability.findings import summary, verdict
-from calib_bench.studies.stability.result import StabilityResult
-from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows, seed_rows
-from calib_bench.studies.stability.tables import stability_tables
+from calib_bench.studies.stability.rows import failure_row, ordered, peak_rows
+from calib_bench.studies.stability.tables import TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -38,8 +37,7 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """
     if len(grid.seed) < 3:
         raise SettingsError("study=stability compares seeds and needs three or more: give for example seed=0..11")
-    if any(0 in space["epochs"] for space in grid.spaces.values()):
-        raise SettingsError("study=stability trains what it compares: give epochs=1 or more")
+    check_trains(grid, "stability")
     return controls.plan(grid, scores)
 
 
@@ -51,34 +49,21 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     """
     import pandas as pd
 
-    tuned_families = tuning.tuned(grid, store.scores(grid.select))
-    variants = each.variants(family.arms[0].trial.family() for family in tuned_families)
-    reader = Reader(grid, store, own_tests(store, [arm for family in tuned_families for arm in family.arms]))
+    reader = Reader.of(grid, store)
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
-    for family in tuned_families:
-        variant = variants[family.arms[0].trial.family()]
-        family_peaks, family_spreads, family_members = _family_rows(reader, family.arms, variant)
+    for arms, variant in reader.families:
+        family_peaks, family_spreads, family_members = _family_rows(reader, arms, variant)
         peaks, spreads, members = peaks + family_peaks, spreads + family_spreads, members + family_members
-        reader.control(family.arms, variant)
     gains = sown.gain(members, grid.reference, reader.nested)
-    frames = {"peaks": pd.DataFrame(peaks), "seeds": pd.DataFrame(spreads), "gain": pd.DataFrame(gains)}
-    frames = {name: ordered(drop_single_seed_intervals(frame, grid)) for name, frame in frames.items()}
-    if "result" in frames["peaks"]:
-        frames["peaks"] = adjusted(frames["peaks"], "result")
+    rows = {"peaks": peaks, "seeds": spreads, "gain": gains}
+    frames = {name: ordered(frame) for name, frame in table_frames(rows, grid, {"peaks": ("result",)}).items()}
     collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, grid)
-    del frames["trials"]
-    tables = stability_tables(frames, grid, reader.nested)
-    dots = pd.DataFrame(seed_rows(members))
-    return reader.analysis(
-        verdict(frames, grid),
-        tables,
-        (),
-        summary(frames, grid),
-        StabilityResult,
-        peaks=frames["peaks"],
-        seeds=frames["seeds"],
-        dots=dots,
-    )
+    tables = make_tables(TABLES, frames, grid, intervals=intervals(grid, reader.nested))
+    tables |= {"seeds": sown.table(frames["seeds"], grid)}
+    if len(frames["gain"]):
+        tables |= {"gain": sown.gain_table(frames["gain"], grid)}
+    sentences = verdict(frames, grid)
+    return reader.analysis(sentences, tables, (), summary(frames, sentences))
 
 
 def _family_rows(
@@ -114,7 +99,7 @@ STUDY = Study(
         Section("Peak and reliability", ("stability", "peaks"), "What the best, the mean and the worst seed reach."),
         Section("Seeds, and choosing beta", ("collapse", "seeds", "gain")),
         controls.SECTION,
-        Section("Tuning and trials", ("rates", "trials")),
+        TRIALS,
     ),
     references=("agarwala2023temperature", "guo2017", "holm1979"),
 )

@@ -10,9 +10,10 @@ import numpy as np
 
 from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
-from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain
+from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain, shades
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.result import PlaneResult
+from calib_bench.studies.two_temperatures.rows import cell_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,12 +38,7 @@ def plane(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.9 * len(families)))
     axes = figure.subplots(len(families), len(PLANES), squeeze=False)
     for cells, line in zip(families, axes, strict=True):
-        columns = {
-            "beta": [c.beta for c in cells],
-            "eta0": [c.eta0 for c in cells],
-            "failed": [c.failed for c in cells],
-        }
-        frame = DataFrame(columns | {name: [c.values[name].mean() for c in cells] for name in PLANES})
+        frame = DataFrame(cell_rows(cells))
         through = {cell.level("effective"): (cell.beta, cell.eta0) for cell in cells}
         for axis, name in zip(line, PLANES, strict=True):
             if not np.isfinite(frame[name]).any():
@@ -61,7 +57,6 @@ def plane(analysis: Analysis) -> Figure:
 
 def collapse(analysis: Analysis) -> Figure:
     """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     families = [cells for cells in _families(analysis) if any(cell.whole for cell in cells)]
@@ -69,28 +64,27 @@ def collapse(analysis: Analysis) -> Figure:
         return empty_figure("No cell has finished with every seed.")
     figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
     axes = figure.subplots(2 * len(families), len(PANELS), squeeze=False, sharey="col")
-    betas = sorted({cell.beta for cells in families for cell in cells})
-    shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    colors = shades(cell.beta for cells in families for cell in cells)
     for number, cells in enumerate(families):
         for row, (attribute, label) in enumerate((("eta0", "eta0"), ("effective", "beta^2 eta0"))):
             line = axes[2 * number + row]
             for axis, (name, title) in zip(line, PANELS, strict=True):
-                _over_temperature(axis, cells, attribute, name, shades)
+                _over_temperature(axis, cells, attribute, name, colors)
                 axis.set_xlabel(label)
                 if row == 0:
                     axis.set_title(title, loc="left")
         axes[2 * number][0].set_ylabel(_title(cells))
-    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure
 
 
 def _over_temperature(
-    axis: Axes, cells: list[Cell], temperature: str, metric: str, shades: Mapping[float, Any]
+    axis: Axes, cells: list[Cell], temperature: str, metric: str, colors: Mapping[float, Any]
 ) -> None:
     """A metric's mean over seeds along a temperature, "eta0" or "effective", a line a beta."""
     from matplotlib.ticker import LogLocator
 
-    for beta, shade in shades.items():
+    for beta, shade in colors.items():
         beta_cells = sorted((cell for cell in cells if cell.beta == beta and cell.whole), key=lambda cell: cell.eta0)
         x = [getattr(cell, temperature) for cell in beta_cells]
         axis.plot(x, [cell.values[metric].mean() for cell in beta_cells], color=shade, marker=".")

@@ -12,6 +12,7 @@ import numpy as np
 
 from calib_bench import registry
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
+from calib_bench.analysis.tuned_arms import check_trains
 from calib_bench.core.fate import DEAD
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
@@ -89,21 +90,16 @@ def families(grid: Grid) -> list[list[tuple[Trial, ...]]]:
     Raises:
         SettingsError: rates are relative to another quantity, or nothing is trained.
     """
+    check_trains(grid, "two_temperatures")
     by_kind: dict[Trial, list[tuple[Trial, ...]]] = {}
     for template in tuning.templates(grid):
-        space = grid.spaces[template.model]
-        if template.lr_unit in ("lr_rel", "lr_hom"):
-            unit = template.lr_unit
+        if (unit := template.lr_unit) in ("lr_rel", "lr_hom"):
             raise SettingsError(
                 f"a temperature is an absolute rate over a batch size: give lr_eff= or lr=, not {unit}="
             )
-        if template.epochs == 0:
-            raise SettingsError("study=two_temperatures trains what it compares: give epochs=1 or more")
         kind = template.model_copy(update={"beta": 1.0, "lr": 1.0})
-        for rate in space["lr"]:
-            made = (template.model_copy(update={"lr": rate, "seed": seed}) for seed in grid.seed)
-            split = grid.split == "seed"
-            seeded = tuple(t.model_copy(update={"split": t.seed if split else 0}) for t in made)
+        for rate in grid.spaces[template.model]["lr"]:
+            seeded = tuple(tuning.trial_at(grid, template, rate, seed) for seed in grid.seed)
             by_kind.setdefault(kind, []).append(seeded)
     return list(by_kind.values())
 

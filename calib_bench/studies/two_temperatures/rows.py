@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from calib_bench.analysis.result_rows import (
-    TWO_KINDS,
-    Row,
-    fields,
-)
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
 from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import METRICS, Cell
 
-GROUPINGS = {"effective": "beta^2 eta0", "eta0": "eta0", "beta": "beta"}
 SETS = ("all that finished", "all that learned")
 
 
@@ -30,11 +25,11 @@ def share_rows(cells: list[Cell], classes: int) -> list[Row]:
 
 
 def _shares(cells: list[Cell], metric: str) -> Row:
-    """One metric's shares, of each of `GROUPINGS`."""
+    """One metric's shares, by what groups the cells, see `Cell.level`."""
     row: Row = {}
-    for grouping in GROUPINGS:
-        row |= fields(grouping, explained(plane.measured(cells, metric), [cell.level(grouping) for cell in cells]))
-    return {key: value for key, value in row.items() if not key.endswith("_p")}
+    for grouping in ("effective", "eta0", "beta"):
+        row |= limits(grouping, explained(plane.measured(cells, metric), [cell.level(grouping) for cell in cells]))
+    return row
 
 
 def block_rows(cells: list[Cell]) -> list[Row]:
@@ -48,10 +43,8 @@ def block_rows(cells: list[Cell]) -> list[Row]:
     for metric in METRICS:
         shares = variance_shares(np.stack([plane.measured(line, metric) for line in layout]))
         row: Row = {"metric": metric, "temperatures": len(layout), "betas": len(layout[0])}
-        parts = zip(("effective", "beta", "interaction", "seed"),
-                    (shares.first, shares.second, shares.interaction, shares.seed), strict=True)  # fmt: skip
-        for part, share in parts:
-            row |= {key: value for key, value in fields(part, share).items() if not key.endswith("_p")}
+        row |= limits("effective", shares.first) | limits("beta", shares.second)
+        row |= limits("interaction", shares.interaction) | limits("seed", shares.seed)
         rows.append(row | {"p_effective": shares.p_first, "p_beta": shares.p_second})
     return rows
 
@@ -97,7 +90,7 @@ def cell_rows(cells: list[Cell]) -> list[Row]:
     for one in sorted(cells, key=lambda c: (c.beta, c.eta0)):
         row: Row = {"beta": one.beta, "eta0": one.eta0, "effective": one.effective, "failed": one.failed}
         if one.lost:
-            row |= fields("collapsed", rate(one.lost, len(one.trials)))
+            row |= limits("collapsed", rate(one.lost, len(one.trials)))
         for metric in METRICS:
             row |= {metric: float(one.values[metric].mean())}
         rows.append(row)

@@ -9,11 +9,8 @@ from __future__ import annotations
 from calib_bench.analysis import controls
 from calib_bench.analysis.arms import named
 from calib_bench.analysis.measure import own_tests
-from calib_bench.analysis.result_rows import (
-    Row,
-    adjusted,
-    drop_single_seed_intervals,
-)
+from calib_bench.analysis.result_rows import Row, table_frames
+from calib_bench.analysis.tables import make_tables
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Section, Study
@@ -26,7 +23,7 @@ from calib_bench.studies.two_temperatures.findings import verdict, warnings
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.result import PlaneResult
 from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows, cell_rows, share_rows
-from calib_bench.studies.two_temperatures.tables import plane_tables
+from calib_bench.studies.two_temperatures.tables import CELLS, TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -45,46 +42,34 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     families, scores = plane.families(grid), store.scores(grid.select)
     family_cells = [[plane.read(store, trials) for trials in family] for family in families]
     names = [_name(cells, family_cells) for cells in family_cells]
     rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "controls": [], "cells": []}
     for cells, family, name in zip(family_cells, families, names, strict=True):
-        rows["controls"] += _controls(grid, store, plane.base(grid, family, scores), name)
+        rows["controls"] += _controls(store, plane.base(grid, family, scores), name)
         classes = int(store.split_info(cells[0].trials[0])["classes"])
-        for table, table_rows in _family_rows(grid, cells, classes).items():
-            rows[table] += [name | row for row in table_rows]
-    frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
-    if len(frames["at_equal"]):
-        frames["at_equal"] = adjusted(frames["at_equal"])
-    control = frames["controls"] = drop_single_seed_intervals(frames["controls"], grid)
+        rows["shares"] += [name | row for row in share_rows(cells, classes)]
+        rows["block"] += [name | row for row in block_rows(cells)]
+        rows["at_equal"] += [name | row for row in at_equal_rows(cells, grid)]
+        rows["cells"] += [name | row for row in cell_rows(cells)]
+    frames = table_frames(rows, grid, {"at_equal": ()})
+    control = frames["controls"]
+    control_tables = {"controls": controls.table(control, grid)} if len(control) else {}
     sentences = verdict(names, frames)
     return Analysis(
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
-        tables=plane_tables(grid, frames),
+        tables=make_tables(TABLES, frames, grid) | control_tables | make_tables(CELLS, frames, grid),
         warnings=warnings(grid, family_cells),
         result=PlaneResult(grid.limit, grid.reference, families=family_cells),
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),
     )
 
 
-def _family_rows(grid: Grid, cells: list[plane.Cell], classes: int) -> dict[str, list[Row]]:
-    """The rows of one family, by table."""
-    return {
-        "shares": list(share_rows(cells, classes)),
-        "block": list(block_rows(cells)),
-        "at_equal": list(at_equal_rows(cells, grid)),
-        "cells": list(cell_rows(cells)),
-    }
-
-
-def _controls(grid: Grid, store: Results, base: Arm | None, name: Row) -> list[Row]:
+def _controls(store: Results, base: Arm | None, name: Row) -> list[Row]:
     """The controls of a family's cell that does best at the reference's beta."""
     if base is None:
         return []
-
     differs = ", ".join(f"{key}={value}" for key, value in name.items() if key not in ("model", "objective"))
     return controls.of_arm(store, base, named(base, differs or None), own_tests(store, [base]))
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.study import Analysis
-from calib_bench.report.drawing import WIDTH, dodge_factor, empty_figure, figure_legend, plain, set_beta_axis
-from calib_bench.studies.width_depth.result import WidthDepthResult
+from calib_bench.report.drawing import (
+    WIDTH,
+    dodge_factor,
+    draw_estimates,
+    empty_figure,
+    figure_legend,
+    plain,
+    set_beta_axis,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +28,10 @@ def over_beta(analysis: Analysis) -> Figure:
     """Repaired log loss and error over beta, a line an architecture."""
     from matplotlib.figure import Figure
 
-    points = WidthDepthResult.of(analysis).points
-    if not len(points) or PANELS[0][0] not in points:
+    table = analysis.tables.get("curves")
+    if table is None or PANELS[0][0] not in table.frame:
         return empty_figure("no trial at a chosen rate has finished yet")
+    points = table.frame
     figure = Figure(figsize=(WIDTH, 3.8))
     axes = figure.subplots(1, len(PANELS))
     groups = [(name, rows.sort_values("beta")) for name, rows in points.groupby(_names(points), sort=False)]
@@ -31,10 +39,7 @@ def over_beta(analysis: Analysis) -> Figure:
     for axis, (column, label) in zip(axes, PANELS, strict=True):
         for i, (name, rows) in enumerate(groups):
             x = rows["beta"] * dodge_factor(i, len(groups))
-            axis.plot(x, rows[column], **looks[name])
-            if f"{column}_low" in rows:
-                low = rows[f"{column}_low"].clip(lower=rows[column].min() / 10)
-                axis.vlines(x, low, rows[f"{column}_high"], color=looks[name]["color"], linewidth=0.9, alpha=0.5)
+            draw_estimates(axis, x, rows, column, least=rows[column].min() / 10, **looks[name])
         set_beta_axis(axis, points["beta"])
         axis.set(yscale="log", ylabel=label)
         plain(axis.yaxis)
@@ -46,9 +51,10 @@ def best_beta(analysis: Analysis) -> Figure:
     """The best beta of each architecture with its interval, by repaired log loss and by error."""
     from matplotlib.figure import Figure
 
-    best = WidthDepthResult.of(analysis).best
-    if not len(best):
+    table = analysis.tables.get("best_beta")
+    if table is None:
         return empty_figure("no architecture has three betas at which every seed finished yet")
+    best, points = table.frame, analysis.tables["curves"].frame
     names = list(dict.fromkeys(_names(best)))
     figure = Figure(figsize=(WIDTH * 0.7, 1.2 + 0.36 * len(names)))
     axis = figure.subplots()
@@ -61,7 +67,6 @@ def best_beta(analysis: Analysis) -> Figure:
         axis.hlines(y, rows["best_beta_low"], rows["best_beta_high"], color=look["color"], linewidth=1.2)
     axis.set_yticks(range(len(names)), names)
     axis.set(xscale="log", xlabel="best beta", ylim=(len(names) - 0.4, -0.6))
-    points = WidthDepthResult.of(analysis).points
     set_beta_axis(axis, points["beta"])
     axis.set(xlabel="best beta", xlim=(points["beta"].min() / 1.5, points["beta"].max() * 1.5))
     keys = [(f"by {r}", {"color": f"C{i}", "marker": MARKERS[i]}) for i, r in enumerate(results)]

@@ -11,7 +11,7 @@ import numpy as np
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, beta_rate_plane
 from calib_bench.analysis.collapse import two_kinds
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.inference import percentile
 from calib_bench.models.variations import Form, form
@@ -39,7 +39,7 @@ def curves_of(
         measures = reader.measure(arm, each.named(arm, variant))
         row: Row = {**name, "beta": arm.trial.beta, "tuning": arm.tuning, "seeds": len(measures.seeds)}
         for result, interval in best_beta.levels(measures, reader.nested).items():
-            row |= {k: v for k, v in fields(result.replace(" ", "_"), interval).items() if k[-2:] != "_p"}
+            row |= limits(result.replace(" ", "_"), interval)
         rows.append(row | two_kinds(measures))
         if list(measures.seeds) == seeds:
             kinds |= two_kinds(measures)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from calib_bench import registry
 from calib_bench.analysis.result_rows import (
@@ -20,7 +21,6 @@ from calib_bench.analysis.result_rows import (
 )
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
-from calib_bench.errors import DataError
 from calib_bench.evaluation import findings
 from calib_bench.evaluation.evaluate import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.models import (
@@ -33,6 +33,7 @@ from calib_bench.evaluation.models import (
     have_own_tests,
     refuse_other_classes,
 )
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import Interval, difference_interval
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
@@ -154,29 +155,24 @@ def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ..
 
 
 def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
+    """Raises DataError where the models of A and B cannot be paired example by example."""
     if len(a) != len(b):
-        raise DataError(f"A has {len(a)} models and B has {len(b)}: give as many of each, in the same order of seeds")
+        raise Refusal.MODEL_COUNT.of("", a=len(a), b=len(b))
     for one, other in zip(a, b, strict=True):
         y, w = one.test.y_N, other.test.y_N
+        names = {"origin": other.test.name, "one": one.test.name}
         if len(y) != len(w):
-            raise DataError(
-                f"{one.test.name} has {len(y):,} examples and {other.test.name} has {len(w):,}: a paired comparison "
-                f"needs predictions for the same examples"
-            )
+            raise Refusal.OTHER_EXAMPLES.of(**names, reason=f"{len(w):,} against {len(y):,} examples")
         refuse_other_classes([one.test, other.test])
         differ = y != w
         if bool(differ.any()):
-            order = bool((y.sort().values == w.sort().values).all())
-            hint = ": the same labels in another order?" if order else ""
-            raise DataError(
-                f"{one.test.name} and {other.test.name} differ in {int(differ.sum()):,} of {len(y):,} labels, first at "
-                f"row {int(differ.int().argmax())}{hint}; a paired comparison needs the same examples in the same order"
-            )
+            hint = ": the same labels in another order?" if torch.equal(y.sort().values, w.sort().values) else ""
+            count, row = int(differ.sum()), int(differ.int().argmax())
+            reason = f"they differ in {count:,} of {len(y):,} labels, first at row {row}{hint}"
+            raise Refusal.OTHER_EXAMPLES.of(**names, reason=reason)
         seeds = [m.test.trial.seed for m in (one, other) if m.test.trial is not None]
         if len(set(seeds)) > 1:
-            raise DataError(
-                f"{one.test.name} and {other.test.name} are trials of seeds {seeds[0]} and {seeds[1]}: no pair"
-            )
+            raise Refusal.OTHER_SEED.of(**names, seed=seeds[0], other=seeds[1])
 
 
 def _apart(a: Sequence[Model], b: Sequence[Model]) -> bool:

@@ -147,9 +147,7 @@ def _set_scores_aside(roles: _Roles, columns: Mapping[str, Array], origin: str, 
     if not roles.families and roles.kinds() == {"scores"} and kind not in (None, "scores"):
         fractions = [name for name in roles.unknown if columns[name].dtype.kind == "f"]
         if len(fractions) > 1:
-            doubtful = next((name for name in roles.whole if plain(name) not in NO_CLASS), None)
-            if doubtful is not None:
-                raise Refusal.SCORE_OR_COLUMNS.of(origin, kind=kind, score=doubtful, column=fractions[0])
+            _refuse_scores(roles.whole, fractions[0], origin, kind)
             roles.set_aside(roles.whole)
     if roles.kinds() - {"scores"}:
         roles.set_aside([name for name in roles.whole if kind_of(name) == "scores" and plain(name) in NO_CLASS])
@@ -196,16 +194,16 @@ def _in_one_order(
     """
     arrays = {kind: block.values for kind, block in blocks.items()}
     with_names = {kind: block.classes for kind, block in blocks.items() if block.classes is not None}
-    classes = next(iter(with_names.values()), None)
+    classes = next(iter(with_names.values()), ())
     for kind, others in with_names.items():
-        if classes is None or others == classes:
+        if others == classes:
             continue
         same_names = set(others) == set(classes)
         if not same_names or labels_are_numbers:
             refusal = Refusal.OTHER_ORDER if same_names else Refusal.OTHER_CLASSES
             raise refusal.of(origin, classes=shown(classes), others=shown(others))
         arrays[kind] = arrays[kind][:, [others.index(name) for name in classes]]
-    return arrays, classes
+    return arrays, classes or None
 
 
 def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
@@ -271,3 +269,10 @@ def _numbers(values: Array, name: str, origin: str) -> Array:
     if values.dtype.kind in "fiub" and values.ndim == 1:
         return values.astype(np.float64)
     raise Refusal.NO_CLASS_NUMBERS.of(origin, name=name, problem=not_numbers(values) or "is not numbers")
+
+
+def _refuse_scores(scores: Sequence[str], fraction: str, origin: str, kind: str | None) -> None:
+    """Raises DataError where any of some scores may be the prediction, and columns of fractions too."""
+    doubtful = next((name for name in scores if plain(name) not in NO_CLASS), None)
+    if doubtful is not None:
+        raise Refusal.SCORE_OR_COLUMNS.of(origin, kind=kind, score=doubtful, column=fraction)

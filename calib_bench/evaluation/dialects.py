@@ -176,13 +176,11 @@ def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
     if isinstance(content, dict):
         columns = _named_columns(content)
     elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
-        names = dict.fromkeys(name for row in content for name in row)
-        columns = {name: [row.get(name) for row in content] for name in names}
+        columns = _columns_of_rows(content)
     if not columns:
         raise Refusal.NO_JSON_COLUMNS.of(path)
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {n}" for name, n in lengths.items()))
+    if len(set(map(len, columns.values()))) > 1:
+        raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {len(rows)}" for name, rows in columns.items()))
     keys = content if isinstance(content, dict) else ()
     return pa.table(columns), not_used([name for name in keys if name not in columns and name not in SPLIT])
 
@@ -196,11 +194,7 @@ def _named_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
     if _is_split(content):
         return {str(name): [row[k] for row in content["data"]] for k, name in enumerate(content["columns"])}
     lists = {name: column for name, column in content.items() if isinstance(column, list)}
-    if lists:
-        return lists
-    objects = {name: column for name, column in content.items() if isinstance(column, dict)}
-    rows = {tuple(column) for column in objects.values()}
-    return {name: list(column.values()) for name, column in objects.items()} if len(rows) == 1 else {}
+    return lists or _columns_of_objects({name: one for name, one in content.items() if isinstance(one, dict)})
 
 
 def _is_split(content: Mapping[str, Any]) -> bool:
@@ -242,15 +236,8 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
     numbers = _texts(table) - _texts(with_commas)
     if not numbers or _texts(with_commas) - _texts(table):
         return table, notes
-    if not any(map(_has_decimal_commas, (table.column(i) for i in numbers))):
-        raise Refusal.THOUSANDS.of(path, name=table.column_names[min(numbers)])
+    _never_thousands([table.column(i) for i in sorted(numbers)], table.column_names[min(numbers)], path)
     return with_commas, [*notes, "commas are read as decimal marks"]
-
-
-def _has_decimal_commas(column: Any) -> bool:
-    """Whether a comma in a column of numbers cannot separate thousands."""
-    commas = column.filter(pc.match_substring(column, ","))
-    return not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py()
 
 
 def _texts(table: Any) -> set[int]:
@@ -411,3 +398,23 @@ def _refuse_ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> Non
         row=delimiter.join(odd)[:60],
         hint=hint,
     )
+
+
+def _columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _columns_of_objects(objects: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns that are objects with the same keys, the rows, in the same order; nothing of others."""
+    rows = {tuple(column) for column in objects.values()}
+    return {name: list(column.values()) for name, column in objects.items()} if len(rows) == 1 else {}
+
+
+def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
+    """Raises DataError where every comma in a number could separate thousands as well."""
+    for column in columns:
+        commas = column.filter(pc.match_substring(column, ","))
+        if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
+            return
+    raise Refusal.THOUSANDS.of(path, name=name)

@@ -57,10 +57,7 @@ def free_family(
         series = _numbered_series(short, origin)
         if series:
             return _only_series(series, names, columns, origin)
-    unlabelled = [name for name in names if name.strip() not in words]
-    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
-    if 0 < len(whole_numbers) < len(names):
-        raise Refusal.DOUBTFUL.of(origin, name=whole_numbers[0], problem="holds whole numbers and the others do not")
+    _refuse_whole_numbers(names, columns, origin, words)
     if kind not in SUM_TO_ONE:
         refuse_no_classes(short, columns, origin, words)
     family = Family()
@@ -167,3 +164,13 @@ def _size(values: Array) -> float:
         return 0.0
     offered = values[np.isfinite(values) & (values > masks.SHALLOWEST)]
     return float(np.median(np.abs(offered))) if len(offered) else 0.0
+
+
+def _refuse_whole_numbers(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column of whole numbers that is no label stands among columns that hold others."""
+    unlabelled = [name for name in names if name.strip() not in words]
+    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
+    if 0 < len(whole_numbers) < len(names):
+        raise Refusal.DOUBTFUL.of(origin, name=whole_numbers[0], problem="holds whole numbers and the others do not")

@@ -135,13 +135,8 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
         return np.where(labels, place_of_true, 1 - place_of_true), True
     if labels.ndim != 1 or not (texts or numbers):
         return labels, False
-    words = [str(label).strip() if texts else f"{label:.10g}" for label in labels.tolist()]
-    place = {name: k for k, name in enumerate(classes)}
-    strange = next((word for word in words if word not in place), None)
-    if strange is not None:
-        hint = nearest(strange, classes)
-        raise Refusal.NO_CLASS_OF_LABEL.of(origin, label=strange, classes=shown(classes), hint=hint)
-    return np.array([place[word] for word in words]), True
+    form = "{}" if texts else "{:.10g}"
+    return _places([form.format(label).strip() for label in labels.tolist()], classes, origin), True
 
 
 def _are_counts(labels: Array) -> bool:
@@ -163,3 +158,12 @@ def refuse_no_first(classes: Sequence[str], origin: str) -> None:
     negations = {f"no_{first}", f"not_{first}", f"non_{first}", f"non{first}", f"not{first}"}
     if second in negations or (first in _YES and second in _NO):
         raise Refusal.NO_FIRST.of(origin, classes=shown(classes), first=classes[0])
+
+
+def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:
+    place = {name: k for k, name in enumerate(classes)}
+    strange = next((word for word in words if word not in place), None)
+    if strange is not None:
+        hint = nearest(strange, classes)
+        raise Refusal.NO_CLASS_OF_LABEL.of(origin, label=strange, classes=shown(classes), hint=hint)
+    return np.array([place[word] for word in words])

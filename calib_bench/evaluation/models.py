@@ -82,8 +82,7 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
     tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
     for test, calibration in zip(tests, calibrations, strict=False):
-        if torch.equal(test.Z_NK, calibration.Z_NK) and torch.equal(test.y_N, calibration.y_N):
-            raise Refusal.COPY.of(calibration.name, test=test.name)
+        _refuse_copy(test, calibration)
     sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
     return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
 
@@ -298,3 +297,9 @@ def collapsed_models(models: Sequence[Model]) -> list[Model]:
     accuracies = [float((m.test.Z_NK.argmax(-1) == m.test.y_N).double().mean()) for m in models]
     lost = collapsed(accuracies, 1 / models[0].test.Z_NK.shape[1], largest=True)
     return [] if lost.all() else [model for model, is_lost in zip(models, lost, strict=True) if is_lost]
+
+
+def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
+    """Raises DataError where a calibration set is its test set."""
+    if torch.equal(test.Z_NK, calibration.Z_NK) and torch.equal(test.y_N, calibration.y_N):
+        raise Refusal.COPY.of(calibration.name, test=test.name)

@@ -9,14 +9,12 @@ import pandas as pd
 import torch
 
 from calib_bench import registry
+from calib_bench.analysis.findings import Finding
 from calib_bench.analysis.result_rows import (
     TWO_KINDS,
     Row,
     adjusted,
-    cell,
-    excludes_zero,
     fields,
-    is_significant,
     marks,
 )
 from calib_bench.analysis.scores import REPAIRED
@@ -37,6 +35,18 @@ from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import Interval, difference_interval
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
+SPLIT = (
+    "Of the difference in log loss, {0.text} are confidence, which a temperature repairs{0.note}, and {1.text} remain "
+    "after temperature scaling{1.note}."
+)
+INFINITE = "{0} has infinite {1.quantity}: it gives probability zero to a label that occurs."
+ONE_EACH = "one model each: another training could give another result"
+ALIKE = (
+    "The other file has zeros, its numbers being {kept}: after temperature scaling, {names} is read at that resolution "
+    "too, so that what one file does not keep counts neither for nor against the other."
+)
+NEGATIVE = "Negative is better for A, but for accuracy."
+STAR = f"A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
 
 
 def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 0) -> Analysis:
@@ -121,18 +131,14 @@ def _decisions(
 
 
 def _decisions_note(a: Sequence[Model], frame: pd.DataFrame, nested: bool) -> str:
-    star = f"A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage"
-    return " ".join([f"{findings.sources(a, nested)}. {star}.", findings.DECISIONS, *(f"{m}." for m in marks(frame))])
+    return " ".join([f"{findings.sources(a, nested)}.", STAR, findings.DECISIONS, *(f"{m}." for m in marks(frame))])
 
 
 def _note(
     a: Sequence[Model], b: Sequence[Model], frame: pd.DataFrame, repaired: tuple[Scored, Scored] | None, nested: bool
 ) -> str:
     """What a reader of the differences must know."""
-    note = (
-        f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. Negative is better for A, but for "
-        f"accuracy. A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
-    )
+    note = f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. {NEGATIVE} {STAR}"
     if repaired is not None:
         note += " " + (findings.COUNTED if any(scored.slopes for scored in repaired) else findings.UNCOUNTED)
     return note + "".join(f" {text}." for text in marks(frame))
@@ -148,10 +154,7 @@ def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ..
     if not finer:
         return ()
     names, kept = ", ".join(dict.fromkeys(name for name, _ in finer)), finer[0][1]
-    return (
-        f"The other file has zeros, its numbers being {kept}: after temperature scaling, {names} is read at that "
-        f"resolution too, so that what one file does not keep counts neither for nor against the other.",
-    )
+    return (ALIKE.format(kept=kept, names=names),)
 
 
 def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
@@ -227,31 +230,21 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
     rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
     sentences = [_sentence(rows[RAW, metric], metric) for metric in findings.NAMES]
     if (CONFIDENCE, "log_loss") in rows:
-        conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
-        sentences.append(
-            f"Of the difference in log loss, {cell(conf, 'difference')} nats are confidence, which a temperature "
-            f"repairs{_doubt(conf)}, and {cell(dyn, 'difference')} nats remain after temperature scaling{_doubt(dyn)}."
-        )
-    count = "one model each: another training could give another result" if n == 1 else f"{n} models each"
+        parts = (Finding.of(rows[stage, "log_loss"], "difference", unit="nats") for stage in (CONFIDENCE, DYNAMICS))
+        sentences.append(SPLIT.format(*parts))
+    count = ONE_EACH if n == 1 else f"{n} models each"
     return (*sentences, f"A is {names[0]}, B is {names[1]}; {count}.")
 
 
 def _sentence(row: Row, metric: str) -> str:
-    name, unit = findings.NAMES[metric], findings.UNITS.get(metric, "")
-    difference = cell(row, "difference")
-    if math.isinf(row["difference"]):
-        worse = "A" if row["difference"] > 0 else "B"
-        return f"{worse} has infinite {name}: it gives probability zero to a label that occurs."
-    if excludes_zero(row, "difference") and not is_significant(row, "difference"):
-        return f"In {name} the two may differ, though not after Holm's correction: A minus B is {difference}{unit}."
-    if not is_significant(row, "difference"):
-        return f"In {name} the two do not differ significantly: A minus B is {difference}{unit}."
+    finding = Finding.of(row, "difference", findings.NAMES[metric], findings.UNITS.get(metric, ""))
     better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"
-    return f"{better} is better in {name}: A minus B is {difference}{unit}."
-
-
-def _doubt(row: Row) -> str:
-    return "" if is_significant(row, "difference") else " (the sign is not established)"
+    if math.isinf(row["difference"]):
+        return INFINITE.format("B" if better == "A" else "A", finding)
+    if finding.is_established:
+        return f"{better} is better in {finding.quantity}: A minus B is {finding.text}."
+    quantity = finding.quantity[0].upper() + finding.quantity[1:]
+    return f"{quantity}, A minus B: {finding.text}{finding.note}."
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.unreadable import SAVE, UNREADABLE, refuse_repeated, unreadable
+from calib_bench.evaluation.refusals import Refusal
+from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
 
 
 class LazyArrays(Mapping[str, "Array"]):
@@ -48,7 +48,7 @@ def npz(path: Path) -> Mapping[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds one array, not an archive of them: save it with {SAVE}")
+                raise Refusal.NO_ARCHIVE.of(path)
             names = list(file.files)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
@@ -76,7 +76,7 @@ def npy(path: Path) -> Array:
     except UNREADABLE as error:
         raise unreadable(path, error) from None
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{path} is an archive, not a single array: rename it to .npz")
+        raise Refusal.ARCHIVE.of(path)
     return array
 
 

@@ -6,14 +6,14 @@ by the keys of a mapping. Position counts only where there are no names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation.frames import array, holds_labels, local, table
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, check
 
 
@@ -50,14 +50,11 @@ def held_out(calibration: Any, values: Any, labels: Any) -> tuple[Any, Any]:
     if holds_labels(local(calibration), labels):
         return calibration, labels
     if not isinstance(calibration, tuple | list) or len(calibration) != 2:
-        raise DataError(
-            "calibration: give a pair (values, labels), or a data frame where the test set is one with labels"
-        )
+        raise Refusal.CALIBRATION_PAIR.of("calibration")
     fits, calibration_labels = calibration
     if isinstance(values, Mapping) and isinstance(fits, Mapping) and not holds_labels(values, labels):
         if set(fits) != set(values):
-            names = (", ".join(map(str, each)) for each in (values, fits))
-            raise DataError("the models of the test set are {}, those of the calibration set {}".format(*names))
+            raise Refusal.OTHER_KEYS.of("calibration", names=_listed(values), others=_listed(fits))
         return {name: fits[name] for name in values}, calibration_labels
     return fits, calibration_labels
 
@@ -69,7 +66,7 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
         DataError: something is missing, or a list could be batches of one model.
     """
     if values is None:
-        raise DataError(f"{role}: predictions are missing: give an array [N, K]")
+        raise Refusal.NO_PREDICTIONS.of(role)
     if isinstance(values, Mapping) and not holds_labels(values, labels):
         return _by_key(values, labels, role)
     if not _several(values):
@@ -80,8 +77,7 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
 def _by_key(values: Mapping[Any, Any], labels: Any, role: str) -> list[tuple[str, Any, Any]]:
     """Models of a mapping, labels by the same names if these are in a mapping too."""
     if isinstance(labels, Mapping) and set(labels) != set(values):
-        names = (", ".join(map(str, each)) for each in (values, labels))
-        raise DataError("{}: predictions are of {}, labels of {}".format(role, *names))
+        raise Refusal.LABEL_KEYS.of(role, names=_listed(values), others=_listed(labels))
     models = []
     for name, model_values in values.items():
         model_labels = labels[name] if isinstance(labels, Mapping) else labels
@@ -97,11 +93,7 @@ def _by_place(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]
     if _per_model(labels, S, N):
         each = [local(one) for one in labels]
         if isinstance(values, list | tuple) and role == "test" and _differ(each, role):
-            raise DataError(
-                f"{role}: {S} arrays whose labels differ are {S} models with examples of their own, or batches of one "
-                f"model: give the first as a mapping, {{'seed 0': array, ...}}, for both; join the second, "
-                f"numpy.concatenate(values)"
-            )
+            raise Refusal.MODELS_OR_BATCHES.of(role, S=S)
     else:
         _refuse_batches(models, labels, role)
         each = [labels] * S
@@ -113,10 +105,7 @@ def _refuse_batches(models: Sequence[Any], labels: Any, role: str) -> None:
     if labels is None or isinstance(labels, str):
         return
     if len(labels) == sum(map(len, models)) != len(models[0]):
-        raise DataError(
-            f"{role}: there are as many labels ({len(labels)}) as rows in all {len(models)} arrays together: if these "
-            f"are batches of one model, join them, numpy.concatenate(values)"
-        )
+        raise Refusal.BATCHES.of(role, labels=len(labels), models=len(models))
 
 
 def _differ(labels: Sequence[Any], role: str) -> bool:
@@ -129,7 +118,7 @@ def _several(values: Any) -> bool:
         return False
     if isinstance(values, list | tuple):
         if not len(values):
-            raise DataError("there are no predictions: the list is empty")
+            raise Refusal.NO_MODELS.of("")
         first = local(values[0])
         return hasattr(first, "columns") or (not np.isscalar(first) and _dimensions(first) == 2)
     return _dimensions(values) == 3 and len(values) > 0
@@ -145,3 +134,7 @@ def _per_model(labels: Any, S: int, N: int) -> bool:
 
 def _dimensions(values: Any) -> int:
     return int(values.ndim) if hasattr(values, "ndim") else array(values, "the predictions").ndim
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))

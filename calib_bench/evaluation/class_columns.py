@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
 from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import (
     NO_CLASS,
     ROW_IDS,
@@ -147,24 +147,10 @@ def _set_scores_aside(roles: _Roles, columns: Mapping[str, Array], origin: str, 
     if not roles.families and roles.kinds() == {"scores"} and kind not in (None, "scores"):
         fractions = [name for name in roles.unknown if columns[name].dtype.kind == "f"]
         if len(fractions) > 1:
-            _refuse_doubtful(roles.whole, fractions[0], origin, kind)
+            _refuse_scores(roles.whole, fractions[0], origin, kind)
             roles.set_aside(roles.whole)
     if roles.kinds() - {"scores"}:
-        roles.set_aside([name for name in roles.whole if _is_margin(name)])
-
-
-def _is_margin(name: str) -> bool:
-    """Whether a name of scores may be that of something else that a row says, as `margin`."""
-    return kind_of(name) == "scores" and plain(name) in NO_CLASS
-
-
-def _refuse_doubtful(scores: Sequence[str], fraction: str, origin: str, kind: str | None) -> None:
-    doubtful = next((name for name in scores if plain(name) not in NO_CLASS), None)
-    if doubtful is not None:
-        raise DataError(
-            f"{origin}: the {kind} may be {doubtful!r} alone or the columns like {fraction!r}: remove what is no "
-            f"prediction"
-        )
+        roles.set_aside([name for name in roles.whole if kind_of(name) == "scores" and plain(name) in NO_CLASS])
 
 
 def _take_unknown(
@@ -172,20 +158,13 @@ def _take_unknown(
 ) -> None:
     """Take columns whose names say nothing for those of classes, of the kind that the user gives."""
     if kind is None:
-        listed = [name for name in columns if name != "labels"]
-        raise DataError(_unknown(roles.unknown or listed, origin))
+        names = roles.unknown or [name for name in columns if name != "labels"]
+        listed = ", ".join(map(repr, names[:4])) + ("..." if len(names) > 4 else "")
+        raise Refusal.UNKNOWN_COLUMNS.of(origin, names=listed)
     family = free_family(roles.unknown, columns, origin, kind, texts)
     if family.members:
         roles.families[kind] = family
         roles.unknown = [name for name in roles.unknown if name not in family.members]
-
-
-def _unknown(names: Sequence[str], origin: str) -> str:
-    listed = ", ".join(map(repr, names[:4])) + ("..." if len(names) > 4 else "")
-    return (
-        f"{origin}: what its columns {listed} are cannot be told: name them logit_0, logit_1... or probability_0..., "
-        f"or say --kind logits (or probabilities)"
-    )
 
 
 # values
@@ -197,7 +176,7 @@ def _blocks(roles: _Roles, columns: Mapping[str, Array], origin: str) -> dict[st
     for kind, family in roles.families.items():
         same_kind = next((name for name in roles.whole if kind_of(name) == kind), None)
         if same_kind is not None:
-            raise DataError(f"{origin} has a column {same_kind!r} beside {family.members[0]!r}: keep one form")
+            raise Refusal.TWO_FORMS.of(origin, one=same_kind, other=family.members[0])
         blocks[kind] = _side_by_side(family, columns, kind, origin)
     return blocks
 
@@ -215,29 +194,23 @@ def _in_one_order(
     """
     arrays = {kind: block.values for kind, block in blocks.items()}
     with_names = {kind: block.classes for kind, block in blocks.items() if block.classes is not None}
-    classes = next(iter(with_names.values()), None)
+    classes = next(iter(with_names.values()), ())
     for kind, others in with_names.items():
-        if classes is None or others == classes:
+        if others == classes:
             continue
-        problem = f"{origin}: the classes are {shown(classes)} in some columns and {shown(others)}"
-        if set(others) != set(classes):
-            raise DataError(f"{problem} in others")
-        if labels_are_numbers:
-            raise DataError(
-                f"{problem}, in another order, in others, and labels are numbers, which may follow either: give labels "
-                f"by name, or one order"
-            )
+        same_names = set(others) == set(classes)
+        if not same_names or labels_are_numbers:
+            refusal = Refusal.OTHER_ORDER if same_names else Refusal.OTHER_CLASSES
+            raise refusal.of(origin, classes=shown(classes), others=shown(others))
         arrays[kind] = arrays[kind][:, [others.index(name) for name in classes]]
-    return arrays, classes
+    return arrays, classes or None
 
 
 def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """The columns of one kind, by their numbers or in the order of the table."""
     if family.numbered and family.named:
-        raise DataError(
-            f"{origin}: some class columns have numbers and some names ({next(iter(family.numbered.values()))!r}, "
-            f"{next(iter(family.named.values()))!r}): remove what is no class"
-        )
+        one, other = next(iter(family.numbered.values())), next(iter(family.named.values()))
+        raise Refusal.NUMBERS_AND_NAMES.of(origin, one=one, other=other)
     if len(family.members) == 1:
         return _single(family, columns, kind, origin)
     if family.numbered:
@@ -248,14 +221,16 @@ def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origi
 
 def _numbered_block(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """Columns in the order of their numbers, which are from 0, or else the names of their classes."""
-    numbers = sorted(members)
+    numbers, K = sorted(members), len(members)
     ordered = [members[number] for number in numbers]
     notes = () if ordered == [*members.values()] else (MOVED,)
     if _are_labels(numbers, kind, columns["labels"]):
         note = by_column_numbers(numbers[0], numbers[-1])
         classes = tuple(map(str, numbers))
         return _Block(_values(ordered, columns, origin), classes, numbers=True, notes=(note, *notes))
-    _refuse_gap(members, origin)
+    missing = next((k for k in range(K) if k not in members), None)
+    if missing is not None:
+        raise Refusal.GAP.of(origin, missing=missing, name=next(iter(members.values())), K=K, last=K - 1)
     return _Block(_values(ordered, columns, origin), notes=notes)
 
 
@@ -269,25 +244,12 @@ def _are_labels(numbers: Sequence[int], kind: str, labels: Array) -> bool:
     return (from_one or no_class_missing) and set(np.unique(labels).tolist()) <= set(numbers)
 
 
-def _refuse_gap(members: Mapping[int, str], origin: str) -> None:
-    """Raises DataError where the numbers of columns are not 0 to K - 1."""
-    K = len(members)
-    missing = next((k for k in range(K) if k not in members), None)
-    if missing is not None:
-        first = next(iter(members.values()))
-        raise DataError(
-            f"{origin}: class {missing} has no column beside {first!r}: {K} classes are numbered 0 to {K - 1}"
-        )
-
-
 def _single(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """One column for two classes, as what it says of class 1."""
     name = family.members[0]
     number = next(iter(family.numbered), None)
     if number not in (0, 1):
-        raise DataError(
-            f"{origin}: {name!r} is the only class column: give one a class, or, for two classes, that of class 1"
-        )
+        raise Refusal.ONE_CLASS.of(origin, name=name)
     values = _numbers(columns[name], name, origin)
     if number == 1:
         return _Block(values)
@@ -306,5 +268,11 @@ def _numbers(values: Array, name: str, origin: str) -> Array:
     """[N], float64, if the column of a class holds a number a row."""
     if values.dtype.kind in "fiub" and values.ndim == 1:
         return values.astype(np.float64)
-    problem = not_numbers(values) or "is not numbers"
-    raise DataError(f"{origin}: column {name!r} {problem}, and the column of a class holds one number a row")
+    raise Refusal.NO_CLASS_NUMBERS.of(origin, name=name, problem=not_numbers(values) or "is not numbers")
+
+
+def _refuse_scores(scores: Sequence[str], fraction: str, origin: str, kind: str | None) -> None:
+    """Raises DataError where any of some scores may be the prediction, and columns of fractions too."""
+    doubtful = next((name for name in scores if plain(name) not in NO_CLASS), None)
+    if doubtful is not None:
+        raise Refusal.SCORE_OR_COLUMNS.of(origin, kind=kind, score=doubtful, column=fraction)

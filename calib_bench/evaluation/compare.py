@@ -6,21 +6,19 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from calib_bench import registry
+from calib_bench.analysis.findings import Finding
 from calib_bench.analysis.result_rows import (
     TWO_KINDS,
     Row,
     adjusted,
-    cell,
-    excludes_zero,
     fields,
-    is_significant,
     marks,
 )
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
-from calib_bench.errors import DataError
 from calib_bench.evaluation import findings
 from calib_bench.evaluation.evaluate import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.models import (
@@ -33,9 +31,22 @@ from calib_bench.evaluation.models import (
     have_own_tests,
     refuse_other_classes,
 )
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import Interval, difference_interval
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
+SPLIT = (
+    "Of the difference in log loss, {0.text} are confidence, which a temperature repairs{0.note}, and {1.text} remain "
+    "after temperature scaling{1.note}."
+)
+INFINITE = "{0} has infinite {1.quantity}: it gives probability zero to a label that occurs."
+ONE_EACH = "one model each: another training could give another result"
+ALIKE = (
+    "The other file has zeros, its numbers being {kept}: after temperature scaling, {names} is read at that resolution "
+    "too, so that what one file does not keep counts neither for nor against the other."
+)
+NEGATIVE = "Negative is better for A, but for accuracy."
+STAR = f"A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
 
 
 def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 0) -> Analysis:
@@ -120,18 +131,14 @@ def _decisions(
 
 
 def _decisions_note(a: Sequence[Model], frame: pd.DataFrame, nested: bool) -> str:
-    star = f"A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage"
-    return " ".join([f"{findings.sources(a, nested)}. {star}.", findings.DECISIONS, *(f"{m}." for m in marks(frame))])
+    return " ".join([f"{findings.sources(a, nested)}.", STAR, findings.DECISIONS, *(f"{m}." for m in marks(frame))])
 
 
 def _note(
     a: Sequence[Model], b: Sequence[Model], frame: pd.DataFrame, repaired: tuple[Scored, Scored] | None, nested: bool
 ) -> str:
     """What a reader of the differences must know."""
-    note = (
-        f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. Negative is better for A, but for "
-        f"accuracy. A star marks p < {findings.ALPHA:g} after Holm's correction over the metrics of each stage."
-    )
+    note = f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. {NEGATIVE} {STAR}"
     if repaired is not None:
         note += " " + (findings.COUNTED if any(scored.slopes for scored in repaired) else findings.UNCOUNTED)
     return note + "".join(f" {text}." for text in marks(frame))
@@ -147,36 +154,28 @@ def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ..
     if not finer:
         return ()
     names, kept = ", ".join(dict.fromkeys(name for name, _ in finer)), finer[0][1]
-    return (
-        f"The other file has zeros, its numbers being {kept}: after temperature scaling, {names} is read at that "
-        f"resolution too, so that what one file does not keep counts neither for nor against the other.",
-    )
+    return (ALIKE.format(kept=kept, names=names),)
 
 
 def _same_examples(a: Sequence[Model], b: Sequence[Model]) -> None:
+    """Raises DataError where the models of A and B cannot be paired example by example."""
     if len(a) != len(b):
-        raise DataError(f"A has {len(a)} models and B has {len(b)}: give as many of each, in the same order of seeds")
+        raise Refusal.MODEL_COUNT.of("", a=len(a), b=len(b))
     for one, other in zip(a, b, strict=True):
         y, w = one.test.y_N, other.test.y_N
+        names = {"origin": other.test.name, "one": one.test.name}
         if len(y) != len(w):
-            raise DataError(
-                f"{one.test.name} has {len(y):,} examples and {other.test.name} has {len(w):,}: a paired comparison "
-                f"needs predictions for the same examples"
-            )
+            raise Refusal.OTHER_EXAMPLES.of(**names, reason=f"{len(w):,} against {len(y):,} examples")
         refuse_other_classes([one.test, other.test])
         differ = y != w
         if bool(differ.any()):
-            order = bool((y.sort().values == w.sort().values).all())
-            hint = ": the same labels in another order?" if order else ""
-            raise DataError(
-                f"{one.test.name} and {other.test.name} differ in {int(differ.sum()):,} of {len(y):,} labels, first at "
-                f"row {int(differ.int().argmax())}{hint}; a paired comparison needs the same examples in the same order"
-            )
+            hint = ": the same labels in another order?" if torch.equal(y.sort().values, w.sort().values) else ""
+            count, row = int(differ.sum()), int(differ.int().argmax())
+            reason = f"they differ in {count:,} of {len(y):,} labels, first at row {row}{hint}"
+            raise Refusal.OTHER_EXAMPLES.of(**names, reason=reason)
         seeds = [m.test.trial.seed for m in (one, other) if m.test.trial is not None]
         if len(set(seeds)) > 1:
-            raise DataError(
-                f"{one.test.name} and {other.test.name} are trials of seeds {seeds[0]} and {seeds[1]}: no pair"
-            )
+            raise Refusal.OTHER_SEED.of(**names, seed=seeds[0], other=seeds[1])
 
 
 def _apart(a: Sequence[Model], b: Sequence[Model]) -> bool:
@@ -231,31 +230,21 @@ def _verdict(frame: pd.DataFrame, n: int, names: tuple[str, str]) -> tuple[str, 
     rows = {(row["stage"], row["metric"]): row for row in frame.to_dict("records")}
     sentences = [_sentence(rows[RAW, metric], metric) for metric in findings.NAMES]
     if (CONFIDENCE, "log_loss") in rows:
-        conf, dyn = rows[CONFIDENCE, "log_loss"], rows[DYNAMICS, "log_loss"]
-        sentences.append(
-            f"Of the difference in log loss, {cell(conf, 'difference')} nats are confidence, which a temperature "
-            f"repairs{_doubt(conf)}, and {cell(dyn, 'difference')} nats remain after temperature scaling{_doubt(dyn)}."
-        )
-    count = "one model each: another training could give another result" if n == 1 else f"{n} models each"
+        parts = (Finding.of(rows[stage, "log_loss"], "difference", unit="nats") for stage in (CONFIDENCE, DYNAMICS))
+        sentences.append(SPLIT.format(*parts))
+    count = ONE_EACH if n == 1 else f"{n} models each"
     return (*sentences, f"A is {names[0]}, B is {names[1]}; {count}.")
 
 
 def _sentence(row: Row, metric: str) -> str:
-    name, unit = findings.NAMES[metric], findings.UNITS.get(metric, "")
-    difference = cell(row, "difference")
-    if math.isinf(row["difference"]):
-        worse = "A" if row["difference"] > 0 else "B"
-        return f"{worse} has infinite {name}: it gives probability zero to a label that occurs."
-    if excludes_zero(row, "difference") and not is_significant(row, "difference"):
-        return f"In {name} the two may differ, though not after Holm's correction: A minus B is {difference}{unit}."
-    if not is_significant(row, "difference"):
-        return f"In {name} the two do not differ significantly: A minus B is {difference}{unit}."
+    finding = Finding.of(row, "difference", findings.NAMES[metric], findings.UNITS.get(metric, ""))
     better = "A" if (row["difference"] < 0) != (metric == "accuracy") else "B"
-    return f"{better} is better in {name}: A minus B is {difference}{unit}."
-
-
-def _doubt(row: Row) -> str:
-    return "" if is_significant(row, "difference") else " (the sign is not established)"
+    if math.isinf(row["difference"]):
+        return INFINITE.format("B" if better == "A" else "A", finding)
+    if finding.is_established:
+        return f"{better} is better in {finding.quantity}: A minus B is {finding.text}."
+    quantity = finding.quantity[0].upper() + finding.quantity[1:]
+    return f"{quantity}, A minus B: {finding.text}{finding.note}."
 
 
 def _warnings(a: Sequence[Model], b: Sequence[Model]) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ from pyarrow import csv as arrow_csv
 from pyarrow import json as arrow_json
 from pyarrow import parquet
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import not_used
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
@@ -37,7 +37,6 @@ ARROW = (".arrow", ".feather", ".ipc")
 TABLES = (*TEXT, *JSON, *ARROW, ".parquet")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 OTHERWISE = {".pq": ".parquet", ".parq": ".parquet", ".ftr": ".feather"}
-EXAMPLE = "{'logits': [1.5, -0.5], 'label': 0}"
 DELIMITERS = (",", "\t", ";", "|", " ")
 MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
@@ -129,7 +128,7 @@ def _member(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and not name.endswith("/")]
         if len(names) != 1:
-            raise DataError(f"{path} holds {len(names)} files, not one table ({', '.join(names[:4])}): unpack it")
+            raise Refusal.SEVERAL_MEMBERS.of(path, number=len(names), names=", ".join(names[:4]))
         return archive.read(names[0])
 
 
@@ -145,7 +144,7 @@ def _utf8(data: bytes, path: Path) -> bytes:
     try:
         return data.decode(encoding).encode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} begins as {encoding.upper()} text and is none: {error}; save it as UTF-8") from None
+        raise Refusal.ENCODING.of(path, encoding=encoding.upper(), error=error) from None
 
 
 def _arrow(path: Path) -> Any:
@@ -154,7 +153,7 @@ def _arrow(path: Path) -> Any:
         magic = source.read(6)
         source.seek(0)
         if magic.startswith(b"FEA1"):
-            raise DataError(f"{path} is a Feather file of version 1: write it again with a current pandas or pyarrow")
+            raise Refusal.FEATHER_1.of(path)
         table = (pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)).read_all()
     table.validate(full=True)  # offsets are taken from the file as they are
     return table
@@ -168,9 +167,7 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
     try:
         return arrow_json.read_json(pa.BufferReader(data), arrow_json.ReadOptions(block_size=_block(data))), []
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{path} is not one JSON object a line, as {EXAMPLE}: {' '.join(str(error).split())[:200]}, counted from 0"
-        ) from None
+        raise Refusal.NO_JSON_LINES.of(path, error=" ".join(str(error).split())[:200]) from None
 
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
@@ -181,24 +178,11 @@ def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
     elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
         columns = _columns_of_rows(content)
     if not columns:
-        raise DataError(
-            f"{path} holds neither objects, {EXAMPLE}, nor an object of lists, {{'logits': [...], 'label': [...]}}"
-        )
-    _refuse_other_lengths(columns, path)
+        raise Refusal.NO_JSON_COLUMNS.of(path)
+    if len(set(map(len, columns.values()))) > 1:
+        raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {len(rows)}" for name, rows in columns.items()))
     keys = content if isinstance(content, dict) else ()
     return pa.table(columns), not_used([name for name in keys if name not in columns and name not in SPLIT])
-
-
-def _columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _refuse_other_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name}: {n}" for name, n in lengths.items())
-        raise DataError(f"{path}: its lists differ in length ({listed})")
 
 
 SPLIT = ("columns", "index", "data")
@@ -210,13 +194,7 @@ def _named_columns(content: Mapping[str, Any]) -> dict[str, list[Any]]:
     if _is_split(content):
         return {str(name): [row[k] for row in content["data"]] for k, name in enumerate(content["columns"])}
     lists = {name: column for name, column in content.items() if isinstance(column, list)}
-    return lists or _columns_of_objects([(name, one) for name, one in content.items() if isinstance(one, dict)])
-
-
-def _columns_of_objects(objects: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Any]]:
-    """Columns that are objects with the same keys, the rows, in the same order; nothing of others."""
-    rows = {tuple(column) for _, column in objects}
-    return {name: list(column.values()) for name, column in objects} if len(rows) == 1 else {}
+    return lists or _columns_of_objects({name: one for name, one in content.items() if isinstance(one, dict)})
 
 
 def _is_split(content: Mapping[str, Any]) -> bool:
@@ -252,7 +230,7 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
     if delimiter != expected:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
-    if not _has_decimal_commas(table):
+    if not any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table)):
         return table, notes
     with_commas = _parsed(data, delimiter, ",", path, skipped)
     numbers = _texts(table) - _texts(with_commas)
@@ -260,11 +238,6 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
         return table, notes
     _never_thousands([table.column(i) for i in sorted(numbers)], table.column_names[min(numbers)], path)
     return with_commas, [*notes, "commas are read as decimal marks"]
-
-
-def _has_decimal_commas(table: Any) -> bool:
-    """Whether any text of a table may be a number with a decimal comma."""
-    return any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table))
 
 
 def _texts(table: Any) -> set[int]:
@@ -363,53 +336,15 @@ def _parsed(data: bytes, delimiter: str, decimal: str, path: Path, skipped: int)
         table.column_names  # noqa: B018, it is only now that they are decoded
         return table
     except UnicodeDecodeError:
-        raise DataError(f"{path}: its header is not UTF-8 text: save the file as UTF-8") from None
+        raise Refusal.HEADER_ENCODING.of(path) from None
     except pa.ArrowInvalid:
-        if ragged := _ragged(data, delimiter, path, skipped):
-            raise DataError(ragged) from None
+        _refuse_ragged(data, delimiter, path, skipped)
         raise
-
-
-def _ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> str:
-    """What is wrong with the first row that is longer or shorter than the header; nothing if there is none.
-
-    Args:
-        skipped: lines of the file before the header.
-    """
-    rows = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=delimiter)
-    try:
-        header = next(rows, [])
-        short = next((row for row in rows if row and len(row) != len(header)), None)
-    except csv.Error:
-        return ""
-    if short is None:
-        return ""
-    shown = delimiter.join(short)
-    hint = ""
-    if len(short) == len(header) + 1:
-        hint = "; does a first column of row names lack its name?" if short[-1] else "; do rows end in a delimiter?"
-    names = f"{len(header)} column{'s' * (len(header) != 1)} ({delimiter.join(header)[:60]})"
-    return (
-        f"{path} cannot be read as {table_suffix(path)[1:]}: the header, separated by {_called(delimiter)}, names "
-        f"{names}, and line {rows.line_num + skipped} has {len(short)}: {shown[:60]}{hint}"
-    )
 
 
 def is_text(kind: Any) -> bool:
     """Whether a type of pyarrow's is that of texts."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
-    """Raises DataError where every comma in a number could separate thousands as well."""
-    for column in columns:
-        commas = column.filter(pc.match_substring(column, ","))
-        if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
-            return
-    raise DataError(
-        f"{path}: the commas in column {name!r} could be decimal marks or separate thousands: write its numbers "
-        f"with points"
-    )
 
 
 def no_numbers(values: Iterable[object]) -> str:
@@ -434,3 +369,52 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _refuse_ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> None:
+    """Raises DataError where a row is longer or shorter than the header.
+
+    Args:
+        skipped: lines of the file before the header.
+    """
+    rows = csv.reader(io.StringIO(data.decode("utf-8", "replace"), newline=""), delimiter=delimiter)
+    try:
+        header = next(rows, [])
+        odd = next((row for row in rows if row and len(row) != len(header)), None)
+    except csv.Error:
+        return
+    if odd is None:
+        return
+    hint = ""
+    if len(odd) == len(header) + 1:
+        hint = "; does a first column of row names lack its name?" if odd[-1] else "; do rows end in a delimiter?"
+    raise Refusal.RAGGED.of(
+        path,
+        suffix=table_suffix(path)[1:],
+        delimiter=_called(delimiter),
+        names=f"{len(header)} column{'s' * (len(header) != 1)} ({delimiter.join(header)[:60]})",
+        line=rows.line_num + skipped,
+        number=len(odd),
+        row=delimiter.join(odd)[:60],
+        hint=hint,
+    )
+
+
+def _columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _columns_of_objects(objects: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns that are objects with the same keys, the rows, in the same order; nothing of others."""
+    rows = {tuple(column) for column in objects.values()}
+    return {name: list(column.values()) for name, column in objects.items()} if len(rows) == 1 else {}
+
+
+def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
+    """Raises DataError where every comma in a number could separate thousands as well."""
+    for column in columns:
+        commas = column.filter(pc.match_substring(column, ","))
+        if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
+            return
+    raise Refusal.THOUSANDS.of(path, name=name)

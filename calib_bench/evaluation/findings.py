@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from calib_bench.analysis.findings import Finding, established
 from calib_bench.analysis.format import ALPHA, number
-from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell, is_significant
+from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell
 from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
@@ -20,7 +21,7 @@ Row = Mapping[str, Any]
 Context = Mapping[str, Any]
 MAIN = ("method", "accuracy", "log_loss", "brier", "ece", "ece_positive", "ece_null", "kappa", "remark", "doubtful")
 DECISION_METRICS = (*RANKED, *SETS)
-UNITS = {"log_loss": " nats"}
+UNITS = {"log_loss": "nats"}
 NAMES = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier score", "ece": "ECE"}
 COUNTED = (
     "The calibration examples that a temperature was fitted on are counted in the intervals of log loss and Brier "
@@ -29,6 +30,62 @@ COUNTED = (
 UNCOUNTED = "Intervals after calibration hold for these fits: variation between fits is not counted."
 FEW = 500
 """Below so many test examples an ECE is mostly noise."""
+ONE_MODEL = "one model: 95% intervals count test examples only, not variation between trainings"
+OF_THEIR_OWN = "of their own: 95% t intervals over models"
+CROSSED = "95% intervals count models and examples as crossed sources of variance"
+CROSS_FITTED = "calibrators are cross-fitted on the test file in {folds} folds"
+STAR = f"Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods."
+MAIN_NOTE = (
+    "ece null is what a calibrated model with these confidences would show on average; kappa > 1 is overconfident."
+)
+METRICS_NOTE = (
+    "but of smECE, MCE, squared debiased ECE and, where it would be long, classwise ECE: t intervals over models, and "
+    "none for one model. Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated "
+    "model's."
+)
+DECISIONS_TITLE = "What confidence is worth to a decision"
+OTHER_FITS = " Those of other calibrators hold for these fits."
+DOUBTS = "Some intervals may cover less than 95% (see the table's note)."
+AS_THEY_ARE = (
+    "The predictions as they are: accuracy {accuracy}, log loss {log_loss} nats, Brier {brier}, ECE {ece}, where a "
+    "calibrated model would show {null} by chance{p}."
+)
+NO_FIT = (
+    "No calibrator was fitted: give the predictions for a held-out calibration set with --calibration, or --cross-fit "
+    "5 to fit and judge on this one by folds."
+)
+BEST = (
+    "{best.where} has the lowest log loss of {among}, {best.text} against raw. After Holm's correction, lower than "
+    "raw: {lower}; higher: {higher}; the others are inconclusive."
+)
+ONLY_PROBABILITIES = (
+    "Only probabilities are known, so calibrators see log p. {methods} would be fitted differently on logits: save "
+    "logits if you can."
+)
+BY_FOLDS = (
+    "Calibrators were cross-fitted: every test example was calibrated by a fit to the other {others} of {folds} folds "
+    "of the test file, so these numbers describe calibration with about as many examples, not one fixed calibrator."
+)
+COLLAPSED = (
+    f"{{lost}} of {{models}} models collapsed ({{names}}): a gap parts their accuracy from the others'. No interval "
+    f"over so few models covers the mean of two kinds, and no difference is called significant. Report the share that "
+    f"collapsed and the mean of the others, and evaluate {SEEDS} models or more."
+)
+FEW_EXAMPLES = "{least:,} test examples are few: an ECE is then mostly noise; read it against its null."
+MIXED = "{name}: of calibration and test predictions only one holds logits, so calibrators see log p of both."
+SHARED = (
+    "{rows:,} of the {of:,} calibration rows of {calibration.name} are rows of the test set {test.name}: calibrators "
+    "are judged on examples they were fitted to."
+)
+ZEROS = (
+    "{name}: calibrators saw a probability of zero as {share} of {step}, the last digit kept ({why}); rows were "
+    "normalized. Save logits or more digits to avoid this."
+)
+HARD = "only zeros and ones are known, so kappa has no meaning"
+BEST_SHARE = "the share that explains the calibration labels best"
+OVERCONFIDENT, UNDERCONFIDENT = "the model is overconfident", "the model is underconfident"
+NEITHER = "neither over- nor underconfidence is established"
+AT_BOUND = "the temperature stopped at a bound, as the calibration set is separable or uninformative"
 
 
 def sources(models: Sequence[Model], nested: bool) -> str:
@@ -36,10 +93,8 @@ def sources(models: Sequence[Model], nested: bool) -> str:
     n, N = len(models), [len(m.test.y_N) for m in models]
     examples = f"{N[0]:,} test examples" if len(set(N)) == 1 else f"{min(N):,} to {max(N):,} test examples"
     if n == 1:
-        return f"{examples}, one model: 95% intervals count test examples only, not variation between trainings"
-    if nested:
-        return f"{n} models with {examples} of their own: 95% t intervals over models"
-    return f"{n} models, {examples}: 95% intervals count models and examples as crossed sources of variance"
+        return f"{examples}, {ONE_MODEL}"
+    return f"{n} models with {examples} {OF_THEIR_OWN}" if nested else f"{n} models, {examples}: {CROSSED}"
 
 
 def _stem(column: str) -> str:
@@ -53,35 +108,20 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     frame = frames["evaluation"]
     how = sources(context["models"], context["nested"])
     if context["folds"]:
-        how += f"; calibrators are cross-fitted on the test file in {context['folds']} folds"
+        how = f"{how}; {CROSS_FITTED.format(folds=context['folds'])}"
     notes = _fits(frame, context)
     if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
         notes = f"{notes} {DOUBTFUL}.".strip()
-    main = [c for c in frame.columns if _stem(c) in MAIN]
+    main = frame[[c for c in frame.columns if _stem(c) in MAIN]]
+    title = "Accuracy, log loss (nats), Brier and ECE by method"
     by_name = {
-        "evaluation": Table(
-            "Accuracy, log loss (nats), Brier and ECE by method",
-            frame[main],
-            f"{how}. ece null is what a calibrated model with these confidences would show on average; kappa > 1 is "
-            f"overconfident. {notes}",
-            paper=True,
-        ),
-        "metrics": Table(
-            "Every metric by method",
-            frame,
-            f"{how}; but of smECE, MCE, squared debiased ECE and, where it would be long, classwise ECE: t intervals "
-            f"over models, and none for one model. "
-            f"Columns ending in _p are p-values; ece_null_p asks whether the ECE exceeds a calibrated model's. {notes}",
-        ),
+        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True),
+        "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}"),
     }
-    if len(frames["differences"]):
-        by_name["differences"] = Table(
-            "Each method minus raw",
-            frames["differences"],
-            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}"
-            + (f" {KINDS}." if TWO_KINDS in frames["differences"] else ""),
-            paper=True,
-        )
+    differences = frames["differences"]
+    if len(differences):
+        note = f"{how}. {STAR} {notes}{_kinds(differences)}"
+        by_name["differences"] = Table("Each method minus raw", differences, note, paper=True)
     by_name |= _decisions(frames, how)
     if len(context["models"]) > 1:
         by_name["models"] = Table("Each model by itself", frames["models"], "In the order given.")
@@ -107,20 +147,11 @@ def _decisions(frames: Mapping[str, pd.DataFrame], how: str) -> dict[str, Table]
     frame, differences = frames["evaluation"], frames["decision_differences"]
     stems = ("method", *DECISION_METRICS)
     notes = f"{DECISIONS} {DOUBTFUL}." if "doubtful" in frame else DECISIONS
-    by_name = {
-        "decisions": Table(
-            "What confidence is worth to a decision, by method",
-            frame[[c for c in frame.columns if _stem(c) in stems]],
-            f"{how}. {notes}",
-        )
-    }
+    shown = frame[[c for c in frame.columns if _stem(c) in stems]]
+    by_name = {"decisions": Table(f"{DECISIONS_TITLE}, by method", shown, f"{how}. {notes}")}
     if len(differences):
-        kinds = f" {KINDS}." if TWO_KINDS in differences else ""
-        by_name["decision_differences"] = Table(
-            "What confidence is worth to a decision, each method minus raw",
-            differences,
-            f"{how}. Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods. {notes}{kinds}",
-        )
+        note = f"{how}. {STAR} {notes}{_kinds(differences)}"
+        by_name["decision_differences"] = Table(f"{DECISIONS_TITLE}, each method minus raw", differences, note)
     return by_name
 
 
@@ -131,42 +162,29 @@ def _fits(frame: pd.DataFrame, context: Context) -> str:
         return ""
     if context["folds"] or "temperature_scaling" not in methods or not any_number(frame, "kappa_low"):
         return UNCOUNTED
-    others = " Those of other calibrators hold for these fits." if len(methods) > 1 else ""
-    return COUNTED + others
+    return COUNTED + (OTHER_FITS if len(methods) > 1 else "")
 
 
 def doubts_of(frame: pd.DataFrame, names: str) -> list[str]:
     """A warning that names the rows whose intervals are in doubt; none where none are."""
-    if "doubtful" not in frame:
-        return []
-    marked = frame[frame["doubtful"].notna()]
+    marked = frame[frame["doubtful"].notna()] if "doubtful" in frame else frame[:0]
     if marked.empty:
         return []
     listed = "; ".join(f"{name}: {words}" for name, words in zip(marked[names], marked["doubtful"], strict=True))
-    return [f"Some intervals may cover less than 95% (see the table's note). {listed}."]
+    return [f"{DOUBTS} {listed}."]
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
     """Sentences on the predictions and the calibrators, most important first."""
     rows = {row["method"]: row for row in frames["evaluation"].to_dict("records")}
     raw = rows["raw"]
-    sentences = [
-        f"The predictions as they are: accuracy {cell(raw, 'accuracy')}, log loss {cell(raw, 'log_loss')} nats, Brier "
-        f"{cell(raw, 'brier')}, ECE {cell(raw, 'ece')}, where a calibrated model would show {number(raw['ece_null'])} "
-        f"by chance{_p(raw)}."
-    ]
+    cells = {metric: cell(raw, metric) for metric in NAMES}
+    sentences = [AS_THEY_ARE.format(**cells, null=number(raw["ece_null"]), p=_p(raw))]
     kappa = rows.get("temperature_scaling", {})
     if has_number(kappa, "kappa"):
         sentences.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
     differences = frames["differences"].to_dict("records")
-    if differences:
-        sentences += _calibrators(differences)
-    else:
-        sentences.append(
-            "No calibrator was fitted: give the predictions for a held-out calibration set with --calibration, or "
-            "--cross-fit 5 to fit and judge on this one by folds."
-        )
-    return tuple(sentences)
+    return (*sentences, *(_calibrators(differences) if differences else [NO_FIT]))
 
 
 def _calibrators(differences: Sequence[Row]) -> list[str]:
@@ -174,38 +192,25 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     finite = [row for row in differences if math.isfinite(row["log_loss"])]
     if not finite:
         return []
-    best = min(finite, key=lambda row: row["log_loss"])
+    changes = [Finding.of(row, "log_loss", unit="nats", where=row["method"]) for row in finite]
     among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
-    return [
-        f"{best['method']} has the lowest log loss of {among}, {cell(best, 'log_loss')} nats against raw. After Holm's "
-        f"correction, lower than raw: {_significant(finite, -1)}; higher: {_significant(finite, 1)}; the others are "
-        f"inconclusive."
-    ]
-
-
-def _significant(differences: Sequence[Row], sign: int) -> str:
-    """The methods whose log loss differs significantly from raw, with the sign."""
-    rows = [row for row in differences if is_significant(row, "log_loss")]
-    return ", ".join(row["method"] for row in rows if sign * row["log_loss"] > 0) or "none"
+    best = min(changes, key=lambda change: change.departure)
+    certain = established(changes)
+    lower = ", ".join(change.where for change in certain if change.departure < 0) or "none"
+    higher = ", ".join(change.where for change in certain if change.departure > 0) or "none"
+    return [BEST.format(best=best, among=among, lower=lower, higher=higher)]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
     """Warnings of an evaluation: what a reader must know before quoting a number."""
     models: Sequence[Model] = context["models"]
     sentences = list(context["skipped"])
-    remarks = frames["evaluation"].get("remark")
+    remarks, folds = frames["evaluation"].get("remark"), context["folds"]
     if remarks is not None and remarks.notna().any():
         marked = ", ".join(frames["evaluation"]["method"][remarks.notna()])
-        sentences.append(
-            f"Only probabilities are known, so calibrators see log p. {marked} would be fitted differently on "
-            f"logits: save logits if you can."
-        )
-    if context["folds"]:
-        sentences.append(
-            f"Calibrators were cross-fitted: every test example was calibrated by a fit to the other "
-            f"{context['folds'] - 1} of {context['folds']} folds of the test file, so these numbers describe "
-            f"calibration with about as many examples, not one fixed calibrator."
-        )
+        sentences.append(ONLY_PROBABILITIES.format(methods=marked))
+    if folds:
+        sentences.append(BY_FOLDS.format(others=folds - 1, folds=folds))
     sentences += doubts_of(frames["evaluation"][:1], "method")
     return (*sentences, *two_kinds(models), *general(models))
 
@@ -216,19 +221,13 @@ def two_kinds(models: Sequence[Model]) -> list[str]:
     if not lost:
         return []
     names = ", ".join(model.test.name for model in lost)
-    return [
-        f"{len(lost)} of {len(models)} models collapsed ({names}): a gap parts their accuracy from the others'. No "
-        f"interval over so few models covers the mean of two kinds, and no difference is called significant. Report "
-        f"the share that collapsed and the mean of the others, and evaluate {SEEDS} models or more."
-    ]
+    return [COLLAPSED.format(lost=len(lost), models=len(models), names=names)]
 
 
 def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
-    sentences = []
     least = min(len(m.test.y_N) for m in models)
-    if least < FEW:
-        sentences.append(f"{least:,} test examples are few: an ECE is then mostly noise; read it against its null.")
+    sentences = [FEW_EXAMPLES.format(least=least)] if least < FEW else []
     sentences += _mixed(models)
     for model in models:
         sentences += _shared(model, shared_rows(model))
@@ -246,23 +245,15 @@ def _noted(models: Sequence[Model], role: str) -> list[str]:
 
 def _mixed(models: Sequence[Model]) -> list[str]:
     """A warning where one of a model's two sets holds logits and the other probabilities; nothing where none does."""
-    for model in models:
-        if model.calibration is not None and model.calibration.exact != model.test.exact:
-            return [
-                f"{model.test.name}: of calibration and test predictions only one holds logits, so calibrators see "
-                f"log p of both."
-            ]
-    return []
+    mixed = [m for m in models if m.calibration is not None and m.calibration.exact != m.test.exact]
+    return [MIXED.format(name=model.test.name) for model in mixed[:1]]
 
 
 def _shared(model: Model, rows: int) -> list[str]:
     """A warning of calibration rows that are rows of the test set; nothing where none are."""
     if not rows or model.calibration is None:
         return []
-    return [
-        f"{rows:,} of the {len(model.calibration.y_N):,} calibration rows of {model.calibration.name} are rows of the "
-        f"test set {model.test.name}: calibrators are judged on examples they were fitted to."
-    ]
+    return [SHARED.format(rows=rows, of=len(model.calibration.y_N), calibration=model.calibration, test=model.test)]
 
 
 def _zeros(model: Model) -> list[str]:
@@ -272,15 +263,8 @@ def _zeros(model: Model) -> list[str]:
     shares, steps = sorted(model.shares.values()), model.zeros.step_K
     share = f"{shares[0]:.3g}" if shares[0] == shares[-1] else f"{shares[0]:.3g} to {shares[-1]:.3g}"
     step = f"{steps.min():.2g}" if steps.min() == steps.max() else " and ".join(f"{s:.2g}" for s in steps)
-    why = (
-        "only zeros and ones are known, so kappa has no meaning"
-        if model.zeros.resolution.form == "hard"
-        else "the share that explains the calibration labels best"
-    )
-    return [
-        f"{model.test.name}: calibrators saw a probability of zero as {share} of {step}, the last digit kept ({why}); "
-        f"rows were normalized. Save logits or more digits to avoid this."
-    ]
+    why = HARD if model.zeros.resolution.form == "hard" else BEST_SHARE
+    return [ZEROS.format(name=model.test.name, share=share, step=step, why=why)]
 
 
 def any_number(frame: pd.DataFrame, column: str) -> bool:
@@ -300,9 +284,12 @@ def _p(row: Row) -> str:
 
 def _confidence(row: Row) -> str:
     if not has_number(row, "kappa_low"):
-        return "the temperature stopped at a bound, as the calibration set is separable or uninformative"
+        return AT_BOUND
     if row["kappa_low"] > 1:
-        return "the model is overconfident"
-    if row["kappa_high"] < 1:
-        return "the model is underconfident"
-    return "neither over- nor underconfidence is established"
+        return OVERCONFIDENT
+    return UNDERCONFIDENT if row["kappa_high"] < 1 else NEITHER
+
+
+def _kinds(frame: pd.DataFrame) -> str:
+    """A sentence on models of two kinds where a frame marks them; else empty."""
+    return f" {KINDS}." if TWO_KINDS in frame else ""

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calib_bench.errors import DataError, nearest
+from calib_bench.errors import nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.class_columns import read_class_columns
 from calib_bench.evaluation.dialects import TABLES, not_numbers, table_suffix
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
-from calib_bench.evaluation.named_arrays import NamedArrays, read_named_arrays
+from calib_bench.evaluation.named_arrays import read_named_arrays
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.text_tables import read_table
-from calib_bench.evaluation.unreadable import SAVE
 from calib_bench.evaluation.vocabulary import KINDS, kind_of, not_used
 
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
@@ -69,17 +69,14 @@ def load(path: Path, labels: Path | None = None, kind: str | None = None, label:
     if suffix == ".npy":
         return _pair(path, labels, kind)
     if labels is not None:
-        raise DataError(f"{path}:{labels} is not a pair of .npy files: a {suffix} file holds its own labels")
+        raise Refusal.NO_PAIR.of(f"{path}:{labels}", suffix=suffix)
     if suffix in (".npz", ".safetensors"):
         return content_of(npz(path) if suffix == ".npz" else safetensors(path), str(path), kind, label)
     if suffix in TABLES:
         columns, notes = read_table(path)
         return content_of(columns, str(path), kind, label, notes, is_table=True)
     why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
-    raise DataError(
-        f"{path} {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, "
-        f".zip), .parquet, .arrow, .feather and .safetensors; from Python, {SAVE} makes one"
-    )
+    raise Refusal.NO_FORMAT.of(path, why=why)
 
 
 def content_of(
@@ -104,33 +101,19 @@ def content_of(
     arrays, label_notes = with_labels(arrays, origin, label)
     if is_table:
         refuse_confidence(arrays, origin)
-        named_arrays = read_class_columns(arrays, origin, kind)
+        named = read_class_columns(arrays, origin, kind)
     else:
-        named_arrays = read_named_arrays(arrays, origin)
-    return _chosen(named_arrays, origin, kind, [*notes, *label_notes])
-
-
-def _chosen(named_arrays: NamedArrays, origin: str, kind: str | None, notes: Iterable[str]) -> Content:
-    """The predictions and labels among named arrays, with notes."""
-    arrays = named_arrays.arrays
-    kinds = {name: kind_of(name) for name in arrays if name != "labels"}
-    name = _prediction(kinds, arrays, origin, kind)
+        named = read_named_arrays(arrays, origin)
+    kinds = {name: kind_of(name) for name in named.arrays if name != "labels"}
+    name = _prediction(kinds, named.arrays, origin, kind)
     kind_by_name = kinds.pop(name)
     content_kind = kind or kind_by_name or "logits"
-    remarks = [*notes, *named_arrays.notes]
-    remarks += not_used([*kinds])
+    remarks = [*notes, *label_notes, *named.notes, *not_used([*kinds])]
     if kind is not None and kind_by_name not in (None, kind):
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
-    values = _numbers(arrays[name], name, content_kind, origin)
-    return Content(
-        values,
-        arrays["labels"],
-        content_kind,
-        tuple(remarks),
-        named_arrays.classes,
-        named_arrays.by_name,
-        named_arrays.ids,
-    )
+    values = _numbers(named.arrays[name], name, content_kind, origin)
+    labels = named.arrays["labels"]
+    return Content(values, labels, content_kind, tuple(remarks), named.classes, named.by_name, named.ids)
 
 
 def _prediction(kinds: Mapping[str, str | None], arrays: Iterable[str], origin: str, kind: str | None) -> str:
@@ -143,14 +126,10 @@ def _prediction(kinds: Mapping[str, str | None], arrays: Iterable[str], origin: 
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        listed = ", ".join(map(repr, candidates))
-        problem = f"more than one array that could be the predictions ({listed}); keep one"
-    else:
-        accepted = [names[0] for names in KINDS.values()]
-        hint = nearest(next(iter(kinds)), accepted) if kinds else f"valid choices: {', '.join(accepted)}"
-        listed = ", ".join(map(repr, arrays))
-        problem = f"no predictions by a name that says what they are (it holds {listed}); {hint}"
-    raise DataError(f"{origin} holds {problem}, or, for a single array of another name, say what it is with --kind")
+        raise Refusal.SEVERAL_PREDICTIONS.of(origin, names=", ".join(map(repr, candidates)))
+    accepted = [names[0] for names in KINDS.values()]
+    hint = nearest(next(iter(kinds)), accepted) if kinds else f"valid choices: {', '.join(accepted)}"
+    raise Refusal.NO_PREDICTION.of(origin, names=", ".join(map(repr, arrays)), hint=hint)
 
 
 def _candidates(kinds: Mapping[str, str | None], kind: str | None) -> list[str]:
@@ -168,14 +147,9 @@ def _candidates(kinds: Mapping[str, str | None], kind: str | None) -> list[str]:
 def _numbers(values: Array, name: str, kind: str, origin: str) -> Array:
     """The predictions, if they are numbers."""
     if values.ndim == 1 and (problem := not_numbers(values)):
-        raise DataError(
-            f"{origin}: {name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as "
-            f"parquet keeps it, or a column a class, {name}_0, {name}_1..."
-        )
+        raise Refusal.NO_NUMBERS.of(origin, name=name, kind=kind, problem=problem)
     if values.dtype == np.dtype("V2"):
-        raise DataError(
-            f"{origin}: {name!r} holds raw bytes, two a number, as numpy saves bfloat16: save it as float32"
-        )
+        raise Refusal.RAW_BYTES.of(origin, name=name)
     return values
 
 
@@ -183,13 +157,10 @@ def _pair(path: Path, labels: Path | None, kind: str | None) -> Content:
     """Predictions and labels of two npy files."""
     values = npy(path)
     if labels is None:
-        raise DataError(f"{path} holds one array: give its labels too, as {path}:labels.npy")
+        raise Refusal.NO_NPY_LABELS.of(path, path=path)
     kind = kind or _kind_of_file(path)
     if kind is None:
-        raise DataError(
-            f"the name {path.name} does not say what the numbers are: give --kind logits, probabilities, "
-            f"log_probabilities or scores, or call the file for example test_logits.npy"
-        )
+        raise Refusal.NO_NPY_KIND.of(path.name)
     return Content(values, npy(labels), kind)
 
 

@@ -27,6 +27,7 @@ from calib_bench.evaluation.class_names import (
 from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.text_tables import LONGEST
 from calib_bench.evaluation.unreadable import refuse_repeated
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
@@ -51,14 +52,14 @@ def array(values: Any, name: str) -> Array:
         DataError: they are no array, or some are masked or missing.
     """
     if values is None:
-        raise DataError(f"{name}: None is given where an array is expected")
+        raise Refusal.NO_ARRAY.of(name)
     if isinstance(values, torch.Tensor):
         return _from_tensor(values, name)
     if isinstance(values, list | tuple) and any(isinstance(one, torch.Tensor) for one in values):
         values = [array(one, name).tolist() for one in values]
     converted = _converted(values, name)
-    if isinstance(values, np.ma.MaskedArray):
-        _refuse_masked(values, name)
+    if isinstance(values, np.ma.MaskedArray) and (masked := np.ma.getmaskarray(values)).any():
+        raise Refusal.MASKED.of(name, row=int(masked.reshape(len(values), -1).any(1).argmax()))
     if converted.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):  # of ml_dtypes, which JAX and others use
         converted = converted.astype(np.float32)
     return converted
@@ -66,7 +67,7 @@ def array(values: Any, name: str) -> Array:
 
 def _from_tensor(tensor: Tensor, name: str) -> Array:
     if tensor.is_meta:
-        raise DataError(f"{name}: a tensor on the meta device holds no numbers: compute it on another")
+        raise Refusal.META.of(name)
     tensor = tensor.detach()
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
     return from_torch(dense.resolve_conj().resolve_neg().cpu())
@@ -81,17 +82,10 @@ def _converted(values: Any, name: str) -> Array:
         converted = decoded(converted)
     except (ValueError, TypeError, RuntimeError) as error:
         text = " ".join(str(error).split())[:200]
-        raise DataError(f"{name}: {type(values).__name__} cannot be read as an array of numbers: {text}") from None
+        raise Refusal.NOT_AN_ARRAY.of(name, type=type(values).__name__, error=text) from None
     if converted.dtype.kind == "O":
-        raise DataError(f"{name}: some entries are missing, or of different kinds: expected numbers only")
+        raise Refusal.OBJECTS.of(name)
     return converted
-
-
-def _refuse_masked(values: Any, name: str) -> None:
-    masked = np.ma.getmaskarray(values)
-    if masked.any():
-        i = int(masked.reshape(len(values), -1).any(1).argmax())
-        raise DataError(f"{name}: some numbers are masked, the first in row {i}: leave such rows out")
 
 
 # data frames
@@ -121,7 +115,7 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
         return _as_file(values, labels, kind, name)
     if labels is None or isinstance(labels, str):
         hint = f"{labels!r} names a column, and the predictions have none" if labels else "give an array [N]"
-        raise DataError(f"{name}: labels are missing: {hint}")
+        raise Refusal.LABELS_MISSING.of(name, hint=hint)
     y, notes = _labels(values, labels, name)
     if not hasattr(values, "columns"):
         return Content(array(values, name), positions(y, None, name)[0], notes=notes)
@@ -244,10 +238,7 @@ def _refuse_mixed(columns: Sequence[_Column], name: str) -> None:
     telling = [column.name for column in columns if column.pair is not None]
     strange = [column.name for column in columns if column.pair is None]
     if telling and strange:
-        raise DataError(
-            f"{name}: column {strange[0]!r} stands beside {telling[0]!r}, and its name does not say which class it "
-            f"is: remove it, or name it as the others"
-        )
+        raise Refusal.MIXED_COLUMNS.of(name, strange=strange[0], telling=telling[0])
 
 
 def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Content:
@@ -294,14 +285,11 @@ def _name_the_same_rows(rows: pd.Index, label_index: pd.Index, name: str) -> boo
     same = rows.is_unique and label_index.is_unique and bool(label_index.isin(rows).all())
     one_counts = _only_counts(rows) or _only_counts(label_index)
     if one_counts and same:
-        raise DataError(
-            f"{name}: predictions and labels have the same index in different orders, and one of them only counts "
-            f"rows: give labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
-        )
+        raise Refusal.ONE_COUNTS.of(name)
     if not same and not one_counts:
         strange = label_index[~label_index.isin(rows)]
         what = f"{strange[0]!r} of the labels is none of the predictions'" if len(strange) else "names come twice"
-        raise DataError(f"{name}: the indices of predictions and labels differ ({what}): take the same rows of both")
+        raise Refusal.OTHER_INDEX.of(name, what=what)
     return same
 
 
@@ -358,16 +346,13 @@ def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: A
     first, last = names[order[0]], names[order[-1]]
     if K == 1:
         if numbers[0] == 0 and first != "0":
-            raise DataError(f"{name}: the only column, {first!r}, is that of class 0: give that of class 1")
+            raise Refusal.CLASS_0.of(name, name=first)
         return Content(values, y)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
         return Content(values[:, order], y, notes=(MOVED,) if moved else ())
     strange = next((label for label in np.unique(y).tolist() if label not in numbers), None)
     if strange is not None:
-        raise DataError(
-            f"{name}: the columns are {first!r} to {last!r}, and none is that of label {strange:g}: rename them, or "
-            f"give .to_numpy() if labels are positions"
-        )
+        raise Refusal.NO_COLUMN_OF_LABEL.of(name, first=first, last=last, label=strange)
     labels, classes = np.searchsorted(sorted(numbers), y.ravel()), tuple(names[k] for k in order)
     return Content(values[:, order], labels, classes=classes, by_name=True, notes=(by_column_numbers(first, last),))

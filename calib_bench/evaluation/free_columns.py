@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import is_identifier, numbered, says_class, without_affixes
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
 
@@ -36,7 +36,7 @@ class Family:
         columns: dict[Any, str] = self.numbered if isinstance(number_or_name, int) else self.named
         other = columns.setdefault(number_or_name, column)
         if other != column:
-            raise DataError(f"{origin}: columns {other!r} and {column!r} are the same class: remove one")
+            raise Refusal.SAME_CLASS.of(origin, one=other, other=column)
 
 
 def free_family(
@@ -87,31 +87,13 @@ def _only_series(
     """The only series of numbered columns, if no other column may be a class."""
     firsts = [family.members[0] for family in series.values()]
     if len(series) > 1:
-        listed = " and ".join(map(repr, firsts))
-        raise DataError(f"{origin}: the classes may be the columns like {listed}: keep those of the classes")
+        raise Refusal.SEVERAL_SERIES.of(origin, names=" and ".join(map(repr, firsts)))
     (prefix, family), *_ = series.items()
     others = [name for name in names if name not in family.members and columns[name].dtype.kind == "f"]
     if others and not says_class(prefix):
-        raise _doubtful(origin, others[0], f"stands beside columns with numbers, {firsts[0]!r}")
+        problem = f"stands beside columns with numbers, {firsts[0]!r}"
+        raise Refusal.DOUBTFUL.of(origin, name=others[0], problem=problem)
     return family
-
-
-def _doubtful(origin: str, name: str, problem: str) -> DataError:
-    """The error for a column that may be a class or not."""
-    return DataError(
-        f"{origin}: column {name!r} {problem}: if it is no class, remove it; if it is one, name the class columns "
-        f"logit_0, logit_1..."
-    )
-
-
-def _refuse_whole_numbers(
-    names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]
-) -> None:
-    """Raises DataError where a column of whole numbers that is no label stands among columns that hold others."""
-    unlabelled = [name for name in names if name.strip() not in words]
-    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
-    if 0 < len(whole_numbers) < len(names):
-        raise _doubtful(origin, whole_numbers[0], "holds whole numbers and the others do not")
 
 
 def _holds_whole_numbers(values: Array) -> bool:
@@ -154,7 +136,7 @@ def _refuse_other_range(
         others = max((other for text, other in sizes.items() if text != name), default=0.0)
         if short[name] not in words and size > FARTHER * others > 0:
             problem = f"holds numbers about {size:.3g} and the others about {others:.3g} at most"
-            raise _doubtful(origin, name, problem)
+            raise Refusal.DOUBTFUL.of(origin, name=name, problem=problem)
 
 
 MOST_ROWS = 0.25
@@ -173,7 +155,7 @@ def _refuse_never_right(
         rows = int((largest == k).sum())
         if short[name] not in words and rows >= max(LEAST_ROWS, MOST_ROWS * len(largest)):
             problem = f"is the largest in {rows:,} of {len(largest):,} rows and the label of none"
-            raise _doubtful(origin, name, problem)
+            raise Refusal.DOUBTFUL.of(origin, name=name, problem=problem)
 
 
 def _size(values: Array) -> float:
@@ -182,3 +164,13 @@ def _size(values: Array) -> float:
         return 0.0
     offered = values[np.isfinite(values) & (values > masks.SHALLOWEST)]
     return float(np.median(np.abs(offered))) if len(offered) else 0.0
+
+
+def _refuse_whole_numbers(
+    names: Sequence[str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+) -> None:
+    """Raises DataError where a column of whole numbers that is no label stands among columns that hold others."""
+    unlabelled = [name for name in names if name.strip() not in words]
+    whole_numbers = [name for name in unlabelled if _holds_whole_numbers(columns[name])]
+    if 0 < len(whole_numbers) < len(names):
+        raise Refusal.DOUBTFUL.of(origin, name=whole_numbers[0], problem="holds whole numbers and the others do not")

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from calib_bench.errors import DataError, nearest
+from calib_bench.errors import nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import LazyArrays
 from calib_bench.evaluation.class_names import is_count, shown
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters, not_used, plain
 
 CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
@@ -45,15 +46,10 @@ def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> st
     """Which of the arrays with usual names of labels holds them: the first of numbers, if all agree."""
     if not usual:
         listed = ", ".join(map(repr, [*arrays][:12])) + ("..." if len(arrays) > 12 else "")
-        raise DataError(f"{origin} holds no labels: it holds {listed or 'nothing'}; {_advice(arrays)}")
-    if len(usual) == 1:
-        return usual[0]
-    for other in usual[1:]:
-        if not _agree(arrays[usual[0]], arrays[other]):
-            raise DataError(
-                f"{origin} holds labels twice, and those in {usual[0]!r} and {other!r} differ: say which with "
-                f"--labels NAME, or remove one"
-            )
+        raise Refusal.NO_LABELS.of(origin, names=listed or "nothing", advice=_advice(arrays))
+    other = next((name for name in usual[1:] if not _agree(arrays[usual[0]], arrays[name])), None)
+    if other is not None:
+        raise Refusal.LABELS_TWICE.of(origin, one=usual[0], other=other)
     return next((name for name in usual if arrays[name].dtype.kind not in "OU"), usual[0])
 
 
@@ -65,7 +61,7 @@ def _named(arrays: Iterable[str], origin: str, label: str) -> str:
         same = same or [name for name in names if letters(name) == letters(wanted)]
         if len(same) == 1:
             return same[0]
-    raise DataError(f"{origin} holds no {label!r}, which --labels names: {nearest(label, names)}")
+    raise Refusal.NO_SUCH_LABELS.of(origin, label=label, hint=nearest(label, names))
 
 
 def _agree(one: Array, other: Array) -> bool:
@@ -90,19 +86,14 @@ def _advice(names: Iterable[str]) -> str:
     return f"call them one of {', '.join(LABELS[:8])}, or say --labels NAME"
 
 
-def _says_kind(names: Iterable[str]) -> bool:
-    """Whether any name says a kind of prediction, perhaps with a number behind it."""
-    return any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in names)
-
-
 def _refuse_fractions(arrays: Mapping[str, Array], aside: Iterable[str], origin: str) -> None:
     """Raises DataError where a column with a name of labels may be that of a class, as no other says what it is."""
-    if _says_kind(arrays):
+    if any(kind_of(re.sub(r"[_ .]?\d+$", "", name)) for name in arrays):
         return
     for name in aside:
         values = arrays[name]
         if values.dtype.kind == "f" and not (values == np.floor(values)).all():
-            raise DataError(f"{origin}: {name!r} is a name of labels and holds fractions: rename it, if it is a class")
+            raise Refusal.LABEL_FRACTIONS.of(origin, name=name)
 
 
 def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
@@ -110,10 +101,7 @@ def refuse_confidence(columns: Mapping[str, Array], origin: str) -> None:
     alone = next((name for name in columns if letters(name) in CONFIDENCE and columns[name].ndim == 1), None)
     others = [name for name in columns if name not in (alone, "labels") and columns[name].dtype.kind == "f"]
     if alone is not None and not others:
-        raise DataError(
-            f"{origin} holds {alone!r} and of no class its probability: log loss and calibrators need those of all "
-            f"classes, prob_0, prob_1...; if it is that of class 1 of two, call it probability"
-        )
+        raise Refusal.CONFIDENCE.of(origin, name=alone)
 
 
 # what labels say
@@ -147,7 +135,8 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
         return np.where(labels, place_of_true, 1 - place_of_true), True
     if labels.ndim != 1 or not (texts or numbers):
         return labels, False
-    return _places(_words(labels, texts), classes, origin), True
+    form = "{}" if texts else "{:.10g}"
+    return _places([form.format(label).strip() for label in labels.tolist()], classes, origin), True
 
 
 def _are_counts(labels: Array) -> bool:
@@ -161,22 +150,6 @@ def _place_of_true(classes: Sequence[str]) -> int | None:
     return names.index("true") if sorted(names) == ["false", "true"] else None
 
 
-def _words(labels: Array, texts: bool) -> list[str]:
-    if texts:
-        return [str(label).strip() for label in labels.tolist()]
-    return [f"{label:.10g}" for label in labels.tolist()]
-
-
-def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:
-    place = {name: k for k, name in enumerate(classes)}
-    strange = next((word for word in words if word not in place), None)
-    if strange is not None:
-        raise DataError(
-            f"{origin}: the label {strange!r} is the name of no class ({shown(classes)}): {nearest(strange, classes)}"
-        )
-    return np.array([place[word] for word in words])
-
-
 def refuse_no_first(classes: Sequence[str], origin: str) -> None:
     """Raises DataError where labels are numbers and class 0 would be "yes", class 1 "no", by the order of columns."""
     if len(classes) != 2:
@@ -184,7 +157,13 @@ def refuse_no_first(classes: Sequence[str], origin: str) -> None:
     first, second = map(plain, classes)
     negations = {f"no_{first}", f"not_{first}", f"non_{first}", f"non{first}", f"not{first}"}
     if second in negations or (first in _YES and second in _NO):
-        raise DataError(
-            f"{origin}: the columns are {shown(classes)}, in this order, and labels are numbers, of which 1 usually "
-            f"means {classes[0]!r}: give labels by name, or call the columns by the labels' numbers, prob_0, prob_1"
-        )
+        raise Refusal.NO_FIRST.of(origin, classes=shown(classes), first=classes[0])
+
+
+def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:
+    place = {name: k for k, name in enumerate(classes)}
+    strange = next((word for word in words if word not in place), None)
+    if strange is not None:
+        hint = nearest(strange, classes)
+        raise Refusal.NO_CLASS_OF_LABEL.of(origin, label=strange, classes=shown(classes), hint=hint)
+    return np.array([place[word] for word in words])

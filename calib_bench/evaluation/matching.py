@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
 
 # ---- shards of one model
@@ -71,10 +71,9 @@ def _refuse_missing(key: str, numbers: Sequence[int], count: int) -> None:
     """Raises DataError where the numbers of shards are not those of so many, from 0 or from 1, each once."""
     first = 0 if 0 in numbers else 1
     missing = sorted(set(range(first, first + count)) - set(numbers))
-    if not missing and len(numbers) == count:
-        return
-    problem = f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once"
-    raise DataError(f"{key}: these are shards of one model, {count} by their names, and {problem}")
+    if missing or len(numbers) != count:
+        problem = f"number {missing[0]} is missing" if missing else f"there are {len(numbers)}: give each once"
+        raise Refusal.MISSING_SHARD.of(key, count=count, problem=problem)
 
 
 def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
@@ -88,20 +87,14 @@ def _refuse_same_rows(key: str, parts: Sequence[Predictions]) -> None:
         )
         if row_match.kind in ("same", "order") if not unnamed else (labels == other.y_N.tolist() and chance < 1e-6):
             what = "the same labels in the same order" if unnamed else "rows of the same names"
-            raise DataError(
-                f"{key}: these are shards of one model by their names, and {one.name} and {other.name} hold {what}: if "
-                f"they are seeds or models, call the files so, seed1, seed2..."
-            )
+            raise Refusal.SHARDS_OR_SEEDS.of(key, one=one, other=other, what=what)
 
 
 def _joined(one: Predictions, other: Predictions) -> Predictions:
     """Two shards of one model as one set of predictions."""
     other = same_classes(one, other)
     if one.Z_NK.shape[1] != other.Z_NK.shape[1] or (one.kind, one.exact) != (other.kind, other.exact):
-        raise DataError(
-            f"{one.name} and {other.name} look like shards of one model by their names, and hold {one.kind} of "
-            f"{one.Z_NK.shape[1]} classes and {other.kind} of {other.Z_NK.shape[1]}"
-        )
+        raise Refusal.SHARDS_DIFFER.of(other.name, one=one, other=other)
     dtype = torch.promote_types(one.Z_NK.dtype, other.Z_NK.dtype)
     Z_NK = torch.cat([one.Z_NK.to(dtype), other.Z_NK.to(dtype)])
     y_N = torch.cat([one.y_N, other.y_N])
@@ -134,15 +127,10 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
         return other
     if set(first.classes) != set(other.classes):
         strange = sorted(set(first.classes) ^ set(other.classes))[0]
-        raise DataError(
-            f"{other.name} and {first.name} name different classes ({strange!r} is in one alone): they are of "
-            f"different problems, or a column is missing"
-        )
+        raise Refusal.CLASSES_DIFFER.of(other.name, first=first.name, strange=strange)
     if not other.by_name:
-        raise DataError(
-            f"the classes of {other.name} ({shown(other.classes)}) are those of {first.name} ({shown(first.classes)}) "
-            f"in another order, and its labels are numbers, which may follow either: give labels by name, or one order"
-        )
+        classes, firsts = shown(other.classes), shown(first.classes)
+        raise Refusal.CLASSES_IN_OTHER_ORDER.of(other.name, classes=classes, first=first.name, firsts=firsts)
     order = [other.classes.index(name) for name in first.classes]
     y_N = np.argsort(order)[other.y_N.numpy()]
     return replace(
@@ -331,11 +319,7 @@ def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions]
     ours, theirs = (_varying(_places(side)) for side in (firsts, others))
     same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
     if same and not any(a == b for a, b in same):
-        raise DataError(
-            f"the names of the files differ in several numbers, and {names[0]} and {names[1]} stand in different "
-            f"orders, {', '.join(map(str, same[0][0]))} and {', '.join(map(str, same[0][1]))}: give both in one order, "
-            f"or call the files seed1, seed2..."
-        )
+        raise Refusal.CROSSED.of("", names=names, one=_listed(same[0][0]), other=_listed(same[0][1]))
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
@@ -353,11 +337,13 @@ def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: 
             _refuse_crossed(firsts, others, names)
         return list(others)
     lacking = [(names[1], sorted(set(ours) - set(theirs))), (names[0], sorted(set(theirs) - set(ours)))]
-    gaps = [f"{name} lacks {', '.join(map(str, numbers))}" for name, numbers in lacking if numbers]
+    gaps = [f"{name} lacks {_listed(numbers)}" for name, numbers in lacking if numbers]
     if gaps:
-        raise DataError(
-            f"the seeds in the names of the files differ: {names[0]} has {', '.join(map(str, sorted(ours)))} and "
-            f"{names[1]} has {', '.join(map(str, sorted(theirs)))} ({'; '.join(gaps)}): give the same seeds of both"
-        )
+        ours_listed, theirs_listed = _listed(sorted(ours)), _listed(sorted(theirs))
+        raise Refusal.SEEDS_DIFFER.of("", names=names, ours=ours_listed, theirs=theirs_listed, gaps="; ".join(gaps))
     by_seed = dict(zip(theirs, others, strict=True))
     return [by_seed[seed] for seed in ours]
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))

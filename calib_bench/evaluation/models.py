@@ -15,10 +15,11 @@ from torch import Tensor
 
 from calib_bench.analysis.fitting import calibrate
 from calib_bench.core.baseline import Calibrator, Params
-from calib_bench.errors import DataError, SettingsError
+from calib_bench.errors import SettingsError
 from calib_bench.evaluation.censored import Zeros, filled, joint_zeros, share_of
 from calib_bench.evaluation.matching import match, paired, same_classes, same_rows
 from calib_bench.evaluation.predictions import Predictions
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import collapsed
 
 
@@ -75,7 +76,9 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
     tests, calibrations = distinct(tests), distinct(calibrations)
-    _refuse_other_numbers(tests, calibrations)
+    if calibrations and len(calibrations) != len(tests):
+        raise Refusal.FILE_COUNT.of("", tests=len(tests), calibrations=len(calibrations))
+    refuse_other_classes((*tests, *calibrations))
     first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
     tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
     for test, calibration in zip(tests, calibrations, strict=False):
@@ -89,32 +92,10 @@ def _like_first(predictions: Sequence[Predictions]) -> list[Predictions]:
     return [*predictions[:1], *(same_rows(predictions[0], other) for other in predictions[1:])]
 
 
-def _refuse_other_numbers(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -> None:
-    """Raises DataError where test and calibration sets differ in number, or any in its number of classes."""
-    if calibrations and len(calibrations) != len(tests):
-        raise DataError(
-            f"{len(tests)} test files and {len(calibrations)} calibration files: give one of each for every model, in "
-            f"the same order"
-        )
-    refuse_other_classes((*tests, *calibrations))
-
-
 def refuse_other_classes(predictions: Sequence[Predictions]) -> None:
     """Raises DataError where predictions differ in their number of classes."""
     if len({p.Z_NK.shape[1] for p in predictions}) > 1:
-        listed = ", ".join(f"{p.name}: {p.Z_NK.shape[1]}" for p in predictions)
-        raise DataError(f"the predictions differ in their number of classes ({listed}): they are of different problems")
-
-
-def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
-    """Raises DataError where a calibration set is its test set."""
-    if test.Z_NK.shape != calibration.Z_NK.shape:
-        return
-    if bool((test.Z_NK == calibration.Z_NK).all()) and bool((test.y_N == calibration.y_N).all()):
-        raise DataError(
-            f"the calibration predictions {calibration.name} and the test predictions {test.name} are the same: "
-            f"calibrators would be judged on what they were fitted to; --cross-fit 5 makes the most of one file"
-        )
+        raise Refusal.CLASS_COUNTS.of("", counts=", ".join(f"{p.name}: {p.Z_NK.shape[1]}" for p in predictions))
 
 
 def distinct(predictions: Sequence[Predictions]) -> list[Predictions]:
@@ -149,10 +130,7 @@ def _as_it_stands(one: Model, other: Model) -> Model:
     test = same_classes(one.test, other.test)
     row_match = match(one.test, test)
     if row_match.kind == "other":
-        raise DataError(
-            f"{one.test.name} and {other.test.name} are not of the same examples: {row_match.reason}; a paired "
-            f"comparison needs predictions for the same ones"
-        )
+        raise Refusal.OTHER_EXAMPLES.of(other.test.name, one=one.test.name, reason=row_match.reason)
     calibration = other.calibration
     if calibration is not None:
         calibration = same_classes(one.test, calibration)
@@ -265,7 +243,7 @@ def _offering(Z_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
     if bool(rows.all()):
         return Z_NK, y_N
     if not bool(rows.any()):
-        raise DataError("every calibration label is of a class that its row does not offer: logits of -inf, or near it")
+        raise Refusal.NOTHING_OFFERED.of("")
     return Z_NK[rows], y_N[rows]
 
 
@@ -319,3 +297,9 @@ def collapsed_models(models: Sequence[Model]) -> list[Model]:
     accuracies = [float((m.test.Z_NK.argmax(-1) == m.test.y_N).double().mean()) for m in models]
     lost = collapsed(accuracies, 1 / models[0].test.Z_NK.shape[1], largest=True)
     return [] if lost.all() else [model for model, is_lost in zip(models, lost, strict=True) if is_lost]
+
+
+def _refuse_copy(test: Predictions, calibration: Predictions) -> None:
+    """Raises DataError where a calibration set is its test set."""
+    if torch.equal(test.Z_NK, calibration.Z_NK) and torch.equal(test.y_N, calibration.y_N):
+        raise Refusal.COPY.of(calibration.name, test=test.name)

@@ -11,6 +11,7 @@ from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.labels import positions
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import CLASS_NAMES, ROW_IDS, kind_of, plain
 
 
@@ -74,7 +75,7 @@ def _check_count(classes: tuple[str, ...], arrays: Mapping[str, Array], origin: 
     counts = [values.shape[1] for name, values in arrays.items() if name != "labels" and values.ndim == 2]
     K = max(counts[0], 2) if counts else 2
     if len(classes) != K or len(set(classes)) < K:
-        raise DataError(f"{origin} names {len(set(classes))} classes, and its predictions have {K}: one name a class")
+        raise Refusal.CLASS_COUNT.of(origin, number=len(set(classes)), K=K)
     return K
 
 

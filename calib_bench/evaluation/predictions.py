@@ -16,12 +16,14 @@ import pyarrow as pa
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
 from calib_bench.evaluation.formats import load
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import KINDS
 from calib_bench.store.store import Store
 from calib_bench.system import files
 
 __all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
+STORED = "stored trial: {trial.task} {trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}"
 
 
 def check_kind(kind: str | None) -> str | None:
@@ -54,10 +56,9 @@ def read(
     seeds = [p.trial.seed for p in predictions if p.trial is not None]
     if len(seeds) < len(predictions):
         return predictions
-    by_seed = dict(zip(seeds, predictions, strict=True))
-    if len(by_seed) < len(predictions):
-        raise DataError(f"{word} names trials of the same seed: give the seeds of one arm")
-    return [by_seed[seed] for seed in sorted(by_seed)]
+    if len(set(seeds)) < len(seeds):
+        raise Refusal.SAME_SEED.of(word)
+    return sorted(predictions, key=lambda p: p.trial.seed if p.trial is not None else 0)
 
 
 def _places(part: str) -> list[str]:
@@ -80,15 +81,20 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
     paths = [Path(first), *([Path(second)] if colon else [])]
     for one in paths:
         if not one.is_file():
-            raise DataError(f"{_missing(one)}: give a file of predictions or a stored trial, runs/<study>:<key>")
+            raise Refusal.NO_FILE.of(_missing(one))
     content = load(paths[0], paths[1] if colon else None, kind, labels)
     pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
     checked = check(
         content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
     )
-    digests = {str(p): files.sha256(p) for p in paths}
-    checked = replace(checked, name=paths[0].stem, sha256=digests)
-    return replace(checked, classes=content.classes, by_name=content.by_name, ids=content.ids)
+    return replace(
+        checked,
+        name=paths[0].stem,
+        sha256={str(p): files.sha256(p) for p in paths},
+        classes=content.classes,
+        by_name=content.by_name,
+        ids=content.ids,
+    )
 
 
 def _missing(path: Path) -> str:
@@ -137,12 +143,9 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
     trial = Trial.model_validate(files.read_sealed(path)["trial"])
     record = store.record(trial)
     if record.status != "done":
-        raise DataError(f"{path.parent} {record.status} and left no logits: choose another trial")
+        raise Refusal.NO_LOGITS.of(path.parent, status=record.status)
     Z_NK, y_N = trial.beta * store.logits(trial)[split].double(), store.labels(trial)[split]
     checked = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path.parent} ({split})", trust=True)
-    notes = (
-        *checked.notes,
-        f"stored trial: {trial.task} {trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}",
-    )
-    digests = {str(path.parent / "logits.safetensors"): files.sha256(path.parent / "logits.safetensors")}
-    return replace(checked, name=key, sha256=digests, notes=notes, trial=trial)
+    logits = path.parent / "logits.safetensors"
+    notes = (*checked.notes, STORED.format(trial=trial))
+    return replace(checked, name=key, sha256={str(logits): files.sha256(logits)}, notes=notes, trial=trial)

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.dialects import arrow_parts, is_number, is_text, no_numbers
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
 
 LONGEST = 200
@@ -45,14 +45,9 @@ def _column_name(name: object) -> str:
 
 def _check_header(names: list[str], path: Path) -> None:
     if len(names) == 1 and any(mark in names[0] for mark in ";,:\t| "):
-        raise DataError(
-            f"{path} has one column, {names[0]!r}: separate columns by commas, semicolons or tabs, every row alike"
-        )
+        raise Refusal.ONE_COLUMN.of(path, name=names[0])
     if any(is_number(name) and not name.strip().isdigit() for name in names):
-        raise DataError(
-            f"{path} has no header: its first row, {', '.join(names[:4])}..., is numbers; "
-            f"name the columns: logit_0,logit_1,...,label"
-        )
+        raise Refusal.NO_HEADER.of(path, names=", ".join(names[:4]))
     refuse_repeated(names, path, "column")
 
 

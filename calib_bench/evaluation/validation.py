@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 
 from calib_bench.core.trial import Trial
-from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import Zeros, zeros_of
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
+MARGINS = "margins are taken as log odds of class 1"
+NORMALIZED = "rows are normalized: log probabilities rather than logits"
+SUMS = "rows summed to 1 within {off:.1g}{rounded} and were normalized"
+NOT_OFFERED = (
+    "{number} logits{finite} stand for classes that their rows do not offer, in {rows} rows: probability zero, and no "
+    "part in any fit"
+)
+LABELS_NOT_OFFERED = "{number} labels are of classes that their rows do not offer: infinite log loss, left out of fits"
 
 
 @dataclass(frozen=True)
@@ -103,31 +111,23 @@ def check(
 def _values(Z: Array, kind: str, name: str) -> Array:
     """Values [N, K], or [N] where they are of class 1 of two, if they are numbers of such a shape."""
     if Z.dtype.kind not in "fiu":
-        raise DataError(f"{name}: {kind} must be numbers, not {Z.dtype}")
+        raise Refusal.NOT_NUMBERS.of(name, kind=kind, dtype=Z.dtype)
     if Z.ndim not in (1, 2) or 0 in Z.shape:
-        empty = " (empty)" if 0 in Z.shape else ""
-        raise DataError(
-            f"{name}: {kind} have shape {Z.shape}{empty}; expected [N, K], or [N] where there are 2 classes"
-        )
+        raise Refusal.SHAPE.of(name, kind=kind, shape=Z.shape, empty=" (empty)" if 0 in Z.shape else "")
     if Z.ndim == 1 or Z.shape[1] == 1:
         return Z.reshape(-1)
     if kind == "scores":
-        raise DataError(
-            f"{name}: scores are one number a row, the margin for class 1, not shape {Z.shape}: call them logits?"
-        )
+        raise Refusal.SCORES_SHAPE.of(name, shape=Z.shape)
     return Z
 
 
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
     """A note of the classes without an example; empty where there is none."""
     absent = sorted(set(range(K)) - set(np.unique(y_N).tolist()))
-    return (f"no example of {_some('class', absent)}",) if absent else ()
-
-
-def _some(what: str, numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5]))
-    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
-    return f"{what if len(numbers) == 1 else what + 'es'} {shown}{more}"
+    if not absent:
+        return ()
+    more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+    return (f"no example of class{'es' * (len(absent) > 1)} {', '.join(map(str, absent[:5]))}{more}",)
 
 
 def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
@@ -140,22 +140,17 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
         y = y[:, 0]
     _refuse_other_shape(y, shape, name)
     if y.dtype.kind not in "fiub":
-        what = "text" if y.dtype.kind in "OU" else y.dtype
-        raise DataError(f"{name}: labels must be integers 0 to {K - 1}, not {what}")
-    if y.dtype.kind == "f":
-        bad = ~np.isfinite(y) | (y != np.floor(y))
-        if bad.any():
-            i = int(bad.argmax())
-            raise DataError(f"{name}: {int(bad.sum())} labels are not integers, the first is row {i}: {y[i]}")
+        raise Refusal.LABELS_TYPE.of(name, last=K - 1, what="text" if y.dtype.kind in "OU" else y.dtype)
+    fractions = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
+    if fractions.any():
+        row = int(fractions.argmax())
+        raise Refusal.NO_INTEGERS.of(name, number=int(fractions.sum()), row=row, value=y[row])
     outside = (y < 0) | (y >= K)
     if outside.any():
-        i = int(outside.argmax())
+        row = int(outside.argmax())
         from_one = y.min() == 1 and y.max() == K
         hint = "; they seem to count from 1: subtract 1" if from_one else _marked(y[outside])
-        raise DataError(
-            f"{name}: {int(outside.sum())} labels are outside 0 to {K - 1}, the classes of the predictions; the first "
-            f"is row {i}: {y[i]:g}{hint}"
-        )
+        raise Refusal.OUTSIDE.of(name, number=int(outside.sum()), last=K - 1, row=row, value=y[row], hint=hint)
     return y.astype(np.int64)
 
 
@@ -163,10 +158,10 @@ def _refuse_other_shape(y: Array, shape: tuple[int, ...], name: str) -> None:
     """Raises DataError where labels are not one a row."""
     if y.ndim != 1:
         hint = ": one-hot rows become labels by labels.argmax(1)" if y.ndim == 2 and y.shape == shape else ""
-        raise DataError(f"{name}: labels have shape {y.shape}; expected [{shape[0]}], an integer a row{hint}")
+        raise Refusal.LABELS_SHAPE.of(name, shape=y.shape, N=shape[0], hint=hint)
     if len(y) != shape[0]:
         hint = "; the predictions look transposed" if len(shape) == 2 and shape[1] == len(y) else ""
-        raise DataError(f"{name}: {len(y)} labels for {shape[0]} rows of predictions{hint}")
+        raise Refusal.LABELS_COUNT.of(name, number=len(y), N=shape[0], hint=hint)
 
 
 NO_LABEL = "a place without a label, which losses ignore"
@@ -194,22 +189,15 @@ def _finite(Z: Array, kind: str, name: str) -> None:
     else:
         bad = np.logical_or(bad, np.isneginf(rows)).max(1)
     if bad.any():
-        i = int(bad.argmax())
-        raise DataError(
-            f"{name}: {int(bad.sum())} of {len(Z)} rows of {kind} hold NaN, infinity or nothing, the first is row {i}: "
-            f"a model without probabilities cannot be measured"
-        )
+        raise Refusal.INFINITE.of(name, number=int(bad.sum()), N=len(Z), kind=kind, row=int(bad.argmax()))
 
 
 def _as_declared(Z: Array, kind: str, name: str) -> None:
+    """Raises DataError where logits or margins look like probabilities."""
     inside = kind in ("logits", "scores") and float(Z.min()) >= 0 and float(Z.max()) <= 1
     if inside and (Z.ndim == 1 or bool((np.abs(Z.sum(1, dtype=np.float64) - 1) <= TOLERANCE).all())):
         sums = "" if Z.ndim == 1 else " and every row sums to 1"
-        raise DataError(
-            f"{name}: what is declared as {kind} looks like probabilities: every number is within [0, 1]{sums}. If "
-            f"they are probabilities, say --kind probabilities; if they truly are {kind}, say --kind {kind} "
-            "--trust-kind"
-        )
+        raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
 
 
 def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
@@ -232,7 +220,7 @@ def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple
         return Z, False
     normalized = bool((np.abs(log_sums) <= 1e-5).all())
     if normalized:
-        notes.append("rows are normalized: log probabilities rather than logits")
+        notes.append(NORMALIZED)
     return Z, not normalized
 
 
@@ -240,26 +228,23 @@ def _of_two(Z: Array, kind: str, name: str, notes: list[str]) -> Array:
     """Z [N, 2] from the logits, margins or probabilities [N] of class 1."""
     if kind in ("logits", "scores"):
         if kind == "scores":
-            notes.append("margins are taken as log odds of class 1")
+            notes.append(MARGINS)
         return np.stack([-Z / 2, Z / 2], 1)
     if kind == "log_probabilities":
-        raise DataError(f"{name}: log probabilities need a column for each of the 2 classes, not one")
+        raise Refusal.TWO_COLUMNS.of(name)
     _refuse_negative(Z, name)
     if Z.max() > 1:
-        raise DataError(f"{name}: row {int((Z > 1).argmax())} is a probability above 1: {Z.max():g}")
+        raise Refusal.ABOVE_ONE.of(name, row=int((Z > 1).argmax()), value=Z.max())
     p = Z.astype(np.float64)
     with np.errstate(divide="ignore"):
         return np.stack([np.log1p(-p), np.log(p)], 1)
 
 
 def _refuse_negative(p: Array, name: str) -> None:
-    if p.min() >= 0:
-        return
+    """Raises DataError where probabilities are negative."""
     rows = (p.reshape(len(p), -1) < 0).any(1)
-    raise DataError(
-        f"{name}: {int(rows.sum())} rows of probabilities are negative somewhere, the first is row "
-        f"{int(rows.argmax())}: are they logits (--kind logits) or log probabilities (--kind log_probabilities)?"
-    )
+    if rows.any():
+        raise Refusal.NEGATIVE.of(name, number=int(rows.sum()), row=int(rows.argmax()))
 
 
 def _check_sums(total: Array, Z: Array, kind: str, name: str, notes: list[str]) -> None:
@@ -277,16 +262,13 @@ def _check_sums(total: Array, Z: Array, kind: str, name: str, notes: list[str]) 
     if off.max() > TOLERANCE:
         allowed, rounded = _allowed(Z, kind)
     if off.max() > allowed:
-        i = int((off > allowed).argmax())
-        hint = "normalize them"
-        if kind != "probabilities":
-            hint += ", or say --kind logits if that is what they are"
-        raise DataError(
-            f"{name}: {int((off > allowed).sum())} of {len(Z)} rows of {kind} do not sum to 1 within {allowed:g}"
-            f"{rounded}, the first is row {i}, whose sum is {total[i]:.6g}: {hint}"
-        )
+        bad = off > allowed
+        row = int(bad.argmax())
+        fields = {"number": int(bad.sum()), "N": len(Z), "allowed": allowed, "row": row, "total": total[row]}
+        hint = "" if kind == "probabilities" else ", or say --kind logits if that is what they are"
+        raise Refusal.SUMS.of(name, **fields, kind=kind, rounded=rounded, hint=hint)
     if off.max() > 1e-5:
-        notes.append(f"rows summed to 1 within {off.max():.1g}{rounded} and were normalized")
+        notes.append(SUMS.format(off=off.max(), rounded=rounded))
 
 
 def _allowed(Z: Array, kind: str) -> tuple[float, str]:
@@ -309,13 +291,10 @@ def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
         return out
     marks = np.unique(Z[where & ~minus_inf])
     finite = "" if len(marks) == 0 else f" ({marks[0]:.6g}" + (f" to {marks[-1]:.6g})" if len(marks) > 1 else ")")
-    notes.append(
-        f"{int(where.sum())} logits{finite} stand for classes that their rows do not offer, in "
-        f"{int(where.any(1).sum())} rows: probability zero, and no part in any fit"
-    )
+    notes.append(NOT_OFFERED.format(number=int(where.sum()), finite=finite, rows=int(where.any(1).sum())))
     lost = int(where[np.arange(len(y)), y].sum())
     if lost:
-        notes.append(f"{lost} labels are of classes that their rows do not offer: infinite log loss, left out of fits")
+        notes.append(LABELS_NOT_OFFERED.format(number=lost))
     return out
 
 

@@ -276,7 +276,7 @@ def test_the_user_names_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     ]
     assert main(words) == 0
     assert main([*words[:3], "labels=species", "--out", str(tmp_path / "c")]) == 2
-    assert "q.npz holds no 'species'" in capsys.readouterr().err
+    assert "q.npz: it holds no 'species'" in capsys.readouterr().err
     FRAME.rename(columns={"label": "class"}).to_csv(path, index=False)
     with pytest.raises(DataError, match="if 'class' holds them, say --labels class"):
         read(str(path))

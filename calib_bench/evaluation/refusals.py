@@ -1,0 +1,221 @@
+"""Why predictions are refused, in one list: `raise Refusal.NO_LABELS.of("a.npz", names=...)`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from calib_bench.errors import DataError
+
+SAVE = "numpy.savez('predictions.npz', logits=logits, labels=labels)"
+
+
+class Refusal(StrEnum):
+    """Texts of errors after the file or model that they are of; `of` fills what is in braces."""
+
+    # files
+    FOLDER = "it is a folder, not a file"
+    MISSING = "it does not exist"
+    EMPTY = "it is empty"
+    PICKLED = "{part} holds pickled objects, which could run code and are never read: save plain arrays, " + SAVE
+    UNREADABLE = "it cannot be read as {suffix}: it is truncated, damaged or foreign ({error})"
+    NO_ARCHIVE = "it holds one array, not an archive of them: save it with " + SAVE
+    ARCHIVE = "it is an archive, not a single array: rename it to .npz"
+    NO_FILE = "give a file of predictions or a stored trial, runs/<study>:<key>"
+    NO_FORMAT = (
+        "it {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, .zip), "
+        ".parquet, .arrow, .feather and .safetensors; from Python, " + SAVE + " makes one"
+    )
+    NO_PAIR = "it is not a pair of .npy files: a {suffix} file holds its own labels"
+    NO_NPY_LABELS = "a .npy file holds one array: give the labels too, as {path}:labels.npy"
+    NO_NPY_KIND = (
+        "its name does not say what the numbers are: give --kind logits, probabilities, log_probabilities or scores, "
+        "or call the file for example test_logits.npy"
+    )
+    NO_LOGITS = "the trial {status} and left no logits: choose another trial"
+    SAME_SEED = "it names trials of the same seed: give the seeds of one arm"
+
+    # tables
+    SEVERAL_MEMBERS = "it holds {number} files, not one table ({names}): unpack it"
+    ENCODING = "it begins as {encoding} text and is none: {error}; save it as UTF-8"
+    HEADER_ENCODING = "its header is not UTF-8 text: save the file as UTF-8"
+    FEATHER_1 = "it is a Feather file of version 1: write it again with a current pandas or pyarrow"
+    NO_JSON_LINES = "it is not one JSON object a line, as {{'logits': [1, -1], 'label': 0}}: {error}, counted from 0"
+    NO_JSON_COLUMNS = (
+        "it holds neither objects, {{'logits': [1, -1], 'label': 0}}, nor an object of lists, {{'logits': [...], "
+        "'label': [...]}}"
+    )
+    LENGTHS = "its lists differ in length ({lengths})"
+    RAGGED = (
+        "it cannot be read as {suffix}: the header, separated by {delimiter}, names {names}, and line {line} has "
+        "{number}: {row}{hint}"
+    )
+    THOUSANDS = (
+        "the commas in column {name!r} could be decimal marks or separate thousands: write its numbers with points"
+    )
+    ONE_COLUMN = "it has one column, {name!r}: separate columns by commas, semicolons or tabs, every row alike"
+    NO_HEADER = "it has no header: its first row, {names}..., is numbers; name the columns: logit_0,logit_1,...,label"
+
+    # names
+    REPEATED = "more than one {what} called {name!r}: rename or remove one"
+    NO_LABELS = "it holds no labels: it holds {names}; {advice}"
+    NO_SUCH_LABELS = "it holds no {label!r}, which --labels names: {hint}"
+    LABELS_TWICE = (
+        "it holds labels twice, and those in {one!r} and {other!r} differ: say which with --labels NAME, or remove one"
+    )
+    LABEL_FRACTIONS = "{name!r} is a name of labels and holds fractions: rename it, if it is a class"
+    CONFIDENCE = (
+        "it holds {name!r} and of no class its probability: log loss and calibrators need those of all classes, "
+        "prob_0, prob_1...; if it is that of class 1 of two, call it probability"
+    )
+    NO_CLASS_OF_LABEL = "the label {label!r} is the name of no class ({classes}): {hint}"
+    NO_FIRST = (
+        "the columns are {classes}, in this order, and labels are numbers, of which 1 usually means {first!r}: give "
+        "labels by name, or call the columns by the labels' numbers, prob_0, prob_1"
+    )
+    CLASS_COUNT = "it names {number} classes, and its predictions have {K}: one name a class"
+    NO_PREDICTION = (
+        "no predictions by a name that says what they are (it holds {names}); {hint}, or, for a single array of "
+        "another name, say what it is with --kind"
+    )
+    SEVERAL_PREDICTIONS = "more than one array could be the predictions ({names}): keep one, or say --kind"
+    NO_NUMBERS = (
+        "{name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as parquet keeps it, or a "
+        "column a class, {name}_0, {name}_1..."
+    )
+    RAW_BYTES = "{name!r} holds raw bytes, two a number, as numpy saves bfloat16: save it as float32"
+
+    # columns of classes
+    SAME_CLASS = "columns {one!r} and {other!r} are the same class: remove one"
+    SEVERAL_SERIES = "the classes may be the columns like {names}: keep those of the classes"
+    DOUBTFUL = (
+        "column {name!r} {problem}: if it is no class, remove it; if it is one, name the class columns logit_0, "
+        "logit_1..."
+    )
+    SCORE_OR_COLUMNS = "the {kind} may be {score!r} alone or the columns like {column!r}: remove what is no prediction"
+    UNKNOWN_COLUMNS = (
+        "what its columns {names} are cannot be told: name them logit_0, logit_1... or probability_0..., or say --kind "
+        "logits (or probabilities)"
+    )
+    TWO_FORMS = "it has a column {one!r} beside {other!r}: keep one form"
+    OTHER_CLASSES = "the classes are {classes} in some columns and {others} in others"
+    OTHER_ORDER = (
+        "the classes are {classes} in some columns and {others}, in another order, in others, and labels are numbers, "
+        "which may follow either: give labels by name, or one order"
+    )
+    NUMBERS_AND_NAMES = "some class columns have numbers and some names ({one!r}, {other!r}): remove what is no class"
+    GAP = "class {missing} has no column beside {name!r}: {K} classes are numbered 0 to {last}"
+    ONE_CLASS = "{name!r} is the only class column: give one a class, or, for two classes, that of class 1"
+    NO_CLASS_NUMBERS = "column {name!r} {problem}, and the column of a class holds one number a row"
+    MIXED_COLUMNS = (
+        "column {strange!r} stands beside {telling!r}, and its name does not say which class it is: remove it, or name "
+        "it as the others"
+    )
+    CLASS_0 = "the only column, {name!r}, is that of class 0: give that of class 1"
+    NO_COLUMN_OF_LABEL = (
+        "the columns are {first!r} to {last!r}, and none is that of label {label:g}: rename them, or give .to_numpy() "
+        "if labels are positions"
+    )
+
+    # in memory
+    NO_ARRAY = "None is given where an array is expected"
+    META = "a tensor on the meta device holds no numbers: compute it on another"
+    NOT_AN_ARRAY = "{type} cannot be read as an array of numbers: {error}"
+    OBJECTS = "some entries are missing, or of different kinds: expected numbers only"
+    MASKED = "some numbers are masked, the first in row {row}: leave such rows out"
+    LABELS_MISSING = "labels are missing: {hint}"
+    ONE_COUNTS = (
+        "predictions and labels have the same index in different orders, and one of them only counts rows: give "
+        "labels.sort_index() if it names rows, labels.to_numpy() if their order is the predictions'"
+    )
+    OTHER_INDEX = "the indices of predictions and labels differ ({what}): take the same rows of both"
+    CALIBRATION_PAIR = "give a pair (values, labels), or a data frame where the test set is one with labels"
+    OTHER_KEYS = "the models of the test set are {names}, those of the calibration set {others}"
+    LABEL_KEYS = "predictions are of {names}, labels of {others}"
+    NO_PREDICTIONS = "predictions are missing: give an array [N, K]"
+    NO_MODELS = "there are no predictions: the list is empty"
+    BATCHES = (
+        "there are as many labels ({labels}) as rows in all {models} arrays together: if these are batches of one "
+        "model, join them, numpy.concatenate(values)"
+    )
+    MODELS_OR_BATCHES = (
+        "{S} arrays whose labels differ are {S} models with examples of their own, or batches of one model: give the "
+        "first as a mapping, {{'seed 0': array, ...}}, for both; join the second, numpy.concatenate(values)"
+    )
+
+    # numbers
+    NOT_NUMBERS = "{kind} must be numbers, not {dtype}"
+    SHAPE = "{kind} have shape {shape}{empty}; expected [N, K], or [N] where there are 2 classes"
+    SCORES_SHAPE = "scores are one number a row, the margin for class 1, not shape {shape}: call them logits?"
+    LABELS_TYPE = "labels must be integers 0 to {last}, not {what}"
+    NO_INTEGERS = "{number} labels are not integers, the first is row {row}: {value}"
+    OUTSIDE = (
+        "{number} labels are outside 0 to {last}, the classes of the predictions; the first is row {row}: "
+        "{value:g}{hint}"
+    )
+    LABELS_SHAPE = "labels have shape {shape}; expected [{N}], an integer a row{hint}"
+    LABELS_COUNT = "{number} labels for {N} rows of predictions{hint}"
+    INFINITE = (
+        "{number} of {N} rows of {kind} hold NaN, infinity or nothing, the first is row {row}: a model without "
+        "probabilities cannot be measured"
+    )
+    LOOKS_LIKE_PROBABILITIES = (
+        "what is declared as {kind} looks like probabilities: every number is within [0, 1]{sums}. If they are "
+        "probabilities, say --kind probabilities; if they truly are {kind}, say --kind {kind} --trust-kind"
+    )
+    TWO_COLUMNS = "log probabilities need a column for each of the 2 classes, not one"
+    ABOVE_ONE = "row {row} is a probability above 1: {value:g}"
+    NEGATIVE = (
+        "{number} rows of probabilities are negative somewhere, the first is row {row}: are they logits (--kind "
+        "logits) or log probabilities (--kind log_probabilities)?"
+    )
+    SUMS = (
+        "{number} of {N} rows of {kind} do not sum to 1 within {allowed:g}{rounded}, the first is row {row}, whose sum "
+        "is {total:.6g}: normalize them{hint}"
+    )
+
+    # several files
+    MISSING_SHARD = "these are shards of one model, {count} by their names, and {problem}"
+    SHARDS_OR_SEEDS = (
+        "these are shards of one model by their names, and {one.name} and {other.name} hold {what}: if they are seeds "
+        "or models, call the files so, seed1, seed2..."
+    )
+    SHARDS_DIFFER = (
+        "by its name a shard of one model with {one.name}, and it holds {other.kind} of {other.Z_NK.shape[1]} classes "
+        "and that {one.kind} of {one.Z_NK.shape[1]}"
+    )
+    CLASSES_DIFFER = (
+        "its classes are not those of {first} ({strange!r} is in one alone): they are of different problems, or a "
+        "column is missing"
+    )
+    CLASSES_IN_OTHER_ORDER = (
+        "its classes ({classes}) are those of {first} ({firsts}) in another order, and its labels are numbers, which "
+        "may follow either: give labels by name, or one order"
+    )
+    CROSSED = (
+        "the names of the files differ in several numbers, and {names[0]} and {names[1]} stand in different orders, "
+        "{one} and {other}: give both in one order, or call the files seed1, seed2..."
+    )
+    SEEDS_DIFFER = (
+        "the seeds in the names of the files differ: {names[0]} has {ours} and {names[1]} has {theirs} ({gaps}): give "
+        "the same seeds of both"
+    )
+    FILE_COUNT = (
+        "{tests} test files and {calibrations} calibration files: give one of each for every model, in the same order"
+    )
+    CLASS_COUNTS = "the predictions differ in their number of classes ({counts}): they are of different problems"
+    COPY = (
+        "the same predictions as those of the test set, {test}: calibrators would be judged on what they were fitted "
+        "to; --cross-fit 5 makes the most of one file"
+    )
+    NOTHING_OFFERED = "every calibration label is of a class that its row does not offer: logits of -inf, or near it"
+    MODEL_COUNT = "A has {a} models and B has {b}: give as many of each, in the same order of seeds"
+    OTHER_EXAMPLES = (
+        "its examples are not those of {one}: {reason}; a paired comparison needs predictions for the same examples in "
+        "the same order"
+    )
+    OTHER_SEED = "it is a trial of seed {other} and {one} one of seed {seed}: no pair"
+
+    def of(self, origin: object, **fields: object) -> DataError:
+        """The error of a file or model, or with an empty origin of none in particular, its fields filled."""
+        text = self.format(**fields)
+        return DataError(f"{origin}: {text}" if str(origin) else text)

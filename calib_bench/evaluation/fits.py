@@ -45,6 +45,8 @@ class Fitted:
         kind: of the predictions that it was fitted to and maps: "logits", "probabilities", "log_probabilities" or
             "scores" (margins).
         normalized: whether the calibrator saw log probabilities, as logits were not known but for a constant per row.
+        floor: log probabilities, of each class or of all, that stand for a probability of zero, which is a small one
+            that the calibration set did not keep; empty where zeros are classes that rows do not offer.
         beta: inverse temperature of the model: logits are multiplied by it before anything else.
         examples: size of the calibration set.
         digest: SHA-256 of the calibration set, see `digest_of`.
@@ -56,6 +58,7 @@ class Fitted:
     classes: int
     kind: str
     normalized: bool
+    floor: tuple[float, ...] = ()
     beta: float
     examples: int
     digest: str
@@ -111,7 +114,14 @@ class Fitted:
                 "predictions do not tell: give logits, or fit it to predictions like these"
             )
         Z_NK = (self.beta if beta is None else beta) * new.Z_NK
-        return applied(calibrator, self.params, Z_NK.double().log_softmax(1) if self.normalized else Z_NK)
+        return applied(calibrator, self.params, self.normalize(Z_NK) if self.normalized else Z_NK)
+
+    def normalize(self, Z_NK: Tensor) -> Tensor:
+        """Log probabilities [N, K], float64, as the calibrator saw those of the calibration set."""
+        Z_NK = Z_NK.double()
+        if self.floor:
+            Z_NK = torch.where(Z_NK.isneginf(), torch.tensor(self.floor, device=Z_NK.device, dtype=Z_NK.dtype), Z_NK)
+        return Z_NK.log_softmax(1)
 
     def to_module(self, model: nn.Module | None = None) -> CalibratedModule:
         """The fit as a module of torch, whose output is calibrated log probabilities, in the type of its input.
@@ -136,7 +146,7 @@ class CalibratedModule(nn.Module):
     def __init__(self, fit: Fitted, model: nn.Module | None = None) -> None:
         super().__init__()
         self.model, self.method, self.kind, self.normalized = model, fit.method, fit.kind, fit.normalized
-        self.beta = fit.beta
+        self.beta, self.normalize = fit.beta, fit.normalize
         self.calibrate = fit.calibrator.apply
         self.constants = {name: value for name, value in fit.params.items() if name == ZERO}
         self.names = [name for name in fit.params if name != ZERO]
@@ -149,7 +159,7 @@ class CalibratedModule(nn.Module):
         z_NK: Tensor = getattr(outputs, "logits", outputs)
         Z_NK = z_NK.log() if self.kind == "probabilities" else self.beta * z_NK
         if self.normalized:
-            Z_NK = Z_NK.double().log_softmax(1)
+            Z_NK = self.normalize(Z_NK)
         params = {name: getattr(self, name) for name in self.names}
         try:
             return self.calibrate({**params, **self.constants}, Z_NK).to(z_NK.dtype)
@@ -178,21 +188,20 @@ def fit_to(method: str, calibration: Predictions, beta: float = 1.0) -> Fitted:
         raise SettingsError(f"beta={beta} is not a positive number")
     if beta != 1 and calibration.kind in SUM_TO_ONE:
         raise SettingsError(f"beta multiplies logits, and these are {calibration.kind.replace('_', ' ')}: leave it out")
-    Z_NK, y_N = calibration_set(Model(calibration, calibration))
+    model = Model(calibration, calibration)
+    Z_NK, y_N = calibration_set(model)
     Z_NK = beta * Z_NK if calibration.exact else (beta * Z_NK).log_softmax(1)
     params = fitted(registry.calibrators((method,))[method], Z_NK, y_N)
-    return described(method, params, calibration, Z_NK, y_N, beta)
+    return described(method, params, model, Z_NK, y_N, beta)
 
 
-def described(
-    method: str, params: Params, calibration: Predictions, Z_NK: Tensor, y_N: Tensor, beta: float = 1.0
-) -> Fitted:
+def described(method: str, params: Params, model: Model, Z_NK: Tensor, y_N: Tensor, beta: float = 1.0) -> Fitted:
     """A fit that was made, with what it was made from and with.
 
     Args:
         method: the calibrator's name.
         params: of the fit.
-        calibration: the set, as it was read.
+        model: whose calibration set it was fitted to.
         Z_NK, y_N: what the calibrator was fitted to.
         beta: by which raw logits were multiplied in Z.
     """
@@ -201,13 +210,21 @@ def described(
         method=method,
         params={name: tensor.detach().cpu() for name, tensor in params.items()},
         classes=Z_NK.shape[1],
-        kind=calibration.kind,
-        normalized=not calibration.exact,
+        kind=model.to_fit.kind,
+        normalized=not model.exact,
+        floor=_floor(model),
         beta=float(beta),
         examples=len(y_N),
         digest=digest_of(Z_NK, y_N),
         versions=made_with,
     )
+
+
+def _floor(model: Model) -> tuple[float, ...]:
+    """What stands for zeros in a model's log probabilities, see `Fitted.floor`."""
+    if model.exact or model.zeros is None:
+        return ()
+    return tuple((np.log(model.zeros.step_K) + np.log(model.share())).tolist())
 
 
 def digest_of(Z_NK: Tensor, y_N: Tensor) -> str:
@@ -273,4 +290,5 @@ def load_all(path: Path) -> dict[str, Fitted]:
 def _from_file(i: int, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Fitted:
     prefix = f"{i}/"
     params = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    entry["floor"] = tuple(entry["floor"])
     return Fitted(params=params, **entry)

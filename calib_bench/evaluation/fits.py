@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,20 @@ def fit_to(method: str, calibration: Predictions, beta: float = 1.0) -> Fitted:
     return described(method, params, model, Z_NK, y_N, beta)
 
 
+def of_models(models: Sequence[Model], params: Mapping[str, Sequence[Params]]) -> dict[str, Fitted]:
+    """Fits that an evaluation made, by METHOD or, of several models, METHOD/MODEL.
+
+    Args:
+        params: by method, what was learned of each model's calibration set.
+    """
+    fits = {}
+    for method, learned in params.items():
+        for model, params_of_model in zip(models, learned, strict=True):
+            name = method if len(models) == 1 else f"{method}/{model.test.name}"
+            fits[name] = described(method, params_of_model, model, *calibration_set(model))
+    return fits
+
+
 def described(method: str, params: Params, model: Model, Z_NK: Tensor, y_N: Tensor, beta: float = 1.0) -> Fitted:
     """A fit that was made, with what it was made from and with.
 
@@ -276,8 +290,10 @@ def load_all(path: Path) -> dict[str, Fitted]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         raise unreadable(path, error) from None
+    except SafetensorError:
+        metadata = {}
     if FORMAT not in metadata:
         raise DataError(f"{path} is not a file of fits: `Fitted.save` and `evaluate` write them (fits.safetensors)")
     try:

@@ -158,7 +158,7 @@ def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a file of fits"):
         calib_bench.load(foreign)
     foreign.write_bytes(b"text")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a file of fits"):
         calib_bench.load(foreign)
     safetensors.torch.save_file({}, foreign, {fits.FORMAT: '[{"name": "a", "classes": 3}]'})
     with pytest.raises(DataError, match="damaged"):

@@ -87,7 +87,7 @@ def unmarked(x_CN: Tensor, y_N: Tensor, features: int) -> Iterator[tuple[Tensor,
 
 def class_blocks(C: int, entries: int) -> Iterator[slice]:
     """Slices of classes whose features, `entries` a class, stay within ENTRIES."""
-    step = max(1, ENTRIES // max(entries, 1))
+    step = C if torch.compiler.is_exporting() else max(1, ENTRIES // max(entries, 1))
     for start in range(0, C, step):
         yield slice(start, min(start + step, C))
 

@@ -22,6 +22,8 @@ def checked(Z_NK: Tensor, y_N: Tensor | None = None) -> Tensor:
     Raises:
         UserError: no rows, fewer than two classes, labels of another length or out of range, or NaN or +inf logits.
     """
+    if torch.compiler.is_exporting():  # a graph cannot look at shapes and numbers
+        return Z_NK
     _check_shapes(Z_NK, y_N)
     low, high = Z_NK.aminmax()
     if low > masks.SHALLOWEST and high < torch.inf:  # every entry is finite and offered: one fast pass
@@ -86,7 +88,7 @@ def moments(x_NK: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
 def finite(x: Tensor) -> Tensor:
     """The numbers with 0 in place of infinities; the very tensor if there are none."""
     infinite = x.isinf()
-    return x.masked_fill(infinite, 0.0) if bool(infinite.any()) else x
+    return x.masked_fill(infinite, 0.0) if torch.compiler.is_exporting() or bool(infinite.any()) else x
 
 
 def root_mean_square(values_N: Tensor) -> float:
@@ -111,7 +113,10 @@ def log_odds(Z_NK: Tensor) -> Tensor:
     others_N1 = e_NK.scatter(1, arg_N1, 0.0).sum(1, keepdim=True)
     top_odds_N1 = -others_N1.log()
     vanished = (others_N1 < 1e-290)[:, 0]
-    if vanished.any():
+    if torch.compiler.is_exporting():
+        rest_N1 = -Z.scatter(1, arg_N1, -torch.inf).logsumexp(1, keepdim=True)
+        top_odds_N1 = torch.where(vanished[:, None], rest_N1, top_odds_N1)
+    elif vanished.any():
         top_odds_N1[vanished] = -Z[vanished].scatter(1, arg_N1[vanished], -torch.inf).logsumexp(1, keepdim=True)
     odds_NK = Z - (1 + others_N1 - e_NK).clamp_(min=0.25).log_()  # below the top, p_k <= 1/2: no cancellation
     return _rounded(odds_NK.scatter_(1, arg_N1, top_odds_N1))
@@ -121,7 +126,11 @@ def _rounded(x: Tensor) -> Tensor:
     """float64 rounded to 41 bits (Veltkamp's splitting); infinite and enormous numbers as they are."""
     scaled = x * 4097.0
     out = scaled - (scaled - x)
-    return out if bool(out.isfinite().all()) else torch.where(scaled.isfinite(), out, x)
+    return (
+        out
+        if not torch.compiler.is_exporting() and bool(out.isfinite().all())
+        else torch.where(scaled.isfinite(), out, x)
+    )
 
 
 def mix_uniform(q_NK: Tensor, share: Tensor, where_NK: Tensor | None = None) -> Tensor:

@@ -116,10 +116,15 @@ def gram(knot_Cm: Tensor) -> Tensor:
 def hats(knot_Cm: Tensor, u_CN: Tensor) -> Tensor:
     """Twice-integrated hat functions of the inner knots at u, [C, r, N]: 0 before the hat and linear after it."""
     last_C1 = knot_Cm[:, -1:]
-    if bool((u_CN > last_C1 + FAR).any()):  # cubes would cancel, or overflow
+    if torch.compiler.is_exporting() or bool((u_CN > last_C1 + FAR).any()):  # cubes would cancel, or overflow
         end_CN = u_CN.minimum(last_C1)
-        slope = hats(knot_Cm, last_C1 + 1) - hats(knot_Cm, last_C1)
-        return hats(knot_Cm, end_CN) + slope * (u_CN - end_CN)[:, None]
+        slope = _cubes(knot_Cm, last_C1 + 1) - _cubes(knot_Cm, last_C1)
+        return _cubes(knot_Cm, end_CN) + slope * (u_CN - end_CN)[:, None]
+    return _cubes(knot_Cm, u_CN)
+
+
+def _cubes(knot_Cm: Tensor, u_CN: Tensor) -> Tensor:
+    """`hats` where u is not far beyond the last knot."""
     h = knot_Cm.diff(dim=1)[:, :, None]
     cubes_CmN = (u_CN[:, None] - knot_Cm[:, :, None]).clamp_(min=0)
     cubes_CmN = cubes_CmN * cubes_CmN.square() / 6

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from calib_bench.api import (
         advise,
         evaluate,
+        fit,
+        load,
         load_results,
         plot_learning_rates,
         plot_over_beta,
@@ -31,6 +33,8 @@ _MODULES = {
     "calib_bench.api": (
         "advise",
         "evaluate",
+        "fit",
+        "load",
         "load_results",
         "plot_learning_rates",
         "plot_over_beta",
@@ -59,6 +63,8 @@ __all__ = [
     "__version__",
     "advise",
     "evaluate",
+    "fit",
+    "load",
     "load_results",
     "plot_learning_rates",
     "plot_over_beta",

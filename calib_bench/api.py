@@ -16,7 +16,7 @@
 
 Your own predictions, logits [N, K] and labels [N], judged like the harness's:
 
->>> import numpy as np
+>>> import numpy as np, torch
 >>> rng = np.random.default_rng(0)
 >>> logits = 3 * rng.normal(size=(2000, 3))
 >>> labels = [rng.choice(3, p=np.exp(z / 2) / np.exp(z / 2).sum()) for z in logits]
@@ -27,9 +27,16 @@ Your own predictions, logits [N, K] and labels [N], judged like the harness's:
 >>> bool(scaled < raw), bool(1.5 < frame["kappa"][1] < 2.5)
 (True, True)
 
+A calibrator to take home, as an object, a file and a module of torch:
+
+>>> fit = calib_bench.fit("temperature_scaling", logits[:1000], labels[:1000])
+>>> fit.save("fit.safetensors")
+>>> calib_bench.load("fit.safetensors").predict_proba(logits[1000:]).shape
+(1000, 3)
+>>> calibrated = fit.to_module(torch.nn.Linear(8, 3))
+
 A recipe of your own that was tuned at beta = 1, at a smaller beta; here the network is homogeneous of degree 2:
 
->>> import torch
 >>> layers = torch.nn.Linear(8, 64, bias=False), torch.nn.ReLU(), torch.nn.Linear(64, 3, bias=False)
 >>> network = torch.nn.Sequential(*layers)
 >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -57,10 +64,11 @@ if TYPE_CHECKING:
 
     from calib_bench.core.study import Analysis
     from calib_bench.dynamics.scaling_law import Advice, Numbers
+    from calib_bench.evaluation.fits import Fitted
     from calib_bench.evaluation.predictions import Predictions
 
 __all__ = [
-    "advise", "evaluate", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability",
+    "advise", "evaluate", "fit", "load", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability",
     "plot_separation", "run",
 ]  # fmt: skip
 
@@ -167,6 +175,45 @@ def evaluate(
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
+
+
+def fit(method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None) -> Fitted:
+    """Fit a calibrator on a calibration set, to use it elsewhere.
+
+    Args:
+        method: its name: "temperature_scaling", "structured_vector_scaling"...; `list baselines` shows them.
+        logits: the model's raw outputs [N, K], or [N] of class 1 of two: array, tensor or data frame, see `evaluate`.
+        labels: [N] int; or None or a column's name where a data frame holds them.
+        beta: inverse temperature of the model: its own prediction is softmax(beta * logits).
+        kind: "logits", "probabilities", "log_probabilities" or "scores"; logits where no column's name says otherwise.
+
+    Returns:
+        What has `predict_proba`, `log_proba`, `params`, `save` and `to_module`.
+
+    Raises:
+        DataError: the numbers cannot be predictions of that kind.
+        SettingsError: no calibrator has that name.
+        UserError: the calibrator is not for such predictions.
+    """
+    from calib_bench.evaluation.fits import fit as fit_calibrator
+
+    return fit_calibrator(method, logits, labels, beta, kind)
+
+
+def load(path: str | Path, name: str | None = None) -> Fitted:
+    """A fit that `Fitted.save` or `python -m calib_bench evaluate` wrote. Reading it runs no code of the file.
+
+    Args:
+        path: a file of fits, such as `fits.safetensors` beside the report of `evaluate`.
+        name: which of several: the method, followed by `/MODEL` where several models were evaluated.
+
+    Raises:
+        DataError: it is missing, damaged or no file of fits.
+        SettingsError: it holds several fits and none was named, or none of that name.
+    """
+    from calib_bench.evaluation.fits import load as load_fit
+
+    return load_fit(path, name)
 
 
 def advise(

@@ -22,7 +22,8 @@ def _call(arguments: Namespace) -> int:
         )
     from calib_bench import registry
     from calib_bench.commands.console import open_console, status
-    from calib_bench.evaluation.evaluate import evaluate
+    from calib_bench.evaluation import fits
+    from calib_bench.evaluation.evaluate import EvaluationResult, evaluate
 
     registry.use_plugins(arguments.plugins)
     calibrators = registry.calibrators(arguments.calibrator)
@@ -33,6 +34,9 @@ def _call(arguments: Namespace) -> int:
     with status(open_console(stderr=True), "calibrating and measuring"):
         analysis = evaluate(models, calibrators, arguments.cross_fit, arguments.seed, is_chosen)
     out = arguments.out or new_folder("evaluate", [models[0].test.name], models)
+    result = EvaluationResult.of(analysis)
+    if result.params:
+        fits.save(fits.of_models(models, result.params), out / "fits.safetensors")
     write_results("evaluate", arguments.words, QUESTION, models, analysis, out)
     return 0
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -17,8 +18,8 @@ from calib_bench.analysis.fitting import CalibratorError, too_large
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
 from calib_bench.analysis.scores import MEANS, RAW, REPAIRED, SETS, SeedScores, difference, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
-from calib_bench.core.baseline import Calibrator
-from calib_bench.core.study import Analysis
+from calib_bench.core.baseline import Calibrator, Params
+from calib_bench.core.study import Analysis, StudyResult
 from calib_bench.errors import UserError
 from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import (
@@ -35,6 +36,8 @@ from calib_bench.metrics.binned import equal_width
 
 MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
+Top = tuple[Sequence[NDArray[np.float64]], Sequence[NDArray[np.float64]]]
+"""Confidences and whether the top label was right, [N] a model."""
 REMARK = "fitted on log p: not the fit that logits would give"
 
 
@@ -50,6 +53,7 @@ class Scored(SeedScores):
         slopes: see `temperature_influence.temperature_slopes`, a seed; for temperature scaling.
         sets: by kind, conformal sets of each seed, thresholds from the calibration set; of the raw predictions and
             after temperature scaling (see `measure.SETS`), empty without a calibration set.
+        params: what the calibrator learned, a seed; empty without a calibration set.
     """
 
     classwise: list[inference.Binned]
@@ -58,6 +62,20 @@ class Scored(SeedScores):
     at_bound: list[bool] = field(default_factory=list)
     slopes: list[Mapping[str, tuple[float, float]]] = field(default_factory=list)
     sets: dict[str, list[PredictionSets]] = field(default_factory=dict)
+    params: list[Params] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluationResult(StudyResult):
+    """What files and figures of an evaluation are made of.
+
+    Attributes:
+        params: by calibrator, what it learned of each model's calibration set.
+        top: of the raw predictions and after temperature scaling, confidences and whether they were right, a model.
+    """
+
+    params: Mapping[str, Sequence[Params]] = field(default_factory=dict)
+    top: Mapping[str, Top] = field(default_factory=dict)
 
 
 def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
@@ -72,6 +90,7 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     scored = Scored(examples, metrics, [], [], [])
     for model in models:
         logp_NK, params = calibrated(model, calibrator, folds, seed)
+        scored.params.append(params)
         y_N = model.test.y_N
         values = measure(logp_NK, y_N)
         values |= {"confidence_n": confidence_n(logp_NK), "entropy_n": entropy_n(logp_NK)}
@@ -297,7 +316,8 @@ def evaluate(
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
-    return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context))
+    result = EvaluationResult(params=results.params, top=results.top)
+    return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context), result)
 
 
 def _remark(calibrator: Calibrator | None) -> str | None:
@@ -316,6 +336,8 @@ class _Results:
     decisions: list[Row] = field(default_factory=list)
     per_model: list[Row] = field(default_factory=list)
     raw: Scored | None = None
+    params: dict[str, list[Params]] = field(default_factory=dict)
+    top: dict[str, Top] = field(default_factory=dict)
 
     @cached_property
     def mixed(self) -> bool:
@@ -324,6 +346,10 @@ class _Results:
 
     def add(self, method: str, scored: Scored, remark: str | None) -> None:
         """Add the rows of a method's scores."""
+        if method in (RAW, REPAIRED):
+            self.top[method] = scored.top
+        if all(scored.params):
+            self.params[method] = scored.params
         y = [model.test.y_N for model in self.models]
         self.rows.append({"method": method, **summary(scored, self.nested, y), "remark": remark})
         for i, model in enumerate(self.models):

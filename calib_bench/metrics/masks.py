@@ -3,6 +3,7 @@
 Multiple-choice questions with unequal numbers of options, legal moves, labels of a subset: a class that is not offered
 holds -inf or, as `masked_fill` leaves it, a number far below every other: -1e4, -1e9, the least number of a type. All
 of them are the same statement, so that they are all read as -inf: probability zero, now and after every calibrator.
+A graph that `torch.export` makes cannot look at numbers before it goes on: there only -inf itself is such a class.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def offered(Z_NK: Tensor) -> Tensor:
     A row's lowest finite logit is a mask where it is one of `constants` and every logit above it is less than a tenth
     as far from zero. The rule looks at one row only, so that a row means the same in any company.
     """
-    if not bool(Z_NK.amin() <= SHALLOWEST):  # nor where it is NaN
+    if torch.compiler.is_exporting() or not bool(Z_NK.amin() <= SHALLOWEST):  # nor where it is NaN
         return Z_NK
     constants_C = constants().to(Z_NK.device)
     while True:
@@ -94,8 +95,10 @@ def set_apart(Z_NK: NDArray[Any], y_N: NDArray[Any]) -> NDArray[Any]:
 
 
 def masked(Z_NK: Tensor) -> Tensor | None:
-    """Where logits, as `offered` leaves them, are -inf: bool [..., K]; None if nowhere."""
-    return Z_NK.isneginf() if bool(Z_NK.amin() == -torch.inf) else None
+    """Where logits, as `offered` leaves them, are -inf: bool [..., K]; None if nowhere, or, exporting, never None."""
+    if torch.compiler.is_exporting() or bool(Z_NK.amin() == -torch.inf):
+        return Z_NK.isneginf()
+    return None
 
 
 def any_masked(Z_NK: Tensor) -> bool:

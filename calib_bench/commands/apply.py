@@ -1,0 +1,92 @@
+"""`apply`: calibrated probabilities of new predictions, by a fit that was kept."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.commands.command import PLUGINS, Command, Option, flag
+from calib_bench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NOTES = """\
+FITS is a file that `evaluate` (fits.safetensors) or `Fitted.save` wrote; :NAME says which of its fits: the method, or,
+where several models were evaluated, METHOD/MODEL. It may also be a stored trial with a calibrator, runs/STUDY:KEY:NAME.
+A file of new predictions is written as for `evaluate`; it needs no labels. Its logits are those whose softmax is the
+model's own prediction, as `export` writes them: times beta. raw=yes says that they are not multiplied by it yet."""
+
+
+def _call(arguments: Namespace) -> int:
+    """Write calibrated probabilities."""
+    from dataclasses import replace
+
+    from calib_bench import registry
+    from calib_bench.evaluation.new_examples import fit_named, read_new
+    from calib_bench.evaluation.predictions import check_kind
+
+    registry.use_plugins(arguments.plugins)
+    fit, trial = fit_named(arguments.fits)
+    beta = fit.beta if trial is None else trial.beta
+    if arguments.save is not None:
+        # A stored trial's calibrator is fitted to beta z; taken home it gets z.
+        replace(fit, beta=beta).save(arguments.save)
+        print(f"written: {arguments.save}, {fit.method} for raw logits, which it multiplies by beta={beta:g}")
+    if arguments.test is None:
+        if arguments.save is None:
+            raise SettingsError("apply needs something to do: give --test FILE, or --save FILE for the fit itself")
+        return 0
+    new, has_labels = read_new(arguments.test, check_kind(arguments.kind))
+    p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
+    out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
+    _write(out, p_NK, new.y_N.numpy() if has_labels else None)
+    print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
+    if beta != 1 and not arguments.raw:
+        print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")
+    return 0
+
+
+def _write(out: Path, p_NK: NDArray, labels: NDArray | None) -> None:
+    """Write probabilities, and labels where there are any, so that `evaluate` reads them."""
+    import io
+
+    import numpy as np
+    import pandas as pd
+
+    from calib_bench.system.files import write_bytes
+
+    if out.suffix == ".csv":
+        frame = pd.DataFrame(p_NK, columns=[f"probability_{k}" for k in range(p_NK.shape[1])])
+        if labels is not None:
+            frame.insert(0, "label", labels)
+        write_bytes(out, frame.to_csv(index=False).encode())
+        return
+    if out.suffix != ".npz":
+        raise SettingsError(f"out={out} ends in neither .npz nor .csv")
+    buffer = io.BytesIO()
+    np.savez(buffer, probabilities=p_NK, **({} if labels is None else {"labels": labels}))
+    write_bytes(out, buffer.getvalue())
+
+
+COMMAND = Command(
+    "apply",
+    "Maps new predictions by a fitted calibrator, and writes calibrated probabilities.",
+    (
+        Option("FITS", "a file of fits, FILE:NAME, or runs/STUDY:KEY:METHOD"),
+        Option("--test", "new predictions; labels are not needed", Path, metavar="FILE"),
+        Option("--out", "where to: .npz or .csv (default NAME-calibrated.npz)", Path, metavar="FILE"),
+        Option("--kind", "what the numbers are: logits, probabilities, log_probabilities, scores"),
+        flag("--raw", "logits are raw ones, to be multiplied by the fit's beta"),
+        Option("--save", "write the fit itself, a file for calib_bench.load", Path, metavar="FILE"),
+        PLUGINS,
+    ),
+    (
+        "apply runs/evaluate-test/fits.safetensors:temperature_scaling --test new.npz",
+        "apply fit.safetensors test=new.csv out=calibrated.csv",
+        "apply runs/digits-separation:KEY:structured_vector_scaling save=fit.safetensors",
+    ),
+    _call,
+    notes=NOTES,
+)

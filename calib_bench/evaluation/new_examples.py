@@ -1,0 +1,86 @@
+"""Predictions of new examples: files whose labels are not known, or are not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from calib_bench.core.trial import Trial
+from calib_bench.errors import DataError, SettingsError
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.archives import LazyArrays, npy, npz, safetensors
+from calib_bench.evaluation.dialects import table_suffix
+from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled
+from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.predictions import Predictions, read, read_trial, stored
+from calib_bench.evaluation.text_tables import read_table
+from calib_bench.evaluation.validation import check
+from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters
+
+
+def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
+    """The predictions of a file, and whether it holds labels too; without any, all labels are 0.
+
+    Args:
+        path: a file as `evaluate` reads it; or one npy file of predictions, with `kind`.
+        kind: what the numbers are, where no name says it.
+
+    Raises:
+        DataError: it cannot be read as predictions.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is no file of predictions")
+    suffix = table_suffix(path)
+    if suffix == ".npy":
+        if kind is None:
+            raise DataError(f"{path} holds numbers without a name: say what they are with --kind logits, for example")
+        return unlabelled(npy(path), kind, str(path)), False
+    is_archive = suffix in (".npz", ".safetensors")
+    arrays: Mapping[str, Array]
+    if is_archive:
+        arrays = npz(path) if suffix == ".npz" else safetensors(path)
+    else:
+        arrays, _ = read_table(path)
+    usual = {letters(name) for name in LABELS}
+    if any(letters(name) in usual for name in arrays):
+        return read(str(path), kind=kind, trust=True)[0], True
+    return _without_labels(arrays, path, kind, not is_archive), False
+
+
+def _without_labels(arrays: Mapping[str, Array], path: Path, kind: str | None, is_table: bool) -> Predictions:
+    sized = next((name for name in arrays if kind_of(name)), next(iter(arrays), None))
+    if sized is None:
+        raise DataError(f"{path} holds nothing")
+    labels = np.zeros(len(arrays[sized]), np.int64)
+    with_labels = LazyArrays([*arrays, "labels"], lambda name: labels if name == "labels" else arrays[name])
+    content = content_of(with_labels, str(path), kind, "labels", is_table=is_table)
+    checked = check(content.values, labels, content.kind, str(path), trust=True)
+    return replace(checked, name=path.stem)
+
+
+def fit_named(word: str) -> tuple[Fitted, Trial | None]:
+    """The fit that a word names, and the stored trial that it is of.
+
+    Args:
+        word: FILE, FILE:NAME, or runs/STUDY:KEY:METHOD, a stored trial and a calibrator, which is fitted to its
+            calibration split there and then: the logits are stored, and a fit is a function of them.
+
+    Raises:
+        UserError: there is no such fit.
+    """
+    if Path(word).is_file():
+        return load(word), None
+    place, colon, name = word.rpartition(":")
+    if Path(place).is_file() and Path(place).name != "trial.json":
+        return load(place, name), None
+    is_run = (Path(place) / "store.json").is_file()  # then what follows the colon is a key
+    if is_run or (Path(word) / "trial.json").is_file():
+        raise SettingsError(f"{word} is a stored trial: name a calibrator too, {word}:temperature_scaling")
+    trial_place = stored(place) if colon else None
+    if trial_place is None:
+        raise DataError(f"{word} names no fits: give a file of fits, FILE:NAME, or runs/STUDY:KEY:METHOD")
+    calibration = read_trial(*trial_place, "calibration")
+    return fit_to(name, calibration), calibration.trial

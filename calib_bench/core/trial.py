@@ -153,6 +153,10 @@ class Trial(BaseModel):
     init_scale: Positive = 1.0
     """Factor on all initial parameters: weights, biases and gains."""
 
+    shift: str = ""
+    """Names of corruptions and of folders with shifted test data, in order and joined by commas, on which the trial
+    leaves further logits: see `calib_bench.core.corruption`. They change nothing else of its result."""
+
     @field_validator("objective")
     @classmethod
     def _canonical_objective(cls, text: str) -> str:
@@ -273,7 +277,7 @@ class TrialResult:
     Attributes:
         trial: the trial.
         status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
-        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
+        logits: "selection", "calibration", "test" and names of further test splits -> raw z [N, K] on the CPU, not times beta, rows as in the split's
             labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.

@@ -64,7 +64,7 @@ def _name(path: Path) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("tasks", "baselines", "studies", "corruptions"), of plug-ins too; imports none of the package's own.
+    """Names of a kind ("tasks", "baselines", "studies", "corruptions"), of plug-ins too; imports none of the package's.
 
     Of "models" only those of plug-ins, see `plugged_in_models`.
     """

@@ -277,8 +277,8 @@ class TrialResult:
     Attributes:
         trial: the trial.
         status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
-        logits: "selection", "calibration", "test" and names of further test splits -> raw z [N, K] on the CPU, not times beta, rows as in the split's
-            labels; float32, or float64 for precision fp64. Empty when diverged.
+        logits: "selection", "calibration", "test" and names of further test splits -> raw z [N, K] on the CPU, not
+            times beta, rows as in the split's labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.
         metadata: JSON-able: lr, lambda_max, lambda_max_converged, euler_degree and euler_degree_spread where they were

@@ -93,7 +93,9 @@ def _spoiled_tensors(test: TensorSplit, spoil: Any, shape: tuple[int, ...], name
     x_N = test.x.view(-1, *shape)
     if len(shape) == 3 and x_N.dtype != torch.uint8:
         if x_N.min() < 0 or x_N.max() > 1:
-            raise DataError(f"corruption {name} needs pixels from 0 to 1, and these are {x_N.min():g} to {x_N.max():g}.")
+            raise DataError(
+                f"corruption {name} needs pixels from 0 to 1, and these are {x_N.min():g} to {x_N.max():g}."
+            )
         x_N = (x_N * 255).round().to(torch.uint8)
     rows = test.rows.tolist()
     return {

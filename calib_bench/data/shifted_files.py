@@ -172,7 +172,9 @@ class _Reader:
         """int64 [N], of the task's classes."""
         labels_N = _loaded(path)
         if labels_N.ndim != 1 or labels_N.dtype.kind not in "iu":
-            raise DataError(f"{path} holds {labels_N.dtype} of shape {labels_N.shape}, and labels are whole numbers [N].")
+            raise DataError(
+                f"{path} holds {labels_N.dtype} of shape {labels_N.shape}, and labels are whole numbers [N]."
+            )
         names_file = path.with_name(NAMES)
         names = tuple(names_file.read_text().split("\n")) if names_file.is_file() else CIFAR10
         names = tuple(name for name in names if name)

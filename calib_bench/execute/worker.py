@@ -72,7 +72,8 @@ def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
 
 
 def load_splits(execution: Execution, trial: Trial) -> Splits:
-    """The data of a trial, further test splits that it names among it, its labels those of the pretrained head where there is one; the last two loaded are kept.
+    """The data of a trial with the further test splits that it names, its labels those of the pretrained head where
+    there is one; the last two loaded are kept.
 
     Raises:
         DataError: data is missing or not as declared.

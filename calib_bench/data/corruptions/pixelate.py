@@ -21,7 +21,7 @@ def apply(x_CHW: Tensor, severity: int) -> Tensor:
     left = SIDE[severity - 1]
     small = [max(1, round(left * height)), max(1, round(left * width))]
     shrunk = functional.resize(x_CHW, small, InterpolationMode.BILINEAR, antialias=True)
-    return functional.resize(shrunk, [height, width], InterpolationMode.NEAREST)
+    return functional.resize(shrunk, [height, width], InterpolationMode.NEAREST_EXACT)
 
 
 CORRUPTION = Corruption(apply, "image", "sides of .9 to .3 as many pixels")

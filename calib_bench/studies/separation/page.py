@@ -11,7 +11,7 @@ from calib_bench.analysis.findings import Finding, changes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
-from calib_bench.studies.separation import arm_figures
+from calib_bench.studies.separation import arm_figures, shift_page
 from calib_bench.studies.separation.findings import NAMES, UNITS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ SECTIONS = (
         "What confidence is worth to whoever acts on it: whether it tells right answers from wrong ones, how many "
         "answers may be kept at 5% errors, and how many classes must be named to hold the right one 90% of the time.",
     ),
+    shift_page.SECTION,
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),

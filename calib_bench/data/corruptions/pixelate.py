@@ -9,7 +9,7 @@ from calib_bench.core.corruption import Corruption
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIDE = (0.9, 0.75, 0.6, 0.45, 0.3)
+SIDE = (0.75, 0.6, 0.5, 0.4, 0.3)
 """Share of each side that is left in between."""
 
 
@@ -24,4 +24,4 @@ def apply(x_CHW: Tensor, severity: int) -> Tensor:
     return functional.resize(shrunk, [height, width], InterpolationMode.NEAREST_EXACT)
 
 
-CORRUPTION = Corruption(apply, "image", "sides of .9 to .3 as many pixels")
+CORRUPTION = Corruption(apply, "image", "sides of .75 to .3 as many pixels")

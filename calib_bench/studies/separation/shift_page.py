@@ -116,7 +116,7 @@ def _words(frame: pd.DataFrame, reference: float) -> str:
         others = worst[worst["beta"] != reference].to_dict("records")
         changes = [finding_of(row, column, name) for column, name in TOLD.items() if column in worst for row in others]
         if changes:
-            sentences.append(f"{where}Changes there with beta. {overview(changes)}")
+            sentences.append(f"{where}Changes there with beta: {overview(changes)}")
     return ". ".join(sentences)
 
 

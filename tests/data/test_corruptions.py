@@ -78,10 +78,12 @@ def test_every_corruption_keeps_its_contract(name: str) -> None:
     again = [spoiled(corruption, name, severity, x, 7) for severity in reversed(SEVERITIES)][::-1]
     same = [a == b if isinstance(a, str) else torch.equal(a, b) for a, b in zip(out, again, strict=True)]
     assert all(same), "a draw depends on corruption, severity and example alone"
-    assert torch.equal(torch.random.get_rng_state(), drawn[0]) and random.getstate() == drawn[1]
+    assert torch.equal(torch.random.get_rng_state(), drawn[0])
+    assert random.getstate() == drawn[1]
     assert (x == before) if isinstance(x, str) else torch.equal(x, before)
     assert all(value != x if isinstance(x, str) else not torch.equal(value, x) for value in out)
-    assert corruption.title and corruption.kind in ("image", "text", "vector")
+    assert corruption.title
+    assert corruption.kind in ("image", "text", "vector")
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -93,7 +95,8 @@ def test_images_are_farther_from_the_clean_ones_at_each_severity(name: str) -> N
         np.mean([(spoiled(IMAGES[name], name, s, x, row).float() - x.float()).square().mean() for row in range(5)])
         for s in SEVERITIES
     ]
-    assert errors == sorted(errors) and errors[0] > 0
+    assert errors == sorted(errors)
+    assert errors[0] > 0
 
 
 def test_noise_has_the_deviation_it_says() -> None:
@@ -119,7 +122,9 @@ def test_a_spoiled_example_does_not_depend_on_batch_limit_or_model() -> None:
     x_few, x_more, x_rows = (inputs(of(splits, "noise")["noise/4"], 7) for splits in (few, more, rows))
     assert torch.equal(x_few, x_more[:40])
     assert torch.equal(x_more.flatten(1), x_rows)
-    assert x_rows.shape == (80, 64) and float(x_rows.min()) >= 0 and float(x_rows.max()) <= 1
+    assert x_rows.shape == (80, 64)
+    assert float(x_rows.min()) >= 0
+    assert float(x_rows.max()) <= 1
     assert torch.equal(x_more, inputs(of(more, "noise")["noise/4"], 80))
 
 
@@ -144,7 +149,8 @@ def test_texts_are_spoiled_as_words_and_read_on() -> None:
     same = corrupted("t", splits, (), "as_it_is", Corruption(lambda text, severity: text, "text", "nothing"))
     for split in same.values():
         for (x, lengths), index in split.eval_batches(batch=2, device=CPU):
-            assert torch.equal(x, test.inputs(index, CPU)[0]) and torch.equal(lengths, test.inputs(index, CPU)[1])
+            assert torch.equal(x, test.inputs(index, CPU)[0])
+            assert torch.equal(lengths, test.inputs(index, CPU)[1])
     cut = Corruption(lambda text, severity: text.split(maxsplit=severity)[severity], "text", "without the first words")
     (x, _), _ = next(corrupted("t", splits, (), "cut", cut)["cut/5"].eval_batches(batch=3, device=CPU))
     expected, _ = encode(tokenizer, [" ".join(f"w{i}" for i in range(5, 12)) + " end4"], 8)
@@ -203,10 +209,9 @@ def test_what_is_no_shifted_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_comments_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = []
+    codes, path = [], tmp_path / "code.py"
+    monkeypatch.setattr(corrupt.inspect, "getfile", lambda _: str(path))
     for text in ("x = 1\n", "x = 1  # one\n", "x = 2\n"):
-        path = tmp_path / "code.py"
         path.write_text(text)
-        monkeypatch.setattr(corrupt.inspect, "getfile", lambda _: str(path))
         codes.append(corrupt.code_of(IMAGES["noise"]))
     assert codes[0] == codes[1] != codes[2]

@@ -87,7 +87,8 @@ def test_cifar10_1_is_a_pair_of_files_or_several_in_a_folder(tmp_path: Path) -> 
     np.save(folder / "cifar10.1_v6_labels.npy", np.arange(7)[::-1].astype(np.int32))
     assert list(read(folder).splits) == ["CIFAR-10.1"]
     one = read(folder / "cifar10.1_v6_data.npy").splits
-    assert list(one) == ["cifar10.1_v6"] and one["cifar10.1_v6"].labels.tolist() == list(range(7))[::-1]
+    assert list(one) == ["cifar10.1_v6"]
+    assert one["cifar10.1_v6"].labels.tolist() == list(range(7))[::-1]
     for kind, array in (("data", pixels(5)), ("labels", np.arange(5))):
         np.save(folder / f"cifar10.1_v4_{kind}.npy", array)
     assert list(read(folder).splits) == ["CIFAR-10.1/cifar10.1_v4", "CIFAR-10.1/cifar10.1_v6"]
@@ -149,8 +150,8 @@ def test_class_folders_of_small_images_are_decoded(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, cifar10_c: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no shifted data"):
-        (tmp_path / "empty").mkdir()
         read(tmp_path / "empty")
     with pytest.raises(DataError, match="and task 'cifar10' takes other inputs"):
         read(cifar10_c, streamed(tmp_path, CIFAR10))

@@ -136,6 +136,9 @@ class _Reader:
 
     def from_folders(self, folders: dict[str, Path]) -> Shifted:
         parts = [folder_part(name, folder) for name, folder in folders.items()]
+        for part in parts:
+            if part.names != parts[0].names or not np.array_equal(part.labels, parts[0].labels):
+                raise DataError(f"{part.name} and {parts[0].name} hold other numbers of images of a class.")
         further = {part.name: self._from_part(replace(part, labels=self._by_folder(part))) for part in parts}
         return Shifted(further, digest_of(*parts))
 

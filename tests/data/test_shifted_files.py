@@ -128,6 +128,9 @@ def test_imagenet_c_is_read_by_corruption_severity_and_wordnet_id(tmp_path: Path
     assert split.labels.tolist() == [1, 1, 0, 0]
     levels = inputs(split)[:, 0, 0, 0] * 0.229 + 0.485
     assert (levels * 255).round().tolist() == [0, 1, 10, 11]
+    next((tmp_path / "ImageNet-C" / "noise" / "shot_noise" / "2").glob("*/*")).unlink()
+    with pytest.raises(DataError, match=r"shot_noise.* hold other numbers of images of a class"):
+        read(tmp_path / "ImageNet-C", replace(task(), test=split, class_names=names, classes=2))
 
 
 @pytest.mark.parametrize("described", [False, True])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         run,
     )
     from calib_bench.core.baseline import Calibrator, Objective
+    from calib_bench.core.corruption import Corruption
     from calib_bench.core.model import Model
     from calib_bench.core.study import Analysis, Probe, Study, StudyResult, Table
     from calib_bench.core.task import Recipe, SplitSizes, Task
@@ -43,6 +44,7 @@ _MODULES = {
         "run",
     ),
     "calib_bench.core.baseline": ("Calibrator", "Objective"),
+    "calib_bench.core.corruption": ("Corruption",),
     "calib_bench.core.model": ("Model",),
     "calib_bench.core.study": ("Analysis", "Probe", "Study", "StudyResult", "Table"),
     "calib_bench.core.task": ("Recipe", "SplitSizes", "Task"),
@@ -51,6 +53,7 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Analysis",
     "Calibrator",
+    "Corruption",
     "Model",
     "Objective",
     "Probe",

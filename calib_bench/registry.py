@@ -1,4 +1,4 @@
-"""Tasks, baselines and studies by name, those of the package and plug-ins, and plugged-in models.
+"""Tasks, baselines, studies and corruptions by name, those of the package and plug-ins, and plugged-in models.
 
 No other module imports plug-ins. The package's own models have families of names, see `models`.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 from calib_bench.core import plugin_checks
 from calib_bench.core.baseline import Calibrator, Objective
+from calib_bench.core.corruption import Corruption
 from calib_bench.core.model import Model
 from calib_bench.core.settings import StudyOptions
 from calib_bench.core.study import Probe, Study
@@ -31,10 +32,13 @@ _CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "tasks": ("TASK", (Task,)),
     "baselines": ("BASELINE", (Objective, Calibrator)),
     "studies": ("STUDY", (Study,)),
+    "corruptions": ("CORRUPTION", (Corruption,)),
     "models": ("MODEL", (Model,)),
 }
-_SINGULAR = {"tasks": "task", "baselines": "baseline", "studies": "study"}
+_SINGULAR = {"tasks": "task", "baselines": "baseline", "studies": "study", "corruptions": "corruption"}
 """The kinds of which the package has its own, a file each."""
+_PACKAGES = {"corruptions": "data.corruptions"}
+"""Where those are, if not in the package that is called as the kind."""
 _STUDY_FILE = "study.py"
 """The file of a study's folder that sets STUDY."""
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
@@ -44,8 +48,12 @@ _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 def _own(kind: str) -> tuple[str, ...]:
     if kind not in _SINGULAR:
         return ()
-    package = importlib.import_module(f"calib_bench.{kind}")
+    package = importlib.import_module(_package_of(kind))
     return tuple(sorted({_name(path) for folder in package.__path__ for path in _plugin_files(Path(folder))}))
+
+
+def _package_of(kind: str) -> str:
+    return f"calib_bench.{_PACKAGES.get(kind, kind)}"
 
 
 def _plugin_files(folder: Path) -> list[Path]:
@@ -59,7 +67,7 @@ def _name(path: Path) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("tasks", "baselines", "studies"), of plug-ins too; imports none of the package's own.
+    """Names of a kind ("tasks", "baselines", "studies", "corruptions"), of plug-ins too; imports none of the package's.
 
     Of "models" only those of plug-ins, see `plugged_in_models`.
     """
@@ -67,7 +75,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """What the task, baseline or study of a name sets.
+    """What the task, baseline, study or corruption of a name sets.
 
     Raises:
         SettingsError: there is no such file, or its constant is missing or of another type.
@@ -76,7 +84,7 @@ def load(kind: str, name: str) -> Any:
         return _plugins[kind][name]
     if name not in _own(kind):
         raise SettingsError(f"no {_SINGULAR[kind]} is called {name!r}: {nearest(name, names(kind))}")
-    module = importlib.import_module(f"calib_bench.{kind}.{name}")
+    module = importlib.import_module(f"{_package_of(kind)}.{name}")
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{module.__name__}.{Path(_STUDY_FILE).stem}")
     return _constant(module, kind, name)
@@ -150,6 +158,12 @@ def task(name: str) -> Task:
 def study(name: str) -> Study:
     """The study of that name."""
     return load("studies", name)
+
+
+def corruptions(kind: str) -> dict[str, Corruption]:
+    """The corruptions of a kind of input, by name."""
+    every = {name: load("corruptions", name) for name in names("corruptions")}
+    return {name: corruption for name, corruption in every.items() if corruption.kind == kind}
 
 
 def plugged_in_models() -> Mapping[str, Model]:

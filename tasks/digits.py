@@ -41,6 +41,7 @@ TASK = Task(
     seeds=(0, 1, 2, 3, 4, 5),
     tune_seeds=3,
     interventions=True,
+    image=(1, 8, 8),
     licence="CC BY 4.0 (UCI Machine Learning Repository, Optical Recognition of Handwritten Digits).",
     reference="alpaydin1998",
 )

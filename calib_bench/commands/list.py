@@ -33,11 +33,17 @@ def _studies() -> list[Row]:
     return [(name, registry.entry("studies", name).title) for name in registry.names("studies")]
 
 
+def _corruptions() -> list[Row]:
+    corruptions = {name: registry.load("corruptions", name) for name in registry.names("corruptions")}
+    return [(name, f"{corruption.kind}: {corruption.title}") for name, corruption in corruptions.items()]
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "tasks": _tasks,
     "models": _models,
     "baselines": _baselines,
     "studies": _studies,
+    "corruptions": _corruptions,
 }
 
 
@@ -55,7 +61,7 @@ def _call(arguments: Namespace) -> int:
 
 COMMAND = Command(
     "list",
-    "Lists tasks, models, baselines and studies, each with a line that says what it is.",
+    "Lists tasks, models, baselines, studies and corruptions, each with a line that says what it is.",
     (
         Option("KIND", "what to list; everything when not given", choices=tuple(KINDS), default=(), count="*"),
         Option("--plugins", "folders with plug-ins to list too", folders, (), metavar="FOLDERS"),

@@ -166,6 +166,11 @@ class Execution(_Frozen):
         description="seconds without progress after which a trial is stopped and counted as failed; 0 waits forever. "
         "Trials then run in worker processes",
     )
+    shift: tuple[str, ...] = Field(
+        (),
+        description="study=separation: further test data, corruptions by name, all of them, or folders such as "
+        "CIFAR-10-C; the models at the chosen rates are trained anew and measured on it",
+    )
     plugins: tuple[Path, ...] = Field((), description="folders with your own tasks, baselines and studies")
 
 
@@ -244,6 +249,7 @@ class Grid(_Frozen):
     extend: int
     split: Literal["shared", "seed"]
     limit: int | None
+    shift: tuple[str, ...]
     precision: Precision
     pretrained: bool
     calibrator: tuple[str, ...]

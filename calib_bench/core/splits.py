@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SPLITS = ("selection", "calibration", "test")
-"""The splits on which a trial leaves logits."""
+"""The splits on which every trial leaves logits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Split(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Splits:
     """The four splits with their origin.
 
@@ -84,6 +84,7 @@ class Splits:
         preparation: SHA-256 of what was made of it: the rows of each split, and how they were prepared.
         classes: number of classes K.
         class_names: K names.
+        shifted: further test splits by name, see `calib_bench.core.corruption.ShiftedSplit`.
     """
 
     train: Split
@@ -97,6 +98,18 @@ class Splits:
     digest: str
     notes: Mapping[str, str]
     preparation: str = ""
+    shifted: Mapping[str, Split] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Split:
-        return getattr(self, name)
+        return self.shifted[name] if name in self.shifted else getattr(self, name)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the splits on which a trial leaves logits."""
+        return (*SPLITS, *self.shifted)
+
+    def labels(self) -> dict[str, Tensor]:
+        """Labels int64 [N] of `SPLITS`, and of further test splits with other labels than the test split's."""
+        shifted = {name: split.labels for name, split in self.shifted.items()}
+        other = {name: y_N for name, y_N in shifted.items() if not torch.equal(y_N, self.test.labels)}
+        return {name: self[name].labels for name in SPLITS} | other

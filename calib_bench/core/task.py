@@ -82,6 +82,8 @@ class Task:
         source: where the data comes from on the Hub; None when it ships with a package.
         example: (kind, shape, vocabulary) of an input, as in `data.splits.InputSpec`, where it is known before the data
             is there: so that what a study takes can be told without it.
+        image: shape [C, H, W] of the image that an input is, where some models get it as a vector: corruptions take it
+            as an image.
         licence: what the data's licence allows, in a sentence.
         reference: BibTeX key in references.bib.
     """
@@ -102,3 +104,4 @@ class Task:
     recipes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     source: Hub | None = None
     example: tuple[str, tuple[int, ...], int] | None = None
+    image: tuple[int, int, int] | None = None

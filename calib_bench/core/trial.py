@@ -156,6 +156,10 @@ class Trial(BaseModel):
     """losses: the trial also leaves its logits as they are after the first epoch whose mean training loss is at or
     below each of a few levels, see `calib_bench.train.snapshots`. What it trains to does not change."""
 
+    shift: str = ""
+    """Names of corruptions and of folders with shifted test data, in order and joined by commas, on which the trial
+    leaves further logits: see `calib_bench.core.corruption`. They change nothing else of its result."""
+
     @field_validator("objective")
     @classmethod
     def _canonical_objective(cls, text: str) -> str:
@@ -295,8 +299,8 @@ class TrialResult:
     Attributes:
         trial: the trial.
         status: "done", or "diverged" when a batch's loss (or a final logit) was not finite.
-        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, not times beta, rows as in the split's
-            labels; float32, or float64 for precision fp64. Empty when diverged.
+        logits: "selection", "calibration", "test" and names of further test splits -> raw z [N, K] on the CPU, not
+            times beta, rows as in the split's labels; float32, or float64 for precision fp64. Empty when diverged.
         history: `COLUMNS`, and those of its probe, -> values, one a measured epoch; of a diverged run, until the last
             update before its end.
         metadata: JSON-able: lr, lambda_max, lambda_max_converged, euler_degree and euler_degree_spread where they were

@@ -16,7 +16,7 @@ from calib_bench.data.raw_split import Part
 from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
 from calib_bench.data.stream import StreamSplit, preprocess_for
 from calib_bench.data.tensors import DeviceCache, tensor_splits
-from calib_bench.data.text import TextSplit, encode, train_tokenizer, words_of
+from calib_bench.data.text import TextSource, TextSplit, encode, train_tokenizer, words_of
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ def texts(
             pool = "test" if name == "test" else "train"
             labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
             splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
-        learned = tokenizers.Tokenizer.from_str(bytes(made["tokenizer"]).decode()).get_vocab_size()
+        tokenizer = bytes(made["tokenizer"]).decode()
+        splits["test"].source = TextSource(lambda: _strings(raw.test), tokenizer, length)
+        learned = tokenizers.Tokenizer.from_str(tokenizer).get_vocab_size()
         prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
         return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
 
@@ -215,7 +217,7 @@ def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
     import numpy as np
 
     greys = Greys(tuple(pools.values()))
-    pixels = {pool: _decoded(part, mode, greys) for pool, part in pools.items()}
+    pixels = {pool: decoded(part, mode, greys) for pool, part in pools.items()}
     return pixels | {"greys": np.array(["", *greys.names()])}
 
 
@@ -233,7 +235,7 @@ def _sampled(raw: Raw) -> Greys:
     return greys
 
 
-def _decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
+def decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
     import numpy as np
 

@@ -46,7 +46,7 @@ def partition(
     if test_rows is None:
         parts["test"] = order[end:]
     else:
-        parts["test"] = _own_test(test_rows, task, limit)
+        parts["test"] = limited_rows(test_rows, task, limit)
     return {name: part[:limit] for name, part in parts.items()}
 
 
@@ -75,11 +75,11 @@ def _check_pool(sizes: SplitSizes, rows: int, test_rows: int | None, task: str) 
     raise DataError(f"Task '{task}' has too few rows: {rows:,}, where it needs {needs}{rest}. Use the whole data set.")
 
 
-def _own_test(test_rows: int, task: str, limit: int | None) -> Tensor:
-    """Rows of a test set of its own: all in their order, or shuffled where a limit will cut them."""
+def limited_rows(test_rows: int, task: str, limit: int | None) -> Tensor:
+    """int64 rows of a test set of its own: all in their order, or as many as the limit allows, drawn at random."""
     if limit is None or limit >= test_rows:
         return torch.arange(test_rows)
-    return torch.randperm(test_rows, generator=stream("carve", task, "test"))
+    return torch.randperm(test_rows, generator=stream("carve", task, "test"))[:limit]
 
 
 def scaled(sizes: SplitSizes, fraction: float) -> SplitSizes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
-import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from calib_bench.data.raw_split import Part
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.system import shutdown
-from calib_bench.system.random import seed_of
+from calib_bench.system.random import seeded
 
 Item = tuple[int, int, int]
 """(row, seed, epoch) of a training example; seed -1 asks for the evaluation transform."""
+Spoil = Callable[[Tensor, int], Tensor]
+"""(image uint8 [3, S, S], its row) -> the image spoiled."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,14 @@ def loader_workers() -> int:
 class Images(torch.utils.data.Dataset):
     """Rows of a `Part` as uint8 [3, S, S]; an image's augmentation is a function of (seed, epoch, row) alone."""
 
-    def __init__(self, part: Part, preprocess: Preprocess, greys: Greys | None = None) -> None:
-        self.part, self.greys = part, greys
+    def __init__(
+        self, part: Part, preprocess: Preprocess, greys: Greys | None = None, spoil: Spoil | None = None
+    ) -> None:
+        """
+        Args:
+            spoil: (image, row) -> the image that is evaluated in its place; None leaves it as it is.
+        """
+        self.part, self.greys, self.spoil = part, greys, spoil
         self.transforms = {training: preprocess.transform(training) for training in (True, False)}
 
     def __getitem__(self, item: Item) -> Tensor | DataError:
@@ -108,16 +116,10 @@ class Images(torch.utils.data.Dataset):
         except DataError as error:
             return error
         if seed < 0:
-            return self.transforms[False](image)
-        state = random.getstate()
-        try:
-            with torch.random.fork_rng(devices=[]):
-                value = seed_of("augment", seed, epoch, row)
-                random.seed(value)
-                torch.manual_seed(value)
-                return self.transforms[True](image)
-        finally:
-            random.setstate(state)
+            x = self.transforms[False](image)
+            return x if self.spoil is None else self.spoil(torch.as_tensor(x), row)
+        with seeded("augment", seed, epoch, row):
+            return self.transforms[True](image)
 
 
 def collate(images: list[Tensor | DataError]) -> Tensor | DataError:
@@ -164,6 +166,12 @@ class StreamSplit:
         self.normalize: Normalize = (preprocess.mean, preprocess.std)
         self._images = Images(part, preprocess, greys)
         self._train: torch.utils.data.DataLoader | None = None
+
+    def spoiled(self, spoil: Spoil) -> StreamSplit:
+        """The split with its images spoiled as they are evaluated."""
+        changed = copy.copy(self)
+        changed._images = Images(self._images.part, self.preprocess, self._images.greys, spoil)
+        return changed
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +82,15 @@ def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, n
     return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """What tokens were made of: all strings that rows count, the tokenizer's JSON, and most tokens of a text."""
+
+    strings: Callable[[], list[str]]
+    tokenizer: str
+    length: int
+
+
 @dataclass(eq=False)
 class TextSplit:
     """Rows `rows` of texts in memory.
@@ -91,12 +100,14 @@ class TextSplit:
         offsets: int64 [M + 1]: where each text begins.
         rows: int64 [N] into the texts, on the CPU.
         labels: int64 [N].
+        source: where its texts can be read again; None where they need not be.
     """
 
     tokens: DeviceCache
     offsets: Tensor
     rows: Tensor
     labels: Tensor
+    source: TextSource | None = None
     lengths: Tensor = field(init=False, repr=False)
     """int64 [N], on the CPU."""
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from calib_bench import registry
+from calib_bench.core.corruption import source_name
 from calib_bench.core.fate import label_entropy
 from calib_bench.core.settings import Execution
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult, scored_as_published
+from calib_bench.data.corrupt import code_of, corrupted
 from calib_bench.data.heads import on_head
 from calib_bench.data.label_noise import noisy
+from calib_bench.data.shifted_files import read_shifted
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
 from calib_bench.metrics import log_loss_n
@@ -66,14 +72,18 @@ def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
 
 
 def load_splits(execution: Execution, trial: Trial) -> Splits:
-    """The data of a trial, its labels those of the pretrained head where there is one; the last two loaded are kept.
+    """The data of a trial with the further test splits that it names, its labels those of the pretrained head where
+    there is one; the last two loaded are kept.
 
     Raises:
         DataError: data is missing or not as declared.
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     scored = scored_as_published(trial)
-    return _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored)
+    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored)
+    by_name = {source_name(source): source for source in execution.shift}
+    sources = tuple(by_name.get(name, name) for name in trial.shift.split(",") if name)
+    return _shifted(splits, trial.task, trial.limit, sources) if sources else splits
 
 
 @lru_cache(maxsize=2)
@@ -82,6 +92,22 @@ def _load(task: str, data: object, split: int, limit: int | None, model: str, pr
     if not pretrained:
         return splits
     return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
+
+
+@lru_cache(maxsize=2)
+def _shifted(splits: Splits, task: str, limit: int | None, sources: tuple[str, ...]) -> Splits:
+    """The splits with further test splits, which corruptions make or the user's files hold."""
+    corruptions, further, made = registry.names("corruptions"), {}, [splits.preparation]
+    for source in sources:
+        if source in corruptions:
+            corruption = registry.load("corruptions", source)
+            further.update(corrupted(task, splits, registry.task(task).image or (), source, corruption))
+            made.append(code_of(corruption))
+        else:
+            read = read_shifted(Path(source), splits, task, limit)
+            further.update(read.splits)
+            made.append(read.digest)
+    return replace(splits, shifted=further, preparation=sha256(repr(made).encode()).hexdigest())
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from calib_bench import models, registry
 from calib_bench.core.baseline import Objective
+from calib_bench.core.corruption import source_name
 from calib_bench.core.settings import KEYS, RATES, Settings, Space, StudyOptions, UserSettings, read_value
 from calib_bench.core.study import Study
 from calib_bench.core.syntax import split_word
@@ -46,6 +48,7 @@ def resolve(typed: UserSettings) -> Settings:
         "tune_seeds": tune_seeds,
         "interventions": _interventions(typed, task),
         "calibrator": tuple(registry.calibrators(typed.calibrator)),
+        "shift": shift_sources(typed.shift, typed.task),
     }
     typed = typed.model_copy(update=complete)
     spaces = {model: _space(typed, task, model) for model in chosen}
@@ -151,6 +154,51 @@ def _seeds(typed: UserSettings, task: Task) -> tuple[tuple[int, ...], int]:
 
 def _interventions(typed: UserSettings, task: Task) -> str:
     return ("yes" if task.interventions else "no") if typed.interventions == "auto" else typed.interventions
+
+
+def shift_sources(words: tuple[str, ...], task_name: str) -> tuple[str, ...]:
+    """Sources of shifted test data in order, each once: corruptions, and absolute paths of the user's data.
+
+    Args:
+        words: names of corruptions, "all" for those of the task's inputs, paths.
+
+    Raises:
+        SettingsError: a word is neither, two sources have one name, or what the task's inputs are is not known.
+    """
+    corruptions, sources = registry.names("corruptions"), set()
+    for word in words:
+        path = Path(word).expanduser()
+        if word == "all":
+            sources |= set(registry.corruptions(_inputs(task_name)))
+        elif word in corruptions:
+            sources.add(word)
+        elif path.exists():
+            sources.add(str(path.resolve()))
+        else:
+            hint = nearest(word, [*corruptions, "all"])
+            raise SettingsError(f"shift={word} is no corruption, and no folder or file either: {hint}")
+    return _distinct(sources)
+
+
+def _distinct(sources: set[str]) -> tuple[str, ...]:
+    """The sources in order of their names, which must differ from each other and from those of corruptions."""
+    by_name: dict[str, str] = {}
+    for source in sorted(sources):
+        name = source_name(source)
+        if name in by_name or (name != source and name in registry.names("corruptions")):
+            raise SettingsError(f"shift={source} is called as other shifted data, {name}: give it another name")
+        by_name[name] = source
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
+def _inputs(task_name: str) -> str:
+    """What the inputs of a task are to corruptions."""
+    task = registry.task(task_name)
+    if task.image:
+        return "image"
+    if task.example is None:
+        raise SettingsError(f"shift=all: task {task_name} does not say what its inputs are: name the corruptions")
+    return "text" if task.example[0] == "tokens" else task.example[0]
 
 
 def spell_out(text: str, objectives: dict[str, Objective]) -> list[str]:

@@ -30,8 +30,10 @@ class StoredSplits:
     def of(self, trial: Trial) -> Path:
         """Where the labels of a trial's splits are."""
         name = f"{trial.task.replace('/', '-')}-{trial.split}" + (f"-limit{trial.limit}" if trial.limit else "")
-        # A pretrained head's labels are its own.
-        return self.folder / (name + "-pretrained" if trial.weights else name)
+        # A pretrained head's labels are its own, and so are those of further test data.
+        name += "-pretrained" if trial.weights else ""
+        further = f"-shift-{hashlib.sha256(trial.shift.encode()).hexdigest()[:8]}" if trial.shift else ""
+        return self.folder / (name + further)
 
     def write(self, trial: Trial, splits: Splits) -> dict[str, str]:
         """Stores labels and origin, once; returns what a trial records of its data.
@@ -46,7 +48,7 @@ class StoredSplits:
         data = {"source": splits.source, "digest": splits.digest, "preparation": splits.preparation}
         notes = dict(splits.notes)
         preprocess = {"preprocess": notes.pop("preprocess")} if "preprocess" in notes else {}
-        labels = save({name: splits[name].labels.contiguous() for name in SPLITS})
+        labels = save({name: y_N.contiguous() for name, y_N in splits.labels().items()})
         sha256 = hashlib.sha256(labels).hexdigest()
         claim = {"digest": splits.digest, "preparation": splits.preparation, "labels_sha256": sha256}
         folder = self.of(trial)
@@ -73,7 +75,8 @@ class StoredSplits:
         return data | preprocess
 
     def labels(self, trial: Trial) -> dict[str, Tensor]:
-        """Labels [N] int64 of the selection, calibration and test splits.
+        """Labels [N] int64 of the selection, calibration and test splits, and of further test splits with other labels
+        than the test split's.
 
         Raises:
             StoreError: they are missing or damaged.

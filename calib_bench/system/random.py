@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +19,17 @@ def stream(*parts: object) -> torch.Generator:
 def seed_of(*parts: object) -> int:
     """A 63-bit seed that is a function of `parts` alone."""
     return stream(*parts).initial_seed()
+
+
+@contextmanager
+def seeded(*parts: object) -> Iterator[None]:
+    """Torch's default generator on the CPU and Python's `random`, seeded by `parts`; set back when the block ends."""
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            value = seed_of(*parts)
+            random.seed(value)
+            torch.default_generator.manual_seed(value)
+            yield
+    finally:
+        random.setstate(state)

@@ -101,5 +101,5 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
     if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
-    derived = (trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
+    derived = (trial.shift, trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
     return (*(getattr(trial, name) for name in shared), *derived, trial.label_noise, trial.sampling, trial.keep)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from calib_bench import models
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
-from calib_bench.core.splits import SPLITS, Split, Splits
+from calib_bench.core.splits import Split, Splits
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
@@ -232,7 +232,7 @@ class _Run(Loop[Checkpoint]):
         return self._result(
             self.trial,
             int(self.bad) if self.ended else None,
-            {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS},
+            {} if self.ended else {name: self._predict(name).cpu() for name in self.splits.measured},
             self.rows,
             self.rate,
             lambda: self._probed(probes.arrays),

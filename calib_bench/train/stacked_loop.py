@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import stack_module_state
 
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
-from calib_bench.core.splits import SPLITS, Splits
+from calib_bench.core.splits import Splits
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult
 from calib_bench.data.label_noise import training
@@ -234,7 +234,7 @@ class _Stack(Loop[PartSaver]):
 
     def results(self) -> list[TrialResult]:
         """The result of each member, in order."""
-        logits = {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS}
+        logits = {} if self.ended else {name: self._predict(name).cpu() for name in self.splits.measured}
         return [
             self._member_result(member, {name: z[member].clone() for name, z in logits.items()})
             for member in range(len(self.trials))

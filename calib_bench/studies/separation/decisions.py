@@ -126,12 +126,12 @@ def _words(frame: pd.DataFrame, reference: float) -> str:
     sentences = []
     for where, group in families(frame[chosen]):
         rows = group.to_dict("records")
-        changes = [_finding(row, column, name) for column, name in TOLD.items() for row in rows]
+        changes = [finding_of(row, column, name) for column, name in TOLD.items() for row in rows]
         sentences.append(f"{where}Changes after temperature scaling. {overview(changes)}")
     return ". ".join(sentences)
 
 
-def _finding(row: Row, column: str, name: str) -> Finding:
+def finding_of(row: Row, column: str, name: str) -> Finding:
     """The change of one arm, of which nothing is established where its rate was tuned."""
     finding = Finding.of(row, column, name)
     return finding if finding.revoked or row["tuning"] == "fixed" else replace(finding, revoked=UNCOUNTED)

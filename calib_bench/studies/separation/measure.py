@@ -18,7 +18,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement, shift
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
     "over_time", "best_epochs",
+    "shift", "shift_corruptions", "shift_controls",
 )  # fmt: skip
 
 
@@ -75,6 +76,11 @@ class Reader:
         self.cautions = {**measures.cautions, **self.cautions}
         self.arms.append(arm)
         return measures
+
+    def read_shifted(self, arms: Sequence[Arm], variant: str | None) -> None:
+        """Reads a family's arms of the grid on shifted test data."""
+        for table, rows in shift.family_rows(self.grid, self.store, arms, variant, self.nested).items():
+            self.rows[table] += rows
 
 
 def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:

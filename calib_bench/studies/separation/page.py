@@ -11,7 +11,7 @@ from calib_bench.analysis.findings import Finding, changes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
-from calib_bench.studies.separation import arm_figures, over_time
+from calib_bench.studies.separation import arm_figures, over_time, shift_page
 from calib_bench.studies.separation.findings import NAMES, UNITS
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ SECTIONS = (
         "answers may be kept at 5% errors, and how many classes must be named to hold the right one 90% of the time.",
     ),
     over_time.SECTION,
+    shift_page.SECTION,
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),

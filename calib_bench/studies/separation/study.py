@@ -22,7 +22,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, over_time, page
+from calib_bench.studies.separation import arm_figures, factorial, figures, over_time, page, shift, shift_page
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.summary import summary
@@ -38,6 +38,7 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     for family in tuning.tuned(grid, scores, interventions.more(grid)):
         wanted += family.roles()
         wanted += controls.roles(grid, family.arms)
+        wanted += shift.roles(grid, family)
     return tuning.planned(wanted)
 
 
@@ -58,14 +59,17 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     study = Reader(grid, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
-        read_family(study, family.arms, variants[family.arms[0].trial.family()])
+        variant = variants[family.arms[0].trial.family()]
+        read_family(study, family.arms, variant)
+        if grid.shift:
+            study.read_shifted(family.of_grid, variant)
     frames = _frames(study)
     measurements, reliability = _joined(study.measurements), _joined(study.reliability)
     result = StudyResult(grid.limit, grid.reference, study.arms, measurements, reliability)
     untrained = untrained_words(arms)
     return Analysis(
         verdict=(*untrained, *verdict(grid, frames)),
-        tables=tables(grid, frames, study.nested) | bins(grid, reliability),
+        tables=tables(grid, frames, study.nested) | shift_page.tables(grid, frames) | bins(grid, reliability),
         warnings=(
             *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
@@ -115,6 +119,9 @@ STUDY = Study(
         "reliability": arm_figures.reliability,
         "over_time": over_time.over_time,
         "over_time_by_beta": over_time.over_time_by_beta,
+        "shift": shift_page.levels,
+        "shift_repaired": shift_page.repaired,
+        "shift_change": shift_page.change,
         "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,

@@ -1,0 +1,180 @@
+"""How the page shows shifted test data: tables with their notes, what is said of them, figures over severity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis.findings import overview
+from calib_bench.analysis.result_rows import adjusted, cell, marks
+from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
+from calib_bench.core.corruption import SEVERITIES
+from calib_bench.core.settings import Grid
+from calib_bench.core.study import Analysis, Section, Table
+from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain
+from calib_bench.studies.separation.decisions import finding_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SECTION = Section(
+    "Under shift",
+    ("shift", "shift_repaired", "shift_change", "shift_controls", "shift_corruptions"),
+    "The same models on shifted test inputs, temperatures and thresholds from clean data: how much of a loss a "
+    "temperature that is fitted on the shifted data would repair, and how much is dynamics that survived the shift.",
+)
+WHERE = ("corruption", "severity")
+FIRST = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted", "kappa", "delta_dyn", "delta_dyn_shifted")
+LEFT_OUT = (
+    "Intervals leave out the choice of rates, so that nothing is established where rates were tuned, and the fit of "
+    "temperatures to the shifted data"
+)
+COLUMNS = (
+    "log loss repaired: after the temperature of the clean calibration split; refitted: after temperatures of the "
+    "shifted data, each half of the examples with the other half's; kappa: the temperature that the shifted data need, "
+    "times beta; ece repaired, auroc repaired, and sets that hold the label for 90% of clean examples (lac, aps), by "
+    "the clean split alone"
+)
+DELTAS = (
+    "delta: the arm minus the reference; total = conf + dyn with the clean temperature, = conf shifted + dyn shifted "
+    "with those of the shifted data; delta auroc and those of sets after the clean temperature"
+)
+TOLD = {
+    "delta_accuracy": "accuracy",
+    "delta_dyn": "log loss after the clean temperature",
+    "delta_dyn_shifted": "log loss after one of the shifted data",
+}
+"""Changes that sentences tell of, and their names in them."""
+LEVELS = (("accuracy", "accuracy"), ("log_loss", "log loss, raw (nats)"), ("kappa", "kappa of these data"))
+REPAIRED = (
+    ("log_loss_repaired", "log loss, clean T (nats)"),
+    ("log_loss_refitted", "log loss, T of these data"),
+    ("lac_coverage", "coverage of LAC's 90% sets"),
+)
+CHANGES = (
+    ("delta_total", "change of log loss (nats)"),
+    ("delta_dyn", "left by the clean T"),
+    ("delta_dyn_shifted", "left by the T of these data"),
+)
+"""Panels of each figure: column and label."""
+EXPECTED = {"lac_coverage": 0.9, "kappa": 1.0, **dict.fromkeys((column for column, _ in CHANGES), 0.0)}
+"""Values that are marked by a line."""
+
+
+def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
+    """The tables of shifted data; none where none was measured."""
+    if not len(frames["shift"]):
+        return {}
+    names = (*NAMES, *WHERE)
+    frame = adjusted(frames["shift"])
+    note = table_note(
+        grid,
+        _words(frame, grid.reference),
+        f"{sample(frame)}; a mean over corruptions is taken for each example first. {LEFT_OUT}",
+        COLUMNS,
+        DELTAS,
+        "ECE: t intervals over seeds for this test set",
+        "* Holm-adjusted p < .05 over all rows, for each column",
+        *marks(frame),
+    )
+    every = adjusted(frames["shift_corruptions"])
+    return {
+        "shift": Table("Over severity", display_columns(frame, grid), note, names=names, first=FIRST),
+        "shift_controls": Table(
+            "What a temperature cannot change, and what further test data must not",
+            frames["shift_controls"],
+            table_note(grid, "Counts over all arms, seeds and test splits; every one must be 0"),
+            names=("model", "variant", "control"),
+        ),
+        "shift_corruptions": Table(
+            "Every corruption at every severity",
+            display_columns(every, grid),
+            table_note(grid, "Columns as in the table over severity", *marks(every)),
+            names=names,
+            first=FIRST,
+        ),
+    }
+
+
+def _words(frame: pd.DataFrame, reference: float) -> str:
+    """Sentences on the strongest shift: what it does to the reference, and where another beta changes what is left."""
+    sentences = []
+    for where, rows in families(frame[frame["objective"] == CROSS_ENTROPY]):
+        worst = rows[rows["severity"] == rows["severity"].max()]
+        worst = worst[worst["corruption"] == worst["corruption"].iloc[0]] if len(worst) else worst
+        for row in worst[worst["beta"] == reference].to_dict("records"):
+            kappa = f", kappa {cell(row, 'kappa')}" if "kappa" in row else ""
+            sentences.append(
+                f"{where}At severity {row['severity']:g} ({row['corruption']}) beta={reference:g} has accuracy "
+                f"{cell(row, 'accuracy')} and log loss {cell(row, 'log_loss')}, after the clean temperature "
+                f"{cell(row, 'log_loss_repaired')}, after one of the shifted data "
+                f"{cell(row, 'log_loss_refitted')}{kappa}"
+            )
+        others = worst[worst["beta"] != reference].to_dict("records")
+        changes = [finding_of(row, column, name) for column, name in TOLD.items() if column in worst for row in others]
+        if changes:
+            sentences.append(f"{where}Changes there with beta: {overview(changes)}")
+    return ". ".join(sentences)
+
+
+def levels(analysis: Analysis) -> Figure | None:
+    """Accuracy, log loss and the kappa that the data need over severity, a colour a beta."""
+    return _over_severity(analysis, LEVELS)
+
+
+def repaired(analysis: Analysis) -> Figure | None:
+    """Log loss after temperatures of clean and of shifted data, and sets' coverage, over severity, a colour a beta."""
+    return _over_severity(analysis, REPAIRED)
+
+
+def change(analysis: Analysis) -> Figure | None:
+    """Log loss minus the reference's over severity: in all, and what either temperature leaves of it."""
+    return _over_severity(analysis, CHANGES)
+
+
+def _over_severity(analysis: Analysis, panels: tuple[tuple[str, str], ...]) -> Figure | None:
+    """Panels over severity of cross-entropy's arms on the first set of corruptions; None where there is none."""
+    if "shift" not in analysis.tables:
+        return None
+    frame = analysis.tables["shift"].frame
+    frame = frame[(frame["objective"] == CROSS_ENTROPY) & frame["severity"].notna()]
+    drawn = next((name for name in frame["corruption"] if name != "none"), None)
+    frame = frame[frame["corruption"].isin(("none", drawn))]
+    if drawn is None or not all(column in frame for column, _ in panels):
+        return None
+    figure, axes = family_grid(frame, len(panels), 3.1)
+    betas = sorted(set(frame["beta"]))
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
+        for axis, (column, label) in zip(line, panels, strict=True):
+            _panel(axis, rows, column, betas)
+            axis.set_ylabel(label)
+        line[0].set_title(f"{name}, {drawn}", loc="left")
+    figure_legend(figure, [(f"beta = {beta:.3g}", {"color": _color(beta, betas)}) for beta in betas])
+    return figure
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, column: str, betas: Sequence[float]) -> None:
+    """Lines over severity, a beta each; a logarithmic scale for kappa."""
+    for i, beta in enumerate(betas):
+        series = rows[(rows["beta"] == beta) & rows[column].notna()].sort_values("severity")
+        x = series["severity"] + 0.06 * (i - (len(betas) - 1) / 2)
+        axis.plot(x, series[column], color=_color(beta, betas), marker="o", markersize=3)
+        limits = series[f"{column}_low"], series[f"{column}_high"]
+        axis.vlines(x, *limits, color=_color(beta, betas), linewidth=0.9, alpha=0.6)
+    if column in EXPECTED:
+        axis.axhline(EXPECTED[column], color="0.4", linewidth=0.8)
+    if column == "kappa":
+        axis.set_yscale("log")
+        plain(axis.yaxis)
+    axis.set_xticks((0, *SEVERITIES))
+    axis.set_xlabel("severity (0: clean)")
+
+
+def _color(beta: float, betas: Sequence[float]) -> Any:
+    """A colour from dark to light in the order of betas."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.9 * list(betas).index(beta) / max(1, len(betas) - 1))

@@ -18,7 +18,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement, warm_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +28,7 @@ REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
+    "head_start", "warm_up",
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ class Reader:
     cautions: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     arms: list[Arm] = field(default_factory=list)
+    by_warmup: warm_up.ByWarmUp = field(default_factory=warm_up.ByWarmUp)
     begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
     risks: dict[int, Iterator[refinement.Risks]] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
         study.begin(arm)
     if not references:
         by_beta = _read_arms(study, others, None, None)
+        study.by_warmup.add(study.grid, by_beta)
         study.curves += _curves(study, grid_arms, variant, by_beta)
         return
     reference_name = each.named(references[0], variant)
@@ -94,7 +97,9 @@ def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     base = _read(study, reference_name, reference, reference)
     by_beta = _read_arms(study, others, reference, base)
     light = _light(reference)
-    study.curves += _curves(study, grid_arms, variant, {**by_beta, light.arm.trial.beta: light})
+    with_reference = {**by_beta, light.arm.trial.beta: light}
+    study.by_warmup.add(study.grid, with_reference)
+    study.curves += _curves(study, grid_arms, variant, with_reference)
     for beta in sorted({part.beta for part in parts}):
         kinds = {part.kind: arm for part, arm in zip(parts, part_arms, strict=True) if part.beta == beta}
         _intervene(study, variant, beta, by_beta[beta], kinds, light)

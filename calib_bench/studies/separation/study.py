@@ -22,7 +22,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, page
+from calib_bench.studies.separation import arm_figures, factorial, figures, head_start, page, warm_up
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.summary import summary
@@ -38,6 +38,7 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     for family in tuning.tuned(grid, scores, interventions.more(grid)):
         wanted += family.roles()
         wanted += controls.roles(grid, family.arms)
+        wanted += head_start.roles(head_start.of_arms(grid, family.of_grid, scores))
     return tuning.planned(wanted)
 
 
@@ -50,7 +51,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
+    scores = store.scores(grid.select)
+    families = tuning.tuned(grid, scores, interventions.more(grid))
     arms = [arm for family in families for arm in family.arms]
     grid_arms = [arm for family in families for arm in family.of_grid]
     beside = [arm for family in families for arm in family.beside]
@@ -58,7 +60,10 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     study = Reader(grid, store, calibrators, own_tests(store, arms))
     variants = each.variants(family.arms[0].trial.family() for family in families)
     for family in families:
-        read_family(study, family.arms, variants[family.arms[0].trial.family()])
+        variant = variants[family.arms[0].trial.family()]
+        read_family(study, family.arms, variant)
+        study.rows["head_start"] += head_start.rows(store, head_start.of_arms(grid, family.of_grid, scores), variant)
+    study.rows["warm_up"] = study.by_warmup.rows(grid, variants, study.nested)
     frames = _frames(study)
     measurements, reliability = _joined(study.measurements), _joined(study.reliability)
     result = StudyResult(grid.limit, grid.reference, study.arms, measurements, reliability)
@@ -69,6 +74,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         warnings=(
             *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
+            *head_start.warnings(study.rows["head_start"]),
             *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {caution}." for method, caution in study.cautions.items()),
             *study.left_out,
@@ -88,6 +94,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     study.rows["gain"] = seeds.gain(study.seeds, study.grid.reference, study.nested)
     frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), study.grid) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
+    frames["warm_up"] = adjusted(frames["warm_up"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)

@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, head_start, refinement, warm_up
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         ),
         **_if_any(frames, "matched", equal_confidence.table, grid, equal_confidence.words),
         **_if_any(frames, "matched", equal_confidence.other_metrics, grid, to="matched_more"),
+        **_if_any(frames, "warm_up", warm_up.table, grid),
         **interventions.tables(grid, frames),
         "controls": controls.table(frames["controls"], grid),
         **_if_any(frames, "factorial", factorial.table, grid, factorial.words),
@@ -77,6 +78,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
         **_if_any(frames, "choice", choice.table, grid),
+        **_if_any(frames, "head_start", head_start.table, grid),
         "rates": _rates("Learning rates tried", _marked(grid, frames["rates"]), grid),
         **(
             {

@@ -18,7 +18,15 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement, warm_up
+from calib_bench.studies.separation import (
+    decisions,
+    ensembles,
+    equal_confidence,
+    factorial,
+    refinement,
+    reversals,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +36,7 @@ REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
-    "head_start", "warm_up",
+    "head_start", "warm_up", "ensembles", "reversals",
 )  # fmt: skip
 
 
@@ -51,6 +59,7 @@ class Reader:
     cautions: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     arms: list[Arm] = field(default_factory=list)
+    ensembles: list[ensembles.Ensemble] = field(default_factory=list)
     by_warmup: warm_up.ByWarmUp = field(default_factory=warm_up.ByWarmUp)
     begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
     risks: dict[int, Iterator[refinement.Risks]] = field(default_factory=dict)
@@ -79,7 +88,13 @@ class Reader:
 
 
 def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
-    """Reads a family: the reference, every arm of the grid against it, interventions, controls."""
+    """Reads a family: the reference, every arm of the grid against it, interventions, controls; then its ensembles."""
+    _read_family(study, arms, variant)
+    study.rows["reversals"] += reversals.rows(study.ensembles)
+    study.ensembles.clear()
+
+
+def _read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     parts = interventions.parts(study.grid, (arm.trial for arm in arms))
     grid_arms, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
     named_arms = [(each.named(arm, variant), arm) for arm in grid_arms]
@@ -152,6 +167,10 @@ def _read(
         study.rows["matched"] += equal_confidence.rows_of(matched, name, nested) if measures is not reference else []
         study.points += equal_confidence.points(matched, name)
     study.seeds.append(sown)
+    ensemble = ensembles.read(store, measures, name, nested)
+    if ensemble is not None:
+        study.rows["ensembles"] += ensembles.rows(ensemble)
+        study.ensembles.append(ensembles.light(ensemble))
     if len(measures.reliability):
         study.reliability.append(measures.reliability.assign(**name))
     return refined, sown

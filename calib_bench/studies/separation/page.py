@@ -38,6 +38,11 @@ SECTIONS = (
         "What confidence is worth to whoever acts on it: whether it tells right answers from wrong ones, how many "
         "answers may be kept at 5% errors, and how many classes must be named to hold the right one 90% of the time.",
     ),
+    Section(
+        "Ensembles",
+        ("ensembles", "reversals"),
+        "What the mean of probabilities over an arm's seeds gains, and which orders of arms it turns round.",
+    ),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "head_start", "choice", "rates", "trials", "reliability_bins")),

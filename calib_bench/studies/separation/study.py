@@ -22,7 +22,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, head_start, page, warm_up
+from calib_bench.studies.separation import arm_figures, factorial, figures, head_start, page
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.summary import summary
@@ -119,10 +119,23 @@ STUDY = Study(
         "over_beta": arm_figures.over_beta,
         "separation": arm_figures.separation,
         "interventions": figures.interventions,
+        "ensembles": figures.ensembles,
         "reliability": arm_figures.reliability,
         "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,
     details=page.details,
-    references=("agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954"),
+    references=(
+        "agarwala2023temperature",
+        "guo2017",
+        "berta2025",
+        "satterthwaite1946",
+        "holm1979",
+        "fieller1954",
+        "lakshminarayanan2017",
+        "rahaman2021",
+        "ranjan2024",
+        "efron1981",
+        "berger1982",
+    ),
 )

@@ -12,7 +12,16 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, head_start, refinement, warm_up
+from calib_bench.studies.separation import (
+    decisions,
+    ensembles,
+    equal_confidence,
+    factorial,
+    head_start,
+    refinement,
+    reversals,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +73,8 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         **_if_any(frames, "best_beta", best_beta.table, grid),
         **_if_any(frames, "gain", seed_spread.gain_table, grid),
         **_if_any(frames, "decisions", decisions.table, grid),
+        **_if_any(frames, "ensembles", ensembles.table, grid),
+        **_if_any(frames, "reversals", reversals.table, grid),
         **_collapse(grid, frames["trials"]),
         **_if_any(frames, "seeds", seed_spread.table, grid, seed_spread.words),
         "baselines": Table(

@@ -34,8 +34,16 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
-from calib_bench.inference import Fitted, Interval, choice_variance, jackknifed, widened, within
-from calib_bench.inference import crossed_interval as crossed
+from calib_bench.inference import (
+    Fitted,
+    Interval,
+    choice_variance,
+    difference_interval,
+    jackknifed,
+    score_interval,
+    widened,
+    within,
+)
 from calib_bench.metrics import ece
 from calib_bench.metrics.scores import scores_n
 
@@ -147,7 +155,7 @@ class Varying:
         fit: Fitted | None = None
         if np.ptp(self.folds) > 0:
             fit = jackknifed(np.broadcast_to(self.folds, (len(self.values), FOLDS)))
-        sampled = crossed(self.values, fit=fit)
+        sampled = (difference_interval if difference else score_interval)(metric, self.values, fit=fit)
         return within(widened(sampled, choice_variance(self.moves[:, None])), metric, difference)
 
 

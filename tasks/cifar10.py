@@ -34,6 +34,7 @@ TASK = Task(
         momentum=0.9,
         weight_decay=5e-4,
         schedule="cosine",
+        warmup=1,
     ),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     tune_seeds=3,

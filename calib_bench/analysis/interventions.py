@@ -157,7 +157,7 @@ def two_by_two(by_kind: Mapping[str, Measures], reference: Measures, name: Row, 
     base: Row = {**name, **_two_kinds(cells), "tuning": together(measures.arm for measures in cells)}
     counts: Row = {"seeds": len(seeds), "dropped": len(either) - len(seeds), "nested": nested}
     counts["examples"] = _examples(reference)
-    return [{**base, "metric": metric, **counts, **_effects(cells, seeds, metric, nested)} for metric in METRICS]
+    return [{**base, "metric": metric, **counts, **effects(cells, seeds, metric, nested)} for metric in METRICS]
 
 
 def _two_kinds(cells: Sequence[Measures]) -> Row:
@@ -167,8 +167,15 @@ def _two_kinds(cells: Sequence[Measures]) -> Row:
     return next(filter(None, kinds), two_kinds(arms[-1], reference))
 
 
-def _effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
-    """The effects of the two factors on a metric, as columns; `doubtful` where limits are in doubt."""
+def effects(cells: Sequence[Measures], seeds: list[int], metric: str, nested: bool) -> Row:
+    """The EFFECTS of two factors on a metric, and those of each ALONE, as columns; `doubtful` where limits are.
+
+    Args:
+        cells: neither factor, the first alone, the second alone, both.
+        seeds: that finished in all cells.
+        metric: of METRICS.
+        nested: seeds have test examples of their own.
+    """
     method, score = METRICS[metric]
     y00, y10, y01, y11 = (measures.scores(method, score, seeds) for measures in cells)
     fits = tuple(_fitted(cells, seeds, weights) if method == REPAIRED else None for weights in WEIGHTS)

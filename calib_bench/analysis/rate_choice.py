@@ -53,12 +53,14 @@ class RedrawnChoice:
             reported. Draws are common to the arms of a study: differences of arms have the differences of their shifts.
         costs: mean selection score by candidate rate.
         results: by method then score, its mean over the test split by candidate rate, under each tuning seed.
+        drawn: the rate that all seeds together choose in each of B draws.
     """
 
     shares: Mapping[float, float]
     shifts: Mapping[str, Mapping[str, Array]]
     costs: Mapping[float, float] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
+    drawn: Sequence[float] = ()
 
 
 def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
@@ -100,7 +102,8 @@ def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterab
             shifts.setdefault(method, {})[score] = _shifts(arm, rates, value_RS, choice_B, apart_BS)
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
     shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
-    return RedrawnChoice(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
+    costs = dict(zip(rates, cost_RS.mean(1).tolist(), strict=True))
+    return RedrawnChoice(shares, shifts, costs, results, [rates[choice] for choice in choice_B])
 
 
 def _shifts(

@@ -294,9 +294,14 @@ def _published(typed: UserSettings, model: str, space: Space) -> Space:
 
 
 def _warmup(typed: UserSettings, recipe: Mapping[str, Any], shortest: int) -> tuple[float, ...]:
-    """Warm-up epochs: those typed, else the recipe's, scaled down for a run that is shorter than the recipe's."""
+    """Warm-up epochs: those typed, else the recipe's.
+
+    A run that is shorter than the recipe's has less in proportion, but no less than an epoch or a quarter of itself:
+    how many updates early instability lasts does not depend on how many follow.
+    """
     if typed.warmup is None:
-        return (recipe["warmup"] * min(1.0, shortest / recipe["epochs"]),)
+        share = min(1.0, shortest / recipe["epochs"])
+        return (min(recipe["warmup"], max(recipe["warmup"] * share, min(1.0, shortest / 4))),)
     if max(typed.warmup) > shortest:
         raise SettingsError(
             f"warmup={max(typed.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "

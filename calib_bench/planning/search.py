@@ -22,8 +22,9 @@ Seeded = Callable[[Trial], Sequence[Trial]]
 BATCH = 8
 """Configurations proposed before the results of any of them are known: what may run at once."""
 CUT = 3
-"""Of the configurations at one length the best third goes on to the next, which is three times as long."""
-LENGTHS = 3
+"""A configuration's first run has a third of its epochs, and the best third of the configurations go on to all of them.
+Shorter runs rank rates by how fast they begin: on digits, choosing at 10 to 15% of the epochs cost .46 nats, at 40%
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def search(
 ) -> Search:
     """Replay a search by tree-structured Parzen estimators (Bergstra et al., 2011), log-uniform in beta and rate.
 
-    Each configuration is trained for a ninth, a third and all of the template's epochs, the best third of a batch and
-    its predecessors going on each time (successive halving, Jamieson & Talwalkar, 2016); every length is a run of its
-    own, its schedule complete.
+    Each configuration is trained for a third of the template's epochs, then the best third of a batch and its
+    predecessors for all of them (successive halving, Jamieson & Talwalkar, 2016); every length is a run of its own, its
+    schedule complete.
 
     Args:
         template: everything but beta and rate; its beta is kept when `betas` is None.
@@ -108,13 +109,13 @@ def search(
 
 
 def lengths(trial: Trial) -> tuple[int, ...]:
-    """Epochs of the rungs of a trial's race, ascending.
+    """Epochs of the rungs of a trial's race, ascending: a third of its epochs, then all of them.
 
     >>> from types import SimpleNamespace
     >>> lengths(SimpleNamespace(epochs=30)), lengths(SimpleNamespace(epochs=2))
-    ((3, 10, 30), (1, 2))
+    ((10, 30), (1, 2))
     """
-    return tuple(sorted({max(1, round(trial.epochs / CUT**k)) for k in range(LENGTHS)}))
+    return tuple(dict.fromkeys((math.ceil(trial.epochs / CUT), trial.epochs)))
 
 
 def shortened(trial: Trial, epochs: int) -> Trial:

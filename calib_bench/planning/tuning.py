@@ -312,7 +312,7 @@ def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: 
     costs: dict[float, list[float]] = {}
     for rate, trials in tried.items():
         row = [scores(trial) for trial in trials]
-        if rate == chosen or not any(map(_failed, row)):
+        if rate == chosen or not any(map(has_failed, row)):
             costs[rate] = [float(score) for score in row if score is not None]
     return {
         seed: _best({rate: math.fsum(cost[:i] + cost[i + 1 :]) for rate, cost in costs.items()})
@@ -320,7 +320,8 @@ def cross_fitted(tried: Mapping[float, Sequence[Trial]], chosen: float, scores: 
     }
 
 
-def _failed(score: float | None) -> bool:
+def has_failed(score: float | None) -> bool:
+    """Whether a trial of this selection score failed (see `calib_bench.core.fate`), or has none."""
     return score is None or math.isinf(score) or (isinstance(score, Score) and score.failed)
 
 

@@ -56,14 +56,32 @@ def test_a_search_keeps_its_budget_and_finds_the_bowl(found: Search) -> None:
 
 
 def test_the_worse_are_stopped_early(found: Search) -> None:
-    assert {t.epochs for t in found.tried} <= {(3,), (3, 10), (3, 10, 30)}
+    assert {t.epochs for t in found.tried} <= {(10,), (10, 30)}
     full = [t for t in found.tried if t.finished]
     assert 1 <= len(full) <= 24 / 3
     for start in range(0, 24, 8):
         batch = found.tried[start : start + 8]
         furthest = max(len(t.epochs) for t in batch)
         assert min(batch, key=lambda t: t.scores[0]).epochs == lengths(TEMPLATE)[:furthest]
-    assert found.cost == 2 * sum(sum(t.epochs) for t in found.tried) < 2 * 24 * 30 / 2
+    assert found.cost == 2 * sum(sum(t.epochs) for t in found.tried) < 2 * 24 * 30 * 3 / 4
+
+
+def test_no_configuration_is_given_up_before_a_quarter_of_its_epochs() -> None:
+    for epochs in range(1, 201):
+        rungs = lengths(TEMPLATE.model_copy(update={"epochs": epochs}))
+        assert rungs[0] >= epochs / 4
+        assert rungs[-1] == epochs
+        assert list(rungs) == sorted(set(rungs))
+
+
+def test_a_configuration_that_begins_slowly_is_not_lost() -> None:
+    """Small rates are the best at the end, and behind until a fifth of the epochs."""
+
+    def slow(trial: Trial) -> float:
+        begun = trial.epochs / TEMPLATE.epochs > 0.2
+        return bowl(trial) if begun else -math.log(trial.lr)
+
+    assert run(slow).best == run().best
 
 
 def test_a_replay_is_the_same_search(found: Search) -> None:

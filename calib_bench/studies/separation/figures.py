@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis.interventions import SWITCH_FROM, SWITCH_TO
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED
 from calib_bench.core.study import Analysis
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import (
     by_family,
     dodge_factor,
@@ -15,6 +16,13 @@ from calib_bench.report.drawing import (
     figure_legend,
     set_beta_axis,
     some_untuned,
+)
+from calib_bench.studies.separation.ensembles import (
+    POOLED,
+    POOLED_REPAIRED,
+    REPAIRED_POOLED,
+    SINGLE,
+    SINGLE_REPAIRED,
 )
 
 if TYPE_CHECKING:
@@ -65,4 +73,38 @@ def interventions(analysis: Analysis) -> Figure | None:
     if some_untuned(frame):
         keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     figure_legend(figure, keys)
+    return figure
+
+
+ENSEMBLE_LOOKS: dict[str, dict[str, Any]] = {
+    SINGLE: {"color": "0.6", "marker": "o", "linestyle": "--"},
+    SINGLE_REPAIRED: {"color": "k", "marker": "o"},
+    POOLED: {"color": "C1", "marker": "s", "linestyle": "--"},
+    REPAIRED_POOLED: {"color": "C2", "marker": "^"},
+    POOLED_REPAIRED: {"color": "C0", "marker": "D"},
+}
+ENSEMBLE_PANELS = (
+    ("log_loss", "log loss (nats)"),
+    ("accuracy", "accuracy"),
+    ("pooling_log_loss", "change of log loss by pooling (nats)"),
+)
+
+
+def ensembles(analysis: Analysis) -> Figure | None:
+    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy."""
+    table = analysis.tables.get("ensembles")
+    if table is None:
+        return None
+    frame = table.frame[table.frame["objective"] == CROSS_ENTROPY]
+    figure, axes = family_grid(frame, len(ENSEMBLE_PANELS), 3.1)
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
+        for axis, (column, label) in zip(line, ENSEMBLE_PANELS, strict=True):
+            for i, (method, look) in enumerate(ENSEMBLE_LOOKS.items()):
+                method_rows = rows[(rows["method"] == method) & rows[column].notna()].sort_values("beta")
+                draw_line(axis, method_rows, column, dodge_factor(i, len(ENSEMBLE_LOOKS)), **look)
+            axis.set_ylabel(label)
+            set_beta_axis(axis, rows["beta"])
+        line[-1].axhline(0, color="0.4", linewidth=0.8)
+        line[0].set_title(name, loc="left")
+    figure_legend(figure, list(ENSEMBLE_LOOKS.items()))
     return figure

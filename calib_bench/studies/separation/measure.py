@@ -18,7 +18,17 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement, shift
+from calib_bench.studies.separation import (
+    decisions,
+    ensembles,
+    equal_confidence,
+    factorial,
+    over_time,
+    refinement,
+    reversals,
+    shift,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +40,7 @@ FRAMES = (
     "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
     "over_time", "best_epochs",
     "shift", "shift_corruptions", "shift_controls",
+    "head_start", "warm_up", "ensembles", "reversals",
 )  # fmt: skip
 
 
@@ -52,6 +63,8 @@ class Reader:
     cautions: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     arms: list[Arm] = field(default_factory=list)
+    ensembles: list[ensembles.Ensemble] = field(default_factory=list)
+    by_warmup: warm_up.ByWarmUp = field(default_factory=warm_up.ByWarmUp)
     begun: dict[int, Callable[[], Measures]] = field(default_factory=dict)
     risks: dict[int, Iterator[refinement.Risks]] = field(default_factory=dict)
 
@@ -84,7 +97,13 @@ class Reader:
 
 
 def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
-    """Reads a family: the reference, every arm of the grid against it, interventions, controls."""
+    """Reads a family: the reference, every arm of the grid against it, interventions, controls; then its ensembles."""
+    _read_family(study, arms, variant)
+    study.rows["reversals"] += reversals.rows(study.ensembles)
+    study.ensembles.clear()
+
+
+def _read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     parts = interventions.parts(study.grid, (arm.trial for arm in arms))
     grid_arms, part_arms = arms[: len(arms) - len(parts)], arms[len(arms) - len(parts) :]
     named_arms = [(each.named(arm, variant), arm) for arm in grid_arms]
@@ -94,6 +113,7 @@ def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
         study.begin(arm)
     if not references:
         by_beta = _read_arms(study, others, None, None)
+        study.by_warmup.add(study.grid, by_beta)
         study.curves += _curves(study, grid_arms, variant, by_beta)
         return
     reference_name = each.named(references[0], variant)
@@ -101,7 +121,9 @@ def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     base = _read(study, reference_name, reference, reference)
     by_beta = _read_arms(study, others, reference, base)
     light = _light(reference)
-    study.curves += _curves(study, grid_arms, variant, {**by_beta, light.arm.trial.beta: light})
+    with_reference = {**by_beta, light.arm.trial.beta: light}
+    study.by_warmup.add(study.grid, with_reference)
+    study.curves += _curves(study, grid_arms, variant, with_reference)
     for beta in sorted({part.beta for part in parts}):
         kinds = {part.kind: arm for part, arm in zip(parts, part_arms, strict=True) if part.beta == beta}
         _intervene(study, variant, beta, by_beta[beta], kinds, light)
@@ -159,6 +181,10 @@ def _read(
         study.rows["matched"] += equal_confidence.rows_of(matched, name, nested) if measures is not reference else []
         study.points += equal_confidence.points(matched, name)
     study.seeds.append(sown)
+    ensemble = ensembles.read(store, measures, name, nested)
+    if ensemble is not None:
+        study.rows["ensembles"] += ensembles.rows(ensemble)
+        study.ensembles.append(ensembles.light(ensemble))
     if len(measures.reliability):
         study.reliability.append(measures.reliability.assign(**name))
     return refined, sown

@@ -28,6 +28,7 @@ SECTIONS = (
     Section("Baselines", ("baselines",), "Every arm under every post-hoc method, on the test split."),
     Section("Each beta", ("over_beta", "reliability", DETAILS)),
     SECTION,
+    Section("Warm-up", ("warm_up",), "What warm-up changes at each beta, and what it leaves of beta's effect."),
     Section("Interventions on beta", ("interventions", "two_by_two", "intervention_rates")),
     Section("Equal confidence", ("matched", "factorial_tests", "factorial", "matched_more")),
     Section("Richer calibrators", ("refinement", "refinement_families")),
@@ -39,9 +40,14 @@ SECTIONS = (
     ),
     over_time.SECTION,
     shift_page.SECTION,
+    Section(
+        "Ensembles",
+        ("ensembles", "reversals"),
+        "What the mean of probabilities over an arm's seeds gains, and which orders of arms it turns round.",
+    ),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
-    Section("Tuning and trials", ("learning_rates", "choice", "rates", "trials", "reliability_bins")),
+    Section("Tuning and trials", ("learning_rates", "head_start", "choice", "rates", "trials", "reliability_bins")),
 )
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
 

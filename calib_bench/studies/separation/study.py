@@ -22,7 +22,16 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, over_time, page, shift, shift_page
+from calib_bench.studies.separation import (
+    arm_figures,
+    factorial,
+    figures,
+    head_start,
+    over_time,
+    page,
+    shift,
+    shift_page,
+)
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.summary import summary
@@ -39,6 +48,7 @@ def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
         wanted += family.roles()
         wanted += controls.roles(grid, family.arms)
         wanted += shift.roles(grid, family)
+        wanted += head_start.roles(head_start.of_arms(grid, family.of_grid, scores))
     return tuning.planned(wanted)
 
 
@@ -51,7 +61,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
+    scores = store.scores(grid.select)
+    families = tuning.tuned(grid, scores, interventions.more(grid))
     arms = [arm for family in families for arm in family.arms]
     grid_arms = [arm for family in families for arm in family.of_grid]
     beside = [arm for family in families for arm in family.beside]
@@ -63,6 +74,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         read_family(study, family.arms, variant)
         if grid.shift:
             study.read_shifted(family.of_grid, variant)
+        study.rows["head_start"] += head_start.rows(store, head_start.of_arms(grid, family.of_grid, scores), variant)
+    study.rows["warm_up"] = study.by_warmup.rows(grid, variants, study.nested)
     frames = _frames(study)
     measurements, reliability = _joined(study.measurements), _joined(study.reliability)
     result = StudyResult(grid.limit, grid.reference, study.arms, measurements, reliability)
@@ -73,6 +86,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         warnings=(
             *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
+            *head_start.warnings(study.rows["head_start"]),
             *choice.words(frames["choice"], frames["separation"]),
             *(f"{method}: {caution}." for method, caution in study.cautions.items()),
             *study.left_out,
@@ -92,6 +106,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     study.rows["gain"] = seeds.gain(study.seeds, study.grid.reference, study.nested)
     frames = {name: drop_single_seed_intervals(pd.DataFrame(rows), study.grid) for name, rows in study.rows.items()}
     frames["separation"] = adjusted(frames["separation"])
+    frames["warm_up"] = adjusted(frames["warm_up"])
     if len(frames["best_beta"]):
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
@@ -116,6 +131,7 @@ STUDY = Study(
         "over_beta": arm_figures.over_beta,
         "separation": arm_figures.separation,
         "interventions": figures.interventions,
+        "ensembles": figures.ensembles,
         "reliability": arm_figures.reliability,
         "over_time": over_time.over_time,
         "over_time_by_beta": over_time.over_time_by_beta,
@@ -126,5 +142,17 @@ STUDY = Study(
     },
     sections=page.SECTIONS,
     details=page.details,
-    references=("agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954"),
+    references=(
+        "agarwala2023temperature",
+        "guo2017",
+        "berta2025",
+        "satterthwaite1946",
+        "holm1979",
+        "fieller1954",
+        "lakshminarayanan2017",
+        "rahaman2021",
+        "ranjan2024",
+        "efron1981",
+        "berger1982",
+    ),
 )

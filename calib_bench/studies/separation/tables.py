@@ -12,7 +12,17 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, over_time, refinement
+from calib_bench.studies.separation import (
+    decisions,
+    ensembles,
+    equal_confidence,
+    factorial,
+    head_start,
+    over_time,
+    refinement,
+    reversals,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +64,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         ),
         **_if_any(frames, "matched", equal_confidence.table, grid, equal_confidence.words),
         **_if_any(frames, "matched", equal_confidence.other_metrics, grid, to="matched_more"),
+        **_if_any(frames, "warm_up", warm_up.table, grid),
         **interventions.tables(grid, frames),
         "controls": controls.table(frames["controls"], grid),
         **_if_any(frames, "factorial", factorial.table, grid, factorial.words),
@@ -64,6 +75,8 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         **_if_any(frames, "best_beta", best_beta.table, grid),
         **_if_any(frames, "gain", seed_spread.gain_table, grid),
         **_if_any(frames, "decisions", decisions.table, grid),
+        **_if_any(frames, "ensembles", ensembles.table, grid),
+        **_if_any(frames, "reversals", reversals.table, grid),
         **_collapse(grid, frames["trials"]),
         **_if_any(frames, "seeds", seed_spread.table, grid, seed_spread.words),
         "baselines": Table(
@@ -78,6 +91,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
             first=("accuracy", "log_loss", "brier", "ece", "smece", "kappa"),
         ),
         **_if_any(frames, "choice", choice.table, grid),
+        **_if_any(frames, "head_start", head_start.table, grid),
         "rates": _rates("Learning rates tried", _marked(grid, frames["rates"]), grid),
         **(
             {

@@ -12,7 +12,8 @@ from calib_bench.analysis.table_notes import smoke_note
 from calib_bench.analysis.tuned_arms import intervals
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.planning.tuning import FEWEST_SEEDS
+from calib_bench.planning.search import CUT, lengths
+from calib_bench.planning.tuning import FEWEST_SEEDS, templates
 from calib_bench.studies.tune.options import Options
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def tune_tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Tab
             "Configurations tried",
             frames["configurations"],
             f"{smoke}{grid.select.replace('_', ' ')} on the selection split, mean over the tuning seeds, at the "
-            "longest length that each was trained for; inf: diverged.",
+            f"longest length that each was trained for; inf: diverged. Each begins with a run of {_begin(grid)}, and "
+            f"the best {1 / CUT:.0%} go on to all epochs.",
         ),
     }
 
@@ -60,6 +62,12 @@ def collapse_table(grid: Grid, collapses: Sequence[Row]) -> dict[str, Table]:
     import pandas as pd
 
     return {"collapse": collapse.table(pd.DataFrame(collapses), grid)} if collapses else {}
+
+
+def _begin(grid: Grid) -> str:
+    """The length of first runs, as "27 of 80 epochs (34%)"."""
+    firsts = dict.fromkeys(lengths(template) for template in templates(grid))
+    return ", ".join(f"{epochs[0]} of {epochs[-1]} epochs ({epochs[0] / epochs[-1]:.0%})" for epochs in firsts)
 
 
 def _choice(grid: Grid, alternatives: pd.DataFrame) -> Table:

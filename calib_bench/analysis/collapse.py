@@ -105,7 +105,7 @@ def two_kinds(arm: Measures, *references: Measures) -> Row:
 
 ESTABLISHING = (
     "separation", "matched", "refinement", "seeds", "gain", "peaks", "interventions", "two_by_two", "best_beta",
-    "factorial_tests", "decisions",
+    "factorial_tests", "decisions", "comparisons",
 )  # fmt: skip
 """Frames, of the studies that have them, by which effects are called established."""
 

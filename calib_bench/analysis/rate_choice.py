@@ -53,12 +53,16 @@ class RedrawnChoice:
             reported. Draws are common to the arms of a study: differences of arms have the differences of their shifts.
         costs: mean selection score by candidate rate.
         results: by method then score, its mean over the test split by candidate rate, under each tuning seed.
+        together: the choice of each of B draws for all seeds [B], an index of the candidates in `costs`.
+        apart: for each tuning seed by the others [B, S]; None where too few tune.
     """
 
     shares: Mapping[float, float]
     shifts: Mapping[str, Mapping[str, Array]]
     costs: Mapping[float, float] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
+    together: NDArray[np.int64] | None = None
+    apart: NDArray[np.int64] | None = None
 
 
 def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
@@ -101,7 +105,18 @@ def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterab
             shifts.setdefault(method, {})[score] = _shifts(arm, rates, value_RS, choice_B, apart_BS)
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
     shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
-    return RedrawnChoice(shares, shifts, dict(zip(rates, cost_RS.mean(1).tolist(), strict=True)), results)
+    costs = dict(zip(rates, cost_RS.mean(1).tolist(), strict=True))
+    return RedrawnChoice(shares, shifts, costs, results, choice_B, apart_BS)
+
+
+def shift_of(arm: Arm, again: RedrawnChoice, value_RS: Array) -> Array:
+    """By how much the redrawn choices change a mean that is no score of the test split [V, B, S].
+
+    Args:
+        value_RS: the value at each candidate rate, in the order of `again.costs`, under each tuning seed.
+    """
+    assert again.together is not None, "it was chosen again"
+    return _shifts(arm, list(again.costs), value_RS, again.together, again.apart)
 
 
 def _shifts(
@@ -137,7 +152,7 @@ def _read(
     for trial in trials:
         labels = store.labels(trial)
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
-        losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
+        losses.append(selection_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[_ChoiceScores] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
@@ -149,7 +164,7 @@ def _read(
     return out
 
 
-def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
+def selection_losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
     """Per-example losses [N] whose mean is a score of `execute.worker.selection_scores`."""
 
     if select == "error":

@@ -46,11 +46,12 @@ def resolve(typed: UserSettings) -> Settings:
         "interventions": _interventions(typed, task),
         "calibrator": tuple(registry.calibrators(typed.calibrator)),
     }
-    typed = typed.model_copy(update=complete)
-    spaces = {model: _space(typed, task, model) for model in chosen}
+    filled = typed.model_copy(update=complete)
+    spaces = {model: _space(filled, task, model) for model in chosen}
     for space in spaces.values():
-        _check_space(typed, space)
-    return Settings.model_construct(**dict(typed), spaces=spaces)
+        _check_space(filled, space)
+    settings = Settings.model_construct(**dict(filled), spaces=spaces)
+    return study.complete(typed, settings) if study.complete else settings
 
 
 def check_options(typed: UserSettings) -> dict[str, Any]:

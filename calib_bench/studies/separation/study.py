@@ -22,9 +22,10 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, page
+from calib_bench.studies.separation import arm_figures, factorial, figures, page, settling, speed
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
+from calib_bench.studies.separation.options import Options
 from calib_bench.studies.separation.summary import summary
 from calib_bench.studies.separation.tables import bins, tables
 
@@ -92,6 +93,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
     collapse.mark(frames, study.grid)
+    frames["comparisons"] = speed.judged(frames["comparisons"])
     return frames
 
 
@@ -111,6 +113,7 @@ STUDY = Study(
     figures={
         "over_beta": arm_figures.over_beta,
         "separation": arm_figures.separation,
+        "comparisons": speed.figure,
         "interventions": figures.interventions,
         "reliability": arm_figures.reliability,
         "learning_rates": arm_figures.learning_rates,
@@ -118,4 +121,6 @@ STUDY = Study(
     sections=page.SECTIONS,
     details=page.details,
     references=("agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954"),
+    options=Options,
+    complete=settling.complete,
 )

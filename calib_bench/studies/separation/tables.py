@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, TRIALS_DOUBTFUL, TWO_KIND
 from calib_bench.analysis.table_notes import NAMES, rate_unit, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement
+from calib_bench.studies.separation import decisions, equal_confidence, factorial, refinement, speed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
             f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)}",
             paper=True,
         ),
+        **_if_any(frames, "comparisons", speed.table, grid),
         **_if_any(frames, "matched", equal_confidence.table, grid, equal_confidence.words),
         **_if_any(frames, "matched", equal_confidence.other_metrics, grid, to="matched_more"),
         **interventions.tables(grid, frames),

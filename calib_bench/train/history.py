@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from calib_bench.train.loss import cross_entropy
+from calib_bench.train.temperature import best_temperature
 
 COLUMNS = (
     "epoch",
@@ -19,16 +20,21 @@ COLUMNS = (
     "train_loss",
     "train_accuracy",
     "selection_log_loss",
+    "selection_repaired_log_loss",
+    "selection_kappa",
     "selection_accuracy",
     "logit_norm",
+    "scale_share",
     "weight_norm",
     "head_norm",
     "lr",
     "seconds",
 )
 """History: epochs and updates done; mean objective and accuracy over the epoch's batches as they were met (nan at
-epoch 0); log loss (nats) and accuracy of softmax(beta z) on the selection split; ||Z||_F / sqrt(N) there, Z = beta z;
-Euclidean norms of all parameters and of the head's; the body's latest rate (at epoch 0, the first); seconds so far."""
+epoch 0); of softmax(Z), Z = beta z, on the selection split: log loss (nats), the same after the temperature kappa that
+makes it least there, kappa = beta T* (nan where none does), accuracy; ||Z||_F / sqrt(N) there; the share of Z's change
+since the last row that lies along Z, see `along`; Euclidean norms of all parameters and of the head's; the body's
+latest rate (at epoch 0, the first); seconds so far."""
 
 CHECK_STEPS = 100
 """Divergence is looked for at least this often; the step recorded is exact."""
@@ -68,25 +74,58 @@ def batch_sums(loss: Tensor, z: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor
     return torch.stack([value.to(dtype) for value in sums])
 
 
-def score(z: Tensor, y_N: Tensor, beta: Tensor) -> dict[str, Tensor]:
-    """Log loss (nats) and accuracy of softmax(beta z), and ||beta z||_F / sqrt(N).
+class SelectionScores:
+    """Measures a model, or a stack of them, on the selection split, and remembers what it last measured.
+
+    Attributes:
+        memory: that of the last row: raw logits "z" [..., N, K], "beta", which broadcasts to them, and "kappa" [...];
+            empty before the first.
+    """
+
+    def __init__(self, y_N: Tensor) -> None:
+        self.y_N = y_N
+        self.memory: dict[str, Tensor] = {}
+
+    def __call__(self, z: Tensor, beta: Tensor) -> dict[str, Tensor]:
+        """The columns that come of the split's raw logits z [..., N, K], float64 [...]; beta broadcasts to z."""
+        Z = accurate(beta) * accurate(z)
+        y = self.y_N.to(Z.device).expand(Z.shape[:-1])
+        nothing = Z.new_full(Z.shape[:-2], torch.nan)
+        kappa, repaired = best_temperature(Z, y, self.memory.get("kappa", nothing).to(Z.device))
+        share = along(self._last_Z(Z.device), Z) if self.memory else nothing
+        self.memory = {"z": z, "beta": beta, "kappa": kappa}
+        return {
+            "selection_log_loss": cross_entropy(Z, y).mean(-1),
+            "selection_repaired_log_loss": repaired,
+            "selection_kappa": kappa,
+            "selection_accuracy": (z.to(Z.device).argmax(-1) == y).double().mean(-1),
+            "logit_norm": Z.square().sum(-1).mean(-1).sqrt(),
+            "scale_share": share,
+        }
+
+    def _last_Z(self, device: torch.device) -> Tensor:
+        return accurate(self.memory["beta"].to(device)) * accurate(self.memory["z"].to(device))
+
+
+def along(before: Tensor, now: Tensor) -> Tensor:
+    """The share of a change of logits that lies along their own scale, which a temperature can undo.
+
+    With d the change of logits less their row's mean, which softmax does not see, <d, before>^2 over
+    (||d||^2 ||before||^2): 1 where logits were multiplied by a number. Nan where nothing changed or all were equal.
 
     Args:
-        z: raw logits [..., N, K].
-        y_N: labels, int64.
-        beta: broadcasts to z.
+        before: logits [..., N, K].
+        now: later ones.
 
     Returns:
-        float64 tensors [...].
+        Shares [...] in [0, 1].
     """
-    Z = accurate(beta) * accurate(z)
-    y_N, z = y_N.to(Z.device), z.to(Z.device)
-    y = y_N.expand(Z.shape[:-1])
-    return {
-        "selection_log_loss": cross_entropy(Z, y).mean(-1),
-        "selection_accuracy": (z.argmax(-1) == y).double().mean(-1),
-        "logit_norm": Z.square().sum(-1).mean(-1).sqrt(),
-    }
+    before, now = (logits - logits.mean(-1, keepdim=True) for logits in (before, now))
+    change = now - before
+    product, changed, size = (
+        (one * other).sum((-2, -1)) for one, other in ((change, before), (change, change), (before, before))
+    )
+    return product.square() / (changed * size)
 
 
 def table(rows: list[dict[str, float]], diverged_step: int | None) -> dict[str, list[float]]:

@@ -20,6 +20,7 @@ from calib_bench.train.chunks import PartSaver
 from calib_bench.train.history import (
     CHECK_STEPS,
     ProgressThrottle,
+    SelectionScores,
     accurate,
     environment_metadata,
     row_epochs,
@@ -42,6 +43,7 @@ class Loop(ABC, Generic[Saver]):
         step: updates made.
         ended: whether every run has diverged.
         rows: history rows so far: numbers, or of a stack tensors [S].
+        selection: measures the selection split.
     """
 
     bad: Tensor
@@ -63,6 +65,7 @@ class Loop(ABC, Generic[Saver]):
         self.total = first.epochs * self.per_epoch
         self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Any]]
+        self.selection = SelectionScores(splits.selection.labels)
         self.before, self.began = 0.0, time.monotonic()
 
     @abstractmethod
@@ -139,7 +142,7 @@ class Loop(ABC, Generic[Saver]):
         """A history row, but for what a probe adds.
 
         Args:
-            scores: of the selection split, see `history.score`.
+            scores: of the selection split, see `history.SelectionScores`.
             squares: by parameter, the sum [...] of its squares.
             head: names of the head's parameters.
             rate: of the body, before the schedule, [...].
@@ -169,6 +172,7 @@ class Loop(ABC, Generic[Saver]):
             "bad": self.bad,
             "tally": self.tally,
             "rows": self.rows,
+            "selection": self.selection.memory,
             "seconds": self.seconds(),
         }
 
@@ -181,6 +185,7 @@ class Loop(ABC, Generic[Saver]):
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
+        self.selection.memory = saved.get("selection", {})  # of none in checkpoints of older versions
         self.bad.copy_(saved["bad"])
         self.tally.copy_(saved["tally"])
 

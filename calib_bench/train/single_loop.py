@@ -23,7 +23,7 @@ from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.grad_accumulation import count_parts, ghost, track
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, score
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, TrialSchedule
@@ -183,9 +183,8 @@ class _Run(Loop[Checkpoint]):
         self.accord.step()
 
     def _measure(self) -> None:
-        y_N = self.splits.selection.labels.to(self.device)
         beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
-        scores = score(self.predict("selection"), y_N, beta)
+        scores = self.selection(self.predict("selection"), beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         row = self._row(scores, squares, head_names(self.model), self.rate.value)
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}

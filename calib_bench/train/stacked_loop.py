@@ -26,7 +26,7 @@ from calib_bench.train import initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver, parts_of
 from calib_bench.train.fusion import fuse_key
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, batch_sums, first_bad, score, tally_dtype
+from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, batch_sums, first_bad, tally_dtype
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, rate_beta
@@ -194,7 +194,7 @@ class _Stack(Loop[PartSaver]):
     @torch.no_grad()
     def _measure(self) -> None:
         beta_S11 = self.schedule.base(max(0, self.step - 1))
-        scores = score(self._predict("selection"), self.splits.selection.labels.to(self.device), beta_S11)
+        scores = self.selection(self._predict("selection"), beta_S11)
         squares = {name: accurate(p).square().reshape(len(p), -1).sum(1) for name, p in self.params.items()}
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
         row = self._row(scores, squares, self.head, rate_S) | self._columns()

@@ -104,6 +104,13 @@ def test_history_and_facts_describe_the_run() -> None:
     assert got.history["selection_log_loss"][-1] == pytest.approx(F.cross_entropy(2 * z, y).item(), rel=1e-6)
     assert got.history["selection_accuracy"][-1] == (z.argmax(1) == y).double().mean()
     assert got.history["logit_norm"][-1] == pytest.approx((2 * z).norm().item() / math.sqrt(len(y)), rel=1e-6)
+    kappa = got.history["selection_kappa"][-1]
+    repaired = F.cross_entropy(2 * z / kappa, y).item()
+    assert got.history["selection_repaired_log_loss"][-1] == pytest.approx(repaired, rel=1e-9)
+    assert repaired < min(F.cross_entropy(2 * z / (kappa * change), y).item() for change in (0.98, 1.02))
+    shares = got.history["scale_share"]
+    assert math.isnan(shares[0])
+    assert all(0 < share < 1 for share in shares[1:])
     assert got.history["train_loss"][-1] < got.history["train_loss"][1]
     assert got.metadata["steps"] == 12
     assert got.metadata["lr"] == 0.1

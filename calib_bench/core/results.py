@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from calib_bench.core.trial import Scores, Trial
+from calib_bench.core.trial import Scores, Snapshot, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ class Record:
     Attributes:
         status: "done" or "diverged".
         metadata: the loop's own: resolved rate, diverged step, seconds, mode, device, threads; selection scores;
-            label_entropy, of the training labels, in nats.
+            label_entropy, of the training labels, in nats; of each snapshot its level, epoch, step and train_loss.
         environment: versions and machine.
         data: source and digest of the data it was trained on.
     """
@@ -58,6 +58,9 @@ class Results(Protocol):
 
     def arrays(self, trial: Trial) -> Mapping[str, Tensor]:
         """What the trial's probe measured at its end, by name; empty without one, and for a diverged trial."""
+
+    def snapshots(self, trial: Trial) -> Sequence[Snapshot]:
+        """The logits that the trial kept on its way, the highest training loss first; none where it kept none."""
 
     def history(self, trial: Trial) -> pd.DataFrame:
         """One row a measured epoch; a probe's columns come last."""

@@ -152,6 +152,9 @@ class Trial(BaseModel):
     initialization."""
     init_scale: Positive = 1.0
     """Factor on all initial parameters: weights, biases and gains."""
+    keep: Literal["losses"] | None = None
+    """losses: the trial also leaves its logits as they are after the first epoch whose mean training loss is at or
+    below each of a few levels, see `calib_bench.train.snapshots`. What it trains to does not change."""
 
     @field_validator("objective")
     @classmethod
@@ -267,6 +270,25 @@ class Score(float):
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Logits of a trial as they were after the first epoch whose mean training loss was at or below a level.
+
+    Attributes:
+        level: the level, in nats.
+        epoch: epochs done by then.
+        step: updates done by then.
+        train_loss: mean objective over that epoch's batches as they were met, in nats, at most `level`.
+        logits: "selection", "calibration", "test" -> raw z [N, K] on the CPU, as in `TrialResult`.
+    """
+
+    level: float
+    epoch: int
+    step: int
+    train_loss: float
+    logits: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """The result of one trial.
 
@@ -281,6 +303,7 @@ class TrialResult:
             needed, diverged_step (updates made before the first bad
             loss, or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
         arrays: what its probe measured at the end, by name, on the CPU.
+        snapshots: of a trial that keeps some, the highest level first; none of a diverged one.
     """
 
     trial: Trial
@@ -289,3 +312,4 @@ class TrialResult:
     history: dict[str, list[float]]
     metadata: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)

@@ -3,7 +3,8 @@
     store.json                      schema version
     study.json                      resolved settings, command, versions and plan of the last run
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
-    trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors
+    trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors;
+                                    of a trial that keeps logits on its way, snapshots.safetensors
     checkpoints/                    of trials under way
     claims/                         which driver is at work on what
     failed/<key>.json               why a trial could not be finished, until it is
@@ -30,7 +31,7 @@ from pydantic import ValidationError
 from calib_bench.core import fate
 from calib_bench.core.results import Record
 from calib_bench.core.settings import Settings
-from calib_bench.core.trial import CROSS_ENTROPY, NUMERICS, Score, Scores, Trial, key_of
+from calib_bench.core.trial import CROSS_ENTROPY, NUMERICS, Score, Scores, Snapshot, Trial, key_of
 from calib_bench.errors import StoreError
 from calib_bench.store import mirror
 from calib_bench.store.checkpoints import Checkpoints
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import TrialResult
 
 SCHEMA = 1
-FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors")
+FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors", "snapshots.safetensors")
 """What lies beside trial.json."""
 RECENT = 4096
 """Records kept in memory; others are read again."""
@@ -215,7 +216,7 @@ class Store:
                     "key": result.trial.key,
                     "trial": result.trial.model_dump(mode="json"),
                     "status": result.status,
-                    "facts": {**result.metadata, **metadata},
+                    "facts": {**result.metadata, **_snapshot_facts(result), **metadata},
                     "environment": environment.describe(),
                     "data": data,
                     "files": {p.name: {"sha256": files.sha256(p), "bytes": p.stat().st_size} for p in neighbours},
@@ -303,6 +304,12 @@ class Store:
     def arrays(self, trial: Trial) -> dict[str, Tensor]:
         """What the trial's probe measured at its end, by name; empty without one, and for a diverged trial."""
         return self._tensors(trial, "arrays")
+
+    def snapshots(self, trial: Trial) -> list[Snapshot]:
+        """The logits that the trial kept on its way, the highest training loss first; none where it kept none."""
+        stored = self._tensors(trial, "snapshots")
+        facts = self.record(trial).metadata.get("snapshots", [])
+        return [Snapshot(**fact, logits=_under(f"{fact['level']:g}/", stored)) for fact in facts]
 
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         self.has(trial)
@@ -408,7 +415,7 @@ class Store:
 
 
 def _write_measured(folder: Path, result: TrialResult) -> None:
-    """Write a trial's history, its logits, and what its probe measured, where there is any."""
+    """Write a trial's history, its logits, what its probe measured and what it kept on its way, where there is any."""
     import pyarrow as pa
     from pyarrow import parquet
     from safetensors.torch import save
@@ -417,7 +424,20 @@ def _write_measured(folder: Path, result: TrialResult) -> None:
     buffer = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), buffer)
     (folder / "history.parquet").write_bytes(buffer.getvalue())
-    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays)):
+    kept = {f"{one.level:g}/{name}": z for one in result.snapshots for name, z in one.logits.items()}
+    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays), ("snapshots", kept)):
         if by_name:
             contiguous = {name: tensor.contiguous() for name, tensor in by_name.items()}
             (folder / f"{kind}.safetensors").write_bytes(save(contiguous))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins so, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _snapshot_facts(result: TrialResult) -> dict[str, Any]:
+    """What trial.json says of a trial's snapshots; nothing of a trial that kept none."""
+    names = ("level", "epoch", "step", "train_loss")
+    facts = [{name: getattr(snapshot, name) for name in names} for snapshot in result.snapshots]
+    return {"snapshots": facts} if facts else {}

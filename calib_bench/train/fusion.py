@@ -102,4 +102,4 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
     derived = (trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)
-    return (*(getattr(trial, name) for name in shared), *derived, trial.label_noise, trial.sampling)
+    return (*(getattr(trial, name) for name in shared), *derived, trial.label_noise, trial.sampling, trial.keep)

@@ -13,7 +13,7 @@ from torch import Tensor
 from calib_bench.core.baseline import Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.core.trial import Snapshot, Trial, TrialResult
 from calib_bench.train import callbacks
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.chunks import PartSaver
@@ -28,6 +28,7 @@ from calib_bench.train.history import (
 )
 from calib_bench.train.learning_rate import Rate
 from calib_bench.train.optimizer import factor
+from calib_bench.train.snapshots import Snapshots
 
 Saver = TypeVar("Saver", Checkpoint, PartSaver)
 
@@ -44,6 +45,7 @@ class Loop(ABC, Generic[Saver]):
         ended: whether every run has diverged.
         rows: history rows so far: numbers, or of a stack tensors [S].
         selection: measures the selection split.
+        snapshots: logits kept at levels of the training loss.
     """
 
     bad: Tensor
@@ -66,6 +68,7 @@ class Loop(ABC, Generic[Saver]):
         self.measured = row_epochs(first.epochs, self.per_epoch)
         self.step, self.ended, self.rows = 0, False, []  # type: int, bool, list[dict[str, Any]]
         self.selection = SelectionScores(splits.selection.labels)
+        self.snapshots = Snapshots(len(trials))
         self.before, self.began = 0.0, time.monotonic()
 
     @abstractmethod
@@ -75,6 +78,10 @@ class Loop(ABC, Generic[Saver]):
     @abstractmethod
     def _update(self, x: Any, y: Tensor, epoch: int) -> None:
         """One update, which enters `bad` and `tally`."""
+
+    @abstractmethod
+    def _predict(self, name: str) -> Tensor:
+        """Raw logits z [..., N, K] of a split, rows as its labels."""
 
     @abstractmethod
     def _measure(self) -> None:
@@ -88,6 +95,10 @@ class Loop(ABC, Generic[Saver]):
             self.epoch(saver, progress)
         progress.finish(self.total)
         return self.step > start
+
+    def _tallied(self, epoch: int) -> bool:
+        """Whether the training loss of an epoch, counted from 0, is asked for."""
+        return epoch + 1 in self.measured or self.first.keep is not None
 
     def over(self) -> bool:
         return self.ended or self.step >= self.total
@@ -111,6 +122,9 @@ class Loop(ABC, Generic[Saver]):
             return
         if epoch + 1 in self.measured:
             self._measure()
+        if self.first.keep:
+            loss, _, count = accurate(self.tally)
+            self.snapshots.take((loss / count).reshape(-1).tolist(), epoch + 1, self.step, self._predict)
         self.tally.zero_()
         self.save(saver, saver.due())
 
@@ -173,6 +187,7 @@ class Loop(ABC, Generic[Saver]):
             "tally": self.tally,
             "rows": self.rows,
             "selection": self.selection.memory,
+            "snapshots": self.snapshots.state(),
             "seconds": self.seconds(),
         }
 
@@ -186,6 +201,7 @@ class Loop(ABC, Generic[Saver]):
     def _restore(self, saved: dict[str, Any]) -> None:
         self.step, self.rows, self.before = saved["step"], saved["rows"], saved["seconds"]
         self.selection.memory = saved.get("selection", {})  # of none in checkpoints of older versions
+        self.snapshots.load(saved.get("snapshots", self.snapshots.state()))
         self.bad.copy_(saved["bad"])
         self.tally.copy_(saved["tally"])
 
@@ -197,6 +213,7 @@ class Loop(ABC, Generic[Saver]):
         rows: list[dict[str, float]],
         rate: Rate,
         arrays: Callable[[], dict[str, Tensor]],
+        snapshots: list[Snapshot],
         **metadata: Any,
     ) -> TrialResult:
         """The result of one trial, whose probe's `arrays` are measured if it has not diverged.
@@ -215,4 +232,4 @@ class Loop(ABC, Generic[Saver]):
         }
         if bad is not None:
             return TrialResult(trial, "diverged", {}, table(rows, bad), metadata)
-        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays())
+        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays(), snapshots)

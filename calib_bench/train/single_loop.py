@@ -184,7 +184,7 @@ class _Run(Loop[Checkpoint]):
 
     def _measure(self) -> None:
         beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
-        scores = self.selection(self.predict("selection"), beta)
+        scores = self.selection(self._predict("selection"), beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
         row = self._row(scores, squares, head_names(self.model), self.rate.value)
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
@@ -201,7 +201,7 @@ class _Run(Loop[Checkpoint]):
         return max(EVAL_BATCH, min(2048, 2**23 // values)) if self.device.type == "cuda" else EVAL_BATCH
 
     @torch.no_grad()
-    def predict(self, name: str) -> Tensor:
+    def _predict(self, name: str) -> Tensor:
         """Raw logits z [N, K] of a split on the device, rows as its labels."""
         split = self.splits[name]
         parts, indices = [], []
@@ -232,10 +232,11 @@ class _Run(Loop[Checkpoint]):
         return self._result(
             self.trial,
             int(self.bad) if self.ended else None,
-            {} if self.ended else {name: self.predict(name).cpu() for name in SPLITS},
+            {} if self.ended else {name: self._predict(name).cpu() for name in SPLITS},
             self.rows,
             self.rate,
             lambda: self._probed(probes.arrays),
+            self.snapshots.kept[0],
             mode=str(self.updater.mode),
             stack=1,
             world=distributed.world(),

@@ -172,7 +172,7 @@ class _Stack(Loop[PartSaver]):
         self.stacked.backward(dz_SBK.contiguous())
         self.optimizer.step(self.grads, self._scale(self.step))
         self.bad = first_bad(self.bad, loss_SB.mean(1), self.step)
-        if epoch + 1 in self.measured:
+        if self._tallied(epoch):
             self.tally += batch_sums(loss_SB, z_SBK, y_SB, self.tally.dtype)
 
     def _gradient(self, z_SBK: Tensor, y_SB: Tensor, beta_S11: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,6 +250,7 @@ class _Stack(Loop[PartSaver]):
             [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows],
             self.rates[member],
             lambda: probes.arrays(self.probe, trial, self._member(member), self.splits, self.device),
+            self.snapshots.kept[member],
             mode="fused",
             stack=len(self.trials),
             world=1,

@@ -53,14 +53,22 @@ class RedrawnChoice:
             reported. Draws are common to the arms of a study: differences of arms have the differences of their shifts.
         costs: mean selection score by candidate rate.
         results: by method then score, its mean over the test split by candidate rate, under each tuning seed.
-        drawn: the rate that all seeds together choose in each of B draws.
+        together: the choice of each of B draws for all seeds [B], an index of the candidates in `costs`.
+        apart: for each tuning seed by the others [B, S]; None where too few tune.
     """
 
     shares: Mapping[float, float]
     shifts: Mapping[str, Mapping[str, Array]]
     costs: Mapping[float, float] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, Mapping[float, Array]]] = field(default_factory=dict)
-    drawn: Sequence[float] = ()
+    together: NDArray[np.int64] | None = None
+    apart: NDArray[np.int64] | None = None
+
+    @property
+    def drawn(self) -> list[float]:
+        """The rate that all seeds together choose in each of B draws."""
+        rates = list(self.costs)
+        return [rates[choice] for choice in ([] if self.together is None else self.together)]
 
 
 def begun(store: Results, arm: Arm) -> Callable[[], RedrawnChoice | None]:
@@ -103,7 +111,17 @@ def _redrawn(arm: Arm, rates: Sequence[float], cost: Sequence[Any], read: Iterab
     counts = np.bincount(choice_B, minlength=R) / len(choice_B)
     shares = {rate: float(n) for rate, n in zip(rates, counts, strict=True) if n}
     costs = dict(zip(rates, cost_RS.mean(1).tolist(), strict=True))
-    return RedrawnChoice(shares, shifts, costs, results, [rates[choice] for choice in choice_B])
+    return RedrawnChoice(shares, shifts, costs, results, choice_B, apart_BS)
+
+
+def shift_of(arm: Arm, again: RedrawnChoice, value_RS: Array) -> Array:
+    """By how much the redrawn choices change a mean that is no score of the test split [V, B, S].
+
+    Args:
+        value_RS: the value at each candidate rate, in the order of `again.costs`, under each tuning seed.
+    """
+    assert again.together is not None, "it was chosen again"
+    return _shifts(arm, list(again.costs), value_RS, again.together, again.apart)
 
 
 def _shifts(
@@ -134,7 +152,7 @@ def _read(
     for trial in trials:
         labels = store.labels(trial)
         Z = {split: trial.beta * values.double() for split, values in store.logits(trial).items()}
-        losses.append(_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
+        losses.append(selection_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[_ChoiceScores] = [(loss, {}) for loss in losses]
     each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
@@ -146,7 +164,7 @@ def _read(
     return out
 
 
-def _losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
+def selection_losses(temperature: Calibrator, select: str, Z_NK: Tensor, y_N: Tensor) -> Tensor:
     """Per-example losses [N] whose mean is a score of `execute.worker.selection_scores`."""
     if select == "error":
         return (Z_NK.argmax(-1) != y_N).double()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from calib_bench.core.settings import Settings, StudyOptions
+from calib_bench.core.settings import Settings, StudyOptions, UserSettings
 from calib_bench.core.trial import Scores, Trial
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ class Study:
         probes: what its trials may measure beside their logits, by name.
         options: keys of the command line that this study alone has; `options.of(settings)` reads them. A study of this
             package declares them in `options.py` of its folder, so that `--help` lists them without its imports.
+        complete: (settings as typed, the complete ones) -> those that its own keys make of them: a study whose keys
+            change the grid.
     """
 
     question: str
@@ -204,3 +206,4 @@ class Study:
     references: tuple[str, ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
     options: type[StudyOptions] = StudyOptions
+    complete: Callable[[UserSettings, Settings], Settings] | None = None

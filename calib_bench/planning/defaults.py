@@ -50,11 +50,12 @@ def resolve(typed: UserSettings) -> Settings:
         "calibrator": tuple(registry.calibrators(typed.calibrator)),
         "shift": shift_sources(typed.shift, typed.task),
     }
-    typed = typed.model_copy(update=complete)
-    spaces = {model: _space(typed, task, model) for model in chosen}
+    filled = typed.model_copy(update=complete)
+    spaces = {model: _space(filled, task, model) for model in chosen}
     for space in spaces.values():
-        _check_space(typed, space)
-    return Settings.model_construct(**dict(typed), spaces=spaces)
+        _check_space(filled, space)
+    settings = Settings.model_construct(**dict(filled), spaces=spaces)
+    return study.complete(typed, settings) if study.complete else settings
 
 
 def spelled_out(settings: Settings) -> dict[str, str]:

@@ -12,7 +12,7 @@ from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.studies.separation import equal_confidence, factorial
+from calib_bench.studies.separation import equal_confidence, factorial, settling, speed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
             *controls.without(frames["controls"]),
         )
     sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, grid)]
+    sentences += settling.words(frames["comparisons"], grid) + speed.words(frames["comparisons"], grid)
     sentences += equal_confidence.headlines(frames["matched"], grid)
     sentences += factorial.tests_words(frames["factorial_tests"], grid)
     sentences += interventions.words(frames, grid)

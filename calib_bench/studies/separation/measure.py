@@ -19,6 +19,7 @@ from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 from calib_bench.studies.separation import (
+    comparisons,
     decisions,
     ensembles,
     equal_confidence,
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
 REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
-    "factorial", "factorial_tests", "decisions", "baselines", "rates", "choice", "intervention_rates", "trials",
-    "over_time", "best_epochs",
-    "shift", "shift_corruptions", "shift_controls",
-    "head_start", "warm_up", "ensembles", "reversals",
+    "factorial", "factorial_tests", "decisions", "comparisons", "baselines", "rates", "choice", "intervention_rates",
+    "trials", "over_time", "best_epochs", "shift", "shift_corruptions", "shift_controls", "head_start", "warm_up",
+    "ensembles", "reversals",
 )  # fmt: skip
 
 
@@ -138,9 +138,15 @@ def _read_arms(
 ) -> dict[float, Measures]:
     """Reads every arm beside the reference; what interventions are compared with, by beta, of cross-entropy's."""
     by_beta = {}
+    reference_trajectory = comparisons.read(study.store, reference) if reference else None
     for name, arm in named_arms:
         measures = study.measure(arm)
-        study.rows["separation"].append({**name, **contrast(measures, reference, study.nested)})
+        difference = contrast(measures, reference, study.nested)
+        study.rows["separation"].append({**name, **difference})
+        trajectory = comparisons.read(study.store, measures) if reference_trajectory else None
+        study.rows["comparisons"] += comparisons.rows(
+            study.store, trajectory, reference_trajectory, difference, name, study.nested
+        )
         study.rows["decisions"] += decisions.rows(measures, reference, name, study.nested)
         study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)

@@ -25,6 +25,12 @@ SECTIONS = (
         "Every arm against the reference: the change of log loss is the part that a temperature repairs, confidence, "
         "plus the part that none can, dynamics.",
     ),
+    Section(
+        "Speed or generalization",
+        ("comparisons",),
+        "Does beta change how far training gets, or only how fast? A change that is there at equal epochs alone may be "
+        "one of speed; one that is there at equal training loss and at each run's best epoch too is not.",
+    ),
     Section("Baselines", ("baselines",), "Every arm under every post-hoc method, on the test split."),
     Section("Each beta", ("over_beta", "reliability", DETAILS)),
     SECTION,

@@ -29,11 +29,14 @@ from calib_bench.studies.separation import (
     head_start,
     over_time,
     page,
+    settling,
     shift,
     shift_page,
+    speed,
 )
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
+from calib_bench.studies.separation.options import Options
 from calib_bench.studies.separation.summary import summary
 from calib_bench.studies.separation.tables import bins, tables
 
@@ -111,6 +114,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
         frames["best_beta"] = adjusted(frames["best_beta"], "result")
     interventions.adjust(frames)
     collapse.mark(frames, study.grid)
+    frames["comparisons"] = speed.judged(frames["comparisons"])
     return frames
 
 
@@ -130,6 +134,7 @@ STUDY = Study(
     figures={
         "over_beta": arm_figures.over_beta,
         "separation": arm_figures.separation,
+        "comparisons": speed.figure,
         "interventions": figures.interventions,
         "ensembles": figures.ensembles,
         "reliability": arm_figures.reliability,
@@ -155,4 +160,6 @@ STUDY = Study(
         "efron1981",
         "berger1982",
     ),
+    options=Options,
+    complete=settling.complete,
 )

@@ -21,6 +21,7 @@ from calib_bench.studies.separation import (
     over_time,
     refinement,
     reversals,
+    speed,
     warm_up,
 )
 
@@ -62,6 +63,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
             f"{smoke}{against}. {STAR}. {SPLIT}.{_marks(contrasts)}",
             paper=True,
         ),
+        **_if_any(frames, "comparisons", speed.table, grid),
         **_if_any(frames, "matched", equal_confidence.table, grid, equal_confidence.words),
         **_if_any(frames, "matched", equal_confidence.other_metrics, grid, to="matched_more"),
         **_if_any(frames, "warm_up", warm_up.table, grid),

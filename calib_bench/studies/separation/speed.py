@@ -1,0 +1,173 @@
+"""What the three comparisons of `comparisons` say of each beta: a verdict, in words, a table and a figure.
+
+trainability     the difference is established at equal epochs alone, inconclusive or equivalent in the other two
+generalization   the difference is established in all three, after Holm's correction, with one sign
+inconclusive     everything else
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.analysis.findings import EQUAL, Evidence, Finding, places
+from calib_bench.analysis.result_rows import adjusted, marks, revoked
+from calib_bench.analysis.table_notes import NAMES, display_columns, families, table_note
+from calib_bench.core.settings import Grid
+from calib_bench.core.study import Analysis, Table
+from calib_bench.planning.tuning import FEWEST_SEEDS
+from calib_bench.report.drawing import (
+    by_family,
+    dodge_factor,
+    draw_line,
+    family_grid,
+    figure_legend,
+    set_beta_axis,
+)
+from calib_bench.studies.separation.comparisons import BEST_EPOCH, COMPARISONS, EQUAL_EPOCHS, EQUAL_LOSS, LEFT_OUT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+TRAINABILITY, GENERALIZATION, INCONCLUSIVE = "trainability", "generalization", "inconclusive"
+SUGGESTIVE = "suggestive: "
+"""What a verdict begins with where too few seeds chose rates, their choice is not counted, or some seeds collapsed."""
+VANISHED = (Evidence.INCONCLUSIVE, Evidence.EQUIVALENT)
+WHERE = {EQUAL_EPOCHS: "at equal epochs", EQUAL_LOSS: "at equal training loss", BEST_EPOCH: "at each one's best epoch"}
+MEANINGS = {
+    GENERALIZATION: "the change has one sign in all three comparisons",
+    TRAINABILITY: "only equal epochs differ, so that it may be speed alone",
+    INCONCLUSIVE: "",
+}
+"""Each verdict in plain words."""
+LOOKS: dict[str, dict[str, Any]] = {
+    EQUAL_EPOCHS: {"color": "k", "marker": "o"},
+    EQUAL_LOSS: {"color": "C0", "marker": "D"},
+    BEST_EPOCH: {"color": "C1", "marker": "s"},
+}
+PANELS = {"repaired": "change of repaired log loss (nats)", "raw": "change of log loss (nats)"}
+INTERVALS = (
+    "95% intervals. At equal epochs, on the test split: as in the table of confidence and dynamics. On the selection "
+    "split, which chose rates and epochs too: over seeds, the choice of rates, and selection examples, whose part is "
+    "known at the last epoch alone and taken from there; they leave out the choice of the best epoch, and that the "
+    "temperature is fitted to the examples that it is judged on"
+)
+KEPT = (
+    "where equal loss on says test, trials kept their logits when an epoch's mean training loss first fell to given "
+    "levels: the lowest that all seeds of both reach, temperatures from the calibration split, intervals over seeds, "
+    "test and calibration examples and the choice of rates"
+)
+RULE = (
+    f"verdict, on the repaired loss: {GENERALIZATION} where all three changes are established with one sign; "
+    f"{TRAINABILITY} where that at equal epochs is, and the other two are inconclusive, which wide intervals are too, "
+    f"or equivalent within {EQUAL.margin:g}; {INCONCLUSIVE} otherwise; suggestive where fewer than {FEWEST_SEEDS} "
+    "seeds chose a rate, the choice of rates is not counted, or some seeds collapsed"
+)
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `comparisons.rows`, Holm-adjusted over the arms within each comparison, with their verdicts."""
+    if not len(frame):
+        return frame
+    frame = adjusted(frame)
+    return frame.assign(verdict=[verdict(row) for row in frame.to_dict("records")])
+
+
+def changes(row: Mapping[Any, Any]) -> dict[str, Finding]:
+    """The change of the repaired log loss in each of the three comparisons."""
+    return {name: Finding.of(row, f"{name}_repaired", WHERE[name], "nats", EQUAL) for name in COMPARISONS}
+
+
+def verdict(row: Mapping[Any, Any]) -> str:
+    """What a Holm-adjusted row says: see the module."""
+    at_end, *others = (replace(change, revoked="") for change in changes(row).values())
+    if not at_end.is_established:
+        return INCONCLUSIVE
+    if all(other.is_established and other.departure * at_end.departure > 0 for other in others):
+        word = GENERALIZATION
+    elif all(other.evidence in VANISHED for other in others):
+        word = TRAINABILITY
+    else:
+        return INCONCLUSIVE
+    return SUGGESTIVE + word if revoked(row) or row["choice"] == LEFT_OUT else word
+
+
+def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
+    """A sentence a family: which betas are of which verdict, with the changes of those that are not inconclusive."""
+    sentences = []
+    for where, group in families(frame):
+        rows = group.to_dict("records")
+        clauses = [_clause(word, [row for row in rows if row["verdict"] == word]) for word in _verdicts(rows)]
+        sentences.append(
+            f"{where}Speed or generalization, of log loss after temperature scaling against beta={grid.reference:g}: "
+            f"{'; '.join(clauses)}."
+        )
+    return sentences
+
+
+def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
+    """The verdicts of rows, each once, inconclusive ones last."""
+    return sorted({row["verdict"] for row in rows}, key=lambda word: (word == INCONCLUSIVE, word))
+
+
+def _clause(word: str, rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Where a verdict holds, and what it rests on."""
+    meaning = MEANINGS[word.removeprefix(SUGGESTIVE)]
+    if not meaning:
+        return f"{word} at {places(_at(row) for row in rows)}"
+    return f"{word} ({meaning}) at " + ", ".join(f"{_at(row)} ({_estimates(row)})" for row in rows)
+
+
+def _at(row: Mapping[Any, Any]) -> str:
+    return changes(row)[EQUAL_EPOCHS].where
+
+
+def _estimates(row: Mapping[Any, Any]) -> str:
+    return ", ".join(
+        f"{change.text} {name}" for name, change in zip(WHERE.values(), changes(row).values(), strict=True)
+    )
+
+
+def table(frame: pd.DataFrame, grid: Grid) -> Table:
+    """The table of all three comparisons."""
+    first = ("verdict", *(f"{name}_repaired" for name in COMPARISONS), "training_loss")
+    return Table(
+        "Speed or generalization: change of log loss (nats) in three comparisons",
+        display_columns(frame, grid),
+        table_note(
+            grid,
+            f"Each beta minus beta={grid.reference:g}, trained with cross-entropy, paired by seed, raw and repaired, "
+            "that is after temperature scaling: at the end of equal epochs; at equal training loss, the larger of the "
+            "lowest that both runs of a seed reach (training loss: its geometric mean over seeds), between measured "
+            "epochs on the logarithm of training loss, reached after so many epochs (epochs to it, and those of the "
+            "reference); and each run at the epoch of its lowest loss",
+            INTERVALS,
+            KEPT if (frame["equal_loss_on"] == "test").any() else "",
+            RULE,
+            "* Holm-adjusted p < .05 over the arms, within each comparison",
+            *marks(frame),
+        ),
+        names=NAMES,
+        first=first,
+    )
+
+
+def figure(analysis: Analysis) -> Figure | None:
+    """The change of repaired and of raw log loss over beta in each comparison, a row of panels a family."""
+    shown = analysis.tables.get("comparisons")
+    if shown is None:
+        return None
+    figure, axes = family_grid(shown.frame, len(PANELS), 3.1)
+    for (name, rows), line in zip(by_family(shown.frame), axes, strict=True):
+        rows = rows.sort_values("beta")
+        for axis, (kind, label) in zip(line, PANELS.items(), strict=True):
+            for i, comparison in enumerate(COMPARISONS):
+                draw_line(axis, rows, f"{comparison}_{kind}", dodge_factor(i, 3), **LOOKS[comparison])
+            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.set_ylabel(label)
+            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
+        line[0].set_title(name, loc="left")
+    figure_legend(figure, [(WHERE[name], look) for name, look in LOOKS.items()])
+    return figure

@@ -8,7 +8,7 @@ confidence; what it leaves is dynamics that survived the shift.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -231,15 +231,31 @@ class ShiftedArm:
         return np.stack(rows)
 
 
-def read_arm(grid: Grid, store: Results, arm: Arm) -> ShiftedArm | None:
-    """An arm's trials on shifted data; None where none has finished.
+Named = tuple[Row, Arm]
+"""An arm and the columns that name it."""
+
+
+def begun(grid: Grid, store: Results, arm: Arm) -> Callable[[], ShiftedArm | None]:
+    """Starts reading an arm's trials on shifted data; the function returned gives them, None where none has finished.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
     trials = {seed: one for seed, one in _trials(grid, arm).items() if store.fate(one) in FINISHED}
-    values = list(on_trials(_measured, store, list(trials.values()), registry.calibrators((REPAIRED,))))
-    return ShiftedArm(list(trials), values) if values else None
+    measured = on_trials(_measured, store, list(trials.values()), registry.calibrators((REPAIRED,)))
+    return lambda: ShiftedArm(list(trials), list(measured)) if trials else None
+
+
+def _read_all(grid: Grid, store: Results, named: Sequence[Named]) -> Iterator[tuple[Row, Arm, ShiftedArm]]:
+    """Each arm with what it scores, those without a finished seed left out; workers begin the next one meanwhile."""
+    following = begun(grid, store, named[0][1])
+    for place, (name, arm) in enumerate(named):
+        read = following
+        if place + 1 < len(named):
+            following = begun(grid, store, named[place + 1][1])
+        shifted = read()
+        if shifted is not None:
+            yield name, arm, shifted
 
 
 def family_rows(
@@ -253,18 +269,15 @@ def family_rows(
     """
     tables: dict[str, list[Row]] = {"shift": [], "shift_corruptions": [], "shift_controls": []}
     named = sorted(((each.named(arm, variant), arm) for arm in arms), key=lambda pair: not is_reference(pair[0], grid))
-    reference = read_arm(grid, store, named[0][1]) if named and is_reference(named[0][0], grid) else None
+    reference: ShiftedArm | None = None
     zeros = np.zeros(4)
-    for name, arm in named:
-        shifted = reference if is_reference(name, grid) else read_arm(grid, store, arm)
-        if shifted is None:
-            continue
-        base = None if shifted is reference else reference
+    for name, arm, shifted in _read_all(grid, store, named):
         for table, groups in (("shift", averaged(shifted.splits)), ("shift_corruptions", apart(shifted.splits))):
-            tables[table] += [{**name, **label, **_row(shifted, base, splits, nested)} for label, splits in groups]
+            tables[table] += [{**name, **label, **_row(shifted, reference, one, nested)} for label, one in groups]
+        reference = shifted if is_reference(name, grid) else reference
         zeros += _zeros(grid, store, arm, shifted)
-    model = {key: named[0][0][key] for key in ("model", "variant")} if named else {}
-    tables["shift_controls"] = _control_rows(model, zeros) if zeros[0] else []
+    if zeros[0]:
+        tables["shift_controls"] = _control_rows({key: named[0][0][key] for key in ("model", "variant")}, zeros)
     return tables
 
 

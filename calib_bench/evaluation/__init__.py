@@ -1,7 +1,7 @@
 """Other people's predictions: from a file, or what a notebook holds, to tables with intervals.
 
 1. A file becomes arrays by name. `formats` tells files apart; `archives` reads npz, npy and safetensors, `dialects`
-   every way of writing a table, `text_tables` its columns; `unreadable` says what is wrong with a file. What is in
+   every way of writing a table, `text_tables` its columns; `refusals` says what is wrong, here and later. What is in
    memory comes in through `arrays` (one model or several) and `frames` (arrays and data frames).
 2. Names give each array a role: predictions, labels, a class's column, a name of the row, or none. `vocabulary` holds
    the names, `class_names` reads a class from one, `labels` finds and reads labels, `named_arrays` takes whole arrays,

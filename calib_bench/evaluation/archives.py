@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
+from calib_bench.evaluation.refusals import UNREADABLE, Refusal, refuse_repeated, unreadable
 
 
 class LazyArrays(Mapping[str, "Array"]):

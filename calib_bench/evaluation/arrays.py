@@ -6,7 +6,7 @@ by the keys of a mapping. Position counts only where there are no names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from calib_bench.evaluation.frames import array, holds_labels, local, table
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, check
+from calib_bench.evaluation.vocabulary import listed
 
 
 def predictions(values: Any, labels: Any, kind: str | None, role: str) -> list[Predictions]:
@@ -54,7 +55,7 @@ def held_out(calibration: Any, values: Any, labels: Any) -> tuple[Any, Any]:
     fits, calibration_labels = calibration
     if isinstance(values, Mapping) and isinstance(fits, Mapping) and not holds_labels(values, labels):
         if set(fits) != set(values):
-            raise Refusal.OTHER_KEYS.of("calibration", names=_listed(values), others=_listed(fits))
+            raise Refusal.OTHER_KEYS.of("calibration", names=listed(values), others=listed(fits))
         return {name: fits[name] for name in values}, calibration_labels
     return fits, calibration_labels
 
@@ -77,7 +78,7 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
 def _by_key(values: Mapping[Any, Any], labels: Any, role: str) -> list[tuple[str, Any, Any]]:
     """Models of a mapping, labels by the same names if these are in a mapping too."""
     if isinstance(labels, Mapping) and set(labels) != set(values):
-        raise Refusal.LABEL_KEYS.of(role, names=_listed(values), others=_listed(labels))
+        raise Refusal.LABEL_KEYS.of(role, names=listed(values), others=listed(labels))
     models = []
     for name, model_values in values.items():
         model_labels = labels[name] if isinstance(labels, Mapping) else labels
@@ -134,7 +135,3 @@ def _per_model(labels: Any, S: int, N: int) -> bool:
 
 def _dimensions(values: Any) -> int:
     return int(values.ndim) if hasattr(values, "ndim") else array(values, "the predictions").ndim
-
-
-def _listed(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names))

@@ -172,17 +172,17 @@ def _json(data: bytes, path: Path) -> tuple[Any, list[str]]:
 
 def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
     """A table of what a JSON document holds, and notes: objects, an object of columns, or pandas' "split" form."""
-    columns: dict[str, list[Any]] = {}
+    columns, keys = {}, []
     if isinstance(content, dict):
-        columns = _named_columns(content)
+        columns, keys = _named_columns(content), [*content]
     elif isinstance(content, list) and all(isinstance(row, dict) for row in content):
         columns = _columns_of_rows(content)
     if not columns:
         raise Refusal.NO_JSON_COLUMNS.of(path)
-    if len(set(map(len, columns.values()))) > 1:
-        raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {len(rows)}" for name, rows in columns.items()))
-    keys = content if isinstance(content, dict) else ()
-    return pa.table(columns), not_used([name for name in keys if name not in columns and name not in SPLIT])
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {n}" for name, n in lengths.items()))
+    return pa.table(columns), not_used([name for name in keys if name not in (*columns, *SPLIT)])
 
 
 SPLIT = ("columns", "index", "data")
@@ -230,7 +230,7 @@ def _text(original: bytes, expected: str, path: Path) -> tuple[Any, list[str]]:
     if delimiter != expected:
         notes.append(f"columns are separated by {_called(delimiter)}")
     table = _parsed(data, delimiter, ".", path, skipped)
-    if not any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table)):
+    if not _has_commas(table):
         return table, notes
     with_commas = _parsed(data, delimiter, ",", path, skipped)
     numbers = _texts(table) - _texts(with_commas)
@@ -418,3 +418,8 @@ def _never_thousands(columns: Sequence[Any], name: str, path: Path) -> None:
         if not pc.all(pc.match_substring_regex(commas, THOUSANDS)).as_py():
             return
     raise Refusal.THOUSANDS.of(path, name=name)
+
+
+def _has_commas(table: Any) -> bool:
+    """Whether any text of a table may be a number with a decimal comma."""
+    return any(pc.any(pc.match_substring_regex(table.column(i), DECIMAL)).as_py() for i in _texts(table))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from calib_bench import inference
+from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.fitting import CalibratorError, too_large
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, doubtful, fields
 from calib_bench.analysis.scores import MEANS, RAW, REPAIRED, SETS, SeedScores, difference, split_measured
@@ -243,11 +244,7 @@ def kappa_of(scored: Scored) -> Row:
     log_interval = inference.crossed_interval(rows, nested=len({len(row) for row in rows}) > 1)
     if any(scored.at_bound):
         return {"kappa": math.exp(log_interval.mean)}
-    return {
-        "kappa": math.exp(log_interval.mean),
-        "kappa_low": math.exp(log_interval.low),
-        "kappa_high": math.exp(log_interval.high),
-    }
+    return Estimate.of_interval(log_interval).exp().limits("kappa")
 
 
 def fitted_to(metric: str, scored: Scored, other: Scored | None = None, apart: bool = False) -> inference.Fitted | None:
@@ -364,16 +361,15 @@ class _Results:
             kinds = {TWO_KINDS: "models"} if self.mixed else {}
             self.differences.append(difference | kinds)
             intervals = decision_contrasts(scored, self.raw, self.nested)
-            row = {name: value for metric, one in intervals.items() for name, value in fields(metric, one).items()}
-            self.decisions.append({"method": method, **row, **doubtful(intervals), **kinds})
+            self.decisions.append({"method": method, **_row(intervals), **kinds})
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The rows as data frames: of methods, of their differences from raw, and of each model."""
         return {
-            "evaluation": _frame(self.rows),
-            "differences": adjusted(_frame(self.differences)),
-            "decision_differences": adjusted(_frame(self.decisions)),
-            "models": _frame(self.per_model),
+            "evaluation": pd.DataFrame(self.rows),
+            "differences": adjusted(pd.DataFrame(self.differences)),
+            "decision_differences": adjusted(pd.DataFrame(self.decisions)),
+            "models": pd.DataFrame(self.per_model),
         }
 
 
@@ -424,8 +420,12 @@ def _largest(models: Sequence[Model]) -> tuple[int, int]:
 
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
+    return _row(contrasts(scored, other, nested))
+
+
+def _row(intervals: Mapping[str, inference.Interval]) -> Row:
+    """Intervals as a row of a table, with what casts doubt on them."""
     row: Row = {}
-    intervals = contrasts(scored, other, nested)
     for name, interval in intervals.items():
         row |= fields(name, interval)
     return row | doubtful(intervals)
@@ -442,7 +442,3 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
         intervals[metric] = difference(metric, scored, other, nested, fit)
     return intervals
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows)

@@ -195,10 +195,7 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     changes = [Finding.of(row, "log_loss", unit="nats", where=row["method"]) for row in finite]
     among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
     best = min(changes, key=lambda change: change.departure)
-    certain = established(changes)
-    lower = ", ".join(change.where for change in certain if change.departure < 0) or "none"
-    higher = ", ".join(change.where for change in certain if change.departure > 0) or "none"
-    return [BEST.format(best=best, among=among, lower=lower, higher=higher)]
+    return [BEST.format(best=best, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
@@ -293,3 +290,8 @@ def _confidence(row: Row) -> str:
 def _kinds(frame: pd.DataFrame) -> str:
     """A sentence on models of two kinds where a frame marks them; else empty."""
     return f" {KINDS}." if TWO_KINDS in frame else ""
+
+
+def _methods(changes: Sequence[Finding], sign: int) -> str:
+    """The methods whose change is established, with the sign."""
+    return ", ".join(change.where for change in established(changes) if sign * change.departure > 0) or "none"

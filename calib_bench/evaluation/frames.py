@@ -27,9 +27,8 @@ from calib_bench.evaluation.class_names import (
 from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
-from calib_bench.evaluation.refusals import Refusal
+from calib_bench.evaluation.refusals import Refusal, refuse_repeated
 from calib_bench.evaluation.text_tables import LONGEST
-from calib_bench.evaluation.unreadable import refuse_repeated
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
 
 # numbers

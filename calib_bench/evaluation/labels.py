@@ -47,6 +47,8 @@ def _usual(arrays: Mapping[str, Array], usual: Sequence[str], origin: str) -> st
     if not usual:
         listed = ", ".join(map(repr, [*arrays][:12])) + ("..." if len(arrays) > 12 else "")
         raise Refusal.NO_LABELS.of(origin, names=listed or "nothing", advice=_advice(arrays))
+    if len(usual) == 1:
+        return usual[0]
     other = next((name for name in usual[1:] if not _agree(arrays[usual[0]], arrays[name])), None)
     if other is not None:
         raise Refusal.LABELS_TWICE.of(origin, one=usual[0], other=other)
@@ -136,7 +138,7 @@ def positions(labels: Array, classes: tuple[str, ...] | None, origin: str, numbe
     if labels.ndim != 1 or not (texts or numbers):
         return labels, False
     form = "{}" if texts else "{:.10g}"
-    return _places([form.format(label).strip() for label in labels.tolist()], classes, origin), True
+    return _places([*map(form.format, labels.tolist())], classes, origin), True
 
 
 def _are_counts(labels: Array) -> bool:
@@ -162,8 +164,9 @@ def refuse_no_first(classes: Sequence[str], origin: str) -> None:
 
 def _places(words: Sequence[str], classes: Sequence[str], origin: str) -> Array:
     place = {name: k for k, name in enumerate(classes)}
-    strange = next((word for word in words if word not in place), None)
+    names = [word.strip() for word in words]
+    strange = next((name for name in names if name not in place), None)
     if strange is not None:
         hint = nearest(strange, classes)
         raise Refusal.NO_CLASS_OF_LABEL.of(origin, label=strange, classes=shown(classes), hint=hint)
-    return np.array([place[word] for word in words])
+    return np.array([place[name] for name in names])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
@@ -21,6 +21,7 @@ from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
+from calib_bench.evaluation.vocabulary import listed
 
 # ---- shards of one model
 
@@ -319,7 +320,7 @@ def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions]
     ours, theirs = (_varying(_places(side)) for side in (firsts, others))
     same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
     if same and not any(a == b for a, b in same):
-        raise Refusal.CROSSED.of("", names=names, one=_listed(same[0][0]), other=_listed(same[0][1]))
+        raise Refusal.CROSSED.of("", names=names, one=listed(same[0][0]), other=listed(same[0][1]))
 
 
 def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> list[Predictions]:
@@ -337,13 +338,9 @@ def paired(firsts: Sequence[Predictions], others: Sequence[Predictions], names: 
             _refuse_crossed(firsts, others, names)
         return list(others)
     lacking = [(names[1], sorted(set(ours) - set(theirs))), (names[0], sorted(set(theirs) - set(ours)))]
-    gaps = [f"{name} lacks {_listed(numbers)}" for name, numbers in lacking if numbers]
+    gaps = [f"{name} lacks {listed(numbers)}" for name, numbers in lacking if numbers]
     if gaps:
-        ours_listed, theirs_listed = _listed(sorted(ours)), _listed(sorted(theirs))
+        ours_listed, theirs_listed = listed(sorted(ours)), listed(sorted(theirs))
         raise Refusal.SEEDS_DIFFER.of("", names=names, ours=ours_listed, theirs=theirs_listed, gaps="; ".join(gaps))
     by_seed = dict(zip(theirs, others, strict=True))
     return [by_seed[seed] for seed in ours]
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))

@@ -81,10 +81,11 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     refuse_other_classes((*tests, *calibrations))
     first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
     tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
-    for test, calibration in zip(tests, calibrations, strict=False):
+    if not calibrations:
+        return [*map(Model, tests)]
+    for test, calibration in zip(tests, calibrations, strict=True):
         _refuse_copy(test, calibration)
-    sets: list[Predictions | None] = [*calibrations] or [None] * len(tests)
-    return [Model(test, calibration) for test, calibration in zip(tests, sets, strict=True)]
+    return [*map(Model, tests, calibrations)]
 
 
 def _like_first(predictions: Sequence[Predictions]) -> list[Predictions]:

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.dialects import arrow_parts, is_number, is_text, no_numbers
-from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.unreadable import UNREADABLE, refuse_repeated, unreadable
+from calib_bench.evaluation.refusals import UNREADABLE, Refusal, refuse_repeated, unreadable
 
 LONGEST = 200
 """Letters of a text that can still be a name: of a row, of a class. Longer ones are not read."""

@@ -6,7 +6,7 @@ Names alone decide, never what the numbers look like.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 KINDS: dict[str, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -65,9 +65,14 @@ def letters(name: str) -> str:
     return plain(name).replace("_", "")
 
 
+def listed(names: Iterable[object]) -> str:
+    """Names or numbers with commas between, for people."""
+    return ", ".join(map(str, names))
+
+
 def not_used(names: Sequence[str]) -> list[str]:
     """A note that these columns or arrays were not used; none where there are none."""
-    return [f"not used: {', '.join(names)}"] if names else []
+    return [f"not used: {listed(names)}"] if names else []
 
 
 def says_something_else(name: str) -> bool:

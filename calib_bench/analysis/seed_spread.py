@@ -292,10 +292,11 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Spread over seeds, peak against mean, and divergence.
 
     Args:
-        frame: of `rows`, one at least.
+        frame: of `rows`.
     """
-    most = int(frame["seeds"].max())
-    whose = "seeds that did not take part in choosing it" if frame["fresh"].any() else "all seeds, which chose it"
+    most = max(frame.get("seeds", ()), default=0)
+    fresh = any(frame.get("fresh", ()))
+    whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
     unseen = f": {none_seen(most)}" if most else ""
     return TABLE.table(adjusted(frame, "result"), grid, most=most, whose=whose, unseen=unseen)
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.collapse import none_seen
 from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
 from calib_bench.analysis.measure import Measures
@@ -31,7 +33,6 @@ from calib_bench.planning.tuning import Arm, trial_at
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench.analysis.calibration_variance import own_fit, set_influence
 from calib_bench.analysis.contrast import kappa
@@ -16,10 +17,6 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, ece_interval, score_interval, within
 from calib_bench.inference.interval import few_errors
 from calib_bench.planning.tuning import CROSS_FITTED, Arm
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 CROSSED = ("accuracy", "log_loss", "brier")
 """Metrics whose intervals count seeds and test examples."""

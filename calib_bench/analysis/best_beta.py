@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.calibration_variance import log_temperatures, own_fit, same_calibration
@@ -33,7 +34,6 @@ from calib_bench.inference import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice
@@ -18,10 +20,6 @@ from calib_bench.analysis.table_notes import NAMES
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 RESULTS = {
     "log_loss_total": ("raw", "log_loss"),

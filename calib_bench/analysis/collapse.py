@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis.measure import Measures
@@ -20,7 +21,6 @@ from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS, TIMES
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 

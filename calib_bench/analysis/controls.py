@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
@@ -22,10 +23,6 @@ from calib_bench.core.study import Role, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
 from calib_bench.planning.tuning import Arm, More, planned, tuned, with_role
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 RESCALED = "reference logits times 2"
 UNDERTRAINED = "the reference trained too briefly"

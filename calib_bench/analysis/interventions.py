@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
@@ -46,7 +48,6 @@ from calib_bench.planning.tuning import More, together
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.collapse import none_seen
 from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
 from calib_bench.analysis.measure import Measures
@@ -31,7 +33,6 @@ from calib_bench.planning.tuning import Arm, trial_at
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -292,10 +293,11 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Spread over seeds, peak against mean, and divergence.
 
     Args:
-        frame: of `rows`, one at least.
+        frame: of `rows`.
     """
-    most = int(frame["seeds"].max())
-    whose = "seeds that did not take part in choosing it" if frame["fresh"].any() else "all seeds, which chose it"
+    most = max(frame.get("seeds", ()), default=0)
+    fresh = any(frame.get("fresh", ()))
+    whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
     unseen = f": {none_seen(most)}" if most else ""
     return TABLE.table(adjusted(frame, "result"), grid, most=most, whose=whose, unseen=unseen)
 

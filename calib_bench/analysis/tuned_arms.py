@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
@@ -20,10 +22,6 @@ from calib_bench.core.study import Analysis, Section, StudyResult, Table
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm, More
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 REPAIR = ("temperature_scaling",)
 TRIALS = Section("Tuning and trials", ("rates", "trials"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import collapse
@@ -13,10 +15,6 @@ from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.core.settings import Grid
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS, Arm
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 STATUS = {
     "edge": "the best rate is at the edge of its grid, so a better one may lie beyond it",

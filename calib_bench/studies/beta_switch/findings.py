@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.findings import Finding, changes, overview, places
 from calib_bench.analysis.result_rows import is_significant
 from calib_bench.core.settings import Grid
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
 from calib_bench.studies.beta_switch.switches import FROM, TO
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 MOVES = {"accuracy": "accuracy", "log_loss_dyn": "repaired log loss"}
 """Results that only learning changes, and what sentences call them: no temperature after training does."""

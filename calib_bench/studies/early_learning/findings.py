@@ -34,7 +34,12 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
 def summary(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     """How many of the theory's numbers are met, and where the critical rate misses that at which descent is lost."""
     yield from _counts(frames["acceptance"])
-    for where, rows in families(frames["edges"]):
+    yield from _missed(frames["edges"])
+
+
+def _missed(edges: pd.DataFrame) -> Iterator[str]:
+    """Sentences on where the critical rate misses that at which descent is lost, see `_is_missed`."""
+    for where, rows in families(edges):
         relative = _relative(rows)
         if _is_missed(relative):
             ends = " and ".join(_at(relative, beta) for beta in (relative.idxmin(), relative.idxmax()))

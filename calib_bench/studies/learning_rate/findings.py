@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.findings import Finding, betas, hints
 from calib_bench.analysis.result_rows import cell, percent
@@ -13,10 +15,6 @@ from calib_bench.analysis.warnings import data_notes, one_seed
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.studies.learning_rate import phase
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 NAMES = {"lr": "the rate", "lr_eff": "the effective rate beta^2 eta", "lr_rel": "the relative rate eta lambda_max / 2"}
 PHRASES = {

@@ -7,7 +7,8 @@ its frontier, above which training fails; `calib_bench.studies.learning_rate.pha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.result_rows import adjusted
@@ -23,9 +24,6 @@ from calib_bench.studies.learning_rate import figures, phase
 from calib_bench.studies.learning_rate.findings import summary, verdict, warnings
 from calib_bench.studies.learning_rate.result import LearningRateResult
 from calib_bench.studies.learning_rate.tables import TABLES, details
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -96,8 +94,6 @@ def _phases(grid: Grid, store: Results, arms: Sequence[tuning.Arm], variant: str
 
 def _frames(phases: Sequence[phase.Phase]) -> dict[str, pd.DataFrame]:
     """Rows of every plane: slopes over beta, which are Holm-adjusted, its rates over beta, and its cells."""
-    import pandas as pd
-
     rows_of = {"slopes": phase.Phase.slopes, "phase": phase.Phase.rows, "cells": phase.Phase.cells}
     frames = {name: pd.DataFrame([row for one in phases for row in rows(one)]) for name, rows in rows_of.items()}
     return frames | {"slopes": adjusted(frames["slopes"], "rate", "unit")}

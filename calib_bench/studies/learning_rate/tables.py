@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.result_rows import Row, cell
 from calib_bench.analysis.table_notes import by_objective
@@ -52,8 +54,6 @@ TABLES = {
 
 def details(analysis: Analysis) -> list[Detail]:
     """Each beta: its best rate, the rate where training begins to fail and the critical one, in three units."""
-    import pandas as pd
-
     beta_details = []
     groups = by_objective(analysis.tables["phase"].frame) if "phase" in analysis.tables else ()
     for where, rows in groups:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.core.study import Analysis
 from calib_bench.planning.tuning import TUNED
 from calib_bench.report.drawing import (
@@ -24,7 +26,6 @@ from calib_bench.report.drawing import (
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench.analysis import interventions
 from calib_bench.analysis.estimate import Estimate
@@ -13,10 +14,6 @@ from calib_bench.analysis.table_notes import by_objective
 from calib_bench.core.settings import Grid
 from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE
 from calib_bench.studies.logit_magnitude.tables import NORM
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 WEAK = 0.1
 """A share of variance that is surely smaller than this is called small."""

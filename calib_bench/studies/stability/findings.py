@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis import seed_spread as sown
 from calib_bench.analysis.findings import NO_RATIO, Finding, betas, findings_of, hints, places
@@ -12,9 +14,6 @@ from calib_bench.analysis.result_rows import adjusted, cell, is_significant
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:

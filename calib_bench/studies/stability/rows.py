@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis import seed_spread as sown
@@ -18,7 +19,6 @@ from calib_bench.inference import best_of, rate
 from calib_bench.planning.tuning import Arm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis import seed_spread as sown
@@ -47,8 +49,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     reader = Reader.of(grid, store)
     peaks, spreads, members = [], [], []  # type: list[Row], list[Row], list[sown.Seeds]
     for arms, variant in reader.families:

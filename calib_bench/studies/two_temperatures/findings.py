@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.findings import established, findings_of, hints
 from calib_bench.analysis.result_rows import Row, cell
@@ -12,10 +14,6 @@ from calib_bench.core.settings import Grid
 from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.rows import SETS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 NAMES = {
     "error": "error rate", "log_loss": "log loss", "repaired_log_loss": "log loss after temperature scaling",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis import best_beta
 from calib_bench.analysis.findings import NO_RATIO, Finding
 from calib_bench.analysis.result_rows import cell
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:

@@ -6,6 +6,8 @@ the best beta depends on the architecture is a finding of Agarwala et al. (2023,
 
 from __future__ import annotations
 
+import pandas as pd
+
 from calib_bench.analysis import best_beta, controls
 from calib_bench.analysis.result_rows import Row, adjusted
 from calib_bench.analysis.tables import make_tables
@@ -56,8 +58,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     reader = Reader.of(grid, store)
     curves: list[best_beta.Curve] = []
     points: list[Row] = []

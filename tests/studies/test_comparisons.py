@@ -28,9 +28,8 @@ from calib_bench.studies.separation.comparisons import COMPARISONS, Trajectory, 
 from calib_bench.studies.separation.snapshots import AtLoss, common_level
 
 SEEDS = range(5)
-TEMPLATE = next(
-    iter(study("separation").plan(resolve(parse(["beta=1", "objective=cross_entropy", "lr=0.1"])), dict().get))
-)
+PLAN = study("separation").plan
+TEMPLATE = next(iter(PLAN(resolve(parse(["beta=1", "objective=cross_entropy", "lr=0.1"])), {}.get)))
 
 
 def settled(*words: str) -> Settings:
@@ -182,9 +181,8 @@ def test_budgets_train_the_grid_for_longer_with_rates_of_their_own() -> None:
     words = ("beta=1,10", "objective=cross_entropy", "lr=0.1,0.2", "interventions=no", "seed=0..2", "epochs=8")
     default, longer = settled(*words), settled(*words, "budgets=1,2,4")
     assert settled(*words, "budgets=1").spaces == default.spaces
-    plan = study("separation").plan
-    trials = {trial.key for trial in plan(default, dict().get)}
-    wanted = plan(longer, lambda trial: Score(trial.lr * (1 if trial.epochs == 8 else -1), lambda: False))
+    trials = {trial.key for trial in PLAN(default, {}.get)}
+    wanted = PLAN(longer, lambda trial: Score(trial.lr * (1 if trial.epochs == 8 else -1), lambda: False))
     assert trials <= {trial.key for trial in wanted}
     grid = [trial for trial, role in wanted.items() if role == "chosen" and trial.epochs in (8, 16, 32)]
     assert {trial.epochs for trial in grid} == {8, 16, 32}
@@ -249,9 +247,8 @@ def test_a_trial_is_measured_where_it_kept_its_logits() -> None:
     def record(trial: Trial) -> SimpleNamespace:
         return SimpleNamespace(metadata={"snapshots": [{"level": level} for level in kept[trial.seed]]})
 
-    stored = SimpleNamespace(
-        record=record, snapshots=snapshots, has=lambda trial: True, fate=lambda trial: "done", logits=lambda trial: {"selection": z}
-    )  # fmt: skip
+    stored = SimpleNamespace(record=record, snapshots=snapshots, has=lambda _: True, fate=lambda _: "done")
+    stored.logits = lambda trial: {"selection": z}
     store = cast("Results", stored)
     assert common_level(store, [far]) == 0.01
     assert common_level(store, [far, near]) == 0.1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.measure import FINISHED
 from calib_bench.core.results import Record, Results
-from calib_bench.core.trial import Scores, Trial
+from calib_bench.core.trial import Scores, Snapshot, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 def common_level(store: Results, trials: Sequence[Trial]) -> float | None:
     """The lowest training loss at which all of some trials kept their logits; None where there is none."""
-    levels = [{snapshot.level for snapshot in store.snapshots(trial)} for trial in trials]
-    return min(set.intersection(*levels), default=None)
+    return min(set.intersection(*(levels(store, trial) for trial in trials)), default=None)
+
+
+def levels(store: Results, trial: Trial) -> set[float]:
+    """The training losses at which a stored trial kept its logits."""
+    return {snapshot["level"] for snapshot in store.record(trial).metadata.get("snapshots", ())}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class AtLoss:
     level: float
 
     def _reached(self, trial: Trial) -> bool:
-        return any(snapshot.level == self.level for snapshot in self.store.snapshots(trial))
+        return self.level in levels(self.store, trial)
 
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored and got there."""
@@ -61,7 +65,7 @@ class AtLoss:
     def labels(self, trial: Trial) -> Mapping[str, Tensor]:
         return self.store.labels(trial)
 
-    def snapshots(self, trial: Trial) -> Sequence[Any]:
+    def snapshots(self, trial: Trial) -> Sequence[Snapshot]:
         return self.store.snapshots(trial)
 
     def record(self, trial: Trial) -> Record:

@@ -22,9 +22,10 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study, StudyResult
 from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.separation import arm_figures, factorial, figures, over_time, page
+from calib_bench.studies.separation import arm_figures, factorial, figures, lazy, over_time, page
 from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
+from calib_bench.studies.separation.options import Options
 from calib_bench.studies.separation.summary import summary
 from calib_bench.studies.separation.tables import bins, tables
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The grid and its interventions, tuned, all seeds at the chosen rates, and the controls of each family."""
+    grid = lazy.asked(grid)
     wanted: list[tuple[Trial, Role]] = []
     for family in tuning.tuned(grid, scores, interventions.more(grid)):
         wanted += family.roles()
@@ -50,6 +52,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
+    grid = lazy.asked(grid)
     families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
     arms = [arm for family in families for arm in family.arms]
     grid_arms = [arm for family in families for arm in family.of_grid]
@@ -115,9 +118,12 @@ STUDY = Study(
         "reliability": arm_figures.reliability,
         "over_time": over_time.over_time,
         "over_time_by_beta": over_time.over_time_by_beta,
+        "lazy": lazy.lazy,
         "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,
     details=page.details,
+    probes=lazy.PROBES,
+    options=Options,
     references=("agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954"),
 )

@@ -153,7 +153,7 @@ def _mean(column: str, values: Array) -> dict[str, float]:
     return dict(zip((column, f"{column}_low", f"{column}_high"), limits, strict=True))
 
 
-def tables(frames: dict[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
+def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
     """The tables of the arms over time and of their best epochs; none where no arm has them."""
     epochs, best = frames["over_time"], frames["best_epochs"]
     if not len(epochs):

@@ -53,10 +53,10 @@ LACKING = (
     "are left out there."
 )
 OPTIMISM = (
-    "selection split, where the temperature is fitted too: with its one parameter, repaired losses come out lower by "
-    "about 1 / (2N) nats of N selection examples, {optimism} here"
+    "All is of the selection split, where the temperature is fitted too: with its one parameter, repaired losses come "
+    "out lower by about 1 / (2N) nats of N selection examples, {optimism} here"
 )
-HOW = "means over seeds, 95% t intervals over seeds, for this selection split and at the chosen rates"
+HOW = "Means over seeds, 95% t intervals over seeds, for this selection split and at the chosen rates"
 BEST_NOTE = (
     "Epochs and losses are chosen and read on the same examples, so the best losses are too low, and gains (last epoch "
     "minus best) too large and never negative: an interval of a gain that leaves out 0 shows nothing by itself. "
@@ -107,9 +107,10 @@ def _epochs(histories: list[pd.DataFrame]) -> list[Row]:
     rows = []
     for i, epoch in enumerate(histories[0]["epoch"]):
         row: Row = {"epoch": int(epoch)}
+        row |= {end: math.exp(log) for end, log in _mean("kappa", np.log(kappa[:, i])).items()}
         for column, values_SE in columns.items():
             row |= _mean(column, values_SE[:, i])
-        rows.append(row | {end: math.exp(log) for end, log in _mean("kappa", np.log(kappa[:, i])).items()})
+        rows.append(row)
     return rows
 
 
@@ -155,9 +156,9 @@ def _mean(column: str, values: Array) -> dict[str, float]:
 
 def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
     """The tables of the arms over time and of their best epochs; none where no arm has them."""
-    epochs, best = frames["over_time"], frames["best_epochs"]
-    if not len(epochs):
+    if not len(frames["over_time"]):
         return {}
+    epochs, best = (frames[name].sort_values(["model", "beta"], kind="stable") for name in ("over_time", "best_epochs"))
     optimism = OPTIMISM.format(optimism=f"{1 / (2 * epochs['examples'].max()):.2g}")
     return {
         "best_epochs": Table(
@@ -168,8 +169,9 @@ def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
         "over_time": Table(
             "Confidence and dynamics over time, selection split (nats)",
             display_columns(epochs, grid),
-            table_note(grid, "log loss = conf + dyn", HOW, optimism),
+            table_note(grid, "Log loss = conf + dyn", HOW, optimism),
             names=(*NAMES, "epoch"),
+            first=("log_loss", "conf", "dyn", "kappa", "scale_share"),
         ),
     }
 
@@ -182,12 +184,12 @@ def words(best: pd.DataFrame) -> list[str]:
         after = [row for row in bounded if row["later_low"] > 0]
         before = [row for row in bounded if row["later_high"] < 0]
         if after:
-            sentences.append(f"{prefix}the repaired loss is least after the raw loss at {betas(after)}")
+            sentences.append(f"{prefix}The repaired loss is least after the raw loss at {betas(after)}")
         if before:
-            sentences.append(f"{prefix}the repaired loss is least before the raw loss at {betas(before)}")
+            sentences.append(f"{prefix}The repaired loss is least before the raw loss at {betas(before)}")
         if bounded and not after and not before:
             sentences.append(
-                f"{prefix}at no beta do the seeds show that repaired and raw loss are least at other epochs"
+                f"{prefix}At no beta do the seeds show that repaired and raw loss are least at other epochs"
             )
     return sentences
 

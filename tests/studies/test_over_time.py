@@ -65,9 +65,9 @@ def test_best_epochs_and_how_much_later_refinement_ends() -> None:
     assert (row["raw_epoch"], row["repaired_epoch"], row["later"]) == (3, 8, 5)
     assert row["raw_gain"] == pytest.approx((0.3 + 0.3 + 0.6) / 3)
     assert row["repaired_gain"] == 0
-    assert over_time.words(best) == ["the repaired loss is least after the raw loss at beta=0.1"]
+    assert over_time.words(best) == ["The repaired loss is least after the raw loss at beta=0.1"]
     unsure = best.assign(later_low=-1.0)
-    assert over_time.words(unsure)[0].startswith("at no beta do the seeds show")
+    assert over_time.words(unsure)[0].startswith("At no beta do the seeds show")
 
 
 def test_what_has_no_time_axis_is_left_out() -> None:

@@ -20,3 +20,8 @@ class Options(StudyOptions):
         description="settling: whether an effect of beta is only one of speed or of a bad start: without and with an "
         "epoch of warm-up, for the epochs and 3 times as many, logits kept at equal training losses; 10 seeds or more",
     )
+    probe: Literal["none", "lazy"] = Field(
+        "none",
+        description="lazy: measure at each epoch how far tangent kernel and weights are from initialization; the "
+        "trials are others than without",
+    )

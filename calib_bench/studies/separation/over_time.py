@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+AS_MEASURED = ("train_loss", "scale_share", "kernel_drift", "weight_drift")
+"""Columns of histories whose means are shown, those of a probe where trials carry it."""
 RAW, REPAIRED, KAPPA = "selection_log_loss", "selection_repaired_log_loss", "selection_kappa"
-SCALED = {"dyn": "log_loss", "scale_share": "accuracy"}
+SCALED = {"dyn": "log_loss", "train_loss": "log_loss", "scale_share": "accuracy"}
 """The metric on whose scale a column has its limits: of losses above 0, of shares between 0 and 1."""
 MOMENTS = 5
 """Epochs of which the view over beta shows a line each."""
@@ -51,10 +53,10 @@ LACKING = (
     "are left out there."
 )
 OPTIMISM = (
-    "selection split, where the temperature is fitted too: with its one parameter, repaired losses come out lower by "
-    "about 1 / (2N) nats of N selection examples, {optimism} here"
+    "All is of the selection split, where the temperature is fitted too: with its one parameter, repaired losses come "
+    "out lower by about 1 / (2N) nats of N selection examples, {optimism} here"
 )
-HOW = "means over seeds, 95% t intervals over seeds, for this selection split and at the chosen rates"
+HOW = "Means over seeds, 95% t intervals over seeds, for this selection split and at the chosen rates"
 BEST_NOTE = (
     "Epochs and losses are chosen and read on the same examples, so the best losses are too low, and gains (last epoch "
     "minus best) too large and never negative: an interval of a gain that leaves out 0 shows nothing by itself. "
@@ -63,11 +65,12 @@ BEST_NOTE = (
 )
 SECTION = Section(
     "Over time",
-    ("over_time", "best_epochs", "over_time_by_beta"),
+    ("over_time", "best_epochs", "over_time_by_beta", "lazy"),
     "What a temperature could repair (confidence) and what it could not (dynamics) at each measured epoch of the "
     "cross-entropy arms, on the selection split; kappa above 1 is overconfident. The share along the scale is how much "
     "of the change of the logits since the last measured epoch only multiplies them all: that part changes no answer, "
-    "and a temperature undoes it.",
+    "and a temperature undoes it. Kernel drift, where measured, is 1 minus the cosine between the tangent kernel "
+    "and that at initialization: near 0 learning is lazy.",
 )
 PANELS = (
     ("conf", "confidence (nats)"),
@@ -98,14 +101,16 @@ def _epochs(histories: list[pd.DataFrame]) -> list[Row]:
     """A row a measured epoch."""
     import numpy as np
 
-    raw, repaired, kappa, share = (_by_seed(histories, column) for column in (RAW, REPAIRED, KAPPA, "scale_share"))
+    raw, repaired, kappa = (_by_seed(histories, column) for column in (RAW, REPAIRED, KAPPA))
+    columns = {"log_loss": raw, "conf": raw - repaired, "dyn": repaired}
+    columns |= {column: _by_seed(histories, column) for column in AS_MEASURED if column in histories[0]}
     rows = []
     for i, epoch in enumerate(histories[0]["epoch"]):
         row: Row = {"epoch": int(epoch)}
-        columns = ("log_loss", raw), ("conf", raw - repaired), ("dyn", repaired), ("scale_share", share)
-        for column, values_SE in columns:
+        row |= {end: math.exp(log) for end, log in _mean("kappa", np.log(kappa[:, i])).items()}
+        for column, values_SE in columns.items():
             row |= _mean(column, values_SE[:, i])
-        rows.append(row | {end: math.exp(log) for end, log in _mean("kappa", np.log(kappa[:, i])).items()})
+        rows.append(row)
     return rows
 
 
@@ -149,11 +154,11 @@ def _mean(column: str, values: Array) -> dict[str, float]:
     return dict(zip((column, f"{column}_low", f"{column}_high"), limits, strict=True))
 
 
-def tables(frames: dict[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
+def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
     """The tables of the arms over time and of their best epochs; none where no arm has them."""
-    epochs, best = frames["over_time"], frames["best_epochs"]
-    if not len(epochs):
+    if not len(frames["over_time"]):
         return {}
+    epochs, best = (frames[name].sort_values(["model", "beta"], kind="stable") for name in ("over_time", "best_epochs"))
     optimism = OPTIMISM.format(optimism=f"{1 / (2 * epochs['examples'].max()):.2g}")
     return {
         "best_epochs": Table(
@@ -164,8 +169,9 @@ def tables(frames: dict[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
         "over_time": Table(
             "Confidence and dynamics over time, selection split (nats)",
             display_columns(epochs, grid),
-            table_note(grid, "log loss = conf + dyn", HOW, optimism),
+            table_note(grid, "Log loss = conf + dyn", HOW, optimism),
             names=(*NAMES, "epoch"),
+            first=("log_loss", "conf", "dyn", "kappa", "scale_share"),
         ),
     }
 
@@ -178,12 +184,12 @@ def words(best: pd.DataFrame) -> list[str]:
         after = [row for row in bounded if row["later_low"] > 0]
         before = [row for row in bounded if row["later_high"] < 0]
         if after:
-            sentences.append(f"{prefix}the repaired loss is least after the raw loss at {betas(after)}")
+            sentences.append(f"{prefix}The repaired loss is least after the raw loss at {betas(after)}")
         if before:
-            sentences.append(f"{prefix}the repaired loss is least before the raw loss at {betas(before)}")
+            sentences.append(f"{prefix}The repaired loss is least before the raw loss at {betas(before)}")
         if bounded and not after and not before:
             sentences.append(
-                f"{prefix}at no beta do the seeds show that repaired and raw loss are least at other epochs"
+                f"{prefix}At no beta do the seeds show that repaired and raw loss are least at other epochs"
             )
     return sentences
 
@@ -194,7 +200,7 @@ def over_time(analysis: Analysis) -> Figure | None:
     if table is None:
         return None
     figure, axes = family_grid(table.frame, len(PANELS), 2.9)
-    shades = _shades(sorted(set(table.frame["beta"])))
+    shades = shades_of(sorted(set(table.frame["beta"])))
     for (name, arms), line in zip(by_family(table.frame), axes, strict=False):
         for axis, (column, label) in zip(line, PANELS, strict=True):
             draw_epochs(axis, arms, column, shades)
@@ -233,7 +239,7 @@ def over_time_by_beta(analysis: Analysis) -> Figure | None:
         return None
     frame = table.frame
     moments = _moments(sorted(set(frame["epoch"]) - {0}))
-    shades = _shades(moments)
+    shades = shades_of(moments)
     figure, axes = family_grid(frame, 2, 3.1)
     for (name, arms), line in zip(by_family(frame), axes, strict=False):
         for axis, (column, label) in zip(line, PANELS, strict=False):
@@ -259,7 +265,8 @@ def _moments(epochs: list[float]) -> list[float]:
     return sorted({min(epochs, key=lambda epoch: abs(math.log(epoch / target))) for target in targets})
 
 
-def _shades(values: list[float]) -> dict[float, Any]:
+def shades_of(values: list[float]) -> dict[float, Any]:
+    """A shade for each of the values, dark to light."""
     from matplotlib import colormaps
 
     return {value: colormaps["viridis"](0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}

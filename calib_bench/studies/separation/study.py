@@ -27,6 +27,7 @@ from calib_bench.studies.separation import (
     factorial,
     figures,
     head_start,
+    lazy,
     over_time,
     page,
     settling,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
     """The grid and its interventions, tuned, all seeds at the chosen rates, and the controls of each family."""
+    grid = lazy.asked(grid)
     wanted: list[tuple[Trial, Role]] = []
     for family in tuning.tuned(grid, scores, interventions.more(grid)):
         wanted += family.roles()
@@ -66,6 +68,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     """
     scores = store.scores(grid.select)
     families = tuning.tuned(grid, scores, interventions.more(grid))
+    grid = lazy.asked(grid)
+    families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
     arms = [arm for family in families for arm in family.arms]
     grid_arms = [arm for family in families for arm in family.of_grid]
     beside = [arm for family in families for arm in family.beside]
@@ -143,6 +147,7 @@ STUDY = Study(
         "shift": shift_page.levels,
         "shift_repaired": shift_page.repaired,
         "shift_change": shift_page.change,
+        "lazy": lazy.lazy,
         "learning_rates": arm_figures.learning_rates,
     },
     sections=page.SECTIONS,
@@ -162,4 +167,5 @@ STUDY = Study(
     ),
     options=Options,
     complete=settling.complete,
+    probes=lazy.PROBES,
 )

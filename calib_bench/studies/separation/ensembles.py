@@ -183,7 +183,17 @@ class Ensemble:
 
 
 def read(store: Results, measures: Measures, name: Row, nested: bool) -> Ensemble | None:
-    """An arm's ensemble; None of fewer seeds than LEAST, or where seeds have test examples of their own."""
+    """An arm's ensemble; None of fewer seeds than LEAST, or where seeds have test examples of their own.
+
+    All its seeds' log probabilities are in memory, in float64, and the test split's a second time, repaired.
+
+    Args:
+        name: the columns that name the arm.
+        nested: whether seeds have test examples of their own.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
     if nested or len(measures.seeds) < LEAST:
         return None
     members = Members.of(store, [measures.arm.trials[seed] for seed in measures.seeds])

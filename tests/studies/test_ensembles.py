@@ -155,11 +155,15 @@ def overconfident(trial: Trial, truth: Split, labels: Split) -> Split:
 
 def test_a_reversal_that_was_built_is_established_and_named(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS, "beta=1,10", "seed=0..4", test=800, shape=overconfident)
-    table = STUDY.analyse(settings, store).tables["reversals"]
+    analysis = STUDY.analyse(settings, store)
+    table = analysis.tables["reversals"]
     row = table.frame.set_index("by").loc["repairing"]
     assert (row["beta"], row["other_beta"], row["evidence"]) == (1.0, 10.0, "established")
     assert row["before_high"] < 0 < row["after_low"]
     assert "beta=1 before beta=10 (by repairing)" in table.note
+    assert any(
+        sentence.startswith("Orders by test log loss that are reversed: beta=1") for sentence in analysis.verdict
+    )
 
 
 def varying(mean: float, noise: float, seed: int) -> ensembles.Varying:

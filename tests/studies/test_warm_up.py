@@ -43,7 +43,8 @@ def test_recipes_of_deep_nets_have_a_warm_up_that_short_runs_keep(words: tuple[s
 
 def test_warm_up_is_compared_with_none_at_each_beta(tmp_path: Path) -> None:
     store, settings = make(tmp_path / "run", *WORDS, "beta=1,10", "warmup=0,1")
-    tables = STUDY.analyse(settings, store).tables
+    analysis = STUDY.analyse(settings, store)
+    tables = analysis.tables
     frame = tables["warm_up"].frame.set_index("beta")
     assert list(frame.index) == [1.0, 10.0]
     assert "head_start" not in tables  # the grid has warm-up itself
@@ -60,6 +61,7 @@ def test_warm_up_is_compared_with_none_at_each_beta(tmp_path: Path) -> None:
     assert frame.loc[10.0, "accuracy_of_beta"] == pytest.approx(crossed_interval(effect).mean, abs=1e-12)
     assert frame["accuracy_of_beta"].isna()[1.0]
     assert "Warm-up against none" in tables["warm_up"].note
+    assert any(sentence.startswith("What warm-up changes of beta's effect") for sentence in analysis.verdict)
 
 
 def failing_above(limit: float) -> Any:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,19 +102,19 @@ class Members:
         """Log probabilities [S, N, K] of every member by method, at these temperatures."""
         return {SINGLE: self.test, SINGLE_REPAIRED: (self.test / T_S11).log_softmax(-1)}
 
-    def pooled(self, T_S11: Tensor, rows: Tensor, members: Tensor) -> tuple[dict[str, Tensor], float]:
+    def pooled(self, singles: Mapping[str, Tensor], rows: Tensor, members: Tensor) -> tuple[dict[str, Tensor], float]:
         """Log probabilities [N, K] of the ensemble of some members by method, and the pooled temperature.
 
         Args:
-            T_S11: each member's temperature.
+            singles: of `singles`.
             rows: of the calibration split, to which the pooled temperature is fitted.
             members: their places.
         """
-        plain = mean_probability(self.test[members])
+        plain = mean_probability(singles[SINGLE][members])
         fit = fitting.fitted(
             _temperature(), mean_probability(self.calibration[members][:, rows]), self.y_calibration[rows]
         )
-        repaired = mean_probability((self.test[members] / T_S11[members]).log_softmax(-1))
+        repaired = mean_probability(singles[SINGLE_REPAIRED][members])
         after = fitting.applied(_temperature(), fit, plain)
         by_method = {POOLED: plain, REPAIRED_POOLED: repaired, POOLED_REPAIRED: after}
         return by_method, float(fit["temperature"])
@@ -124,6 +125,7 @@ def mean_probability(logp_SNK: Tensor) -> Tensor:
     return logp_SNK.logsumexp(0) - np.log(len(logp_SNK))
 
 
+@cache
 def _temperature() -> Calibrator:
     return registry.calibrators((REPAIRED,))[REPAIRED]
 
@@ -181,14 +183,25 @@ class Ensemble:
 
 
 def read(store: Results, measures: Measures, name: Row, nested: bool) -> Ensemble | None:
-    """An arm's ensemble; None of fewer seeds than LEAST, or where seeds have test examples of their own."""
+    """An arm's ensemble; None of fewer seeds than LEAST, or where seeds have test examples of their own.
+
+    All its seeds' log probabilities are in memory, in float64, and the test split's a second time, repaired.
+
+    Args:
+        name: the columns that name the arm.
+        nested: whether seeds have test examples of their own.
+
+    Raises:
+        StoreError: a stored trial cannot be read.
+    """
     if nested or len(measures.seeds) < LEAST:
         return None
     members = Members.of(store, [measures.arm.trials[seed] for seed in measures.seeds])
     every = torch.arange(len(members.y_calibration))
     T_S11 = members.temperatures(every)
-    singles, (pooled, T) = members.singles(T_S11), members.pooled(T_S11, every, torch.arange(len(members)))
-    values = _over_seeds(members, T_S11, singles, pooled)
+    singles = members.singles(T_S11)
+    pooled, T = members.pooled(singles, every, torch.arange(len(members)))
+    values = _over_seeds(members, singles, pooled)
     folds = _over_folds(members)
     moves = _over_rates(store, measures)
     scores = {
@@ -222,16 +235,14 @@ def _means(by_method: Mapping[str, Tensor], y_N: Tensor) -> dict[str, dict[str, 
     return {method: {score: float(v.mean()) for score, v in by_score.items()} for method, by_score in scores.items()}
 
 
-def _over_seeds(
-    members: Members, T_S11: Tensor, singles: Mapping[str, Tensor], pooled: Mapping[str, Tensor]
-) -> ByScore:
+def _over_seeds(members: Members, singles: Mapping[str, Tensor], pooled: Mapping[str, Tensor]) -> ByScore:
     """`Varying.values`: scores of single seeds, and the jackknife's values of the ensembles [S, N]."""
     S, every = len(members), torch.arange(len(members.y_calibration))
     values = _scores(singles, members.y_test)
     without = []
     for s in range(S):
         others = torch.tensor([i for i in range(S) if i != s])
-        without.append(_scores(members.pooled(T_S11, every, others)[0], members.y_test))
+        without.append(_scores(members.pooled(singles, every, others)[0], members.y_test))
     for method, by_score in _scores(pooled, members.y_test).items():
         values[method] = {}
         for score, e_N in by_score.items():
@@ -247,9 +258,8 @@ def _over_folds(members: Members) -> ByScore:
     rows = []
     for fold in range(FOLDS):
         left = order[torch.arange(M) % FOLDS != fold]
-        T_S11 = members.temperatures(left)
-        by_method = members.singles(T_S11) | members.pooled(T_S11, left, everyone)[0]
-        rows.append(_means(by_method, members.y_test))
+        singles = members.singles(members.temperatures(left))
+        rows.append(_means(singles | members.pooled(singles, left, everyone)[0], members.y_test))
     return _stacked(rows)
 
 
@@ -271,9 +281,8 @@ def _at_rate(store: Results, trials: Sequence[Trial]) -> dict[str, dict[str, flo
     """Mean scores of the ensemble of the tuning seeds at one rate, by method."""
     members = Members.of(store, trials)
     every = torch.arange(len(members.y_calibration))
-    T_S11 = members.temperatures(every)
-    by_method = members.singles(T_S11) | members.pooled(T_S11, every, torch.arange(len(members)))[0]
-    return _means(by_method, members.y_test)
+    singles = members.singles(members.temperatures(every))
+    return _means(singles | members.pooled(singles, every, torch.arange(len(members)))[0], members.y_test)
 
 
 def _stacked(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> ByScore:

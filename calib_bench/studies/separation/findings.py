@@ -12,7 +12,14 @@ from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.studies.separation import equal_confidence, factorial, settling, speed
+from calib_bench.studies.separation import (
+    equal_confidence,
+    factorial,
+    reversals,
+    settling,
+    speed,
+    warm_up,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +49,14 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     sentences += equal_confidence.headlines(frames["matched"], grid)
     sentences += factorial.tests_words(frames["factorial_tests"], grid)
     sentences += interventions.words(frames, grid)
+    sentences += [f"{text}." for text in warm_up.words(frames["warm_up"])]
     sentences += [text for where, group in families(contrasts) for text in _objectives(where, group, grid)]
     sentences += best_beta.words(
         frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else ""
     )
     gain = frames["gain"]
     sentences += seed_spread.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, grid)
+    sentences += reversals.headlines(frames["reversals"])
     sentences += collapse.words(collapse.rows(frames["trials"], grid))
     return (*sentences, *controls.words(frames["controls"]))
 

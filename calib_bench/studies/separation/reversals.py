@@ -119,6 +119,16 @@ def words(frame: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def headlines(frame: pd.DataFrame) -> list[str]:
+    """Sentences for the verdict that name the reversals which are established; none where there are none."""
+    sentences = []
+    for where, group in families(frame):
+        sure = group[group["evidence"] == Evidence.ESTABLISHED].to_dict("records")
+        if sure:
+            sentences.append(f"{where}Orders by test log loss that are reversed: {_named(sure)}.")
+    return sentences
+
+
 def _named(reversals: Sequence[Mapping[object, object]]) -> str:
     """The first reversals as "beta=0.1 before beta=10 (by pooling)"."""
     texts = []

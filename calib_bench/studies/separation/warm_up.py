@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis import arms as each
+from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.findings import findings_of, overview
 from calib_bench.analysis.interventions import effects
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import Row, marks
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, marks
 from calib_bench.analysis.table_notes import display_columns, families, sample, table_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
+from calib_bench.planning.tuning import together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +68,7 @@ def _row(
     arm, other = warmed[beta], without[beta]
     examples = int(arm.examples["raw"]["correct"].shape[1]) if arm.seeds else 0
     row: Row = {"rate": arm.arm.chosen, "rate_against": other.arm.chosen, "nested": nested, "examples": examples}
-    row |= contrast(arm, other, nested)
+    row |= {"tuning": together((arm.arm, other.arm))} | contrast(arm, other, nested) | two_kinds(arm, other)
     if beta == reference or reference not in without or reference not in warmed:
         return row
     cells = [without[reference], other, warmed[reference], arm]
@@ -82,7 +84,7 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
     """Table of warm-up against none."""
     stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
     names = ("model", "variant", "beta", "tuning", "warmup", "against", "rate", "rate_against", "seeds", "dropped")
-    keep = [c for c in frame if c in (*names, "two_kinds", "doubtful") or (c.startswith(stems) and "share" not in c)]
+    keep = [c for c in frame if c in (*names, TWO_KINDS, "doubtful") or (c.startswith(stems) and "share" not in c)]
     return Table(
         "Warm-up against none, at each beta",
         display_columns(frame[keep], grid),
@@ -97,6 +99,7 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
             *marks(frame[keep]),
         ),
         names=("model", "variant", "beta", "warmup"),
+        first=("against", "accuracy", "log_loss_dyn", *(f"{column}{INTERACTION}" for column in CHANGED.values())),
     )
 
 

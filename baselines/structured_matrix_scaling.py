@@ -6,4 +6,6 @@ As structured vector scaling, with a full matrix D, whose off-diagonal entries c
 
 from calib_bench.baselines._affine import TEMPERED, Affine, structured
 
-BASELINE = Affine(TEMPERED, structured, full=True).calibrator(reference="berta2025structured", title="Structured matrix scaling")
+BASELINE = Affine(TEMPERED, structured, full=True).calibrator(
+    reference="berta2025structured", title="Structured matrix scaling"
+)

@@ -6,4 +6,6 @@ ridge penalties `_affine.structured`, so that the fit tends to temperature scali
 
 from calib_bench.baselines._affine import TEMPERED, Affine, structured
 
-BASELINE = Affine(TEMPERED, structured, full=False).calibrator(reference="berta2025structured", title="Structured vector scaling")
+BASELINE = Affine(TEMPERED, structured, full=False).calibrator(
+    reference="berta2025structured", title="Structured vector scaling"
+)

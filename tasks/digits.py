@@ -31,11 +31,13 @@ TASK = Task(
     classes=10,
     sizes=SIZES,
     models=("mlp_128_128", "cnn_8_16"),
+    # In lr_hom the best rates of all 45 default arms, interventions too, lay between 0.08 and 0.7, where lr_rel needed
+    # a span of 128: half as many rates in factors of 2 find the same selection loss.
     recipe=Recipe(
         epochs=80,
         batch=60,
-        lr=(0.015625, 0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
-        lr_unit="lr_rel",
+        lr=(0.09, 0.18, 0.36, 0.72, 1.44),
+        lr_unit="lr_hom",
     ),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     seeds=(0, 1, 2, 3, 4, 5),

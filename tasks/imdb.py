@@ -18,7 +18,7 @@ TASK = Task(
     classes=2,
     sizes=SIZES,
     models=("gru_64", "lstm_64", "bag_64"),
-    recipe=Recipe(epochs=6, batch=64, lr=(3e-4, 1e-3, 3e-3, 1e-2), optimizer="adam"),
+    recipe=Recipe(epochs=6, batch=64, lr=(3e-4, 1e-3, 3e-3), lr_unit="lr_hom", optimizer="adam"),
     beta=(0.01, 0.0316227766, 0.1, 0.316227766, 1.0, 3.16227766, 10.0),
     tune_seeds=3,
     source=SOURCE,

@@ -68,7 +68,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
         console.print(estimate.text(price), markup=False)
     try:
-        check_and_estimate(resolved, study, store, device, console)
+        check_and_estimate(resolved, study, store, device, console, fetch=False)
     except DataError as error:
         console.print(f"cost not estimated: {error}", markup=False)
     return 0
@@ -83,17 +83,16 @@ def _degrees(execution: Execution, trials: Sequence[Trial]) -> list[str]:
 def _degree(execution: Execution, trial: Trial) -> str:
     import torch
 
-    from calib_bench import registry
     from calib_bench.execute import worker
     from calib_bench.train.learning_rate import euler_degree_of
 
     if trial.degree is not None:
         return f"Euler degree L of {trial.model}: {trial.degree:g}, as given"
     try:
-        splits = worker.load_splits(execution, trial)
+        splits = worker.load_splits(execution, trial, fetch=False)
     except DataError as error:
         return f"Euler degree L of {trial.model} not measured: {error}"
-    measured = euler_degree_of(trial, splits, torch.device("cpu"), registry.objectives())
+    measured = euler_degree_of(trial, splits, torch.device("cpu"))
     over = f"standard deviation {measured.spread:.2g} over {len(measured.values)} initializations"
     return f"Euler degree L of {trial.model}: {measured.mean:.3f}, {over}"
 

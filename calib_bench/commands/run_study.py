@@ -187,7 +187,9 @@ def summary(plan: planning.Plan, store: Store) -> str:
     return f"{len(plan.trials):,} trials in {store.label}: {plan.done:,} done, {plan.pending:,} to run in {groups}"
 
 
-def check_and_estimate(settings: Settings, study: Study, store: Store, device: str, console: Console) -> float | None:
+def check_and_estimate(
+    settings: Settings, study: Study, store: Store, device: str, console: Console, fetch: bool = True
+) -> float | None:
     """Load the data, so that what is wrong with it shows now; print and return the device hours still to come.
 
     Returns:
@@ -200,7 +202,7 @@ def check_and_estimate(settings: Settings, study: Study, store: Store, device: s
     coming = planning.foresee(settings, study, store)
     if not coming:
         return None
-    splits = worker.load_splits(settings, coming[0])
+    splits = worker.load_splits(settings, coming[0], fetch)
     for model in settings.model or ():
         models.check(model, splits.spec.kind)
     sizes = f"{len(splits.train):,} for training, {len(splits.test):,} to test"

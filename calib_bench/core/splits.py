@@ -24,6 +24,7 @@ class Request:
         split: seed of the partition.
         limit: at most this many training examples, and of each other split; None is all.
         model: the model's name, where preprocessing depends on it (timm's transforms).
+        fetch: whether data that is not on this machine is downloaded.
     """
 
     task: str
@@ -31,6 +32,7 @@ class Request:
     split: int = 0
     limit: int | None = None
     model: str | None = None
+    fetch: bool = True
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ WHOLE, ENDS = "sha256:", "sha256-ends:"
 """How digests begin, of whole files and of their ends."""
 PATIENCE, LEAST = 300.0, 100_000
 """A download that brings fewer than so many bytes in so many seconds is given up."""
+ANSWER = 5.0
+"""Seconds that the Hub has to answer at all."""
 END = 1 << 20
 """Bytes read at either end of a file then."""
 
@@ -180,18 +182,26 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
     patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
+    cached = not (request.fetch and _answers(hub))
     try:
         folder = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}"
-        return Path(
-            patiently(
-                lambda: hf.snapshot_download(
-                    hub.name, repo_type="dataset", revision=hub.revision, allow_patterns=patterns
-                ),
-                folder,
+
+        def download() -> str:
+            return hf.snapshot_download(
+                hub.name,
+                repo_type="dataset",
+                revision=hub.revision,
+                allow_patterns=patterns,
+                local_files_only=cached,
             )
-        )
+
+        return Path(patiently(download, folder))
     except Exception as error:  # of the Hub, of its transport, of the disk: they have no common base
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        )
+        if cached:
+            why = f"no copy on this machine{', and it does not answer' if request.fetch else ''}"
         tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
         gate = (
             f" The data is gated: accept its licence at https://huggingface.co/datasets/{hub.name}, then log in with "
@@ -201,9 +211,22 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
         )
         raise DataError(
             f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
-            f"{hub.revision[:12]} ({type(error).__name__}: {why}).{gate} "
+            f"{hub.revision[:12]} ({why}).{gate} "
             "Name a folder with data=PATH, or connect to the Hub."
         ) from error
+
+
+def _answers(hub: Hub) -> bool:
+    """Whether the Hub answers at all, be it with a refusal: asked once, since its client asks for 20 seconds."""
+    import huggingface_hub as hf
+
+    try:
+        hf.HfApi().dataset_info(hub.name, revision=hub.revision, timeout=ANSWER)
+    except hf.errors.HfHubHTTPError:
+        return True
+    except Exception:  # of its transport, whose errors have no common base
+        return False
+    return True
 
 
 def patiently(download: Callable[[], str], folder: Path) -> str:

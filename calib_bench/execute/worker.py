@@ -71,24 +71,31 @@ def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
     return progress
 
 
-def load_splits(execution: Execution, trial: Trial) -> Splits:
+def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Splits:
     """The data of a trial with the further test splits that it names, its labels those of the pretrained head where
     there is one; the last two loaded are kept.
+
+    Args:
+        execution: where data is looked for.
+        trial: whose data.
+        fetch: whether data that is not on this machine is downloaded.
 
     Raises:
         DataError: data is missing or not as declared.
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     scored = scored_as_published(trial)
-    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored)
+    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored, fetch)
     by_name = {source_name(source): source for source in execution.shift}
     sources = tuple(by_name.get(name, name) for name in trial.shift.split(",") if name)
     return _shifted(splits, trial.task, trial.limit, sources) if sources else splits
 
 
 @lru_cache(maxsize=2)
-def _load(task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool) -> Splits:
-    splits = registry.task(task).load(Request(task, data, split, limit, model))  # type: ignore[arg-type]
+def _load(
+    task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool, fetch: bool
+) -> Splits:
+    splits = registry.task(task).load(Request(task, data, split, limit, model, fetch))  # type: ignore[arg-type]
     if not pretrained:
         return splits
     return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)

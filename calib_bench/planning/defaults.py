@@ -278,8 +278,20 @@ def _rates(typed: UserSettings, recipe: Mapping[str, Any], epochs: tuple[int, ..
     if epochs == (0,):
         return {"lr_unit": ("lr",), "lr": (1.0,)}
     unit = next((unit for unit in RATES if getattr(typed, unit)), None)
+    if unit is None:
+        _check_recipe_rates(typed, recipe)
     rates = getattr(typed, unit) if unit else recipe["lr"]
     return {"lr_unit": (rate_unit(typed, unit or recipe["lr_unit"]),), "lr": tuple(sorted(rates))}
+
+
+def _check_recipe_rates(typed: UserSettings, recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe's rates for an optimizer whose rates are of another size."""
+    for optimizer in typed.optimizer or ():
+        if (optimizer == "sgd") != (recipe["optimizer"] == "sgd"):
+            raise SettingsError(
+                f"the task's learning rates are for {recipe['optimizer']}, and those of {optimizer} are of another "
+                f"size: give lr_hom= or lr=, for example lr={'0.01,0.1,1' if optimizer == 'sgd' else '1e-4,1e-3,1e-2'}"
+            )
 
 
 def _published(typed: UserSettings, model: str, space: Space) -> Space:

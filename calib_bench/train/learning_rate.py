@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
-from calib_bench.core.trial import Trial
+from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.dynamics.curvature import lambda_max
 from calib_bench.dynamics.euler_degree import DegreeOverSeeds, euler_degree_over_seeds
 from calib_bench.dynamics.scaling_law import Numbers, carry, powers
@@ -63,7 +63,7 @@ class Rate:
             return columns
         return {**columns, "euler_degree": self.degree, "euler_degree_spread": self.spread}
 
-    def applied(self, trial: Trial) -> Trial:
+    def applied(self, trial: Trial, objectives: Objectives = NO_OBJECTIVES) -> Trial:
         """The trial with weight decay, eps and clip as they are used in training at its beta."""
         if self.degree is None:
             return trial
@@ -75,7 +75,8 @@ class Rate:
         if trial.clip_scale == "beta":
             used["clip"] = carried.clip
         if trial.decay_scale == "beta":
-            used["weight_decay"] = carry(plain, trial.optimizer, _beta_with_head(trial), self.degree).weight_decay
+            beta = _beta_with_head(trial, objectives)
+            used["weight_decay"] = carry(plain, trial.optimizer, beta, self.degree).weight_decay
         return trial.model_copy(update=used)
 
 
@@ -92,9 +93,10 @@ def resolve(
     """The trial's learning rate, with the degree by which other numbers of its recipe follow beta.
 
     lr is the rate itself; lr_eff = beta^2 rate; lr_rel = rate * lambda_max(H0) / 2, where H0 is the Hessian of the
-    cross-entropy of beta z at initialization (beta of the first update; of a switched trial, the larger of its two),
+    cross-entropy of beta z at initialization (beta the largest of the run; of a switched trial, of its two),
     head factors included: 1 is the critical rate of plain gradient descent, 1 + momentum that of the heavy ball.
-    lr_hom = rate * beta^(2 / L), of adam and adamw rate * beta^(1 / L), L the degree, head factors included.
+    lr_hom = rate * beta^(2 / L), of adam and adamw rate * beta^(1 / L), L the degree, at the same beta, head factors
+    included.
 
     Args:
         trial: the trial.
@@ -107,33 +109,33 @@ def resolve(
         SettingsError: lr_rel with another optimizer than sgd, or at a point without positive curvature; the degree is
             needed, and the net has none that is positive and finite.
     """
-    degree, spread = _degree(trial, splits, device, objectives) if trial.needs_degree else (None, None)
+    degree, spread = _degree(trial, splits, device) if trial.needs_degree else (None, None)
     if trial.lr_unit == "lr":
         return Rate(trial.lr, degree=degree, spread=spread)
     if trial.lr_unit == "lr_eff":
         return Rate(trial.lr / trial.beta**2, degree=degree, spread=spread)
     if trial.lr_unit == "lr_hom":
         assert degree is not None  # as trial.needs_degree says
-        carried = carry(Numbers(trial.lr), trial.optimizer, _beta_with_head(trial), degree)
+        carried = carry(Numbers(trial.lr), trial.optimizer, _beta_with_head(trial, objectives), degree)
         return Rate(carried.lr, degree=degree, spread=spread)
     value, converged = _positive_curvature(trial, model, splits, device, objectives)
     return Rate(2 * trial.lr / value, value, converged, degree, spread)
 
 
-def _beta_with_head(trial: Trial) -> float:
-    """The inverse temperature that trains the body alike where the head's rate has no factor of its own.
+def _beta_with_head(trial: Trial, objectives: Objectives) -> float:
+    """The largest beta of the run, times what trains the body alike where the head's rate has no factor of its own.
 
     SGD at beta is SGD at 1 with the head's rate times beta^2, Adam with that times beta (Agarwala et al., arXiv
     2010.07344): so a rate in lr_hom means the same on both sides of this identity, as one in lr_rel does.
     """
-    return trial.beta * trial.head_lr ** (-1 / powers(trial.optimizer).rate)
+    return rate_beta(trial, objectives) * trial.head_lr ** (-1 / powers(trial.optimizer).rate)
 
 
-def _degree(trial: Trial, splits: Splits, device: torch.device, objectives: Objectives) -> tuple[float, float | None]:
+def _degree(trial: Trial, splits: Splits, device: torch.device) -> tuple[float, float | None]:
     """The degree given with the trial, else the measured one, and the spread of that."""
     if trial.degree is not None:
         return trial.degree, None
-    measured = euler_degree_of(trial, splits, device, objectives)
+    measured = euler_degree_of(trial, splits, device)
     degree = round(measured.mean, DIGITS) if math.isfinite(measured.mean) else measured.mean
     if not (math.isfinite(degree) and degree > 0):
         raise SettingsError(
@@ -143,27 +145,27 @@ def _degree(trial: Trial, splits: Splits, device: torch.device, objectives: Obje
     return degree, measured.spread
 
 
-def euler_degree_of(
-    trial: Trial, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
-) -> DegreeOverSeeds:
+def euler_degree_of(trial: Trial, splits: Splits, device: torch.device) -> DegreeOverSeeds:
     """Euler degree of the net that a trial trains, over the initializations of `DEGREE_SEEDS`, on the probe.
 
-    It depends on no seed, rate, beta or factor on the head of the trial, and is measured once in a process.
+    It depends on no seed, rate, beta, objective or factor on the head of the trial, and is measured once in a process.
     """
     where = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling, trial.precision, str(device))
-    net = (trial.model, trial.pretrained, trial.weights, trial.correlation, heads(trial, objectives))
+    net = (trial.model, trial.pretrained, trial.weights, trial.correlation)
     if (*where, *net) not in _degrees:
-        _degrees[*where, *net] = _measured_degree(trial, splits, device, objectives)
+        _degrees[*where, *net] = _measured_degree(trial, splits, device)
     return _degrees[*where, *net]
 
 
-def _measured_degree(trial: Trial, splits: Splits, device: torch.device, objectives: Objectives) -> DegreeOverSeeds:
-    # The head's factor multiplies the logits and changes no degree; the law is that of ordinary weights.
-    plain = trial.model_copy(update={"head_init": 1.0, "init_scale": 1.0})
+def _measured_degree(trial: Trial, splits: Splits, device: torch.device) -> DegreeOverSeeds:
+    # The head's factor multiplies the logits and changes no degree; the law is that of ordinary weights. An objective
+    # may replace the head, a cosine head by one of degree 0: its rates are those of the ordinary head.
+    ordinary = {"head_init": 1.0, "init_scale": 1.0, "objective": CROSS_ENTROPY}
+    plain = trial.model_copy(update=ordinary)
     x, _ = probe(splits, device)
 
     def build(seed: int) -> nn.Module:
-        return initial_model(plain.model_copy(update={"seed": seed}), splits, device, objectives)
+        return initial_model(plain.model_copy(update={"seed": seed}), splits, device)
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         return euler_degree_over_seeds(build, prepare(x, trial.precision), DEGREE_SEEDS)

@@ -93,7 +93,7 @@ class _Run(Loop[Checkpoint]):
         self.trial = trial
         self.model = initialize.initial_model(trial, splits, device, objectives)
         self.rate = Rate(**saved["rate"]) if saved else self._resolve()
-        self.applied = self.rate.applied(trial)
+        self.applied = self.rate.applied(trial, objectives)
         self.optimizer = make_optimizer(self.applied, self.model, self.rate.value)
         self.share = min(trial.batch, len(splits.train)) // distributed.world()
         self.parts = count_parts(trial, self.model, self.share, micro_batch)

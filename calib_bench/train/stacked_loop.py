@@ -96,7 +96,7 @@ class _Stack(Loop[PartSaver]):
         self.params, self.grads = self.packed.by, Packed(self.packed.by)
         self.stacked = stacked(self.model, self.packed, self.grads)
         rate_S = torch.tensor([rate.value for rate in self.rates], dtype=torch.float64)
-        applied = [rate.applied(trial) for rate, trial in zip(self.rates, trials, strict=True)]
+        applied = [rate.applied(trial, objectives) for rate, trial in zip(self.rates, trials, strict=True)]
         self.optimizer = StackedOptimizer(applied, self.packed, rate_S, self.head)
         self.losses = self._losses()
         self.schedule = StackedSchedule(trials, self.total, splits.spec, self.packed.all, objectives)

@@ -222,3 +222,21 @@ def test_the_rate_is_finite_at_extreme_betas() -> None:
     rate = carry(Numbers(1e-3), "sgd", 1e-8, 2.0).lr
     assert math.isfinite(rate)
     assert rate == pytest.approx(1e5)
+
+
+def test_a_run_that_switches_beta_takes_its_rate_in_lr_hom_by_the_larger_of_the_two() -> None:
+    shared = {"lr_unit": "lr_hom", "lr": 0.2, "epochs": 2, "degree": 4.0}
+    down, up = (run(trial(beta=b, switch_from=a, switch_at=0.5, **shared)).metadata["lr"] for a, b in ((9, 1), (1, 9)))
+    assert down == up == pytest.approx(0.2 / 9**0.5)
+
+
+def test_an_objective_that_replaces_the_head_trains_in_the_rates_of_the_ordinary_one() -> None:
+    shared = {"lr_unit": "lr_hom", "lr": 0.2, "epochs": 0, "beta": 0.1}
+    rates = {run(trial(objective=name, **shared)).metadata["lr"] for name in ("cross_entropy", "cosine_head:10")}
+    assert len(rates) == 1
+
+
+def test_a_recipes_rates_are_refused_for_an_optimizer_whose_rates_are_of_another_size() -> None:
+    with pytest.raises(SettingsError, match="are for sgd"):
+        resolve(parse(["task=digits", "optimizer=adam"]))
+    assert resolve(parse(["task=digits", "optimizer=adam", "lr_hom=0.01"]))

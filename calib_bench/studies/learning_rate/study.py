@@ -17,6 +17,7 @@ from calib_bench.analysis.tuned_arms import Reader, by_objective, check_trains
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import DETAILS, Analysis, Probe, Role, Section, Study
+from calib_bench.core.task import Task
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
@@ -24,6 +25,15 @@ from calib_bench.studies.learning_rate import figures, phase
 from calib_bench.studies.learning_rate.findings import summary, verdict, warnings
 from calib_bench.studies.learning_rate.result import LearningRateResult
 from calib_bench.studies.learning_rate.tables import TABLES, details
+
+
+DENSE = tuple(2.0**k for k in range(-6, 5))
+"""Relative rates that resolve how the best and the failing rate move with beta."""
+
+
+def rates(task: Task) -> tuple[float, ...] | None:
+    """Relative rates of the plane where trials take seconds; None of other tasks, which have their recipe's rates."""
+    return DENSE if task.interventions and task.recipe.optimizer == "sgd" else None
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -105,7 +115,7 @@ STUDY = Study(
     plan=plan,
     analyse=analyse,
     figures={"phase_plane": figures.phase_plane, "ridge": figures.ridge},
-    defaults={"objective": (CROSS_ENTROPY,), "seed": (0, 1, 2, 3, 4)},
+    defaults={"objective": (CROSS_ENTROPY,), "seed": (0, 1, 2, 3, 4), "lr_rel": rates},
     sections=(
         Section("How the best rate and the failing one move with beta", ("ridge", "slopes")),
         Section("Each beta", ("phase", DETAILS)),

@@ -164,6 +164,7 @@ STUDY = Study(
         "ranjan2024",
         "efron1981",
         "berger1982",
+        "chizat2019",
     ),
     options=Options,
     complete=settling.complete,

@@ -152,26 +152,29 @@ def at_beta(
         SettingsError: an objective is unknown, or a strength out of range; or the optimizer cannot follow beta, or has
             made updates already; or something that is needed is missing.
     """
-    if not 0 < beta < float("inf"):
-        raise SettingsError(f"beta={beta} is not a positive number")
-    if follow not in (None, *FOLLOW):
-        raise SettingsError(f"follow={follow!r} is none of {', '.join(FOLLOW)}")
+    _check(beta, follow)
     strengths = _strengths(objective)
-    terms = with_strengths(strengths, registry.objectives())
-    if follow or any(term.head for term, _ in terms):
+    heads = [(term.head, of) for term, of in with_strengths(strengths, registry.objectives()) if term.head]
+    if follow or heads:
         _check_fresh(optimizer)
-    for term, strength in terms:
-        if term.head:
-            _replace_head(model, optimizer, head or _head_of(model), term.head, strength)
+    if follow == "head" and heads:
+        raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
+    for make, strength in heads:
+        _replace_head(model, optimizer, head or _head_of(model), make, strength)
     if follow == "law":
         _follow_law(model, optimizer, beta, x, degree)
     if follow == "head":
-        if any(term.head for term, _ in terms):
-            raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
         _follow_head(optimizer, head or _head_of(model), beta)
     training = AtBeta(beta, beta if follow == "head" else 1.0, strengths, total_updates, seed)
     optimizer.register_step_post_hook(training._count)
     return training
+
+
+def _check(beta: float, follow: str | None) -> None:
+    if not 0 < beta < float("inf"):
+        raise SettingsError(f"beta={beta} is not a positive number")
+    if follow not in (None, *FOLLOW):
+        raise SettingsError(f"follow={follow!r} is none of {', '.join(FOLLOW)}")
 
 
 def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:

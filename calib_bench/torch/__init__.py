@@ -238,22 +238,25 @@ def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float)
     if type(optimizer) not in HEAD_POWERS:
         known = ", ".join(one.__name__ for one in HEAD_POWERS)
         raise SettingsError(f"how {type(optimizer).__name__} follows beta is not known; it is known for {known}")
-    rate_power, eps_power = HEAD_POWERS[type(optimizer)]
     ids = {id(parameter) for parameter in head.parameters()}
     for group in list(optimizer.param_groups):
         parameters = [parameter for parameter in group["params"] if id(parameter) in ids]
-        if not parameters:
-            continue
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
-        is_decoupled = bool(group.get("decoupled_weight_decay")) or isinstance(optimizer, torch.optim.AdamW)
-        decay = group["weight_decay"] / beta ** (1 if is_decoupled else 2)
-        of_head = {**group, "params": parameters}
-        _set(of_head, group["lr"] * beta**rate_power, decay, group.get("eps", 0.0) * beta**eps_power)
-        optimizer.add_param_group(of_head)
+        if parameters:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+            optimizer.add_param_group(_head_group({**group, "params": parameters}, optimizer, beta))
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.mul_(beta)
+
+
+def _head_group(group: dict[str, Any], optimizer: torch.optim.Optimizer, beta: float) -> dict[str, Any]:
+    """A group of the head's parameters, with the numbers that it needs once its weights are multiplied by beta."""
+    rate_power, eps_power = HEAD_POWERS[type(optimizer)]
+    is_decoupled = bool(group.get("decoupled_weight_decay")) or isinstance(optimizer, torch.optim.AdamW)
+    decay = group["weight_decay"] / beta ** (1 if is_decoupled else 2)
+    _set(group, group["lr"] * beta**rate_power, decay, group.get("eps", 0.0) * beta**eps_power)
+    return group
 
 
 def _set(group: dict[str, Any], rate: float, decay: float, eps: float | None) -> None:

@@ -136,6 +136,7 @@ def evaluate(
     calibrators: str | Sequence[str] | None = None,
     folds: int = 0,
     seed: int = 0,
+    bins: int = 15,
 ) -> pd.DataFrame:
     """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
 
@@ -150,6 +151,7 @@ def evaluate(
         calibrators: their names, or one; all of them when not given.
         folds: without a calibration set, fit by so many folds of the test examples.
         seed: of the folds.
+        bins: of calibration errors by binning.
 
     Returns:
         One row a method; `frame.attrs` has "verdict" and "warnings", sentences. In a notebook it shows a picture too.
@@ -171,7 +173,7 @@ def evaluate(
     fits: list[Predictions] = []
     if calibration is not None:
         fits = predictions(*held_out(calibration, values, labels), kind, "calibration")
-    analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, names is not None)
+    analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, names is not None, bins)
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
     return frame
@@ -284,9 +286,28 @@ def plot_over_beta(run: str | Path) -> Figure:
     return _draw(run, "over_beta", "baselines")
 
 
-def plot_reliability(run: str | Path) -> Figure:
-    """Confidence against accuracy, a panel a beta, before and after temperature scaling."""
-    return _draw(run, "reliability", "reliability_bins")
+def plot_reliability(run: Any, labels: Any = None, *, kind: str | None = None, bins: int = 15) -> Figure:
+    """Confidence against accuracy: of a run, a panel a beta, before and after temperature scaling; or of predictions.
+
+    Args:
+        run: a run folder; or predictions, as `evaluate` takes them, with counts and the band in which the accuracy of
+            a calibrated model falls.
+        labels: of predictions.
+        kind: of predictions, see `evaluate`.
+        bins: of predictions.
+    """
+    if isinstance(run, (str, Path)):
+        return _draw(run, "reliability", "reliability_bins")
+    from calib_bench.evaluation import curves
+    from calib_bench.evaluation.arrays import predictions
+    from calib_bench.metrics.scores import top_label
+    from calib_bench.report import evaluation_figures, figures
+
+    pairs = [top_label(one.Z_NK, one.y_N) for one in predictions(run, labels, kind, "test")]
+    confidences, rights = ([one.numpy() for one in side] for side in zip(*pairs, strict=True))
+    table = curves.tables({"predictions": (confidences, rights)}, bins)["reliability"]
+    with figures.style():
+        return _shown(evaluation_figures.reliability(table.frame))
 
 
 def plot_learning_rates(run: str | Path) -> Figure:
@@ -300,7 +321,11 @@ def _draw(run: str | Path, name: str, needs: str) -> Figure:
 
     analysis = _saved(Path(run), needs)
     with figures.style():
-        figure: Figure = getattr(arm_figures, name)(analysis)
+        return _shown(getattr(arm_figures, name)(analysis))
+
+
+def _shown(figure: Figure) -> Figure:
+    """The figure, which notebooks then show."""
     figure.__dict__["_repr_png_"] = partial(_png, figure)  # IPython knows of figures only once pyplot was imported
     return figure
 

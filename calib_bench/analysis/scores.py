@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib_bench.inference import Fitted, Interval, aurc_interval, difference_interval, ece_interval
+from calib_bench.metrics.binned import BINS
 from calib_bench.metrics.conformal import KINDS
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ class SeedScores:
     Attributes:
         examples: by name (log_loss, brier, correct, confidence...): float64 [N] a seed, or one tensor [S, N].
         metrics: by name, one value a seed.
+        bins: of calibration errors by binning.
     """
 
     examples: Mapping[str, Sequence[Tensor] | Tensor]
     metrics: Mapping[str, Sequence[float]]
+    bins: int = field(default=BINS, kw_only=True)
 
     @property
     def top(self) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
@@ -84,6 +87,6 @@ def difference(metric: str, one: SeedScores, other: SeedScores, nested: bool, fi
     if metric in ("aurc", "e_aurc"):
         return aurc_interval(*one.top, other=other.top, excess=metric == "e_aurc", nested=nested)
     if metric in ("ece", "adaptive_ece"):
-        return ece_interval(*one.top, other=other.top, adaptive=metric == "adaptive_ece", nested=nested)
+        return ece_interval(*one.top, other=other.top, adaptive=metric == "adaptive_ece", bins=one.bins, nested=nested)
     by_seed = zip(one.metrics[metric], other.metrics[metric], strict=True)
     return difference_interval(metric, [[a - b] for a, b in by_seed], nested=True)

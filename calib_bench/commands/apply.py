@@ -66,7 +66,10 @@ def _write(out: Path, p_NK: NDArray, labels: NDArray | None) -> None:
     if out.suffix != ".npz":
         raise SettingsError(f"out={out} ends in neither .npz nor .csv")
     buffer = io.BytesIO()
-    np.savez(buffer, probabilities=p_NK, **({} if labels is None else {"labels": labels}))
+    if labels is None:
+        np.savez(buffer, probabilities=p_NK)
+    else:
+        np.savez(buffer, probabilities=p_NK, labels=labels)
     write_bytes(out, buffer.getvalue())
 
 

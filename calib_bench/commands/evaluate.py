@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from calib_bench.commands.command import PLUGINS, Command, Option, items
+from calib_bench.commands.command import PLUGINS, Command, Option, items, whole
 from calib_bench.commands.prediction_files import FORMATS, OPTIONS, new_folder, read_models, write_results
 from calib_bench.errors import SettingsError
 
@@ -32,9 +32,10 @@ def _call(arguments: Namespace) -> int:
     if is_chosen and models[0].calibration is None and not arguments.cross_fit:
         raise SettingsError("--calibrator needs something to fit on: give --calibration, or --cross-fit 5")
     with status(open_console(stderr=True), "calibrating and measuring"):
-        analysis = evaluate(models, calibrators, arguments.cross_fit, arguments.seed, is_chosen)
+        analysis = evaluate(models, calibrators, arguments.cross_fit, arguments.seed, is_chosen, arguments.bins)
     out = arguments.out or new_folder("evaluate", [models[0].test.name], models)
     result = EvaluationResult.of(analysis)
+    (out / "fits.safetensors").unlink(missing_ok=True)
     if result.params:
         fits.save(fits.of_models(models, result.params), out / "fits.safetensors")
     write_results("evaluate", arguments.words, QUESTION, models, analysis, out)
@@ -50,6 +51,7 @@ COMMAND = Command(
         Option("--calibration", "to fit on; paired with --test", default=(), count="+", metavar="FILE"),
         Option("--calibrator", "a,b,c; all of them when not given, see `list baselines`", items, metavar="NAMES"),
         Option("--plugins", "folders with calibrators of your own", PLUGINS.type, (), metavar="FOLDERS"),
+        whole("--bins", "bins of calibration errors and of the reliability diagram", 15, 1, 10_000),
         *OPTIONS,
     ),
     (

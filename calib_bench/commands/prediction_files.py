@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from argparse import Namespace
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ def write_results(
     """
     from calib_bench.commands.console import open_console, print_analysis
     from calib_bench.core.settings import shell_line
-    from calib_bench.report import html, tables
+    from calib_bench.report import evaluation_figures, html, tables
     from calib_bench.system import environment
     from calib_bench.system.files import write_bytes, write_json
 
@@ -91,7 +92,12 @@ def write_results(
     provenance = {"command": line, "inputs": inputs, "environment": environment.describe()}
     tables.save(analysis.tables, out / "tables")
     title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"
-    write_bytes(out / "report.html", html.document(title, question, line, analysis, {}, provenance).encode())
+    drawn = evaluation_figures.save(analysis, out / "figures")
+    captions = {name: inspect.getdoc(draw) or "" for name, draw in evaluation_figures.DRAWN.items()}
+    page = html.document(
+        title, question, line, analysis, drawn, provenance, evaluation_figures.SECTIONS, captions=captions
+    )
+    write_bytes(out / "report.html", page.encode())
     write_json(out / "provenance.json", provenance)
     first = next(iter(analysis.tables.values()))
     print_analysis(analysis, first, "note", out / "report.html", open_console())

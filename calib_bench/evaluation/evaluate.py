@@ -22,6 +22,7 @@ from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.core.study import Analysis, StudyResult
 from calib_bench.errors import UserError
+from calib_bench.evaluation import curves
 from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import (
     Model,
@@ -33,7 +34,7 @@ from calib_bench.evaluation.models import (
     have_own_tests,
 )
 from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
-from calib_bench.metrics.binned import equal_width
+from calib_bench.metrics.binned import BINS, equal_width
 
 MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
@@ -79,7 +80,9 @@ class EvaluationResult(StudyResult):
     top: Mapping[str, Top] = field(default_factory=dict)
 
 
-def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0) -> Scored:
+def score(
+    models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int = 0, seed: int = 0, bins: int = BINS
+) -> Scored:
     """Scores of one method, or (None) of the raw predictions, one model's probabilities in memory at a time.
 
     Raises:
@@ -88,12 +91,12 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
     cells = sum(m.test.Z_NK.numel() for m in models)
     examples: dict[str, list[Tensor]] = {}
     metrics: dict[str, list[float]] = {}
-    scored = Scored(examples, metrics, [], [], [])
+    scored = Scored(examples, metrics, [], [], [], bins=bins)
     for model in models:
         logp_NK, params = calibrated(model, calibrator, folds, seed)
         scored.params.append(params)
         y_N = model.test.y_N
-        values = measure(logp_NK, y_N)
+        values = measure(logp_NK, y_N, bins)
         values |= {"confidence_n": confidence_n(logp_NK), "entropy_n": entropy_n(logp_NK)}
         if logp_NK.shape[1] == 2:
             values["positive_n"] = logp_NK.double().softmax(-1)[:, 1]
@@ -102,9 +105,9 @@ def score(models: Sequence[Model], method: str, calibrator: Calibrator | None, f
             metrics.setdefault(name, []).append(value)
         for name, value_N in of_examples.items():
             examples.setdefault(name, []).append(value_N)
-        scored.nulls.append(inference.ece_null(logp_NK, y_N))
+        scored.nulls.append(inference.ece_null(logp_NK, y_N, bins=bins))
         if cells <= MOST_CELLS:
-            scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1])))
+            scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1]), bins))
         if calibrator is None or method == REPAIRED:
             _add_sets(scored.sets, metrics, model, calibrator, logp_NK)
         if method == REPAIRED and params:
@@ -149,18 +152,20 @@ def _intervals(scored: Scored, nested: bool, y: Sequence[Tensor]) -> dict[str, i
     """Intervals of metrics: over examples and seeds where examples have scores, else over several seeds alone."""
     top = scored.top
     intervals: dict[str, inference.Interval] = {
-        "ece": inference.ece_interval(*top, nested=nested),
-        "adaptive_ece": inference.ece_interval(*top, adaptive=True, nested=nested),
+        "ece": inference.ece_interval(*top, bins=scored.bins, nested=nested),
+        "adaptive_ece": inference.ece_interval(*top, adaptive=True, bins=scored.bins, nested=nested),
         "aurc": inference.aurc_interval(*top, nested=nested),
         "e_aurc": inference.aurc_interval(*top, excess=True, nested=nested),
         **inference.decision_intervals(*top, nested=nested),
         **set_intervals(scored, None, nested),
     }
     if scored.classwise:
-        intervals["classwise_ece"] = inference.binned_interval(scored.classwise, nested=nested)
+        intervals["classwise_ece"] = inference.binned_interval(scored.classwise, bins=scored.bins, nested=nested)
     if "positive" in scored.examples:
-        positive = [_binned(p, labels.double()) for p, labels in zip(scored.examples["positive"], y, strict=True)]
-        intervals["ece_positive"] = inference.binned_interval(positive, nested=nested)
+        positive = [
+            _binned(p, labels.double(), scored.bins) for p, labels in zip(scored.examples["positive"], y, strict=True)
+        ]
+        intervals["ece_positive"] = inference.binned_interval(positive, bins=scored.bins, nested=nested)
     intervals |= {metric: _mean_interval(metric, scored, nested) for metric in MEANS}
     if len(y) > 1:
         intervals |= _over_seeds(scored, intervals)
@@ -231,9 +236,9 @@ def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Inter
     return inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
 
 
-def _binned(p: Tensor, hit: Tensor) -> inference.Binned:
+def _binned(p: Tensor, hit: Tensor, bins: int) -> inference.Binned:
     """Probabilities and outcomes of one shape, in bins of equal width."""
-    return inference.Binned((p - hit).numpy(), equal_width(p).numpy())
+    return inference.Binned((p - hit).numpy(), equal_width(p, bins).numpy())
 
 
 def kappa_of(scored: Scored) -> Row:
@@ -280,6 +285,7 @@ def evaluate(
     folds: int = 0,
     seed: int = 0,
     chosen: bool = False,
+    bins: int = BINS,
 ) -> Analysis:
     """Raw predictions and every calibrator's, measured.
 
@@ -289,6 +295,7 @@ def evaluate(
         folds: folds of cross-fitting on the test examples, for models without a calibration set.
         seed: of the folds.
         chosen: whether the user named the calibrators: one that does not fit the problem is then an error.
+        bins: of calibration errors by binning, and of the reliability diagram.
 
     A calibrator that fails is named and left out, as is one that would learn too many numbers for so many classes and
     was not chosen.
@@ -303,7 +310,7 @@ def evaluate(
     results = _Results(models, nested)
     skipped: list[str] = []
     for method, calibrator in _methods(models, calibrators if fits else {}, chosen).items():
-        scored = _attempt(models, method, calibrator, folds, seed, chosen)
+        scored = _attempt(models, method, calibrator, folds, seed, chosen, bins)
         if isinstance(scored, str):
             skipped.append(f"{method} was left out: {scored}")
             continue
@@ -314,7 +321,8 @@ def evaluate(
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     result = EvaluationResult(params=results.params, top=results.top)
-    return Analysis(verdict(frames, context), tables(frames, context), warnings(frames, context), result)
+    all_tables = {**tables(frames, context), **curves.tables(results.top, bins)}
+    return Analysis(verdict(frames, context), all_tables, warnings(frames, context), result)
 
 
 def _remark(calibrator: Calibrator | None) -> str | None:
@@ -383,7 +391,7 @@ def _methods(
 
 
 def _attempt(
-    models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int, seed: int, chosen: bool
+    models: Sequence[Model], method: str, calibrator: Calibrator | None, folds: int, seed: int, chosen: bool, bins: int
 ) -> Scored | str:
     """Scores of a method, or why it is left out.
 
@@ -391,12 +399,12 @@ def _attempt(
         UserError: a chosen calibrator is not for such predictions.
     """
     if calibrator is None:
-        return score(models, method, None, folds, seed)
+        return score(models, method, None, folds, seed, bins)
     large = None if chosen else too_large(calibrator, *_largest(models))
     if large is not None:
         return f"{large}; --calibrator {method} fits it all the same."
     try:
-        return score(models, method, calibrator, folds, seed)
+        return score(models, method, calibrator, folds, seed, bins)
     except UserError as error:
         if chosen and not isinstance(error, CalibratorError):
             raise

@@ -243,8 +243,8 @@ def _floor(model: Model) -> tuple[float, ...]:
 
 def digest_of(Z_NK: Tensor, y_N: Tensor) -> str:
     """SHA-256 of a calibration set: of its logits (times beta) as float64, then of its labels as int64, row by row."""
-    digest = hashlib.sha256(Z_NK.double().contiguous().numpy())
-    digest.update(y_N.long().contiguous().numpy())
+    digest = hashlib.sha256(Z_NK.double().contiguous().numpy().tobytes())
+    digest.update(y_N.long().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -260,7 +260,8 @@ def unlabelled(values: Any, kind: str, name: str) -> Predictions:
 
 def save(fits: Mapping[str, Fitted], path: str | Path) -> None:
     """Write fits, by name, as one safetensors file: the same fits give the same bytes."""
-    tensors, entries = {}, []
+    tensors: dict[str, Tensor] = {}
+    entries = []
     for i, (name, one) in enumerate(fits.items()):
         tensors |= {f"{i}/{key}": value.contiguous() for key, value in one.params.items()}
         described = {key: value for key, value in vars(one).items() if key != "params"}

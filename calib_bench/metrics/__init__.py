@@ -1,7 +1,8 @@
 """Metrics: pure functions of (logits or log probabilities [..., N, K], labels [..., N]).
 
-`measure` gives all of them at once; each is also a function of its own. Sums run in float64 over blocks of rows, so
-that memory beyond the inputs and the per-example results does not grow with N x K (say 50,000 x 1,000).
+`measure` gives all of them at once; each is also a function of its own, with an example. Sums run in float64 over
+blocks of rows, so that memory beyond the inputs and the per-example results does not grow with N x K (say 50,000 x
+1,000).
 """
 
 from calib_bench.metrics.binned import (

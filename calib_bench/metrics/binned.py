@@ -90,6 +90,10 @@ def ece_positive(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
 
     Raises:
         UserError: K is not 2.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(ece_positive(logits, y)), 4)
+    0.2917
     """
     if logp.shape[-1] != 2:
         raise UserError(f"ece_positive is for 2 classes, not {logp.shape[-1]}; use ece or classwise_ece.")
@@ -98,13 +102,23 @@ def ece_positive(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
 
 
 def adaptive_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Expected calibration error of the top label, equal-mass bins, ties kept together, [...] (Nixon et al., 2019)."""
+    """Expected calibration error of the top label, equal-mass bins, ties kept together, [...] (Nixon et al., 2019).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(adaptive_ece(logits, y)), 4)
+    0.1572
+    """
     confidence, correct = top_label(logp, y)
     return binned_error(confidence, correct, equal_mass(confidence, bins), bins)
 
 
 def debiased_squared_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Squared top-label calibration error, equal-mass bins, less its sampling bias, [...] (Kumar et al., 2019)."""
+    """Squared top-label calibration error, equal-mass bins, less its sampling bias, [...] (Kumar et al., 2019).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(debiased_squared_ece(logits, y)), 4)
+    -0.0983
+    """
     confidence, correct = top_label(logp, y)
     return debiased_squared_error(confidence, correct, equal_mass(confidence, bins), bins)
 
@@ -113,20 +127,34 @@ def mce(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """Maximum calibration error of the top label, equal-width bins, [...] (Naeini et al., 2015).
 
     One example can fill the worst bin: it says little where bins are sparse.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(mce(logits, y)), 4)
+    0.2311
     """
     confidence, correct = top_label(logp, y)
     return largest_error(confidence, correct, equal_width(confidence, bins), bins)
 
 
 def classwise_ece(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Mean over all K classes, absent ones included, of each one's equal-width error, [...] (Kull et al., 2019)."""
+    """Mean over all K classes, absent ones included, of each one's equal-width error, [...] (Kull et al., 2019).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(classwise_ece(logits, y)), 4)
+    0.2917
+    """
     sums = ClasswiseSums(logp, bins)
     scores_n(logp, y, each=sums.add)
     return sums.result(y)
 
 
 def classwise_ece_sum(logp: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """The sum over classes of what `classwise_ece` is the mean of: K times as large, [...]."""
+    """The sum over classes of what `classwise_ece` is the mean of: K times as large, [...].
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(classwise_ece_sum(logits, y)), 4)
+    0.5833
+    """
     return logp.shape[-1] * classwise_ece(logp, y, bins)
 
 
@@ -209,7 +237,12 @@ class Reliability(NamedTuple):
 
 
 def reliability(logp: Tensor, y: Tensor, bins: int = BINS) -> Reliability:
-    """Count, mean confidence and accuracy of the top label in equal-width bins (DeGroot & Fienberg, 1983)."""
+    """Count, mean confidence and accuracy of the top label in equal-width bins (DeGroot & Fienberg, 1983).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> reliability(logits, y, bins=2).count.tolist()
+    [0.0, 4.0]
+    """
     confidence, correct = top_label(logp, y)
     index = equal_width(confidence, bins)
     count = bin_sums(index, torch.ones_like(confidence), bins)

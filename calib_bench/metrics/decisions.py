@@ -80,10 +80,19 @@ def coverage_at_5_risk(logp: Tensor, y: Tensor) -> Tensor:
 
     The risk need not grow with coverage: the largest coverage counts, whatever lies before it (Geifman & El-Yaniv,
     2017).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(coverage_at_5_risk(logits, y)), 4)
+    0.5
     """
     return decisions(ranked_errors(*top_label(logp, y)))["coverage_at_5_risk"]
 
 
 def risk_at_80_coverage(logp: Tensor, y: Tensor) -> Tensor:
-    """The share of errors, [...], among the most confident 80% of the examples, their number rounded up."""
+    """The share of errors, [...], among the most confident 80% of the examples, their number rounded up.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(risk_at_80_coverage(logits, y)), 4)
+    0.25
+    """
     return decisions(ranked_errors(*top_label(logp, y)))["risk_at_80_coverage"]

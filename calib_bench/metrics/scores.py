@@ -189,17 +189,32 @@ def _check(logp: Tensor, y: Tensor) -> None:
 
 
 def log_loss_n(logp: Tensor, y: Tensor) -> Tensor:
-    """-log p_y in nats, [..., N]; inf where the label's probability is zero, never clipped."""
+    """-log p_y in nats, [..., N]; inf where the label's probability is zero, never clipped.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> [round(value, 4) for value in log_loss_n(logits, y).tolist()]
+    [0.1269, 1.3133, 0.3133, 0.0486]
+    """
     return scores_n(logp, y, "log_loss")[0]
 
 
 def brier_n(logp: Tensor, y: Tensor) -> Tensor:
-    """sum_k (p_k - [k = y])^2 in [0, 2], [..., N] (Brier, 1950)."""
+    """sum_k (p_k - [k = y])^2 in [0, 2], [..., N] (Brier, 1950).
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> [round(value, 4) for value in brier_n(logits, y).tolist()]
+    [0.0284, 1.0689, 0.1447, 0.0045]
+    """
     return scores_n(logp, y, "brier")[0]
 
 
 def correct_n(logp: Tensor, y: Tensor) -> Tensor:
-    """1.0 where the most probable class (the first of equals) is the label, [..., N]."""
+    """1.0 where the most probable class (the first of equals) is the label, [..., N].
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> [round(value, 4) for value in correct_n(logits, y).tolist()]
+    [1.0, 0.0, 1.0, 1.0]
+    """
     return scores_n(logp, y, "correct")[0]
 
 
@@ -210,12 +225,22 @@ def top_label(logp: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def confidence_n(logp: Tensor) -> Tensor:
-    """Largest probability, [..., N]."""
+    """Largest probability, [..., N].
+
+    >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> [round(value, 4) for value in confidence_n(logits).tolist()]
+    [0.8808, 0.7311, 0.7311, 0.9526]
+    """
     return scores_n(logp, None, "confidence")[0]
 
 
 def entropy_n(logp: Tensor) -> Tensor:
-    """Entropy of the prediction in nats, [..., N], in [0, log K]."""
+    """Entropy of the prediction in nats, [..., N], in [0, log K].
+
+    >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> [round(value, 4) for value in entropy_n(logits).tolist()]
+    [0.3653, 0.5822, 0.5822, 0.1909]
+    """
     return scores_n(logp, None, "entropy")[0]
 
 
@@ -229,20 +254,40 @@ def log_loss(logp: Tensor, y: Tensor) -> Tensor:
 
 
 def brier(logp: Tensor, y: Tensor) -> Tensor:
-    """Mean multi-class Brier score, [...], in [0, 2]."""
+    """Mean multi-class Brier score, [...], in [0, 2].
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(brier(logits, y)), 4)
+    0.3116
+    """
     return brier_n(logp, y).mean(-1)
 
 
 def accuracy(logp: Tensor, y: Tensor) -> Tensor:
-    """Share of examples whose most probable class is the label, [...]."""
+    """Share of examples whose most probable class is the label, [...].
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(accuracy(logits, y)), 4)
+    0.75
+    """
     return correct_n(logp, y).mean(-1)
 
 
 def mean_confidence(logp: Tensor) -> Tensor:
-    """Mean of the largest probability, [...]."""
+    """Mean of the largest probability, [...].
+
+    >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> round(float(mean_confidence(logits)), 4)
+    0.8239
+    """
     return confidence_n(logp).mean(-1)
 
 
 def mean_entropy(logp: Tensor) -> Tensor:
-    """Mean entropy of the predictions in nats, [...]."""
+    """Mean entropy of the predictions in nats, [...].
+
+    >>> logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> round(float(mean_entropy(logits)), 4)
+    0.4302
+    """
     return entropy_n(logp).mean(-1)

@@ -87,6 +87,10 @@ def smece_positive(logp: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         UserError: K is not 2.
+
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(smece_positive(logits, y)), 4)
+    0.2083
     """
     if logp.shape[-1] != 2:
         raise UserError(f"smece_positive is for 2 classes, not {logp.shape[-1]}; use smece.")

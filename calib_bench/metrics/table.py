@@ -30,6 +30,11 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
 
     Raises:
         UserError: shapes do not match, a label is out of range, or the logits contain NaN or +inf.
+
+    >>> import torch
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+    >>> round(float(measure(logits, y)["brier"]), 4)
+    0.3116
     """
     classwise = ClasswiseSums(logp, bins)
     names = ("log_loss", "brier", "correct", "confidence", "entropy", *(["positive"] if logp.shape[-1] == 2 else []))

@@ -319,3 +319,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 40  # MiB; one float64 copy of the logits is 153
+
+
+def test_every_public_metric_has_an_example() -> None:
+    functions = [getattr(metrics, name) for name in metrics.__all__]
+    assert not [one.__name__ for one in functions if not isinstance(one, type) and ">>> " not in one.__doc__]

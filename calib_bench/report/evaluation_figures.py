@@ -1,0 +1,105 @@
+"""Figures of an evaluation, drawn from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.core.study import Analysis, Section
+from calib_bench.report import figures
+from calib_bench.report.drawing import WIDTH
+from calib_bench.system.files import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def reliability(frame: pd.DataFrame) -> Figure:
+    """Accuracy by confidence, a panel a method, with counts below and, dotted, mean confidence;
+    in grey where the accuracy of a calibrated model falls in 95% of samples of this size.
+    """
+    from matplotlib.figure import Figure
+
+    methods = frame["method"].unique()
+    figure = Figure(figsize=(max(0.45 * len(methods), 0.5) * WIDTH, 5.2))
+    axes = figure.subplots(2, len(methods), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for column, (method, rows) in zip(axes.T, frame.groupby("method", sort=False), strict=True):
+        _diagram(column[0], rows)
+        column[0].set_title(str(method))
+        column[1].bar(rows["low"], rows["count"], rows["high"] - rows["low"], align="edge", color="C0", edgecolor="w")
+        column[1].axvline((rows["confidence"] * rows["count"]).sum() / rows["count"].sum(), color="k", linestyle=":")
+        column[1].set(xlabel="confidence", xlim=(0, 1))
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("examples")
+    return figure
+
+
+def _diagram(axis: Axes, rows: pd.DataFrame) -> None:
+    middle = (rows["low"] + rows["high"]) / 2
+    width = rows["high"] - rows["low"]
+    band = rows["consistent_high"] - rows["consistent_low"]
+    axis.bar(middle, band, width, rows["consistent_low"], color="0.85")
+    axis.plot((0, 1), (0, 1), color="0.5", linewidth=0.8)
+    axis.plot(rows["confidence"], rows["accuracy"], "o-", color="C0")
+    axis.set(ylim=(-0.02, 1.02))
+
+
+def risk_coverage(frame: pd.DataFrame) -> Figure:
+    """Error rate among the examples in which the model is most confident, by their share."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 * WIDTH, 3.4))
+    axis = figure.subplots()
+    for method, rows in frame.groupby("method", sort=False):
+        axis.plot(rows["coverage"], rows["risk"], label=str(method))
+    axis.set(xlabel="coverage", ylabel="risk", xlim=(0, 1), ylim=(0, None))
+    axis.legend()
+    return figure
+
+
+def ece_over_bins(frame: pd.DataFrame) -> Figure:
+    """ECE by the number of bins, and, dashed, what a calibrated model with these confidences would show by chance."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.6 * WIDTH, 3.4))
+    axis = figure.subplots()
+    for i, (method, rows) in enumerate(frame.groupby("method", sort=False)):
+        axis.plot(rows["bins"], rows["ece"], "o-", color=f"C{i}", label=str(method))
+        axis.plot(rows["bins"], rows["ece_null"], "--", color=f"C{i}")
+    axis.set(xlabel="bins", ylabel="ECE", ylim=(0, None), xscale="log")
+    axis.set_xticks(sorted(frame["bins"].unique()), [str(b) for b in sorted(frame["bins"].unique())])
+    axis.minorticks_off()
+    axis.legend()
+    return figure
+
+
+DRAWN: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
+    "reliability": reliability, "risk_coverage": risk_coverage, "ece_over_bins": ece_over_bins,
+}  # fmt: skip
+"""Figures by the names of the tables that they are drawn from."""
+
+SECTIONS = (
+    Section("Results", ("metrics", "comparison")),
+    Section("Calibration", ("reliability", "ece_over_bins")),
+    Section("Decisions", ("risk_coverage", "decisions")),
+)
+
+
+def save(analysis: Analysis, folder: Path) -> dict[str, str]:
+    """Write each figure as PNG, SVG and PDF; the SVG texts by name."""
+    svg = {}
+    for name, files in _rendered(analysis):
+        for suffix, content in files.items():
+            write_bytes(folder / f"{name}.{suffix}", content)
+        svg[name] = files["svg"].decode()
+    return svg
+
+
+def _rendered(analysis: Analysis) -> Iterator[tuple[str, dict[str, bytes]]]:
+    for name, draw in DRAWN.items():
+        if name in analysis.tables:
+            with figures.style():
+                yield name, figures.render(draw(analysis.tables[name].frame))

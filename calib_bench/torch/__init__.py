@@ -1,0 +1,268 @@
+"""Training at an inverse temperature in a loop of one's own: `at_beta`.
+
+>>> import torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3))
+>>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+>>> training = at_beta(model, optimizer, beta=0.1, follow="law", degree=2)
+>>> round(optimizer.param_groups[0]["lr"], 6)
+1.0
+>>> x, y = torch.randn(16, 8), torch.randint(3, (16,))
+>>> training.loss(model(x), y).backward()
+>>> optimizer.step()
+>>> training.predict_proba(model(x)).shape
+torch.Size([16, 3])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calib_bench import api, models, registry
+from calib_bench.core.baseline import with_strengths
+from calib_bench.core.trial import parse_objective
+from calib_bench.errors import SettingsError
+from calib_bench.train.loss import Loss
+
+__all__ = ["AtBeta", "Mixed", "at_beta"]
+FOLLOW = ("law", "head")
+HEAD_POWERS = {torch.optim.SGD: (2, 0), torch.optim.Adam: (1, -1), torch.optim.AdamW: (1, -1)}
+"""Powers of beta for the head's rate and eps where its weights are multiplied by beta; weight decay is divided by that
+of the rate, or by beta^2 where it is added to the gradient (Agarwala et al., arXiv 2010.07344)."""
+
+
+class Mixed(NamedTuple):
+    """Labels of mixed examples: each keeps `share` of its own loss, and has the rest of its partner's."""
+
+    y: Tensor
+    partner_y: Tensor
+    share: float
+
+
+class AtBeta:
+    """The loss of training at an inverse temperature, with what else departs from plain cross-entropy.
+
+    Attributes:
+        beta: inverse temperature; the model's prediction is softmax(beta * logits), but see `at_beta` on "head".
+        updates: how many updates the optimizer made.
+    """
+
+    def __init__(
+        self, beta: float, scale: float, strengths: Mapping[str, float], total_updates: int | None, seed: int
+    ) -> None:
+        objectives = registry.objectives()
+        self.beta, self.scale, self.updates, self.total = beta, scale, 0, total_updates
+        self._loss = Loss({name: torch.tensor(float(value)) for name, value in strengths.items()}, objectives)
+        terms = with_strengths(strengths, objectives)
+        self._factors = [(term.factor, strength) for term, strength in terms if term.factor]
+        self._mixers = [(term.mix, strength) for term, strength in terms if term.mix]
+        self._generator = np.random.default_rng(seed)
+        if self._factors and not total_updates:
+            raise SettingsError("an objective changes beta during training: give total_updates")
+
+    def per_example(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
+        """The loss of each example in nats, [N], of the model's logits [N, K] and labels [N]."""
+        if isinstance(labels, Mixed):
+            one, other = (self.per_example(logits, y) for y in (labels.y, labels.partner_y))
+            return labels.share * one + (1 - labels.share) * other
+        beta = self.beta
+        for factor, strength in self._factors:
+            beta *= factor(min(1.0, self.updates / (self.total or 1)), strength)
+        return self._loss(logits / self.scale, labels, torch.tensor(beta, device=logits.device))
+
+    def loss(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
+        """The mean loss of a batch in nats: what to call `backward` on."""
+        return self.per_example(logits, labels).mean()
+
+    def compute_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        """The loss as Hugging Face's `Trainer(compute_loss_func=...)` calls it.
+
+        Args:
+            outputs: what the model returns, with `logits`.
+            labels: [N].
+            num_items_in_batch: examples of the whole update, where it is made of several batches.
+        """
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+        losses = self.per_example(logits, labels)
+        return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
+
+    def mix(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | Mixed]:
+        """Inputs [N, ...] and labels [N] as objectives such as mixup make them; as they are without one of these."""
+        if not self._mixers:
+            return x, labels
+        ((draw, strength),) = self._mixers
+        share = draw(self._generator, strength)
+        partner = torch.from_numpy(self._generator.permutation(len(x))).to(x.device)
+        return share * x + (1 - share) * x[partner], Mixed(labels, labels[partner], share)
+
+    def log_proba(self, logits: Tensor) -> Tensor:
+        """Log probabilities [N, K] of the model's predictions, given its logits."""
+        return torch.log_softmax(self.beta / self.scale * logits, -1)
+
+    def predict_proba(self, logits: Tensor) -> Tensor:
+        """Probabilities [N, K] of the model's predictions, given its logits."""
+        return self.log_proba(logits).exp()
+
+    def _count(self, *_: Any) -> None:
+        self.updates += 1
+
+
+def at_beta(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    beta: float,
+    objective: str | Mapping[str, float] = "cross_entropy",
+    *,
+    follow: str | None = None,
+    x: Any = None,
+    degree: float | None = None,
+    head: nn.Linear | None = None,
+    total_updates: int | None = None,
+    seed: int = 0,
+) -> AtBeta:
+    """Prepare a model and its optimizer for training at an inverse temperature, before the first update.
+
+    Training minimizes the cross-entropy of beta * logits, or what an objective puts in its place.
+
+    Args:
+        model: returns logits [N, K].
+        optimizer: torch's SGD, Adam or AdamW over the model's parameters, tuned at beta = 1 where it has to follow.
+        beta: inverse temperature.
+        objective: as on the command line, "label_smoothing:0.1+confidence_penalty:0.05", or strengths by name; see
+            `python -m calib_bench list baselines`.
+        follow: None leaves the optimizer as it is. "law" sets rate, weight decay and eps of every group to what
+            `calib_bench.advise` says for this beta. "head" multiplies the head's weights by beta once, and gives it a
+            group of its own, whose rate and decay make every update that of training at beta: the model's own softmax
+            is then its prediction.
+        x: a batch, on which "law" measures the degree.
+        degree: of the logits in the weights, where it is known.
+        head: the last linear layer, for "head" and for objectives that replace it; found where the model has
+            `get_classifier()` or `head`, or ends in one.
+        total_updates: of the whole run, for objectives that change beta on the way.
+        seed: of what objectives draw.
+
+    Returns:
+        The loss and the predictions.
+
+    Raises:
+        SettingsError: an objective is unknown, or a strength out of range; or the optimizer cannot follow beta, or has
+            made updates already; or something that is needed is missing.
+    """
+    _check(beta, follow)
+    strengths = _strengths(objective)
+    heads = [(term.head, of) for term, of in with_strengths(strengths, registry.objectives()) if term.head]
+    if follow or heads:
+        _check_fresh(optimizer)
+    if follow == "head" and heads:
+        raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
+    for make, strength in heads:
+        _replace_head(model, optimizer, head or _head_of(model), make, strength)
+    if follow == "law":
+        _follow_law(model, optimizer, beta, x, degree)
+    if follow == "head":
+        _follow_head(optimizer, head or _head_of(model), beta)
+    training = AtBeta(beta, beta if follow == "head" else 1.0, strengths, total_updates, seed)
+    optimizer.register_step_post_hook(training._count)
+    return training
+
+
+def _check(beta: float, follow: str | None) -> None:
+    if not 0 < beta < float("inf"):
+        raise SettingsError(f"beta={beta} is not a positive number")
+    if follow not in (None, *FOLLOW):
+        raise SettingsError(f"follow={follow!r} is none of {', '.join(FOLLOW)}")
+
+
+def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
+    """Strengths of objectives by name, each within its bounds."""
+    try:
+        strengths = parse_objective(objective) if isinstance(objective, str) else dict(objective)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    terms = with_strengths(strengths, registry.objectives())
+    for name, (term, strength) in zip(sorted(strengths), terms, strict=True):
+        low, high = term.valid
+        if not low <= strength <= high:
+            raise SettingsError(f"the strength of {name} is {strength:g}, and must be from {low:g} to {high:g}")
+    if sum(term.mix is not None for term, _ in terms) > 1:
+        raise SettingsError("two objectives mix inputs: give one of them")
+    return strengths
+
+
+def _check_fresh(optimizer: torch.optim.Optimizer) -> None:
+    if optimizer.state:
+        raise SettingsError("the optimizer has made updates already: call at_beta before the first")
+
+
+def _head_of(model: nn.Module) -> nn.Linear:
+    """The last linear layer of a model.
+
+    Raises:
+        SettingsError: it is not known which that is.
+    """
+    if hasattr(model, "get_classifier") or hasattr(model, "head"):
+        return models.head(model)
+    leaves = [module for module in model.modules() if not any(module.children())]
+    if not leaves or not isinstance(leaves[-1], nn.Linear):
+        raise SettingsError(f"which layer of {type(model).__name__} is the head is not known: give head=LAYER")
+    return leaves[-1]
+
+
+def _replace_head(
+    model: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Linear, make: Any, strength: float
+) -> None:
+    """Puts an objective's layer in the place of the head, and its parameters in the place of the head's."""
+    path = next(name for name, module in model.named_modules() if module is head)
+    parent, _, name = path.rpartition(".")
+    new = make(head, strength)
+    setattr(model.get_submodule(parent), name, new)
+    old = {id(parameter) for parameter in head.parameters()}
+    group = next(group for group in optimizer.param_groups if any(id(p) in old for p in group["params"]))
+    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in old] + [*new.parameters()]
+
+
+def _follow_law(model: nn.Module, optimizer: torch.optim.Optimizer, beta: float, x: Any, degree: float | None) -> None:
+    if x is None and degree is None:
+        raise SettingsError('follow="law" needs x=, a batch to measure the degree on, or degree=')
+    advice = api.advise(model, x, optimizer, beta, degree=degree)
+    for group, numbers in zip(optimizer.param_groups, advice.groups, strict=True):
+        _set(group, numbers.lr, numbers.weight_decay, numbers.eps)
+
+
+def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float) -> None:
+    """The head reparametrization: weights V = beta W, whose updates are those of W at beta times beta."""
+    if type(optimizer) not in HEAD_POWERS:
+        known = ", ".join(one.__name__ for one in HEAD_POWERS)
+        raise SettingsError(f"how {type(optimizer).__name__} follows beta is not known; it is known for {known}")
+    ids = {id(parameter) for parameter in head.parameters()}
+    for group in list(optimizer.param_groups):
+        parameters = [parameter for parameter in group["params"] if id(parameter) in ids]
+        if parameters:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+            optimizer.add_param_group(_head_group({**group, "params": parameters}, optimizer, beta))
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(beta)
+
+
+def _head_group(group: dict[str, Any], optimizer: torch.optim.Optimizer, beta: float) -> dict[str, Any]:
+    """A group of the head's parameters, with the numbers that it needs once its weights are multiplied by beta."""
+    rate_power, eps_power = HEAD_POWERS[type(optimizer)]
+    is_decoupled = bool(group.get("decoupled_weight_decay")) or isinstance(optimizer, torch.optim.AdamW)
+    decay = group["weight_decay"] / beta ** (1 if is_decoupled else 2)
+    _set(group, group["lr"] * beta**rate_power, decay, group.get("eps", 0.0) * beta**eps_power)
+    return group
+
+
+def _set(group: dict[str, Any], rate: float, decay: float, eps: float | None) -> None:
+    """Numbers of a group of parameters; a scheduler that was made before starts from its rate too."""
+    group["lr"], group["weight_decay"] = rate, decay
+    if "initial_lr" in group:
+        group["initial_lr"] = rate
+    if "eps" in group and eps is not None:
+        group["eps"] = eps

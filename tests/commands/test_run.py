@@ -75,7 +75,7 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
     assert "\\toprule" in next((report / "tables").glob("*.tex")).read_text()
     assert list(finished.glob("**/run-*.wandb"))
     store = Store(finished, "read")
-    assert len(logits(finished)) == 2 * 3 * 2 * 2 + 2
+    assert len(logits(finished)) == 2 * 3 * 2 * 2 + 2 + 1  # and the short trial with warm-up of a head start
     assert store.audit() == []
     assert not list((finished / "checkpoints").iterdir())
     assert store.provenance()["splits"][0]["sizes"] == {"train": 300, "selection": 250, "calibration": 250, "test": 997}

@@ -48,6 +48,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     BEST_EPOCH: {"color": "C1", "marker": "s"},
 }
 PANELS = {"repaired": "change of repaired log loss (nats)", "raw": "change of log loss (nats)"}
+ROOM = 1.3
+"""Factor of beta that the axis has beyond the outermost ones."""
 INTERVALS = (
     "95% intervals. At equal epochs, on the test split: as in the table of confidence and dynamics. On the selection "
     "split, which chose rates and epochs too: over seeds, the choice of rates, and selection examples, whose part is "
@@ -167,7 +169,9 @@ def figure(analysis: Analysis) -> Figure | None:
                 draw_line(axis, rows, f"{comparison}_{kind}", dodge_factor(i, 3), **LOOKS[comparison])
             axis.axhline(0, color="0.4", linewidth=0.8)
             axis.set_ylabel(label)
-            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
+            betas = [*rows["beta"], analysis.result.reference]
+            set_beta_axis(axis, betas)
+            axis.set_xlim(min(betas) / ROOM, max(betas) * ROOM)
         line[0].set_title(name, loc="left")
     figure_legend(figure, [(WHERE[name], look) for name, look in LOOKS.items()])
     return figure

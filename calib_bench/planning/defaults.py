@@ -127,7 +127,7 @@ def _study_defaults(typed: UserSettings, study: Study, task: Task) -> dict[str, 
     defaults: dict[str, Any] = {}
     for key, value in study.defaults.items():
         if getattr(typed, key) is None and not (has_rate and key in RATES):
-            defaults[key] = value(task) if callable(value) else value
+            defaults[key] = (value(task) if callable(value) else value) or None
     return defaults
 
 

@@ -31,9 +31,9 @@ DENSE = tuple(2.0**k for k in range(-6, 5))
 """Relative rates that resolve how the best and the failing rate move with beta."""
 
 
-def rates(task: Task) -> tuple[float, ...] | None:
-    """Relative rates of the plane where trials take seconds; None of other tasks, which have their recipe's rates."""
-    return DENSE if task.interventions and task.recipe.optimizer == "sgd" else None
+def rates(task: Task) -> tuple[float, ...]:
+    """Relative rates of the plane where trials take seconds; none of other tasks, which have their recipe's rates."""
+    return DENSE if task.interventions and task.recipe.optimizer == "sgd" else ()
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:

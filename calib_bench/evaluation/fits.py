@@ -23,7 +23,7 @@ from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.frames import array, local
 from calib_bench.evaluation.models import Model, calibration_set
 from calib_bench.evaluation.predictions import Predictions, check
-from calib_bench.evaluation.unreadable import unreadable
+from calib_bench.evaluation.refusals import unreadable
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.system.environment import versions
 from calib_bench.system.files import write_bytes

@@ -26,7 +26,6 @@ from calib_bench.studies.learning_rate.findings import summary, verdict, warning
 from calib_bench.studies.learning_rate.result import LearningRateResult
 from calib_bench.studies.learning_rate.tables import TABLES, details
 
-
 DENSE = tuple(2.0**k for k in range(-6, 5))
 """Relative rates that resolve how the best and the failing rate move with beta."""
 

@@ -25,7 +25,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
 ADAM_EPS = 1e-8
-NUMERICS = 3
+NUMERICS = 4
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
 

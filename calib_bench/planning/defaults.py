@@ -62,7 +62,10 @@ def spelled_out(settings: Settings) -> dict[str, str]:
     """The words `key=value` of complete settings, values of the recipe included: they give the same trials whatever
     defaults a later version has. What differs between models is left to the task."""
     values = dict(split_word(word) for word in settings.words())
-    first, *others = settings.spaces.values()
+    task = registry.task(
+        settings.task
+    )  # a study's own keys change the grid that these words give, see `Study.complete`
+    first, *others = [_space(settings, task, model) for model in settings.model]
     shared = {key for key in (*RECIPE, "lr", "lr_unit") if all(first[key] == space[key] for space in others)}
     recipe = {key: first[key] for key in RECIPE if key in shared}
     if {"lr", "lr_unit"} <= shared and not values.keys() & set(RATES):

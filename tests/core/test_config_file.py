@@ -40,6 +40,8 @@ def test_what_is_typed_wins_and_units_of_one_rate_replace_each_other(tmp_path: P
         ("task=imdb", "model=gru_8", "carry=none", "lr_hom=1e-3"),
         ("study=tune", "budget=7", "optimizer=adam", "lr=1e-3"),
         ("task=imagenet", "pretrained=true"),
+        ("budgets=1,2", "interventions=no"),
+        ("design=settling", "lr_hom=0.5", "beta=1,10"),
     ],
 )
 def test_the_file_of_a_run_gives_its_settings_again(words: tuple[str, ...], tmp_path: Path) -> None:

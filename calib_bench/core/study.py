@@ -1,6 +1,6 @@
 """The study contract: one question, the trials that answer it, and the analysis that reads them from the store.
 
-A study is a folder in `calib_bench/studies/` (or in a user's plug-in folder, or a file there) whose `study.py` sets `STUDY`.
+A study is a folder whose `study.py` sets `STUDY`, in `calib_bench/studies/` or in a user's folder of plug-ins.
 """
 
 from __future__ import annotations

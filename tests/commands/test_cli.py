@@ -102,7 +102,7 @@ BAD = [
     (["run", "device=cuda:99"], "device=cuda:99"),
     (["run", "device=tpu"], "auto, cpu, cuda"),
     (["run", "plugins=nowhere"], "not a folder"),
-    (["run", "optimizer=adam"], "give lr="),
+    (["run", "optimizer=adam"], "give lr_hom= or lr="),
     (["run", "task=cifar10", "data=nowhere"], "nowhere"),
     (["report"], "required: RUN"),
     (["report", "nowhere"], "not a run folder"),

@@ -85,7 +85,7 @@ def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixt
     before = logits(finished)
     assert main(["run", *TINY, f"out={finished.parent}"]) == 0
     said = capsys.readouterr().out
-    assert "26 done, 0 to run" in said
+    assert "27 done, 0 to run" in said
     assert not re.search(r"^trained \d", said, re.M)
     assert "running" not in said
     assert "\x1b" not in said  # where no terminal is
@@ -95,8 +95,8 @@ def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixt
 
 def test_the_file_that_a_run_leaves_repeats_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", f"config={finished / 'study.toml'}"]) == 0
-    assert "26 trials" in (printed := capsys.readouterr().out)
-    assert "26 done, 0 to run" in printed
+    assert "27 trials" in (printed := capsys.readouterr().out)
+    assert "27 done, 0 to run" in printed
 
 
 def test_report_rebuilds_the_same_page_from_the_store_alone(

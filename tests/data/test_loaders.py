@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from calib_bench import registry
 from calib_bench.core.splits import Request, Split, Splits
 from calib_bench.core.task import Hub, SplitSizes
 from calib_bench.data import arrays, crop, flip, images, source, streams, texts
@@ -74,6 +75,22 @@ def write(
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file, row_group_size=7)
     return file
+
+
+def test_cifar_100_takes_the_fine_labels(tmp_path: Path) -> None:
+    names = [f"fine {k}" for k in range(100)]
+    features = {"fine_label": {"names": names, "_type": "ClassLabel"}, "img": {"_type": "Image"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    for split, rows in (("train", 300), ("test", 100)):
+        cells = [{"bytes": picture(i, 32), "path": None} for i in range(rows)]
+        labels = {"fine_label": [i % 100 for i in range(rows)], "coarse_label": [i % 20 for i in range(rows)]}
+        pq.write_table(
+            pa.table({"img": cells, **labels}).replace_schema_metadata(metadata), tmp_path / f"{split}.parquet"
+        )
+    splits = registry.task("cifar100").load(Request("cifar100", tmp_path, limit=60))
+    assert splits.classes == 100
+    assert splits.class_names == tuple(names)
+    assert int(splits.test.labels.max()) > 20
 
 
 def toy(root: Path, train: int = 40, test: int = 10, size: int = 8, names: list[str] | None = None) -> Path:

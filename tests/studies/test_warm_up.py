@@ -102,7 +102,7 @@ def test_a_head_start_is_looked_for_at_the_smallest_larger_rate_that_failed_with
 
 def test_the_control_is_planned_and_a_small_part_of_the_default_run() -> None:
     settings = resolve(parse(["task=digits"]))
-    scores = failing_above(2.0)
+    scores = failing_above(0.5)
     roles = STUDY.plan(settings.grid, scores)
     added = head_start.roles(head_start.of_arms(settings.grid, tuning.arms(settings.grid, scores), scores))
     added_trials = [trial for trial, _ in added]

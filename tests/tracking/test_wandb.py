@@ -202,7 +202,7 @@ def test_names_tell_every_setting_that_varies() -> None:
     tune = resolve(parse(["task=digits", "study=tune", "epochs=9", "beta=0.1,1"]))
     template = next(iter(templates(tune)))
     roles = {epochs: names.role(tune, shortened(template, epochs)) for epochs in (1, 2, 3, 9)}
-    assert roles == {1: "train", 2: "positive-control", 3: "train", 9: "train"}
+    assert roles == {1: "positive-control", 2: "positive-control", 3: "train", 9: "train"}
 
 
 def test_times_of_fits_are_no_news(logged: Run) -> None:

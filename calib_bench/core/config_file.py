@@ -26,17 +26,16 @@ def with_config(words: Iterable[str]) -> list[str]:
         SettingsError: the file cannot be read, or holds something else.
     """
     words = list(words)
-    files = [word for word in words if split_word(word)[0] == CONFIG]
-    if len(files) > 1:
+    typed = [word for word in words if split_word(word)[0] != CONFIG]
+    if len(words) > len(typed) + 1:
         raise SettingsError(f"{CONFIG} is given twice: give one file")
-    if not files:
+    if len(words) == len(typed):
         return words
-    typed = [word for word in words if word not in files]
-    content = _read(Path(split_word(files[0])[1]))
+    (file,) = {*words} - {*typed}
     keys = {split_word(word)[0] for word in typed}
     if keys & set(RATES):
         keys |= set(RATES)  # they are units of one rate
-    return [f"{key}={value}" for key, value in content.items() if key not in keys] + typed
+    return [f"{key}={value}" for key, value in _read(Path(split_word(file)[1])).items() if key not in keys] + typed
 
 
 def _read(path: Path) -> dict[str, str]:

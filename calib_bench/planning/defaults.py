@@ -65,11 +65,11 @@ def spelled_out(settings: Settings) -> dict[str, str]:
     task = registry.task(
         settings.task
     )  # a study's own keys change the grid that these words give, see `Study.complete`
-    first, *others = [_space(settings, task, model) for model in settings.model]
-    shared = {key for key in (*RECIPE, "lr", "lr_unit") if all(first[key] == space[key] for space in others)}
-    recipe = {key: first[key] for key in RECIPE if key in shared}
-    if {"lr", "lr_unit"} <= shared and not values.keys() & set(RATES):
-        recipe[first["lr_unit"][0]] = first["lr"]
+    spaces = [_space(settings, task, model) for model in settings.model]
+    shared = {key: value for key, value in spaces[0].items() if all(space[key] == value for space in spaces)}
+    recipe = {key: shared[key] for key in RECIPE if key in shared}
+    if {"lr", "lr_unit"} <= shared.keys() and not values.keys() & set(RATES):
+        recipe[shared["lr_unit"][0]] = shared["lr"]
     return values | {key: ",".join(map(str, value)) for key, value in recipe.items()}
 
 

@@ -154,13 +154,7 @@ def at_beta(
     """
     _check(beta, follow)
     strengths = _strengths(objective)
-    heads = [(term.head, of) for term, of in with_strengths(strengths, registry.objectives()) if term.head]
-    if follow or heads:
-        _check_fresh(optimizer)
-    if follow == "head" and heads:
-        raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
-    for make, strength in heads:
-        _replace_head(model, optimizer, head or _head_of(model), make, strength)
+    _prepare_head(model, optimizer, strengths, follow, head)
     if follow == "law":
         _follow_law(model, optimizer, beta, x, degree)
     if follow == "head":
@@ -168,6 +162,27 @@ def at_beta(
     training = AtBeta(beta, beta if follow == "head" else 1.0, strengths, total_updates, seed)
     optimizer.register_step_post_hook(training._count)
     return training
+
+
+def _prepare_head(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strengths: Mapping[str, float],
+    follow: str | None,
+    head: nn.Linear | None,
+) -> None:
+    """Put the head in place that an objective asks for.
+
+    Raises:
+        SettingsError: what is to be changed is in use already, or both the objective and `follow` change the head.
+    """
+    heads = [(term.head, of) for term, of in with_strengths(strengths, registry.objectives()) if term.head]
+    if follow or heads:
+        _check_fresh(optimizer)
+    if follow == "head" and heads:
+        raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
+    for make, strength in heads:
+        _replace_head(model, optimizer, head or _head_of(model), make, strength)
 
 
 def _check(beta: float, follow: str | None) -> None:
@@ -238,16 +253,20 @@ def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float)
     if type(optimizer) not in HEAD_POWERS:
         known = ", ".join(one.__name__ for one in HEAD_POWERS)
         raise SettingsError(f"how {type(optimizer).__name__} follows beta is not known; it is known for {known}")
-    ids = {id(parameter) for parameter in head.parameters()}
     for group in list(optimizer.param_groups):
-        parameters = [parameter for parameter in group["params"] if id(parameter) in ids]
-        if parameters:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+        if parameters := _taken_out(group, {id(parameter) for parameter in head.parameters()}):
             optimizer.add_param_group(_head_group({**group, "params": parameters}, optimizer, beta))
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.mul_(beta)
+
+
+def _taken_out(group: dict[str, Any], ids: set[int]) -> list[nn.Parameter]:
+    """The parameters of these ids, which leave the group."""
+    parameters = [parameter for parameter in group["params"] if id(parameter) in ids]
+    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
+    return parameters
 
 
 def _head_group(group: dict[str, Any], optimizer: torch.optim.Optimizer, beta: float) -> dict[str, Any]:

@@ -73,13 +73,18 @@ def read(store: Results, measures: Measures) -> Trajectory | None:
     trials = [arm.trials[seed] for seed in measures.seeds]
     tuning = [trial for rate in (again.costs if again else ()) for trial in arm.tried[rate]]
     histories = {trial.key: store.history(trial) for trial in {*trials, *tuning}}
-    if not trials or any(HISTORY["repaired"] not in history or len(history) < 2 for history in histories.values()):
+    if not trials or not all(map(_is_followed, histories.values())):
         return None
     losses: dict[str, dict[int, Array]] = {kind: {} for kind in HISTORY}
     for trial in trials:
         for kind, values_N in _last_losses(store, trial).items():
             losses[kind][trial.seed] = values_N
     return Trajectory(measures, histories, losses)
+
+
+def _is_followed(history: pd.DataFrame) -> bool:
+    """Whether a history follows the repaired loss from one epoch to another."""
+    return HISTORY["repaired"] in history and len(history) > 1
 
 
 def _last_losses(store: Results, trial: Trial) -> dict[str, Array]:
@@ -140,8 +145,12 @@ def rows(
     if arm is None or reference is None or arm.measures.arm.trial.objective != CROSS_ENTROPY:
         return []
     seeds = [seed for seed in arm.measures.seeds if seed in reference.measures.seeds]
-    if not seeds:
-        return []
+    return [_row(store, arm, reference, seeds, at_end, name, nested)] if seeds else []
+
+
+def _row(
+    store: Results, arm: Trajectory, reference: Trajectory, seeds: list[int], at_end: Row, name: Row, nested: bool
+) -> Row:
     level = common_level(store, [side.measures.arm.trials[seed] for side in (arm, reference) for seed in seeds])
     levels = dict.fromkeys(seeds, level) if level else equal_losses(arm, reference, seeds)
     trial = arm.measures.arm.trial
@@ -153,9 +162,7 @@ def rows(
     row["choice"] = _choice(arm.measures, reference.measures)
     kept = _at_kept(store, arm.measures, reference.measures, level, nested) if level else {}
     row |= kept or _on_selection(EQUAL_LOSS, arm, reference, levels)
-    return [
-        row | {"equal_loss_on": "test" if kept else "selection"} | _on_selection(BEST_EPOCH, arm, reference, levels)
-    ]
+    return row | {"equal_loss_on": "test" if kept else "selection"} | _on_selection(BEST_EPOCH, arm, reference, levels)
 
 
 def equal_losses(arm: Trajectory, reference: Trajectory, seeds: Sequence[int]) -> dict[int, float]:

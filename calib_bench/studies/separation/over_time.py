@@ -178,19 +178,21 @@ def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
 
 def words(best: pd.DataFrame) -> list[str]:
     """Where refinement ends after calibration does, as far as the seeds show it."""
-    sentences = []
-    for prefix, frame in families(best):
-        bounded = [row for row in frame.to_dict("records") if math.isfinite(row["later_low"])]
-        after = [row for row in bounded if row["later_low"] > 0]
-        before = [row for row in bounded if row["later_high"] < 0]
-        if after:
-            sentences.append(f"{prefix}The repaired loss is least after the raw loss at {betas(after)}")
-        if before:
-            sentences.append(f"{prefix}The repaired loss is least before the raw loss at {betas(before)}")
-        if bounded and not after and not before:
-            sentences.append(
-                f"{prefix}At no beta do the seeds show that repaired and raw loss are least at other epochs"
-            )
+    return [f"{prefix}{sentence}" for prefix, frame in families(best) for sentence in _order_of_ends(frame)]
+
+
+def _order_of_ends(best: pd.DataFrame) -> list[str]:
+    """Sentences on one family."""
+    bounded = [row for row in best.to_dict("records") if math.isfinite(row["later_low"])]
+    after = [row for row in bounded if row["later_low"] > 0]
+    before = [row for row in bounded if row["later_high"] < 0]
+    sentences = [
+        f"The repaired loss is least {when} the raw loss at {betas(rows)}"
+        for when, rows in (("after", after), ("before", before))
+        if rows
+    ]
+    if bounded and not sentences:
+        return ["At no beta do the seeds show that repaired and raw loss are least at other epochs"]
     return sentences
 
 

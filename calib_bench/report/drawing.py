@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.planning.tuning import TUNED
@@ -82,8 +83,18 @@ def figure_legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) ->
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=label, **look) for label, look in keys]
-    lines = math.ceil(sum(len(label) + 8 for label, _ in keys) / (15 * figure.get_figwidth()))
-    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / lines))
+    lengths = [len(label) + 8 for label, _ in keys]
+    columns = len(keys)
+    while columns > 1 and _legend_length(lengths, columns) > 15 * figure.get_figwidth():
+        columns -= 1
+    figure.legend(handles=handles, loc="outside upper center", ncols=max(columns, 1))
+
+
+def _legend_length(lengths: Sequence[int], columns: int) -> int:
+    """Characters of a legend's line: each column, filled from top to bottom, is as long as its longest key."""
+    lines, longer = divmod(len(lengths), columns)  # so many columns have one key more
+    starts = [i * lines + min(i, longer) for i in range(columns + 1)]
+    return sum(max(lengths[a:b]) for a, b in pairwise(starts))
 
 
 def dodge_factor(i: int, n: int) -> float:

@@ -12,14 +12,17 @@ import pytest
 
 from calib_bench import cli, registry
 from calib_bench.core.settings import Settings, parse
+from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
-from calib_bench.studies.homogeneity import findings, measure, nets
+from calib_bench.studies.homogeneity import figures, findings, measure, nets
+from calib_bench.studies.homogeneity.findings import SUBJECTS
 from calib_bench.studies.homogeneity.measure import BEST, EQUIVALENT, FAILURE, INCONCLUSIVE, MISSED, SUGGESTIVE
 from calib_bench.studies.homogeneity.options import Options
+from calib_bench.studies.homogeneity.result import HomogeneityResult
 from calib_bench.studies.homogeneity.tables import law_tables
 
 WORDS = (
@@ -185,6 +188,48 @@ def test_more_failures_of_carried_runs_are_never_equivalent() -> None:
 def test_the_degree_that_a_name_tells() -> None:
     known = {name: nets.degree_by_name(name) for name in ("linear", "mlp", "cnn_8_16", "mlp_8_layernorm", "gru_8")}
     assert known == {"linear": 1, "mlp": 3, "cnn_8_16": 3, "mlp_8_layernorm": 2, "gru_8": None}
+
+
+def test_softmax_regression_is_judged_by_its_best_rate_alone() -> None:
+    own = settings("model=linear,linear_nobias")
+    with_bias, without = nets.nets(own, planned)
+    assert not any(nets.scaled(net) for net in (with_bias, without))
+    wanted = [trial for net in (with_bias, without) for trial, _ in nets.wanted(net, planned)]
+    assert {t.lr for t in wanted if t.lr_unit == "lr_hom" and t.precision == "fp32"} == {0.25, 0.5, 1, 2}
+    assert nets.exact(with_bias) is None
+    one, other = nets.exact(without) or ()
+    assert (one.degree, other.degree, other.init_scale) == (1, 1, pytest.approx(100))
+    rows = measure.slope_rows([reading(-2.0, 0.02, "linear"), reading(-1.0, 0.02)], 0.1)
+    assert {row["rate"] for row in rows if row["model"] == "linear"} == {BEST}
+    first, *_ = findings.summary({"slopes": pd.DataFrame(rows[:2]), "regret": pd.DataFrame()}, Options())
+    assert SUBJECTS[FAILURE] not in first
+
+
+def test_ten_nets_can_be_told_apart_in_a_legend_that_fits() -> None:
+    names = [f"mlp_{'_'.join(['32'] * depth)}{end}" for depth in range(1, 6) for end in ("", "_nobias")]
+    rows = [
+        {"model": name, "optimizer": "sgd", "scale": scale, "share": 0.1, "law": 0.0}
+        for name in names
+        for scale in (0.1, 1)
+    ]
+    empty = pd.DataFrame()
+    result = HomogeneityResult(
+        None,
+        slopes=empty,
+        rates=empty,
+        regret=empty,
+        saddle=pd.DataFrame(rows),
+        margin=0.1,
+        regret_margin=0.05,
+        arms=[],
+    )
+    figure = figures.saddle(Analysis((), {}, (), result))
+    figure.draw_without_rendering()
+    lines = figure.axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines if line.get_marker() != "None"}) == 10
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
 
 
 @pytest.mark.slow

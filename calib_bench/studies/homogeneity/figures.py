@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 """Panels beside one another."""
+HUES, MARKERS = 7, "osD^v"
+"""Colours of the style; nets beyond them have another marker."""
 COLORS = {EQUIVALENT: "C2", MISSED: "C3", SUGGESTIVE: "C1", INCONCLUSIVE: "0.5"}
 RATES: dict[str, tuple[str, dict[str, Any]]] = {
     "best_rate_lr_hom": ("best rate", {"color": "k", "marker": "o"}),
@@ -112,7 +114,7 @@ def regret(analysis: Analysis) -> Figure:
 
 def saddle(analysis: Analysis) -> Figure:
     """Share of the run until the selection loss is half of guessing's, over the scale s = beta^(1/L) of the start;
-    dotted: the power -(L - 2) of leaving a saddle, 0 of Adam; above the line the start is not forgotten."""
+    dotted: the power -(L - 2) of leaving a saddle, 0 up to L = 2 and of Adam; above the line it is not forgotten."""
     frame = HomogeneityResult.of(analysis).saddle
     if not len(frame) or not frame["share"].notna().any():
         return empty_figure("no run leaves its start")
@@ -121,21 +123,23 @@ def saddle(analysis: Analysis) -> Figure:
     optimizers = list(dict.fromkeys(frame["optimizer"]))
     figure = Figure(figsize=(WIDTH, 4.0))
     axes = figure.subplots(1, len(optimizers), sharey=True, squeeze=False)[0]
-    models = {model: f"C{i}" for i, model in enumerate(dict.fromkeys(frame["model"]))}
+    models = dict.fromkeys(frame["model"])
+    looks = {
+        model: {"color": f"C{i % HUES}", "marker": MARKERS[i // HUES % len(MARKERS)]} for i, model in enumerate(models)
+    }
     for axis, optimizer in zip(axes, optimizers, strict=True):
         of_optimizer = frame[frame["optimizer"] == optimizer]
         for model, rows in of_optimizer.groupby("model", sort=False):
             rows = rows.sort_values("scale")
-            axis.plot(rows["scale"], rows["share"], color=models[model], marker="o")
-            _power(axis, rows, models[model])
+            axis.plot(rows["scale"], rows["share"], **looks[model])
+            _power(axis, rows, looks[model]["color"])
         axis.axhline(LATE, color="0.4", linewidth=0.8)
         axis.set(xscale="log", yscale="log", xlabel="scale of the start s = beta^(1/L)")
         axis.set_title(optimizer, loc="left")
         plain(axis.xaxis)
     axes[0].set_ylabel("share of the run")
     plain(axes[0].yaxis)
-    keys: list[tuple[str, dict[str, Any]]] = []
-    keys += [(model, {"color": color, "marker": "o"}) for model, color in models.items()]
+    keys: list[tuple[str, dict[str, Any]]] = list(looks.items())
     keys.append(("the law's power", {"color": "0.4", "linestyle": ":"}))
     keys.append(("above: the start is not forgotten", {"color": "0.4", "linewidth": 0.8}))
     figure_legend(figure, keys)

@@ -40,7 +40,8 @@ def summary(frames: Mapping[str, pd.DataFrame], options: Options) -> tuple[str, 
     slopes = _judged(frames)
     if not slopes:
         return ()
-    counts = [f"{SUBJECTS[quantity]}: {_counts(_of(slopes, quantity))}" for quantity in SUBJECTS]
+    rows = {quantity: _of(slopes, quantity) for quantity in SUBJECTS}
+    counts = [f"{SUBJECTS[quantity]}: {_counts(tested)}" for quantity, tested in rows.items() if tested]
     first = (
         f"Against the slope that the degree L predicts over {RANGE}, within ±{options.margin:g}: {'; '.join(counts)}."
     )

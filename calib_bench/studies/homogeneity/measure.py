@@ -140,7 +140,7 @@ def slope_rows(readings: Sequence[Reading], margin: float) -> list[Row]:
     """
     rows = []
     for reading in readings:
-        for quantity in (BEST, FAILURE):
+        for quantity in (BEST, FAILURE) if reading.net.can_fail else (BEST,):
             for where, in_range in beta_rate_plane.regimes(reading.net.betas).items():
                 if where in (RANGE, "all"):
                     rows.append(_slope_row(reading, quantity, where, in_range))
@@ -336,7 +336,8 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
     `steps`: updates until the selection loss has halved from that of guessing, geometric means over the seeds that get
     there; `share`: of the run. `growth` is the slope of log steps over log s, s = beta^(1 / L), in the judged range;
     leaving a saddle at zero of an L-homogeneous net takes gradient descent steps that grow as s^-(L - 2), where
-    gradients vanish; Adam's steps do not shrink with the gradient.
+    gradients vanish. At L = 2 they grow as log 1 / s and at L = 1 zero is no saddle: the power is 0, as it is for Adam,
+    whose steps do not shrink with the gradient.
 
     Raises:
         StoreError: a stored trial cannot be read.
@@ -349,7 +350,7 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
         last = _total_steps(net, store)
         in_range = beta_rate_plane.regimes(net.betas)[RANGE]
         usable = np.isfinite(log_SB[:, in_range]).all(1)
-        growth: Row = {"law": 2 - reading.degree if net.trial.optimizer == "sgd" else 0.0}
+        growth: Row = {"law": min(2 - reading.degree, 0.0) if net.trial.optimizer == "sgd" else 0.0}
         if usable.any():
             log_scale = np.log(net.betas)[in_range] / reading.degree
             growth |= _without_p(fields("growth", over(beta_rate_plane.slope(log_scale, log_SB[usable][:, in_range]))))

@@ -88,6 +88,12 @@ class Net:
         return {"model": self.trial.model, "optimizer": self.optimizer}
 
     @property
+    def can_fail(self) -> bool:
+        """Whether training fails at high rates. Softmax regression's does not: large steps are those of a perceptron,
+        whose logits grow with the rate and are right after temperature scaling."""
+        return degree_by_name(self.trial.model) != 1
+
+    @property
     def power(self) -> int:
         """The law's slope of the best rate over beta times the degree: -2 of gradient descent, -1 of Adam."""
         return powers(self.trial.optimizer).rate
@@ -190,10 +196,10 @@ def scaled(net: Net) -> dict[float, tuning.Arm]:
     """Arms at beta = 1 from initial weights times s = beta^(1 / L), by the beta that each stands for.
 
     Every other rate of the grid is enough to bracket where training fails. None for other optimizers than plain
-    gradient descent, and where the name of the model does not tell L.
+    gradient descent, where the name of the model does not tell L, and where no rate is too high.
     """
     degree = degree_by_name(net.trial.model)
-    plain = net.trial.optimizer == "sgd" and not net.trial.momentum
+    plain = net.trial.optimizer == "sgd" and not net.trial.momentum and net.can_fail
     if degree is None or not plain or Options.of(net.grid).initial_scales == "no" or not net.complete:
         return {}
     arms = {}
@@ -256,7 +262,7 @@ def wanted(net: Net, scores: Scores) -> Iterator[tuple[Trial, Role]]:
     yield from net.family.roles()
     yield from tuning.with_role(starts(net), "chosen")
     yield from tuning.with_role(exact(net) or (), "control")
-    for arm in net.arms:
+    for arm in net.arms if net.can_fail else ():
         yield from tuning.with_role(beta_rate_plane.wanted(frontier(net), arm, scores), "tuning")
     yield from tuning.with_role(scaled_trials(net, scores), "control")
     if net.complete and net.fresh:

@@ -67,7 +67,8 @@ class _Tables:
             "initialization",
             "best rate: vertex of a parabola through a seed's lowest selection score and its neighbours; "
             f"failure: where training begins to fail, known to a factor of {beta_rate_plane.FINE:.2f}; left out: seeds "
-            "whose best rate stands at the end of the grid, or that were not seen to fail, at some beta",
+            "whose best rate stands at the end of the grid, or that were not seen to fail, at some beta; softmax "
+            "regression fails at no rate: large steps scale its logits, which temperature scaling undoes",
             f"judged over {RANGE} alone",
             rule(f"{self.options.margin:g}", "nets, for each of the two rates"),
         )
@@ -106,8 +107,8 @@ class _Tables:
             "steps: updates until the selection loss is half of that of guessing, at the carried rate; share: of "
             "the run; never: seeds that do not get there, or fail first; scale: s = beta^(1/L), by which the same "
             f"run at beta = 1 has smaller initial weights; growth: slope of log steps over log s for {RANGE}; law: "
-            "-(L - 2), of the time in which gradient descent leaves the saddle at zero, and 0 of Adam, whose steps "
-            "do not shrink with the gradient",
+            "-(L - 2), of the time in which gradient descent leaves the saddle at zero, 0 up to L = 2, where it "
+            "grows as log 1/s at most, and 0 of Adam, whose steps do not shrink with the gradient",
             self.seeds,
         )
         return Table("Leaving the start", display_columns(frame, self.grid), note, False, (*NAMES, "beta"))

@@ -30,13 +30,13 @@ LIMITS = {
     "imports of own modules inside functions, outside cli.py, api.py and commands/": 10,
     "imports of tasks/ and baselines/ from floors above them": 0,
     "functions that take the whole settings": 50,
-    "empty locals": 45,
-    "cyclomatic complexity, mean in hundredths": 366,
+    "empty locals": 25,
+    "cyclomatic complexity, mean in hundredths": 362,
     "functions of complexity above 10, per thousand": 12,
     "highest complexity": 14,
-    "lines of a function, mean in tenths": 100,
-    "lines that write sentences": 1145,
-    "lines of package, tasks, baselines": 47850,
+    "lines of a function, mean in tenths": 98,
+    "lines that write sentences": 880,
+    "lines of package, tasks, baselines": 53250,
 }
 
 

@@ -21,12 +21,23 @@ from calib_bench.analysis.scores import SETS
 from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
+from calib_bench.core.study import Analysis, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
+from calib_bench.report.drawing import (
+    WIDTH,
+    by_family,
+    dodge_factor,
+    draw_line,
+    figure_legend,
+    set_beta_axis,
+    some_untuned,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TOLD = {
     "auroc": "AUROC of confidence",
@@ -34,6 +45,17 @@ TOLD = {
     "lac_size": "size of 90% sets (lac)",
 }
 """Metrics that the note tells of, and their names in it."""
+PANELS = {
+    "auroc": "AUROC",
+    "coverage_at_5_risk": "coverage at 5% risk",
+    "lac_size": "size of LAC's 90% sets",
+    "augrc": "AUGRC",
+    "risk_at_80_coverage": "risk at 80% coverage",
+    "aps_size": "size of APS's 90% sets",
+}
+"""Metrics of the figure and their names in it, line by line."""
+ACROSS = 3
+LOOKS: dict[str, dict[str, Any]] = {RAW: {"linestyle": "--", "fillstyle": "none"}, REPAIRED: {"linestyle": "-"}}
 UNCOUNTED = "intervals leave out the choice of rates"
 """Reason why no change of a decision is called established where rates were tuned."""
 
@@ -135,3 +157,52 @@ def finding_of(row: Row, column: str, name: str) -> Finding:
     """The change of one arm, of which nothing is established where its rate was tuned."""
     finding = Finding.of(row, column, name)
     return finding if finding.revoked or row["tuning"] == "fixed" else replace(finding, revoked=UNCOUNTED)
+
+
+def figure(analysis: Analysis) -> Figure | None:
+    """Change of what confidence is worth to a decision over beta, before and after temperature scaling, with 95%
+    intervals; a colour an objective. More is better for AUROC and coverage, less for the other four."""
+    from matplotlib.figure import Figure
+
+    shown = analysis.tables.get("decisions")
+    if shown is None:
+        return None
+    frame = shown.frame
+    families = list(by_family(frame))
+    figure = Figure(figsize=(WIDTH, 5.2 * len(families)))
+    axes = figure.subplots(len(PANELS) // ACROSS * len(families), ACROSS, squeeze=False)
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys((CROSS_ENTROPY, *frame["objective"])))}
+    for (name, rows), panels in zip(families, axes.reshape(len(families), -1), strict=True):
+        for axis, (column, label) in zip(panels, PANELS.items(), strict=True):
+            _panel(axis, rows, column, colors, analysis.result.reference)
+            axis.set_ylabel(f"change of\n{label}")
+        panels[0].set_title(name, loc="left")
+    figure_legend(figure, _keys(frame, colors))
+    return figure
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, column: str, colors: dict[str, str], reference: float) -> None:
+    """Lines over beta of one metric, one for each objective and method; cross-entropy's pass the reference at 0."""
+    import pandas as pd
+
+    series = [(objective, method) for objective in colors for method in LOOKS]
+    for i, (objective, method) in enumerate(series):
+        line = rows[(rows["objective"] == objective) & (rows["method"] == method)]
+        if objective == CROSS_ENTROPY and len(line):
+            no_change = {"beta": reference, column: 0.0, "tuning": line["tuning"].iloc[0]}
+            line = pd.concat([line, pd.DataFrame([no_change])])
+        look = {"color": colors[objective], **LOOKS[method]}
+        draw_line(axis, line.sort_values("beta"), column, dodge_factor(i, len(series)), **look)
+    axis.axhline(0, color="0.4", linewidth=0.8)
+    set_beta_axis(axis, [*rows["beta"], reference])
+
+
+def _keys(frame: pd.DataFrame, colors: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    keys = [
+        (name, {"color": color, "marker": "o"}) for name, color in colors.items() if name in set(frame["objective"])
+    ]
+    keys.append(("raw", {"color": "0.2", "marker": "o", **LOOKS[RAW]}))
+    keys.append(("after temperature scaling", {"color": "0.2", "marker": "o", **LOOKS[REPAIRED]}))
+    if some_untuned(frame):
+        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
+    return keys

@@ -24,6 +24,7 @@ from calib_bench.core.trial import Scores, Trial
 from calib_bench.planning import tuning
 from calib_bench.studies.separation import (
     arm_figures,
+    decisions,
     factorial,
     figures,
     head_start,
@@ -142,6 +143,7 @@ STUDY = Study(
         "interventions": figures.interventions,
         "ensembles": figures.ensembles,
         "reliability": arm_figures.reliability,
+        "decisions": decisions.figure,
         "over_time": over_time.over_time,
         "over_time_by_beta": over_time.over_time_by_beta,
         "shift": shift_page.levels,

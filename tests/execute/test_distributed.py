@@ -52,7 +52,7 @@ def worker(folder: Path) -> None:
         run(trial(batch=31))
     torch.save(results, folder / f"rank{distributed.rank()}")
     assert device == CPU
-    distributed.stop()
+    distributed.end_process(0)
 
 
 def _interrupt(one: object, path: Path) -> None:

@@ -39,17 +39,18 @@ def _call(arguments: Namespace) -> int:
             raise SettingsError("apply needs something to do: give --test FILE, or --save FILE for the fit itself")
         return 0
     new, has_labels = read_new(arguments.test, check_kind(arguments.kind))
+    new = fit.matched(new)
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
-    _write(out, p_NK, new.y_N.numpy() if has_labels else None)
+    _write(out, p_NK, new.y_N.numpy() if has_labels else None, fit.class_names or new.classes)
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")
     return 0
 
 
-def _write(out: Path, p_NK: NDArray, labels: NDArray | None) -> None:
-    """Write probabilities, and labels where there are any, so that `evaluate` reads them."""
+def _write(out: Path, p_NK: NDArray, labels: NDArray | None, names: tuple[str, ...] | None) -> None:
+    """Write probabilities, and labels and class names where they are known, as `evaluate` reads them."""
     import io
 
     import numpy as np
@@ -58,18 +59,20 @@ def _write(out: Path, p_NK: NDArray, labels: NDArray | None) -> None:
     from calib_bench.system.files import write_bytes
 
     if out.suffix == ".csv":
-        frame = pd.DataFrame(p_NK, columns=[f"probability_{k}" for k in range(p_NK.shape[1])])
+        frame = pd.DataFrame(p_NK, columns=[f"probability_{name}" for name in names or range(p_NK.shape[1])])
         if labels is not None:
-            frame.insert(0, "label", labels)
+            frame.insert(0, "label", [names[y] for y in labels] if names else labels)
         write_bytes(out, frame.to_csv(index=False).encode())
         return
     if out.suffix != ".npz":
         raise SettingsError(f"out={out} ends in neither .npz nor .csv")
+    arrays = {"probabilities": p_NK}
+    if labels is not None:
+        arrays["labels"] = labels
+    if names:
+        arrays["class_names"] = np.array(names)
     buffer = io.BytesIO()
-    if labels is None:
-        np.savez(buffer, probabilities=p_NK)
-    else:
-        np.savez(buffer, probabilities=p_NK, labels=labels)
+    np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(out, buffer.getvalue())
 
 

@@ -190,6 +190,7 @@ class Study:
         details: (Analysis) -> what to say of each beta, task...
         references: BibTeX keys in references.bib of the methods that it rests on, for `cite`.
         probes: what its trials may measure beside their logits, by name.
+        measures_shift: whether it measures its trials on the shifted test data that `shift=` names.
         options: keys of the command line that this study alone has; `options.of(settings)` reads them. A study of this
             package declares them in `options.py` of its folder, so that `--help` lists them without its imports.
         complete: (settings as typed, the complete ones) -> those that its own keys make of them: a study whose keys
@@ -205,5 +206,6 @@ class Study:
     details: Callable[[Analysis], Sequence[Detail]] | None = None
     references: tuple[str, ...] = ()
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    measures_shift: bool = False
     options: type[StudyOptions] = StudyOptions
     complete: Callable[[UserSettings, Settings], Settings] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from calib_bench import registry
 from calib_bench.analysis.fitting import applied, fitted
 from calib_bench.core.baseline import ZERO, Calibrator, Params
 from calib_bench.errors import DataError, SettingsError, UserError, nearest
+from calib_bench.evaluation import Array
+from calib_bench.evaluation.archives import LazyArrays
 from calib_bench.evaluation.arrays import predictions
+from calib_bench.evaluation.formats import content_of
 from calib_bench.evaluation.frames import array, local
+from calib_bench.evaluation.matching import same_classes
 from calib_bench.evaluation.models import Model, calibration_set
 from calib_bench.evaluation.predictions import Predictions, check
 from calib_bench.evaluation.refusals import unreadable
-from calib_bench.evaluation.vocabulary import SUM_TO_ONE
+from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of
 from calib_bench.system.environment import versions
 from calib_bench.system.files import write_bytes
 
@@ -51,6 +55,7 @@ class Fitted:
         examples: size of the calibration set.
         digest: SHA-256 of the calibration set, see `digest_of`.
         versions: of the packages that it was made with.
+        class_names: the classes in order, which new predictions are matched by; None where nothing named them.
     """
 
     method: str
@@ -63,6 +68,7 @@ class Fitted:
     examples: int
     digest: str
     versions: Mapping[str, str] = field(repr=False)
+    class_names: tuple[str, ...] | None = None
 
     @property
     def calibrator(self) -> Calibrator:
@@ -77,19 +83,37 @@ class Fitted:
         """Calibrated probabilities [N, K], float64: a tensor of a tensor, on its device; else a numpy array.
 
         Args:
-            values: what the model gives, of the kind that was fitted: [N, K], for two classes also [N], of class 1.
+            values: what the model gives, of the kind that was fitted: [N, K], for two classes also [N], of class 1. The
+                columns of a data frame are matched by their names, where the calibration set's classes had names.
 
         Raises:
-            DataError: they have other shapes, or cannot be such predictions.
+            DataError: they have other shapes or classes, or cannot be such predictions.
         """
         logp = self.log_proba(values)
         return logp.exp() if isinstance(logp, Tensor) else np.exp(logp)
 
     def log_proba(self, values: Any) -> Any:
         """Logarithm of `predict_proba`."""
-        new = unlabelled(array(local(values), "predictions"), self.kind, "predictions")
+        if hasattr(values, "columns"):
+            columns = {str(name): values[name].to_numpy() for name in values.columns}
+            new = without_labels(columns, "predictions", self.kind, is_table=True)
+        else:
+            new = unlabelled(array(local(values), "predictions"), self.kind, "predictions")
         logp_NK = self.log_proba_of(new)
         return logp_NK.to(values.device) if isinstance(values, Tensor) else logp_NK.numpy()
+
+    def matched(self, new: Predictions) -> Predictions:
+        """Predictions with their classes in the order of the fit's, by name.
+
+        Raises:
+            DataError: they have another number of classes, other names, or labels that may count the other order.
+        """
+        if new.Z_NK.shape[1] != self.classes:
+            raise DataError(
+                f"{new.name}: these are predictions of {new.Z_NK.shape[1]} classes, and {self.method} was fitted to "
+                f"{self.classes}"
+            )
+        return same_classes(replace(new, name="the calibration set", classes=self.class_names), new)
 
     def log_proba_of(self, new: Predictions, beta: float | None = None) -> Tensor:
         """Calibrated log probabilities [N, K], float64, of checked predictions, whatever kind they are of.
@@ -99,14 +123,9 @@ class Fitted:
             beta: in place of the fit's own; 1 where logits are multiplied by it already.
 
         Raises:
-            DataError: they have another number of classes; or only their probabilities are known, and this fit
-                depends on the logits.
+            DataError: as of `matched`; or only their probabilities are known, and this fit depends on the logits.
         """
-        if new.Z_NK.shape[1] != self.classes:
-            raise DataError(
-                f"{new.name}: these are predictions of {new.Z_NK.shape[1]} classes, and {self.method} was fitted to "
-                f"{self.classes}"
-            )
+        new = self.matched(new)
         calibrator = self.calibrator
         if not (self.normalized or new.exact or calibrator.shift_invariant):
             raise DataError(
@@ -231,6 +250,7 @@ def described(method: str, params: Params, model: Model, Z_NK: Tensor, y_N: Tens
         examples=len(y_N),
         digest=digest_of(Z_NK, y_N),
         versions=made_with,
+        class_names=model.to_fit.classes or model.test.classes,
     )
 
 
@@ -256,6 +276,22 @@ def unlabelled(values: Any, kind: str, name: str) -> Predictions:
     """
     labels = np.zeros(len(values) if np.ndim(values) else 0, np.int64)
     return check(values, labels, kind, name, trust=True)
+
+
+def without_labels(arrays: Mapping[str, Array], origin: str, kind: str | None, is_table: bool) -> Predictions:
+    """Checked predictions out of named arrays or columns, of examples whose labels are not known.
+
+    Raises:
+        DataError: they cannot be read as predictions.
+    """
+    sized = next((name for name in arrays if kind_of(name)), next(iter(arrays), None))
+    if sized is None:
+        raise DataError(f"{origin} holds nothing")
+    labels = np.zeros(len(arrays[sized]), np.int64)
+    with_labels = LazyArrays([*arrays, "labels"], lambda name: labels if name == "labels" else arrays[name])
+    content = content_of(with_labels, origin, kind, "labels", is_table=is_table)
+    checked = check(content.values, labels, content.kind, origin, trust=True)
+    return replace(checked, classes=content.classes, by_name=True)  # no label says which order the classes have
 
 
 def save(fits: Mapping[str, Fitted], path: str | Path) -> None:
@@ -308,4 +344,6 @@ def _from_file(i: int, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> 
     prefix = f"{i}/"
     params = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     entry["floor"] = tuple(entry["floor"])
+    if (names := entry.get("class_names")) is not None:
+        entry["class_names"] = tuple(names)
     return Fitted(params=params, **entry)

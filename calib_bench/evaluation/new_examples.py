@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.archives import LazyArrays, npy, npz, safetensors
+from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.dialects import table_suffix
-from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled
-from calib_bench.evaluation.formats import content_of
+from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
 from calib_bench.evaluation.predictions import Predictions, read, read_trial, stored
 from calib_bench.evaluation.text_tables import read_table
-from calib_bench.evaluation.validation import check
-from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters
+from calib_bench.evaluation.vocabulary import LABELS, letters
 
 
 def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
@@ -47,18 +43,7 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     usual = {letters(name) for name in LABELS}
     if any(letters(name) in usual for name in arrays):
         return read(str(path), kind=kind, trust=True)[0], True
-    return _without_labels(arrays, path, kind, not is_archive), False
-
-
-def _without_labels(arrays: Mapping[str, Array], path: Path, kind: str | None, is_table: bool) -> Predictions:
-    sized = next((name for name in arrays if kind_of(name)), next(iter(arrays), None))
-    if sized is None:
-        raise DataError(f"{path} holds nothing")
-    labels = np.zeros(len(arrays[sized]), np.int64)
-    with_labels = LazyArrays([*arrays, "labels"], lambda name: labels if name == "labels" else arrays[name])
-    content = content_of(with_labels, str(path), kind, "labels", is_table=is_table)
-    checked = check(content.values, labels, content.kind, str(path), trust=True)
-    return replace(checked, name=path.stem)
+    return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:
@@ -83,4 +68,8 @@ def fit_named(word: str) -> tuple[Fitted, Trial | None]:
     if trial_place is None:
         raise DataError(f"{word} names no fits: give a file of fits, FILE:NAME, or runs/STUDY:KEY:METHOD")
     calibration = read_trial(*trial_place, "calibration")
+    assert calibration.trial is not None
+    names = tuple(trial_place[0].split_info(calibration.trial)["class_names"])
+    if names != tuple(map(str, range(len(names)))):
+        calibration = replace(calibration, classes=names)
     return fit_to(name, calibration), calibration.trial

@@ -34,6 +34,8 @@ def resolve(typed: UserSettings) -> Settings:
     if isinstance(typed, Settings):
         return typed
     task, study = registry.task(typed.task), registry.study(typed.study)
+    if typed.shift and not study.measures_shift:
+        raise SettingsError(f"study={typed.study} measures no shifted data: leave shift= out, or take study=separation")
     typed = typed.model_copy(update={**_study_defaults(typed, study, task), "options": check_options(typed)})
     typed_models = typed.model or task.models[:1]
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))

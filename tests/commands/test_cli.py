@@ -102,6 +102,7 @@ BAD = [
     (["run", "device=cuda:99"], "device=cuda:99"),
     (["run", "device=tpu"], "auto, cpu, cuda"),
     (["run", "plugins=nowhere"], "not a folder"),
+    (["run", "study=stability", "shift=noise"], "take study=separation"),
     (["run", "optimizer=adam"], "give lr_hom= or lr="),
     (["run", "task=cifar10", "data=nowhere"], "nowhere"),
     (["report"], "required: RUN"),

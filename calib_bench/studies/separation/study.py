@@ -168,6 +168,7 @@ STUDY = Study(
         "berger1982",
         "chizat2019",
     ),
+    measures_shift=True,
     options=Options,
     complete=settling.complete,
     probes=lazy.PROBES,

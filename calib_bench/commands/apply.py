@@ -12,6 +12,8 @@ from calib_bench.errors import SettingsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from calib_bench.evaluation.fits import Fitted
+
 NOTES = """\
 FITS is a file that `evaluate` (fits.safetensors) or `Fitted.save` wrote; :NAME says which of its fits: the method, or,
 where several models were evaluated, METHOD/MODEL. It may also be a stored trial with a calibrator, runs/STUDY:KEY:NAME.
@@ -24,9 +26,10 @@ def _call(arguments: Namespace) -> int:
     from dataclasses import replace
 
     from calib_bench import registry
-    from calib_bench.evaluation.new_examples import fit_named, read_new
-    from calib_bench.evaluation.predictions import check_kind
+    from calib_bench.evaluation.new_examples import fit_named
 
+    if arguments.test is None and arguments.save is None:
+        raise SettingsError("apply needs something to do: give --test FILE, or --save FILE for the fit itself")
     registry.use_plugins(arguments.plugins)
     fit, trial = fit_named(arguments.fits)
     beta = fit.beta if trial is None else trial.beta
@@ -34,10 +37,16 @@ def _call(arguments: Namespace) -> int:
         # A stored trial's calibrator is fitted to beta z; taken home it gets z.
         replace(fit, beta=beta).save(arguments.save)
         print(f"written: {arguments.save}, {fit.method} for raw logits, which it multiplies by beta={beta:g}")
-    if arguments.test is None:
-        if arguments.save is None:
-            raise SettingsError("apply needs something to do: give --test FILE, or --save FILE for the fit itself")
-        return 0
+    if arguments.test is not None:
+        _apply(fit, beta, arguments)
+    return 0
+
+
+def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
+    """Map new predictions."""
+    from calib_bench.evaluation.new_examples import read_new
+    from calib_bench.evaluation.predictions import check_kind
+
     new, has_labels = read_new(arguments.test, check_kind(arguments.kind))
     new = fit.matched(new)
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
@@ -46,7 +55,6 @@ def _call(arguments: Namespace) -> int:
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")
-    return 0
 
 
 def _write(out: Path, p_NK: NDArray, labels: NDArray | None, names: tuple[str, ...] | None) -> None:

@@ -183,17 +183,15 @@ def words(best: pd.DataFrame) -> list[str]:
 
 def _order_of_ends(best: pd.DataFrame) -> list[str]:
     """Sentences on one family."""
-    bounded = [row for row in best.to_dict("records") if math.isfinite(row["later_low"])]
-    after = [row for row in bounded if row["later_low"] > 0]
-    before = [row for row in bounded if row["later_high"] < 0]
+    bounded = best[best["later_low"].abs() < math.inf]
+    orders = {"after": bounded[bounded["later_low"] > 0], "before": bounded[bounded["later_high"] < 0]}
     sentences = [
-        f"The repaired loss is least {when} the raw loss at {betas(rows)}"
-        for when, rows in (("after", after), ("before", before))
-        if rows
+        f"The repaired loss is least {when} the raw loss at {betas(arms.to_dict('records'))}"
+        for when, arms in orders.items()
+        if len(arms)
     ]
-    if bounded and not sentences:
-        return ["At no beta do the seeds show that repaired and raw loss are least at other epochs"]
-    return sentences
+    undecided = ["At no beta do the seeds show that repaired and raw loss are least at other epochs"]
+    return undecided if len(bounded) and not sentences else sentences
 
 
 def over_time(analysis: Analysis) -> Figure | None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from calib_bench.store.places import Member, Place
+from calib_bench.store.store import Store
+from calib_bench.system import files
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -105,10 +111,42 @@ def _heard() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def stored(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every stored trial's files by name, by key."""
+    store = Store(folder, "peek")
+    return {key: store.files(store.trial(key)) for key in store.stored_keys()}
+
+
 def logits(folder: Path) -> dict[str, str]:
     """Digest of every stored trial's logits, by key."""
-    found = folder.glob("trials/[!.]*/logits.safetensors")
-    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    name = "logits.safetensors"
+    return {key: hashlib.sha256(held[name]).hexdigest() for key, held in stored(folder).items() if name in held}
+
+
+def unpack(folder: Path) -> None:
+    """Make a run folder one of the first schema: a folder a trial."""
+    for path in (folder / "trials").glob("*.zip"):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder / "trials")
+        path.unlink()
+    for path in (folder / "trials").glob("*/trial.json"):
+        path.write_bytes(files.sealed(files.read_sealed(path) | {"schema": 1}))
+    marker = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(marker | {"schema": 1}))
+
+
+def damage(place: Place, name: str) -> str:
+    """Flip a bit in the middle of a stored trial's file; its place, for people."""
+    if isinstance(place, Member):
+        path = Path(place.archive)
+        start = path.read_bytes().index(place.read(name), place.spans[name][0])
+        middle = start + place.spans[name][1] // 2
+    else:
+        path = Path(place.at(name))
+        middle = path.stat().st_size // 2
+    content = path.read_bytes()
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    return place.at(name)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ COMMANDS = {
     "table": "a table of a run as LaTeX, Markdown, CSV, its rows, columns, digits chosen",
     "cite": "BibTeX of every task, model, baseline and metric of a run",
     "sync": "replay a run folder into Weights & Biases",
+    "upgrade": "pack a run folder's trials into few files",
     "sweep": "write a W&B sweep over the same keys as run, for agents that share the grid",
     "evaluate": "every calibrator and metric on anyone's predictions",
     "apply": "a fitted calibrator's probabilities for new predictions, as npz or csv",

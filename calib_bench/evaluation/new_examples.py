@@ -12,7 +12,7 @@ from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.dialects import table_suffix
 from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
-from calib_bench.evaluation.predictions import Predictions, read, read_trial, stored
+from calib_bench.evaluation.predictions import Predictions, is_trial, read, read_trial, stored
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.vocabulary import LABELS, letters
 
@@ -62,7 +62,7 @@ def fit_named(word: str) -> tuple[Fitted, Trial | None]:
     if Path(place).is_file() and Path(place).name != "trial.json":
         return load(place, name), None
     is_run = (Path(place) / "store.json").is_file()  # then what follows the colon is a key
-    if is_run or (Path(word) / "trial.json").is_file():
+    if is_run or is_trial(Path(word)):
         raise SettingsError(f"{word} is a stored trial: name a calibrator too, {word}:temperature_scaling")
     trial_place = stored(place) if colon else None
     if trial_place is None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
 from calib_bench.evaluation.formats import load
 from calib_bench.evaluation.refusals import Refusal
@@ -114,21 +113,28 @@ def stored(place: str) -> tuple[Store, str] | None:
     path = Path(place)
     if path.name == "trial.json":
         path = path.parent
-    if (path / "trial.json").is_file() and path.parent.name == "trials":
-        return Store(path.parent.parent, "read"), path.name
+    if is_trial(path):
+        store = Store(path.parent.parent, "read")
+        return store, _key(store, path.name)
     folder, colon, key = place.rpartition(":")
     if not colon or not (Path(folder) / "store.json").is_file():
         return None
-    return Store(Path(folder), "read"), _key(Path(folder), key)
+    store = Store(Path(folder), "read")
+    return store, _key(store, key)
 
 
-def _key(folder: Path, beginning: str) -> str:
+def is_trial(path: Path) -> bool:
+    """Whether a path is that of a trial in a run folder, RUN/trials/KEY, be the trial a folder or in an archive."""
+    return path.parent.name == "trials" and ":" not in path.name and (path.parent.parent / "store.json").is_file()
+
+
+def _key(store: Store, beginning: str) -> str:
     """The only key of a run folder's trials with a beginning."""
-    keys = [path.parent.name for path in (folder / "trials").glob("*/trial.json")]
+    keys = store.stored_keys()
     matches = [key for key in keys if beginning and key.startswith(beginning)]
     if len(matches) != 1:
         hint = f"{len(matches)} trials begin with it" if matches else nearest(beginning, sorted(keys)[:20])
-        raise StoreError(f"{folder} holds no trial {beginning!r}: {hint}")
+        raise StoreError(f"{store.label} holds no trial {beginning!r}: {hint}")
     return matches[0]
 
 
@@ -139,13 +145,11 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
         DataError: the trial diverged.
         StoreError: it is not whole.
     """
-    path = store.path / "trials" / key / "trial.json"
-    trial = Trial.model_validate(files.read_sealed(path)["trial"])
-    record = store.record(trial)
+    trial = store.trial(key)
+    record, path = store.record(trial), store.folder(trial)
     if record.status != "done":
-        raise Refusal.NO_LOGITS.of(path.parent, status=record.status)
+        raise Refusal.NO_LOGITS.of(path, status=record.status)
     Z_NK, y_N = trial.beta * store.logits(trial)[split].double(), store.labels(trial)[split]
-    checked = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path.parent} ({split})", trust=True)
-    logits = path.parent / "logits.safetensors"
+    checked = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path} ({split})", trust=True)
     notes = (*checked.notes, STORED.format(trial=trial))
-    return replace(checked, name=key, sha256={str(logits): files.sha256(logits)}, notes=notes, trial=trial)
+    return replace(checked, name=key, sha256=store.digests(trial), notes=notes, trial=trial)

@@ -237,13 +237,17 @@ def train_group(group: Group, execution: Execution, store: Store, progress: Prog
             compile=execution.compile,
             micro_batch=execution.micro_batch,
         )
-    for result in results:
-        metadata: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
-        if result.logits:
-            metadata["selection"] = selection_scores(result, splits)
-        store.write(result, data, metadata)
-        progress(0.0 if result.trial.epochs else 1.0)
+    store.write_together([(result, _metadata(result, splits)) for result in results], data)
+    progress(sum(not result.trial.epochs for result in results))
     store.checkpoints.finish(checkpoint)
+
+
+def _metadata(result: TrialResult, splits: Splits) -> dict[str, Any]:
+    """What a trial records beside what its loop reports: the entropy of its labels, and its selection scores."""
+    metadata: dict[str, Any] = {"label_entropy": _label_entropy(result.trial, splits)}
+    if result.logits:
+        metadata["selection"] = selection_scores(result, splits)
+    return metadata
 
 
 def probe_of(trial: Trial) -> Probe | None:

@@ -1,6 +1,7 @@
 """A run folder in an object store, with a copy on this machine: everything is read and computed there.
 
     trials/<key>/       sent file by file, trial.json last: it holds the digests of the others and is the commit
+    trials/*.zip        sent whole, fetched by every machine: which trials an archive holds is known once it is here
     checkpoints/        sent soon after they are written, fetched by whoever goes on with the group
     the rest            sent as it is written, see `files.write_bytes`
 
@@ -13,8 +14,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from calib_bench.errors import StoreError
+from calib_bench.store.places import SUFFIX, Archives
 from calib_bench.system import files
 from calib_bench.system.object_store import Bucket
 
@@ -41,6 +45,7 @@ class Mirror:
         self.bucket = Bucket(url)
         self.folder = cache() / files.digest_of(self.bucket.url)[:20]
         self._stored: set[str] = set()
+        self._archives: set[str] = set()
         self._begun: set[str] = set()
         self._sent: dict[Path, tuple[int, int]] = {}
 
@@ -55,9 +60,23 @@ class Mirror:
         if marker is None:
             return
         self.refresh()
-        for path in self.folder.glob("trials/*/trial.json") if write else ():
-            if path.parent.name not in self._stored:
-                self.commit(path.parent.name)
+        if write:
+            self._send_rest()
+
+    def _send_rest(self) -> None:
+        """Send what was finished and not sent. A trial that another machine has put into an archive is not."""
+        archives = Archives(self.folder / "trials")
+        with suppress(StoreError):  # a damaged archive is for the audit
+            archives.look()
+        for path in archives.paths():
+            if path.name not in self._archives:
+                self.send(path, path.read_bytes())
+        for path in self.folder.glob("trials/[!.]*/trial.json"):
+            key = path.parent.name
+            if key in archives.keys() - self._stored:
+                shutil.rmtree(path.parent, ignore_errors=True)
+            elif key not in self._stored:
+                self.commit(key)
 
     def refresh(self) -> None:
         """Learn which trials are stored by now, and fetch what every stage needs."""
@@ -65,9 +84,14 @@ class Mirror:
         checkpoints = _within("checkpoints", names)
         self._begun = {name for name in checkpoints if ".pt" in name}
         self._stored = {name.split("/")[0] for name in _within("trials", names) if _commits(name)}
-        for name in names:
-            if _is_for_all(name):
-                self.fetch(name)
+        self._archives = {name for name in _within("trials", names) if name.endswith(SUFFIX)}
+        lacking = {f"trials/{name}" for name in self._archives if not (self.folder / "trials" / name).exists()}
+        for name in {*filter(_is_for_all, names), *lacking}:
+            self.fetch(name)
+        self._drop_finished(checkpoints)
+
+    def _drop_finished(self, checkpoints: set[str]) -> None:
+        """Remove who was in groups that another machine has finished."""
         for path in self.folder.glob("checkpoints/*.json"):
             if path.name not in checkpoints and not path.with_suffix(".pt").exists():
                 path.unlink(missing_ok=True)

@@ -119,16 +119,20 @@ class StoredSplits:
             raise StoreError(f"{path} is missing or damaged; running the study's command again writes it anew")
 
 
-def tensors(path: Path) -> dict[str, Tensor]:
+def tensors(path: Path | str, content: bytes | None = None) -> dict[str, Tensor]:
     """Tensors of a safetensors file by name.
+
+    Args:
+        path: the file's place.
+        content: its bytes, where it is no file of its own.
 
     Raises:
         StoreError: it cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        return load_file(path) if content is None else load(content)
     except (SafetensorError, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None

@@ -6,24 +6,27 @@
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors;
                                     of a trial that keeps logits on its way, snapshots.safetensors
+    trials/<digest>.zip             such folders, of trials that were trained together, see `calib_bench.store.places`
     checkpoints/                    of trials under way
     claims/                         which driver is at work on what
     failed/<key>.json               why a trial could not be finished, until it is
     damaged/                        what was found broken, kept for a look
 
-A trial's folder is written under a temporary name and renamed when whole. `trial.json` holds the SHA-256 of its
-neighbours and of itself. Nothing here is ever unpickled.
+What is written of trials, folder or archive, has a temporary name and is renamed when whole. `trial.json` holds the
+SHA-256 of its neighbours and of itself. Nothing here is ever unpickled.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,9 +37,11 @@ from calib_bench.core.results import Record
 from calib_bench.core.settings import Settings
 from calib_bench.core.trial import CROSS_ENTROPY, NUMERICS, Score, Scores, Snapshot, Trial, key_of
 from calib_bench.errors import StoreError
-from calib_bench.store import mirror
+from calib_bench.store import mirror, places
 from calib_bench.store.checkpoints import Checkpoints
+from calib_bench.store.contents import SCHEMA, content_of
 from calib_bench.store.failures import Failures
+from calib_bench.store.places import FILES, RECORD, Archives, Folder, Place
 from calib_bench.store.splits import StoredSplits, tensors
 from calib_bench.system import environment, files, object_store
 from calib_bench.system.redaction import redact, redacted
@@ -48,12 +53,11 @@ if TYPE_CHECKING:
     from calib_bench.core.splits import Splits
     from calib_bench.core.trial import TrialResult
 
-SCHEMA = 1
-FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors", "snapshots.safetensors")
-"""What lies beside trial.json."""
 RECENT = 4096
 """Records kept in memory; others are read again."""
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+ARCHIVE_TRIALS, ARCHIVE_BYTES = 128, 1 << 26
+"""The most that `Store.upgrade` puts into one archive: of trials, and of bytes."""
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: dict}
 """From schema n of trial.json to n + 1, by n: a trial is brought up to date when it is read."""
 
 
@@ -83,6 +87,7 @@ class Store:
             path = self.mirror.folder
         self.path = path
         self._trials = str(path / "trials")
+        self._archives = Archives(path / "trials")
         self._records: dict[str, Record] = {}
         self._whole: dict[str, tuple[str, dict[str, float]]] = {}  # status and selection scores: all that a plan needs
         self._alike: dict[str, Any] = {}
@@ -95,7 +100,10 @@ class Store:
         elif mode == "read":
             raise StoreError(f"{self.label} is not a run folder: it has no store.json; `run` makes one")
         elif mode == "write":
-            files.write_json(marker, {"schema": SCHEMA, "numerics": NUMERICS})
+            self._mark(NUMERICS)
+
+    def _mark(self, numerics: int) -> None:
+        files.write_json(self.path / "store.json", {"schema": SCHEMA, "numerics": numerics})
 
     def _check_version(self, marker: Path, mode: str) -> None:
         """Raises StoreError where this version of calib_bench cannot go on from the one that wrote the marker."""
@@ -117,6 +125,8 @@ class Store:
                 f"{self.path} was begun by a version whose trials train to other results (numerics {numerics}, here "
                 f"{NUMERICS}): give another folder with out=, or go on with that version"
             )
+        if schema < SCHEMA and mode == "write":
+            self._mark(numerics)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path, str]]:
         """Another process opens the folder anew, to read."""
@@ -130,30 +140,82 @@ class Store:
     # trials
 
     def folder(self, trial: Trial) -> Path:
-        """Where a trial's files are, or would be."""
+        """Where a trial's files are, or would be, if it has a folder of its own."""
         return self.path / "trials" / trial.key
+
+    def place(self, key: str) -> Place | None:
+        """Where the trial of a key is stored; None where it is not.
+
+        Raises:
+            StoreError: an archive is damaged, so that nobody knows which trials it holds.
+        """
+        if member := self._archives.get(key):
+            return member
+        folder = f"{self._trials}/{key}"
+        if os.path.exists(f"{folder}/{RECORD}") or (self.mirror and self.mirror.has(key)):
+            return Folder(folder)
+        self._archives.look()
+        return self._archives.get(key)
+
+    def _stored(self, trial: Trial) -> Place:
+        """Where a trial is stored; raises StoreError where it is not."""
+        place = self.place(trial.key)
+        if place is None:
+            raise StoreError(f"{self.folder(trial) / RECORD} is missing")
+        return place
+
+    def stored_keys(self) -> set[str]:
+        """Keys of all stored trials, be they whole or not."""
+        self._archives.look()
+        return {path.parent.name for path in self._folders()} | self._archives.keys()
+
+    def _folders(self) -> list[Path]:
+        """trial.json of every trial that has a folder of its own."""
+        return sorted(self.path.glob(f"trials/[!.]*/{RECORD}"))
+
+    def trial(self, key: str) -> Trial:
+        """The trial that is stored under a key.
+
+        Raises:
+            StoreError: it is not there, or not whole.
+        """
+        place = self.place(key)
+        if place is None:
+            raise StoreError(f"{self.label} holds no trial {key}")
+        return Trial.model_validate(self._read(key, place)["trial"])
+
+    def files(self, trial: Trial) -> dict[str, bytes]:
+        """A stored trial's files by name, trial.json included."""
+        return self._bytes(trial.key, self._stored(trial))
+
+    def _bytes(self, key: str, place: Place) -> dict[str, bytes]:
+        return {name: place.read(name) for name in (*self._read(key, place)["files"], RECORD)}
+
+    def digests(self, trial: Trial) -> dict[str, str]:
+        """SHA-256 of a stored trial's logits, by their place; raises StoreError where it is not whole."""
+        place = self._stored(trial)
+        claims, name = self._read(trial.key, place)["files"], "logits.safetensors"
+        return {place.at(name): claims[name]["sha256"]} if name in claims else {}
 
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
         if trial.key in self._whole:
             return True
-        if not os.path.exists(f"{self._trials}/{trial.key}/trial.json") and not (
-            self.mirror and self.mirror.has(trial.key)
-        ):
+        place = self.place(trial.key)
+        if place is None:
             return False
-        self._check(trial.key)
+        self._check(trial.key, place)
         return True
 
-    def _check(self, key: str) -> None:
-        content = self._read(key)
+    def _check(self, key: str, place: Place) -> None:
+        content = self._read(key, place)
         for name, claim in content["files"].items():
             if name not in FILES:
-                raise StoreError(f"{self._trials}/{key}/trial.json names {name!r}, which no trial holds: it is foreign")
-            path = f"{self._trials}/{key}/{name}"
-            if not files.is_whole(path, claim["bytes"], claim["sha256"]):
+                raise StoreError(f"{place.at(RECORD)} names {name!r}, which no trial holds: it is foreign")
+            if not (place.holds(name) and place.is_whole(name, claim["bytes"], claim["sha256"])):
                 damage = "is damaged: its bytes are not those that were written"
-                state = damage if os.path.isfile(path) else "is missing"
-                raise StoreError(f"{path} {state}; run the study's command again to redo this one trial")
+                state = damage if place.holds(name) else "is missing"
+                raise StoreError(f"{place.at(name)} {state}; run the study's command again to redo this one trial")
         selection = dict(content["facts"].get("selection") or {})
         if (entropy := content["facts"].get("label_entropy")) is not None:
             selection["label_entropy"] = entropy
@@ -170,78 +232,164 @@ class Store:
 
         What a killed process left half written is removed once its trial is stored.
         """
-        messages = []
         if self.mirror:
             self.mirror.complete()
-        names = sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []
-        stored = set(names)
-        for name in names:
-            if name.startswith("."):
-                if name.split(".")[1] in stored:
-                    shutil.rmtree(f"{self._trials}/{name}", ignore_errors=True)
-                continue
-            try:
-                self._check(name)
-            except StoreError as error:
-                self._whole.pop(name, None)
-                self._records.pop(name, None)
-                messages.append(f"{error}. Moved to {self._set_aside(self.path / 'trials' / name)}.")
-        for folder in self.splits.written():
-            try:
-                self.splits.check(folder)
-            except StoreError as error:
-                messages.append(f"{error}. Moved to {self._set_aside(folder)}.")
-        return messages
+        paths = sorted(Path(self._trials).iterdir()) if os.path.isdir(self._trials) else []
+        stored = [path for path in paths if not path.name.startswith(".")]
+        messages = [message for path in stored for message in self._audited(path)]
+        self._remove_leftovers([path for path in paths if path not in stored], stored)
+        return messages + [message for folder in self.splits.written() for message in self._audited_split(folder)]
 
-    def _set_aside(self, folder: Path) -> Path:
-        target = self.path / "damaged" / f"{folder.name}-{uuid.uuid4().hex[:6]}"
+    def _audited_split(self, folder: Path) -> list[str]:
+        try:
+            self.splits.check(folder)
+        except StoreError as error:
+            return [f"{error}. Moved to {self._set_aside(folder)}."]
+        return []
+
+    def _audited(self, path: Path) -> list[str]:
+        """What is wrong with a trial's folder, or an archive's trials; it is then set aside."""
+        if path.suffix == places.SUFFIX:
+            return self._audited_archive(path)
+        why = self._broken(path.name, Folder(str(path)))
+        return [f"{why}. Moved to {self._set_aside(path)}."] if why else []
+
+    def _remove_leftovers(self, leftovers: Sequence[Path], stored: Sequence[Path]) -> None:
+        names = {path.stem for path in stored} | self._whole.keys()
+        for path in leftovers:
+            if path.name.split(".")[1] in names:
+                _remove(path)
+
+    def _broken(self, key: str, place: Place) -> str:
+        """What is wrong with a stored trial; nothing of one that is whole."""
+        try:
+            self._check(key, place)
+        except StoreError as error:
+            self._whole.pop(key, None)
+            self._records.pop(key, None)
+            return str(error)
+        return ""
+
+    def _audited_archive(self, path: Path) -> list[str]:
+        """An archive with broken trials is set aside, after its whole ones were written anew."""
+        try:
+            members = places.members(path)
+        except StoreError as error:
+            return [f"{error}. Moved to {self._set_aside(path)}."]
+        broken = {key: why for key, member in members.items() if (why := self._broken(key, member))}
+        if not broken:
+            return []
+        self._pack({key: member for key, member in members.items() if key not in broken})
+        target = self._set_aside(path)
+        return [f"{why}. Moved to {target}." for why in broken.values()]
+
+    def _set_aside(self, path: Path) -> Path:
+        target = self.path / "damaged" / f"{path.name}-{uuid.uuid4().hex[:6]}"
         with files.writing(target):
             target.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):  # another driver was faster
-                folder.rename(target)
+                path.rename(target)
+        self._archives.forget(path)
         if self.mirror:
-            self.mirror.forget(folder.relative_to(self.path).as_posix())
+            self.mirror.forget(path.relative_to(self.path).as_posix())
         return target
 
     def write(self, result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> None:
         """Store a trial's result; one that another process stored meanwhile is left as it is."""
-        final = self.folder(result.trial)
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+        self.write_together([(result, metadata)], data)
+
+    def write_together(self, results: Sequence[tuple[TrialResult, dict[str, Any]]], data: dict[str, str]) -> None:
+        """Store results at once, several in one archive; what another process stored meanwhile is left as it is.
+
+        Args:
+            results: each with what a trial records beside what its loop reports.
+            data: what each records of its data, see `write_splits`.
+        """
+        contents = {
+            result.trial.key: partial(content_of, result, data, metadata)
+            for result, metadata in results
+            if self.place(result.trial.key) is None
+        }
+        if len(contents) == 1:
+            self._write_folder(*contents.popitem())
+        elif contents:
+            self._add(places.pack(Path(self._trials), list(contents), lambda key: contents[key]()))
+        for result, _ in results:
+            if self.mirror:
+                self.mirror.forget(f"failed/{result.trial.key}.json")
+            self.failures.forget(result.trial.key)
+
+    def _add(self, archive: Path) -> None:
+        """A new archive: this process, and other machines, shall know of it."""
+        if self.mirror:
+            self.mirror.send(archive, archive.read_bytes())
+        self._archives.add(archive)
+
+    def _pack(self, stored: Mapping[str, Place]) -> None:
+        """Write trials that are stored, and whole, into an archive, and read it again."""
+        if not stored:
+            return
+        archive = places.pack(Path(self._trials), list(stored), lambda key: self._bytes(key, stored[key]))
+        for key, member in places.members(archive).items():
+            self._check(key, member)
+        self._add(archive)
+
+    def _write_folder(self, key: str, content: Callable[[], Mapping[str, bytes]]) -> None:
+        final = Path(self._trials, key)
+        temporary = final.with_name(f".{key}.{uuid.uuid4().hex[:8]}")
         with files.writing(final):
             temporary.mkdir(parents=True)
             try:
-                _write_measured(temporary, result)
-                neighbours = sorted(temporary.iterdir())
-                content = {
-                    "schema": SCHEMA,
-                    "key": result.trial.key,
-                    "trial": result.trial.model_dump(mode="json"),
-                    "status": result.status,
-                    "facts": {**result.metadata, **_snapshot_facts(result), **metadata},
-                    "environment": environment.describe(),
-                    "data": data,
-                    "files": {p.name: {"sha256": files.sha256(p), "bytes": p.stat().st_size} for p in neighbours},
-                }
-                for path in neighbours:
-                    files.sync(path)
-                files.write_bytes(temporary / "trial.json", files.sealed(content))
+                for name, value in content().items():
+                    (temporary / name).write_bytes(value)
+                    files.sync(temporary / name)
                 files.sync(temporary)
-                if not (final / "trial.json").exists():
+                if not (final / RECORD).exists():
                     temporary.rename(final)
                     files.sync(final.parent)
             except OSError:
-                if not (final / "trial.json").exists():
+                if not (final / RECORD).exists():
                     raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         if self.mirror:
-            self.mirror.commit(result.trial.key)
-            self.mirror.forget(f"failed/{result.trial.key}.json")
-        self.failures.forget(result.trial.key)
+            self.mirror.commit(key)
 
-    def _read(self, key: str) -> dict[str, Any]:
-        path = f"{self._trials}/{key}/trial.json"
-        content = files.read_sealed(path)
+    def upgrade(self) -> tuple[int, list[str]]:
+        """Put trials that have a folder of their own into archives; returns how many, and what is wrong with those that
+        stay as they are since they are not whole. One that is large stays too.
+
+        Raises:
+            DiskFull, StoreError: an archive cannot be written.
+        """
+        if self.mirror:
+            self.mirror.complete()
+        self._archives.look()
+        folders = {path.parent.name: Folder(str(path.parent)) for path in self._folders()}
+        broken = [why for key, folder in folders.items() if (why := self._broken(key, folder))]
+        self._mark(json.loads((self.path / "store.json").read_text())["numerics"])
+        batches = list(_batches({key: folder for key, folder in folders.items() if key in self._whole}))
+        for batch in batches:
+            self._pack({key: folder for key, folder in batch.items() if not self._is_packed(key)})
+            for key in batch:
+                self._remove_folder(key)
+        return sum(map(len, batches)), broken
+
+    def _remove_folder(self, key: str) -> None:
+        """Remove the folder of a trial that an archive holds, under another name, so that nobody meets half of it."""
+        hidden = Path(f"{self._trials}/.{key}.{uuid.uuid4().hex[:8]}")
+        Path(self._trials, key).rename(hidden)
+        _remove(hidden)
+        if self.mirror:
+            self.mirror.forget(f"trials/{key}")
+
+    def _is_packed(self, key: str) -> bool:
+        """Whether an archive holds the trial whole."""
+        member = self._archives.get(key)
+        return member is not None and not self._broken(key, member)
+
+    def _read(self, key: str, place: Place) -> dict[str, Any]:
+        content, path = place.record(), place.at(RECORD)
         for version in range(content.get("schema", 0), SCHEMA):
             if version not in UPGRADES:
                 raise StoreError(f"{path} has schema {version}, from which there is no way to {SCHEMA}")
@@ -261,7 +409,7 @@ class Store:
             StoreError: it is not there or not whole.
         """
         if trial.key not in self._records:
-            content = self._read(trial.key)
+            content = self._read(trial.key, self._stored(trial))
             while len(self._records) >= RECENT:
                 del self._records[next(iter(self._records))]
             self._records[trial.key] = Record(
@@ -314,15 +462,17 @@ class Store:
 
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         self.has(trial)
-        path = self.folder(trial) / f"{kind}.safetensors"
-        return tensors(path) if path.exists() else {}
+        place, name = self._stored(trial), f"{kind}.safetensors"
+        if not place.holds(name):
+            return {}
+        return tensors(place.at(name), place.read(name) if isinstance(place, places.Member) else None)
 
     def history(self, trial: Trial) -> pd.DataFrame:
         """One row a measured epoch; a probe's columns come last."""
         import pandas as pd
 
         self.has(trial)
-        return pd.read_parquet(self.folder(trial) / "history.parquet")
+        return pd.read_parquet(io.BytesIO(self._stored(trial).read("history.parquet")))
 
     def scores(self, select: str) -> Scores:
         """Selection scores by `select`: "log_loss", "repaired_log_loss" or "error"; inf of what diverged or could not
@@ -415,30 +565,31 @@ class Store:
         return {"command": study["command"], "environment": study["environment"], "splits": self.splits.every()}
 
 
-def _write_measured(folder: Path, result: TrialResult) -> None:
-    """Write a trial's history, its logits, what its probe measured and what it kept on its way, where there is any."""
-    import pyarrow as pa
-    from pyarrow import parquet
-    from safetensors.torch import save
+def _batches(stored: Mapping[str, Folder]) -> Iterator[dict[str, Folder]]:
+    """Trials in the order of their keys, as many as an archive takes; those that are too large for any are left out."""
+    batch: dict[str, Folder] = {}
+    room = ARCHIVE_BYTES
+    for key, folder in sorted(stored.items()):
+        size = sum(entry.stat().st_size for entry in os.scandir(folder.path))
+        if size > ARCHIVE_BYTES:
+            continue
+        if batch and (size > room or len(batch) == ARCHIVE_TRIALS):
+            yield batch
+            batch, room = {}, ARCHIVE_BYTES
+        batch[key] = folder
+        room -= size
+    if batch:
+        yield batch
 
-    columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
-    buffer = pa.BufferOutputStream()
-    parquet.write_table(pa.table(columns), buffer)
-    (folder / "history.parquet").write_bytes(buffer.getvalue())
-    kept = {f"{one.level:g}/{name}": z for one in result.snapshots for name, z in one.logits.items()}
-    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays), ("snapshots", kept)):
-        if by_name:
-            contiguous = {name: tensor.contiguous() for name, tensor in by_name.items()}
-            (folder / f"{kind}.safetensors").write_bytes(save(contiguous))
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder and all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins so, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _snapshot_facts(result: TrialResult) -> dict[str, Any]:
-    """What trial.json says of a trial's snapshots; nothing of a trial that kept none."""
-    names = ("level", "epoch", "step", "train_loss")
-    facts = [{name: getattr(snapshot, name) for name in names} for snapshot in result.snapshots]
-    return {"snapshots": facts} if facts else {}

@@ -99,9 +99,7 @@ def is_current(store: Store) -> bool:
 
 def state(store: Store) -> str:
     """A digest of the stored trials and the settings."""
-    trials = store.path / "trials"
-    keys = sorted(path.name for path in trials.iterdir()) if trials.is_dir() else []
-    return files.digest_of([store.settings().model_dump(mode="json"), [key for key in keys if not key.startswith(".")]])
+    return files.digest_of([store.settings().model_dump(mode="json"), sorted(store.stored_keys())])
 
 
 def _arms(store: Store, grid: Grid, analysis: Analysis) -> Sequence[ReportedArm]:

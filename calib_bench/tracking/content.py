@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TIMES = frozenset({"fit_seconds"})
 """Measured anew whenever a trial is: logging it twice would not give the same."""
+ARTIFACT = ("logits.safetensors", "trial.json", "labels.safetensors")
+"""The files of a trial's artifact: its logits, and what they are to be held against."""
 
 
 def config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
@@ -64,14 +66,15 @@ def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | 
     return values, bins if isinstance(bins, pd.DataFrame) and len(bins) else None
 
 
-def files(store: Store, trial: Trial) -> dict[str, Path]:
-    """The files of a trial's artifact, by name: logits and the labels that they are to be held against."""
-    paths = {
-        "logits.safetensors": store.folder(trial) / "logits.safetensors",
-        "trial.json": store.folder(trial) / "trial.json",
-        "labels.safetensors": store.splits.of(trial) / "labels.safetensors",
-    }
-    return {name: path for name, path in paths.items() if path.exists()}
+def files(store: Store, trial: Trial, scratch: Path) -> dict[str, Path]:
+    """The files of a trial's artifact, by name; those out of an archive are written to `scratch`."""
+    paths = {"labels.safetensors": store.splits.of(trial) / "labels.safetensors"}
+    for name, content in store.files(trial).items():
+        paths[name] = store.folder(trial) / name
+        if not paths[name].exists():
+            paths[name] = scratch / name
+            paths[name].write_bytes(content)
+    return {name: path for name, path in paths.items() if name in ARTIFACT and path.exists()}
 
 
 def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ train: all trials and their histories as tables
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
@@ -156,12 +157,13 @@ class Logger:
     # artifacts: the same content gives the same digest, so that a server keeps one version of each
 
     def _logits(self, trial: Trial) -> wandb.Artifact | None:
-        paths = content.files(self.store, trial)
-        if "logits.safetensors" not in paths:
-            return None
         run_id = names.trial_id(self.settings, self.store.record(trial))
         about = {"key": trial.key, "task": trial.task, "model": trial.model, "beta": trial.beta, "seed": trial.seed}
-        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths)
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = content.files(self.store, trial, Path(scratch))
+            if "logits.safetensors" not in paths:
+                return None
+            return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths, Path(scratch))
 
     def _calibration(self, analysis: HandedOver) -> wandb.Artifact:
         folder = self.store.path / "wandb" / "analysis"
@@ -231,13 +233,20 @@ def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
 
 
 def _artifact(
-    name: str, kind: str, description: str, about: Mapping[str, Any], paths: Mapping[str, Path]
+    name: str,
+    kind: str,
+    description: str,
+    about: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    scratch: Path | None = None,
 ) -> wandb.Artifact:
+    """An artifact of files; of those in `scratch`, which do not last, wandb keeps copies."""
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
     for inside, path in paths.items():
-        artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
+        policy: Literal["mutable", "immutable"] = "mutable" if path.parent == scratch else "immutable"
+        artifact.add_file(str(path), name=inside, policy=policy, skip_cache=True)
     return artifact
 
 

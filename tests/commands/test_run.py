@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import driver
 import pytest
+from faulty import damage, logits
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -37,12 +37,6 @@ def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=600
     )
-
-
-def logits(folder: Path) -> dict[str, str]:
-    """Digest of every stored trial's logits."""
-    found = folder.glob("trials/*/logits.safetensors")
-    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 README = (ROOT / "README.md").read_text()
@@ -122,13 +116,14 @@ def test_a_damaged_trial_is_named_and_only_it_is_redone(
     copy = tmp_path / "digits-separation"
     shutil.copytree(finished, copy)
     before = logits(copy)
-    path = next(copy.glob("trials/*/logits.safetensors"))
-    path.write_bytes(path.read_bytes()[:100])
+    store = Store(copy)
+    path = damage(store.place(sorted(before)[3]), "logits.safetensors")
+    assert path.count(".zip/") == 1, "trials of a stack lie in an archive"
     assert main(["report", str(copy)]) == 2
-    assert str(path) in capsys.readouterr().err
+    assert path in capsys.readouterr().err
     assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
     text = capsys.readouterr().out
-    assert str(path) in text.replace("\n", "")
+    assert path in text.replace("\n", "")
     assert "1 to run" in text
     assert logits(copy) == before
 

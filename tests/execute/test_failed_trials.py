@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from faulty import unpack
 
 from calib_bench import cli, registry
 from calib_bench.planning import plan as planning
@@ -38,6 +39,7 @@ def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Pat
     words = FIXED.get(study) or (*TUNED[study], *OF_TUNED[any("model=" in word for word in TUNED[study]) :])
     assert cli.main(["run", f"study={study}", *words, *COMMON, f"out={tmp_path}"]) == 0
     path = tmp_path / f"digits-{study}"
+    unpack(path)
     store = Store(path, "read")
     settings = store.settings()
     planned = list(planning.read(settings, registry.study(study), store))

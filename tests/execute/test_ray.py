@@ -126,10 +126,10 @@ def test_a_restarted_driver_loses_no_finished_trial(cluster: Any, alone: dict[st
     cluster.add_node(num_cpus=1)
     command = [sys.executable, DRIVER, *WORDS, f"out={tmp_path}", f"ray_address={cluster.address}"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.glob("*/trials/[!.]*/trial.json")) and at_work(tmp_path))
+    wait_for(lambda: list(tmp_path.glob("*/trials/[!.]*")) and at_work(tmp_path))
     first.send_signal(signal.SIGKILL)
     first.wait()
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/trials/[!.]*/trial.json")}
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/trials/[!.]*")}
     assert finished
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -272,7 +272,7 @@ def train_losing(
     assert store.record(group[0]).metadata["world"] == 2
     assert not list((one.folder / "checkpoints").iterdir())
     assert not list((one.folder / "claims").glob("*.json"))
-    return store, group, {p.name: p.read_bytes() for p in store.folder(group[0]).glob("*.safetensors")}
+    return store, group, {n: held for n, held in store.files(group[0]).items() if n.endswith(".safetensors")}
 
 
 @pytest.mark.soak

@@ -23,7 +23,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError
 from calib_bench.evaluation import formats
 from calib_bench.evaluation.predictions import read, stored
-from calib_bench.store.store import Store
+from calib_bench.store.store import SCHEMA, Store
 from calib_bench.system import files
 from calib_bench.train.checkpoint import Checkpoint
 
@@ -287,4 +287,4 @@ def test_a_task_named_like_a_path_stays_in_the_store(filled: tuple[Path, list[Tr
     store = Store(filled[0], "read")
     trial = filled[1][0].model_copy(update={"task": "../../outside"})
     assert store.splits.of(trial).resolve().parent == (filled[0] / "splits").resolve()
-    assert json.loads((filled[0] / "store.json").read_text())["schema"] == 1
+    assert json.loads((filled[0] / "store.json").read_text())["schema"] == SCHEMA

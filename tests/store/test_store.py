@@ -196,11 +196,11 @@ def test_schemas(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     marker.write_text("{")
     with pytest.raises(StoreError, match="damaged"):
         Store(filled.path)
-    marker.write_text(json.dumps({"schema": 1, "numerics": NUMERICS}))
-    monkeypatch.setattr(store, "SCHEMA", 2)
-    with pytest.raises(StoreError, match="no way to 2"):
+    marker.write_text(json.dumps({"schema": store.SCHEMA, "numerics": NUMERICS}))
+    monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
+    with pytest.raises(StoreError, match=f"no way to {store.SCHEMA}"):
         Store(filled.path).record(trial())
-    monkeypatch.setitem(store.UPGRADES, 1, lambda content: {**content, "status": "upgraded"})
+    monkeypatch.setitem(store.UPGRADES, store.SCHEMA - 1, lambda content: {**content, "status": "upgraded"})
     assert Store(filled.path).record(trial()).status == "upgraded"
 
 

@@ -7,6 +7,7 @@ do: that everything arrives, once, whatever happened in between.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import queue
 import shutil
@@ -21,6 +22,7 @@ import pytest
 
 pytest.importorskip("graphql")
 
+from faulty import stored
 from synthetic import make
 from wandb_cloud import Cloud, Run, cloud
 from wandb_reader import read
@@ -186,13 +188,12 @@ def test_what_arrives_online_is_what_offline_writes(server: Cloud, digits: Path,
         }
         assert arrived == made
         assert {a[1] for a in artifacts.values() if name in a[4]} == {a["digest"] for a in own["used"]}
+    held = stored(digits)
     for name, run in runs.items():
         if "key" in run["config"]:
-            folder = digits / "trials" / run["config"]["key"]
-            assert (
-                artifacts[f"logits-{name}:v0"][5]["logits.safetensors"] == (folder / "logits.safetensors").read_bytes()
-            )
-            epochs = pd.read_parquet(folder / "history.parquet")
+            files = held[run["config"]["key"]]
+            assert artifacts[f"logits-{name}:v0"][5]["logits.safetensors"] == files["logits.safetensors"]
+            epochs = pd.read_parquet(io.BytesIO(files["history.parquet"]))
             sent = [row["train_loss"] for row in run["history"] if "train_loss" in row]
             assert sent == list(epochs["train_loss"].dropna())
 

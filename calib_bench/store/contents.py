@@ -1,0 +1,57 @@
+"""A trial's result as the bytes of its files."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from calib_bench.store.places import RECORD
+from calib_bench.system import environment, files
+
+if TYPE_CHECKING:
+    from calib_bench.core.trial import TrialResult
+
+SCHEMA = 2
+"""1: each trial is a folder. 2: trials may lie in archives."""
+
+
+def content_of(result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> dict[str, bytes]:
+    """A trial's files by name, trial.json last: it holds the digests of the others."""
+    measured = _measured(result)
+    record = {
+        "schema": SCHEMA,
+        "key": result.trial.key,
+        "trial": result.trial.model_dump(mode="json"),
+        "status": result.status,
+        "facts": {**result.metadata, **_snapshot_facts(result), **metadata},
+        "environment": environment.describe(),
+        "data": data,
+        "files": {
+            name: {"sha256": hashlib.sha256(value).hexdigest(), "bytes": len(value)} for name, value in measured.items()
+        },
+    }
+    return {**measured, RECORD: files.sealed(record)}
+
+
+def _measured(result: TrialResult) -> dict[str, bytes]:
+    """A trial's history, its logits, what its probe measured and what it kept on its way, where there is any."""
+    import pyarrow as pa
+    from pyarrow import parquet
+    from safetensors.torch import save
+
+    columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), buffer)
+    measured = {"history.parquet": buffer.getvalue().to_pybytes()}
+    kept = {f"{one.level:g}/{name}": z for one in result.snapshots for name, z in one.logits.items()}
+    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays), ("snapshots", kept)):
+        if by_name:
+            measured[f"{kind}.safetensors"] = save({name: tensor.contiguous() for name, tensor in by_name.items()})
+    return measured
+
+
+def _snapshot_facts(result: TrialResult) -> dict[str, Any]:
+    """What trial.json says of a trial's snapshots; nothing of a trial that kept none."""
+    names = ("level", "epoch", "step", "train_loss")
+    facts = [{name: getattr(snapshot, name) for name in names} for snapshot in result.snapshots]
+    return {"snapshots": facts} if facts else {}

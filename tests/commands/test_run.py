@@ -45,12 +45,12 @@ def logits(folder: Path) -> dict[str, str]:
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-README = (ROOT / "README.md").read_text()
+PLUG_INS = (ROOT / "docs" / "plug-ins.md").read_text()
 
 
 def example(name: str) -> str:
-    """The README's code block that starts with `# mine/<name>`."""
-    blocks = README.split("```python\n")[1:]
+    """The code block of docs/plug-ins.md that starts with `# mine/<name>`."""
+    blocks = PLUG_INS.split("```python\n")[1:]
     return next(block.split("```")[0] for block in blocks if block.startswith(f"# mine/{name}"))
 
 

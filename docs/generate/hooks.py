@@ -35,6 +35,8 @@ EVERYDAY = {
 }
 """Terms that are common words: a mark at each would tire the eye."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+LIST = re.compile(r"(?m)^((?![-|#>]|\s|\d+\.).+\n)(?=(?:-|1\.) )")
+"""A line before a list that begins without an empty line, which not every reader of Markdown takes for a list."""
 FENCE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 
 
@@ -68,7 +70,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """The page with its links rewritten, and the glossary's sentences at its terms."""
     source = _source_of(page.file.src_uri)
     parts = FENCE.split(markdown)
-    parts[::2] = [LINK.sub(lambda match: _relinked(match, source, files), part) for part in parts[::2]]
+    parts[::2] = [
+        LINK.sub(lambda match: _relinked(match, source, files), LIST.sub(r"\1\n", part)) for part in parts[::2]
+    ]
     terms = {form: line for term, line in GLOSSARY.items() if term not in EVERYDAY for form in (term, term.upper())}
     return "\n".join(["".join(parts), "", *(f"*[{term}]: {line}" for term, line in terms.items())])
 

@@ -47,13 +47,13 @@ def commands() -> str:
 
 
 def _command(command: Command) -> Iterable[str]:
-    yield from (f"## {command.name}", _prose(command.does))
+    yield from (f"## {command.name}", _text(command.does))
     if command.options:
         yield _table(("argument", "what it is", "default"), map(_option, command.options))
     if command.keys == SETTINGS:
         yield "Takes the [settings of a run](settings.md) too."
     if command.notes:
-        yield _prose(command.notes)
+        yield _text(command.notes)
     yield _code("bash", *(f"{PROGRAM} {example}" for example in command.examples))
 
 
@@ -95,8 +95,8 @@ def _object(path: str, heading: str) -> str:
 def calibrators() -> str:
     """Every calibrator: equation, source, when to use it, cost."""
     intro = (
-        "A calibrator is a map from logits Z = beta z [N, K] to log probabilities, fitted on N calibration examples of K "
-        f"classes. `{PROGRAM} evaluate` and `run` fit all of them, `calib_bench.fit(NAME, logits, labels)` one."
+        "A calibrator is a map from logits Z = beta z [N, K] to log probabilities, fitted on N calibration examples of "
+        f"K classes. `{PROGRAM} evaluate` and `run` fit all of them, `calib_bench.fit(NAME, logits, labels)` one."
     )
     return _joined(["# Calibrators", intro], _baselines(False))
 
@@ -104,8 +104,8 @@ def calibrators() -> str:
 def objectives() -> str:
     """Every training objective: equation, source, strengths, when to use it."""
     intro = (
-        "An objective is a departure from cross-entropy on beta z, with a strength: `objective=NAME:STRENGTH`, terms joined "
-        "by `+`. It costs a training for each strength; the loss itself is small beside the model."
+        "An objective is a departure from cross-entropy on beta z, with a strength: `objective=NAME:STRENGTH`, terms "
+        "joined by `+`. It costs a training for each strength; the loss itself is small beside the model."
     )
     return _joined(["# Objectives", intro], _baselines(True))
 
@@ -210,15 +210,11 @@ def _facts(facts: dict[str, object], references: Iterable[str]) -> str:
 
 
 def _documentation(module: str) -> str:
-    return _prose(inspect.getdoc(importlib.import_module(module)) or "")
-
-
-def _prose(text: str) -> str:
-    """A docstring as Markdown: a list begins after an empty line, and angle brackets are no tags."""
-    return re.sub(r"(?m)(?<=[^\n])\n(- .*)", r"\n\n\1", _text(text), count=1)
+    return _text(inspect.getdoc(importlib.import_module(module)) or "")
 
 
 def _text(text: str) -> str:
+    """A text as Markdown: angle brackets are no tags."""
     return text.replace("<", "&lt;")
 
 

@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 MAKEFLAGS += --no-print-directory
+export NO_MKDOCS_2_WARNING := 1
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
 # one processor alone is not well posed.
 # make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
+# make docs: the documentation as a site in build/site; strict, so that a broken link is an error. A part of make check.
 # make soak: the tests that take minutes: many drivers, many kills.
-.PHONY: run test fast numeric soak bench check format clean
+.PHONY: run test fast numeric soak bench check docs format clean
 NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/test_linear baselines/test_univariate inference/test_coverage \
 	dynamics/test_curvature studies/test_early_learning baselines/test_identities inference/test_interval \
 	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
@@ -47,6 +49,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house_figures.py
+	$(BIN)/python -m mkdocs build --strict
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,8 @@ One class against the rest, rows normalized; for K = 2 the one map of class 1. T
 B from N^(1/3) / 10 to 10 N^(1/3), equally likely at first. Bin b's rate has a Beta(2 p_b / B, 2 (1 - p_b) / B) prior,
 p_b the middle of the bin as probability; a binning is weighted by its marginal likelihood and predicts posterior means,
 which are never 0. Equal scores share a bin. Binnings of less than 1e-8 of the best one's weight are left out.
+
+When: histogram binning, and the number of bins is not to be chosen by hand. Cost: about 10 N^(1/3) binnings a class.
 """
 
 from __future__ import annotations

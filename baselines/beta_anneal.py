@@ -2,6 +2,8 @@
 
 An inverse temperature that changes during training, in the sense of Agarwala et al. (2023, arXiv 2010.07344): early and
 late learning see different ones, while predictions are those at the final beta.
+
+When: the question is whether beta matters early or late in training.
 """
 
 from calib_bench.core.baseline import Objective

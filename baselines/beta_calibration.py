@@ -8,6 +8,8 @@ The labels are mixed with a share 1 / (N + 1) of the uniform, as if one more exa
 once (`_one_vs_rest.targets`): where data are separable the published fit, to the labels alone, is infinite. A prior of
 precision 1e-6, in units of total log loss, on slopes of standardized features decides where scores are constant.
 netcal's multi-class variant is another model: one softmax over all classes' a ln s - b ln(1 - s) + c.
+
+When: two classes and scores that are skewed to one side, or probabilities alone. Cost: three numbers a class.
 """
 
 from __future__ import annotations

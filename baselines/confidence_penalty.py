@@ -1,4 +1,7 @@
-"""Confidence penalty: cross-entropy - lam H(p), H the entropy in nats (Pereyra et al., 2017, arXiv 1701.06548)."""
+"""Confidence penalty: cross-entropy - lam H(p), H the entropy in nats (Pereyra et al., 2017, arXiv 1701.06548).
+
+When: as label smoothing, with a pull that depends on the model's own entropy and not on the label.
+"""
 
 from torch import Tensor
 from torch.nn.functional import log_softmax

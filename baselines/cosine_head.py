@@ -1,4 +1,7 @@
-"""Cosine head: z_k = s cos(h, w_k), no bias, with the strength s (Wang et al., 2017, NormFace, arXiv 1704.06369)."""
+"""Cosine head: z_k = s cos(h, w_k), no bias, with the strength s (Wang et al., 2017, NormFace, arXiv 1704.06369).
+
+When: the norms of features and class weights should have no part in confidence.
+"""
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize

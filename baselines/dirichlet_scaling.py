@@ -2,6 +2,8 @@
 
 The linear form of their equation 5, with their off-diagonal and intercept regularization (ODIR) as `_affine.odir` has
 it. For two classes this is beta calibration without its sign constraints.
+
+When: as matrix scaling, where only probabilities are at hand. Cost: K^2 + K numbers.
 """
 
 from calib_bench.baselines._affine import LOG_PROBABILITIES, Affine, odir

@@ -7,6 +7,8 @@ temperature scaling.
 The best weights often lie on the border of the simplex, and whether a weight is zero or 1e-15 decides every probability
 below that. The problem is therefore solved exactly on each face (corners, edges, interior), and a weight that the best
 of them leaves out is zero, exactly.
+
+When: one temperature is too little, and answers must not change. Cost: three free numbers, a few convex fits.
 """
 
 from __future__ import annotations

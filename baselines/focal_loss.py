@@ -1,4 +1,7 @@
-"""Focal loss: (1 - p_y)^gamma times cross-entropy (Lin et al., 2017, arXiv 1708.02002; Mukhoti et al., 2020)."""
+"""Focal loss: (1 - p_y)^gamma times cross-entropy (Lin et al., 2017, arXiv 1708.02002; Mukhoti et al., 2020).
+
+When: many examples are easy and should count less; it makes models less confident.
+"""
 
 from torch import Tensor
 from torch.nn.functional import log_softmax

@@ -3,6 +3,8 @@
 One class against the rest, 15 bins of equal count (fewer where scores are equal), rows normalized; for K = 2 the one
 map of class 1. The result is mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of
 every label at once: without it a probability of zero gives an infinite log loss.
+
+When: a plain baseline is wanted; it loses the order of examples within a bin. Cost: 15 numbers a class, a sort.
 """
 
 from __future__ import annotations

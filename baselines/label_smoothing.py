@@ -1,4 +1,7 @@
-"""Label smoothing: cross-entropy against (1 - eps) onehot(y) + eps / K (Szegedy et al., 2016, arXiv 1512.00567)."""
+"""Label smoothing: cross-entropy against (1 - eps) onehot(y) + eps / K (Szegedy et al., 2016, arXiv 1512.00567).
+
+When: as the common way to train less confident models; see what a temperature leaves of it.
+"""
 
 from torch import Tensor
 from torch.nn.functional import log_softmax

@@ -3,6 +3,8 @@
 The scale of the logits is a degree of freedom that a network otherwise spreads over its head (Agarwala et al., 2023,
 arXiv 2010.07344); here it has a parameter of its own, whose rate grows with the strength squared. With weight
 decay, W shrinks and exp(a) makes up for it: `head_decay=0` takes the decay off the head, a included.
+
+When: the question is which beta training itself would choose.
 """
 
 import torch

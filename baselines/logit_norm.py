@@ -2,6 +2,8 @@
 
 The loss is the cross-entropy of beta z / (tau ||z||). The strength is 1 / tau, so that beta times the strength is the
 only temperature the loss knows. Predictions take the logits as they are.
+
+When: growth of the logits' norm is held to be the cause of overconfidence.
 """
 
 from torch import Tensor

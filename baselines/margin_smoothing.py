@@ -1,6 +1,8 @@
 """Margin-based label smoothing: gaps of logits beyond a margin are penalized (Liu et al., 2022, arXiv 2111.15430).
 
 Label smoothing pulls every gap between the largest logit and another one to 0; this pulls only those above MARGIN.
+
+When: label smoothing is wanted for large gaps between logits alone.
 """
 
 from torch import Tensor

@@ -2,6 +2,8 @@
 
 Label smoothing adds strength * (Z_y - mean_k Z_k) to cross-entropy, and so leaves wrong answers confident; here the
 largest logit stands in place of the label's.
+
+When: label smoothing is wanted that does not leave wrong answers confident.
 """
 
 from torch import Tensor

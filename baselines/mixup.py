@@ -2,6 +2,8 @@
 
 The share is drawn from Beta(alpha, alpha). Of inputs that are numbers; one share a batch, as in the paper's own
 experiments.
+
+When: inputs are images or vectors, and a regularizer of inputs is the comparison.
 """
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""NormSoftmax: logits of unit variance over the classes, times the strength s (Jiang et al., 2023, COINS)."""
+"""NormSoftmax: logits of unit variance over the classes, times the strength s (Jiang et al., 2023, COINS).
+
+When: the scale of the logits should be fixed, the same for each example.
+"""
 
 from torch import Tensor, nn
 

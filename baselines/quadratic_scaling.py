@@ -8,6 +8,8 @@ other than 0 the map turns at x = -b / (2 c), often beyond the data: it need not
 The labels are mixed with a share 1 / (N + 1) of the uniform, as if one more example had been seen, of every label at
 once (`_one_vs_rest.targets`): where data are separable the fit to the labels alone is infinite. A prior of precision
 1e-6, in units of total log loss, on slopes of standardized features decides where scores are constant.
+
+When: two classes whose scores spread unequally, with hundreds of examples. Cost: three numbers, Newton steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Logit soft cap: z = c tanh(a / c), a the head's output, the strength c (Gemma Team, 2024, arXiv 2408.00118)."""
+"""Logit soft cap: z = c tanh(a / c), a the head's output, the strength c (Gemma Team, 2024, arXiv 2408.00118).
+
+When: logits must stay within a bound, whatever the weights.
+"""
 
 from torch import Tensor, nn
 

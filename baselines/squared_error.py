@@ -1,4 +1,7 @@
-"""Squared error on the logits in place of cross-entropy (Hui & Belkin, 2021, arXiv 2006.07322)."""
+"""Squared error on the logits in place of cross-entropy (Hui & Belkin, 2021, arXiv 2006.07322).
+
+When: a loss without a softmax is the comparison.
+"""
 
 import torch
 from torch import Tensor

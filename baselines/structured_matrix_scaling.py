@@ -2,6 +2,8 @@
 
 As structured vector scaling, with a full matrix D, whose off-diagonal entries carry a larger penalty
 (`_affine.structured`).
+
+When: as matrix scaling with fewer examples than it needs. Cost: K^2 + K numbers.
 """
 
 from calib_bench.baselines._affine import TEMPERED, Affine, structured

@@ -2,6 +2,8 @@
 
 Maximum likelihood with a Gaussian prior of precision 0.1 on the departure of w and of b from temperature scaling
 (w = 1/T, b = 0).
+
+When: single classes are named too often or too rarely, each with tens of examples. Cost: 2 K numbers, Newton steps.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ instead: K (K - 1) / 2 fits, each to the examples of its two classes.)
 
 p0 and p1 are kept at every distinct score (Vovk, Petej & Fedorova, 2015, arXiv 1511.00213, precompute them likewise), 3
 N K numbers in all, hence a limit of 2^24 on N K.
+
+When: two classes, and validity counts more than sharpness. Cost: it keeps 3 N K numbers, so that N K is limited.
 """
 
 from __future__ import annotations

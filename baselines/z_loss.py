@@ -1,6 +1,8 @@
 """z-loss: the squared logarithm of the softmax's normalizer is penalized (Chowdhery et al., 2023, arXiv 2204.02311).
 
 It holds log sum_k exp Z_k near 0, which a constant added to all logits would change without changing a probability.
+
+When: logits drift by a constant, as in low precision.
 """
 
 from torch import Tensor

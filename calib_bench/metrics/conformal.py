@@ -69,8 +69,11 @@ def prediction_sets(
     The influences take the difference that thresholds one standard error of the level away make.
 
     Args:
-        calibration_MK, test_NK: logits or log probabilities; the calibration examples are not among the test examples.
-        y_M, y_N: their labels.
+        calibration_MK: logits or log probabilities of examples that are not among the test examples.
+        y_M: their labels.
+        test_NK: logits or log probabilities of the test examples.
+        y_N: their labels.
+        level: the probability, in (0, 1).
 
     >>> p = torch.tensor([[0.9, 0.1]] * 10)
     >>> sets = prediction_sets(p.log(), torch.zeros(10, dtype=torch.int64), p.log(), torch.tensor([0] * 5 + [1] * 5))

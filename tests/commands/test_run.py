@@ -39,12 +39,12 @@ def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-README = (ROOT / "README.md").read_text()
+PLUG_INS = (ROOT / "docs" / "plug-ins.md").read_text()
 
 
 def example(name: str) -> str:
-    """The README's code block that starts with `# mine/<name>`."""
-    blocks = README.split("```python\n")[1:]
+    """The code block of docs/plug-ins.md that starts with `# mine/<name>`."""
+    blocks = PLUG_INS.split("```python\n")[1:]
     return next(block.split("```")[0] for block in blocks if block.startswith(f"# mine/{name}"))
 
 

@@ -1,5 +1,13 @@
 "use strict";
-// Sorting, filters and folded columns of tables; the page reads as well without. A live page asks for news.
+// Unpacks what is compressed; sorting, filters and folded columns of tables. A live page asks for news.
+async function unpack(script) {
+  const bytes = Uint8Array.from(atob(script.textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const holder = document.createElement("template");
+  holder.innerHTML = await new Response(stream).text();
+  script.replaceWith(holder.content);
+}
+
 const number = (text) => (text === "" || text === "–" ? NaN : Number(text.replace("−", "-")));
 
 function value(cell) {
@@ -96,10 +104,15 @@ function live(version) {
   setTimeout(ask, 2000);
 }
 
-for (const table of document.querySelectorAll("table.data")) {
-  tools(table);
-  sortable(table);
+async function ready(part) {
+  for (const script of part.querySelectorAll("script.packed")) await unpack(script);
+  for (const table of part.querySelectorAll("table.data")) {
+    tools(table);
+    sortable(table);
+  }
 }
+
+for (const part of document.querySelectorAll("section")) ready(part);
 for (const link of document.querySelectorAll('a[href^="#"]'))
   link.addEventListener("click", () => {
     const target = document.getElementById(link.hash.slice(1));

@@ -21,6 +21,7 @@ from calib_bench.analysis.format import number, title
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
 from calib_bench.report.page_tables import MOST_ROWS, PageTable, page_table
+from calib_bench.report.terms import Terms
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,7 +82,8 @@ def page(
     command = str(provenance.get("command", full))
     origin = {**provenance, "command in full": full}
     captions = {name: inspect.getdoc(draw) or "" for name, draw in study.figures.items() if inspect.isfunction(draw)}
-    head = f"{settings.study.replace('_', ' ').capitalize()} on {settings.task}"
+    name = title(settings.study)
+    head = f"{name[:1].upper()}{name[1:]} on {settings.task}".replace("Sgd", "SGD")
     return document(
         head, study.question, command, analysis, figures, origin,
         sections=study.sections, captions=captions, details=details, facts=_facts(settings, provenance),
@@ -129,6 +131,7 @@ def document(
         warnings=analysis.warnings,
         limit=analysis.result.limit,
         parts=parts,
+        terms=Terms(),
         command=command,
         provenance={key: value for key, value in provenance.items() if value != command},
         style=_asset("page.css"),

@@ -73,7 +73,7 @@ function tools(table) {
       if (values.length < 2 || values.length > 40 || values.length === rows.length) return;
       const select = document.createElement("select");
       select.setAttribute("aria-label", name);
-      select.append(new Option(`every ${name}`, ""), ...values.map((text) => new Option(text, text)));
+      select.append(new Option(`${name}: all`, ""), ...values.map((text) => new Option(text, text)));
       select.addEventListener("change", show);
       selects.push([i, select]);
       bar.append(select);
@@ -115,8 +115,8 @@ async function ready(part) {
 for (const part of document.querySelectorAll("section")) ready(part);
 for (const link of document.querySelectorAll('a[href^="#"]'))
   link.addEventListener("click", () => {
-    const target = document.getElementById(link.hash.slice(1));
-    if (target instanceof HTMLDetailsElement) target.open = true;
+    const fold = document.getElementById(link.hash.slice(1))?.closest("details");
+    if (fold) fold.open = true;
   });
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => (fold.open = true)));
 if (document.documentElement.dataset.live) live(document.documentElement.dataset.live);

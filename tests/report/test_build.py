@@ -177,10 +177,12 @@ def test_csv_reads_back_exactly(run: tuple[Store, Settings, Path]) -> None:
 @given(st.floats(-1e3, 1e3), st.floats(1e-7, 1e3))
 def test_an_estimate_is_right_to_a_hundredth_of_its_half_width(mean: float, half: float) -> None:
     text = estimate(mean, mean - half, mean + half).replace("−", "-")
-    shown = [float(part) for part in re.findall(r"-?[\d.]+", text)]
+    shown = [float(part) for part in re.findall(r"-?[\d.]+(?:e-\d+)?", text)]
     for value, told in zip((mean, mean - half, mean + half), shown, strict=True):
-        far_apart = 0 < 30 * (mean - half) < mean + half  # then each has two digits of its own
-        assert abs(value - told) <= (0.051 * value if far_apart else max(0.051 * half, 5.1e-7))
+        far_apart = 0 < 10 * (mean - half) < mean + half  # then each has two digits of its own
+        narrow = half <= 1.001e-6 * abs(mean)  # then each has five
+        tolerance = 5.1e-5 * max(abs(mean), 1) if narrow else max(0.051 * half, 5.1e-7)
+        assert abs(value - told) <= (0.051 * value if far_apart else tolerance)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ ALPHA = 0.05
 SIBLINGS = ("_low", "_high", "_p", "_holm")
 """Ends of the names of a column's limits and p-values."""
 
+WIDE = 10
+"""Positive limits of which the high one is more than so many times the low one are far apart."""
+
 
 def number(value: object) -> str:
     """A lone value for people: floats to 4 significant digits, missing values as a dash."""
@@ -22,25 +25,46 @@ def number(value: object) -> str:
 
 
 def estimate(mean: float, low: float, high: float) -> str:
-    """A mean with its interval, to two significant digits of the interval's half width; of positive numbers far apart,
-    each to two of its own.
+    """A mean with its interval, see `estimate_texts`.
 
     >>> estimate(0.14412, 0.1302, 0.158), estimate(0.31, 0.0123, 104.0)
     ('0.144 [0.130, 0.158]', '0.31 [0.012, 100]')
     """
     if not (math.isfinite(mean) and math.isfinite(low) and math.isfinite(high)):
         return number(mean)
-    if 0 < 30 * low < high:
-        mean, low, high = (float(f"{v:.2g}") for v in (mean, low, high))
-        return f"{mean:g} [{low:g}, {high:g}]".replace("-", "−")
-    digits = places(low, high)
-    return f"{fixed(mean, digits)} [{fixed(low, digits)}, {fixed(high, digits)}]"
+    mean_text, low_text, high_text = estimate_texts(mean, low, high)
+    return f"{mean_text} [{low_text}, {high_text}]"
+
+
+def estimate_texts(mean: float, low: float, high: float, digits: int | None = None) -> list[str]:
+    """A finite mean and its limits as texts: positive limits far apart to two significant digits each, all others to
+    so many places, those of `places` if none are given.
+
+    >>> estimate_texts(0.23, 0.041, 8.2, digits=1)
+    ['0.23', '0.041', '8.2']
+    """
+    if 0 < WIDE * low < high:
+        return [_two_digits(value) for value in (mean, low, high)]
+    return [fixed(value, places(low, high) if digits is None else digits) for value in (mean, low, high)]
+
+
+def _two_digits(value: float) -> str:
+    """A positive number to two significant digits."""
+    value = float(f"{value:.2g}")
+    return f"{value:.1e}" if value < 1e-4 else fixed(value, max(1 - math.floor(math.log10(value)), 0))
 
 
 def places(low: float, high: float) -> int:
-    """Decimal places that give an interval's half width two significant digits, at most 6; 4 where it has no width."""
-    half = (high - low) / 2
-    return min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 4
+    """Decimal places that give an interval's half width two significant digits, at most 6; of one without a width, or
+    of less than a millionth of its limits, five digits of these, at most 4 places.
+
+    >>> places(0.13, 0.158), places(0.99999998, 1.00000003)
+    (3, 4)
+    """
+    half, largest = (high - low) / 2, max(abs(low), abs(high))
+    if not half > 1e-6 * largest:
+        return max(4 - max(math.floor(math.log10(largest)), 0), 0) if largest > 0 else 4
+    return min(max(1 - math.floor(math.log10(half)), 0), 6)
 
 
 def fixed(value: float, digits: int) -> str:

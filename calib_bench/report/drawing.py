@@ -105,11 +105,16 @@ def dodge_factor(i: int, n: int) -> float:
 def set_beta_axis(axis: Axes, betas: Sequence[float]) -> None:
     axis.set_xscale("log")
     ticks = sorted(set(betas))
-    axis.set_xticks(_thin(ticks), [f"{b:.3g}" for b in _thin(ticks)])
+    axis.set_xticks(_thin(ticks), [tick_text(b) for b in _thin(ticks)])
     axis.minorticks_off()
     axis.set_xlabel("beta")
     if len(ticks) == 1:
         axis.set_xlim(ticks[0] / 3, ticks[0] * 3)
+
+
+def tick_text(value: float) -> str:
+    """A number beside a tick to three digits: 1000 and not 1e+03."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _thin(ticks: list[float]) -> list[float]:
@@ -135,7 +140,7 @@ def plain(axis: Any) -> None:
             else (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
         )
         axis.set_major_locator(LogLocator(subs=subs, numticks=9))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", length=0)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def reliability(frame: pd.DataFrame) -> Figure:
-    """Accuracy by confidence, a panel a method, with counts below and, dotted, mean confidence;
-    in grey where the accuracy of a calibrated model falls in 95% of samples of this size.
+    """Accuracy by confidence, a panel a method: below the diagonal confidence is too high, above it too low, and in the
+    grey band no more than chance allows in samples of this size (95%). Counts below; dotted, mean confidence.
     """
     from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ def reliability(frame: pd.DataFrame) -> Figure:
         column[0].set_title(str(method))
         column[1].bar(rows["low"], rows["count"], rows["high"] - rows["low"], align="edge", color="C0", edgecolor="w")
         column[1].axvline((rows["confidence"] * rows["count"]).sum() / rows["count"].sum(), color="k", linestyle=":")
-        column[1].set(xlabel="confidence", xlim=(0, 1))
+        column[1].set(xlabel="confidence", xlim=(0.5 if frame["confidence"].min() >= 0.5 else 0, 1))
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("examples")
     return figure
@@ -48,7 +48,9 @@ def _diagram(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def risk_coverage(frame: pd.DataFrame) -> Figure:
-    """Error rate among the examples in which the model is most confident, by their share."""
+    """Error rate among the examples in which the model is most confident, by their share: a curve that starts low and
+    rises late belongs to a model that knows where it errs.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.6 * WIDTH, 3.4))
@@ -61,14 +63,16 @@ def risk_coverage(frame: pd.DataFrame) -> Figure:
 
 
 def ece_over_bins(frame: pd.DataFrame) -> Figure:
-    """ECE by the number of bins, and, dashed, what a calibrated model with these confidences would show by chance."""
+    """ECE by the number of bins, and, dashed, what a calibrated model with these confidences would show by chance: only
+    the distance between the two is miscalibration.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.6 * WIDTH, 3.4))
     axis = figure.subplots()
     for i, (method, rows) in enumerate(frame.groupby("method", sort=False)):
         axis.plot(rows["bins"], rows["ece"], "o-", color=f"C{i}", label=str(method))
-        axis.plot(rows["bins"], rows["ece_null"], "--", color=f"C{i}")
+        axis.plot(rows["bins"], rows["ece_null"], "--", color=f"C{i}", label=f"{method}, by chance")
     axis.set(xlabel="bins", ylabel="ECE", ylim=(0, None), xscale="log")
     axis.set_xticks(sorted(frame["bins"].unique()), [str(b) for b in sorted(frame["bins"].unique())])
     axis.minorticks_off()
@@ -82,9 +86,9 @@ DRAWN: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
 """Figures by the names of the tables that they are drawn from."""
 
 SECTIONS = (
-    Section("Results", ("metrics", "comparison")),
+    Section("Results", ("evaluation", "comparison", "differences", "models", "metrics")),
     Section("Calibration", ("reliability", "ece_over_bins")),
-    Section("Decisions", ("risk_coverage", "decisions")),
+    Section("Decisions", ("risk_coverage", "decisions", "decision_differences")),
 )
 
 

@@ -1,8 +1,13 @@
-"""One self-contained HTML page: summary, sections, provenance. Its small script sorts tables; nothing is fetched."""
+"""One self-contained HTML page: summary, sections, provenance; nothing is fetched.
+
+Drawings and long tables are compressed in the page. Its small script unpacks them and sorts tables; without it the page
+shows pictures from the files beside it, and the first rows of each table.
+"""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import inspect
 import re
@@ -16,6 +21,7 @@ from calib_bench.analysis.format import number, title
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
 from calib_bench.report.page_tables import MOST_ROWS, PageTable, page_table
+from calib_bench.report.terms import Terms
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "document", "inline", "page"]
 OPEN_ROWS = 30
 """Tables longer than this start folded, but for the first of a section."""
+PLAIN_ROWS = 20
+"""Rows of a table that are there without the page's script; the others are compressed."""
 LEAD = 3
 """Sentences of a verdict that stand first where a study gives no summary."""
 Drawn = Mapping[str, str]
@@ -38,6 +46,12 @@ class Figure:
     caption: str
     svg: str
     files: str = ""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in points."""
+        wide, high = re.findall(r"[\d.]+", self.svg[self.svg.index("viewBox") :])[2:4]
+        return float(wide), float(high)
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,8 @@ def page(
     command = str(provenance.get("command", full))
     origin = {**provenance, "command in full": full}
     captions = {name: inspect.getdoc(draw) or "" for name, draw in study.figures.items() if inspect.isfunction(draw)}
-    head = f"{settings.study.replace('_', ' ').capitalize()} on {settings.task}"
+    name = title(settings.study)
+    head = f"{name[:1].upper()}{name[1:]} on {settings.task}".replace("Sgd", "SGD")
     return document(
         head, study.question, command, analysis, figures, origin,
         sections=study.sections, captions=captions, details=details, facts=_facts(settings, provenance),
@@ -116,6 +131,7 @@ def document(
         warnings=analysis.warnings,
         limit=analysis.result.limit,
         parts=parts,
+        terms=Terms(),
         command=command,
         provenance={key: value for key, value in provenance.items() if value != command},
         style=_asset("page.css"),
@@ -218,13 +234,14 @@ def inline(svg: str, name: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body)
+    body = re.sub(r"([1-9]\d*\.\d\d)\d+", r"\1", body)  # hundredths of a point
     body = re.sub(r'(<g id="patch_\d+">\s*<path [^>]*style="fill: )#ffffff"', r'\1none"', body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r"url\(#", f"url(#{name}-", body)
     body = re.sub(r'href="#', f'href="#{name}-', body)
     return re.sub(
-        r'<svg\s([^>]*?)\bwidth="([\d.]+)pt"([^>]*?)\bheight="[\d.]+pt"',
-        r'<svg role="img" style="--wide:\2pt" \1\3',
+        r'<svg\s([^>]*?)\bwidth="[\d.]+pt"([^>]*?)\bheight="[\d.]+pt"',
+        r'<svg role="img" \1\2',
         body,
         count=1,
     )
@@ -247,9 +264,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"raw": Markup, "title_of": title, "plain": _plain, "soft": _soft}
-    environment.globals |= {"open_rows": OPEN_ROWS}
+    environment.filters |= {"raw": Markup, "title_of": title, "plain": _plain, "soft": _soft, "packed": packed}
+    environment.globals |= {"open_rows": OPEN_ROWS, "plain_rows": PLAIN_ROWS}
     return environment
+
+
+def packed(markup: str) -> Markup:
+    """Markup as an element that the page's script replaces by it: compressed, in base64."""
+    from markupsafe import Markup
+
+    data = base64.b64encode(gzip.compress(str(markup).encode(), mtime=0)).decode()
+    return Markup('<script type="application/gzip" class="packed">{}</script>').format(Markup(data))
 
 
 def _soft(text: str) -> Markup:

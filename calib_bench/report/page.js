@@ -1,5 +1,13 @@
 "use strict";
-// Sorting, filters and folded columns of tables; the page reads as well without. A live page asks for news.
+// Unpacks what is compressed; sorting, filters and folded columns of tables. A live page asks for news.
+async function unpack(script) {
+  const bytes = Uint8Array.from(atob(script.textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const holder = document.createElement("template");
+  holder.innerHTML = await new Response(stream).text();
+  script.replaceWith(holder.content);
+}
+
 const number = (text) => (text === "" || text === "–" ? NaN : Number(text.replace("−", "-")));
 
 function value(cell) {
@@ -65,7 +73,7 @@ function tools(table) {
       if (values.length < 2 || values.length > 40 || values.length === rows.length) return;
       const select = document.createElement("select");
       select.setAttribute("aria-label", name);
-      select.append(new Option(`every ${name}`, ""), ...values.map((text) => new Option(text, text)));
+      select.append(new Option(`${name}: all`, ""), ...values.map((text) => new Option(text, text)));
       select.addEventListener("change", show);
       selects.push([i, select]);
       bar.append(select);
@@ -96,14 +104,19 @@ function live(version) {
   setTimeout(ask, 2000);
 }
 
-for (const table of document.querySelectorAll("table.data")) {
-  tools(table);
-  sortable(table);
+async function ready(part) {
+  for (const script of part.querySelectorAll("script.packed")) await unpack(script);
+  for (const table of part.querySelectorAll("table.data")) {
+    tools(table);
+    sortable(table);
+  }
 }
+
+for (const part of document.querySelectorAll("section")) ready(part);
 for (const link of document.querySelectorAll('a[href^="#"]'))
   link.addEventListener("click", () => {
-    const target = document.getElementById(link.hash.slice(1));
-    if (target instanceof HTMLDetailsElement) target.open = true;
+    const fold = document.getElementById(link.hash.slice(1))?.closest("details");
+    if (fold) fold.open = true;
   });
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((fold) => (fold.open = true)));
 if (document.documentElement.dataset.live) live(document.documentElement.dataset.live);

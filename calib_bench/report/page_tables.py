@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import fixed, number, places, title
+from calib_bench.analysis.format import estimate_texts, fixed, number, places, title
 from calib_bench.core.study import Table
 from calib_bench.report.table_view import COUNTS, FLAG, GOOD, Column, TableView, is_known, star
 
 MOST_ROWS = 1_000
 """Rows of a table on the page; the CSV has them all."""
+MOST_PLACES = 6
+"""Decimal places of a column; what needs more is written with an exponent."""
+WIDTH = 118
+"""Characters of numbers that fit on a page of 1280 pixels beside the names of rows, each column's margins counted."""
+MARGIN = 4
+"""A column's margins, in characters."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ def page_table(name: str, table: Table) -> PageTable:
     view = TableView.of(table).head(MOST_ROWS)
     keys, alike = _keys_and_alike(view)
     columns = [column for column in view.shown if column not in {*keys, *alike, FLAG}]
+    columns = list(dict.fromkeys((*(name for name in view.declared_first if name in columns), *columns)))
+    rows = _rows(view, keys, columns)
     return PageTable(
         name=name,
         title=view.title,
@@ -70,9 +78,26 @@ def page_table(name: str, table: Table) -> PageTable:
         same=view.in_words(alike),
         keys=[title(key) for key in keys],
         columns=view.columns(columns),
-        first=view.first(columns),
-        rows=_rows(view, keys, columns),
+        first=_fitting(view.first(columns), columns, rows),
+        rows=rows,
     )
+
+
+def _fitting(first: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """The leading ones of some columns that fit beside one another, at least one; those of long text come last."""
+    widths = dict(zip(columns, map(_width, columns, zip(*(row.cells for row in rows), strict=True)), strict=False))
+    total, fitting = 0, []
+    for name in first:
+        total += widths.get(name, 0)
+        if total <= WIDTH or not fitting:
+            fitting.append(name)
+    return fitting
+
+
+def _width(name: str, cells: Sequence[Cell]) -> int:
+    """Characters that a column takes: those of its longest cell, or of the longest word of its heading."""
+    words = [len(word) + 1 for word in title(name).split()]
+    return MARGIN + max(*words, *(max(len(cell.text) + len(cell.star), len(cell.limits)) for cell in cells))
 
 
 def _keys_and_alike(view: TableView) -> tuple[list[str], list[str]]:
@@ -131,7 +156,8 @@ def _common_places(values: Sequence[object]) -> int | None:
     sizes = sorted(map(abs, fractions))
     if sizes[-1] >= 1e3 or sizes[-1] > 100 * sizes[0]:
         return None
-    return max(0, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))
+    digits = max(0, 2 - math.floor(math.log10(sizes[len(sizes) // 2])))
+    return digits if digits <= MOST_PLACES else None
 
 
 def _plain_cell(value: object, digits: int | None) -> Cell:
@@ -149,10 +175,10 @@ def _interval_cell(estimate: Estimate, sortable: str, usual: int) -> Cell:
     """The cell of an estimate to the column's usual places, or to its own where those are two or more off."""
     needed = places(estimate.low, estimate.high)
     digits = usual if abs(needed - usual) <= 1 else needed
-    limits = f"[{fixed(estimate.low, digits)}, {fixed(estimate.high, digits)}]"
+    mean, low, high = estimate_texts(estimate.mean, estimate.low, estimate.high, digits)
     p_values = (("p", estimate.p), ("Holm-adjusted p", estimate.holm))
     p_texts = [f"{what} = {p:.2g}" for what, p in p_values if not math.isnan(p)]
-    return Cell(fixed(estimate.mean, digits), limits, sortable, star(estimate), ", ".join(p_texts))
+    return Cell(mean, f"[{low}, {high}]", sortable, star(estimate), ", ".join(p_texts))
 
 
 def _sortable(value: object) -> str:

@@ -155,5 +155,5 @@ def test_the_study_is_run_reported_and_over(tmp_path: Path, capsys: pytest.Captu
     before = {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")}
     capsys.readouterr()
     assert cli.main(["report", str(folder)]) == 0
-    assert "accounts for" in capsys.readouterr().out
+    assert "adjusted R^2 of cells given beta^2 eta0 alone" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in (folder / "report" / "tables").glob("*.csv")} == before

@@ -142,7 +142,7 @@ def reliability(analysis: Analysis) -> Figure:
         axis.set_visible(False)
     several = frame.model.nunique() > 1
     for axis, (name, rows, beta) in zip(axes.flat, panels, strict=False):
-        _reliable(axis, rows[rows.beta == beta])
+        _reliable(axis, rows[rows.beta == beta], frame)
         axis.set_title(f"{name}, beta={beta:.3g}" if several else f"beta={beta:.3g}", loc="left")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy")
@@ -163,7 +163,7 @@ def reliability_row(bins: pd.DataFrame) -> Figure:
     for axis in axes[len(objectives) :]:
         axis.set_visible(False)
     for axis, objective in zip(axes, objectives, strict=False):
-        _reliable(axis, bins[bins["objective"] == objective])
+        _reliable(axis, bins[bins["objective"] == objective], bins)
         axis.set_title(objective, loc="left")
         axis.set_xlabel("confidence")
     axes[0].set_ylabel("accuracy")
@@ -171,8 +171,8 @@ def reliability_row(bins: pd.DataFrame) -> Figure:
     return figure
 
 
-def _reliable(axis: Axes, rows: pd.DataFrame) -> None:
-    """One arm's bins, raw and repaired, on a square from 0 to 1."""
+def _reliable(axis: Axes, rows: pd.DataFrame, every: pd.DataFrame) -> None:
+    """One arm's bins, raw and repaired, on axes from 0 to 1; from 0.5 where no bin of any arm has less confidence."""
     axis.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
     for method, color, marker in ((RAW, "C1", "s"), (REPAIRED, "C0", "o")):
         bins = rows[(rows["method"] == method) & (rows["count"] > 0)]
@@ -181,7 +181,9 @@ def _reliable(axis: Axes, rows: pd.DataFrame) -> None:
         axis.scatter(
             bins.confidence, bins.accuracy, 3 + 60 * share, color=color, marker=marker, linewidths=0, clip_on=False
         )
-    axis.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    least = 0.5 if every.loc[every["count"] > 0, "confidence"].min() >= 0.5 else 0.0
+    axis.set(xlim=(least, 1), ylim=(0, 1), xticks=sorted({least, 0.5, 1.0}), yticks=(0, 0.5, 1))
+    axis.set_box_aspect(1)
 
 
 def learning_rates(analysis: Analysis) -> Figure:

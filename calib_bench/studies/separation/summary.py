@@ -58,7 +58,9 @@ def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:
     reference = f"beta={grid.reference:g}"
     if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
         return f"Beta made no difference to what is learned: {overview(findings)}, against {reference}."
-    return f"No effect of beta on what is learned is established against {reference}{hints(findings)}."
+    return (
+        f"Under cross-entropy no effect of beta on what is learned is established against {reference}{hints(findings)}."
+    )
 
 
 def _confidence(rows: Sequence[Row]) -> str:
@@ -68,7 +70,7 @@ def _confidence(rows: Sequence[Row]) -> str:
     if most is not None:
         others = places(one.where for one in findings if one.is_established and one is not most)
         more = f"; also established at {others}" if others else ""
-        return f"Confidence changes too: at {most.where}, {changes([most])}{more}."
+        return f"Confidence changes too, under cross-entropy: at {most.where}, {changes([most])}{more}."
     if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
-        return f"Confidence hardly matters: {overview(findings)}."
-    return "No change of confidence that temperature scaling would repair is established."
+        return f"Under cross-entropy confidence hardly matters: {overview(findings)}."
+    return "Under cross-entropy no change of confidence that temperature scaling would repair is established."

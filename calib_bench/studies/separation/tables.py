@@ -56,6 +56,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
             "kappa > 1 is overconfident, < 1 underconfident: a geometric mean, its "
             "interval over seeds and calibration examples.",
             paper=True,
+            first=("accuracy", *LOG_LOSS, "kappa", "log_loss_conf_share"),
         ),
         "separation_brier": Table(
             "Confidence and dynamics: change of the Brier score",

@@ -32,8 +32,10 @@ STATES = {
 def summary(results: list[measured_rows.FamilyResult], accepted: pd.DataFrame) -> tuple[str, ...]:
     if not len(accepted):
         return ("Nothing that theory gives could be measured.",)
-    met = int((accepted["verdict"] == measured_rows.MET).sum())
-    sentences = [f"Of {len(accepted)} numbers that theory gives, {met} are met within their tolerance."]
+    counts = accepted["verdict"].value_counts()
+    states = (measured_rows.MET, measured_rows.NOT_MET, measured_rows.OPEN)
+    parts = ", ".join(f"{counts.get(state, 0)} {state}" for state in states)
+    sentences = [f"Of {len(accepted)} numbers that theory gives, within their tolerance: {parts}."]
     for one in results:
         measured = measured_rows.slope(one)
         if measured is not None and one.family.convex and one.minimum.converged:

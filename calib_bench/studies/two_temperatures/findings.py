@@ -32,15 +32,15 @@ def verdict(names: Sequence[Row], frames: dict[str, pd.DataFrame]) -> tuple[str,
 
 
 def _family_sentences(name: Row, frames: dict[str, pd.DataFrame]) -> list[str]:
-    """Sentences on the variance that beta^2 eta0 alone accounts for, and on what beta adds."""
+    """Sentences on what beta^2 eta0 alone tells of a cell, and on what beta adds."""
     sentences: list[str] = []
     shares = _rows_of(frames["shares"], name)
     for label in SETS:
         rows = [row for row in shares if row["of"] == label]
         if rows:
-            begin = f"{name['model']}, {rows[0]['cells']} cells, {label}: share of the variance between cells that"
-            sentences.append(f"{begin} beta^2 eta0 alone accounts for: {_cells(rows, 'effective')}.")
-            sentences.append(f"The rate alone, eta0, accounts for: {_cells(rows, 'eta0')}.")
+            begin = f"{name['model']}, {rows[0]['cells']} cells, {label}: adjusted R^2 of cells"
+            sentences.append(f"{begin} given beta^2 eta0 alone: {_cells(rows, 'effective')}.")
+            sentences.append(f"Given the rate alone, eta0: {_cells(rows, 'eta0')}.")
     block = _rows_of(frames["block"], name)
     if block:
         size = f"{block[0]['temperatures']} x {block[0]['betas']}"

@@ -8,12 +8,12 @@ from calib_bench.studies.two_temperatures.plane import LEARNED
 SEEDS = "{seeds}, test split"
 TABLES = {
     "shares": TableSpec(
-        "What one number accounts for, of the variance between cells",
+        "What one number tells of a cell: adjusted R^2",
         (
             SEEDS,
-            "Adjusted share of the variance between cells (means over seeds, seed noise taken out) that lies between "
-            "cells of different beta^2 eta0 (effective), of different eta0, of different beta; log losses and kappa "
-            "by their logarithm",
+            "Adjusted R^2 of cells (means over seeds, seed noise taken out) given beta^2 eta0 (effective), eta0 or "
+            "beta: 1 where it tells all, 0 where it tells as little as cells grouped at random, below 0 where less; "
+            "log losses and kappa by their logarithm",
             f"95% jackknife intervals over seeds. Learned: repaired log loss below {LEARNED:g} log K",
         ),
         paper=True,

@@ -255,7 +255,7 @@ def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], T
         if method in (RAW, REPAIRED):
             row["ece_null"], row["ece_p"] = ece_null(logp, one.y_test)
             curve = pd.DataFrame(reliability(logp, one.y_test)._asdict()).assign(method=method)
-            of_sets = _set_values(one, logp, row.get("kappa", 1.0))
+            of_sets = set_values(one, logp, one.y_test, row.get("kappa", 1.0))
             row |= {name: float(of_sets[name].mean()) for name in SETS}
         kept = of_sets | {name: examples[name].numpy() for name in PER_EXAMPLE}
         if method == REPAIRED:
@@ -263,10 +263,11 @@ def _scored(one: TrialLogits, predictions: Sequence[tuple[str, dict[str, Any], T
         yield method, row, kept, curve
 
 
-def _set_values(one: TrialLogits, logp_NK: Tensor, kappa: float) -> dict[str, np.ndarray]:
-    """Each metric of SETS: its values [N]; by "<metric>_influence", what each calibration example adds to it [M]."""
+def set_values(one: TrialLogits, logp_NK: Tensor, y_N: Tensor, kappa: float) -> dict[str, np.ndarray]:
+    """Each metric of SETS of log probabilities after a temperature: its values [N], and by "<metric>_influence" what
+    each of the trial's calibration examples adds to it [M]."""
     values = {}
-    by_kind = prediction_sets(one.calibration / kappa, one.y_calibration, logp_NK, one.y_test)
+    by_kind = prediction_sets(one.calibration / kappa, one.y_calibration, logp_NK, y_N)
     for name in SETS:
         kind, what = name.split("_")
         values[name], values[f"{name}_influence"] = by_kind[kind].of(what)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Result = TypeVar("Result")
 COPIES = 8
 """Times the float64 logits that measuring a trial may hold at once."""
 TRIALS, TRIALS_BYTES = 5, 1 << 26
@@ -32,6 +33,8 @@ TRIALS, TRIALS_BYTES = 5, 1 << 26
 
 Prediction = tuple[dict[str, Any], "Tensor"]
 """What the fit of a calibrator tells, as columns, and log probabilities [N, K] of the test split."""
+CalibratorMap = tuple[dict[str, Any], "Callable[[Tensor], Tensor]"]
+"""What the fit of a calibrator tells, as columns, and its map of logits [N, K] to log probabilities."""
 Sentences = dict[str, str]
 """By calibrator, a sentence."""
 
@@ -83,6 +86,16 @@ class TrialLogits:
         Z, Z_test = (scale * trial.beta * logits[split].double() for split in ("calibration", "test"))
         return cls(trial, Z, Z_test, labels["calibration"], labels["test"])
 
+    def attempt(self, method: str, call: Callable[[], Result]) -> Result | None:
+        """What a call gives; None where the method then refuses the trial, but for the one that everything rests on."""
+        try:
+            return call()
+        except UserError as error:
+            if method == REPAIRED:
+                raise
+            self.refused[method] = str(error)
+            return None
+
     def cautions(self, calibrators: Mapping[str, Calibrator]) -> Sentences:
         """Calibrators' cautions about the trial's calibration set, by name."""
         texts = {name: c.warn(self.calibration, self.y_calibration) for name, c in calibrators.items() if c.warn}
@@ -92,51 +105,63 @@ class TrialLogits:
 def predictions(
     read: Sequence[TrialLogits], calibrators: Mapping[str, Calibrator]
 ) -> Iterator[tuple[str, dict[int, Prediction]]]:
-    """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split.
+    """Method and, by place of a trial in `read`, what its fit tells and log probabilities of the test split: `maps`,
+    applied."""
+    for method, by_trial in maps(read, calibrators):
+        applied: dict[int, Prediction] = {}
+        for i, (columns, apply) in by_trial.items():
+            logp_NK = read[i].attempt(method, partial(apply, read[i].test))
+            if logp_NK is not None:
+                applied[i] = columns, logp_NK
+        yield method, applied
+
+
+def maps(
+    read: Sequence[TrialLogits], calibrators: Mapping[str, Calibrator]
+) -> Iterator[tuple[str, dict[int, CalibratorMap]]]:
+    """Method and, by place of a trial in `read`, what its fit tells and the map that was fitted.
 
     A calibrator that cannot take a trial's logits, fails, or, as one of all of them, would learn too many numbers for
     so many classes, is entered in its `refused`, but for the one that everything rests on. The seconds of a fit are its
     share of what fitting them all took.
     """
-    yield RAW, {i: ({}, one.test.log_softmax(-1)) for i, one in enumerate(read)}
+    yield RAW, {i: ({}, _softmax) for i in range(len(read))}
     unasked = len(calibrators) >= len(registry.calibrators())
     for method, calibrator in calibrators.items():
         large = fitting.too_large(calibrator, *read[0].calibration.shape) if unasked else None
         if large is None:
-            yield method, _predictions(method, calibrator, read)
+            yield method, _maps(method, calibrator, read)
             continue
         for one in read:
             one.refused[method] = f"{large}: calibrator={method} fits it all the same."
         yield method, {}
 
 
-def _predictions(method: str, calibrator: Calibrator, read: Sequence[TrialLogits]) -> dict[int, Prediction]:
-    """One calibrator's predictions by place of a trial in `read`; those that it refuses are left out."""
+def _softmax(Z_NK: Tensor) -> Tensor:
+    return Z_NK.log_softmax(-1)
+
+
+def _maps(method: str, calibrator: Calibrator, read: Sequence[TrialLogits]) -> dict[int, CalibratorMap]:
+    """One calibrator's maps by place of a trial in `read`; those that it refuses are left out."""
     start = time.perf_counter()
     fits = _fits(calibrator, read)
     seconds = (time.perf_counter() - start) / len(read)
-    by_trial: dict[int, Prediction] = {}
+    by_trial: dict[int, CalibratorMap] = {}
     for i, (one, fit) in enumerate(zip(read, fits, strict=True)):
-        try:
-            by_trial[i] = _prediction(method, calibrator, one, fit, seconds)
-        except UserError as error:
-            if method == REPAIRED:
-                raise
-            one.refused[method] = str(error)
+        made = one.attempt(method, partial(_map, method, calibrator, one, fit, seconds))
+        if made is not None:
+            by_trial[i] = made
     return by_trial
 
 
-def _prediction(
-    method: str, calibrator: Calibrator, one: TrialLogits, fit: Params | None, seconds: float
-) -> Prediction:
-    """A trial's prediction; it is fitted here unless it was with others, which took `seconds` for each."""
+def _map(method: str, calibrator: Calibrator, one: TrialLogits, fit: Params | None, seconds: float) -> CalibratorMap:
+    """A trial's map; it is fitted here unless it was with others, which took `seconds` for each."""
     start = time.perf_counter()
     params = fitting.fitted(calibrator, one.calibration, one.y_calibration) if fit is None else fit
     columns: dict[str, Any] = {"fit_seconds": seconds + time.perf_counter() - start}
-    logp_NK = fitting.applied(calibrator, params, one.test)
     if method == REPAIRED:
         columns |= {"kappa": float(params["temperature"]), "at_bound": bool(params["at_bound"])}
-    return columns, logp_NK
+    return columns, partial(fitting.applied, calibrator, params)
 
 
 def _fits(calibrator: Calibrator, read: Sequence[TrialLogits]) -> Sequence[Params | None]:

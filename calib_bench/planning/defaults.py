@@ -169,7 +169,8 @@ def shift_sources(words: tuple[str, ...], task_name: str) -> tuple[str, ...]:
         words: names of corruptions, "all" for those of the task's inputs, paths.
 
     Raises:
-        SettingsError: a word is neither, two sources have one name, or what the task's inputs are is not known.
+        SettingsError: a word is neither, two sources have one name, a corruption is for other inputs than the task's,
+            or what these are is not known for "all".
     """
     corruptions, sources = registry.names("corruptions"), set()
     for word in words:
@@ -177,6 +178,7 @@ def shift_sources(words: tuple[str, ...], task_name: str) -> tuple[str, ...]:
         if word == "all":
             sources |= set(registry.corruptions(_inputs(task_name)))
         elif word in corruptions:
+            _check_kind(word, task_name)
             sources.add(word)
         elif path.exists():
             sources.add(str(path.resolve()))
@@ -184,6 +186,17 @@ def shift_sources(words: tuple[str, ...], task_name: str) -> tuple[str, ...]:
             hint = nearest(word, [*corruptions, "all"])
             raise SettingsError(f"shift={word} is no corruption, and no folder or file either: {hint}")
     return _distinct(sources)
+
+
+def _check_kind(corruption: str, task_name: str) -> None:
+    """Refuse a corruption of other inputs than the task's; a task need not say what they are before it is loaded."""
+    task, kind = registry.task(task_name), registry.load("corruptions", corruption).kind
+    if (task.image or task.example is not None) and kind != _inputs(task_name):
+        fitting = ", ".join(registry.corruptions(_inputs(task_name)))
+        raise SettingsError(
+            f"shift={corruption} is for {kind} inputs, and those of task {task_name} are {_inputs(task_name)}: "
+            f"valid choices: {fitting}, all"
+        )
 
 
 def _distinct(sources: set[str]) -> tuple[str, ...]:

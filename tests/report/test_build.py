@@ -81,7 +81,16 @@ def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
     assert run[2] == run[0].path / "report" / "report.html"
     study = registry.study("separation")
     drawn = {p.name for p in (folder / "figures").iterdir()}
-    unmeasured = {"comparisons", "over_time", "over_time_by_beta", "lazy", "shift", "shift_repaired", "shift_change"}
+    unmeasured = {
+        "comparisons",
+        "over_time",
+        "over_time_by_beta",
+        "lazy",
+        "shift",
+        "shift_repaired",
+        "shift_methods",
+        "shift_change",
+    }
     some = set(study.figures) - unmeasured - {"interventions"}  # none was trained
     assert drawn == {f"{name}.{suffix}" for name in some for suffix in ("png", "svg", "pdf")}
     names = {p.name for p in (folder / "tables").iterdir()}

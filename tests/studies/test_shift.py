@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_auc_score
 from synthetic import make, shape
 
+from calib_bench import metrics, registry
 from calib_bench.cli import main
 from calib_bench.core.corruption import ShiftedSplit
 from calib_bench.core.settings import Settings
@@ -39,7 +40,13 @@ def shifted_shape(trial: Trial, truth: dict[str, Any], labels: dict[str, Any]) -
 
 
 def analysed(path: Path, *words: str) -> Run:
-    fixed = ("calibrator=temperature_scaling", "lr=0.1", "beta=0.1,1,10", "seed=0..3", "objective=cross_entropy")
+    fixed = (
+        "calibrator=temperature_scaling,histogram_binning",
+        "lr=0.1",
+        "beta=0.1,1,10",
+        "seed=0..3",
+        "objective=cross_entropy",
+    )
     store, settings = make(path / "run", *fixed, *words, shape=shifted_shape, test=300)
     return store, settings, STUDY.analyse(settings, store)
 
@@ -155,6 +162,65 @@ def test_severity_0_is_the_separation_on_the_clean_test_split(run: Run, table: p
                 assert row[f"delta_{name}{end}"] == pytest.approx(expected, abs=1e-12)
 
 
+def test_every_method_on_clean_data_is_the_table_of_baselines(run: Run) -> None:
+    tables = run[2].tables
+    frame = tables["shift_methods"].frame
+    clean = frame[frame["severity"] == 0].set_index(["beta", "method"]).sort_index()
+    baselines = tables["baselines"].frame.set_index(["beta", "method"]).sort_index()
+    assert set(clean.index) == set(baselines.index)
+    assert len(clean) == 3 * 3  # raw and two calibrators
+    apart = [f"ece{end}" for end in ("_low", "_high")]  # by bootstrap on clean data
+    for column in (c for c in clean.select_dtypes("number") if c in baselines and c not in apart):
+        np.testing.assert_allclose(
+            clean[column].astype(float), baselines[column].astype(float), rtol=0, atol=1e-12, err_msg=column
+        )
+    assert {"brier", "classwise_ece", "smece", "augrc", "raps_size_low", "lac_coverage"} <= set(clean)
+
+
+def test_calibrators_are_fitted_on_clean_data_and_averaged_over_corruptions(run: Run) -> None:
+    frame = run[2].tables["shift_methods"].frame
+    calibrator = registry.calibrators(("histogram_binning",))["histogram_binning"]
+    log_loss: dict[float, Any] = {}
+    ece: list[float] = []
+    for beta in (1.0, 10.0):
+        rows = []
+        for seed in range(4):
+            params = calibrator.fit(*map(torch.from_numpy, logits(run, beta, seed, "calibration")))
+            shifted = [logits(run, beta, seed, f"{name}/3") for name in ("blur", "noise")]
+            p = [calibrator.apply(params, torch.from_numpy(Z)).exp().numpy() for Z, _ in shifted]
+            rows.append(np.mean([-np.log(q[np.arange(300), y]) for q, (_, y) in zip(p, shifted, strict=True)], axis=0))
+            errors = [
+                metrics.ece(torch.from_numpy(q).log(), torch.from_numpy(y))
+                for q, (_, y) in zip(p, shifted, strict=True)
+            ]
+            ece.append(float(np.mean(errors)))
+        log_loss[beta] = np.array(rows)
+    row = row_of(frame[frame["method"] == "histogram_binning"], 10.0, "mean of 2 corruptions", 3)
+    assert row["log_loss"] == pytest.approx(log_loss[10.0].mean(), abs=1e-9)
+    oracle = crossed_interval(log_loss[10.0] - log_loss[1.0])
+    ends = (row["delta_log_loss_low"], row["delta_log_loss"], row["delta_log_loss_high"])
+    assert ends == pytest.approx((oracle.low, oracle.mean, oracle.high), abs=1e-9)
+    assert row["ece"] == pytest.approx(np.mean(ece[4:]), abs=1e-9)
+
+
+def test_changes_of_the_brier_score_add_up_and_are_those_after_each_method(run: Run, table: pd.DataFrame) -> None:
+    methods = run[2].tables["shift_methods"].frame
+    for severity, corruption in ((0, "none"), (5, "mean of 2 corruptions")):
+        row = row_of(table, 0.1, corruption, severity)
+        assert row["delta_brier_total"] == pytest.approx(row["delta_brier_conf"] + row["delta_brier_dyn"], abs=1e-12)
+        for method, part in (("raw", "total"), ("temperature_scaling", "dyn")):
+            after = row_of(methods[methods["method"] == method], 0.1, corruption, severity)
+            for score, prefix in (("brier", "brier_"), ("log_loss", "")):
+                for end in ("", "_low", "_high"):
+                    expected = after[f"delta_{score}{end}"]
+                    assert row[f"delta_{prefix}{part}{end}"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_plan_refuses_corruptions_of_other_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "task=digits", "shift=noise,typing_errors"]) == 2
+    assert "is for text inputs, and those of task digits are image: valid choices: blur, " in capsys.readouterr().err
+
+
 def test_the_theorys_zeros_hold_and_are_seen_where_they_do_not(run: Run) -> None:
     controls = run[2].tables["shift_controls"].frame
     assert len(controls) == 3
@@ -230,6 +296,6 @@ def test_a_run_stores_further_logits_and_labels_and_reports_them(
     accuracy = table[table["beta"] == 1].set_index("severity")["accuracy"]
     assert accuracy[0] > accuracy[5]
     assert (pd.read_csv(folder / "report" / "tables" / "shift_controls.csv")["seen"] == 0).all()
-    assert {"shift.png", "shift_repaired.png", "shift_change.png"} <= {
+    assert {"shift.png", "shift_repaired.png", "shift_methods.png", "shift_change.png"} <= {
         p.name for p in (folder / "report" / "figures").iterdir()
     }

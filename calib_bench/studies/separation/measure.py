@@ -39,8 +39,8 @@ REPAIR = ("temperature_scaling",)
 FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "comparisons", "baselines", "rates", "choice", "intervention_rates",
-    "trials", "over_time", "best_epochs", "shift", "shift_corruptions", "shift_controls", "head_start", "warm_up",
-    "ensembles", "reversals",
+    "trials", "over_time", "best_epochs", "shift", "shift_methods", "shift_corruptions", "shift_controls",
+    "head_start", "warm_up", "ensembles", "reversals",
 )  # fmt: skip
 
 
@@ -92,8 +92,9 @@ class Reader:
 
     def read_shifted(self, arms: Sequence[Arm], variant: str | None) -> None:
         """Reads a family's arms of the grid on shifted test data."""
-        for table, rows in shift.family_rows(self.grid, self.store, arms, variant, self.nested).items():
-            self.rows[table] += rows
+        rows = shift.family_rows(self.grid, self.store, arms, variant, self.nested, self.calibrators)
+        for table, table_rows in rows.items():
+            self.rows[table] += table_rows
 
 
 def read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:

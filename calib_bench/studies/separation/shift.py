@@ -3,7 +3,7 @@
 The models at the chosen rates are trained again, to the same result, and leave logits on further test splits. Of every
 arm and split: the metrics, before and after the temperature of the clean calibration split, and the log loss after one
 that is fitted on the shifted data, on either half of the examples for the other. What the last one repairs is
-confidence; what it leaves is dynamics that survived the shift.
+confidence; what it leaves is dynamics that survived the shift. Other calibrators: `shift_methods`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from calib_bench import metrics, registry
+from calib_bench import metrics
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import fitting
 from calib_bench.analysis.contrast import is_reference
@@ -42,6 +42,8 @@ from calib_bench.inference import (
 )
 from calib_bench.metrics.scores import top_label
 from calib_bench.planning.tuning import Arm, Family, with_role
+from calib_bench.studies.separation.shift_methods import ByMethod, MethodValues, Split, by_method
+from calib_bench.studies.separation.shift_methods import row as method_row
 from calib_bench.system.random import stream
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ SETS = ("lac_coverage", "lac_size", "aps_coverage", "aps_size")
 REFITTED = "log_loss_refitted"
 LEVELS = {
     "accuracy": "accuracy", "log_loss": "log_loss", "log_loss_repaired": "log_loss", REFITTED: "log_loss",
-    "auroc": "auroc", "auroc_repaired": "auroc", "ece": "ece", "ece_repaired": "ece",
+    "brier": "brier", "brier_repaired": "brier", "auroc": "auroc", "auroc_repaired": "auroc",
+    "ece": "ece", "ece_repaired": "ece",
     **{name: name for name in SETS},
 }  # fmt: skip
 """Columns of an arm's results, each with the score whose range and scale it has."""
@@ -66,6 +69,9 @@ CHANGES = {
     "dyn": (("log_loss_repaired", 1),),
     "conf_shifted": (("log_loss", 1), (REFITTED, -1)),
     "dyn_shifted": ((REFITTED, 1),),
+    "brier_total": (("brier", 1),),
+    "brier_conf": (("brier", 1), ("brier_repaired", -1)),
+    "brier_dyn": (("brier_repaired", 1),),
     "accuracy": (("accuracy", 1),),
     "auroc": (("auroc_repaired", 1),),
     "lac_coverage": (("lac_coverage", 1),),
@@ -95,43 +101,57 @@ class _SplitValues:
 
     Attributes:
         scores: by metric, each example's value or influence [N], whose mean is the metric; of ECE itself [1].
-        slopes: derivatives of the repaired log loss in log T [2], see `calibration_variance.fitted_to`.
+        slopes: by repaired score, its derivatives in log T [2], see `calibration_variance.fitted_to`.
         influences: by metric of SETS, of each clean calibration example through the threshold [M].
         changed: examples whose answer a temperature changes, and whose order of classes it changes.
     """
 
     scores: Mapping[str, Array]
-    slopes: Array
+    slopes: Mapping[str, Array]
     influences: Mapping[str, Array]
     changed: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class _TrialValues:
-    """What one trial scores: log kappa on the clean calibration split with influences [M], and by split its values."""
+    """What one trial scores: log kappa on the clean calibration split with influences [M], by split its values, and by
+    method what it scores on each group of `averaged`."""
 
     log_kappa_M: Array
     by_split: Mapping[str, _SplitValues]
+    by_method: ByMethod
 
 
 def _measured(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequence[Trial]) -> list[_TrialValues]:
-    return [_trial_values(calibrators[REPAIRED], store, trial) for trial in trials]
+    read = [TrialLogits.of(store, trial, 1.0) for trial in trials]
+    splits = [_test_splits(store, trial) for trial in trials]
+    groups = [[[one[name] for name in names] for _, names in averaged(list(one)[1:])] for one in splits]
+    methods = by_method(read, groups, calibrators)
+    temperature = calibrators[REPAIRED]
+    return [_trial_values(temperature, *of_trial) for of_trial in zip(read, splits, methods, strict=True)]
 
 
-def _trial_values(temperature: Calibrator, store: Results, trial: Trial) -> _TrialValues:
-    clean, logits, labels = TrialLogits.of(store, trial, 1.0), store.logits(trial), store.labels(trial)
+def _test_splits(store: Results, trial: Trial) -> dict[str, Split]:
+    """The clean test split, first, and the further ones."""
+    logits, labels = store.logits(trial), store.labels(trial)
+    names = (CLEAN, *(name for name in logits if name not in ("selection", "calibration", CLEAN)))
+    return {name: (trial.beta * logits[name].double(), labels.get(name, labels[CLEAN])) for name in names}
+
+
+def _trial_values(
+    temperature: Calibrator, clean: TrialLogits, splits: Mapping[str, Split], methods: ByMethod
+) -> _TrialValues:
     params = fitting.fitted(temperature, clean.calibration, clean.y_calibration)
     kappa = float(params["temperature"])
     log_kappa_M = log_kappa_n(clean.calibration, clean.y_calibration, kappa).numpy()
     if params["at_bound"]:
         log_kappa_M[:] = log_kappa_M.mean()
     by_split = {}
-    for name in (CLEAN, *(name for name in logits if name not in ("selection", "calibration", CLEAN))):
-        Z_NK, y_N = trial.beta * logits[name].double(), labels.get(name, labels[CLEAN])
+    for name, (Z_NK, y_N) in splits.items():
         logp_NK = fitting.applied(temperature, params, Z_NK)
         sets = metrics.prediction_sets(clean.calibration / kappa, clean.y_calibration, logp_NK, y_N)
         by_split[name] = _split_values(temperature, Z_NK, logp_NK, y_N, sets)
-    return _TrialValues(log_kappa_M, by_split)
+    return _TrialValues(log_kappa_M, by_split, methods)
 
 
 def _split_values(temperature: Calibrator, Z_NK: Tensor, repaired_NK: Tensor, y_N: Tensor, sets: Any) -> _SplitValues:
@@ -142,6 +162,8 @@ def _split_values(temperature: Calibrator, Z_NK: Tensor, repaired_NK: Tensor, y_
         "log_loss": metrics.log_loss_n(raw_NK, y_N),
         "log_loss_repaired": metrics.log_loss_n(repaired_NK, y_N),
         REFITTED: metrics.log_loss_n(refitted_NK, y_N),
+        "brier": metrics.brier_n(raw_NK, y_N),
+        "brier_repaired": metrics.brier_n(repaired_NK, y_N),
         "log_kappa": _log_kappa_n(temperature, Z_NK, y_N),
         "ece": metrics.ece(raw_NK, y_N).reshape(1),
         "ece_repaired": metrics.ece(repaired_NK, y_N).reshape(1),
@@ -155,7 +177,7 @@ def _split_values(temperature: Calibrator, Z_NK: Tensor, repaired_NK: Tensor, y_
         kind, what = name.split("_")
         value_N, influence_M = sets[kind].of(what)
         scores[name], influences[name] = value_N.numpy(), (influence_M - influence_M.mean()).numpy()
-    slopes = np.array(temperature_slopes(repaired_NK, y_N)["log_loss"])
+    slopes = {f"{name}_repaired": np.array(two) for name, two in temperature_slopes(repaired_NK, y_N).items()}
     return _SplitValues(scores, slopes, influences, _changed(Z_NK, repaired_NK, refitted_NK))
 
 
@@ -215,9 +237,18 @@ class ShiftedArm:
         """Influences [S, M] of the clean calibration examples on a metric of SETS, mean over splits."""
         return self._mean(splits, seeds, lambda one: one.influences[metric])
 
-    def slopes(self, splits: Sequence[str], seeds: Sequence[int]) -> Array:
-        """Derivatives [S, 2] of the repaired log loss in log T, mean over splits."""
-        return self._mean(splits, seeds, lambda one: one.slopes)
+    def slopes(self, metric: str, splits: Sequence[str], seeds: Sequence[int]) -> Array:
+        """Derivatives [S, 2] of a repaired score in log T, mean over splits."""
+        return self._mean(splits, seeds, lambda one: one.slopes[metric])
+
+    @property
+    def methods(self) -> list[str]:
+        """Raw predictions, and the calibrators that no seed refused."""
+        return [method for method in self.values[0].by_method if all(method in one.by_method for one in self.values)]
+
+    def after(self, method: str, group: int, seeds: Sequence[int]) -> list[MethodValues]:
+        """What each seed scores after a method on a group of `averaged`, by its place."""
+        return [self._of(seed).by_method[method][group] for seed in seeds]
 
     def log_kappa(self, seeds: Sequence[int]) -> Array:
         """Log of the clean temperatures, with influences [S, M]."""
@@ -231,49 +262,62 @@ class ShiftedArm:
         return np.stack(rows)
 
 
+TABLES = ("shift", "shift_methods", "shift_corruptions", "shift_controls")
 Named = tuple[Row, Arm]
 """An arm and the columns that name it."""
 
 
-def begun(grid: Grid, store: Results, arm: Arm) -> Callable[[], ShiftedArm | None]:
+def begun(
+    grid: Grid, store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]
+) -> Callable[[], ShiftedArm | None]:
     """Starts reading an arm's trials on shifted data; the function returned gives them, None where none has finished.
 
     Raises:
         StoreError: a stored trial cannot be read.
     """
     trials = {seed: one for seed, one in _trials(grid, arm).items() if store.fate(one) in FINISHED}
-    measured = on_trials(_measured, store, list(trials.values()), registry.calibrators((REPAIRED,)))
+    measured = on_trials(_measured, store, list(trials.values()), calibrators)
     return lambda: ShiftedArm(list(trials), list(measured)) if trials else None
 
 
-def _read_all(grid: Grid, store: Results, named: Sequence[Named]) -> Iterator[tuple[Row, Arm, ShiftedArm]]:
+def _read_all(
+    grid: Grid, store: Results, named: Sequence[Named], calibrators: Mapping[str, Calibrator]
+) -> Iterator[tuple[Row, Arm, ShiftedArm]]:
     """Each arm with what it scores, those without a finished seed left out; workers begin the next one meanwhile."""
-    following = begun(grid, store, named[0][1])
+    following = begun(grid, store, named[0][1], calibrators)
     for place, (name, arm) in enumerate(named):
         read = following
         if place + 1 < len(named):
-            following = begun(grid, store, named[place + 1][1])
+            following = begun(grid, store, named[place + 1][1], calibrators)
         shifted = read()
         if shifted is not None:
             yield name, arm, shifted
 
 
 def family_rows(
-    grid: Grid, store: Results, arms: Sequence[Arm], variant: str | None, nested: bool
+    grid: Grid,
+    store: Results,
+    arms: Sequence[Arm],
+    variant: str | None,
+    nested: bool,
+    calibrators: Mapping[str, Calibrator],
 ) -> dict[str, list[Row]]:
-    """The rows of a family in the tables "shift" (averaged), "shift_corruptions" (each) and "shift_controls".
+    """The rows of a family in the tables "shift" (averaged), "shift_corruptions" (each), "shift_methods" (averaged,
+    after every calibrator) and "shift_controls".
 
     Args:
         arms: of the grid.
+        calibrators: by name, temperature scaling among them.
         nested: seeds have test examples of their own.
     """
-    tables: dict[str, list[Row]] = {"shift": [], "shift_corruptions": [], "shift_controls": []}
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES}
     named = sorted(((each.named(arm, variant), arm) for arm in arms), key=lambda pair: not is_reference(pair[0], grid))
     reference: ShiftedArm | None = None
     zeros = np.zeros(4)
-    for name, arm, shifted in _read_all(grid, store, named):
+    for name, arm, shifted in _read_all(grid, store, named, calibrators):
         for table, groups in (("shift", averaged(shifted.splits)), ("shift_corruptions", apart(shifted.splits))):
             tables[table] += [{**name, **label, **_row(shifted, reference, one, nested)} for label, one in groups]
+        tables["shift_methods"] += [{**name, **one} for one in _method_rows(shifted, reference, nested)]
         reference = shifted if is_reference(name, grid) else reference
         zeros += _zeros(grid, store, arm, shifted)
     if zeros[0]:
@@ -316,7 +360,7 @@ def _row(arm: ShiftedArm, reference: ShiftedArm | None, splits: Sequence[str], n
         fit = _fit([(1.0, arm)], ((column, 1),), splits, arm.seeds, nested)
         row |= _limits(column, score_interval(metric, arm.scores(column, splits, arm.seeds), nested, fit))
     row |= _kappa(arm.scores("log_kappa", splits, arm.seeds), nested)
-    both = [seed for seed in arm.seeds if reference is not None and seed in reference.seeds]
+    both = _seeds_of_both(arm, reference)
     if reference is None or not both:
         return row
     intervals = {}
@@ -324,6 +368,30 @@ def _row(arm: ShiftedArm, reference: ShiftedArm | None, splits: Sequence[str], n
         intervals[f"delta_{column}"] = _change(arm, reference, parts, splits, both, nested)
         row |= fields(f"delta_{column}", intervals[f"delta_{column}"])
     return row | doubtful(intervals)
+
+
+def _seeds_of_both(arm: ShiftedArm, reference: ShiftedArm | None) -> list[int]:
+    return [seed for seed in arm.seeds if reference is not None and seed in reference.seeds]
+
+
+def _method_rows(arm: ShiftedArm, reference: ShiftedArm | None, nested: bool) -> Iterator[Row]:
+    """An arm after every method, on each group of splits, beside the reference after the same one."""
+    both = _seeds_of_both(arm, reference)
+    for group, (label, splits) in enumerate(averaged(arm.splits)):
+        for method in arm.methods:
+            sides = [arm, reference] if reference is not None and both and method in reference.methods else []
+            pairs = [side.after(method, group, both) for side in sides]
+
+            def fit(metric: str, change: bool, method: str = method, splits: Sequence[str] = splits) -> Fitted | None:
+                if method != REPAIRED:
+                    return None
+                signed = [(1.0, arm), (-1.0, reference)] if change and reference is not None else [(1.0, arm)]
+                return _fit(signed, ((f"{metric}_repaired", 1),), splits, both if change else arm.seeds, nested)
+
+            levels = arm.after(method, group, arm.seeds)
+            examples = len(levels[0].examples["accuracy"])
+            base = {**label, "method": method, "seeds": len(arm.seeds), "examples": examples, "nested": nested}
+            yield base | method_row(levels, pairs, nested, fit)
 
 
 def _limits(column: str, interval: Interval) -> Row:
@@ -357,8 +425,8 @@ def _fit(
     if nested:
         return None
     for metric, factor in parts:
-        if metric == "log_loss_repaired":
-            slopes = np.stack([one.slopes(splits, seeds) for _, one in sides])
+        if metric in ("log_loss_repaired", "brier_repaired"):
+            slopes = np.stack([one.slopes(metric, splits, seeds) for _, one in sides])
             log_T = np.stack([one.log_kappa(seeds) for _, one in sides])
             return fitted(log_T, slopes[..., 0], slopes[..., 1], [factor * sign for sign, _ in sides])
         if metric in SETS:

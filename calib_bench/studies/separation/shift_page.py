@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.findings import overview
 from calib_bench.analysis.result_rows import adjusted, cell, marks
+from calib_bench.analysis.scores import RAW
 from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
 from calib_bench.core.corruption import SEVERITIES
 from calib_bench.core.settings import Grid
@@ -14,6 +15,7 @@ from calib_bench.core.study import Analysis, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain
 from calib_bench.studies.separation.decisions import finding_of
+from calib_bench.studies.separation.refinement import FAMILIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 
 SECTION = Section(
     "Under shift",
-    ("shift", "shift_repaired", "shift_change", "shift_controls", "shift_corruptions"),
+    ("shift", "shift_repaired", "shift_methods", "shift_change", "shift_controls", "shift_corruptions"),
     "The same models on shifted test inputs, temperatures and thresholds from clean data: how much of a loss a "
     "temperature that is fitted on the shifted data would repair, and how much is dynamics that survived the shift.",
 )
 WHERE = ("corruption", "severity")
+MOST_LINES = 6
+"""Methods that one panel shows."""
 FIRST = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted", "kappa", "delta_dyn", "delta_dyn_shifted")
 LEFT_OUT = (
     "Intervals leave out the choice of rates, so that nothing is established where rates were tuned, and the fit of "
@@ -39,8 +43,9 @@ COLUMNS = (
     "the clean split alone"
 )
 DELTAS = (
-    "delta: the arm minus the reference; total = conf + dyn with the clean temperature, = conf shifted + dyn shifted "
-    "with those of the shifted data; delta auroc and those of sets after the clean temperature"
+    "delta: the arm minus the reference, of log loss where no score is named; total = conf + dyn with the clean "
+    "temperature, = conf shifted + dyn shifted with those of the shifted data; delta auroc and those of sets after the "
+    "clean temperature"
 )
 TOLD = {
     "delta_accuracy": "accuracy",
@@ -81,8 +86,27 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
         *marks(frame),
     )
     every = adjusted(frames["shift_corruptions"])
+    after = adjusted(frames["shift_methods"], "method")
+    after = after.sort_values("objective", key=lambda objectives: objectives != CROSS_ENTROPY, kind="stable")
     return {
         "shift": Table("Over severity", display_columns(frame, grid), note, names=names, first=FIRST),
+        "shift_methods": Table(
+            "Every calibrator over severity",
+            display_columns(after, grid),
+            table_note(
+                grid,
+                "Each calibrator fitted on the clean calibration split, every metric a mean over corruptions",
+                f"Accuracy, log loss, Brier score: {sample(after)}. Sets, raw and after temperature scaling: the same, "
+                "their threshold's calibration examples counted. All else, ECE too: t intervals over seeds for this "
+                "test set. The calibration examples are counted after temperature scaling; after other calibrators "
+                "intervals hold for these fits. No interval counts the choice of rates",
+                "delta: the arm minus the reference after the same method",
+                "* Holm-adjusted p < .05 over all rows of a method, for each column",
+                *marks(after),
+            ),
+            names=(*names, "method"),
+            first=("accuracy", "log_loss", "brier", "ece", "classwise_ece", "delta_log_loss"),
+        ),
         "shift_controls": Table(
             "What a temperature cannot change, and what further test data must not",
             frames["shift_controls"],
@@ -130,6 +154,33 @@ def repaired(analysis: Analysis) -> Figure | None:
     return _over_severity(analysis, REPAIRED)
 
 
+def methods(analysis: Analysis) -> Figure | None:
+    """Log loss after calibrators that clean data fitted, over severity: a panel a beta, a colour a method.
+
+    Of cross-entropy at the least beta, the reference and the greatest; of more than `MOST_LINES` methods, the raw
+    predictions and the families of maps that refinement is estimated with.
+    """
+    frame, drawn = _of_first_set(analysis, "shift_methods")
+    if frame is None:
+        return None
+    betas = sorted({frame["beta"].min(), analysis.result.reference, frame["beta"].max()})
+    names = list(dict.fromkeys(frame["method"]))
+    if len(names) > MOST_LINES:
+        names = [name for name in names if name in (RAW, *FAMILIES)]
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
+    figure, axes = family_grid(frame, len(betas), 3.1, sharey="row")
+    for (name, rows), line in zip(by_family(frame), axes, strict=False):
+        for axis, beta in zip(line, betas, strict=True):
+            _panel(axis, rows[rows["beta"] == beta], "log_loss", "method", colors)
+            axis.set_yscale("log")
+            plain(axis.yaxis)
+            axis.set_title(f"beta = {beta:.3g}", loc="right")
+        line[0].set_ylabel("log loss (nats)")
+        line[0].set_title(f"{name}, {drawn}" if len(betas) == 1 else name, loc="left")
+    figure_legend(figure, [(name.replace("_", " "), {"color": color}) for name, color in colors.items()])
+    return figure
+
+
 def change(analysis: Analysis) -> Figure | None:
     """Log loss minus the reference's over severity: in all, and what either temperature leaves of it."""
     return _over_severity(analysis, CHANGES)
@@ -137,33 +188,39 @@ def change(analysis: Analysis) -> Figure | None:
 
 def _over_severity(analysis: Analysis, panels: tuple[tuple[str, str], ...]) -> Figure | None:
     """Panels over severity of cross-entropy's arms on the first set of corruptions; None where there is none."""
-    if "shift" not in analysis.tables:
-        return None
-    frame = analysis.tables["shift"].frame
-    frame = frame[(frame["objective"] == CROSS_ENTROPY) & frame["severity"].notna()]
-    drawn = next((name for name in frame["corruption"] if name != "none"), None)
-    frame = frame[frame["corruption"].isin(("none", drawn))]
-    if drawn is None or not all(column in frame for column, _ in panels):
+    frame, drawn = _of_first_set(analysis, "shift")
+    if frame is None or not all(column in frame for column, _ in panels):
         return None
     figure, axes = family_grid(frame, len(panels), 3.1)
     betas = sorted(set(frame["beta"]))
+    colors = {beta: _color(beta, betas) for beta in betas}
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, (column, label) in zip(line, panels, strict=True):
-            _panel(axis, rows, column, betas)
+            _panel(axis, rows, column, "beta", colors)
             axis.set_ylabel(label)
         line[0].set_title(f"{name}, {drawn}", loc="left")
-    figure_legend(figure, [(f"beta = {beta:.3g}", {"color": _color(beta, betas)}) for beta in betas])
+    figure_legend(figure, [(f"beta = {beta:.3g}", {"color": color}) for beta, color in colors.items()])
     return figure
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, column: str, betas: Sequence[float]) -> None:
-    """Lines over severity, a beta each; a logarithmic scale for kappa."""
-    for i, beta in enumerate(betas):
-        series = rows[(rows["beta"] == beta) & rows[column].notna()].sort_values("severity")
-        x = series["severity"] + 0.06 * (i - (len(betas) - 1) / 2)
-        axis.plot(x, series[column], color=_color(beta, betas), marker="o", markersize=3)
+def _of_first_set(analysis: Analysis, table: str) -> tuple[pd.DataFrame | None, str]:
+    """A table's rows of cross-entropy's arms on clean data and the first set of corruptions, and the set's name."""
+    if table not in analysis.tables:
+        return None, ""
+    frame = analysis.tables[table].frame
+    frame = frame[(frame["objective"] == CROSS_ENTROPY) & frame["severity"].notna()]
+    drawn = next((name for name in frame["corruption"] if name != "none"), None)
+    return (None, "") if drawn is None else (frame[frame["corruption"].isin(("none", drawn))], drawn)
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, column: str, by: str, colors: Mapping[Any, Any]) -> None:
+    """Lines over severity, one for each value of the column `by`; a logarithmic scale for kappa."""
+    for i, (value, color) in enumerate(colors.items()):
+        series = rows[(rows[by] == value) & rows[column].notna()].sort_values("severity")
+        x = series["severity"] + 0.06 * (i - (len(colors) - 1) / 2)
+        axis.plot(x, series[column], color=color, marker="o", markersize=3)
         limits = series[f"{column}_low"], series[f"{column}_high"]
-        axis.vlines(x, *limits, color=_color(beta, betas), linewidth=0.9, alpha=0.6)
+        axis.vlines(x, *limits, color=color, linewidth=0.9, alpha=0.6)
     if column in EXPECTED:
         axis.axhline(EXPECTED[column], color="0.4", linewidth=0.8)
     if column == "kappa":

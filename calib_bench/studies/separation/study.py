@@ -148,6 +148,7 @@ STUDY = Study(
         "over_time_by_beta": over_time.over_time_by_beta,
         "shift": shift_page.levels,
         "shift_repaired": shift_page.repaired,
+        "shift_methods": shift_page.methods,
         "shift_change": shift_page.change,
         "lazy": lazy.lazy,
         "learning_rates": arm_figures.learning_rates,

@@ -1,0 +1,148 @@
+"""Every calibrator on shifted test data, fitted on the clean calibration split: all metrics, averaged over corruptions.
+
+An example's scores are averaged over the corruptions of a severity, and so is a metric that is no mean over examples,
+in each seed. Intervals are those of the table of baselines, but for ECE and for the choice of rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from calib_bench.analysis.arms import CROSSED, over_seeds
+from calib_bench.analysis.measure import STACK_VALUES, set_values
+from calib_bench.analysis.result_rows import Row, doubtful, fields, limits
+from calib_bench.analysis.scores import MEANS, METRICS, RAW, REPAIRED, SETS
+from calib_bench.analysis.trial_predictions import TrialLogits, maps
+from calib_bench.core.baseline import Calibrator
+from calib_bench.inference import Fitted, Interval, difference_interval, score_interval
+from calib_bench.metrics import measure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Array = NDArray[np.float64]
+
+Split = tuple["Tensor", "Tensor"]
+"""Logits Z = beta z, float64 [N, K], and labels [N] of a test split."""
+INFLUENCE = "_influence"
+
+
+@dataclass(frozen=True)
+class MethodValues:
+    """What one trial scores after one method, in the mean over splits of the same examples.
+
+    Attributes:
+        metrics: by name.
+        examples: by metric of CROSSED, and of SETS where it has them, each example's value [N].
+        influences: by metric of SETS, what each clean calibration example adds to it [M].
+    """
+
+    metrics: Mapping[str, float]
+    examples: Mapping[str, Array]
+    influences: Mapping[str, Array]
+
+
+ByMethod = dict[str, list[MethodValues]]
+"""By method, what a trial scores on each group of splits."""
+
+
+def by_method(
+    read: Sequence[TrialLogits], groups: Sequence[Sequence[Sequence[Split]]], calibrators: Mapping[str, Calibrator]
+) -> list[ByMethod]:
+    """Of each trial, raw predictions and every calibrator, fitted once; one that refuses the trial is left out.
+
+    Args:
+        read: clean logits of trials.
+        groups: of each trial its groups of test splits.
+        calibrators: by name.
+    """
+    out: list[ByMethod] = [{} for _ in read]
+    for method, by_trial in maps(read, calibrators):
+        for i, (columns, apply) in by_trial.items():
+            of_group = partial(_values, read[i], method, columns.get("kappa", 1.0), apply)
+            values = read[i].attempt(method, lambda i=i, of_group=of_group: list(map(of_group, groups[i])))  # type: ignore[misc]
+            if values is not None:
+                out[i][method] = values
+    return out
+
+
+def _values(
+    clean: TrialLogits, method: str, kappa: float, apply: Callable[[Tensor], Tensor], splits: Sequence[Split]
+) -> MethodValues:
+    """The mean over splits of one group; small ones are measured together."""
+    sums: dict[str, Any] = {}
+    together = max(1, STACK_VALUES // splits[0][0].numel())
+    for start in range(0, len(splits), together):
+        logp = torch.stack([apply(Z_NK) for Z_NK, _ in splits[start : start + together]])
+        y = torch.stack([y_N for _, y_N in splits[start : start + together]])
+        _add(sums, {name: value.sum(0).numpy() for name, value in measure(logp, y).items()})
+        for logp_NK, y_N in zip(logp, y, strict=True) if method in (RAW, REPAIRED) else ():
+            _add(sums, set_values(clean, logp_NK, y_N, kappa))
+    means = {name: value / len(splits) for name, value in sums.items()}
+    sets = [name for name in SETS if name in means]
+    return MethodValues(
+        {name: float(np.mean(means[name])) for name in METRICS if name in means},
+        {metric: means[f"{MEANS[metric]}_n"] for metric in CROSSED} | {name: means[name] for name in sets},
+        {name: means[f"{name}{INFLUENCE}"] - means[f"{name}{INFLUENCE}"].mean() for name in sets},
+    )
+
+
+def _add(sums: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value
+
+
+Fit = Callable[[str, bool], "Fitted | None"]
+"""(metric, whether of a difference) -> what the calibration examples of fitted temperatures add to it."""
+
+
+def row(arm: Sequence[MethodValues], pairs: Sequence[Sequence[MethodValues]], nested: bool, fit: Fit) -> Row:
+    """One method's metrics, and the changes of CROSSED from the reference's.
+
+    Args:
+        arm: one a seed.
+        pairs: of the arm and of the reference, over the seeds of both; empty where there are none.
+        nested: seeds have test examples of their own.
+        fit: what fitted temperatures add; None of other methods.
+    """
+    columns: Row = {}
+    intervals: dict[str, Interval] = {}
+    for metric in arm[0].metrics:
+        values_SN = _stacked(arm, metric)
+        if values_SN is None:
+            columns |= over_seeds(metric, [one.metrics[metric] for one in arm])
+            continue
+        intervals[metric] = score_interval(
+            metric, values_SN, nested, _threshold(arm, metric, nested) or fit(metric, False)
+        )
+        columns |= limits(metric, intervals[metric])
+    for metric in CROSSED if pairs else ():
+        one_SN, other_SN = (_stacked(side, metric) for side in pairs)
+        if one_SN is not None and other_SN is not None:
+            change = difference_interval(metric, one_SN - other_SN, nested, fit(metric, True))
+            intervals[f"delta_{metric}"] = change
+            columns |= fields(f"delta_{metric}", change)
+    return columns | doubtful(intervals)
+
+
+def _stacked(arm: Sequence[MethodValues], metric: str) -> Array | None:
+    """Values [S, N] of a metric that is a finite mean over examples."""
+    if metric not in arm[0].examples:
+        return None
+    values_SN = np.stack([one.examples[metric] for one in arm])
+    return values_SN if np.isfinite(values_SN).all() else None
+
+
+def _threshold(arm: Sequence[MethodValues], metric: str, nested: bool) -> Fitted | None:
+    """What the calibration examples behind the thresholds of sets add; None of other metrics, and of seeds that have
+    calibration examples of their own."""
+    if nested or metric not in arm[0].influences:
+        return None
+    return Fitted(np.stack([one.influences[metric] for one in arm]), 0.0, 0.0)

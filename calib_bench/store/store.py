@@ -5,7 +5,8 @@
     study.toml                      the same settings as a file for `run config=`
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors;
-                                    of a trial that keeps logits on its way, snapshots.safetensors
+                                    of a trial that keeps logits on its way, snapshots.safetensors;
+                                    of one that keeps its model, weights.safetensors
     checkpoints/                    of trials under way
     claims/                         which driver is at work on what
     failed/<key>.json               why a trial could not be finished, until it is
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import TrialResult
 
 SCHEMA = 1
-FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors", "snapshots.safetensors")
+FILES = ("history.parquet", *(f"{kind}.safetensors" for kind in ("logits", "arrays", "snapshots", "weights")))
 """What lies beside trial.json."""
 RECENT = 4096
 """Records kept in memory; others are read again."""
@@ -211,6 +212,9 @@ class Store:
             temporary.mkdir(parents=True)
             try:
                 _write_measured(temporary, result)
+                if result.weights:
+                    names = self.split_info(result.trial)["class_names"]
+                    _write_tensors(temporary, "weights", result.weights, {"class_names": json.dumps(names)})
                 neighbours = sorted(temporary.iterdir())
                 content = {
                     "schema": SCHEMA,
@@ -311,6 +315,10 @@ class Store:
         stored = self._tensors(trial, "snapshots")
         facts = self.record(trial).metadata.get("snapshots", [])
         return [Snapshot(**fact, logits=_under(f"{fact['level']:g}/", stored)) for fact in facts]
+
+    def weights(self, trial: Trial) -> dict[str, Tensor]:
+        """The parameters and buffers of the trial's model at its end, by name; empty where it kept none."""
+        return self._tensors(trial, "weights")
 
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         self.has(trial)
@@ -419,7 +427,6 @@ def _write_measured(folder: Path, result: TrialResult) -> None:
     """Write a trial's history, its logits, what its probe measured and what it kept on its way, where there is any."""
     import pyarrow as pa
     from pyarrow import parquet
-    from safetensors.torch import save
 
     columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
     buffer = pa.BufferOutputStream()
@@ -428,8 +435,14 @@ def _write_measured(folder: Path, result: TrialResult) -> None:
     kept = {f"{one.level:g}/{name}": z for one in result.snapshots for name, z in one.logits.items()}
     for kind, by_name in (("logits", result.logits), ("arrays", result.arrays), ("snapshots", kept)):
         if by_name:
-            contiguous = {name: tensor.contiguous() for name, tensor in by_name.items()}
-            (folder / f"{kind}.safetensors").write_bytes(save(contiguous))
+            _write_tensors(folder, kind, by_name)
+
+
+def _write_tensors(folder: Path, kind: str, by_name: Mapping[str, Tensor], notes: dict[str, str] | None = None) -> None:
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.contiguous() for name, tensor in by_name.items()}
+    (folder / f"{kind}.safetensors").write_bytes(save(contiguous, notes))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, TrialSchedule
-from calib_bench.train.optimizer import head_names, make_optimizer, switch_head
+from calib_bench.train.optimizer import make_optimizer, switch_head
 from calib_bench.train.update import Compile, Updater, choose, rows
 
 
@@ -186,7 +186,7 @@ class _Run(Loop[Checkpoint]):
         beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
         scores = self.selection(self._predict("selection"), beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
-        row = self._row(scores, squares, head_names(self.model), self.rate.value)
+        row = self._row(scores, squares, models.head_names(self.model), self.rate.value)
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
         self._keep(numbers | self._probed(probes.columns))
 
@@ -235,7 +235,8 @@ class _Run(Loop[Checkpoint]):
             {} if self.ended else {name: self._predict(name).cpu() for name in self.splits.measured},
             self.rows,
             self.rate,
-            lambda: self._probed(probes.arrays),
+            lambda: self.model,
+            lambda model: self._probed(probes.arrays),
             self.snapshots.kept[0],
             mode=str(self.updater.mode),
             stack=1,

@@ -10,8 +10,6 @@ from calib_bench.commands.command import PLUGINS, Command, Option, flag
 from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from calib_bench.evaluation.fits import Fitted
 
 NOTES = """\
@@ -44,6 +42,7 @@ def _call(arguments: Namespace) -> int:
 
 def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     """Map new predictions."""
+    from calib_bench.commands.prediction_files import write_predictions
     from calib_bench.evaluation.new_examples import read_new
     from calib_bench.evaluation.predictions import check_kind
 
@@ -51,37 +50,11 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     new = fit.matched(new)
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
-    _write(out, p_NK, new.y_N.numpy() if has_labels else None, fit.class_names or new.classes)
+    labels = new.y_N.numpy() if has_labels else None
+    write_predictions(out, "probabilities", p_NK, labels, fit.class_names or new.classes)
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")
-
-
-def _write(out: Path, p_NK: NDArray, labels: NDArray | None, names: tuple[str, ...] | None) -> None:
-    """Write probabilities, and labels and class names where they are known, as `evaluate` reads them."""
-    import io
-
-    import numpy as np
-    import pandas as pd
-
-    from calib_bench.system.files import write_bytes
-
-    if out.suffix == ".csv":
-        frame = pd.DataFrame(p_NK, columns=[f"probability_{name}" for name in names or range(p_NK.shape[1])])
-        if labels is not None:
-            frame.insert(0, "label", [names[y] for y in labels] if names else labels)
-        write_bytes(out, frame.to_csv(index=False).encode())
-        return
-    if out.suffix != ".npz":
-        raise SettingsError(f"out={out} ends in neither .npz nor .csv")
-    arrays = {"probabilities": p_NK}
-    if labels is not None:
-        arrays["labels"] = labels
-    if names:
-        arrays["class_names"] = np.array(names)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    write_bytes(out, buffer.getvalue())
 
 
 COMMAND = Command(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from calib_bench.commands.command import Option, flag, whole
 from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from calib_bench.core.study import Analysis
     from calib_bench.evaluation.models import Model
     from calib_bench.evaluation.predictions import Predictions
@@ -101,6 +104,63 @@ def write_results(
     write_json(out / "provenance.json", provenance)
     first = next(iter(analysis.tables.values()))
     print_analysis(analysis, first, "note", out / "report.html", open_console())
+
+
+def write_predictions(
+    out: Path,
+    kind: str,
+    values_NK: NDArray,
+    labels: NDArray | None,
+    names: Sequence[str] | None,
+    ids: NDArray | None = None,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Write predictions as `evaluate` reads them.
+
+    Args:
+        out: an .npz file, or a .csv.
+        kind: "logits" or "probabilities".
+        values_NK: of that kind.
+        labels: class indices [N]; None where they are not known.
+        names: of the classes; those that are numbers in order say nothing and are left out.
+        ids: what rows are called, [N].
+        more: numbers and texts that an .npz file holds too.
+
+    Raises:
+        SettingsError: `out` ends otherwise.
+    """
+    from calib_bench.system.files import write_bytes
+
+    if out.suffix not in (".npz", ".csv"):
+        raise SettingsError(f"out={out} ends in neither .npz nor .csv")
+    names = None if names is None or list(names) == list(map(str, range(len(names)))) else names
+    if out.suffix == ".csv":
+        write_bytes(out, _as_csv(kind, values_NK, labels, names, ids))
+        return
+    columns = {kind: values_NK, "labels": labels, "class_names": names, "ids": ids, **(more or {})}
+    write_bytes(out, _as_npz({name: value for name, value in columns.items() if value is not None}))
+
+
+def _as_csv(
+    kind: str, values_NK: NDArray, labels: NDArray | None, names: Sequence[str] | None, ids: NDArray | None
+) -> bytes:
+    import pandas as pd
+
+    of = {"logits": "logit", "probabilities": "probability"}[kind]
+    frame = pd.DataFrame(values_NK, columns=[f"{of}_{name}" for name in names or range(values_NK.shape[1])])
+    if labels is not None:
+        frame.insert(0, "label", [names[y] for y in labels] if names else labels)
+    if ids is not None:
+        frame.insert(0, "id", ids)
+    return frame.to_csv(index=False).encode()
+
+
+def _as_npz(arrays: Mapping[str, object]) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+    return buffer.getvalue()
 
 
 def _input(role: str, predictions: Predictions) -> dict[str, Any]:

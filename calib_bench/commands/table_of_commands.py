@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": "write a W&B sweep over the same keys as run, for agents that share the grid",
     "evaluate": "every calibrator and metric on anyone's predictions",
     "apply": "a fitted calibrator's probabilities for new predictions, as npz or csv",
+    "predict": "a kept model's logits of new data, as a file that evaluate and apply read",
     "compare": "paired differences of two predictors on the same examples",
     "advise": "what a recipe tuned at beta=1 becomes at another beta: rate, decay, eps",
     "export": "a stored trial's logits as npz",

@@ -87,6 +87,9 @@ class Question(_Frozen):
     head_lr: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's learning rate")
     head_decay: tuple[NonNegative, ...] = Field((1.0,), description="factor on the linear head's weight decay")
     head_init: tuple[Positive, ...] = Field((1.0,), description="factor on the linear head's initial weights")
+    body_lr: tuple[NonNegative, ...] = Field(
+        (1.0,), description="factor on the learning rate of all but the head; 0 trains the head alone"
+    )
     correlation: tuple[Correlation, ...] | None = Field(
         None,
         description="-1 to 1: two copies of the body whose heads are correlated; initial logits grow as sqrt(1 + c)",
@@ -121,13 +124,23 @@ class Question(_Frozen):
     options: dict[str, Any] = Field({}, description="keys that the study declares itself, see `StudyOptions`")
     split: Literal["shared", "seed"] = Field("shared", description="one data split for all seeds, or one per seed")
     limit: Count | None = Field(None, description="smoke mode: use at most this many examples of each split")
-    pretrained: bool = Field(False, description="start from timm's weights; epochs=0 only calibrates them")
+    pretrained: bool = Field(
+        False, description="start from timm's weights, or those of weights=; epochs=0 only calibrates them"
+    )
+    keep: Literal["weights"] | None = Field(
+        None, description="weights: store the model of each chosen trial too, for `predict`; trains it once more"
+    )
 
 
 class Execution(_Frozen):
     """Where and how trials run."""
 
     data: Path | None = Field(None, description="folder of the data; else $CALIB_BENCH_DATA/<task>, else the Hub")
+    weights: Path | None = Field(
+        None,
+        description="start from the weights of this file, .safetensors or a checkpoint of tensors, of any one model; "
+        "as pretrained=true",
+    )
     out: Path = Field(
         Path("runs"), description="where run folders go: a folder, or an object store as s3://bucket/folder"
     )

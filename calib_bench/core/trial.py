@@ -25,6 +25,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Correlation = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 CROSS_ENTROPY = "cross_entropy"
 ADAM_EPS = 1e-8
+FILE = "file:"
+"""How `Trial.weights` begins where it names the user's file."""
 NUMERICS = 4
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
@@ -110,6 +112,9 @@ class Trial(BaseModel):
     """Factor on the linear head's rate (its weight decay is divided by it), Agarwala et al. arXiv 2010.07344."""
     head_init: Positive = 1.0
     """Factor on the linear head's initial weights and bias."""
+    body_lr: NonNegative = 1.0
+    """Factor on the rate of all parameters but the head's. At 0 the body is at rest: its parameters are no part of
+    training, and it is in evaluation mode throughout, so that batch norm's running moments stay too."""
     head_decay: NonNegative = 1.0
     """Factor on the linear head's weight decay."""
     correlation: Correlation | None = None
@@ -122,7 +127,8 @@ class Trial(BaseModel):
     """Share of the run's updates made at `switch_from`, rounded to whole updates."""
     pretrained: bool = False
     weights: str | None = None
-    """Which published weights a pretrained model starts from: "sha256:..." of a local file, "hub:REPOSITORY@COMMIT" or
+    """Which weights a pretrained model starts from: "file:SHA-256" of the user's file, see
+    `calib_bench.models.weights`; of timm's published ones "sha256:..." of a local file, "hub:REPOSITORY@COMMIT" or
     "url:..."; None for whatever is there, as trials of earlier versions are stored."""
     probe: str | None = None
     """What the trial leaves beside its logits, as "STUDY/NAME": a probe of a study, see
@@ -152,9 +158,10 @@ class Trial(BaseModel):
     initialization."""
     init_scale: Positive = 1.0
     """Factor on all initial parameters: weights, biases and gains."""
-    keep: Literal["losses"] | None = None
+    keep: Literal["losses", "weights"] | None = None
     """losses: the trial also leaves its logits as they are after the first epoch whose mean training loss is at or
-    below each of a few levels, see `calib_bench.train.snapshots`. What it trains to does not change."""
+    below each of a few levels, see `calib_bench.train.snapshots`; weights: its model's parameters and buffers as they
+    are at the end. What it trains to does not change."""
 
     shift: str = ""
     """Names of corruptions and of folders with shifted test data, in order and joined by commas, on which the trial
@@ -225,6 +232,11 @@ class Trial(BaseModel):
 def scored_as_published(trial: Trial) -> bool:
     """Whether a trial measures a pretrained head as it is: nothing trains it, and no probe asks for something else."""
     return trial.pretrained and trial.epochs == 0 and trial.probe is None
+
+
+def of_file(weights: str | None) -> bool:
+    """Whether weights, as `Trial.weights` names them, are those of the user's file."""
+    return weights is not None and weights.startswith(FILE)
 
 
 def key_of(fields: Mapping[str, Any]) -> str:
@@ -308,6 +320,7 @@ class TrialResult:
             loss, or None), steps, seconds, mode, stack, world, device, device_name, threads, precision, parameters.
         arrays: what its probe measured at the end, by name, on the CPU.
         snapshots: of a trial that keeps some, the highest level first; none of a diverged one.
+        weights: of a trial that keeps them, the model's parameters and buffers by name, on the CPU.
     """
 
     trial: Trial
@@ -317,3 +330,4 @@ class TrialResult:
     metadata: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)
     snapshots: list[Snapshot] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)

@@ -154,6 +154,33 @@ def on_head(splits: Splits, head: Head | None, model: str, scored: bool) -> Spli
     return _relabelled(splits, index_K, head)
 
 
+def on_named_head(splits: Splits, names: Sequence[str], origin: str) -> Splits:
+    """The splits with the classes of a head for theirs, whose names it gives in the order of its outputs.
+
+    Args:
+        origin: what names them, for people.
+
+    Returns:
+        As of `on_head`; the splits as they are where the head has other classes, and another number of them.
+
+    Raises:
+        SettingsError: the head has as many classes, and others.
+    """
+    try:
+        if _numbered(names) != _numbered(splits.class_names):
+            raise Unmatched("the classes of one of the two have no names but their numbers")
+        index_K = places(splits.class_names, Head(tuple(names), tuple(names)))
+    except Unmatched as error:
+        if len(names) != splits.classes:
+            return splits
+        raise SettingsError(
+            f"{origin} names {len(names):,} classes, and those of the data cannot be matched with them: {error}. Name "
+            "them alike, or leave the head's tensors out of the file to train a new head"
+        ) from None
+    in_order = index_K == tuple(range(len(names)))
+    return splits if in_order else _relabelled(splits, index_K, Head(tuple(names), tuple(names)))
+
+
 def _check_not_counted_anew(splits: Splits) -> None:
     """Raises Unmatched where a few classes are counted 0, 1, ... under a declaration of many."""
     classes = np.unique(np.concatenate([splits[name].labels.numpy() for name in ("train", "calibration", "test")]))

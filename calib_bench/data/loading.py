@@ -111,7 +111,7 @@ def texts(
         used = {name: index.tolist() for name, index in rows.items()}
 
         def build() -> dict[str, np.ndarray]:
-            strings = {"train": _strings(raw.train), "test": _strings(raw.test)}
+            strings = {"train": strings_of(raw.train), "test": strings_of(raw.test)}
             tokenizer = train_tokenizer((words_of(strings["train"][row], length) for row in used["train"]), vocabulary)
             made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
             for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
@@ -130,7 +130,7 @@ def texts(
             labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
             splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
         tokenizer = bytes(made["tokenizer"]).decode()
-        splits["test"].source = TextSource(lambda: _strings(raw.test), tokenizer, length)
+        splits["test"].source = TextSource(lambda: strings_of(raw.test), tokenizer, length)
         learned = tokenizers.Tokenizer.from_str(tokenizer).get_vocab_size()
         prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
         return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
@@ -255,8 +255,12 @@ def decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     return out
 
 
-def _strings(part: Part) -> list[str]:
+def strings_of(part: Part) -> list[str]:
+    """The texts of a part.
 
+    Raises:
+        DataError: a row holds none.
+    """
     strings = list(part.inputs())
     wrong = next((row for row, text in enumerate(strings) if not isinstance(text, str)), None)
     if wrong is not None:

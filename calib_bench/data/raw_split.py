@@ -149,7 +149,7 @@ def parquet_part(name: str, files: list[Path], input: str, label: str, names: tu
         for labels_N, its_names, file in zip(labels, names_of_files, files, strict=True)
     ]
     named = any(names_of_files)
-    return Part(name, _encoded(files), np.concatenate(labels), order, input, named, named and not all(names_of_files))
+    return Part(name, encoded(files), np.concatenate(labels), order, input, named, named and not all(names_of_files))
 
 
 def _labels_of_file(
@@ -212,12 +212,12 @@ def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
     labels: list[int] = []
     for index, class_name in enumerate(names):
         if class_name in folders:
-            inside = _images(folders[class_name])
+            inside = images_in(folders[class_name])
             files += inside
             labels += [index] * len(inside)
     if not files:
         raise DataError(f"{folder} holds no images; expected {folder}/<class>/<image>, such as .jpg or .png.")
-    return Part(name, _encoded(files), np.asarray(labels, dtype=np.int64), names, None)
+    return Part(name, encoded(files), np.asarray(labels, dtype=np.int64), names, None)
 
 
 def beside(path: Path) -> bool:
@@ -225,7 +225,7 @@ def beside(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 
-def _images(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The images of a class folder.
 
     Raises:
@@ -242,7 +242,8 @@ def _images(folder: Path) -> list[Path]:
     return images
 
 
-def _encoded(files: list[Path]) -> np.ndarray:
+def encoded(files: list[Path]) -> np.ndarray:
+    """Paths as an array of bytes, see `Part.paths`."""
     return np.array([os.fsencode(file) for file in files])
 
 

@@ -23,13 +23,14 @@ from calib_bench.core.corruption import PAIR, SEVERITIES, source_name
 from calib_bench.core.splits import Split, Splits
 from calib_bench.data.decoding import Greys
 from calib_bench.data.heads import Head, Unmatched, places
-from calib_bench.data.loading import decoded
+from calib_bench.data.loading import decoded, strings_of
 from calib_bench.data.naming import listed, matched
 from calib_bench.data.partition import limited_rows
 from calib_bench.data.raw_split import Part, beside, folder_part
 from calib_bench.data.source import check_labels, digest_of
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import DeviceCache, TensorSplit
+from calib_bench.data.text import TextSplit, encode, words_of
 from calib_bench.errors import DataError
 
 LABELS, NAMES = "labels.npy", "classes.txt"
@@ -59,7 +60,7 @@ def read_shifted(source: Path, splits: Splits, task: str, limit: int | None) -> 
         DataError: the layout is none of those known, inputs are not like the task's, or classes cannot be matched.
     """
     arrays = list(_arrays(source))
-    reader = _Reader(splits, task, limit)
+    reader = Reader(splits, task, limit)
     if arrays:
         return reader.from_arrays(arrays)
     folders = dict(_class_folders(source)) if source.is_dir() else {}
@@ -113,7 +114,7 @@ def _class_folders(source: Path) -> Iterator[tuple[str, Path]]:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """Reads further test splits that are like a task's own."""
 
     splits: Splits
@@ -139,13 +140,23 @@ class _Reader:
         for part in parts:
             if part.names != parts[0].names or not np.array_equal(part.labels, parts[0].labels):
                 raise DataError(f"{part.name} and {parts[0].name} hold other numbers of images of a class.")
-        further = {part.name: self._from_part(replace(part, labels=self._by_folder(part))) for part in parts}
+        further = {part.name: self.split_of(replace(part, labels=self.labels_of(part))) for part in parts}
         return Shifted(further, digest_of(*parts))
 
-    def _from_part(self, part: Part) -> Split:
+    def split_of(self, part: Part) -> Split:
+        """The examples of a part, prepared as the task's test split.
+
+        Raises:
+            DataError: they are not like the task's.
+        """
         rows, test = limited_rows(len(part), self.task, self.limit), self.splits.test
         if isinstance(test, StreamSplit):
             return StreamSplit(part, rows, test.preprocess, Greys((part,)))
+        if isinstance(test, TextSplit) and test.source is not None:
+            length = test.source.length
+            texts = [words_of(text, length) for text in strings_of(part)]
+            tokens, offsets = map(torch.from_numpy, encode(test.source.tokenizer, texts, length))
+            return TextSplit(DeviceCache(tokens), offsets, rows, torch.from_numpy(part.labels)[rows])
         x_NCHW = decoded(part, "L" if self.splits.spec.shape[0] == 1 else "RGB", Greys((part,)))
         self._check_inputs(x_NCHW.shape[1:], x_NCHW.dtype, part.name)
         return self._like_test(DeviceCache(torch.from_numpy(x_NCHW)), rows, part.labels)
@@ -184,8 +195,12 @@ class _Reader:
         check_labels(str(path), labels_N, len(names))
         return matched(np.array(labels_N, dtype=np.int64), names, self.splits.class_names, str(path))
 
-    def _by_folder(self, part: Part) -> np.ndarray:
-        """Labels int64 [N] of a part in class folders as the task counts its classes, by the folders' names."""
+    def labels_of(self, part: Part) -> np.ndarray:
+        """Labels int64 [N] of a part as the task counts its classes, by the names that the part has for them.
+
+        Raises:
+            DataError: it names another class.
+        """
         task_names = self.splits.class_names
         if set(part.names) <= set(task_names):
             return matched(part.labels, part.names, task_names, part.name)
@@ -196,7 +211,7 @@ class _Reader:
         except Unmatched as error:
             strange = next(name for name in part.names if name not in task_names)
             raise DataError(
-                f"{part.name} has a class folder '{strange}', which is no class of task '{self.task}' "
+                f"{part.name} has a class '{strange}', which is no class of task '{self.task}' "
                 f"({listed(task_names)}), nor do the names match as ImageNet's classes: {error}."
             ) from None
         return matched(part.labels, here, there, part.name)

@@ -77,8 +77,8 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     root, origin = find(request, hub)
     local = origin != "hub"
     first, *_, last = hub.rows
-    train = _part(root, first, hub)
-    test = _part(root, last, hub, train.names)
+    train = part_of(root, first, hub)
+    test = part_of(root, last, hub, train.names)
     class_names = train.names or test.names or names
     notes = {}
     if subset and local:
@@ -275,12 +275,14 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
-    """The split in `root`: parquet files, else class folders."""
-    parquet = _parquet_files(root)
+def part_of(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part:
+    """The split in `root`: parquet files, else class folders.
+
+    Raises:
+        DataError: it is not there, or not as declared.
+    """
     for alias in ALIASES.get(split, (split,)):
-        files = [file for file in parquet if _belongs(file.relative_to(root), alias)]
-        if files:
+        if files := _parquet_files(root, alias):
             return parquet_part(split, files, hub.input, hub.label, names)
         if (root / alias).is_dir():
             return folder_part(split, root / alias, names)
@@ -291,10 +293,16 @@ def _part(root: Path, split: str, hub: Hub, names: tuple[str, ...] = ()) -> Part
     )
 
 
-def _parquet_files(root: Path) -> list[Path]:
-    """Parquet files in a folder and in the folders directly inside it."""
+def parquet_files(root: Path, split: str) -> list[Path]:
+    """Parquet files of a split, or of what else it may be called."""
+    return next(filter(None, (_parquet_files(root, alias) for alias in ALIASES.get(split, (split,)))), [])
+
+
+def _parquet_files(root: Path, split: str) -> list[Path]:
+    """Parquet files of a split of this very name, in a folder and in the folders directly inside it."""
     files = [*root.glob("*.parquet"), *root.glob("*/*.parquet")]
-    return sorted(file for file in files if not beside(file) and not beside(file.parent))
+    seen = sorted(file for file in files if not beside(file) and not beside(file.parent))
+    return [file for file in seen if _belongs(file.relative_to(root), split)]
 
 
 def _belongs(file: Path, split: str) -> bool:

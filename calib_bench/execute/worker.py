@@ -13,20 +13,21 @@ from typing import Any
 
 import torch
 
-from calib_bench import registry
+from calib_bench import models, registry
 from calib_bench.core.corruption import source_name
 from calib_bench.core.fate import label_entropy
 from calib_bench.core.settings import Execution
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
-from calib_bench.core.trial import Trial, TrialResult, scored_as_published
+from calib_bench.core.trial import Trial, TrialResult, of_file, scored_as_published
 from calib_bench.data.corrupt import code_of, corrupted
-from calib_bench.data.heads import on_head
+from calib_bench.data.heads import on_head, on_named_head
 from calib_bench.data.label_noise import noisy
 from calib_bench.data.shifted_files import read_shifted
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
 from calib_bench.metrics import log_loss_n
+from calib_bench.models import weights
 from calib_bench.models.timm import pretrained_head
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
@@ -55,6 +56,8 @@ def prepare(execution: Execution) -> None:
     torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
     registry.use_plugins(execution.plugins)
+    if execution.weights is not None and execution.weights.is_file():
+        weights.name_of(execution.weights)
 
 
 def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
@@ -85,7 +88,8 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     scored = scored_as_published(trial)
-    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored, fetch)
+    start = trial.weights or "" if trial.pretrained else None
+    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, start, scored, fetch)
     by_name = {source_name(source): source for source in execution.shift}
     sources = tuple(by_name.get(name, name) for name in trial.shift.split(",") if name)
     return _shifted(splits, trial.task, trial.limit, sources) if sources else splits
@@ -93,12 +97,35 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
 
 @lru_cache(maxsize=2)
 def _load(
-    task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool, fetch: bool
+    task: str, data: object, split: int, limit: int | None, model: str, start: str | None, scored: bool, fetch: bool
 ) -> Splits:
     splits = registry.task(task).load(Request(task, data, split, limit, model, fetch))  # type: ignore[arg-type]
-    if not pretrained:
+    if start is None:
         return splits
+    if of_file(start):
+        return _on_file(splits, start, model, scored)
     return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
+
+
+def _on_file(splits: Splits, start: str, model: str, scored: bool) -> Splits:
+    """The splits with the classes of a file's head, where it names them, and a note on what becomes of that head.
+
+    Raises:
+        SettingsError: the file names other classes, or a new head would be scored as it is.
+        UserError: the file does not fit the model.
+    """
+    file = weights.named(start)
+    splits = on_named_head(splits, file.class_names, file.path.name) if file.class_names else splits
+    with torch.random.fork_rng([]):
+        _, kept = models.from_file(model, splits.spec, splits.classes, start)
+    if scored and not kept:
+        raise SettingsError(
+            f"{file.path} has no head for the {splits.classes:,} classes of the data, so it would be random: give "
+            f"epochs= to train a new head, or name its classes in the file's entry {weights.CLASS_NAMES!r}"
+        )
+    head = f"its head of {splits.classes:,} classes too" if kept else f"a new head of {splits.classes:,} classes"
+    note = f"{model} starts from the weights of {file.path.name} ({start[:20]}), {head}"
+    return replace(splits, notes={**splits.notes, "weights": note})
 
 
 @lru_cache(maxsize=2)

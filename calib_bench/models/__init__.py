@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
+from calib_bench.core.trial import of_file
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -152,14 +153,17 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
         spec: what the model must accept. A model is called with one argument: x [B, *shape], or for tokens the pair
             (tokens [B, L] int64 right-padded, lengths [B] int64).
         classes: number of classes K; the model returns logits z [B, K].
-        pretrained: whether to load timm's published weights; its head is kept when K is that of the weights.
-        weights: which of them, as `calib_bench.models.timm.weights_at_hand` names them; None for those at hand.
+        pretrained: whether to start from weights; their head is kept when K is its own.
+        weights: which: a file's as `calib_bench.models.weights.name_of` names them, or timm's published ones, as
+            `calib_bench.models.timm.weights_at_hand` does; None for those of timm at hand.
 
     Raises:
         SettingsError: the name matches nothing, or the model takes other inputs.
         UserError: no such weights, or they cannot be downloaded.
     """
     check(name, spec.kind)
+    if pretrained and weights and of_file(weights):
+        return from_file(name, spec, classes, weights)[0]
     family, match = _resolve(name)
     if pretrained and family.module != "timm":
         raise UserError(f"there are no pretrained weights for model {name!r}; only timm/NAME models have them")
@@ -168,6 +172,16 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     module = importlib.import_module(f"calib_bench.models.{family.module}")
     options = {"pretrained": True, "weights": weights} if pretrained else {}
     return module.build(*match.groups(), spec=spec, classes=classes, **options)
+
+
+def from_file(name: str, spec: InputSpec, classes: int, weights: str) -> tuple[nn.Module, bool]:
+    """A model with the weights of a file, and whether its head is the file's too; arguments and errors as of `build`.
+
+    The head is the file's where that has K outputs, and else a new one, from torch's global seed.
+    """
+    files = importlib.import_module("calib_bench.models.weights")
+    model = build(name, spec, classes)
+    return model, files.put(files.named(weights), model, head_names(model), name)
 
 
 def head(model: nn.Module) -> nn.Linear:
@@ -186,6 +200,12 @@ def head(model: nn.Module) -> nn.Linear:
             "rate and initialization cannot be set apart; choose a model with a linear classifier"
         )
     return last
+
+
+def head_names(model: nn.Module) -> set[str]:
+    """Names of the linear head's parameters within the model."""
+    head_ids = {id(parameter) for parameter in head(model).parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
 
 
 def replace_head(model: nn.Module, new: nn.Linear) -> None:

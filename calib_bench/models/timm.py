@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from calib_bench.core.splits import InputSpec
-from calib_bench.data.cache import sha256_of
 from calib_bench.data.heads import Head
 from calib_bench.errors import SettingsError, UserError, nearest
+from calib_bench.models.weights import digest_of
 
 WEIGHTS_VARIABLE = "CALIB_BENCH_WEIGHTS"
 """Environment variable: a folder of NAME.safetensors files, looked in before the Hub."""
@@ -86,7 +85,7 @@ def weights_at_hand(name: str) -> str | None:
     import timm
 
     if (local := _local(name)) is not None:
-        return _digest_of(local, local.stat().st_mtime_ns, local.stat().st_size)
+        return f"sha256:{digest_of(local, local.stat().st_mtime_ns, local.stat().st_size)}"
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return None
@@ -101,13 +100,6 @@ def _local(name: str) -> Path | None:
     folder = os.environ.get(WEIGHTS_VARIABLE)
     file = Path(folder).expanduser() / f"{name}.safetensors" if folder else None
     return file if file is not None and file.is_file() else None
-
-
-@lru_cache(maxsize=16)
-def _digest_of(file: Path, changed: int, size: int) -> str:
-    """SHA-256 of a file that was last changed at that time."""
-
-    return f"sha256:{sha256_of(file)}"
 
 
 def _commit(repository: str) -> str | None:

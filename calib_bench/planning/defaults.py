@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from calib_bench.core.task import Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.models.timm import weights_at_hand
+from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
 from calib_bench.train.fusion import check_optimizer, check_schedule
 
@@ -39,8 +40,9 @@ def resolve(typed: UserSettings) -> Settings:
     typed = typed.model_copy(update={**_study_defaults(typed, study, task), "options": check_options(typed)})
     typed_models = typed.model or task.models[:1]
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))
+    typed = typed.model_copy(update=_own_weights(typed.weights, chosen))
     for model in chosen:
-        _check_model(model, typed.pretrained)
+        _check_model(model, typed.pretrained and not typed.weights)
     seeds, tune_seeds = _seeds(typed, task)
     complete = {
         "model": chosen,
@@ -97,10 +99,28 @@ def _hint(key: str, options: type[StudyOptions]) -> str:
     return nearest(key, [*KEYS, *options.model_fields])
 
 
-def _check_model(model: str, pretrained: bool) -> None:
+def _check_model(model: str, published: bool) -> None:
     models.check_exists(model)
-    if pretrained and not model.startswith("timm/"):
-        raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME")
+    if published and not model.startswith("timm/"):
+        raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME, or weights=FILE")
+
+
+def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:
+    """What weights of the user's change: they are where a pretrained model starts.
+
+    Raises:
+        SettingsError: there is no such file, or there are several models, of which it fits one.
+    """
+    if file is None:
+        return {}
+    path = file.expanduser().resolve()
+    if not path.is_file():
+        near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = f": {nearest(path.name, near)}" if 0 < len(near) <= 100 else ""
+        raise SettingsError(f"weights={file} {'is a folder' if path.is_dir() else 'does not exist'}{hint}")
+    if len(chosen) > 1:
+        raise SettingsError(f"weights= is of one model, and there are several: give one of {', '.join(chosen)}")
+    return {"weights": path, "pretrained": True}
 
 
 def _check_space(typed: UserSettings, space: Space) -> None:
@@ -115,6 +135,13 @@ def _check_space(typed: UserSettings, space: Space) -> None:
         _check_eps(typed, optimizer)
     for schedule in space["schedule"]:
         check_schedule(schedule)
+    _check_rest(space)
+
+
+def _check_rest(space: Space) -> None:
+    """Refuse a body that stays as it is with a setting of how it changes."""
+    if 0 in space["body_lr"] and space["norm_batch"] != (None,):
+        raise SettingsError("body_lr=0 leaves batch norm as it is, and norm_batch= is how it trains: leave one out")
 
 
 def _check_eps(typed: UserSettings, optimizer: str) -> None:
@@ -278,11 +305,13 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
         space["epochs"] = (0,)
     space["warmup"] = _warmup(typed, recipe, min(space["epochs"]))
     space |= _rates(typed, recipe, space["epochs"])
-    for key in ("head_lr", "head_init", "head_decay"):
+    for key in ("head_lr", "head_init", "head_decay", "body_lr"):
         space[key] = getattr(typed, key)
     for key, neutral in NEUTRAL.items():
         space[key] = getattr(typed, key) or (neutral,)
     space["eps_scale"] = (typed.eps_scale,)
+    if typed.keep and len(space["lr"]) == 1:  # no rate is chosen: see `planning.plan`
+        space["keep"] = (typed.keep,)
     add_scales(typed, space)
     return space | (_published(typed, model, space) if typed.pretrained else {})
 
@@ -313,14 +342,14 @@ def _check_recipe_rates(typed: UserSettings, recipe: Mapping[str, Any]) -> None:
 
 
 def _published(typed: UserSettings, model: str, space: Space) -> Space:
-    """The digest of published weights, so that trials from other weights have other keys; empty where none are at hand.
+    """The digest of the weights, so that trials from other weights have other keys; empty where none are at hand.
 
     Raises:
         SettingsError: a head that is drawn anew would not be trained.
     """
     if typed.correlation and 0 in space["epochs"]:
         raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
-    weights = weights_at_hand(model.removeprefix("timm/"))
+    weights = name_of(typed.weights) if typed.weights else weights_at_hand(model.removeprefix("timm/"))
     return {"weights": (weights,)} if weights else {}
 
 

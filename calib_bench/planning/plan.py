@@ -65,9 +65,20 @@ def make(settings: Settings, study: Study, store: Store, workers: int = 1, devic
 
 
 def _wanted(settings: Settings, study: Study, scores: Scores) -> dict[Trial, Role]:
-    """What a study wants by now; plain trials of its plan are "chosen"."""
+    """What a study wants by now; plain trials of its plan are "chosen". With `keep=weights`, chosen ones that do not
+    keep theirs are trained once more, see `keeping`."""
     wanted = study.plan(settings, scores)
-    return dict(wanted) if isinstance(wanted, Mapping) else planned(with_role(wanted, "chosen"))
+    roles = dict(wanted) if isinstance(wanted, Mapping) else planned(with_role(wanted, "chosen"))
+    if settings.keep is None:
+        return roles
+    chosen = (trial for trial, role in roles.items() if role == "chosen" and (trial.epochs or trial.pretrained))
+    again = dict.fromkeys(keeping(trial) for trial in chosen if trial.keep is None)
+    return planned([*roles.items(), *with_role(again, "chosen")])
+
+
+def keeping(trial: Trial) -> Trial:
+    """The trial that trains to the same result, and leaves its weights and nothing else beside its logits."""
+    return trial.model_copy(update={"keep": "weights", "probe": None, "shift": ""})
 
 
 def keep(plan: Plan, settings: Settings, store: Store, command: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.store.places import RECORD
@@ -15,9 +17,15 @@ SCHEMA = 2
 """1: each trial is a folder. 2: trials may lie in archives."""
 
 
-def content_of(result: TrialResult, data: dict[str, str], metadata: dict[str, Any]) -> dict[str, bytes]:
-    """A trial's files by name, trial.json last: it holds the digests of the others."""
-    measured = _measured(result)
+def content_of(
+    result: TrialResult, data: dict[str, str], metadata: dict[str, Any], class_names: Sequence[str]
+) -> dict[str, bytes]:
+    """A trial's files by name, trial.json last: it holds the digests of the others.
+
+    Args:
+        class_names: what the file of its weights, if it keeps them, says of their head.
+    """
+    measured = _measured(result) | _weights(result, class_names)
     record = {
         "schema": SCHEMA,
         "key": result.trial.key,
@@ -48,6 +56,13 @@ def _measured(result: TrialResult) -> dict[str, bytes]:
         if by_name:
             measured[f"{kind}.safetensors"] = save({name: tensor.contiguous() for name, tensor in by_name.items()})
     return measured
+
+
+def _weights(result: TrialResult, class_names: Sequence[str]) -> dict[str, bytes]:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in result.weights.items()}
+    return {"weights.safetensors": save(tensors, {"class_names": json.dumps(list(class_names))})} if tensors else {}
 
 
 def _snapshot_facts(result: TrialResult) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from calib_bench.errors import StoreError
 from calib_bench.system import files
 
 RECORD = "trial.json"
-FILES = ("history.parquet", "logits.safetensors", "arrays.safetensors", "snapshots.safetensors")
+FILES = ("history.parquet", *(f"{kind}.safetensors" for kind in ("logits", "arrays", "snapshots", "weights")))
 """What lies beside trial.json."""
 SUFFIX = ".zip"
 HEAD, LENGTHS, EXTRA = 30, slice(26, 30), 64

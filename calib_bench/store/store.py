@@ -5,7 +5,8 @@
     study.toml                      the same settings as a file for `run config=`
     splits/<name>/                  labels.safetensors, split.json (source, digest, class names), once per split
     trials/<key>/                   trial.json, history.parquet, logits.safetensors; of a probe, arrays.safetensors;
-                                    of a trial that keeps logits on its way, snapshots.safetensors
+                                    of a trial that keeps logits on its way, snapshots.safetensors;
+                                    of one that keeps its model, weights.safetensors
     trials/<digest>.zip             such folders, of trials that were trained together, see `calib_bench.store.places`
     checkpoints/                    of trials under way
     claims/                         which driver is at work on what
@@ -191,10 +192,10 @@ class Store:
     def _bytes(self, key: str, place: Place) -> dict[str, bytes]:
         return {name: place.read(name) for name in (*self._read(key, place)["files"], RECORD)}
 
-    def digests(self, trial: Trial) -> dict[str, str]:
-        """SHA-256 of a stored trial's logits, by their place; raises StoreError where it is not whole."""
+    def digests(self, trial: Trial, kind: str = "logits") -> dict[str, str]:
+        """SHA-256 of a stored trial's logits, or weights, by their place; raises StoreError where it is not whole."""
         place = self._stored(trial)
-        claims, name = self._read(trial.key, place)["files"], "logits.safetensors"
+        claims, name = self._read(trial.key, place)["files"], f"{kind}.safetensors"
         return {place.at(name): claims[name]["sha256"]} if name in claims else {}
 
     def has(self, trial: Trial) -> bool:
@@ -306,7 +307,7 @@ class Store:
             data: what each records of its data, see `write_splits`.
         """
         contents = {
-            result.trial.key: partial(content_of, result, data, metadata)
+            result.trial.key: partial(content_of, result, data, metadata, self._class_names(result))
             for result, metadata in results
             if self.place(result.trial.key) is None
         }
@@ -318,6 +319,10 @@ class Store:
             if self.mirror:
                 self.mirror.forget(f"failed/{result.trial.key}.json")
             self.failures.forget(result.trial.key)
+
+    def _class_names(self, result: TrialResult) -> list[str]:
+        """Of a trial that keeps its weights, the classes of its head."""
+        return self.split_info(result.trial)["class_names"] if result.weights else []
 
     def _add(self, archive: Path) -> None:
         """A new archive: this process, and other machines, shall know of it."""
@@ -459,6 +464,10 @@ class Store:
         stored = self._tensors(trial, "snapshots")
         facts = self.record(trial).metadata.get("snapshots", [])
         return [Snapshot(**fact, logits=_under(f"{fact['level']:g}/", stored)) for fact in facts]
+
+    def weights(self, trial: Trial) -> dict[str, Tensor]:
+        """The parameters and buffers of the trial's model at its end, by name; empty where it kept none."""
+        return self._tensors(trial, "weights")
 
     def _tensors(self, trial: Trial, kind: str) -> dict[str, Tensor]:
         self.has(trial)

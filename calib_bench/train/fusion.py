@@ -85,9 +85,9 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
     """Trials with equal keys may be trained as one stack; None for a trial that must train alone.
 
     Members share everything, their probe too, but beta, its switch, rate and its unit, objective (but for one that
-    replaces the head), seed, momentum (zero or not is shared), weight decay, head rate, decay and initialization, scale
-    of all initial weights, correlation (given or not is shared). Convolutions are stacked only off the CPU, where that
-    is faster.
+    replaces the head), seed, momentum (zero or not is shared), weight decay, the rates of head and body, head decay and
+    initialization, scale of all initial weights, correlation (given or not is shared). A body at rest trains alone.
+    Convolutions are stacked only off the CPU, where that is faster.
 
     Args:
         trial: the trial.
@@ -98,7 +98,7 @@ def fuse_key(trial: Trial, objectives: Objectives = NO_OBJECTIVES, device: str =
         return None
     if trial.probe and not trial.epochs:
         return None  # nothing is trained: what is measured is best spread over workers
-    if trial.precision == "bf16" or trial.pretrained or trial.optimizer not in OPTIMIZERS:
+    if trial.precision == "bf16" or trial.pretrained or not trial.body_lr or trial.optimizer not in OPTIMIZERS:
         return None
     shared = ("task", "split", "limit", "model", "optimizer", "schedule", "warmup", "epochs", "batch", "precision")
     derived = (trial.shift, trial.clip, trial.momentum > 0, heads(trial, objectives), trial.copies, trial.probe)

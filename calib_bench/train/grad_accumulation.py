@@ -30,7 +30,7 @@ def count_parts(trial: Trial, model: nn.Module, share: int, micro_batch: int | N
         SettingsError: batch norm does not allow it.
     """
     most = min(share, micro_batch or share)
-    if any(isinstance(module, Norm) for module in model.modules()):
+    if any(isinstance(module, Norm) and module.training for module in model.modules()):
         return _count_normed(trial, share, most)
     return next(parts for parts in range(1, share + 1) if share % parts == 0 and share // parts <= most)
 

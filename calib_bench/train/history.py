@@ -33,8 +33,8 @@ COLUMNS = (
 """History: epochs and updates done; mean objective and accuracy over the epoch's batches as they were met (nan at
 epoch 0); of softmax(Z), Z = beta z, on the selection split: log loss (nats), the same after the temperature kappa that
 makes it least there, kappa = beta T* (nan where none does), accuracy; ||Z||_F / sqrt(N) there; the share of Z's change
-since the last row that lies along Z, see `along`; Euclidean norms of all parameters and of the head's; the body's
-latest rate (at epoch 0, the first); seconds so far."""
+since the last row that lies along Z, see `along`; Euclidean norms of all parameters and of the head's; the latest rate
+before the factors of body and head (at epoch 0, the first); seconds so far."""
 
 CHECK_STEPS = 100
 """Divergence is looked for at least this often; the step recorded is exact."""

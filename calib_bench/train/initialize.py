@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from calib_bench import models
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives, with_strengths
 from calib_bench.core.splits import Splits
-from calib_bench.core.trial import Trial, scored_as_published
+from calib_bench.core.trial import Trial, of_file, scored_as_published
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
 
@@ -33,7 +33,7 @@ def initial_model(
     torch.set_flush_denormal(True)  # vanishing gradients otherwise slow a CPU down several-fold
     torch.manual_seed(seed_of("init", trial.seed))
     model = models.build(trial.model, splits.spec, splits.classes, trial.pretrained, trial.weights)
-    if scored_as_published(trial):
+    if scored_as_published(trial) and not of_file(trial.weights):  # the data was matched to a file's head
         _check_pretrained_head(trial, model, splits.classes)
     model = model.to(device, torch.float64 if trial.precision == "fp64" else torch.float32)
     if trial.correlation is not None:
@@ -47,6 +47,8 @@ def initial_model(
         _exact_head(models.head(model))
     if splits.spec.kind == "image":
         model = model.to(memory_format=torch.channels_last)
+    if not trial.body_lr:
+        _rest_body(model)
     return model
 
 
@@ -67,6 +69,14 @@ def _replace_head(trial: Trial, model: nn.Module, objectives: Objectives) -> Non
         raise SettingsError(f"objective {trial.objective!r} replaces the head in two ways: give one of them")
     for make, strength in makers:
         models.replace_head(model, make(models.head(model), strength))
+
+
+def _rest_body(model: nn.Module) -> None:
+    """Leave only the head to train, and the model in evaluation mode for good: a linear head has no modes."""
+    model.requires_grad_(False)
+    models.head(model).requires_grad_(True)
+    model.eval()
+    model.train = lambda mode=True: model  # type: ignore[method-assign]
 
 
 def _exact_head(head: nn.Linear) -> None:

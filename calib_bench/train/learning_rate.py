@@ -46,7 +46,7 @@ _degrees: dict[Hashable, DegreeOverSeeds] = {}
 
 @dataclass(frozen=True)
 class Rate:
-    """A resolved rate: `value` is the body's; lambda_max is that of H0, where it was needed."""
+    """A resolved rate, before the factors of body and head; lambda_max is that of H0, where it was needed."""
 
     value: float
     lambda_max: float | None = None
@@ -151,7 +151,7 @@ def euler_degree_of(trial: Trial, splits: Splits, device: torch.device) -> Degre
     It depends on no seed, rate, beta, objective or factor on the head of the trial, and is measured once in a process.
     """
     where = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling, trial.precision, str(device))
-    net = (trial.model, trial.pretrained, trial.weights, trial.correlation)
+    net = (trial.model, trial.pretrained, trial.weights, trial.correlation, trial.body_lr == 0)
     if (*where, *net) not in _degrees:
         _degrees[*where, *net] = _measured_degree(trial, splits, device)
     return _degrees[*where, *net]
@@ -204,7 +204,7 @@ def curvature(
         trial.precision,
     )
     beta = rate_beta(trial, objectives)
-    scales = (trial.head_lr, trial.head_init, trial.init_scale)
+    scales = (trial.head_lr, trial.body_lr, trial.head_init, trial.init_scale)
     begins = (trial.seed, beta, *scales, trial.correlation, heads(trial, objectives))
     point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
     if point not in _curvatures:
@@ -213,7 +213,8 @@ def curvature(
 
 
 def _measure(trial: Trial, beta: float, model: nn.Module, splits: Splits, device: torch.device) -> tuple[float, bool]:
-
     x, y = probe(splits, device)
-    top = lambda_max(model, prepare(x, trial.precision), y, beta, head_lr=trial.head_lr, tol=TOLERANCE, seed=trial.seed)
-    return float(top.value), bool(top.converged)
+    body = trial.body_lr or 1.0  # at rest it has no part in the Hessian
+    head_lr = trial.head_lr / body
+    top = lambda_max(model, prepare(x, trial.precision), y, beta, head_lr=head_lr, tol=TOLERANCE, seed=trial.seed)
+    return body * float(top.value), bool(top.converged)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calib_bench.core.baseline import Objectives
 from calib_bench.core.splits import Splits
@@ -98,7 +98,7 @@ class Loop(ABC, Generic[Saver]):
 
     def _tallied(self, epoch: int) -> bool:
         """Whether the training loss of an epoch, counted from 0, is asked for."""
-        return epoch + 1 in self.measured or self.first.keep is not None
+        return epoch + 1 in self.measured or self.first.keep == "losses"
 
     def over(self) -> bool:
         return self.ended or self.step >= self.total
@@ -122,7 +122,7 @@ class Loop(ABC, Generic[Saver]):
             return
         if epoch + 1 in self.measured:
             self._measure()
-        if self.first.keep:
+        if self.first.keep == "losses":
             loss, _, count = accurate(self.tally)
             self.snapshots.take((loss / count).reshape(-1).tolist(), epoch + 1, self.step, self._predict)
         self.tally.zero_()
@@ -159,7 +159,7 @@ class Loop(ABC, Generic[Saver]):
             scores: of the selection split, see `history.SelectionScores`.
             squares: by parameter, the sum [...] of its squares.
             head: names of the head's parameters.
-            rate: of the body, before the schedule, [...].
+            rate: before the schedule and the factors of body and head, [...].
         """
         loss, correct, count = accurate(self.tally)
         of_head = [square for name, square in squares.items() if name in head]
@@ -212,11 +212,12 @@ class Loop(ABC, Generic[Saver]):
         logits: dict[str, Tensor],
         rows: list[dict[str, float]],
         rate: Rate,
-        arrays: Callable[[], dict[str, Tensor]],
+        model: Callable[[], nn.Module],
+        arrays: Callable[[nn.Module], dict[str, Tensor]],
         snapshots: list[Snapshot],
         **metadata: Any,
     ) -> TrialResult:
-        """The result of one trial, whose probe's `arrays` are measured if it has not diverged.
+        """The result of one trial, whose probe's `arrays` are measured on its `model` if it has not diverged.
 
         A run whose last update broke the model has diverged too.
         """
@@ -232,4 +233,6 @@ class Loop(ABC, Generic[Saver]):
         }
         if bad is not None:
             return TrialResult(trial, "diverged", {}, table(rows, bad), metadata)
-        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays(), snapshots)
+        state = model().state_dict() if trial.keep == "weights" else {}
+        weights = {name: value.to("cpu", copy=True) for name, value in state.items()}
+        return TrialResult(trial, "done", logits, table(rows, None), metadata, arrays(model()), snapshots, weights)

@@ -117,17 +117,12 @@ def _timm_schedule(name: str, total: int, per_epoch: int, warmup: int) -> Callab
     return at
 
 
-def head_names(model: nn.Module) -> set[str]:
-    """Names of the linear head's parameters within the model."""
-    head_ids = {id(parameter) for parameter in models.head(model).parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
-
-
 def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """The trial's optimizer over two groups, body and head, whose "initial" rates are `rate` and `rate * head_lr`.
+    """The trial's optimizer over two groups, body and head, whose "initial" rates are `rate` times body_lr and head_lr.
 
     Weight decay applies to every parameter: added to the gradient for SGD and Adam, decoupled for AdamW. The head's
     is divided by head_lr (Agarwala et al., arXiv 2010.07344: training at beta is training the head at beta^2 the rate).
+    A body at rest is no part of it.
 
     Raises:
         SettingsError: the optimizer is unknown, or refuses its settings.
@@ -152,13 +147,13 @@ def make_optimizer(trial: Trial, model: nn.Module, rate: float) -> torch.optim.O
 
 def _groups(trial: Trial, model: nn.Module, rate: float) -> list[dict[str, Any]]:
     """Groups of parameters with their rates and decays: all in one, or body and head where these differ."""
-    if trial.head_lr == 1 and trial.head_decay == 1:
+    if trial.head_lr == trial.head_decay == trial.body_lr == 1:
         return [_group(list(model.parameters()), rate, trial.weight_decay)]
-    names = head_names(model)
-    body = [parameter for name, parameter in model.named_parameters() if name not in names]
+    names = models.head_names(model)
+    body = [parameter for name, parameter in model.named_parameters() if name not in names and trial.body_lr]
     head = [parameter for name, parameter in model.named_parameters() if name in names]
     head_decay = trial.weight_decay * trial.head_decay / trial.head_lr
-    groups = [_group(body, rate, trial.weight_decay), _group(head, rate * trial.head_lr, head_decay)]
+    groups = [_group(body, rate * trial.body_lr, trial.weight_decay), _group(head, rate * trial.head_lr, head_decay)]
     return [group for group in groups if group["params"]]
 
 

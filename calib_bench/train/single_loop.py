@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,12 @@ from calib_bench.system.random import seed_of
 from calib_bench.train import distributed, initialize, probes
 from calib_bench.train.checkpoint import Checkpoint
 from calib_bench.train.grad_accumulation import count_parts, ghost, track
-from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate
+from calib_bench.train.history import ProgressThrottle, accurate
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, TrialSchedule
-from calib_bench.train.optimizer import head_names, make_optimizer, switch_head
+from calib_bench.train.optimizer import make_optimizer, switch_head
+from calib_bench.train.predict import predict
 from calib_bench.train.update import Compile, Updater, choose, rows
 
 
@@ -186,7 +186,7 @@ class _Run(Loop[Checkpoint]):
         beta = self._numbers(self.schedule.base(max(0, self.step - 1)))
         scores = self.selection(self._predict("selection"), beta)
         squares = {name: accurate(p.detach()).square().sum() for name, p in self.model.named_parameters()}
-        row = self._row(scores, squares, head_names(self.model), self.rate.value)
+        row = self._row(scores, squares, models.head_names(self.model), self.rate.value)
         numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
         self._keep(numbers | self._probed(probes.columns))
 
@@ -195,29 +195,11 @@ class _Run(Loop[Checkpoint]):
         mine = measure(self.probe, self.trial, self.model, self.splits, self.device) if distributed.is_main() else {}
         return distributed.broadcast(mine)
 
-    def _eval_batch(self) -> int:
-        """A GPU needs more examples at once to be busy."""
-        values = max(1, math.prod(self.splits.spec.shape))
-        return max(EVAL_BATCH, min(2048, 2**23 // values)) if self.device.type == "cuda" else EVAL_BATCH
-
-    @torch.no_grad()
     def _predict(self, name: str) -> Tensor:
         """Raw logits z [N, K] of a split on the device, rows as its labels."""
-        split = self.splits[name]
-        parts, indices = [], []
-        self.model.eval()
-        batches = split.eval_batches(
-            batch=self._eval_batch(), device=self.device, rank=distributed.rank(), world=distributed.world()
-        )
-        for x, index in batches:
-            with initialize.autocast(self.trial, self.device):
-                z = self.model(initialize.prepare(x, self.trial.precision))
-            parts.append(z if z.dtype == torch.float64 else z.float())
-            indices.append(index)
+        z_NK = predict(self.model, self.trial, self.splits, self.splits[name], self.device)
         self.model.train()
-        empty = torch.zeros((0, self.splits.classes), device=self.device, dtype=self.dtype)
-        index = torch.cat([*indices, torch.zeros(0, dtype=torch.int64)])
-        return distributed.gather_rows(torch.cat([*parts, empty]), index, len(split))
+        return z_NK
 
     def state(self) -> dict[str, Any]:
         return {
@@ -235,7 +217,8 @@ class _Run(Loop[Checkpoint]):
             {} if self.ended else {name: self._predict(name).cpu() for name in self.splits.measured},
             self.rows,
             self.rate,
-            lambda: self._probed(probes.arrays),
+            lambda: self.model,
+            lambda model: self._probed(probes.arrays),
             self.snapshots.kept[0],
             mode=str(self.updater.mode),
             stack=1,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import stack_module_state
 
+from calib_bench import models
 from calib_bench.core.baseline import NO_OBJECTIVES, Objectives
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Probe
@@ -30,7 +31,6 @@ from calib_bench.train.history import EVAL_BATCH, ProgressThrottle, accurate, ba
 from calib_bench.train.learning_rate import Rate, resolve
 from calib_bench.train.loop import Loop
 from calib_bench.train.loss import Loss, rate_beta
-from calib_bench.train.optimizer import head_names
 from calib_bench.train.stacked_model import Packed, StackedOptimizer, logit_gradient, stacked
 from calib_bench.train.stacked_schedule import StackedSchedule
 
@@ -91,7 +91,7 @@ class _Stack(Loop[PartSaver]):
         self.seed_S = torch.tensor([self.seeds.index(trial.seed) for trial in trials], device=device)
         members = [initialize.initial_model(trial, splits, device, objectives) for trial in trials]
         self.rates = [Rate(**rate) for rate in saved["rates"]] if saved else self._resolve(members)
-        self.model, self.head = members[0], head_names(members[0])
+        self.model, self.head = members[0], models.head_names(members[0])
         self.packed = self._pack(members)
         self.params, self.grads = self.packed.by, Packed(self.packed.by)
         self.stacked = stacked(self.model, self.packed, self.grads)
@@ -123,7 +123,7 @@ class _Stack(Loop[PartSaver]):
         unit_rates: dict[object, Rate] = {}
         rates = []
         for trial, model in zip(self.trials, members, strict=True):
-            start = (trial.seed, trial.head_lr, trial.head_init, trial.init_scale, trial.correlation)
+            start = (trial.seed, trial.head_lr, trial.body_lr, trial.head_init, trial.init_scale, trial.correlation)
             follows = (trial.needs_degree, trial.degree)
             alike = (trial.lr_unit, *follows, trial.beta, rate_beta(trial, self.objectives), *start)
             if alike not in unit_rates:
@@ -249,7 +249,8 @@ class _Stack(Loop[PartSaver]):
             logits,
             [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows],
             self.rates[member],
-            lambda: probes.arrays(self.probe, trial, self._member(member), self.splits, self.device),
+            lambda: self._member(member),
+            lambda model: probes.arrays(self.probe, trial, model, self.splits, self.device),
             self.snapshots.kept[member],
             mode="fused",
             stack=len(self.trials),

@@ -186,19 +186,19 @@ class StackedOptimizer:
         Args:
             trials: the S members, of one optimizer, their momentum and clip zero for all or none.
             params: changed in place by `step`.
-            rate_S: learning rates of the bodies, float64.
+            rate_S: learning rates, float64, before the factors of body and head.
             head: names of the head's parameters.
         """
         self.kind, self.params, self.count = trials[0].optimizer, params, 0
         numbers = lambda name: torch.tensor([getattr(t, name) for t in trials], dtype=torch.float64)  # noqa: E731
         column = lambda value_S: value_S.to(params.all)[:, None]  # noqa: E731
         factor_S, decay_S, rate_S = numbers("head_lr"), numbers("weight_decay"), rate_S.cpu()
-        head_decay_S = decay_S * numbers("head_decay")
-        self.rate = {True: column(-rate_S * factor_S), False: column(-rate_S)}
+        head_decay_S, body_S = decay_S * numbers("head_decay"), numbers("body_lr")
+        self.rate = {True: column(-rate_S * factor_S), False: column(-rate_S * body_S)}
         self.decay = {True: column(head_decay_S / factor_S), False: column(decay_S)}
         self.shrink = {
             True: column(rate_S * head_decay_S),
-            False: column(rate_S * decay_S),
+            False: column(rate_S * body_S * decay_S),
         }  # the head's factors cancel
         self.decays = bool((decay_S > 0).any())
         # Always apart, whoever is in the stack: how a buffer is cut decides how its last few sums are rounded.

@@ -62,7 +62,8 @@ def check(settings: Settings) -> None:
                 f"study=early_learning follows plain gradient descent from initialization by steps of its own: "
                 f"leave out {key}="
             )
-    for key, only in (("epochs", (0,)), ("objective", (CROSS_ENTROPY,)), ("head_lr", (1.0,)), ("head_decay", (1.0,))):
+    factors = dict.fromkeys(("head_lr", "head_decay", "body_lr"), (1.0,))
+    for key, only in {"epochs": (0,), "objective": (CROSS_ENTROPY,), **factors}.items():
         if getattr(settings, key) != only:
             raise SettingsError(f"study=early_learning knows only {key}={only[0]}: leave {key} out")
     if settings.pretrained or settings.precision == "bf16":

@@ -1,0 +1,134 @@
+"""New data for a model that is trained: inputs as those of its task, with labels or without.
+
+    FILE.npz             inputs [N, *shape], and where they are known labels [N], class_names [K], ids [N]
+    FOLDER/test.parquet  the columns of the task's own files, the labels' left out where they are not known
+    FOLDER/test/         class folders of images, or images alone
+
+Classes are matched by name wherever the data names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calib_bench.core.splits import Split, Splits
+from calib_bench.core.task import Hub
+from calib_bench.data.cache import sha256_of
+from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, encoded, images_in
+from calib_bench.data.shifted_files import Reader
+from calib_bench.data.source import check_labels, digest_of, parquet_files, part_of
+from calib_bench.data.tensors import DeviceCache, TensorSplit
+from calib_bench.errors import DataError
+
+
+@dataclass(frozen=True)
+class NewData:
+    """A split of new data.
+
+    Attributes:
+        split: its examples; its labels count only where `labelled`.
+        labelled: whether the data says what its classes are.
+        ids: [N], what the data calls its rows; None where nothing does.
+        digest: SHA-256 of its content.
+        source: where it is, for people.
+    """
+
+    split: Split
+    labelled: bool
+    ids: np.ndarray | None
+    digest: str
+    source: str
+
+
+def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None) -> NewData:
+    """New data of a file or folder.
+
+    Args:
+        source: the .npz file, or the folder.
+        name: of the part of the folder to read, such as "test".
+        splits: of the task, whose inputs and classes the data takes.
+        task: its name, for people.
+        hub: how the task's own files are laid out; None where it has none.
+
+    Raises:
+        DataError: there is no such data, inputs are not like the task's, or classes cannot be matched.
+    """
+    reader = Reader(splits, task, None)
+    if not source.exists():
+        raise DataError(f"data={source} does not exist")
+    if source.is_file() and source.suffix == ".npz":
+        return _from_npz(source, reader)
+    if source.is_file() or hub is None:
+        raise DataError(
+            f"data={source}: new data of {task} are an .npz file{' or a folder of its files' if hub else ''}"
+        )
+    return _from_folder(source, name, reader, hub)
+
+
+def _from_folder(source: Path, name: str, reader: Reader, hub: Hub) -> NewData:
+    part, labelled = _part(source, name, hub)
+    if labelled and part.named:
+        part = replace(part, labels=reader.labels_of(part))
+    elif labelled:
+        check_labels(part.name, part.labels, reader.splits.classes)
+    ids = np.array([str(file.relative_to(source)) for file in part.files()]) if part.input is None else None
+    return NewData(reader.split_of(part), labelled, ids, digest_of(part), str(source))
+
+
+def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
+    """A part of a folder, and whether its labels are there."""
+    import pyarrow.parquet as pq
+
+    folder = source / name
+    if folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        files = images_in(folder)
+        return Part(name, encoded(files), np.zeros(len(files), dtype=np.int64), (), None), False
+    files = parquet_files(source, name)
+    if not files or hub.label in pq.read_schema(files[0]).names:
+        return part_of(source, name, hub), True
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), hub.input), False
+
+
+def _from_npz(source: Path, reader: Reader) -> NewData:
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("inputs", "labels", "class_names", "ids") if name in file.files}
+            there = ", ".join(file.files) or "nothing"
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source} cannot be read as an .npz file of arrays: {error}") from None
+    if "inputs" not in arrays:
+        raise DataError(f"{source} has no array `inputs`; it holds: {there}")
+    test, x_N = reader.splits.test, torch.from_numpy(arrays["inputs"])
+    if not isinstance(test, TensorSplit):
+        raise DataError(f"{source}: task '{reader.task}' does not read inputs from arrays: give a folder of its files")
+    base = test.base.on(torch.device("cpu"))
+    if x_N.shape[1:] != base.shape[1:] or x_N.is_floating_point() != base.is_floating_point():
+        raise DataError(
+            f"{source}: inputs are {x_N.dtype} of shape {list(x_N.shape)}, and task '{reader.task}' takes {base.dtype} "
+            f"of shape {['N', *base.shape[1:]]}"
+        )
+    labels_N = _labels(source, arrays, reader, len(x_N))
+    split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
+    return NewData(split, "labels" in arrays, arrays.get("ids"), f"sha256:{sha256_of(source)}", str(source))
+
+
+def _labels(source: Path, arrays: dict[str, np.ndarray], reader: Reader, count: int) -> torch.Tensor:
+    """Labels int64 [N] of the task's classes; 0 where the file has none."""
+    for name in ("labels", "ids"):
+        if name in arrays and arrays[name].shape != (count,):
+            raise DataError(f"{source}: {name} has shape {list(arrays[name].shape)}, and there are {count:,} inputs")
+    labels_N, names = arrays.get("labels", np.zeros(count, dtype=np.int64)), arrays.get("class_names", np.empty(0))
+    if labels_N.dtype.kind in "US":
+        names, labels_N = np.unique(labels_N, return_inverse=True)
+    if labels_N.dtype.kind not in "iu":
+        raise DataError(f"{source}: labels are {labels_N.dtype}, and must be whole numbers or class names")
+    labels_N, classes = labels_N.astype(np.int64), tuple(map(str, names))
+    check_labels(str(source), labels_N, len(classes) or reader.splits.classes)
+    if classes:
+        labels_N = reader.labels_of(Part(str(source), np.empty(0), labels_N, classes, None))
+    return torch.from_numpy(labels_N)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -155,3 +156,11 @@ def over_seeds(name: str, values: list[float]) -> Row:
     if len(values) < 2:
         return {name: values[0] if values else None}
     return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
+
+
+def p_over_seeds(differences: Sequence[float]) -> float:
+    """Two-sided p-value of a t test that the mean over seeds is 0; nan with fewer than two."""
+    import torch
+
+    values_S1 = torch.tensor(differences, dtype=torch.float64)[:, None]
+    return score_interval("", values_S1, nested=True).p if len(differences) > 1 else math.nan

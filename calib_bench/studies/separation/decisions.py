@@ -6,7 +6,7 @@ more confidence, and so all of these metrics: what is left after it is what no t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,11 @@ def _words(frame: pd.DataFrame, reference: float) -> str:
 
 def finding_of(row: Row, column: str, name: str) -> Finding:
     """The change of one arm, of which nothing is established where its rate was tuned."""
-    finding = Finding.of(row, column, name)
+    return as_counted(Finding.of(row, column, name), row)
+
+
+def as_counted(finding: Finding, row: Mapping[Any, Any]) -> Finding:
+    """The finding, revoked where its row's rate was tuned: intervals of decisions leave out that choice."""
     return finding if finding.revoked or row["tuning"] == "fixed" else replace(finding, revoked=UNCOUNTED)
 
 

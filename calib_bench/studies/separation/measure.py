@@ -24,6 +24,7 @@ from calib_bench.studies.separation import (
     ensembles,
     equal_confidence,
     factorial,
+    literature,
     over_time,
     refinement,
     reversals,
@@ -40,7 +41,7 @@ FRAMES = (
     "separation", "matched", "interventions", "two_by_two", "controls", "refinement", "seeds", "best_beta", "gain",
     "factorial", "factorial_tests", "decisions", "comparisons", "baselines", "rates", "choice", "intervention_rates",
     "trials", "over_time", "best_epochs", "shift", "shift_methods", "shift_corruptions", "shift_controls",
-    "head_start", "warm_up", "ensembles", "reversals",
+    "head_start", "warm_up", "ensembles", "reversals", "repaired_sets", "literature",
 )  # fmt: skip
 
 
@@ -181,6 +182,7 @@ def _read(
         study.rows["best_epochs"] += in_time[1]
     elif over_time.LACKING not in study.left_out:
         study.left_out.append(over_time.LACKING)
+    study.rows["repaired_sets"] += literature.set_rows(measures, grid, name, nested)
     study.points += factorial.points(measures, name)
     study.moves |= factorial.moves(measures, name)
     if reference is not None:

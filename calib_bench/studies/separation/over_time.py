@@ -133,6 +133,7 @@ def _best(histories: list[pd.DataFrame]) -> Row:
     for column, (values, least, most) in columns.items():
         limits = _mean(column, values.astype(np.float64))
         row |= {end: min(max(value, least), most) for end, value in limits.items()}
+    row["later_p"] = each.p_over_seeds((best_repaired - best_raw).tolist())
     return row
 
 

@@ -51,6 +51,12 @@ SECTIONS = (
         ("ensembles", "reversals"),
         "What the mean of probabilities over an arm's seeds gains, and which orders of arms it turns round.",
     ),
+    Section(
+        "Claims of the literature",
+        ("literature",),
+        "What these data say of five published claims: on regularization, selective prediction, conformal sets, "
+        "reversals of order and the end of refinement.",
+    ),
     Section("The best beta", ("best_beta", "gain"), "Where it is, and what choosing it gains."),
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "head_start", "choice", "rates", "trials", "reliability_bins")),

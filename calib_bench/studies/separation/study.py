@@ -29,6 +29,7 @@ from calib_bench.studies.separation import (
     figures,
     head_start,
     lazy,
+    literature,
     over_time,
     page,
     settling,
@@ -120,6 +121,7 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     interventions.adjust(frames)
     collapse.mark(frames, study.grid)
     frames["comparisons"] = speed.judged(frames["comparisons"])
+    frames["literature"] = pd.DataFrame(literature.rows(frames, study.grid))
     return frames
 
 
@@ -168,6 +170,9 @@ STUDY = Study(
         "efron1981",
         "berger1982",
         "chizat2019",
+        "wang2021",
+        "xia2025",
+        "dabah2025",
     ),
     measures_shift=True,
     options=Options,

@@ -18,6 +18,7 @@ from calib_bench.studies.separation import (
     equal_confidence,
     factorial,
     head_start,
+    literature,
     over_time,
     refinement,
     reversals,
@@ -80,6 +81,7 @@ def tables(grid: Grid, frames: Mapping[str, pd.DataFrame], nested: bool) -> dict
         **_if_any(frames, "decisions", decisions.table, grid),
         **_if_any(frames, "ensembles", ensembles.table, grid),
         **_if_any(frames, "reversals", reversals.table, grid),
+        **_if_any(frames, "literature", literature.SPEC.table, grid),
         **_collapse(grid, frames["trials"]),
         **_if_any(frames, "seeds", seed_spread.table, grid, seed_spread.words),
         "baselines": Table(

@@ -80,7 +80,7 @@ def test_what_it_draws_is_what_is_logged(run: Run) -> None:
 
     store, _, analysis = run
     (arm, *_) = analysis.result.arms  # type: ignore[misc]
-    summary, _ = content.summary(store, next(iter(arm.trials.values())))
+    summary, _ = content.summary(store, list(arm.trials.values()))
     for metric in workspace_report.OVER_BETA:
         assert {f"raw/{metric}", f"temperature_scaling/{metric}"} <= set(summary)
     assert "temperature_scaling/kappa" in summary

@@ -84,11 +84,16 @@ def summary(store: Store, trials: Sequence[Trial]) -> tuple[dict[str, Any], pd.D
         return values, None
     arm = tuning.Arm(trials[0], (trials[0].lr,), {}, trials[0].lr, "fixed", done)
     measures = measure_arm(store, arm, registry.calibrators((REPAIRED,)))
-    for method, rows in measures.frame.groupby("method", sort=False):
-        for name, column in rows.select_dtypes("float").items():
-            if name not in TIMES and column.notna().any():
-                values[f"{method}/{name}"] = float(column.mean())
-    return values, measures.reliability if len(measures.reliability) else None
+    return values | _means(measures.frame), measures.reliability if len(measures.reliability) else None
+
+
+def _means(frame: pd.DataFrame) -> dict[str, float]:
+    """`<method>/<metric>`: the mean of each column of numbers over the rows of each method."""
+    values: dict[str, float] = {}
+    for method, rows in frame.groupby("method", sort=False):
+        means = rows.select_dtypes("float").drop(columns=list(TIMES), errors="ignore").mean().dropna()
+        values |= {f"{method}/{name}": float(value) for name, value in means.items()}
+    return values
 
 
 def _mean(values: Sequence[Any]) -> Any:

@@ -96,16 +96,23 @@ class Follower:
             return
         plan = self._wanted()
         trials = self._kept(plan) if self.every else content.selected(self.study, self.settings, self.store)
-        for group in self.logger.groups(trials):
-            keys = {trial.key for trial in group}
-            if not keys <= self.seen:
-                if not self.words.empty():
-                    return  # to what was said
-                self.logger.train(group)
-                self.seen |= keys
+        if not self._train(trials):
+            return
         if self.stage == "trained":
             self.logger.tuning(plan)
         self.looked = now
+
+    def _train(self, trials: Iterable[Trial]) -> bool:
+        """Log the runs of trials not seen yet; returns whether all are logged: it stops once something is said."""
+        for group in self.logger.groups(trials):
+            keys = {trial.key for trial in group}
+            if keys <= self.seen:
+                continue
+            if not self.words.empty():
+                return False
+            self.logger.train(group)
+            self.seen |= keys
+        return True
 
     def _everything(self) -> None:
         """What the analysis rests on, and the analysis."""

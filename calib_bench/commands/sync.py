@@ -39,7 +39,7 @@ stays as it is. Options that are not given are as in the run.""",
     (
         RUN,
         setting("wandb", "online (the default), offline or disabled"),
-        setting("wandb_runs", "which trials are runs of their own: selected or all"),
+        setting("wandb_runs", "what is a run of its own: arms, selected or all"),
         setting("wandb_wait", "timeout of the server, in seconds"),
         PLUGINS,
     ),

@@ -191,9 +191,10 @@ class Logging(_Frozen):
     """How progress and results are reported while a study runs."""
 
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
-    wandb_runs: Literal["selected", "all"] = Field(
-        "selected",
-        description="trials that get a run of their own: those at the chosen rates, or all; the tables hold all",
+    wandb_runs: Literal["arms", "selected", "all"] = Field(
+        "arms",
+        description="what is a run: each arm at its chosen rates with all its seeds, each of these trials (selected), "
+        "or each trial (all); the tables hold all",
     )
     wandb_wait: Positive = Field(60.0, description="timeout of the Weights & Biases server, in seconds")
     log_format: Literal["text", "json"] = Field(

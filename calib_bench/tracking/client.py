@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ class Session:
             log = Path(run.settings.log_internal)
         if online:
             _check(log)
+        shutil.rmtree(log.parent, ignore_errors=True)
 
     def _settings(self, brief: bool, sweep: Mapping[str, str]) -> wandb.Settings:
         import wandb
@@ -113,6 +115,26 @@ class Session:
             **(patience if self.mode == "online" else {}),
             **sweep,
         )
+
+
+def point_into(folder: Path) -> None:
+    """Have this process's offline runs name the files of artifacts as seen from a folder, which may then be moved.
+
+    wandb writes absolute paths, and reads them when `wandb sync` sends the run: from this folder, relative ones do.
+    """
+    from wandb.sdk.interface.interface import InterfaceBase
+
+    make = InterfaceBase._make_artifact_manifest
+
+    def inside(*arguments: Any, **named: Any) -> Any:
+        manifest = make(*arguments, **named)
+        for entry in manifest.contents:
+            path = Path(entry.local_path or folder)
+            if path != folder and path.is_relative_to(folder):
+                entry.local_path = str(path.relative_to(folder))
+        return manifest
+
+    InterfaceBase._make_artifact_manifest = inside  # type: ignore[method-assign]
 
 
 def mark(folder: Path, run_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,13 @@ ARTIFACT = ("logits.safetensors", "trial.json", "labels.safetensors")
 """The files of a trial's artifact: its logits, and what they are to be held against."""
 
 
-def config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
-    """Everything that names a trial, its data, and what it was made with."""
+def config(store: Store, settings: Question, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Everything that names trials, their data, and what they were made with: where they differ, a list."""
+    each = [_config(store, settings, trial) for trial in trials]
+    return {key: shared([one[key] for one in each]) for key in each[0]}
+
+
+def _config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
     record = store.record(trial)
     return {
         **trial.model_dump(mode="json"),
@@ -42,28 +47,64 @@ def config(store: Store, settings: Question, trial: Trial) -> dict[str, Any]:
     }
 
 
-def history(store: Store, trial: Trial) -> list[dict[str, Any]]:
-    """One row a measured epoch; what was not measured is left out, since a missing number is no number."""
-    rows = store.history(trial).to_dict("records")
-    return [{str(k): v for k, v in row.items() if not _missing(v)} for row in rows]
+def shared(values: Sequence[Any]) -> Any:
+    """The one value that all have, else the list of them."""
+    return values[0] if all(value == values[0] for value in values) else list(values)
 
 
-def summary(store: Store, trial: Trial) -> tuple[dict[str, Any], pd.DataFrame | None]:
-    """Status, facts, and `<method>/<metric>` on the test split before and after temperature scaling; the reliability
-    bins of both, None of a trial that did not finish."""
+def history(store: Store, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """One row a measured epoch, of several trials their mean; what was not measured is left out, since a missing number
+    is no number."""
+    frame = store.history(trials[0]) if len(trials) == 1 else _mean_history(histories(store, trials))
+    return [{str(k): v for k, v in row.items() if not _missing(v)} for row in frame.to_dict("records")]
+
+
+def histories(store: Store, trials: Sequence[Trial]) -> pd.DataFrame:
+    """The histories of trials below one another, after columns that name each."""
     import pandas as pd
 
-    record = store.record(trial)
-    values = {"status": store.fate(trial), **flat(record.metadata)}
-    if record.status != "done":
+    frames = []
+    for trial in trials:
+        frame = store.history(trial).rename(columns={"lr": "rate"}).reset_index(drop=True)
+        about = {"key": trial.key, "arm": tuning.label(trial), "lr": trial.lr, "seed": trial.seed}
+        frames.append(pd.concat([pd.DataFrame([about] * len(frame)), frame], axis=1))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _mean_history(frame: pd.DataFrame) -> pd.DataFrame:
+    numbers = frame.drop(columns=["key", "arm", "lr", "seed"]).rename(columns={"rate": "lr"})
+    return numbers.groupby("epoch", sort=True).mean(numeric_only=True).reset_index() if len(numbers) else numbers
+
+
+def summary(store: Store, trials: Sequence[Trial]) -> tuple[dict[str, Any], pd.DataFrame | None]:
+    """Status, facts, and `<method>/<metric>` on the test split before and after temperature scaling, means of several
+    trials; the reliability bins of both, None where no trial finished."""
+    each = [{"status": store.fate(trial), **flat(store.record(trial).metadata)} for trial in trials]
+    values = {key: _mean([one[key] for one in each if key in one]) for key in each[0]}
+    done = {i: trial for i, trial in enumerate(trials) if store.record(trial).status == "done"}
+    if not done:
         return values, None
-    arm = tuning.Arm(trial, (trial.lr,), {}, trial.lr, "fixed", {trial.seed: trial})
+    arm = tuning.Arm(trials[0], (trials[0].lr,), {}, trials[0].lr, "fixed", done)
     measures = measure_arm(store, arm, registry.calibrators((REPAIRED,)))
-    for row in measures.frame.to_dict("records"):
-        numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isnan(v) and k not in TIMES}
-        values |= {f"{row['method']}/{k}": v for k, v in numbers.items()}
-    bins = measures.reliability
-    return values, bins if isinstance(bins, pd.DataFrame) and len(bins) else None
+    return values | _means(measures.frame), measures.reliability if len(measures.reliability) else None
+
+
+def _means(frame: pd.DataFrame) -> dict[str, float]:
+    """`<method>/<metric>`: the mean of each column of numbers over the rows of each method."""
+    values: dict[str, float] = {}
+    for method, rows in frame.groupby("method", sort=False):
+        means = rows.select_dtypes("float").drop(columns=list(TIMES), errors="ignore").mean().dropna()
+        values |= {f"{method}/{name}": float(value) for name, value in means.items()}
+    return values
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """One value for what several trials have: their mean, or all different texts."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, int | float) for value in values):
+        return sum(values) / len(values)
+    return ", ".join(sorted({str(value) for value in values}))
 
 
 def files(store: Store, trial: Trial, scratch: Path) -> dict[str, Path]:
@@ -72,6 +113,7 @@ def files(store: Store, trial: Trial, scratch: Path) -> dict[str, Path]:
     for name, content in store.files(trial).items():
         paths[name] = store.folder(trial) / name
         if not paths[name].exists():
+            scratch.mkdir(exist_ok=True)
             paths[name] = scratch / name
             paths[name].write_bytes(content)
     return {name: path for name, path in paths.items() if name in ARTIFACT and path.exists()}

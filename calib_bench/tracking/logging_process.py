@@ -25,7 +25,7 @@ from calib_bench.planning import plan as planning
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking import analysis_export, content, scratch
-from calib_bench.tracking.client import Ledger, Session, agent, turn
+from calib_bench.tracking.client import Ledger, Session, agent, point_into, turn
 from calib_bench.tracking.runs import Logger
 
 if TYPE_CHECKING:
@@ -41,15 +41,17 @@ class Follower:
     """Logs one store in one mode, until told to stop."""
 
     def __init__(
-        self, folder: Path, mode: str, every: bool, wait: float, words: queue.Queue[str], say: Callable[..., None]
+        self, folder: Path, mode: str, runs: str, wait: float, words: queue.Queue[str], say: Callable[..., None]
     ) -> None:
-        self.folder, self.every, self.words, self.say = folder, every, words, say
+        self.folder, self.every, self.words, self.say = folder, runs == "all", words, say
         self.store = Store(folder, "read")
         self.settings = self.store.settings()
         self.study = registry.study(self.settings.study)
         self.ledger = Ledger(folder / "wandb", mode)
         session = Session(folder, mode, wait)
-        self.logger = Logger(self.store, self.settings, session, self.ledger, self._on_progress, agent())
+        self.logger = Logger(
+            self.store, self.settings, session, self.ledger, self._on_progress, runs == "arms", agent()
+        )
         self.stage = "training"
         self.seen: set[str] = set()
         self.looked: tuple[str, int] | None = None
@@ -85,22 +87,32 @@ class Follower:
         self.say(logged=run_id or None)
 
     def _stored(self) -> None:
-        """Trials of which it is known that they are runs; once nothing is left to train, the table of all."""
+        """Trials of which it is known that they are runs, arms once all are trained; then the table of all too."""
+        if self.logger.by_arm and self.stage != "trained":
+            return
         trials_folder = self.folder / "trials"
         now = (self.stage, trials_folder.stat().st_mtime_ns if trials_folder.is_dir() else 0)
         if now == self.looked:
             return
         plan = self._wanted()
         trials = self._kept(plan) if self.every else content.selected(self.study, self.settings, self.store)
-        for trial in trials:
-            if trial.key not in self.seen:
-                if not self.words.empty():
-                    return  # to what was said
-                self.logger.trial(trial)
-                self.seen.add(trial.key)
+        if not self._train(trials):
+            return
         if self.stage == "trained":
             self.logger.tuning(plan)
         self.looked = now
+
+    def _train(self, trials: Iterable[Trial]) -> bool:
+        """Log the runs of trials not seen yet; returns whether all are logged: it stops once something is said."""
+        for group in self.logger.groups(trials):
+            keys = {trial.key for trial in group}
+            if keys <= self.seen:
+                continue
+            if not self.words.empty():
+                return False
+            self.logger.train(group)
+            self.seen |= keys
+        return True
 
     def _everything(self) -> None:
         """What the analysis rests on, and the analysis."""
@@ -108,8 +120,8 @@ class Follower:
         plan = self._wanted()
         by_key = {trial.key: trial for trial in plan}
         chosen = [by_key[key] for key in dict.fromkeys(analysis.selected if analysis else ()) if key in by_key]
-        for trial in self._kept(plan if self.every else chosen):
-            self.logger.trial(trial)
+        for group in self.logger.groups(self._kept(plan if self.every else chosen)):
+            self.logger.train(group)
         self.logger.tuning(plan)
         if analysis is not None:
             self.logger.calibration(analysis, chosen)
@@ -144,7 +156,9 @@ def main(arguments: list[str]) -> int:
     words: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words,), daemon=True).start()
     try:
-        follower = Follower(Path(folder), mode, runs == "all", float(wait), words, say)
+        follower = Follower(Path(folder), mode, runs, float(wait), words, say)
+        if mode == "offline":
+            point_into(Path(folder))
         import wandb  # noqa: F401 - takes seconds, for which no server is to blame
 
         say(started=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.settings import SHARED_BEFORE
@@ -48,6 +48,20 @@ def trial_id(settings: Question, record: Record) -> str:
     return f"{record.trial.key}-{digest_of([settings.study, settings.task, *data])[:8]}"
 
 
+def run_id(settings: Question, records: Sequence[Record]) -> str:
+    """The id of the run of these trials: a trial's own, or of several one that tells them all."""
+    ids = [trial_id(settings, record) for record in records]
+    return ids[0] if len(ids) == 1 else f"arm-{digest_of(ids)[:24]}"
+
+
+def arms(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Trials that differ in their seed and rate alone together, in order of their seeds."""
+    together: dict[Trial, list[Trial]] = {}
+    for trial in trials:
+        together.setdefault(trial.model_copy(update={"seed": 0, "split": 0, "lr": 1.0}), []).append(trial)
+    return [sorted(group, key=lambda trial: (trial.seed, trial.split, trial.lr)) for group in together.values()]
+
+
 def page_id(settings: Settings, digests: Iterable[str], kind: str) -> str:
     """The run id of what a whole study leaves: of one question on one data, wherever its folder is.
 
@@ -74,7 +88,12 @@ def role(settings: Settings, trial: Trial) -> str:
 
 
 def title(grid: Grid, trial: Trial) -> str:
-    """A trial's run name, unique in its study: what its settings vary, and in what it departs from them."""
+    """A trial's run name, unique in its study: that of its arm, its rate and its seed."""
+    return f"{arm_title(grid, trial)} {trial.lr_unit}={trial.lr:.6g} seed={trial.seed}"
+
+
+def arm_title(grid: Grid, trial: Trial) -> str:
+    """The run name of a trial's arm: what the study's settings vary, and in what it departs from them."""
     space = grid.spaces.get(trial.model, {})
     also = [
         f" {key}={getattr(trial, key)}"
@@ -85,5 +104,6 @@ def title(grid: Grid, trial: Trial) -> str:
         also.append(f" switch_at={trial.switch_at:g}")
     if trial.probe:
         also.append(f" probe={trial.probe}")
-    rate = f"{trial.lr_unit}={trial.lr:.6g}"
-    return f"{trial.model} {tuning.label(trial)}{''.join(also)} {rate} seed={trial.seed}"
+    if trial.shift:
+        also.append(f" shift={trial.shift}")
+    return f"{trial.model} {tuning.label(trial)}{''.join(also)}"

@@ -1,13 +1,13 @@
-"""The runs: one a trial, one of all trials, one of every calibrator, one of the analysis; artifacts tie them together.
+"""The runs: one an arm or a trial, one of all trials, one of every calibrator, one of the analysis; artifacts tie them.
 
-train: trials ── logits ──> calibrate ── calibration ──> analyse ── report
+train: arms or trials ── logits ──> calibrate ── calibration ──> analyse ── report
 train: all trials and their histories as tables
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,7 @@ class Logger:
 
     Args:
         on_progress: called with each run's id once it is logged, and with "" after a step on the way.
+        by_arm: whether a run holds all seeds of an arm, or one trial.
         agent: the run that a sweep's agent waits for, see `session.agent`.
     """
 
@@ -47,35 +48,47 @@ class Logger:
         session: Session,
         ledger: Ledger,
         on_progress: Callable[[str], None],
+        by_arm: bool,
         agent: Mapping[str, str] | None = None,
     ) -> None:
         self.store, self.settings, self.session, self.ledger = store, settings, session, ledger
-        self.on_progress, self.agent = on_progress, dict(agent or {})
+        self.on_progress, self.by_arm, self.agent = on_progress, by_arm, dict(agent or {})
         self._digests: dict[str, str] = {}
 
-    def trial(self, trial: Trial) -> None:
-        """A trial's run: config, history over its epochs, final metrics, reliability bins, logits."""
-        record = self.store.record(trial)
-        run_id = names.trial_id(self.settings, record)
-        checksum = self._digests.setdefault(run_id, digest(content.config(self.store, self.settings, trial)))
+    def groups(self, trials: Iterable[Trial]) -> list[list[Trial]]:
+        """The trials of each run."""
+        return names.arms(trials) if self.by_arm else [[trial] for trial in trials]
+
+    def train(self, trials: Sequence[Trial]) -> None:
+        """The run of a trial, or of an arm's: config, history over epochs, final metrics, reliability bins, logits.
+
+        Of several trials numbers are means, and each one's history is in a table.
+        """
+        run_id = self._run_id(trials)
+        checksum = self._digests.setdefault(run_id, digest(content.config(self.store, self.settings, trials)))
         if self.ledger.has(run_id, checksum):
             return
-        history = content.history(self.store, trial)
-        summary, bins = content.summary(self.store, trial)
+        history = content.history(self.store, trials)
+        summary, bins = content.summary(self.store, trials)
+        frames = {} if bins is None else {"reliability": bins}
+        if len(trials) > 1:
+            frames["histories"] = content.histories(self.store, trials)
 
         def body(run: wandb.Run) -> None:
             columns = {name for row in history for name in row}
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            once(run, history if bins is None else [*history, {"reliability": table(bins)}])
-            if artifact := self._logits(trial):
+            tables = {part: table(rows) for name, frame in frames.items() for part, rows in parts(name, frame).items()}
+            once(run, [*history, tables] if tables else history)
+            if artifact := self._logits(trials):
                 run.log_artifact(artifact)
             run.summary.update(content.plain(summary))
 
-        config = content.plain(content.config(self.store, self.settings, trial))
-        role = names.role(self.settings, trial)
-        fields = self._fields(run_id, names.title(self.settings, trial), role, config)
+        config = content.plain(content.config(self.store, self.settings, trials))
+        role = names.role(self.settings, trials[0])
+        title = names.title if len(trials) == 1 else names.arm_title
+        fields = self._fields(run_id, title(self.settings, trials[0]), role, config)
         if role == names.CONTROL:
             fields |= {"group": f"{fields['group']}-{names.CONTROL}", "tags": [names.CONTROL]}
         self._write(fields, checksum, body, brief=True)
@@ -90,13 +103,7 @@ class Logger:
         if not stored or self.ledger.has(run_id, checksum):
             return
         rows = pd.DataFrame([content.row(self.store, trial, self.settings.select) for trial in stored])
-        histories: list[pd.DataFrame] = []
-        for trial in stored:
-            frame = self.store.history(trial)
-            about = {"key": trial.key, "arm": rows["arm"].iloc[len(histories)], "lr": trial.lr, "seed": trial.seed}
-            frame = frame.rename(columns={"lr": "rate"})
-            histories.append(pd.concat([pd.DataFrame([about] * len(frame)), frame.reset_index(drop=True)], axis=1))
-        tables = {**parts("trials", rows), **parts("histories", pd.concat(histories, ignore_index=True))}
+        tables = {**parts("trials", rows), **parts("histories", content.histories(self.store, stored))}
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), checksum)
@@ -114,8 +121,8 @@ class Logger:
             return
 
         def body(run: wandb.Run) -> None:
-            for trial in used:
-                if artifact := self._logits(trial):
+            for trials in self.groups(used):
+                if artifact := self._logits(trials):
                     use(run, artifact)
                     self.on_progress("")
             frames = {name: _arms_first(frame, used) for name, frame in analysis.frames.items()}
@@ -156,14 +163,24 @@ class Logger:
 
     # artifacts: the same content gives the same digest, so that a server keeps one version of each
 
-    def _logits(self, trial: Trial) -> wandb.Artifact | None:
-        run_id = names.trial_id(self.settings, self.store.record(trial))
-        about = {"key": trial.key, "task": trial.task, "model": trial.model, "beta": trial.beta, "seed": trial.seed}
+    def _run_id(self, trials: Sequence[Trial]) -> str:
+        return names.run_id(self.settings, [self.store.record(trial) for trial in trials])
+
+    def _logits(self, trials: Sequence[Trial]) -> wandb.Artifact | None:
+        about = {
+            name: content.shared([getattr(trial, name) for trial in trials])
+            for name in ("key", "task", "model", "beta", "seed")
+        }
         with tempfile.TemporaryDirectory() as scratch:
-            paths = content.files(self.store, trial, Path(scratch))
-            if "logits.safetensors" not in paths:
+            paths: dict[str, Path] = {}
+            for trial in trials:
+                folder = "" if len(trials) == 1 else f"{trial.key}/"
+                files = content.files(self.store, trial, Path(scratch, trial.key))
+                paths |= {f"{folder}{name}": path for name, path in files.items()}
+            if not any(name.endswith("logits.safetensors") for name in paths):
                 return None
-            return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths, Path(scratch))
+            name, text = f"logits-{self._run_id(trials)}", "Raw logits z, not times beta"
+            return _artifact(name, "logits", text, about, paths, Path(scratch))
 
     def _calibration(self, analysis: HandedOver) -> wandb.Artifact:
         folder = self.store.path / "wandb" / "analysis"
@@ -245,7 +262,7 @@ def _artifact(
 
     artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
     for inside, path in paths.items():
-        policy: Literal["mutable", "immutable"] = "mutable" if path.parent == scratch else "immutable"
+        policy: Literal["mutable", "immutable"] = "mutable" if scratch in path.parents else "immutable"
         artifact.add_file(str(path), name=inside, policy=policy, skip_cache=True)
     return artifact
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 BUSY = 120.0
 """Seconds that the process may be silent where no server is to blame: it starts on a busy machine, or works offline."""
+NO_KEY = "No API key"
+"""What wandb says where nobody has logged in."""
+LACKING = "there is no API key for Weights & Biases: give one with `wandb login` or as $WANDB_API_KEY"
 LEAVE = 20.0
 """Seconds that the process has to finish the run that it is at when the job stops early."""
 
@@ -123,8 +126,9 @@ class Tracker:
                 self._give_up(why)
                 return
             self.mode, self.trouble = "offline", why
+            trouble = LACKING if NO_KEY in why else f"Weights & Biases cannot be reached ({why})"
             self.warn(
-                f"Weights & Biases cannot be reached ({why}). Logging goes on offline, in {self.store.path / 'wandb'}; "
+                f"{trouble}. Logging goes on offline, in {self.store.path / 'wandb'}; "
                 f"later:\n  python -m calib_bench sync {self.store.path}"
             )
             self._start()
@@ -156,7 +160,12 @@ class Tracker:
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,
-                    env={"WANDB_DATA_DIR": str(self._staging()), **os.environ, **variables},
+                    env={
+                        "WANDB_DATA_DIR": str(self._staging()),
+                        "WANDB_CACHE_DIR": str(self.scratch.folder / "cache"),
+                        **os.environ,
+                        **variables,
+                    },
                     pass_fds=(self.scratch.lock,),
                     start_new_session=True,  # Ctrl-C is for the job, which then tells this process to leave
                 )
@@ -188,6 +197,8 @@ class Tracker:
             self.scratch.remove()
             self.scratch = None
             prune(self._staging())
+            for link in self._staging().parent.glob("debug*.log"):  # to logs that are gone
+                link.unlink(missing_ok=True)
 
     def _staging(self) -> Path:
         """wandb's own data, which stay with the run: `wandb sync` looks for a table's file there when it sends a run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from synthetic import make
-from wandb_reader import read, table
+from wandb_reader import read, records, table
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
@@ -31,6 +32,7 @@ from calib_bench.tracking.runs import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 
 WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0,1", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
+WORDS += ("wandb_runs=selected",)
 Run = tuple[Store, Settings, Analysis]
 
 
@@ -86,7 +88,7 @@ def test_each_chosen_trial_is_a_run_with_its_config_history_and_summary(
         assert f"beta={trial.beta:g}" in run["name"]
         assert f"seed={trial.seed}" in run["name"]
         config = {k: v for k, v in run["config"].items() if k != "_wandb"}
-        assert config == content.plain(content.config(store, settings, trial))
+        assert config == content.plain(content.config(store, settings, [trial]))
         assert {k: config[k] for k in trial.canonical()} == trial.canonical()
         assert (config["data"], config["environment"]) == (record.data, content.plain(record.environment))
         rows = run["history"][:-1]
@@ -172,6 +174,54 @@ def test_logging_again_logs_nothing_and_what_is_new_only(logged: Run) -> None:
     assert keys == tried
 
 
+def test_an_arm_is_a_run_by_default_with_its_seeds_means_and_histories(logged: Run, tmp_path: Path) -> None:
+    store, settings, analysis = logged
+    folder = tmp_path / "run"
+    shutil.copytree(store.path, folder, ignore=shutil.ignore_patterns("wandb"))
+    store = Store(folder, "write")
+    assert resolve(parse(["task=digits"])).wandb_runs == "arms"
+    arms = names.arms(chosen(store, settings, analysis).values())
+    assert {len(arm) for arm in arms} == {2}
+    assert log(store, settings, analysis, wandb_runs="arms") == (len(arms) + 3, [])
+    assert log(store, settings, analysis, wandb_runs="arms") == (0, [])
+    runs = read(folder)
+    assert len({run["name"] for run in runs.values()}) == len(runs)
+    measured: Any = analysis.result.measurements
+    for arm in arms:
+        run = runs[names.run_id(settings, [store.record(trial) for trial in arm])]
+        assert (run["job_type"], run["config"]["seed"]) == (names.role(settings, arm[0]), [0, 1])
+        assert run["config"]["key"] == [trial.key for trial in arm]
+        assert run["config"]["beta"] == arm[0].beta
+        frames = [store.history(trial) for trial in arm]
+        rows = run["history"][:-1]
+        assert [row["train_loss"] for row in rows] == pytest.approx(sum(frame["train_loss"] for frame in frames) / 2)
+        histories = table(run, "histories")
+        place = histories["columns"].index("train_loss")
+        assert [row[place] for row in histories["data"]] == pytest.approx(pd.concat(frames)["train_loss"].tolist())
+        mine = measured[measured.key.isin([trial.key for trial in arm])].groupby("method")
+        for method, log_loss in mine["log_loss"].mean().items():
+            assert run["summary"][f"{method}/log_loss"] == pytest.approx(log_loss, abs=1e-12)
+        assert sum(row[2] for row in table(run, "reliability")["data"]) == 2 * 2 * len(store.labels(arm[0])["test"])
+        (made,) = [item for item in run["made"] if item["type"] == "logits"]
+        assert {name.rpartition("/")[2] for name in made["files"]} >= {"logits.safetensors", "trial.json"}
+        assert len(made["files"]) == 6
+
+
+def test_the_offline_folder_names_files_as_seen_from_the_run_and_keeps_no_logs(logged: Run) -> None:
+    folder = logged[0].path
+    paths = [
+        Path(entry.local_path)
+        for path in folder.glob("wandb/offline-run-*/*.wandb")
+        for record in records(path)
+        if record.WhichOneof("record_type") == "artifact"
+        for entry in record.artifact.manifest.contents
+    ]
+    assert len(paths) > 20
+    assert not [path for path in paths if path.is_absolute()]
+    assert all((folder / path).is_file() for path in paths)
+    assert not list((folder / "wandb").rglob("debug*"))
+
+
 def test_controls_stand_apart_and_no_two_runs_share_a_name(logged: Run) -> None:
     store, settings, _ = logged
     log(store, settings, None, wandb_runs="all")
@@ -233,7 +283,7 @@ def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeyp
     assert count > 3
     assert warnings == []
     assert list(temporary.iterdir()) == []
-    assert not list(home.rglob("staging/*"))
+    assert not [path for path in home.rglob("*") if path.is_file()]
     staged = [path for path in (store.path / "wandb" / "staging").rglob("*") if path.is_dir()]
     assert all(any(folder.iterdir()) for folder in staged)  # what `wandb sync` needs of a run that was offline
 

@@ -37,8 +37,15 @@ from tests.tracking.test_wandb import analysed
 
 ENTITY = "us"
 DIGITS = ["task=digits", "model=mlp_16", "beta=0.3,1", "objective=cross_entropy", "lr=0.1", "epochs=3", "seed=0"]
-DIGITS += ["interventions=no", "calibrator=temperature_scaling", "workers=1", "wandb_wait=120"]
-MADE = ("beta=0.1,1", "objective=cross_entropy", "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+DIGITS += ["interventions=no", "calibrator=temperature_scaling", "workers=1", "wandb_wait=120", "wandb_runs=selected"]
+MADE = (
+    "beta=0.1,1",
+    "objective=cross_entropy",
+    "seed=0",
+    "lr=0.1",
+    "calibrator=temperature_scaling",
+    "wandb_runs=selected",
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +130,12 @@ def online(store: Store) -> list[str]:
     return logged(store, "online")
 
 
-def logged(store: Store, mode: str) -> list[str]:
+def logged(store: Store, mode: str, runs: str = "selected") -> list[str]:
     """Log a store as the process that logs does, in this process; returns the runs that were logged."""
     said: list[dict[str, Any]] = []
     words: queue.Queue[str] = queue.Queue()
     words.put("analysed")
-    Follower(store.path, mode, False, 30.0, words, lambda **fields: said.append(fields)).follow()
+    Follower(store.path, mode, runs, 30.0, words, lambda **fields: said.append(fields)).follow()
     return [fields["logged"] for fields in said if fields.get("logged")]
 
 
@@ -231,15 +238,20 @@ def test_offline_copies_of_what_is_online_are_left_out_of_wandb_sync(made: Made,
 
 
 @pytest.mark.slow
-def test_an_offline_folder_syncs_as_a_complete_project(server: Cloud, digits: Path, copy: Path) -> None:
-    folders = sorted(map(str, (copy / "wandb").glob("offline-run-*")))
-    assert len(folders) == len(read(copy))
+def test_an_offline_folder_that_was_moved_syncs_as_a_complete_project(
+    server: Cloud, digits: Path, copy: Path, tmp_path: Path
+) -> None:
+    moved = copy.rename(tmp_path / "moved")
+    folders = sorted(str(path.relative_to(moved)) for path in (moved / "wandb").glob("offline-run-*"))
+    assert len(folders) == len(read(moved))
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", "--yes", "-n", "1", *folders],
         capture_output=True,
         text=True,
         check=False,
+        cwd=moved,
     )
+    moved.rename(copy)
     assert done.returncode == 0, done.stderr
     runs, artifacts = left(server, "replayed")
     expected_runs, expected_artifacts = left(server, "calib_bench")
@@ -308,6 +320,30 @@ def settled(server: Cloud, made: Made, project: str) -> None:
     online(store)
     forget(store)
     assert left(server, project) == expected
+
+
+@pytest.mark.slow
+def test_arms_arrive_as_runs(server: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *MADE[:2], "seed=0,1", *MADE[3:])
+    analysis_export.write(store, settings, analysed(store, settings))
+    monkeypatch.setenv("WANDB_PROJECT", "arms")
+    sent = logged(store, "online", "arms")
+    runs, artifacts = left(server, "arms")
+    whole(runs)
+    assert set(runs) == set(sent)
+    arms = {name: run for name, run in runs.items() if name.startswith("arm-")}
+    assert {(run["config"]["beta"], tuple(run["config"]["seed"])) for run in arms.values()} == {
+        (0.1, (0, 1)), (1.0, (0, 1))
+    }  # fmt: skip
+    for name, run in arms.items():
+        found = artifacts[f"logits-{name}:v0"]
+        for key in run["config"]["key"]:
+            stored = (store.path / "trials" / key / "logits.safetensors").read_bytes()
+            assert found[5][f"{key}/logits.safetensors"] == stored
+    assert logged(store, "online", "arms") == []
+    forget(store)
+    logged(store, "online", "arms")
+    assert left(server, "arms") == (runs, artifacts)
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_no_login(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(1e9) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         warnings, _ = online(run, 30)
-    assert "API key" in only(warnings)
+    assert only(warnings).startswith("there is no API key for Weights & Biases: give one with `wandb login`")
     assert server.runs == {}
 
 

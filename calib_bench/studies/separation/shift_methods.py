@@ -78,15 +78,19 @@ def _values(
 ) -> MethodValues:
     """The mean over splits of one group; small ones are measured together."""
     sums: dict[str, Any] = {}
+    has_sets = method in (RAW, REPAIRED)
     together = max(1, STACK_VALUES // splits[0][0].numel())
     for start in range(0, len(splits), together):
         logp = torch.stack([apply(Z_NK) for Z_NK, _ in splits[start : start + together]])
         y = torch.stack([y_N for _, y_N in splits[start : start + together]])
         _add(sums, {name: value.sum(0).numpy() for name, value in measure(logp, y).items()})
-        for logp_NK, y_N in zip(logp, y, strict=True) if method in (RAW, REPAIRED) else ():
+        for logp_NK, y_N in zip(logp, y, strict=True) if has_sets else ():
             _add(sums, set_values(clean, logp_NK, y_N, kappa))
-    means = {name: value / len(splits) for name, value in sums.items()}
-    sets = [name for name in SETS if name in means]
+    return _means({name: value / len(splits) for name, value in sums.items()}, SETS if has_sets else ())
+
+
+def _means(means: Mapping[str, Any], sets: Sequence[str]) -> MethodValues:
+    """The values of `measure` and `set_values`, sorted."""
     return MethodValues(
         {name: float(np.mean(means[name])) for name in METRICS if name in means},
         {metric: means[f"{MEANS[metric]}_n"] for metric in CROSSED} | {name: means[name] for name in sets},

@@ -118,7 +118,7 @@ def test_every_page_is_listed_as_files_and_on_the_site() -> None:
 
 def test_the_glossary_is_that_of_reports() -> None:
     rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", (DOCS / "glossary.md").read_text(), re.M)
-    assert dict(rows) == GLOSSARY
+    assert {term: line.replace("\\*", "*") for term, line in rows} == GLOSSARY
     for term, line in GLOSSARY.items():
         assert re.fullmatch(r"[^|\n]{20,159}\.", line), term
 
@@ -134,6 +134,8 @@ def test_the_reference_has_everything() -> None:
             assert re.search(rf"\b{name}\b", pages[f"reference/{page}.md"])
     for name in metrics.__all__:
         assert f"::: calib_bench.metrics.{name}\n" in pages["reference/metrics.md"]
+    answering = " ".join(reference_pages.QUESTIONS.values()).split()
+    assert sorted(answering) == sorted(metrics.references.REFERENCES)
     for name in calib_bench.__all__:
         assert f"heading: calib_bench.{name}\n" in pages["reference/python.md"] + "\n" or name in UNLISTED
     baselines = pages["reference/calibrators.md"] + pages["reference/objectives.md"]

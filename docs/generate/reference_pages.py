@@ -37,8 +37,12 @@ QUESTIONS = {
     "How often is the first class right?": "accuracy",
 }
 """What is asked of predictions -> the metrics that answer it, by their names in reports."""
-CLASSES = ("calib_bench.evaluation.fits.Fitted", "calib_bench.torch.at_beta", "calib_bench.sklearn.PostHocCalibrator")
-PLUGIN_CLASSES = ("Task", "Recipe", "SplitSizes", "Calibrator", "Objective", "Model", "Study", "Analysis", "Table")
+CLASSES = (
+    "calib_bench.evaluation.fits.Fitted",
+    "calib_bench.torch.at_beta",
+    "calib_bench.torch.AtBeta",
+    "calib_bench.sklearn.PostHocCalibrator",
+)
 
 
 def pages() -> dict[str, str]:
@@ -107,7 +111,8 @@ def python() -> str:
     functions = [name for name in calib_bench.__all__ if calib_bench._WHERE.get(name) == "calib_bench.api"]
     names = [(f"calib_bench.api.{name}", f"calib_bench.{name}") for name in functions]
     names += [(name, name.replace("evaluation.fits.", "")) for name in CLASSES]
-    names += [(f"{calib_bench._WHERE[name]}.{name}", f"calib_bench.{name}") for name in PLUGIN_CLASSES]
+    plug_ins = [name for name in calib_bench.__all__ if name in calib_bench._WHERE and name not in functions]
+    names += [(f"{calib_bench._WHERE[name]}.{name}", f"calib_bench.{name}") for name in plug_ins]
     return _joined(parts, itertools.starmap(_object, names))
 
 

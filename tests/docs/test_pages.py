@@ -41,7 +41,7 @@ def read(line: str) -> None:
     Raises:
         SettingsError: a word is wrong.
     """
-    name, *words = shlex.split(line.partition("  ")[0].partition(" >")[0])
+    name, *words = shlex.split(line.partition(" >")[0])
     values = table_of_commands.load(name).parse([word for word in words if not word.startswith("config=")])
     if hasattr(values, "settings") and not READERS.search(line):
         resolve(values.settings)
@@ -81,7 +81,7 @@ def test_the_readme_fits_and_its_code_and_commands_run(tmp_path: Path, monkeypat
         for name, half in zip(files, halves, strict=True):
             np.savez(f"{name}.npz", logits=scale * logits[half], labels=labels[half])
     for line in COMMAND.findall(text.partition("From files")[2].partition("In Python")[0]):
-        words = shlex.split(line.partition("  ")[0])
+        words = shlex.split(line)
         assert main([*words, *(["calibrator=temperature_scaling"] if words[0] == "evaluate" else [])]) == 0
     assert len(Path("calibrated.csv").read_text().splitlines()) == 1001
     assert (tmp_path / "pair").is_dir()

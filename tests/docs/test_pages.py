@@ -31,7 +31,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-READERS = re.compile(r"plugins=|data=|=/|weights=|[A-Z]{4}|task=(hub|folder)")
+READERS = re.compile(r"plugins=|data=|=/|weights=|=hf/|[A-Z]{4}|task=(hub|folder)")
 """In words that rest on what only a reader has: a folder, a file, a name in capitals."""
 
 

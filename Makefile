@@ -75,6 +75,6 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing calib_bench[dev] into $(VENV): a few minutes the first time"
-	$(PIP) -e ".[dev]"
+	@echo "installing calib_bench[dev,docs] into $(VENV): a few minutes the first time"
+	$(PIP) -e ".[dev,docs]"
 	@touch $@ $(VENV)/.test $(VENV)/.run

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import calib_bench
@@ -19,8 +20,29 @@ from calib_bench.metrics.references import REFERENCES
 from calib_bench.registry import study_options
 
 BIBLIOGRAPHY = cite.read()
-CLASSES = ("calib_bench.evaluation.fits.Fitted", "calib_bench.torch.at_beta", "calib_bench.sklearn.PostHocCalibrator")
-PLUGIN_CLASSES = ("Task", "Recipe", "SplitSizes", "Calibrator", "Objective", "Model", "Study", "Analysis", "Table")
+ROOT = Path(__file__).parents[2]
+QUESTIONS = {
+    "Which probabilities are better? These are proper scores; compare models by them.": "log_loss brier",
+    "Is confidence what accuracy is? Read it beside what a calibrated model would show.": "ece ece_null",
+    "The same, where few bins hold nearly all examples": "adaptive_ece",
+    "The same, without bins": "smece",
+    "The same, without the upward bias of few examples; it may be below 0": "debiased_squared_ece",
+    "The same, class by class": "classwise_ece",
+    "The same of the positive class, for two classes": "ece_positive smece_positive",
+    "How bad is the worst bin? It rests on few examples.": "mce",
+    "How far is the model too sure?": "kappa mean_confidence mean_entropy",
+    "Which answers should be trusted?": "auroc augrc aurc e_aurc",
+    "How many may be kept, how many are wrong?": "coverage_at_5_risk risk_at_80_coverage",
+    "How many classes must be named?": "lac_size aps_size raps_size lac_coverage aps_coverage raps_coverage",
+    "How often is the first class right?": "accuracy",
+}
+"""What is asked of predictions -> the metrics that answer it, by their names in reports."""
+CLASSES = (
+    "calib_bench.evaluation.fits.Fitted",
+    "calib_bench.torch.at_beta",
+    "calib_bench.torch.AtBeta",
+    "calib_bench.sklearn.PostHocCalibrator",
+)
 
 
 def pages() -> dict[str, str]:
@@ -54,11 +76,17 @@ def _command(command: Command) -> Iterable[str]:
         yield "Takes the [settings of a run](settings.md) too."
     if command.notes:
         yield _text(command.notes)
-    yield _code("bash", *(f"{PROGRAM} {example}" for example in command.examples))
+    yield _code("bash", *map(_example, command.examples))
+
+
+def _example(example: str) -> str:
+    """A command line; what an example's second column says is a comment."""
+    line, _, comment = example.partition("  ")
+    return f"{PROGRAM} {line}" + (f"  # {comment.strip()}" if comment else "")
 
 
 def _option(option: Option) -> tuple[str, str, str]:
-    choices = f" One of {', '.join(option.choices)}." if option.choices else ""
+    choices = f"; one of {', '.join(option.choices)}" if option.choices and option.bare is None else ""
     default = "" if option.default in (None, False, "", ()) else f"`{option.default}`"
     return f"`{option.name}`", option.help + choices, default
 
@@ -83,7 +111,8 @@ def python() -> str:
     functions = [name for name in calib_bench.__all__ if calib_bench._WHERE.get(name) == "calib_bench.api"]
     names = [(f"calib_bench.api.{name}", f"calib_bench.{name}") for name in functions]
     names += [(name, name.replace("evaluation.fits.", "")) for name in CLASSES]
-    names += [(f"{calib_bench._WHERE[name]}.{name}", f"calib_bench.{name}") for name in PLUGIN_CLASSES]
+    plug_ins = [name for name in calib_bench.__all__ if name in calib_bench._WHERE and name not in functions]
+    names += [(f"{calib_bench._WHERE[name]}.{name}", f"calib_bench.{name}") for name in plug_ins]
     return _joined(parts, itertools.starmap(_object, names))
 
 
@@ -143,9 +172,11 @@ def metric_functions() -> str:
         "Pure functions of logits or log probabilities [..., N, K] and labels [..., N], in float64. Reports show these "
         "numbers by the names of the table; each public function follows."
     )
+    asked = [(question, ", ".join(f"`{name}`" for name in names.split())) for question, names in QUESTIONS.items()]
     rows = [(f"`{name}`", "; ".join(map(_source, keys))) for name, keys in REFERENCES.items()]
     functions = [_object(f"calib_bench.metrics.{name}", f"metrics.{name}") for name in metrics.__all__]
-    return _joined(["# Metrics", intro, _table(("name in reports", "source"), rows)], functions)
+    tables = _table(("question", "metrics"), asked), _table(("name in reports", "source"), rows)
+    return _joined(["# Metrics", intro, *tables], functions)
 
 
 def studies() -> str:
@@ -155,9 +186,20 @@ def studies() -> str:
         study = registry.study(name)
         design = _documentation(f"calib_bench.studies.{name}.study").partition("\n\n")[2]
         facts = {"figures": ", ".join(study.figures), "defaults": _defaults(study.defaults)}
+        facts |= _published(name)
         parts += [f"## {name}", f"**{study.question}**", design, _facts(facts, study.references)]
         parts.append(_code("bash", f"{PROGRAM} run study={name}"))
     return _joined(parts, [])
+
+
+def _published(study: str) -> dict[str, object]:
+    """Where the study is published on digits, with what it took there."""
+    page = ROOT / "reports" / f"digits-{study}" / "README.md"
+    if not page.exists():
+        return {}
+    took = re.search(r"([\d,]+ trials.*?), on ", page.read_text())
+    link = f"[digits-{study}](../../reports/digits-{study}/README.md)"
+    return {"published": f"{link}: {took[1]}" if took else link}
 
 
 def _defaults(defaults: Any) -> str:

@@ -88,7 +88,8 @@ def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
         files = images_in(folder)
         return Part(name, encoded(files), np.zeros(len(files), dtype=np.int64), (), None), False
     files = parquet_files(source, name)
-    if not files or hub.label in pq.read_schema(files[0]).names:
+    columns = pq.read_schema(files[0]).names if files else []
+    if hub.label in columns or hub.input not in columns:
         return part_of(source, name, hub), True
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), hub.input), False

@@ -85,5 +85,5 @@ def test_what_is_not_like_the_tasks_is_refused(tmp_path: Path, pictures: Splits)
     for folder, words in (("wide", r"images of shape \(3, 9, 9\)"), ("strange", "'emu'"), ("fifth", "label 4")):
         with pytest.raises(DataError, match=words):
             read_new(tmp_path / folder, "test", pictures, "toy", HUB)
-    with pytest.raises(DataError, match="no split 'later'.*It holds: test.parquet"):
+    with pytest.raises(DataError, match=r"no split 'later'.*It holds: test.parquet"):
         read_new(tmp_path / "elsewhere", "later", pictures, "toy", HUB)

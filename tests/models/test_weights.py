@@ -150,7 +150,7 @@ def test_the_digest_is_part_of_the_key(tmp_path: Path) -> None:
     save_file(state(seed=8), file)
     assert planned(f"weights={file}")[1].key != trial.key
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(UserError, match="b.safetensors is not a file of SHA-256"):
+    with pytest.raises(UserError, match=r"b\.safetensors is not a file of SHA-256"):
         models.build("mlp_16", SPEC, 10, pretrained=True, weights=trial.weights)
     assert "weights" not in planned("lr=0.1")[1].canonical()
 
@@ -180,7 +180,7 @@ def test_classes_are_matched_by_the_names_in_the_file(tmp_path: Path) -> None:
     assert after.class_names == tuple(DIGITS[::-1])
     animals = saved(tmp_path / "animals.safetensors", [f"animal {k}" for k in range(10)])
     settings, trial = planned(f"weights={animals}", "epochs=1", "lr=0.1")
-    with pytest.raises(SettingsError, match="animals.safetensors names 10 classes, .*leave the head's tensors out"):
+    with pytest.raises(SettingsError, match=r"animals\.safetensors names 10 classes, .*leave the head's tensors out"):
         worker.load_splits(settings, trial)
 
 

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, setting
 from calib_bench.errors import SettingsError
 
+if TYPE_CHECKING:
+    from calib_bench.core.trial import Trial
+
 NOTES = """\
-TRIAL is runs/STUDY:KEY, a chosen trial of a run with keep=weights. New data are an .npz file with an array `inputs` and,
-where they are known, labels, class_names and ids; or a folder with files like the task's own, test.parquet or test/,
-whose labels may be missing. Without data=, the trial's own split is predicted. The task's data must be at hand too: new
-inputs are made ready, and classes named, as they were for training. The file holds logits times beta, as `export` writes
-them."""
+TRIAL is runs/STUDY:KEY, a chosen trial of a run with keep=weights. New data are an .npz file with an array `inputs`
+and, where they are known, labels, class_names and ids; or a folder with files like the task's own, test.parquet or
+test/, whose labels may be missing. Without data=, the trial's own split is predicted. The task's data must be at hand
+too: new inputs are made ready, and classes named, as they were for training. The file holds logits times beta, as
+`export` writes them."""
 
 
 def _call(arguments: Namespace) -> int:
     """Write a kept model's logits."""
     from calib_bench.commands.prediction_files import write_predictions
     from calib_bench.commands.stored_run import open_run
-    from calib_bench.core.trial import Trial
-    from calib_bench.evaluation.predictions import stored
     from calib_bench.execute import kept_model, worker
-    from calib_bench.system.files import read_sealed
 
-    place = stored(arguments.trial)
-    if place is None:
-        raise SettingsError(f"{arguments.trial} is not a stored trial: name one as runs/<study>:<key>")
-    store, settings = open_run(place[0].path, arguments.plugins)
+    folder, trial = _trial(arguments.trial)
+    store, settings = open_run(folder, arguments.plugins)
     execution = settings.execution.model_copy(update={"device": arguments.device or settings.device})
     worker.prepare(execution)
-    content = read_sealed(store.path / "trials" / place[1] / "trial.json")
-    trial = kept_model.with_weights(store, Trial.model_validate(content["trial"]))
+    trial = kept_model.with_weights(store, trial)
     one = kept_model.predicted(store, execution, trial, arguments.data, arguments.split)
     name = arguments.split if arguments.data is None else f"{arguments.data.stem}-{arguments.split}"
     out = arguments.out or Path("runs") / f"predict-{trial.key}" / f"{name}.npz"
@@ -41,6 +39,20 @@ def _call(arguments: Namespace) -> int:
     rows = f"{len(one.Z_NK):,} rows of {len(one.class_names)} classes"
     print(f"written: {out}, {rows}, logits times beta={trial.beta:g}{'' if one.labels is None else ', with labels'}")
     return 0
+
+
+def _trial(word: str) -> tuple[Path, Trial]:
+    """The run folder and the stored trial that a word names."""
+    from calib_bench.core.trial import Trial
+    from calib_bench.evaluation.predictions import stored
+    from calib_bench.system.files import read_sealed
+
+    place = stored(word)
+    if place is None:
+        raise SettingsError(f"{word} is not a stored trial: name one as runs/<study>:<key>")
+    store, key = place
+    content = read_sealed(store.path / "trials" / key / "trial.json")
+    return store.path, Trial.model_validate(content["trial"])
 
 
 COMMAND = Command(

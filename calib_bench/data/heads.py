@@ -167,9 +167,7 @@ def on_named_head(splits: Splits, names: Sequence[str], origin: str) -> Splits:
         SettingsError: the head has as many classes, and others.
     """
     try:
-        if _numbered(names) != _numbered(splits.class_names):
-            raise Unmatched("the classes of one of the two have no names but their numbers")
-        index_K = places(splits.class_names, Head(tuple(names), tuple(names)))
+        index_K = _by_name(splits.class_names, names)
     except Unmatched as error:
         if len(names) != splits.classes:
             return splits
@@ -179,6 +177,20 @@ def on_named_head(splits: Splits, names: Sequence[str], origin: str) -> Splits:
         ) from None
     in_order = index_K == tuple(range(len(names)))
     return splits if in_order else _relabelled(splits, index_K, Head(tuple(names), tuple(names)))
+
+
+def _by_name(class_names: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """The place of each class among a head's names: where it is called alike, else as of `places`.
+
+    Raises:
+        Unmatched: it has none; or those of one of the two are called by numbers alone.
+    """
+    place = {name: k for k, name in enumerate(names)}
+    if set(class_names) <= place.keys() and len(place) == len(names):
+        return tuple(place[name] for name in class_names)
+    if class_names[0].isdigit() or names[0].isdigit():
+        raise Unmatched(f"'{next(name for name in class_names if name not in place)}' is none of its classes")
+    return places(class_names, Head(tuple(names), tuple(names)))
 
 
 def _check_not_counted_anew(splits: Splits) -> None:

@@ -88,21 +88,15 @@ def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
         files = images_in(folder)
         return Part(name, encoded(files), np.zeros(len(files), dtype=np.int64), (), None), False
     files = parquet_files(source, name)
-    if not files or hub.label in pq.read_schema(files[0]).names:
+    columns = pq.read_schema(files[0]).names if files else []
+    if hub.label in columns or hub.input not in columns:
         return part_of(source, name, hub), True
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), hub.input), False
 
 
 def _from_npz(source: Path, reader: Reader) -> NewData:
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("inputs", "labels", "class_names", "ids") if name in file.files}
-            there = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source} cannot be read as an .npz file of arrays: {error}") from None
-    if "inputs" not in arrays:
-        raise DataError(f"{source} has no array `inputs`; it holds: {there}")
+    arrays = _arrays(source)
     test, x_N = reader.splits.test, torch.from_numpy(arrays["inputs"])
     if not isinstance(test, TensorSplit):
         raise DataError(f"{source}: task '{reader.task}' does not read inputs from arrays: give a folder of its files")
@@ -115,6 +109,19 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
     labels_N = _labels(source, arrays, reader, len(x_N))
     split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
     return NewData(split, "labels" in arrays, arrays.get("ids"), f"sha256:{sha256_of(source)}", str(source))
+
+
+def _arrays(source: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that have a meaning here."""
+    try:
+        with np.load(source, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("inputs", "labels", "class_names", "ids") if name in file.files}
+            there = ", ".join(file.files) or "nothing"
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source} cannot be read as an .npz file of arrays: {error}") from None
+    if "inputs" not in arrays:
+        raise DataError(f"{source} has no array `inputs`; it holds: {there}")
+    return arrays
 
 
 def _labels(source: Path, arrays: dict[str, np.ndarray], reader: Reader, count: int) -> torch.Tensor:

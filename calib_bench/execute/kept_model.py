@@ -13,6 +13,7 @@ from calib_bench import registry
 from calib_bench.core.settings import Execution
 from calib_bench.core.splits import SPLITS, Split, Splits
 from calib_bench.core.trial import Trial
+from calib_bench.data.naming import listed
 from calib_bench.data.new_data import read_new
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
 from calib_bench.execute import worker
@@ -54,9 +55,15 @@ def with_weights(store: Store, trial: Trial) -> Trial:
     for one in (trial, keeping(trial)):
         if store.has(one) and store.weights(one):
             return one
+    raise StoreError(
+        f"trial {trial.key} kept no weights: run the study's command again with keep=weights{_those_that_did(store)}"
+    )
+
+
+def _those_that_did(store: Store) -> str:
+    """A clause that names trials with weights; empty where there are none."""
     kept = sorted(key for key in store.stored_keys() if store.digests(store.trial(key), "weights"))
-    listed = f"; those that did: {', '.join(kept[:10])}{', ...' if len(kept) > 10 else ''}" if kept else ""
-    raise StoreError(f"trial {trial.key} kept no weights: run the study's command again with keep=weights{listed}")
+    return f"; those that did: {listed(kept)}" if kept else ""
 
 
 def predicted(store: Store, execution: Execution, trial: Trial, data: Path | None, split: str) -> Prediction:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
+from calib_bench.core.model import Model
 from calib_bench.core.trial import of_file
 from calib_bench.errors import SettingsError, UserError, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from calib_bench.core.model import Model
     from calib_bench.core.splits import InputSpec
 
 ALIASES = {

@@ -120,10 +120,15 @@ def _checkpoint(path: Path) -> tuple[Any, Any]:
 def _unwrapped(content: Any) -> dict[str, Tensor] | None:
     """Tensors by name, be they within an entry of `WRAPPERS`; None where there are none."""
     while isinstance(content, Mapping):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
+        if _is_state(content):
             return dict(content)
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
     return None
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds tensors alone."""
+    return len(content) > 0 and all(isinstance(value, Tensor) for value in content.values())
 
 
 def put(weights: Weights, model: nn.Module, head: Collection[str], title: str) -> bool:
@@ -146,13 +151,16 @@ def put(weights: Weights, model: nn.Module, head: Collection[str], title: str) -
     tensors = dict(_without_prefix(weights.tensors, mine))
     kept = _keeps_head(tensors, mine, head)
     if not kept:
-        mine = {name: value for name, value in mine.items() if name not in head}
-        tensors = {name: value for name, value in tensors.items() if name not in head}
+        mine, tensors = _without(head, mine), _without(head, tensors)
     if problems := _problems(tensors, mine):
         count = f", and {len(problems) - 1} more such" if len(problems) > 1 else ""
         raise UserError(f"{weights.path} does not fit {title}: {problems[0]}{count}")
     model.load_state_dict(tensors, strict=False)
     return kept
+
+
+def _without(head: Collection[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name not in head}
 
 
 def _keeps_head(tensors: Mapping[str, Tensor], mine: Mapping[str, Tensor], head: Collection[str]) -> bool:
@@ -163,12 +171,14 @@ def _keeps_head(tensors: Mapping[str, Tensor], mine: Mapping[str, Tensor], head:
 
 def _without_prefix(tensors: Mapping[str, Tensor], mine: Collection[str]) -> Mapping[str, Tensor]:
     """The tensors without what is before all their names, as long as none of these is the model's."""
-    while not any(name in mine for name in tensors):
-        prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in tensors)), None)
-        if prefix is None:
-            break
+    while not any(name in mine for name in tensors) and (prefix := _prefix(tensors)):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _prefix(names: Collection[str]) -> str:
+    """What of `PREFIXES` is before all names; empty where nothing is."""
+    return next((one for one in PREFIXES if all(name.startswith(one) for name in names)), "")
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

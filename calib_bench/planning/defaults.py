@@ -113,7 +113,7 @@ def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:
     """
     if file is None:
         return {}
-    path = file.expanduser().resolve()
+    path = file.expanduser()
     if not path.is_file():
         near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = f": {nearest(path.name, near)}" if 0 < len(near) <= 100 else ""

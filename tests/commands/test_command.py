@@ -166,7 +166,7 @@ def test_a_shell_completes_commands_options_and_keys(shell: str, tmp_path: Path)
         pytest.skip(f"{shell} is not installed")
     assert set(completed(shell, "calib_bench ", tmp_path)) >= set(COMMANDS)
     assert completed(shell, "calib_bench pu", tmp_path) == ["publish"]
-    assert completed(shell, "calib_bench run weight", tmp_path) == ["weight_decay="]
+    assert completed(shell, "calib_bench run weight", tmp_path) == ["weight_decay=", "weights="]
     assert completed(shell, "calib_bench evaluate --cal", tmp_path) == ["--calibration", "--calibrator"]
     assert completed(shell, "calib_bench launch sl", tmp_path) == ["slurm"]
     assert completed(shell, "calib_bench cite weight", tmp_path) == []

@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, cifar10_c: Path) -> None:
     with pytest.raises(DataError, match="has label 10; labels must be from 0 to 9"):
         read(cifar10_c)
     image_folders(tmp_path / "strange", ("unicorn",))
-    with pytest.raises(DataError, match="class folder 'unicorn', which is no class of task 'cifar10'"):
+    with pytest.raises(DataError, match="class 'unicorn', which is no class of task 'cifar10'"):
         read(tmp_path / "strange")
     (cifar10_c / "fog.npy").write_text("no array")
     with pytest.raises(DataError, match="cannot be read as an array"):

@@ -1,0 +1,89 @@
+"""New data in files like a task's own: prepared as its test split, classes by name, labels where there are any."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from calib_bench.core.splits import Request, Splits
+from calib_bench.core.task import SplitSizes
+from calib_bench.data import images, texts
+from calib_bench.data.new_data import read_new
+from calib_bench.errors import DataError
+from tests.data.test_loaders import HUB, SIZES, TEXT_HUB, picture, write, write_texts
+
+CPU = torch.device("cpu")
+NAMES = ["ant", "bee", "cat", "dog"]
+LABELS = [i % 4 for i in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALIB_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Splits:
+    root = tmp_path / "own"
+    write(root / "train.parquet", [picture(i) for i in range(40)], [i % 4 for i in range(40)], NAMES)
+    write(root / "test.parquet", [picture(100 + i) for i in range(12)], LABELS, NAMES)
+    load = images(HUB, SplitSizes(5, 6), classes=4, mean=(0.4,) * 3, std=(0.3,) * 3)
+    return load(Request("toy", data=root))
+
+
+def inputs(split: object) -> torch.Tensor:
+    return split.inputs(torch.arange(len(split)), CPU)  # type: ignore[attr-defined, arg-type, no-any-return]
+
+
+def test_a_copy_of_the_test_split_is_the_test_split(tmp_path: Path, pictures: Splits) -> None:
+    """In parquet with the classes in another order, without labels, in class folders, as images alone."""
+    other = [NAMES.index(name) for name in ("dog", "cat", "ant", "bee")]
+    moved = [other.index(label) for label in LABELS]
+    content = [picture(100 + i) for i in range(12)]
+    write(tmp_path / "parquet/test.parquet", content, moved, [NAMES[k] for k in other])
+    for i, payload in enumerate(content):
+        for folder in (f"folders/test/{NAMES[LABELS[i]]}", "loose/test"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"{i:02}.png").write_bytes(payload)
+    for form in ("parquet", "folders", "loose"):
+        new = read_new(tmp_path / form, "test", pictures, "toy", HUB)
+        order = torch.arange(12) if form != "folders" else torch.tensor(LABELS).argsort(stable=True)
+        assert torch.equal(inputs(new.split), inputs(pictures.test)[order]), form
+        assert new.labelled == (form != "loose")
+        if new.labelled:
+            assert torch.equal(new.split.labels, pictures.test.labels[order]), form
+        assert (new.ids is None) == (form == "parquet")
+    assert read_new(tmp_path / "loose", "test", pictures, "toy", HUB).ids[3] == "test/03.png"  # type: ignore[index]
+
+
+def test_texts_are_read_with_the_words_of_the_training_split(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    own = write_texts(tmp_path / "own")
+    load = texts(TEXT_HUB, SIZES, classes=2, names=("no", "yes"), vocabulary=100, length=3)
+    splits = load(Request("toy", data=own))
+    (tmp_path / "new").mkdir()
+    pq.write_table(pq.read_table(own / "test.parquet").select(["text"]), tmp_path / "new" / "test.parquet")
+    new = read_new(tmp_path / "new", "test", splits, "toy", TEXT_HUB)
+    assert not new.labelled
+    for mine, its in zip(inputs(new.split), inputs(splits.test), strict=True):
+        assert torch.equal(mine, its)
+    pq.write_table(pa.table({"words": ["a"]}), tmp_path / "new" / "test.parquet")
+    with pytest.raises(DataError, match="text"):
+        read_new(tmp_path / "new", "test", splits, "toy", TEXT_HUB)
+
+
+def test_what_is_not_like_the_tasks_is_refused(tmp_path: Path, pictures: Splits) -> None:
+    write(tmp_path / "wide/test.parquet", [picture(0, 9)], [0], NAMES)
+    write(tmp_path / "strange/test.parquet", [picture(0)], [1], ["ant", "emu"])
+    write(tmp_path / "fifth/test.parquet", [picture(0)], [4])
+    shutil.copytree(tmp_path / "wide", tmp_path / "elsewhere")
+    for folder, words in (("wide", r"images of shape \(3, 9, 9\)"), ("strange", "'emu'"), ("fifth", "label 4")):
+        with pytest.raises(DataError, match=words):
+            read_new(tmp_path / folder, "test", pictures, "toy", HUB)
+    with pytest.raises(DataError, match=r"no split 'later'.*It holds: test.parquet"):
+        read_new(tmp_path / "elsewhere", "later", pictures, "toy", HUB)

@@ -27,12 +27,14 @@ def _call(arguments: Namespace) -> int:
 
     registry.use_plugins(arguments.plugins)
     calibrators = registry.calibrators(arguments.calibrator)
-    models = read_models(paths, arguments.calibration, arguments)
+    models = read_models(paths, arguments.calibration, arguments, arguments.groups)
     is_chosen = arguments.calibrator is not None
     if is_chosen and models[0].calibration is None and not arguments.cross_fit:
         raise SettingsError("--calibrator needs something to fit on: give --calibration, or --cross-fit 5")
     with status(open_console(stderr=True), "calibrating and measuring"):
-        analysis = evaluate(models, calibrators, arguments.cross_fit, arguments.seed, is_chosen, arguments.bins)
+        analysis = evaluate(
+            models, calibrators, arguments.cross_fit, arguments.seed, is_chosen, arguments.bins, arguments.groups or ""
+        )
     out = arguments.out or new_folder("evaluate", [models[0].test.name], models)
     result = EvaluationResult.of(analysis)
     (out / "fits.safetensors").unlink(missing_ok=True)
@@ -51,6 +53,7 @@ COMMAND = Command(
         Option("--calibration", "to fit on; paired with --test", default=(), count="+", metavar="FILE"),
         Option("--calibrator", "a,b,c; all of them when not given, see `list baselines`", items, metavar="NAMES"),
         Option("--plugins", "folders with calibrators of your own", PLUGINS.type, (), metavar="FOLDERS"),
+        Option("--groups", "a column of the files: everything by its values too", metavar="COLUMN"),
         whole("--bins", "bins of calibration errors and of the reliability diagram", 15, 1, 10_000),
         *OPTIONS,
     ),
@@ -58,6 +61,8 @@ COMMAND = Command(
         "evaluate --calibration cal.npz --test test.npz",
         "evaluate --test test.npz --cross-fit 5",
         "evaluate --test 'seed*_test.npz' --calibration 'seed*_cal.npz' calibrator=isotonic",
+        "evaluate two-splits.npz groups=hospital",
+        "evaluate benchmark.h5:cifar10/resnet",
     ),
     _call,
     notes=FORMATS,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.evaluation import Array
+from calib_bench.evaluation import Array, hdf5
 from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.dialects import table_suffix
 from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
 from calib_bench.evaluation.predictions import Predictions, read, read_trial, stored
+from calib_bench.evaluation.splits import named_splits
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.vocabulary import LABELS, letters
 
@@ -34,6 +35,8 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
         if kind is None:
             raise DataError(f"{path} holds numbers without a name: say what they are with --kind logits, for example")
         return unlabelled(npy(path), kind, str(path)), False
+    if suffix in hdf5.SUFFIXES:
+        return read(str(path), kind=kind, trust=True)[0], True
     is_archive = suffix in (".npz", ".safetensors")
     arrays: Mapping[str, Array]
     if is_archive:
@@ -41,7 +44,7 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     else:
         arrays, _ = read_table(path)
     usual = {letters(name) for name in LABELS}
-    if any(letters(name) in usual for name in arrays):
+    if named_splits(arrays) or any(letters(name) in usual for name in arrays):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
 

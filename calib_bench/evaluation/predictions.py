@@ -1,7 +1,8 @@
 """Anyone's predictions as checked tensors: files, pairs of files, globs, stored trials.
 
-A word of the command line names predictions as `FILE`, as `logits.npy:labels.npy`, as a pattern with `*`, as several of
-them joined by commas (one a seed), or as a stored trial: `runs/<study>/trials/<key>` or `runs/<study>:<key>`.
+A word of the command line names predictions as `FILE`, as `logits.npy:labels.npy`, as `file.h5:dataset/model`, as a
+pattern with `*`, as several of them joined by commas (one a seed), or as a stored trial: `runs/<study>/trials/<key>` or
+`runs/<study>:<key>`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError, StoreError, nearest
+from calib_bench.evaluation import hdf5
 from calib_bench.evaluation.formats import load
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, check
@@ -38,21 +40,26 @@ def check_kind(kind: str | None) -> str | None:
 
 
 def read(
-    word: str, split: str = "test", kind: str | None = None, trust: bool = False, labels: str | None = None
+    word: str,
+    split: str = "test",
+    kind: str | None = None,
+    trust: bool = False,
+    labels: str | None = None,
+    groups: str | None = None,
 ) -> list[Predictions]:
     """Every prediction a word names, one a seed: files in natural order, stored trials in the order of their seeds.
 
     Args:
-        split: of a stored trial: "selection", "calibration" or "test".
+        split: of a stored trial: "selection", "calibration" or "test"; of a file with two splits, one of the last two.
         kind: see `formats.load`.
-        labels: the name of the labels in a file, see `formats.load`.
+        labels, groups: the names of the labels and of the slices in a file, see `formats.load`.
 
     Raises:
         DataError, StoreError: it cannot be found or read, or its numbers cannot be right.
     """
     parts = [word] if Path(word).exists() else word.split(",")
     places = [place for part in parts for place in _places(part.strip())]
-    predictions = [_read(place, split, kind, trust, labels) for place in places]
+    predictions = [_read(place, split, kind, trust, labels, groups) for place in places]
     seeds = [p.trial.seed for p in predictions if p.trial is not None]
     if len(seeds) < len(predictions):
         return predictions
@@ -64,6 +71,8 @@ def read(
 def _places(part: str) -> list[str]:
     if not part:
         raise SettingsError("a list of predictions has an empty item: remove the extra comma")
+    if hdf5.is_hdf5(part):
+        return hdf5.places(part)
     if Path(part).exists() or not re.search(r"[*?\[]", part):
         return [part]
     paths = sorted(glob.glob(part), key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
@@ -72,28 +81,31 @@ def _places(part: str) -> list[str]:
     return paths
 
 
-def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | None) -> Predictions:
-    path = Path(place)
+def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | None, groups: str | None) -> Predictions:
     trial = stored(place)
     if trial is not None:
+        if groups is not None:
+            raise Refusal.NO_COLUMNS.of(place, groups=groups)
         return read_trial(*trial, split)
-    first, colon, second = place.partition(":") if not path.exists() else (place, "", "")
-    paths = [Path(first), *([Path(second)] if colon else [])]
+    first, colon, second = place.partition(":") if not Path(place).exists() else (place, "", "")
+    is_group = hdf5.is_hdf5(place)
+    paths = [Path(first), *([Path(second)] if colon and not is_group else [])]
     for one in paths:
         if not one.is_file():
             raise Refusal.NO_FILE.of(_missing(one))
-    content = load(paths[0], paths[1] if colon else None, kind, labels)
+    content = load(paths[0], second, kind, labels, split, groups)
     pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
-    checked = check(
-        content.values, content.labels, content.kind, str(paths[0]), trust=trust, notes=content.notes, ours=True
-    )
+    origin = place if is_group else first
+    checked = check(content.values, content.labels, content.kind, origin, trust=trust, notes=content.notes, ours=True)
     return replace(
         checked,
-        name=paths[0].stem,
-        sha256={str(p): files.sha256(p) for p in paths},
-        classes=content.classes,
-        by_name=content.by_name,
+        name=second or paths[0].stem if is_group else paths[0].stem,
+        sha256={place if is_group else str(p): files.sha256(p) for p in paths},
+        classes=checked.classes or content.classes,
+        by_name=checked.by_name or content.by_name,
         ids=content.ids,
+        groups=content.groups,
+        has_calibration=content.has_calibration,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from calib_bench.core.study import Analysis, Section
 from calib_bench.report import figures
 from calib_bench.report.drawing import WIDTH
@@ -76,14 +78,55 @@ def ece_over_bins(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+PANELS = (
+    ("accuracy", "accuracy"), ("log_loss", "log loss"), ("brier", "Brier score"), ("ece", "ECE"),
+    ("overconfidence", "overconfidence"),
+)  # fmt: skip
+"""Columns of the table by slice that are drawn, and what their axes say."""
+
+
+def slices(frame: pd.DataFrame) -> Figure:
+    """What each slice scores, with 95% intervals, before and after temperature scaling; a grey tick at an ECE is that
+    of a calibrated model by chance.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if panel[0] in frame]
+    drawn = [method for method in ("raw", "temperature_scaling") if method in set(frame["method"])]
+    names = list(dict.fromkeys(frame["slice"]))
+    figure = Figure(figsize=(0.42 * len(panels) * WIDTH, 1.2 + 0.32 * len(names)))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (column, label) in zip(axes, panels, strict=True):
+        for i, method in enumerate(drawn):
+            rows = frame[frame["method"] == method].set_index("slice").reindex(names)
+            _whiskers(axis, rows, column, np.arange(len(names)) + 0.24 * i, f"C{i}", method)
+        axis.set_xlabel(label)
+    axes[-1].axvline(0, color="0.5", linewidth=0.8)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[0].legend()
+    return figure
+
+
+def _whiskers(axis: Axes, rows: pd.DataFrame, column: str, at: np.ndarray, color: str, method: str) -> None:
+    """Points with their intervals, one a row."""
+    x = rows[column].to_numpy()
+    limits = np.stack([x - rows[f"{column}_low"], rows[f"{column}_high"] - x]).clip(0)
+    axis.errorbar(x, at, xerr=limits, fmt="o", color=color, label=method)
+    if column == "ece":
+        axis.plot(rows["ece_null"], at, "|", color="0.5", markersize=9)
+
+
 DRAWN: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "reliability": reliability, "risk_coverage": risk_coverage, "ece_over_bins": ece_over_bins,
+    "slices": slices,
 }  # fmt: skip
 """Figures by the names of the tables that they are drawn from."""
 
 SECTIONS = (
     Section("Results", ("metrics", "comparison")),
     Section("Calibration", ("reliability", "ece_over_bins")),
+    Section("Slices", ("slices", "slice_differences")),
     Section("Decisions", ("risk_coverage", "decisions")),
 )
 

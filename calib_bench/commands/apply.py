@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.commands.command import PLUGINS, Command, Option, flag
 from calib_bench.errors import SettingsError
@@ -51,7 +52,11 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     new = fit.matched(new)
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
-    _write(out, p_NK, new.y_N.numpy() if has_labels else None, fit.class_names or new.classes)
+    labels = new.y_N.numpy() if has_labels else None
+    if new.alone:
+        _save(out, {"confidence": p_NK[:, 1]} | ({} if labels is None else {"correct": labels}))
+    else:
+        _write(out, p_NK, labels, fit.class_names or new.classes)
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")
@@ -59,6 +64,23 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
 
 def _write(out: Path, p_NK: NDArray, labels: NDArray | None, names: tuple[str, ...] | None) -> None:
     """Write probabilities, and labels and class names where they are known, as `evaluate` reads them."""
+    import numpy as np
+
+    if out.suffix == ".csv":
+        columns = {f"probability_{name}": p_N for name, p_N in zip(names or range(p_NK.shape[1]), p_NK.T, strict=True)}
+        label = {} if labels is None else {"label": [names[y] for y in labels] if names else labels}
+        _save(out, label | columns)
+        return
+    arrays = {"probabilities": p_NK} | ({} if labels is None else {"labels": labels})
+    _save(out, arrays | ({"class_names": np.array(names)} if names else {}))
+
+
+def _save(out: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays by name as npz, or columns as csv.
+
+    Raises:
+        SettingsError: the file's name ends in neither.
+    """
     import io
 
     import numpy as np
@@ -67,18 +89,10 @@ def _write(out: Path, p_NK: NDArray, labels: NDArray | None, names: tuple[str, .
     from calib_bench.system.files import write_bytes
 
     if out.suffix == ".csv":
-        frame = pd.DataFrame(p_NK, columns=[f"probability_{name}" for name in names or range(p_NK.shape[1])])
-        if labels is not None:
-            frame.insert(0, "label", [names[y] for y in labels] if names else labels)
-        write_bytes(out, frame.to_csv(index=False).encode())
+        write_bytes(out, pd.DataFrame(arrays).to_csv(index=False).encode())
         return
     if out.suffix != ".npz":
         raise SettingsError(f"out={out} ends in neither .npz nor .csv")
-    arrays = {"probabilities": p_NK}
-    if labels is not None:
-        arrays["labels"] = labels
-    if names:
-        arrays["class_names"] = np.array(names)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(out, buffer.getvalue())

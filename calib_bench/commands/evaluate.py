@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, items, whole
 from calib_bench.commands.prediction_files import FORMATS, OPTIONS, new_folder, read_models, write_results
 from calib_bench.errors import SettingsError
 
+if TYPE_CHECKING:
+    from calib_bench.core.baseline import Calibrator
+
+STANDINGS = "Which calibrators are best over all experiments, and which of them cannot be told apart?"
 QUESTION = "How good are these predictions, how well are they calibrated, and what can be done after training?"
 
 
@@ -27,6 +34,8 @@ def _call(arguments: Namespace) -> int:
 
     registry.use_plugins(arguments.plugins)
     calibrators = registry.calibrators(arguments.calibrator)
+    if (path := _many_experiments(paths)) is not None:
+        return _benchmark(path, calibrators, arguments)
     models = read_models(paths, arguments.calibration, arguments, arguments.groups)
     is_chosen = arguments.calibrator is not None
     if is_chosen and models[0].calibration is None and not arguments.cross_fit:
@@ -41,6 +50,39 @@ def _call(arguments: Namespace) -> int:
     if result.params:
         fits.save(fits.of_models(models, result.params), out / "fits.safetensors")
     write_results("evaluate", arguments.words, QUESTION, models, analysis, out)
+    return 0
+
+
+def _many_experiments(paths: Sequence[str]) -> Path | None:
+    """The HDF5 file of several experiments, where that is all that is to be judged."""
+    from calib_bench.evaluation.hdf5 import groups, is_hdf5
+
+    path = Path(paths[0])
+    is_file = len(paths) == 1 and is_hdf5(paths[0]) and path.is_file()
+    return path if is_file and len(groups(path)) > 1 else None
+
+
+def _benchmark(path: Path, calibrators: Mapping[str, Calibrator], arguments: Namespace) -> int:
+    """Judge every experiment of an HDF5 file; print how methods stand over them."""
+    from calib_bench.commands.console import open_console, status
+    from calib_bench.evaluation.benchmark import benchmark
+    from calib_bench.evaluation.hdf5 import groups
+
+    if arguments.calibration or arguments.cross_fit or arguments.groups:
+        raise SettingsError(
+            f"{path} holds several experiments, each with a calibration set: --calibration, --cross-fit and --groups "
+            f"are for one of them, {path}:{groups(path)[0]}"
+        )
+    names = groups(path)
+    models = [model for name in names for model in read_models([f"{path}:{name}"], (), arguments)]
+    if lacking := [model.test.name for model in models if model.calibration is None]:
+        raise SettingsError(
+            f"{path}:{lacking[0]} holds no calibration split: a table over experiments needs one of each"
+        )
+    with status(open_console(stderr=True), f"measuring {len(models)} experiments"):
+        analysis = benchmark(dict(zip(names, models, strict=True)), calibrators, arguments.bins)
+    out = arguments.out or new_folder("evaluate", [path.stem], models)
+    write_results("evaluate", arguments.words, STANDINGS, models, analysis, out)
     return 0
 
 
@@ -59,10 +101,8 @@ COMMAND = Command(
     ),
     (
         "evaluate --calibration cal.npz --test test.npz",
-        "evaluate --test test.npz --cross-fit 5",
-        "evaluate --test 'seed*_test.npz' --calibration 'seed*_cal.npz' calibrator=isotonic",
         "evaluate two-splits.npz groups=hospital",
-        "evaluate benchmark.h5:cifar10/resnet",
+        "evaluate --test 'seed*_test.npz' --calibration 'seed*_cal.npz' calibrator=isotonic",
     ),
     _call,
     notes=FORMATS,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from calib_bench.analysis.findings import Finding, established
 from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, limits
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
-from calib_bench.core.study import Table
+from calib_bench.core.study import Analysis, Table
 from calib_bench.evaluation.findings import FEW, MAIN, NAMES, STAR, UNITS, stem
 from calib_bench.evaluation.models import Model, calibrated
 from calib_bench.evaluation.scored import CONTRASTED, Scored, row_of, score_fits, summary
@@ -50,7 +51,7 @@ class BySlice:
 
     Attributes:
         models: with the slice of each test example.
-        column: that the slices are the values of.
+        column: that the slices are the values of; empty where there are none, and nothing is added.
         nested: whether models have test examples of their own.
     """
 
@@ -73,8 +74,10 @@ class BySlice:
 
     def add(self, method: str, calibrator: Calibrator | None, folds: int, seed: int) -> None:
         """Add what a method gives in every slice."""
+        if not self.column:
+            return
         fits = [calibrated(model, calibrator, folds, seed) for model in self.models]
-        whole = score_fits(self.models, fits, method, calibrator, self.bins)
+        overall = score_fits(self.models, fits, method, calibrator, self.bins)
         slices = self.measured()
         for name, places in slices.items():
             models = [_part(model, place) for model, place in zip(self.models, places, strict=True)]
@@ -83,7 +86,7 @@ class BySlice:
             self.rows.append(self._row(name, method, places, scored, models))
         pairs = list(slices.items()) if len(self.places()) > 2 else list(slices.items())[:1]
         for name, places in pairs:
-            self.differences.append({"slice": name, "method": method, **_differences(whole, places, self.nested)})
+            self.differences.append({"slice": name, "method": method, **_differences(overall, places, self.nested)})
 
     def _row(self, name: str, method: str, places: list[Tensor], scored: Scored, models: list[Model]) -> Row:
         gap = [c - right for c, right in zip(*scored.top, strict=True)]
@@ -111,20 +114,26 @@ class BySlice:
         few = {name: places for name, places in self.places().items() if name not in self.measured()}
         return [{"slice": name, "examples": _examples(places), "method": RAW} for name, places in few.items()]
 
-    def sentences(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What differs, for the verdict; and warnings of slices with few examples."""
-        differences = adjusted(pd.DataFrame(self.differences), "method").to_dict("records")
-        raw = [row for row in differences if row["method"] == RAW]
-        metrics = [metric for metric in (*NAMES, OVERCONFIDENCE) if raw and metric in raw[0]]
-        changes = [
-            Finding.of(row, metric, NAMES.get(metric, metric), UNITS.get(metric, ""), where=row["slice"])
-            for metric in metrics
-            for row in raw
-        ]
+    def added_to(self, analysis: Analysis) -> Analysis:
+        """The analysis with the tables by slice, what differs in its verdict, and warnings of few examples."""
+        if not self.column:
+            return analysis
+        return replace(
+            analysis,
+            verdict=(*analysis.verdict, self._verdict()),
+            tables={**analysis.tables, **self.tables()},
+            warnings=(*analysis.warnings, *self._warnings()),
+        )
+
+    def _verdict(self) -> str:
+        """What differs from the rest for certain, as the predictions are."""
+        rows = adjusted(pd.DataFrame(self.differences), "method")
+        raw = rows[rows["method"] == RAW].to_dict("records")
+        metrics = [metric for metric in (*NAMES, OVERCONFIDENCE) if metric in rows]
+        changes = [_change(row, metric) for metric in metrics for row in raw]
         words = [f"{change.where} in {change.quantity} ({change.text})" for change in established(changes)]
         loss = "log loss" if "log_loss" in metrics else "Brier score"
-        verdict = DIFFERS.format(column=self.column, what="; ".join(words) or NONE.format(loss=loss))
-        return (verdict,), self._warnings()
+        return DIFFERS.format(column=self.column, what="; ".join(words) or NONE.format(loss=loss))
 
     def _warnings(self) -> tuple[str, ...]:
         counts = {name: _examples(places) for name, places in self.places().items()}
@@ -134,6 +143,10 @@ class BySlice:
         return tuple(
             text.format(least=FEWEST, few=FEW, names=", ".join(names)) for text, names in texts.items() if names
         )
+
+
+def _change(row: Mapping[Any, Any], metric: str) -> Finding:
+    return Finding.of(row, metric, NAMES.get(metric, metric), UNITS.get(metric, ""), where=row["slice"])
 
 
 def _groups(model: Model) -> NDArray[np.object_]:

@@ -11,7 +11,16 @@ from torch import Tensor
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import class_of
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import CONFIDENCE, CORRECT, ROW_IDS, kind_of, letters, not_used, plain
+from calib_bench.evaluation.vocabulary import (
+    CONFIDENCE,
+    CORRECT,
+    ROW_IDS,
+    kind_of,
+    letters,
+    not_used,
+    plain,
+    says_something_else,
+)
 from calib_bench.metrics import measure_confidence
 
 KIND = "confidence"
@@ -38,18 +47,40 @@ def confidence_of(arrays: Mapping[str, Array], origin: str, label: str | None = 
         DataError: what says whether answers were right holds something else.
     """
     confidence, correct = (_named(arrays, names) for names in (CONFIDENCE, CORRECT))
-    if confidence is None or correct is None or label not in (None, correct) or any(map(_of_classes, arrays)):
+    if not (correct and is_alone(arrays)) or label not in (None, correct):
         return None
-    values, right = arrays[confidence], arrays[correct]
-    if right.dtype.kind not in "biuf" or not set(np.unique(right).tolist()) <= {0, 1}:
+    right = arrays[correct]
+    if not _are_outcomes(right):
         raise Refusal.NOT_CORRECT.of(origin, name=correct)
-    ids = [name for name in arrays if plain(name) in ROW_IDS]
-    notes = not_used([name for name in arrays if name not in (confidence, correct, *ids)])
-    return ConfidenceAlone((values, right), tuple(notes), {name: arrays[name] for name in ids})
+    others = [name for name in arrays if name not in (confidence, correct)]
+    if any(_may_be_class(name, arrays[name]) for name in others):
+        return None
+    ids = {name: arrays[name] for name in others if plain(name) in ROW_IDS}
+    return ConfidenceAlone((arrays[confidence], right), tuple(not_used(_others(others, ids))), ids)
 
 
-def _named(arrays: Iterable[str], names: Iterable[str]) -> str | None:
-    return next((name for name in arrays if letters(name) in names), None)
+def is_alone(arrays: Iterable[str]) -> bool:
+    """Whether arrays are a confidence and nothing that says the probability of a class, by their names."""
+    names = list(arrays)
+    return bool(_named(names, CONFIDENCE)) and not any(map(_of_classes, names))
+
+
+def _named(arrays: Iterable[str], names: Iterable[str]) -> str:
+    """The first array of some names; empty where there is none."""
+    return next((name for name in arrays if letters(name) in names), "")
+
+
+def _may_be_class(name: str, values: Array) -> bool:
+    """Whether a column of fractions may be a class's, by a name of the user's own."""
+    return values.dtype.kind == "f" and not says_something_else(name)
+
+
+def _are_outcomes(right: Array) -> bool:
+    return right.dtype.kind in "biuf" and set(np.unique(right).tolist()) <= {0, 1}
+
+
+def _others(names: Iterable[str], ids: Iterable[str]) -> list[str]:
+    return [name for name in names if name not in ids]
 
 
 def _of_classes(name: str) -> bool:

@@ -72,7 +72,7 @@ def evaluate(
     nested, exact = have_own_tests(models), all(m.exact for m in models)
     fits = bool(models[0].calibration is not None or folds)
     results = _Results(models, nested)
-    sliced = BySlice(models, groups, nested, bins) if groups else None
+    sliced = BySlice(models, groups, nested, bins)
     skipped: list[str] = []
     for method, calibrator in _methods(models, calibrators if fits else {}, chosen).items():
         scored = _attempt(models, method, calibrator, folds, seed, chosen, bins)
@@ -81,19 +81,15 @@ def evaluate(
             continue
         skipped += cautions(models, method, calibrator)
         results.add(method, scored, None if exact else _remark(calibrator))
-        if sliced is not None:
-            sliced.add(method, calibrator, folds, seed)
+        sliced.add(method, calibrator, folds, seed)
     if chosen and fits and len(results.rows) == 1:
         raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     result = EvaluationResult(params=results.params, top=results.top)
     all_tables = {**tables(frames, context), **curves.tables(results.top, bins)}
-    sentences, cautions_all = verdict(frames, context), warnings(frames, context)
-    if sliced is not None:
-        differs, few = sliced.sentences()
-        all_tables, sentences, cautions_all = all_tables | sliced.tables(), sentences + differs, cautions_all + few
-    return Analysis(sentences, all_tables, cautions_all, result)
+    analysis = Analysis(verdict(frames, context), all_tables, warnings(frames, context), result)
+    return sliced.added_to(analysis)
 
 
 def _remark(calibrator: Calibrator | None) -> str | None:

@@ -131,13 +131,21 @@ def content_of(
     Raises:
         DataError: names do not tell which array is the prediction and which the label, or one holds no such numbers.
     """
+    slices = None
     if groups is not None:
         slices, arrays = slices_of(arrays, groups, origin)
-        content = content_of(arrays, origin, kind, label, notes, is_table)
-        return replace(content, groups=slices)
     alone = confidence_of(arrays, origin, label) if kind is None else None
     if alone is not None:
-        return Content(*alone.pair, CONFIDENCE_KIND, (*notes, *alone.notes), ids=alone.ids)
+        content = Content(*alone.pair, CONFIDENCE_KIND, (*notes, *alone.notes), ids=alone.ids)
+    else:
+        content = _of_classes(arrays, origin, kind, label, notes, is_table)
+    return replace(content, groups=slices)
+
+
+def _of_classes(
+    arrays: Mapping[str, Array], origin: str, kind: str | None, label: str | None, notes: Sequence[str], is_table: bool
+) -> Content:
+    """Predictions of classes and labels among arrays, see `content_of`."""
     arrays, label_notes = with_labels(_with_p(arrays), origin, label)
     if is_table:
         refuse_confidence(arrays, origin)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def groups(path: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or no group holds any.
     """
+    if not path.is_file():
+        raise unreadable(path, FileNotFoundError())
+    return list(_groups(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _groups(path: Path, changed: int) -> tuple[str, ...]:
+    """See `groups`.
+
+    Args:
+        changed: when the file was changed, for the cache.
+    """
     names: list[str] = []
     library = h5py()
     try:
@@ -61,7 +74,7 @@ def groups(path: Path) -> list[str]:
     holding = [group for group, inside in members.items() if named_splits(_within(group, inside)) or _plain(inside)]
     if not holding:
         raise Refusal.NO_GROUPS.of(path, names=listed(names[:6]) or "nothing")
-    return holding
+    return tuple(holding)
 
 
 def _group(name: str) -> str:

@@ -110,9 +110,13 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
-        groups=None if one.groups is None or other.groups is None else np.concatenate([one.groups, other.groups]),
+        groups=_joined_groups(one, other),
         zeros=joint_zeros(one.zeros, other.zeros),
     )
+
+
+def _joined_groups(one: Predictions, other: Predictions) -> Array | None:
+    return None if one.groups is None or other.groups is None else np.concatenate([one.groups, other.groups])
 
 
 # ---- classes

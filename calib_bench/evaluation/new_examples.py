@@ -10,6 +10,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.evaluation import Array, hdf5
 from calib_bench.evaluation.archives import npy, npz, safetensors
+from calib_bench.evaluation.confidence import confidence_of
 from calib_bench.evaluation.dialects import table_suffix
 from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
 from calib_bench.evaluation.predictions import Predictions, read, read_trial, stored
@@ -43,10 +44,16 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
         arrays, _ = read_table(path)
-    usual = {letters(name) for name in LABELS}
-    if named_splits(arrays) or any(letters(name) in usual for name in arrays):
+    if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
+
+
+def _has_labels(arrays: Mapping[str, Array], origin: str, kind: str | None) -> bool:
+    """Whether arrays say what was right: labels, those of a split, or whether answers were right."""
+    usual = {letters(name) for name in LABELS}
+    is_labelled = bool(named_splits(arrays)) or any(letters(name) in usual for name in arrays)
+    return is_labelled or (kind is None and confidence_of(arrays, origin) is not None)
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,26 +88,51 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         if groups is not None:
             raise Refusal.NO_COLUMNS.of(place, groups=groups)
         return read_trial(*trial, split)
-    first, colon, second = place.partition(":") if not Path(place).exists() else (place, "", "")
-    is_group = hdf5.is_hdf5(place)
-    paths = [Path(first), *([Path(second)] if colon and not is_group else [])]
-    for one in paths:
-        if not one.is_file():
-            raise Refusal.NO_FILE.of(_missing(one))
-    content = load(paths[0], second, kind, labels, split, groups)
+    path, part = _cut(place)
+    inputs = _inputs(place, path, part)
+    content = load(path, part, kind, labels, split, groups)
     pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
-    origin = place if is_group else first
+    origin = next(iter(inputs))
     checked = check(content.values, content.labels, content.kind, origin, trust=trust, notes=content.notes, ours=True)
     return replace(
         checked,
-        name=second or paths[0].stem if is_group else paths[0].stem,
-        sha256={place if is_group else str(p): files.sha256(p) for p in paths},
-        classes=checked.classes or content.classes,
-        by_name=checked.by_name or content.by_name,
+        name=part if hdf5.is_hdf5(origin) and part else path.stem,
+        sha256=inputs,
+        classes=content.classes or checked.classes,
+        by_name=content.by_name or checked.by_name,
         ids=content.ids,
         groups=content.groups,
         has_calibration=content.has_calibration,
     )
+
+
+def _inputs(place: str, path: Path, part: str) -> dict[str, str]:
+    """Digests of the files that a place names, by their paths; that of an HDF5 file by the place of its group.
+
+    Raises:
+        DataError: one of them does not exist.
+    """
+    is_group = hdf5.is_hdf5(place)
+    paths = {place if is_group else str(path): path} | ({part: Path(part)} if part and not is_group else {})
+    for one in paths.values():
+        if not one.is_file():
+            raise Refusal.NO_FILE.of(_missing(one))
+    return {name: _sha256(one, one.stat().st_mtime_ns) for name, one in paths.items()}
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, changed: int) -> str:
+    """The digest of a file as it was changed last: a file of many groups is read once."""
+    return files.sha256(path)
+
+
+def _cut(place: str) -> tuple[Path, str]:
+    """A file, and what stands behind its colon: the npy file of labels or the group of an HDF5 file."""
+    path = Path(place)
+    if path.exists():
+        return path, ""
+    first, _, second = place.partition(":")
+    return Path(first), second
 
 
 def _missing(path: Path) -> str:

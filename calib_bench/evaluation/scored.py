@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +22,7 @@ from calib_bench.evaluation.models import Model, calibrated, calibration_predict
 from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import BINS, equal_width
 
+T = TypeVar("T")
 MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
 CONTRASTED = ("accuracy", "log_loss", "brier", "ece")
@@ -83,10 +85,8 @@ def score_fits(
         scored.params.append(params)
         y_N = model.test.y_N
         of_model, of_examples = split_measured(_measured(model, logp_NK, bins))
-        for name, value in of_model.items():
-            metrics.setdefault(name, []).append(value)
-        for name, value_N in of_examples.items():
-            examples.setdefault(name, []).append(value_N)
+        _append(metrics, of_model)
+        _append(examples, of_examples)
         confidence, correct = of_examples["confidence"].numpy(), of_examples["correct"].numpy()
         scored.nulls.append(inference.ece_null_of(confidence, correct, bins=bins))
         if model.test.alone:
@@ -101,6 +101,12 @@ def score_fits(
             scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
     return scored
+
+
+def _append(lists: dict[str, list[T]], values: Mapping[str, T]) -> None:
+    """Adds each value to the list of its name."""
+    for name, value in values.items():
+        lists.setdefault(name, []).append(value)
 
 
 def _measured(model: Model, logp_NK: Tensor, bins: int) -> dict[str, Tensor]:

@@ -48,20 +48,18 @@ def split_of(
         DataError: names tell splits, and none is of that role.
     """
     splits = named_splits(arrays, label)
-    words = {known_role: _first(splits, known_role) for known_role in ROLES}
-    if not any(words.values()):
+    if not splits:
         return Split(arrays, label, groups)
-    word = words.get(role)
+    test, calibration = (_first(splits, known_role) for known_role in ROLES)
+    word = test if role == "test" else calibration
     if word is None:
-        raise Refusal.NO_SPLIT.of(origin, role=role, word=words["test"] or words["calibration"], names=ROLES[role][0])
-    shared = {name: name for name in arrays if plain(name) in CLASS_NAMES}
-    stems = shared | splits[word]
-    used = {*stems.values(), *(name for other in words.values() if other for name in splits[other].values())}
-    aside = [name for name in arrays if name not in used]
+        raise Refusal.NO_SPLIT.of(origin, role=role, word=test or calibration, names=ROLES[role][0])
+    stems = {name: name for name in arrays if plain(name) in CLASS_NAMES} | splits[word]
+    of_splits = {name for other in {test, calibration} - {None} for name in splits[str(other)].values()}
+    aside = sorted(set(arrays) - {*stems.values()} - of_splits)
     notes = (f"the split {word!r}: {listed(splits[word].values())}", *not_used(aside))
-    plain_label, plain_groups = (",".join(map(_stem, name.split(","))) if name else None for name in (label, groups))
     chosen = LazyArrays(stems, lambda stem: arrays[stems[stem]])
-    return Split(chosen, plain_label, plain_groups, notes, words["calibration"] is not None)
+    return Split(chosen, _stems(label), _stems(groups), notes, calibration is not None)
 
 
 def named_splits(names: Iterable[str], label: str | None = None) -> dict[str, dict[str, str]]:
@@ -74,11 +72,11 @@ def named_splits(names: Iterable[str], label: str | None = None) -> dict[str, di
     for name in names:
         word, stem = _cut(name)
         splits.setdefault(word, {}).setdefault(stem, name)
-    whole = {word: stems for word, stems in splits.items() if _is_whole(stems, usual)}
-    return {} if "" in whole else whole
+    complete = {word: stems for word, stems in splits.items() if _is_complete(stems, usual)}
+    return {} if "" in complete else complete
 
 
-def _is_whole(stems: Iterable[str], usual: set[str]) -> bool:
+def _is_complete(stems: Iterable[str], usual: set[str]) -> bool:
     """Whether some names are those of predictions, and others of labels."""
     stems = list(stems)
     return any(kind_of(stem) or stem == "p" for stem in stems) and any(letters(stem) in usual for stem in stems)
@@ -99,3 +97,8 @@ def _cut(name: str) -> tuple[str, str]:
 
 def _stem(name: str) -> str:
     return _cut(name)[1]
+
+
+def _stems(names: str | None) -> str | None:
+    """Names with commas between, without those of splits."""
+    return ",".join(map(_stem, names.split(","))) if names else None

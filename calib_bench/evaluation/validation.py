@@ -104,8 +104,7 @@ def check(
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
     """
     if kind == confidence.KIND:
-        checked = check(values, np.asarray(labels).astype(np.int64), "probabilities", name, notes=notes)
-        return replace(checked, kind=kind, classes=confidence.CLASSES, by_name=True)
+        return _of_confidence(check(values, labels, "probabilities", name, notes=notes))
     Z = _values(np.asarray(values), kind, name)
     K = 2 if Z.ndim == 1 else Z.shape[1]
     y = _labels(np.asarray(labels), K, Z.shape, name)
@@ -123,6 +122,11 @@ def check(
     return Predictions(
         torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
     )
+
+
+def _of_confidence(probabilities: Predictions) -> Predictions:
+    """Probabilities of a right answer, as confidences."""
+    return replace(probabilities, kind=confidence.KIND, classes=confidence.CLASSES, by_name=True)
 
 
 def _values(Z: Array, kind: str, name: str) -> Array:

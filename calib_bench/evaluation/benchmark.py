@@ -58,7 +58,7 @@ class _Experiments:
 
     rows: list[Row] = field(default_factory=list)
     model_losses: dict[tuple[str, str], dict[str, Array]] = field(default_factory=dict)
-    labels: dict[str, Array] = field(default_factory=dict)
+    labels: dict[tuple[str, str], Array] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -105,7 +105,7 @@ def _measure(
         rows.append(row | (fields("from_raw", _paired(losses[method], losses[RAW])) if method != RAW else {}))
     standing = _standing({method: float(loss.mean()) for method, loss in losses.items()}, losses)
     experiments.rows += [row | {"standing": standing[row["method"]]} for row in rows]
-    experiments.labels[name] = model.test.y_N.numpy()
+    experiments.labels[dataset, of_model] = model.test.y_N.numpy()
     experiments.model_losses[dataset, of_model] = {k: losses[k] for k in (RAW, REPAIRED) if k in losses}
 
 
@@ -199,17 +199,17 @@ def _over_units(values: pd.Series) -> inference.Interval:
 def _rivals(experiments: _Experiments, frame: pd.DataFrame, dataset: str) -> Iterator[Row]:
     """Rows of a data set's models, where there are several on the same test examples."""
     names = [model for of_dataset, model in experiments.model_losses if of_dataset == dataset]
-    labels = [experiments.labels[f"{dataset}/{name}" if dataset else name] for name in names]
-    if len(names) < 2 or any(not np.array_equal(labels[0], other) for other in labels):
+    labels = {experiments.labels[dataset, name].tobytes() for name in names}
+    if len(names) < 2 or len(labels) > 1:
         return
     rows = frame[frame["dataset"] == dataset].set_index(["model", "method"])
     for method in (RAW, REPAIRED):
         losses = {name: of[method] for name in names if method in (of := experiments.model_losses[dataset, name])}
         means = {name: float(loss.mean()) for name, loss in losses.items()}
         standing = _standing(means, losses)
-        for name in sorted(means, key=lambda name: means[name]):
-            scores = {metric: rows.loc[(name, method), metric] for metric in METRICS}
-            yield {"dataset": dataset, "method": method, "model": name, "standing": standing[name], **scores}
+        for name in sorted(means, key=means.__getitem__):
+            row = {"dataset": dataset, "method": method, "model": name, "standing": standing[name]}
+            yield row | rows.loc[(name, method), [*METRICS]].to_dict()
 
 
 # words

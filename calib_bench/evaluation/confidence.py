@@ -47,16 +47,24 @@ def confidence_of(arrays: Mapping[str, Array], origin: str, label: str | None = 
         DataError: what says whether answers were right holds something else.
     """
     confidence, correct = (_named(arrays, names) for names in (CONFIDENCE, CORRECT))
-    if not (correct and is_alone(arrays)) or label not in (None, correct):
+    others = [name for name in arrays if name not in (confidence, correct)]
+    if not (correct and is_alone(arrays)) or any(_may_be_class(name, arrays[name]) for name in others):
+        return None
+    if label not in (None, correct):
         return None
     right = arrays[correct]
     if not _are_outcomes(right):
         raise Refusal.NOT_CORRECT.of(origin, name=correct)
-    others = [name for name in arrays if name not in (confidence, correct)]
-    if any(_may_be_class(name, arrays[name]) for name in others):
-        return None
-    ids = {name: arrays[name] for name in others if plain(name) in ROW_IDS}
-    return ConfidenceAlone((arrays[confidence], right), tuple(not_used(_others(others, ids))), ids)
+    ids = {name: arrays[name] for name in filter(_names_rows, others)}
+    return ConfidenceAlone((arrays[confidence], right), tuple(not_used([*filter(_is_unused, others)])), ids)
+
+
+def _names_rows(name: str) -> bool:
+    return plain(name) in ROW_IDS
+
+
+def _is_unused(name: str) -> bool:
+    return not _names_rows(name)
 
 
 def is_alone(arrays: Iterable[str]) -> bool:
@@ -77,10 +85,6 @@ def _may_be_class(name: str, values: Array) -> bool:
 
 def _are_outcomes(right: Array) -> bool:
     return right.dtype.kind in "biuf" and set(np.unique(right).tolist()) <= {0, 1}
-
-
-def _others(names: Iterable[str], ids: Iterable[str]) -> list[str]:
-    return [name for name in names if name not in ids]
 
 
 def _of_classes(name: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from calib_bench.errors import nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import LazyArrays
+from calib_bench.evaluation.class_names import class_of
 from calib_bench.evaluation.labels import is_note
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters
@@ -48,7 +49,7 @@ def _named(arrays: Mapping[str, Array], groups: str, origin: str) -> str:
         raise Refusal.NO_SUCH_GROUPS.of(origin, groups=groups, hint=nearest(groups, arrays))
     if letters(names[0]) in map(letters, LABELS):
         raise Refusal.GROUPS_ARE_LABELS.of(origin, name=names[0])
-    if kind_of(names[0]) is not None:
+    if kind_of(names[0]) is not None or class_of(names[0]) is not None:
         raise Refusal.GROUPS_ARE_PREDICTIONS.of(origin, name=names[0])
     return names[0]
 

@@ -61,7 +61,8 @@ def hdf5(calibration: Predictions, test: Predictions, before: bytes = b"") -> by
 
 
 def group_of(test: Predictions) -> str:
-    """The group of a stored trial, task/model with what else it was trained by."""
+    """The group of a stored trial: task, then model with beta, objective, seed and the beginning of its key."""
     trial = test.trial
     assert trial is not None
-    return f"{trial.task}/{trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}".replace(":", "-")
+    model = f"{trial.model}_beta{trial.beta:g}_{trial.objective}_seed{trial.seed}_{test.name[:8]}"
+    return f"{trial.task}/{model}".replace(":", "-")

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from calib_bench import inference
 from calib_bench.analysis.findings import Finding, established
-from calib_bench.analysis.result_rows import DOUBTFUL, Row, adjusted, limits
+from calib_bench.analysis.result_rows import DOUBTFUL, TWO_KINDS, Row, adjusted, limits, marks
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis, Table
-from calib_bench.evaluation.findings import FEW, MAIN, NAMES, STAR, UNITS, stem
-from calib_bench.evaluation.models import Model, calibrated
+from calib_bench.evaluation.findings import FEW, MAIN, NAMES, UNITS, doubts_of, stem
+from calib_bench.evaluation.models import Model, calibrated, collapsed_models
+from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.scored import CONTRASTED, Scored, row_of, score_fits, summary
 from calib_bench.metrics.binned import BINS
 
@@ -27,6 +28,7 @@ Array = NDArray[np.float64]
 FEWEST = 30
 """Examples of a slice below which nothing is said of it but their number."""
 OVERCONFIDENCE = "overconfidence"
+NAMED = ("slice", "method")
 SHOWN = ("slice", "examples", *MAIN, OVERCONFIDENCE)
 NOTE = (
     "overconfidence: mean confidence less accuracy, above zero where the model is too sure. Calibrators are fitted to "
@@ -79,14 +81,27 @@ class BySlice:
         fits = [calibrated(model, calibrator, folds, seed) for model in self.models]
         overall = score_fits(self.models, fits, method, calibrator, self.bins)
         slices = self.measured()
+        if not slices:
+            raise Refusal.GROUPS_SMALL.of("", column=self.column, least=FEWEST)
         for name, places in slices.items():
             models = [_part(model, place) for model, place in zip(self.models, places, strict=True)]
             parts = [(logp_NK[place], params) for (logp_NK, params), place in zip(fits, places, strict=True)]
             scored = score_fits(models, parts, method, calibrator, self.bins)
             self.rows.append(self._row(name, method, places, scored, models))
-        pairs = list(slices.items()) if len(self.places()) > 2 else list(slices.items())[:1]
-        for name, places in pairs:
-            self.differences.append({"slice": name, "method": method, **_differences(overall, places, self.nested)})
+        kinds = {TWO_KINDS: "models"} if collapsed_models(self.models) else {}
+        for name, places in self._with_rest(slices):
+            row = _differences(overall, places, self.nested)
+            self.differences.append({"slice": name, "method": method, **row, **kinds})
+
+    def _with_rest(self, slices: Mapping[str, list[Tensor]]) -> list[tuple[str, list[Tensor]]]:
+        """The slices that are compared with the rest, where that is large enough; of two slices the first."""
+        pairs = [(name, one) for name, one in slices.items() if _examples([~place for place in one]) >= FEWEST]
+        return pairs if len(self.places()) > 2 else pairs[:1]
+
+    def _compared(self) -> pd.DataFrame:
+        """Differences from the rest with Holm's correction; without rows where nothing can be compared."""
+        frame = pd.DataFrame(self.differences) if self.differences else pd.DataFrame(columns=[*NAMED])
+        return adjusted(frame, "method")
 
     def _row(self, name: str, method: str, places: list[Tensor], scored: Scored, models: list[Model]) -> Row:
         gap = [c - right for c, right in zip(*scored.top, strict=True)]
@@ -99,15 +114,16 @@ class BySlice:
         frame = pd.DataFrame([*self.rows, *self._unmeasured()])
         shown = frame[[column for column in frame.columns if stem(column) in SHOWN]]
         note = f"{NOTE} {DOUBTFUL}." if "doubtful" in frame else NOTE
-        names = ("slice", "method")
-        differences = adjusted(pd.DataFrame(self.differences), "method")
-        return {
-            "slices": Table(f"By {self.column}", shown, note, paper=True, names=names),
-            "slice_metrics": Table(f"Every metric by {self.column}", frame, note, names=names),
-            "slice_differences": Table(
-                f"Each slice of {self.column} less the rest", differences, f"{DIFFERENCES_NOTE} {STAR}", names=names
-            ),
+        differences = self._compared()
+        of_differences = " ".join([DIFFERENCES_NOTE, *(f"{mark}." for mark in marks(differences))])
+        by_name = {
+            "slices": Table(f"By {self.column}", shown, note, paper=True, names=NAMED),
+            "slice_metrics": Table(f"Every metric by {self.column}", frame, note, names=NAMED),
         }
+        if len(differences):
+            title = f"Each slice of {self.column} less the rest"
+            by_name["slice_differences"] = Table(title, differences, of_differences, names=NAMED)
+        return by_name
 
     def _unmeasured(self) -> list[Row]:
         """Rows of the slices with too few examples: their number alone."""
@@ -127,7 +143,7 @@ class BySlice:
 
     def _verdict(self) -> str:
         """What differs from the rest for certain, as the predictions are."""
-        rows = adjusted(pd.DataFrame(self.differences), "method")
+        rows = self._compared()
         raw = rows[rows["method"] == RAW].to_dict("records")
         metrics = [metric for metric in (*NAMES, OVERCONFIDENCE) if metric in rows]
         changes = [_change(row, metric) for metric in metrics for row in raw]
@@ -140,7 +156,9 @@ class BySlice:
         few = [f"{name} ({count})" for name, count in counts.items() if count < FEWEST]
         small = [f"{name} ({count})" for name, count in counts.items() if FEWEST <= count < FEW]
         texts = {TOO_FEW: few, SMALL: small}
-        return tuple(
+        differences = self._compared()
+        doubts = doubts_of(differences[differences["method"] == RAW], "slice")
+        return *doubts, *(
             text.format(least=FEWEST, few=FEW, names=", ".join(names)) for text, names in texts.items() if names
         )
 

@@ -135,6 +135,7 @@ class Refusal(StrEnum):
         "{name!r} has {number:,} different values, and slices can be {most} at most: put values together first, as "
         "under 30, 30 to 50"
     )
+    GROUPS_SMALL = "no slice of {column!r} has {least} examples: nothing can be measured by it"
     GROUPS_ONE = "{name!r} has one value, {value}, in all rows: nothing is to be compared"
     NO_CLASS_OF_LABEL = "the label {label!r} is the name of no class ({classes}): {hint}"
     NO_FIRST = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_a_group_of_an_hdf5_file_is_read_in_the_layout_of_calarena(capsys: pytes
         assert np.array_equal(calibration.y_N, file["d1/m0/labels_cal"][()])
     assert test.name == "d1/m0"
     assert [one.name for one in read("bench.h5:d2/*")] == ["d2/m0", "d2/m1"]
-    assert "did you mean 'd2/m0'" in error(capsys, "bench.h5:d2/mo")
+    assert "did you mean 'd2/m1' or 'd2/m0'" in error(capsys, "bench.h5:d2/mo")
     assert "no group 'x/*'" in error(capsys, "bench.h5:x/*")
     with pytest.raises(DataError, match="it holds 6 predictions"):
         read("bench.h5")
@@ -350,6 +351,18 @@ def test_a_slice_less_the_rest_is_two_independent_means() -> None:
     error_of_both = np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
     assert interval.mean == pytest.approx(one.mean() - other.mean())
     assert interval.high - interval.mean == pytest.approx(1.9647 * error_of_both, rel=5e-3)
+
+
+def test_slices_with_too_few_examples_are_compared_with_nothing() -> None:
+    test = check(Z[TEST], Y[TEST], "logits", "test")
+    many = np.array([f"s{i % 25}" for i in range(400)], dtype=object)
+    with pytest.raises(DataError, match="no slice of 'part' has 30 examples"):
+        evaluate([Model(replace(test, groups=many))], {}, groups="part")
+    few = np.array(["few"] * 5 + ["most"] * 395, dtype=object)
+    analysis = evaluate([Model(replace(test, groups=few))], {}, groups="part")
+    assert any("few (5)" in warning for warning in analysis.warnings)
+    assert "slice_differences" not in analysis.tables
+    assert "no slice differs" in analysis.verdict[-1]
 
 
 def test_confidence_alone_by_slice() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def _standings(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     rows = []
     for method in sorted(means, key=lambda method: means[method]):
         row: Row = {"method": method, "standing": standing[method]}
-        row |= limits("win_rate", inference.within(_over_units(wins[method]), "accuracy"))
+        row |= limits("win_rate", _win_rate(wins[method]))
         row |= {metric: float(_units(wide[metric][method]).mean()) for metric in METRICS}
         row |= fields("from_best", _over_units(losses[method] - losses[top])) if method != top else {}
         row |= fields("from_raw", _over_units(losses[method] - losses[RAW])) if method != RAW else {}
@@ -191,6 +191,16 @@ def _units(values: pd.Series) -> Array:
 def _over_units(values: pd.Series) -> inference.Interval:
     with np.errstate(invalid="ignore"):
         return inference.crossed_interval([[value] for value in _units(values)], nested=True)
+
+
+def _win_rate(wins: pd.Series) -> inference.Interval:
+    """The mean share of the others that a method beats; without limits where all units agree, as nothing shows then
+    how far another would be from them.
+    """
+    interval = inference.within(_over_units(wins), "accuracy")
+    if interval.low < interval.high:
+        return interval
+    return replace(interval, low=math.nan, high=math.nan)
 
 
 # on each data set

@@ -88,7 +88,7 @@ def load(
         return _pair(path, part, kind, groups)
     if suffix in SUFFIXES:
         group, arrays = read_group(path, part)
-        return _of_split(arrays, f"{path}:{group}", kind, label, role, groups)
+        return _of_split(arrays, f"{path}:{group}".rstrip(":"), kind, label, role, groups)
     if part:
         raise Refusal.NO_PAIR.of(f"{path}:{part}", suffix=suffix)
     if suffix in (".npz", ".safetensors"):

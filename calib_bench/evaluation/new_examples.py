@@ -29,6 +29,8 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     Raises:
         DataError: it cannot be read as predictions.
     """
+    if hdf5.is_hdf5(str(path)):
+        return read(str(path), kind=kind, trust=True)[0], True
     if not path.is_file():
         raise DataError(f"{path} is no file of predictions")
     suffix = table_suffix(path)
@@ -36,8 +38,6 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
         if kind is None:
             raise DataError(f"{path} holds numbers without a name: say what they are with --kind logits, for example")
         return unlabelled(npy(path), kind, str(path)), False
-    if suffix in hdf5.SUFFIXES:
-        return read(str(path), kind=kind, trust=True)[0], True
     is_archive = suffix in (".npz", ".safetensors")
     arrays: Mapping[str, Array]
     if is_archive:

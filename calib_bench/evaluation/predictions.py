@@ -72,7 +72,7 @@ def read(
 def _places(part: str) -> list[str]:
     if not part:
         raise SettingsError("a list of predictions has an empty item: remove the extra comma")
-    if hdf5.is_hdf5(part):
+    if hdf5.is_hdf5(part) and ":" in part:
         return hdf5.places(part)
     if Path(part).exists() or not re.search(r"[*?\[]", part):
         return [part]

@@ -309,13 +309,19 @@ def refuse_repeated(names: Iterable[str], origin: object, what: str) -> None:
         raise Refusal.REPEATED.of(origin, what=what, name=twice[0])
 
 
+def _begins_as_pickle(path: Path) -> bool:
+    """Whether a file begins as what pickle writes; numpy takes all that it cannot read for such a file."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
 def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
     """The error for a file, or a part of it, that a library could not read."""
     if not path.is_file():
         return (Refusal.FOLDER if path.is_dir() else Refusal.MISSING).of(path)
     if path.stat().st_size == 0:
         return Refusal.EMPTY.of(path)
-    if "pickle" in str(error).lower() or "Object arrays" in str(error):
+    if "Object arrays" in str(error) or ("pickle" in str(error).lower() and _begins_as_pickle(path)):
         return Refusal.PICKLED.of(path, part=part or "it", lines=converting(path))
     text = " ".join(str(error).split()) or type(error).__name__
     return Refusal.UNREADABLE.of(path, suffix=path.suffix[1:], error=text[:200])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,23 @@ def test_other_hdf5_files_are_read_or_refused(capsys: pytest.CaptureFixture[str]
     Path("damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n no more")
     assert "truncated, damaged or foreign" in error(capsys, "damaged.h5:a/b")
     assert "does not exist" in error(capsys, "missing.h5:a/b")
+
+
+def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.h5").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert 'pip install "calib_bench[hdf5]"' in error(capsys, "a.h5")
+
+
+def test_groups_are_compared_and_mapped() -> None:
+    write_benchmark("bench.h5", 1)
+    assert main(["compare", "bench.h5:d0/m0", "bench.h5:d0/m1", "out=compared"]) == 0
+    compared = calib_bench.load_results("compared", "comparison")
+    assert "after temperature scaling" in set(compared["stage"])
+    assert main(["evaluate", "bench.h5:d0/m0", CHEAP, "out=out"]) == 0
+    fit = "out/fits.safetensors:temperature_scaling"
+    assert main(["apply", fit, "test=bench.h5:d0/m1", "out=mapped.npz"]) == 0
+    assert np.load("mapped.npz")["probabilities"].shape == (250, 2)
 
 
 def test_a_whole_file_gives_standings(capsys: pytest.CaptureFixture[str]) -> None:

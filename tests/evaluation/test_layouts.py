@@ -23,6 +23,7 @@ from calib_bench.analysis.ties import tied
 from calib_bench.cli import main
 from calib_bench.errors import DataError
 from calib_bench.evaluation.by_slice import less_rest
+from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
 from calib_bench.evaluation.models import Model
 from calib_bench.evaluation.predictions import check, read, read_trial
@@ -50,14 +51,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Metrics of the two splits in files of their own, by method."""
-    folder = tmp_path_factory.mktemp("apart")
-    for name, rows in (("cal", CAL), ("test", TEST)):
-        np.savez(folder / f"{name}.npz", logits=Z[rows], labels=Y[rows])
-    words = ["--test", str(folder / "test.npz"), "--calibration", str(folder / "cal.npz")]
-    assert main(["evaluate", *words, CHEAP, f"out={folder / 'out'}"]) == 0
-    return table(folder / "out", "metrics")
+def apart() -> pd.DataFrame:
+    """Metrics of the two splits as predictions of their own, by method."""
+    model = Model(check(Z[TEST], Y[TEST], "logits", "test"), check(Z[CAL], Y[CAL], "logits", "cal"))
+    return measured(model)
+
+
+def measured(model: Model, **options: Any) -> pd.DataFrame:
+    frame = evaluate([model], TEMPERATURE, **options).tables["metrics"].frame
+    return frame.set_index("method").select_dtypes("number")
 
 
 def table(out: str | Path, name: str = "evaluation") -> pd.DataFrame:
@@ -84,7 +86,7 @@ def two(form: str = "logits_val labels_val logits_test labels_test") -> dict[str
 def test_one_file_of_two_splits_is_two_files(apart: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez("two.npz", **two())
     assert main(["evaluate", "two.npz", CHEAP, "out=out"]) == 0
-    pd.testing.assert_frame_equal(table("out", "metrics"), apart)
+    pd.testing.assert_frame_equal(table("out", "metrics")[apart.columns], apart)
     assert "the split 'val': logits_val, labels_val" in capsys.readouterr().out
 
 
@@ -189,13 +191,16 @@ def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_groups_are_compared_and_mapped() -> None:
     write_benchmark("bench.h5", 1)
-    assert main(["compare", "bench.h5:d0/m0", "bench.h5:d0/m1", "out=compared"]) == 0
-    compared = calib_bench.load_results("compared", "comparison")
-    assert "after temperature scaling" in set(compared["stage"])
-    assert main(["evaluate", "bench.h5:d0/m0", CHEAP, "out=out"]) == 0
-    fit = "out/fits.safetensors:temperature_scaling"
-    assert main(["apply", fit, "test=bench.h5:d0/m1", "out=mapped.npz"]) == 0
-    assert np.load("mapped.npz")["probabilities"].shape == (250, 2)
+    models = [Model(*(read(f"bench.h5:d0/{m}", role)[0] for role in ("test", "calibration"))) for m in ("m0", "m1")]
+    stages = compare(models[:1], models[1:]).tables["comparison"].frame["stage"]
+    assert "after temperature scaling" in set(stages)
+    calibration = models[0].sets["calibration"]
+    fit = calib_bench.fit("temperature_scaling", calibration.Z_NK.exp(), calibration.y_N, kind="probabilities")
+    fit.save("fit.safetensors")
+    assert main(["apply", "fit.safetensors", "test=bench.h5:d0/m1", "out=mapped.npz"]) == 0
+    mapped = np.load("mapped.npz")
+    assert np.allclose(mapped["probabilities"], fit.predict_proba(models[1].test.Z_NK.exp().numpy()))
+    assert np.array_equal(mapped["labels"], models[1].test.y_N)
 
 
 def test_a_whole_file_gives_standings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,9 +344,9 @@ def test_slices_are_measured_as_files_of_their_own(capsys: pytest.CaptureFixture
     frame = table("out", "slice_metrics")
     north = np.flatnonzero(SITE[TEST] == "north")
     own = Model(check(Z[TEST][north], Y[TEST][north], "logits", "north"), check(Z[CAL], Y[CAL], "logits", "cal"))
-    alone = evaluate([own], TEMPERATURE).tables["metrics"].frame.set_index("method")
-    for method in ("raw", "temperature_scaling"):
-        for name in alone.select_dtypes("number"):
+    alone = measured(own)
+    for method in alone.index:
+        for name in alone:
             assert frame.loc[("north", method), name] == pytest.approx(alone.loc[method, name], nan_ok=True), name
     assert frame.loc[("north", "raw"), "examples"] == len(north)
     assert "tiny (20)" in text
@@ -385,10 +390,10 @@ def test_slices_with_too_few_examples_are_compared_with_nothing() -> None:
 
 def test_confidence_alone_by_slice() -> None:
     write_confidence()
-    assert main(["evaluate", "test.csv", "groups=site", "out=out"]) == 0
-    frame = table("out", "slices")
+    (test,) = read("test.csv", groups="site")
+    frame = evaluate([Model(test)], {}, groups="site").tables["slices"].frame.set_index("slice")
     assert "log_loss" not in frame
-    assert frame.loc[("south", "raw"), "accuracy"] == pytest.approx(CORRECT[TEST][SITE[TEST] == "south"].mean())
+    assert frame.loc["south", "accuracy"] == pytest.approx(CORRECT[TEST][SITE[TEST] == "south"].mean())
 
 
 @pytest.mark.parametrize(
@@ -434,9 +439,7 @@ def test_every_exported_layout_gives_equal_results(capsys: pytest.CaptureFixture
             assert torch.allclose(logp, same_logp, rtol=1e-12, atol=1e-12)
             assert torch.equal(one.y_N, again.sets[role].y_N)
             assert layout == "hdf5" or torch.equal(one.Z_NK, again.sets[role].Z_NK)
-    frames = [evaluate([model], TEMPERATURE).tables["metrics"].frame for model in (stored, again)]
-    numbers = [frame.select_dtypes("number") for frame in frames]
-    pd.testing.assert_frame_equal(*numbers, rtol=1e-5)
+    pd.testing.assert_frame_equal(measured(again), measured(stored), rtol=1e-5)
     capsys.readouterr()
     assert main(["export", f"run:{key}", "format=h5"]) == 2
     assert "hdf5" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def _measure(
         row |= limits("log_loss", inference.score_interval("log_loss", [losses[method]]))
         rows.append(row | (fields("from_raw", _paired(losses[method], losses[RAW])) if method != RAW else {}))
     standing = _standing({method: float(loss.mean()) for method, loss in losses.items()}, losses)
-    experiments.rows += [row | {"standing": standing[row["method"]]} for row in rows]
+    experiments.rows += [row | {"standing": standing[str(row["method"])]} for row in rows]
     experiments.labels[dataset, of_model] = model.test.y_N.numpy()
     experiments.model_losses[dataset, of_model] = {k: losses[k] for k in (RAW, REPAIRED) if k in losses}
 

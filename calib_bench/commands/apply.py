@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.commands.command import PLUGINS, Command, Option, flag
 from calib_bench.errors import SettingsError
@@ -42,7 +43,7 @@ def _call(arguments: Namespace) -> int:
 
 def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     """Map new predictions."""
-    from calib_bench.commands.prediction_files import write_predictions
+    from calib_bench.commands.prediction_files import write_columns, write_predictions
     from calib_bench.evaluation.new_examples import read_new
     from calib_bench.evaluation.predictions import check_kind
 
@@ -51,7 +52,10 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
     labels = new.y_N.numpy() if has_labels else None
-    write_predictions(out, "probabilities", p_NK, labels, fit.class_names or new.classes)
+    if new.alone:
+        write_columns(out, {"confidence": p_NK[:, 1], "correct": labels})
+    else:
+        write_predictions(out, "probabilities", p_NK, labels, fit.class_names or new.classes)
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import Command, Option
 from calib_bench.commands.prediction_files import OUT
 from calib_bench.errors import UserError
 
+if TYPE_CHECKING:
+    from calib_bench.evaluation.predictions import Predictions
+
+FORMATS = ("npz", "splits", "hdf5", "jsonl")
+NOTES = """\
+npz: selection.npz, calibration.npz and test.npz; jsonl: the same as lines of logits and label. splits: predictions.npz
+with logits_val, labels_val, logits_test, labels_test. hdf5: predictions.h5 with probas_cal, labels_cal, probas_test,
+labels_test in a group task/model..., as CalArena has them; a group is added to a file that is there. Logits are times
+beta. val and cal are the calibration split. `evaluate` reads each of them."""
+
 
 def _call(arguments: Namespace) -> int:
-    """Write a stored trial's predictions as npz files."""
-    import numpy as np
-
+    """Write a stored trial's predictions."""
+    from calib_bench.evaluation import writers
     from calib_bench.evaluation.predictions import read_trial, stored
     from calib_bench.system.files import write_bytes
 
@@ -23,23 +33,42 @@ def _call(arguments: Namespace) -> int:
         raise UserError(f"{arguments.trial} is not a stored trial: name one as runs/<study>:<key>")
     store, key = stored_trial
     out = arguments.out or Path("runs") / f"export-{key}"
-    for split in ("selection", "calibration", "test"):
-        predictions = read_trial(store, key, split)
-        buffer = io.BytesIO()
-        np.savez(buffer, logits=predictions.Z_NK.numpy(), labels=predictions.y_N.numpy())
-        write_bytes(out / f"{split}.npz", buffer.getvalue())
-    print(f"written: {out}/selection.npz, calibration.npz, test.npz")
+    splits = {split: read_trial(store, key, split) for split in ("selection", "calibration", "test")}
+    contents = _contents(splits, out, arguments.format)
+    for name, content in contents.items():
+        write_bytes(out / name, content)
+    group = f":{writers.group_of(splits['test'])}" if arguments.format == "hdf5" else ""
+    print(f"written: {out}/{', '.join(contents)}{group}")
     return 0
+
+
+def _contents(splits: Mapping[str, Predictions], out: Path, layout: str) -> dict[str, bytes]:
+    """The bytes of each file, by its name."""
+    from calib_bench.evaluation import writers
+
+    if layout == "splits":
+        return {"predictions.npz": writers.two_splits(splits["calibration"], splits["test"])}
+    if layout == "hdf5":
+        file = out / "predictions.h5"
+        before = file.read_bytes() if file.exists() else b""
+        return {file.name: writers.hdf5(splits["calibration"], splits["test"], before)}
+    write = writers.jsonl if layout == "jsonl" else writers.one_split
+    return {f"{split}.{layout}": write(predictions) for split, predictions in splits.items()}
 
 
 COMMAND = Command(
     "export",
-    "Writes a stored trial as calibration.npz, selection.npz and test.npz: logits (times beta), labels.",
-    (Option("TRIAL", "runs/<study>:<key> or runs/<study>/trials/<key>"), OUT),
+    "Writes a stored trial's predictions as files: logits (times beta) or probabilities, and labels.",
+    (
+        Option("TRIAL", "runs/<study>:<key> or runs/<study>/trials/<key>"),
+        Option("--format", "layout of the files", default="npz", choices=FORMATS),
+        OUT,
+    ),
     (
         "export runs/digits-separation:KEY",
-        "export runs/digits-separation/trials/KEY",
-        "export runs/digits-separation:KEY out=logits",
+        "export runs/digits-separation:KEY format=splits out=logits",
+        "export runs/digits-separation:KEY format=hdf5 out=benchmark",
     ),
     _call,
+    notes=NOTES,
 )

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 FORMATS = """\
 A file of predictions is .npz, .safetensors, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst), .parquet, .arrow, .feather,
-or a pair logits.npy:labels.npy. It holds `labels` (or label, target, y, true_label, ground_truth..., or what --labels
-names; integers 0..K-1) and `logits`, `probabilities` or `log_probabilities` [N, K]; for two classes also [N], that of
-class 1, or `scores`, a margin. Tables have a column `label` and columns logit_0, logit_1... or probability_0...; other
-class columns need --kind. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
+a pair logits.npy:labels.npy, or a group file.h5:dataset/model. It holds `labels` (or label, target, y, true_label,
+ground_truth..., or what --labels names; integers 0..K-1) and `logits`, `probabilities` or `log_probabilities` [N, K];
+for two classes also [N], that of class 1, or `scores`, a margin. Two splits may share a file: logits_val, labels_val,
+logits_test, labels_test (or cal, calib, dev; val_logits...). Tables have a column `label` and columns logit_0,
+logit_1... or probability_0...; other class columns need --kind. Columns confidence and correct suffice for what needs
+no more. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
 Several seeds: a,b,c or 'seed*.npz'. Nothing read can run code."""
 
 
@@ -42,13 +44,16 @@ OPTIONS = (
 """Options of both commands."""
 
 
-def read_models(paths: Sequence[str], calibration: Sequence[str], options: Namespace) -> list[Model]:
+def read_models(
+    paths: Sequence[str], calibration: Sequence[str], options: Namespace, groups: str | None = None
+) -> list[Model]:
     """The models whose predictions files hold, each with its calibration set if there is one.
 
     Args:
         paths: files or stored trials with test predictions.
-        calibration: files to fit on; stored trials bring theirs.
+        calibration: files to fit on; stored trials and files with two splits bring theirs.
         options: values of `OPTIONS`.
+        groups: the column of slices in the files to judge.
 
     Raises:
         UserError: a file cannot be read as predictions, or the files do not fit each other.
@@ -59,13 +64,13 @@ def read_models(paths: Sequence[str], calibration: Sequence[str], options: Names
 
     kind = check_kind(options.kind)
 
-    def read_all(files: Sequence[str], role: str) -> list[Predictions]:
-        return [p for path in files for p in read(path, role, kind, options.trust_kind, options.labels)]
+    def read_all(files: Sequence[str], role: str, groups: str | None = None) -> list[Predictions]:
+        return [p for path in files for p in read(path, role, kind, options.trust_kind, options.labels, groups)]
 
-    tests = read_all(paths, "test")
+    tests = read_all(paths, "test", groups)
     fits = read_all(calibration, "calibration")
-    if not fits and all(predictions.trial is not None for predictions in tests):
-        fits = [p for path in paths for p in read(path, "calibration")]
+    if not fits and all(predictions.trial is not None or predictions.has_calibration for predictions in tests):
+        fits = read_all(paths, "calibration")
     if fits and options.cross_fit:
         raise SettingsError("--cross-fit is for predictions without a calibration set: give one of the two")
     return pair_up(joined(tests), joined(fits))
@@ -129,30 +134,36 @@ def write_predictions(
     Raises:
         SettingsError: `out` ends otherwise.
     """
+    names = None if names is None or list(names) == list(map(str, range(len(names)))) else names
+    if out.suffix == ".csv":
+        of = {"logits": "logit", "probabilities": "probability"}[kind]
+        columns: dict[str, object] = {
+            "id": ids,
+            "label": [names[y] for y in labels] if names and labels is not None else labels,
+        }
+        columns |= {
+            f"{of}_{name}": one for name, one in zip(names or range(values_NK.shape[1]), values_NK.T, strict=True)
+        }
+    else:
+        columns = {kind: values_NK, "labels": labels, "class_names": names, "ids": ids, **(more or {})}
+    write_columns(out, columns)
+
+
+def write_columns(out: Path, columns: Mapping[str, object]) -> None:
+    """Write arrays by name, those that are not None, as .npz or .csv.
+
+    Raises:
+        SettingsError: `out` ends otherwise.
+    """
+    import pandas as pd
+
     from calib_bench.system.files import write_bytes
 
     if out.suffix not in (".npz", ".csv"):
         raise SettingsError(f"out={out} ends in neither .npz nor .csv")
-    names = None if names is None or list(names) == list(map(str, range(len(names)))) else names
-    if out.suffix == ".csv":
-        write_bytes(out, _as_csv(kind, values_NK, labels, names, ids))
-        return
-    columns = {kind: values_NK, "labels": labels, "class_names": names, "ids": ids, **(more or {})}
-    write_bytes(out, _as_npz({name: value for name, value in columns.items() if value is not None}))
-
-
-def _as_csv(
-    kind: str, values_NK: NDArray, labels: NDArray | None, names: Sequence[str] | None, ids: NDArray | None
-) -> bytes:
-    import pandas as pd
-
-    of = {"logits": "logit", "probabilities": "probability"}[kind]
-    frame = pd.DataFrame(values_NK, columns=[f"{of}_{name}" for name in names or range(values_NK.shape[1])])
-    if labels is not None:
-        frame.insert(0, "label", [names[y] for y in labels] if names else labels)
-    if ids is not None:
-        frame.insert(0, "id", ids)
-    return frame.to_csv(index=False).encode()
+    arrays = {name: value for name, value in columns.items() if value is not None}
+    content = pd.DataFrame(arrays).to_csv(index=False).encode() if out.suffix == ".csv" else _as_npz(arrays)
+    write_bytes(out, content)
 
 
 def _as_npz(arrays: Mapping[str, object]) -> bytes:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
-from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
 from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
+from calib_bench.analysis.ties import tied
 from calib_bench.errors import UserError
-from calib_bench.inference import Interval, holm
+from calib_bench.inference import Interval
 from calib_bench.planning import tuning
 
 if TYPE_CHECKING:
@@ -108,14 +108,8 @@ def _best_of_group(scored: Sequence[Scored], metric: str, nested: bool, group: S
     for i in group:
         values = scored[i].metrics[metric]
         mean = math.fsum(values) / len(values)
-        if math.isfinite(mean):
-            means[i] = mean if metric in LOW else -mean
-    if not means:
-        return set()
-    top = min(means, key=means.__getitem__)
-    others = [i for i in means if i != top]
-    adjusted = holm([paired_difference(scored[i], scored[top], metric, nested).p for i in others])
-    return {top, *(i for i, p in zip(others, adjusted, strict=True) if not p < ALPHA)}
+        means[i] = mean if metric in LOW else -mean
+    return tied(means, lambda i, top: paired_difference(scored[i], scored[top], metric, nested).p)
 
 
 def paired_difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:

@@ -26,6 +26,9 @@ class LazyArrays(Mapping[str, "Array"]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
     def __len__(self) -> int:
         return len(self.names)
 

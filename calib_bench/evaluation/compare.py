@@ -20,7 +20,6 @@ from calib_bench.analysis.result_rows import (
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
 from calib_bench.evaluation import findings
-from calib_bench.evaluation.evaluate import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.evaluation.models import (
     Model,
     aligned,
@@ -32,6 +31,7 @@ from calib_bench.evaluation.models import (
     refuse_other_classes,
 )
 from calib_bench.evaluation.refusals import Refusal
+from calib_bench.evaluation.scored import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.inference import Interval, difference_interval
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
@@ -62,6 +62,9 @@ def compare(a: Sequence[Model], b: Sequence[Model], folds: int = 0, seed: int = 
     Raises:
         DataError: the two are not of the same examples, or not as many.
     """
+    for model in (*a, *b):
+        if model.test.alone:
+            raise Refusal.CONFIDENCE_PAIRED.of(model.test.name)
     b = aligned(a, b)
     _same_examples(a, b)
     check_folds([*a, *b], folds)

@@ -35,6 +35,17 @@ OF_THEIR_OWN = "of their own: 95% t intervals over models"
 CROSSED = "95% intervals count models and examples as crossed sources of variance"
 CROSS_FITTED = "calibrators are cross-fitted on the test file in {folds} folds"
 STAR = f"Paired; a star marks p < {ALPHA:g} after Holm's correction over the methods."
+TITLE = "Accuracy, log loss (nats), Brier and ECE by method"
+TITLE_ALONE = "Accuracy, Brier score of the confidence and ECE by method"
+ALONE = (
+    "Confidence and correctness alone: log loss over classes, entropy, errors by class, conformal sets and kappa are "
+    "out of reach. Calibrators treat it as a problem of two classes, right and wrong: they move confidences, and no "
+    "answer. Brier is the mean of (confidence - correct)^2."
+)
+ALONE_AS_THEY_ARE = (
+    "The confidences as they are: accuracy {accuracy}, Brier score of the confidence {brier}, ECE {ece}, where a "
+    "calibrated model would show {null} by chance{p}."
+)
 MAIN_NOTE = (
     "ece null is what a calibrated model with these confidences would show on average; kappa > 1 is overconfident."
 )
@@ -55,7 +66,7 @@ NO_FIT = (
     "5 to fit and judge on this one by folds."
 )
 BEST = (
-    "{best.where} has the lowest log loss of {among}, {best.text} against raw. After Holm's correction, lower than "
+    "{best.where} has the lowest {loss} of {among}, {best.text} against raw. After Holm's correction, lower than "
     "raw: {lower}; higher: {higher}; the others are inconclusive."
 )
 ONLY_PROBABILITIES = (
@@ -97,7 +108,8 @@ def sources(models: Sequence[Model], nested: bool) -> str:
     return f"{n} models with {examples} {OF_THEIR_OWN}" if nested else f"{n} models, {examples}: {CROSSED}"
 
 
-def _stem(column: str) -> str:
+def stem(column: str) -> str:
+    """The quantity that a column holds or limits."""
     for end in ("_low", "_high", "_p"):
         column = column.removesuffix(end)
     return column
@@ -112,8 +124,8 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     notes = _fits(frame, context)
     if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
         notes = f"{notes} {DOUBTFUL}.".strip()
-    main = frame[[c for c in frame.columns if _stem(c) in MAIN]]
-    title = "Accuracy, log loss (nats), Brier and ECE by method"
+    main = frame[[c for c in frame.columns if stem(c) in MAIN]]
+    title = TITLE_ALONE if alone(context) else TITLE
     by_name = {
         "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True),
         "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}"),
@@ -147,7 +159,7 @@ def _decisions(frames: Mapping[str, pd.DataFrame], how: str) -> dict[str, Table]
     frame, differences = frames["evaluation"], frames["decision_differences"]
     stems = ("method", *DECISION_METRICS)
     notes = f"{DECISIONS} {DOUBTFUL}." if "doubtful" in frame else DECISIONS
-    shown = frame[[c for c in frame.columns if _stem(c) in stems]]
+    shown = frame[[c for c in frame.columns if stem(c) in stems]]
     by_name = {"decisions": Table(f"{DECISIONS_TITLE}, by method", shown, f"{how}. {notes}")}
     if len(differences):
         note = f"{how}. {STAR} {notes}{_kinds(differences)}"
@@ -178,8 +190,9 @@ def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, 
     """Sentences on the predictions and the calibrators, most important first."""
     rows = {row["method"]: row for row in frames["evaluation"].to_dict("records")}
     raw = rows["raw"]
-    cells = {metric: cell(raw, metric) for metric in NAMES}
-    sentences = [AS_THEY_ARE.format(**cells, null=number(raw["ece_null"]), p=_p(raw))]
+    cells = {metric: cell(raw, metric) for metric in NAMES if metric in raw}
+    text = ALONE_AS_THEY_ARE if alone(context) else AS_THEY_ARE
+    sentences = [text.format(**cells, null=number(raw["ece_null"]), p=_p(raw))]
     kappa = rows.get("temperature_scaling", {})
     if has_number(kappa, "kappa"):
         sentences.append(f"Kappa is {cell(kappa, 'kappa')}: {_confidence(kappa)}.")
@@ -188,20 +201,22 @@ def verdict(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, 
 
 
 def _calibrators(differences: Sequence[Row]) -> list[str]:
-    """Which calibrator has the lowest log loss, and which change it; nothing where all are infinite."""
-    finite = [row for row in differences if math.isfinite(row["log_loss"])]
+    """Which calibrator has the lowest loss, and which change it; nothing where all are infinite."""
+    metric = "log_loss" if "log_loss" in differences[0] else "brier"
+    finite = [row for row in differences if math.isfinite(row[metric])]
     if not finite:
         return []
-    changes = [Finding.of(row, "log_loss", unit="nats", where=row["method"]) for row in finite]
+    changes = [Finding.of(row, metric, unit=UNITS.get(metric, ""), where=row["method"]) for row in finite]
     among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
     best = min(changes, key=lambda change: change.departure)
-    return [BEST.format(best=best, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
+    loss = NAMES[metric]
+    return [BEST.format(best=best, loss=loss, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:
     """Warnings of an evaluation: what a reader must know before quoting a number."""
     models: Sequence[Model] = context["models"]
-    sentences = list(context["skipped"])
+    sentences = [*([ALONE] if alone(context) else []), *context["skipped"]]
     remarks, folds = frames["evaluation"].get("remark"), context["folds"]
     if remarks is not None and remarks.notna().any():
         marked = ", ".join(frames["evaluation"]["method"][remarks.notna()])
@@ -210,6 +225,11 @@ def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str,
         sentences.append(BY_FOLDS.format(others=folds - 1, folds=folds))
     sentences += doubts_of(frames["evaluation"][:1], "method")
     return (*sentences, *two_kinds(models), *general(models))
+
+
+def alone(context: Context) -> bool:
+    """Whether what was evaluated are confidences and correctness alone."""
+    return bool(context["models"][0].test.alone)
 
 
 def two_kinds(models: Sequence[Model]) -> list[str]:

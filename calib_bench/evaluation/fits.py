@@ -19,7 +19,7 @@ from calib_bench import registry
 from calib_bench.analysis.fitting import applied, fitted
 from calib_bench.core.baseline import ZERO, Calibrator, Params
 from calib_bench.errors import DataError, SettingsError, UserError, nearest
-from calib_bench.evaluation import Array
+from calib_bench.evaluation import Array, confidence
 from calib_bench.evaluation.archives import LazyArrays
 from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.formats import content_of
@@ -113,6 +113,9 @@ class Fitted:
                 f"{new.name}: these are predictions of {new.Z_NK.shape[1]} classes, and {self.method} was fitted to "
                 f"{self.classes}"
             )
+        if (self.kind == confidence.KIND) != new.alone:
+            one, other = ("confidences in one answer", "probabilities of classes")[:: -1 if new.alone else 1]
+            raise DataError(f"{new.name}: {self.method} was fitted to {one}, and these are {other}")
         return same_classes(replace(new, name="the calibration set", classes=self.class_names), new)
 
     def log_proba_of(self, new: Predictions, beta: float | None = None) -> Tensor:
@@ -288,10 +291,11 @@ def without_labels(arrays: Mapping[str, Array], origin: str, kind: str | None, i
     if sized is None:
         raise DataError(f"{origin} holds nothing")
     labels = np.zeros(len(arrays[sized]), np.int64)
-    with_labels = LazyArrays([*arrays, "labels"], lambda name: labels if name == "labels" else arrays[name])
-    content = content_of(with_labels, origin, kind, "labels", is_table=is_table)
+    name = "correct" if kind is None and confidence.is_alone(arrays) else "labels"
+    with_labels = LazyArrays([*arrays, name], lambda one: labels if one == name else arrays[one])
+    content = content_of(with_labels, origin, kind, name, is_table=is_table)
     checked = check(content.values, labels, content.kind, origin, trust=True)
-    return replace(checked, classes=content.classes, by_name=True)  # no label says which order the classes have
+    return replace(checked, classes=content.classes or checked.classes, by_name=True)  # no label says which order
 
 
 def save(fits: Mapping[str, Fitted], path: str | Path) -> None:

@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from calib_bench.errors import nearest
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.archives import npy, npz, safetensors
+from calib_bench.evaluation.archives import LazyArrays, npy, npz, safetensors
 from calib_bench.evaluation.class_columns import read_class_columns
+from calib_bench.evaluation.class_names import class_of
+from calib_bench.evaluation.confidence import KIND as CONFIDENCE_KIND
+from calib_bench.evaluation.confidence import confidence_of
 from calib_bench.evaluation.dialects import TABLES, not_numbers, table_suffix
+from calib_bench.evaluation.hdf5 import SUFFIXES, read_group
 from calib_bench.evaluation.labels import refuse_confidence, with_labels
 from calib_bench.evaluation.named_arrays import read_named_arrays
-from calib_bench.evaluation.refusals import Refusal
+from calib_bench.evaluation.refusals import PICKLES, Refusal, converting
+from calib_bench.evaluation.slices import slices_of
+from calib_bench.evaluation.splits import split_of
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.vocabulary import KINDS, kind_of, not_used
-
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,14 @@ class Content:
     Attributes:
         values: [N, K], [N, 1] or [N].
         labels: [N] or [N, 1].
-        kind: one of `vocabulary.KINDS`, by name or as the user says; logits in memory where nothing says so.
+        kind: one of `vocabulary.KINDS`, by name or as the user says; logits in memory where nothing says so; or
+            `confidence.KIND`.
         notes: what a reader should know: what was not used, which columns are the classes.
         classes: the classes' names in order; None where the file gives none.
         by_name: whether labels were read by those names.
         ids: what names the rows, [N] each, by the names of columns or arrays.
+        groups: [N], the slice of each row as text, where the user names the column of slices.
+        has_calibration: whether the file holds a calibration split too.
     """
 
     values: Array
@@ -51,32 +58,56 @@ class Content:
     classes: tuple[str, ...] | None = None
     by_name: bool = False
     ids: Mapping[str, Array] = field(default_factory=dict)
+    groups: Array | None = None
+    has_calibration: bool = False
 
 
-def load(path: Path, labels: Path | None = None, kind: str | None = None, label: str | None = None) -> Content:
+def load(
+    path: Path,
+    part: str = "",
+    kind: str | None = None,
+    label: str | None = None,
+    role: str = "test",
+    groups: str | None = None,
+) -> Content:
     """Find predictions and labels in a file, or in a pair of npy files.
 
     Args:
-        labels: the npy file of labels that goes with an npy file of predictions.
+        part: the npy file of labels that goes with an npy file of predictions, or the group of an HDF5 file.
         kind: one of KINDS; goes before what names say.
         label: the name of the labels, or several of them with commas between, of which the file has one; goes before
             the usual names.
+        role: which split is meant of a file that holds two, "test" or "calibration".
+        groups: the name of the column of slices.
 
     Raises:
         DataError: the file cannot be read, or names do not tell which is the prediction and which the label.
     """
     suffix = table_suffix(path)
     if suffix == ".npy":
-        return _pair(path, labels, kind)
-    if labels is not None:
-        raise Refusal.NO_PAIR.of(f"{path}:{labels}", suffix=suffix)
+        return _pair(path, part, kind, groups)
+    if suffix in SUFFIXES:
+        group, arrays = read_group(path, part)
+        return _of_split(arrays, f"{path}:{group}".rstrip(":"), kind, label, role, groups)
+    if part:
+        raise Refusal.NO_PAIR.of(f"{path}:{part}", suffix=suffix)
     if suffix in (".npz", ".safetensors"):
-        return content_of(npz(path) if suffix == ".npz" else safetensors(path), str(path), kind, label)
+        return _of_split(npz(path) if suffix == ".npz" else safetensors(path), str(path), kind, label, role, groups)
     if suffix in TABLES:
         columns, notes = read_table(path)
-        return content_of(columns, str(path), kind, label, notes, is_table=True)
-    why = "may hold pickled code, which is never run here" if suffix in PICKLES else f"ends in {suffix or 'nothing'}"
-    raise Refusal.NO_FORMAT.of(path, why=why)
+        return content_of(columns, str(path), kind, label, notes, is_table=True, groups=groups)
+    if suffix in PICKLES:
+        raise Refusal.PICKLE.of(path, lines=converting(path))
+    raise Refusal.NO_FORMAT.of(path, why=f"ends in {suffix or 'nothing'}")
+
+
+def _of_split(
+    arrays: Mapping[str, Array], origin: str, kind: str | None, label: str | None, role: str, groups: str | None
+) -> Content:
+    """Predictions and labels among the arrays of one split of a file."""
+    split = split_of(arrays, origin, role, label, groups)
+    content = content_of(split.arrays, origin, kind, split.label, split.notes, groups=split.groups)
+    return replace(content, has_calibration=split.has_calibration)
 
 
 def content_of(
@@ -86,6 +117,7 @@ def content_of(
     label: str | None,
     notes: Sequence[str] = (),
     is_table: bool = False,
+    groups: str | None = None,
 ) -> Content:
     """Predictions and labels among arrays, or columns of a table, as their names tell.
 
@@ -94,11 +126,27 @@ def content_of(
         kind, label: as in `load`.
         notes: of how it was read.
         is_table: whether the arrays are columns, of which several may be one prediction.
+        groups: the name of the column of slices, as in `load`.
 
     Raises:
         DataError: names do not tell which array is the prediction and which the label, or one holds no such numbers.
     """
-    arrays, label_notes = with_labels(arrays, origin, label)
+    slices = None
+    if groups is not None:
+        slices, arrays = slices_of(arrays, groups, origin)
+    alone = confidence_of(arrays, origin, label) if kind is None else None
+    if alone is not None:
+        content = Content(*alone.pair, CONFIDENCE_KIND, (*notes, *alone.notes), ids=alone.ids)
+    else:
+        content = _of_classes(arrays, origin, kind, label, notes, is_table)
+    return replace(content, groups=slices)
+
+
+def _of_classes(
+    arrays: Mapping[str, Array], origin: str, kind: str | None, label: str | None, notes: Sequence[str], is_table: bool
+) -> Content:
+    """Predictions of classes and labels among arrays, see `content_of`."""
+    arrays, label_notes = with_labels(_with_p(arrays), origin, label)
     if is_table:
         refuse_confidence(arrays, origin)
         named = read_class_columns(arrays, origin, kind)
@@ -114,6 +162,14 @@ def content_of(
     values = _numbers(named.arrays[name], name, content_kind, origin)
     labels = named.arrays["labels"]
     return Content(values, labels, content_kind, tuple(remarks), named.classes, named.by_name, named.ids)
+
+
+def _with_p(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The arrays, `p` by the name of probabilities where no other is a prediction, as in lines of p and y."""
+    names = {"probability" if name.strip().lower() == "p" else name: name for name in arrays}
+    if "probability" in arrays or any(kind_of(name) or class_of(name) for name in arrays):
+        return arrays
+    return LazyArrays(names, lambda name: arrays[names[name]])
 
 
 def _prediction(kinds: Mapping[str, str | None], arrays: Iterable[str], origin: str, kind: str | None) -> str:
@@ -153,15 +209,17 @@ def _numbers(values: Array, name: str, kind: str, origin: str) -> Array:
     return values
 
 
-def _pair(path: Path, labels: Path | None, kind: str | None) -> Content:
+def _pair(path: Path, labels: str, kind: str | None, groups: str | None) -> Content:
     """Predictions and labels of two npy files."""
     values = npy(path)
-    if labels is None:
+    if not labels:
         raise Refusal.NO_NPY_LABELS.of(path, path=path)
+    if groups is not None:
+        raise Refusal.NO_COLUMNS.of(path, groups=groups)
     kind = kind or _kind_of_file(path)
     if kind is None:
         raise Refusal.NO_NPY_KIND.of(path.name)
-    return Content(values, npy(labels), kind)
+    return Content(values, npy(Path(labels)), kind)
 
 
 def _kind_of_file(path: Path) -> str | None:

@@ -12,9 +12,8 @@ from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import LazyArrays
 from calib_bench.evaluation.class_names import is_count, shown
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import LABELS, kind_of, letters, not_used, plain
+from calib_bench.evaluation.vocabulary import CONFIDENCE, LABELS, kind_of, letters, not_used, plain
 
-CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability")
 _USUAL = {letters(name) for name in LABELS}
 _YES = ("yes", "y", "true", "t", "pos", "positive")
 _NO = ("no", "n", "false", "f", "neg", "negative")

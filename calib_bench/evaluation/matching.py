@@ -110,8 +110,13 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
+        groups=_joined_groups(one, other),
         zeros=joint_zeros(one.zeros, other.zeros),
     )
+
+
+def _joined_groups(one: Predictions, other: Predictions) -> Array | None:
+    return None if one.groups is None or other.groups is None else np.concatenate([one.groups, other.groups])
 
 
 # ---- classes
@@ -269,6 +274,7 @@ def reordered(predictions: Predictions, order: Array) -> Predictions:
         Z_NK=predictions.Z_NK[rows],
         y_N=predictions.y_N[rows],
         ids={name: values[order] for name, values in predictions.ids.items()},
+        groups=None if predictions.groups is None else predictions.groups[order],
         notes=(*predictions.notes, "rows were put in the order of the other file's by their ids"),
     )
 

@@ -79,6 +79,7 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     if calibrations and len(calibrations) != len(tests):
         raise Refusal.FILE_COUNT.of("", tests=len(tests), calibrations=len(calibrations))
     refuse_other_classes((*tests, *calibrations))
+    _refuse_mixed((*tests, *calibrations))
     first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
     tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
     if not calibrations:
@@ -86,6 +87,14 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     for test, calibration in zip(tests, calibrations, strict=True):
         _refuse_copy(test, calibration)
     return [*map(Model, tests, calibrations)]
+
+
+def _refuse_mixed(predictions: Sequence[Predictions]) -> None:
+    """Raises DataError where predictions of classes stand beside confidences alone."""
+    alone = [p.name for p in predictions if p.alone]
+    of_classes = [p.name for p in predictions if not p.alone]
+    if alone and of_classes:
+        raise Refusal.CONFIDENCE_MIXED.of("", one=alone[0], other=of_classes[0])
 
 
 def _like_first(predictions: Sequence[Predictions]) -> list[Predictions]:
@@ -295,7 +304,7 @@ def collapsed_models(models: Sequence[Model]) -> list[Model]:
 
     Empty where there is one model, or where all are of one kind.
     """
-    accuracies = [float((m.test.Z_NK.argmax(-1) == m.test.y_N).double().mean()) for m in models]
+    accuracies = [float(m.test.right_N.double().mean()) for m in models]
     lost = collapsed(accuracies, 1 / models[0].test.Z_NK.shape[1], largest=True)
     return [] if lost.all() else [model for model, is_lost in zip(models, lost, strict=True) if is_lost]
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from calib_bench.core.trial import Trial
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.evaluation import Array
+from calib_bench.evaluation import Array, hdf5
 from calib_bench.evaluation.archives import npy, npz, safetensors
+from calib_bench.evaluation.confidence import confidence_of
 from calib_bench.evaluation.dialects import table_suffix
 from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
 from calib_bench.evaluation.predictions import Predictions, is_trial, read, read_trial, stored
+from calib_bench.evaluation.splits import named_splits
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.vocabulary import LABELS, letters
 
@@ -27,6 +29,8 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     Raises:
         DataError: it cannot be read as predictions.
     """
+    if hdf5.is_hdf5(str(path)):
+        return read(str(path), kind=kind, trust=True)[0], True
     if not path.is_file():
         raise DataError(f"{path} is no file of predictions")
     suffix = table_suffix(path)
@@ -40,10 +44,16 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
         arrays, _ = read_table(path)
-    usual = {letters(name) for name in LABELS}
-    if any(letters(name) in usual for name in arrays):
+    if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
+
+
+def _has_labels(arrays: Mapping[str, Array], origin: str, kind: str | None) -> bool:
+    """Whether arrays say what was right: labels, those of a split, or whether answers were right."""
+    usual = {letters(name) for name in LABELS}
+    is_labelled = bool(named_splits(arrays)) or any(letters(name) in usual for name in arrays)
+    return is_labelled or (kind is None and confidence_of(arrays, origin) is not None)
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:

@@ -14,6 +14,28 @@ from pathlib import Path
 from calib_bench.errors import DataError
 
 SAVE = "numpy.savez('predictions.npz', logits=logits, labels=labels)"
+TRUSTED = "where you trust whoever made it, two lines of Python make plain arrays of it:"
+PICKLES = {
+    ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch", ".pkl": "pickle", ".pickle": "pickle",
+    ".p": "pickle", ".joblib": "joblib", ".npy": "numpy", ".npz": "numpy",
+}  # fmt: skip
+"""Ends of names of files that may hold pickled objects, and what reads them."""
+READS = {
+    "torch": "torch.load({path!r}, map_location='cpu', weights_only=True)",
+    "pickle": "pickle.load(open({path!r}, 'rb'))",
+    "joblib": "joblib.load({path!r})",
+    "numpy": "numpy.load({path!r}, allow_pickle=True)",
+}
+SAVES = {
+    ".npy": "numpy.save({plain!r}, numpy.array(held.tolist()))",
+    ".npz": "numpy.savez({plain!r}, **{{name: numpy.array(held[name].tolist()) for name in held}})",
+}
+"""What saves the arrays again, as they were; other files are taken to hold a dictionary."""
+SAVES_NAMES = "numpy.savez({plain!r}, logits=held['logits'], labels=held['labels'])"
+SAVES_PAIRS = (
+    "or, where it holds two pairs, ((logits, labels), (logits, labels)),\n"
+    "  (Z, y), (W, t) = held; numpy.savez({plain!r}, logits_val=Z, labels_val=y, logits_test=W, labels_test=t)"
+)
 UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
     tokenize.TokenError, SyntaxError, TypeError, MemoryError, OverflowError, RuntimeError,
@@ -28,15 +50,26 @@ class Refusal(StrEnum):
     FOLDER = "it is a folder, not a file"
     MISSING = "it does not exist"
     EMPTY = "it is empty"
-    PICKLED = "{part} holds pickled objects, which could run code and are never read: save plain arrays, " + SAVE
+    PICKLED = "{part} holds pickled objects, which could run code and are never read: {lines}"
     UNREADABLE = "it cannot be read as {suffix}: it is truncated, damaged or foreign ({error})"
     NO_ARCHIVE = "it holds one array, not an archive of them: save it with " + SAVE
     ARCHIVE = "it is an archive, not a single array: rename it to .npz"
     NO_FILE = "give a file of predictions or a stored trial, runs/<study>:<key>"
     NO_FORMAT = (
         "it {why}: predictions are read from .npz, .npy:.npy, .csv, .tsv, .jsonl (also .gz, .bz2, .xz, .zst, .zip), "
-        ".parquet, .arrow, .feather and .safetensors; from Python, " + SAVE + " makes one"
+        ".parquet, .arrow, .feather, .safetensors and .h5:group; from Python, " + SAVE + " makes one"
     )
+    PICKLE = "it may hold pickled code, which is never run here: {lines}"
+    NO_SPLIT = (
+        "its arrays are of the split {word!r} and none of the {role} split: say which they are by plain names, logits "
+        "and labels, or give logits_{names} and labels_{names}"
+    )
+    NO_GROUPS = (
+        "no group of it holds predictions and labels: it holds {names}; expected dataset/model/ with probas_cal, "
+        "labels_cal, probas_test, labels_test"
+    )
+    SEVERAL_GROUPS = "it holds {number} predictions ({names}...): name one, file.h5:{first}"
+    NO_SUCH_GROUP = "no group {group!r} holds predictions: {hint}"
     NO_PAIR = "it is not a pair of .npy files: a {suffix} file holds its own labels"
     NO_NPY_LABELS = "a .npy file holds one array: give the labels too, as {path}:labels.npy"
     NO_NPY_KIND = (
@@ -51,7 +84,10 @@ class Refusal(StrEnum):
     ENCODING = "it begins as {encoding} text and is none: {error}; save it as UTF-8"
     HEADER_ENCODING = "its header is not UTF-8 text: save the file as UTF-8"
     FEATHER_1 = "it is a Feather file of version 1: write it again with a current pandas or pyarrow"
-    NO_JSON_LINES = "it is not one JSON object a line, as {{'logits': [1, -1], 'label': 0}}: {error}, counted from 0"
+    NO_JSON_LINES = (
+        "it is not one JSON object a line, as {{'logits': [1, -1], 'label': 0}}, or {{'p': 0.8, 'y': 1}}, p the "
+        "probability of class 1: {error}, counted from 0"
+    )
     NO_JSON_COLUMNS = (
         "it holds neither objects, {{'logits': [1, -1], 'label': 0}}, nor an object of lists, {{'logits': [...], "
         "'label': [...]}}"
@@ -77,8 +113,30 @@ class Refusal(StrEnum):
     LABEL_FRACTIONS = "{name!r} is a name of labels and holds fractions: rename it, if it is a class"
     CONFIDENCE = (
         "it holds {name!r} and of no class its probability: log loss and calibrators need those of all classes, "
-        "prob_0, prob_1...; if it is that of class 1 of two, call it probability"
+        "prob_0, prob_1...; if it is that of class 1 of two, call it probability; and beside a column correct, whether "
+        "the answer was right, it suffices for what a confidence alone can tell"
     )
+    NOT_CORRECT = "{name!r} says whether answers were right, and must hold 1 and 0, or true and false"
+    CONFIDENCE_MIXED = (
+        "{one} holds confidences in one answer, and {other} predictions of classes: give both sets in one form"
+    )
+    CONFIDENCE_PAIRED = (
+        "it holds confidences alone, and whether two predictors' answers were right says nothing of the same labels: "
+        "compare needs the predictions of all classes"
+    )
+    NO_COLUMNS = "it has no columns beside its predictions, and --groups names one: {groups}"
+    NO_SUCH_GROUPS = "it holds no {groups!r}, which --groups names: {hint}"
+    GROUPS_ARE_LABELS = (
+        "{name!r} holds the labels: among examples of one label no model is calibrated; name a column of something else"
+    )
+    GROUPS_ARE_PREDICTIONS = "{name!r} holds predictions: name a column of something else with --groups"
+    GROUPS_SHAPE = "{name!r} must hold one value a row to be slices, not {what}"
+    GROUPS_MANY = (
+        "{name!r} has {number:,} different values, and slices can be {most} at most: put values together first, as "
+        "under 30, 30 to 50"
+    )
+    GROUPS_SMALL = "no slice of {column!r} has {least} examples: nothing can be measured by it"
+    GROUPS_ONE = "{name!r} has one value, {value}, in all rows: nothing is to be compared"
     NO_CLASS_OF_LABEL = "the label {label!r} is the name of no class ({classes}): {hint}"
     NO_FIRST = (
         "the columns are {classes}, in this order, and labels are numbers, of which 1 usually means {first!r}: give "
@@ -233,11 +291,28 @@ class Refusal(StrEnum):
         return DataError(f"{origin}: {text}" if str(origin) else text)
 
 
+def converting(path: Path) -> str:
+    """The two lines of Python that make plain arrays of a file of pickled objects, for its owner to run."""
+    suffix = path.suffix.lower()
+    library = PICKLES.get(suffix, "numpy")
+    imports = "import numpy" if library == "numpy" else f"import numpy, {library}"
+    save = SAVES.get(suffix, SAVES_NAMES)
+    lines = [TRUSTED, f"  {imports}; held = {READS[library]}", f"  {save}", *([SAVES_PAIRS] * (library == "pickle"))]
+    plain = path.with_name(f"{path.stem}-plain{'.npy' if suffix == '.npy' else '.npz'}")
+    return "\n".join(lines).format(path=str(path), plain=str(plain))
+
+
 def refuse_repeated(names: Iterable[str], origin: object, what: str) -> None:
     """Raises DataError when a name comes twice: which of the two is meant cannot be told."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise Refusal.REPEATED.of(origin, what=what, name=twice[0])
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """Whether a file begins as what pickle writes; numpy takes all that it cannot read for such a file."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
@@ -246,7 +321,7 @@ def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
         return (Refusal.FOLDER if path.is_dir() else Refusal.MISSING).of(path)
     if path.stat().st_size == 0:
         return Refusal.EMPTY.of(path)
-    if "pickle" in str(error).lower() or "Object arrays" in str(error):
-        return Refusal.PICKLED.of(path, part=part or "it")
+    if "Object arrays" in str(error) or ("pickle" in str(error).lower() and _begins_as_pickle(path)):
+        return Refusal.PICKLED.of(path, part=part or "it", lines=converting(path))
     text = " ".join(str(error).split()) or type(error).__name__
     return Refusal.UNREADABLE.of(path, suffix=path.suffix[1:], error=text[:200])

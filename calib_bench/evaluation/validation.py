@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from calib_bench.core.trial import Trial
-from calib_bench.evaluation import Array
+from calib_bench.evaluation import Array, confidence
 from calib_bench.evaluation.censored import Zeros, zeros_of
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
@@ -35,7 +35,7 @@ class Predictions:
     Attributes:
         Z_NK: floating, finite but for -inf: logits where they are known, else log probabilities up to rounding.
         y_N: int64 in 0..K-1.
-        kind: what was given, one of `KINDS`.
+        kind: what was given, one of `KINDS`, or `confidence.KIND`: Z are then those of a wrong and a right answer.
         exact: whether Z are the model's own logits. Probabilities and margins leave a constant per row unknown, on
             which calibrators that are not shift-invariant depend.
         name: for tables.
@@ -47,6 +47,8 @@ class Predictions:
         classes: the classes' names in order; None where nothing names them.
         by_name: whether labels were read by those names, so that columns can be put in another order.
         ids: what names the rows, [N] each, by the names of columns.
+        groups: [N], the slice of each row as text, where a column of slices was named.
+        has_calibration: whether the file they come from holds a calibration split too.
     """
 
     Z_NK: Tensor
@@ -61,6 +63,18 @@ class Predictions:
     classes: tuple[str, ...] | None = None
     by_name: bool = False
     ids: Mapping[str, Array] = field(default_factory=dict)
+    groups: Array | None = None
+    has_calibration: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether they are confidences in one answer alone, and labels say whether it was right."""
+        return self.kind == confidence.KIND
+
+    @property
+    def right_N(self) -> Tensor:
+        """Whether each answer is right, [N] booleans."""
+        return self.y_N == (1 if self.alone else self.Z_NK.argmax(-1))
 
     @property
     def file(self) -> str:
@@ -89,6 +103,8 @@ def check(
     Raises:
         DataError: shapes, numbers or labels that cannot be right, with the first row at fault counted from 0.
     """
+    if kind == confidence.KIND:
+        return _of_confidence(check(values, labels, "probabilities", name, notes=notes))
     Z = _values(np.asarray(values), kind, name)
     K = 2 if Z.ndim == 1 else Z.shape[1]
     y = _labels(np.asarray(labels), K, Z.shape, name)
@@ -106,6 +122,11 @@ def check(
     return Predictions(
         torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
     )
+
+
+def _of_confidence(probabilities: Predictions) -> Predictions:
+    """Probabilities of a right answer, as confidences."""
+    return replace(probabilities, kind=confidence.KIND, classes=confidence.CLASSES, by_name=True)
 
 
 def _values(Z: Array, kind: str, name: str) -> Array:

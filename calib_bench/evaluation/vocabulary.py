@@ -41,6 +41,9 @@ NO_CLASS = (
     "length", "rank",
 )  # fmt: skip
 """Names of columns that hold neither a class nor the row's name, as its fold or its prediction."""
+CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability", "msp")
+CORRECT = ("correct", "iscorrect", "wascorrect", "hit", "right", "isright")
+"""Names, without what stands between words, of a confidence in one answer, and of whether that was right."""
 CLASS_NAMES = ("classes", "class_names", "classnames", "classes_", "label_names", "categories", "target_names")
 """Names of arrays that hold the classes' names, in the order of the columns of the predictions."""
 SUMMARIES = (

@@ -32,7 +32,7 @@ from calib_bench.metrics.scores import (
     mean_entropy,
 )
 from calib_bench.metrics.smooth import smece, smece_positive
-from calib_bench.metrics.table import measure
+from calib_bench.metrics.table import measure, measure_confidence
 
 __all__ = [
     "PredictionSets",
@@ -60,6 +60,7 @@ __all__ = [
     "mean_confidence",
     "mean_entropy",
     "measure",
+    "measure_confidence",
     "prediction_sets",
     "reliability",
     "risk_at_80_coverage",

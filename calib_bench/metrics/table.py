@@ -39,28 +39,15 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     classwise = ClasswiseSums(logp, bins)
     names = ("log_loss", "brier", "correct", "confidence", "entropy", *(["positive"] if logp.shape[-1] == 2 else []))
     log_loss_n, brier_n, hit, p, entropy_n, *positive = scores_n(logp, y, *names, each=classwise.add)
-    width, mass = equal_width(p, bins), equal_mass(p, bins)
-    error = ranked_errors(p, hit)
-    area, excess = error_areas(error)
     out = {
         "accuracy": hit.mean(-1),
         "log_loss": log_loss_n.mean(-1),
         "brier": brier_n.mean(-1),
-        "ece": binned_error(p, hit, width, bins),
-        "adaptive_ece": binned_error(p, hit, mass, bins),
+        **measure_confidence(p, hit, bins),
         "classwise_ece": classwise.result(y),
-        "smece": smooth_error(p, hit),
-        "mce": largest_error(p, hit, width, bins),
-        "debiased_squared_ece": debiased_squared_error(p, hit, mass, bins),
-        "mean_confidence": p.mean(-1),
         "mean_entropy": entropy_n.mean(-1),
-        "aurc": area,
-        "e_aurc": excess,
-        **decisions(error),
         "log_loss_n": log_loss_n,
         "brier_n": brier_n,
-        "correct_n": hit,
-        "confidence_n": p,
     }
     if positive:
         labels = y.expand(p.shape).double()
@@ -68,3 +55,33 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
         out["ece_positive"] = binned_error(positive[0], labels, width, bins)
         out["smece_positive"] = smooth_error(positive[0], labels)
     return out
+
+
+def measure_confidence(p: Tensor, hit: Tensor, bins: int = BINS) -> dict[str, Tensor]:
+    """Every metric that needs a confidence alone, of confidences [..., N] and whether answers were right [..., N].
+
+    Returns:
+        Scalars [...]: accuracy, ece, adaptive_ece, smece, mce, debiased_squared_ece, mean_confidence, aurc, e_aurc,
+        auroc, augrc, coverage_at_5_risk, risk_at_80_coverage; and correct_n and confidence_n [..., N].
+
+    >>> import torch
+    >>> round(float(measure_confidence(torch.tensor([0.9, 0.6, 0.7]), torch.tensor([1.0, 0.0, 1.0]))["ece"]), 4)
+    0.3333
+    """
+    width, mass = equal_width(p, bins), equal_mass(p, bins)
+    error = ranked_errors(p, hit)
+    area, excess = error_areas(error)
+    return {
+        "accuracy": hit.mean(-1),
+        "ece": binned_error(p, hit, width, bins),
+        "adaptive_ece": binned_error(p, hit, mass, bins),
+        "smece": smooth_error(p, hit),
+        "mce": largest_error(p, hit, width, bins),
+        "debiased_squared_ece": debiased_squared_error(p, hit, mass, bins),
+        "mean_confidence": p.mean(-1),
+        "aurc": area,
+        "e_aurc": excess,
+        **decisions(error),
+        "correct_n": hit,
+        "confidence_n": p,
+    }

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from calib_bench.core.study import Analysis, Section
 from calib_bench.report import figures
 from calib_bench.report.drawing import WIDTH
@@ -80,14 +82,72 @@ def ece_over_bins(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def standings(frame: pd.DataFrame) -> Figure:
+    """Win rates over experiments with 95% intervals; filled where a method is best or tied with the best."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.7 * WIDTH, 1.2 + 0.26 * len(frame)))
+    axis = figure.subplots()
+    at = np.arange(len(frame))
+    _whiskers(axis, frame, "win_rate", at, "C0", "")
+    worse = (frame["standing"] == "").to_numpy()
+    axis.plot(frame["win_rate"][worse], at[worse], "o", color="w", markeredgecolor="C0", zorder=3)
+    axis.axvline(0.5, color="0.5", linewidth=0.8)
+    axis.set(xlabel="win rate", xlim=(0, 1), ylim=(len(frame) - 0.4, -0.6))
+    axis.set_yticks(at, frame["method"])
+    return figure
+
+
+PANELS = (
+    ("accuracy", "accuracy"), ("log_loss", "log loss"), ("brier", "Brier score"), ("ece", "ECE"),
+    ("overconfidence", "overconfidence"),
+)  # fmt: skip
+"""Columns of the table by slice that are drawn, and what their axes say."""
+
+
+def slices(frame: pd.DataFrame) -> Figure:
+    """What each slice scores, with 95% intervals, before and after temperature scaling; a grey tick at an ECE is that
+    of a calibrated model by chance.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [panel for panel in PANELS if panel[0] in frame]
+    drawn = [method for method in ("raw", "temperature_scaling") if method in set(frame["method"])]
+    counts = dict(zip(frame["slice"], frame["examples"], strict=True))
+    figure = Figure(figsize=(0.3 * len(panels) * WIDTH, 1.6 + 0.36 * len(counts)))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (column, label) in zip(axes, panels, strict=True):
+        for i, method in enumerate(drawn):
+            rows = frame[frame["method"] == method].set_index("slice").reindex([*counts])
+            _whiskers(axis, rows, column, np.arange(len(counts)) + 0.3 * i, f"C{i}", method)
+        axis.set_xlabel(label)
+    axes[-1].axvline(0, color="0.5", linewidth=0.8)
+    axes[0].set_yticks(range(len(counts)), [f"{name} ({count})" for name, count in counts.items()])
+    axes[0].set_ylim(len(counts) - 0.4, -0.4)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(drawn))
+    return figure
+
+
+def _whiskers(axis: Axes, rows: pd.DataFrame, column: str, at: np.ndarray, color: str, method: str) -> None:
+    """Points with their intervals, one a row."""
+    x = rows[column].to_numpy()
+    limits = np.stack([x - rows[f"{column}_low"], rows[f"{column}_high"] - x]).clip(0)
+    axis.errorbar(x, at, xerr=limits, fmt="o", color=color, label=method)
+    if column == "ece":
+        axis.plot(rows["ece_null"], at, "|", color="0.5", markersize=9)
+
+
 DRAWN: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "reliability": reliability, "risk_coverage": risk_coverage, "ece_over_bins": ece_over_bins,
+    "slices": slices, "standings": standings,
 }  # fmt: skip
 """Figures by the names of the tables that they are drawn from."""
 
 SECTIONS = (
     Section("Results", ("evaluation", "comparison", "differences", "models", "metrics")),
     Section("Calibration", ("reliability", "ece_over_bins")),
+    Section("Standings", ("standings", "rivals")),
+    Section("Slices", ("slices", "slice_differences")),
     Section("Decisions", ("risk_coverage", "decisions", "decision_differences")),
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -15,9 +14,7 @@ class Undrawn(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__name__", "").endswith(
-            ("normal_", "uniform_")
-        ):  # a tensor's method, or of torch.nn.init
+        if getattr(function, "__name__", "").endswith(("normal_", "uniform_")):  # torch.nn.init.* too
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 

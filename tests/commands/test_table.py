@@ -17,9 +17,9 @@ from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
 from calib_bench.commands import cite, table, table_ties
+from calib_bench.core.metric_references import REFERENCES
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
-from calib_bench.core.metric_references import REFERENCES
 from calib_bench.models.references import references
 from calib_bench.report import paper_table, tables
 from calib_bench.report.build import build

@@ -133,6 +133,12 @@ class Store:
         """Where a trial's files are, or would be."""
         return self.path / "trials" / trial.key
 
+    def digests(self, trial: Trial) -> dict[str, str]:
+        """SHA-256 of a stored trial's logits, by their place; raises StoreError where it is not whole."""
+        self.has(trial)
+        claims, name = self._read(trial.key)["files"], "logits.safetensors"
+        return {str(self.folder(trial) / name): claims[name]["sha256"]} if name in claims else {}
+
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
         if trial.key in self._whole:

@@ -42,7 +42,7 @@ class Scored(SeedScores):
 
 @dataclass(frozen=True)
 class Row:
-    """A row's metrics, a value a seed, and a digest of the code, the calibrator and the predictions that they are of."""
+    """A row's metrics, a value a seed, and a digest of the method and the predictions that they are of."""
 
     digest: str
     metrics: Mapping[str, Sequence[float]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
 from calib_bench.commands.stored_run import open_run
+from calib_bench.core.metric_references import REFERENCES
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 
@@ -49,8 +50,6 @@ def used(settings: Settings) -> dict[str, list[str]]:
 
 def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
-    from calib_bench.metrics.references import REFERENCES
-
     yield registry.task(settings.task).reference, f"task {settings.task}"
     for model in settings.model or ():
         yield from ((key, f"model {model}") for key in references(model))

@@ -189,13 +189,14 @@ def _bold(
     from calib_bench.commands import table_ties
 
     store, settings = open_run(options.run, options.plugins)
-    scored, nested = table_ties.scores(store, settings, frame)
-    judged = table_ties.judged(metrics, scored)
+    ties = table_ties.Ties(store, settings, frame, settings.plugins)
+    judged = table_ties.judged(metrics, ties.rows)
     bold = set()
     for metric in judged:
         column = metrics.index(metric)
-        bold |= {(row, column) for row in table_ties.best(scored, metric, nested, spans)}
-    over_seeds = [title(metric) for metric in judged if metric not in PAIRED or nested]
+        bold |= {(row, column) for row in ties.best(metric, spans)}
+    ties.keep()
+    over_seeds = [title(metric) for metric in judged if metric not in PAIRED or ties.nested]
     return bold, _bold_note(over_seeds, options.by)
 
 

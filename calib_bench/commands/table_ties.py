@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import registry
+from calib_bench import baselines, registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
 from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
 from calib_bench.analysis.ties import tied
-from calib_bench.errors import UserError
+from calib_bench.errors import StoreError, UserError
 from calib_bench.inference import Interval
 from calib_bench.planning import tuning
+from calib_bench.system import environment, files
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.core.settings import Grid
+    from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
 
 KEYS = ("model", "variant", "beta", "objective")
+KEPT = "report/comparisons.json"
+"""Scores by seed and p-values that tables were made of, by digests of all that they rest on."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +40,97 @@ class Scored(SeedScores):
     seeds: tuple[int, ...]
 
 
-def scores(store: Store, grid: Grid, rows: pd.DataFrame) -> tuple[list[Scored], bool]:
-    """The scores of each row (columns KEYS and method), measured anew; whether seeds have tests of their own.
+@dataclass(frozen=True)
+class Row:
+    """A row's metrics, a value a seed, and a digest of the method and the predictions that they are of."""
+
+    digest: str
+    metrics: Mapping[str, Sequence[float]]
+
+
+class Ties:
+    """Comparisons of a table's rows (columns KEYS and method); what was compared before is read, not measured again.
+
+    Attributes:
+        rows: in the table's order.
+        nested: whether seeds have test examples of their own.
 
     Raises:
         UserError: a row is not of an arm of the run's grid.
     """
-    arms = _arms_by_key(store, grid)
-    methods: dict[tuple[Any, ...], list[str]] = {}
-    for row in rows.to_dict("records"):
-        key = _key(row)
-        if key not in arms:
-            raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
-        methods.setdefault(key, []).append(row["method"])
-    scored = {}
-    for key, names in methods.items():
-        for method, of_method in _scores_of_arm(store, arms[key], names).items():
-            scored[*key, method] = of_method
-    in_order = [scored[*_key(row), row["method"]] for row in rows.to_dict("records")]
-    return in_order, own_tests(store, [arms[key] for key in methods])
+
+    def __init__(self, store: Store, grid: Grid, rows: pd.DataFrame, plugins: Sequence[Path] = ()) -> None:
+        records = rows.to_dict("records")
+        self.store, self.path = store, store.path / KEPT
+        self.places = [(_key(row), str(row["method"])) for row in records]
+        self.arms = _arms_by_key(store, grid)
+        for key, _ in self.places:
+            if key not in self.arms:
+                raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
+        self.measured: dict[tuple[Any, ...], dict[str, Scored]] = {}
+        self.code = code_digest(tuple(plugins))
+        self.metrics, self.p_values = _kept(self.path, self.code)
+        arms = {key: self.arms[key] for key, _ in self.places}
+        trials = {key: [self._digest(trial) for _, trial in sorted(arm.trials.items())] for key, arm in arms.items()}
+        self.nested = own_tests(store, arms.values())
+        self.rows = [
+            self._row(i, files.digest_of([method, trials[key]])) for i, (key, method) in enumerate(self.places)
+        ]
+
+    def _digest(self, trial: Trial) -> list[Any]:
+        """What a trial's predictions are known by."""
+        return [trial.key, self.store.fate(trial), [*self.store.digests(trial).values()], self.store.record(trial).data]
+
+    def _row(self, i: int, digest: str) -> Row:
+        if digest not in self.metrics:
+            self.metrics[digest] = dict(self.scored(i).metrics)
+        return Row(digest, self.metrics[digest])
+
+    def scored(self, i: int) -> Scored:
+        """The scores of a row, measured with those of all rows of its arm."""
+        key, method = self.places[i]
+        if key not in self.measured:
+            self.measured[key] = _scores_of_arm(self.store, self.arms[key], [m for k, m in self.places if k == key])
+        return self.measured[key][method]
+
+    def best(self, metric: str, groups: Iterable[Sequence[int]]) -> set[int]:
+        """See `best`."""
+        return best(self.rows, metric, groups, lambda one, other: self._p(metric, one, other))
+
+    def _p(self, metric: str, one: int, other: int) -> float:
+        name = f"{metric} {self.rows[one].digest} {self.rows[other].digest}"
+        if name not in self.p_values:
+            self.p_values[name] = paired_difference(self.scored(one), self.scored(other), metric, self.nested).p
+        return self.p_values[name]
+
+    def keep(self) -> None:
+        """Store what was measured beside the report, where that can be written."""
+        metrics = {row: {name: list(map(str, v)) for name, v in named.items()} for row, named in self.metrics.items()}
+        p_values = {name: str(p) for name, p in self.p_values.items()}  # NaN, which JSON has not, among them
+        if self.measured:
+            with suppress(StoreError):
+                files.write_bytes(self.path, files.sealed({"code": self.code, "metrics": metrics, "p": p_values}))
+
+
+def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """Metrics and p-values that are stored of this code; none where the file is missing or damaged."""
+    with suppress(StoreError):
+        kept = files.read_sealed(path)
+        if kept["code"] == code:
+            metrics = {
+                row: {name: list(map(float, v)) for name, v in named.items()} for row, named in kept["metrics"].items()
+            }
+            return metrics, {name: float(p) for name, p in kept["p"].items()}
+    return {}, {}
+
+
+@cache
+def code_digest(plugins: tuple[Path, ...]) -> str:
+    """A digest of the package's code and that of plug-ins, of the versions of libraries and of the machine."""
+    folders = (Path(__file__).parents[1], *map(Path, baselines.__path__), *plugins)
+    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    sources = [sha256(path.read_bytes()).hexdigest() for path in paths]
+    return files.digest_of([environment.describe(), sources])
 
 
 def _arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
@@ -85,31 +165,39 @@ def _key(row: Any) -> tuple[Any, ...]:
     return tuple(None if value is None or value != value else value for value in values)
 
 
-def judged(metrics: Sequence[str], scored: Sequence[Scored]) -> list[str]:
+def judged(metrics: Sequence[str], rows: Sequence[Row | Scored]) -> list[str]:
     """The metrics of which less or more is better and which every row has."""
     candidates = [metric for metric in metrics if metric in ("accuracy", *LOW)]
-    return [metric for metric in candidates if all(metric in row.metrics for row in scored)]
+    return [metric for metric in candidates if all(metric in row.metrics for row in rows)]
 
 
-def best(scored: Sequence[Scored], metric: str, nested: bool, groups: Iterable[Sequence[int]]) -> set[int]:
+def best(
+    rows: Sequence[Row | Scored], metric: str, groups: Iterable[Sequence[int]], p: Callable[[int, int], float]
+) -> set[int]:
     """Of each group of rows, the best by the metric's mean and those that it is not shown to be better than.
 
     A row is left out when the paired difference from the best has Holm-adjusted p < .05 over its group; where no
     interval can be had, say of one seed, it is not.
+
+    Args:
+        p: of the difference between two rows, by their places.
     """
     chosen: set[int] = set()
     for group in groups:
-        chosen |= _best_of_group(scored, metric, nested, group)
+        chosen |= _best_of_group(rows, metric, group, p)
     return chosen
 
 
-def _best_of_group(scored: Sequence[Scored], metric: str, nested: bool, group: Sequence[int]) -> set[int]:
+def _best_of_group(
+    rows: Sequence[Row | Scored], metric: str, group: Sequence[int], p: Callable[[int, int], float]
+) -> set[int]:
     means = {}
     for i in group:
-        values = scored[i].metrics[metric]
+        values = rows[i].metrics[metric]
         mean = math.fsum(values) / len(values)
-        means[i] = mean if metric in LOW else -mean
-    return tied(means, lambda i, top: paired_difference(scored[i], scored[top], metric, nested).p)
+        if math.isfinite(mean):
+            means[i] = mean if metric in LOW else -mean
+    return tied(means, p) if means else set()
 
 
 def paired_difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -153,14 +154,14 @@ def _pairs(confidence_SN: Any, correct_SN: Any) -> list[tuple[Array, Array]]:
 def _coverage_interval(arms: Sequence[Sequence[tuple[Array, Array]]], nested: bool) -> Interval:
     """Interval of the coverage at 5% risk; a t interval over seeds where each has test examples of its own."""
     rankings = [[_ranking(*pair) for pair in seeds] for seeds in arms]
-    value_AS = np.array([[_coverage(one.error[None], np.ones((1, len(one.error))))[0] for one in s] for s in rankings])
+    value_AS = np.array([[_coverage(one.error, np.ones((1, len(one.error))))[0] for one in s] for s in rankings])
     value_S = value_AS[0] - (value_AS[1] if len(arms) > 1 else 0.0)
     S, N = len(value_S), len(rankings[0][0].error)
     if nested and S > 1:
         return crossed_interval(value_S[:, None], nested=True)
     if not value_S.any() and len(arms) > 1 and _same(arms):
         return no_interval(0.0, S, N, "the same in every resample")
-    drawn_B = np.concatenate(list(_drawn(rankings, value_S, N)))
+    drawn_B = _drawn(arms, S)
     mean = float(value_S.mean())
     return percentile(mean, drawn_B, Resampled(np.array([mean]), drawn_B[:, None], S, N))
 
@@ -169,31 +170,32 @@ def _same(arms: Sequence[Sequence[tuple[Array, Array]]]) -> bool:
     return all(np.array_equal(a, b) for one, other in zip(*arms, strict=True) for a, b in zip(one, other, strict=True))
 
 
-def _drawn(rankings: Sequence[Sequence[_Ranking]], value_S: Array, N: int, n_boot: int = 1000) -> Iterator[Array]:
-    """Means over resampled seeds and examples, in parts of all `n_boot` resamples."""
-    S = len(value_S)
+def _drawn(arms: Sequence[Sequence[tuple[Array, Array]]], S: int, n_boot: int = 1000) -> Array:
+    """Means over resampled seeds and examples, [n_boot], of one arm or of the first minus the second."""
     seeds_BS = seed_weights(S, n_boot, 0, 0.95)
-    start = 0
-    for w_BN in weights(n_boot, N, 0):
-        part_BS = seeds_BS[start : start + len(w_BN)]
-        start += len(w_BN)
-        total_B = np.zeros(len(w_BN))
-        for s in range(S):
-            one = _resampled(rankings[0][s], w_BN)
-            if len(rankings) > 1:
-                one = one - _resampled(rankings[1][s], w_BN)
-            total_B += part_BS[:, s] * one
-        yield total_B
+    total_B = np.zeros(n_boot)
+    for s in range(S):
+        one, *other = (_resampled(arm[s][0].tobytes(), arm[s][1].tobytes(), n_boot) for arm in arms)
+        total_B += seeds_BS[:, s] * (one - other[0] if other else one)
+    return total_B
 
 
-def _resampled(ranking: _Ranking, w_BN: Array) -> Array:
-    return _coverage(ranking.error[None], w_BN[:, ranking.order])
+@lru_cache(maxsize=32)
+def _resampled(confidence: bytes, correct: bytes, n_boot: int) -> Array:
+    """One seed's coverage in each resample, [n_boot]; many arms are compared with the same one."""
+    ranking = _ranking(np.frombuffer(confidence), np.frombuffer(correct))
+    parts = weights(n_boot, len(ranking.order), 0, np.uint8)
+    return np.concatenate([_coverage(ranking.error, w_BN[:, ranking.order]) for w_BN in parts])
 
 
-def _coverage(error_1N: Array, w_BN: Array, risk: float = RISK) -> Array:
-    """The largest coverage with at most so many errors, [B], of examples in order that are drawn so often."""
-    slack_BN = np.cumsum(w_BN * (risk - error_1N), 1)
-    kept_BN = slack_BN >= -SLACK
-    last_B = w_BN.shape[1] - 1 - np.argmax(kept_BN[:, ::-1], 1)
-    covered_B = (w_BN.cumsum(1)[np.arange(len(w_BN)), last_B]) / w_BN.sum(1)
-    return np.where(kept_BN.any(1), covered_B, 0.0)
+def _coverage(error_N: Array, w_BN: Array, risk: float = RISK) -> Array:
+    """The largest coverage with at most so many errors, [B], of examples in order that are drawn so often.
+
+    Right examples in a row count as one: none of them ends a coverage that the last of them does not.
+    """
+    first_M = np.flatnonzero(np.append(True, (error_N[1:] != 0) | (error_N[:-1] != 0)))
+    count_BM = np.add.reduceat(w_BN, first_M, axis=1, dtype=np.float64)
+    kept_BM = np.cumsum(count_BM * (risk - error_N[first_M]), 1) >= -SLACK
+    last_B = len(first_M) - 1 - np.argmax(kept_BM[:, ::-1], 1)
+    total_BM = count_BM.cumsum(1)
+    return np.where(kept_BM.any(1), total_BM[np.arange(len(w_BN)), last_B] / total_BM[:, -1], 0.0)

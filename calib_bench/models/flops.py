@@ -21,6 +21,9 @@ TRAINING = 3.0
 LENGTH = 200
 """Tokens of an example where the input does not say."""
 
+SMALL = 1 << 26
+"""Weights of a model whose operations are counted on this processor: on the meta device torch imports its compiler."""
+
 UTILISATION = {"cpu": 0.2, "cuda": 0.3}
 """Assumed speed of training as a fraction of that of one large matrix product. Coarse: within a factor of about three
 for networks that keep the device busy; a small batch on a large GPU takes far longer than this says."""
@@ -30,8 +33,9 @@ for networks that keep the device busy; a small batch on a large GPU takes far l
 def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
     """Floating-point operations of one example's forward pass; a multiply-add is two, training `TRAINING` times that.
 
-    Matrix products, convolutions and attention are counted by torch on the meta device, where nothing is computed;
-    recurrent layers and means of embeddings are counted from their weights, per token.
+    Matrix products, convolutions and attention are counted by torch's formulas while an example of zeros passes
+    through a model without initial weights, a large one on the meta device, where nothing is computed; recurrent layers
+    and means of embeddings are counted from their weights, per token.
 
     Args:
         name: of the model.
@@ -43,14 +47,17 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
         UserError: the model cannot process images of this shape.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):
+    from calib_bench.models.counting import Counter, Undrawn
+
+    with torch.device("meta"), Undrawn():
         model = models.build(name, spec, classes).eval()
-        if spec.kind == "tokens":
-            return _token_flops(model, spec.shape[0] if spec.shape else LENGTH)
-        x = torch.zeros(1, *spec.shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    if spec.kind == "tokens":
+        return _token_flops(model, spec.shape[0] if spec.shape else LENGTH)
+    device = torch.device("cpu" if sum(p.numel() for p in model.parameters()) <= SMALL else "meta")
+    with device, Undrawn():
+        model, x = models.build(name, spec, classes).eval(), torch.zeros(1, *spec.shape)
+    with torch.no_grad(), Counter() as counter:
         try:
             model(x)
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -58,7 +65,7 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
                 f"model {name!r} cannot process images of shape {spec.shape} ({str(error).splitlines()[0]}); choose "
                 "another model"
             ) from error
-    return float(counter.get_total_flops())
+    return float(counter.flops)
 
 
 def estimate_seconds(

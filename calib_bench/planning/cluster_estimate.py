@@ -188,7 +188,9 @@ def model(name: str, task: Task) -> tuple[float, int]:
 def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, classes: int) -> tuple[float, int]:
     import torch
 
+    from calib_bench.models.counting import Undrawn
+
     spec = InputSpec(kind, shape, vocabulary)
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         parameters = sum(p.numel() for p in models.build(name, spec, classes).parameters())
     return cost.flops_per_example(name, spec, classes), parameters

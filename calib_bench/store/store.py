@@ -194,6 +194,7 @@ class Store:
 
     def digests(self, trial: Trial, kind: str = "logits") -> dict[str, str]:
         """SHA-256 of a stored trial's logits, or weights, by their place; raises StoreError where it is not whole."""
+        self.has(trial)
         place = self._stored(trial)
         claims, name = self._read(trial.key, place)["files"], f"{kind}.safetensors"
         return {place.at(name): claims[name]["sha256"]} if name in claims else {}

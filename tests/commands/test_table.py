@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
 from calib_bench.commands import cite, table, table_ties
+from calib_bench.core.metric_references import REFERENCES
 from calib_bench.errors import SettingsError, StoreError
 from calib_bench.inference import crossed_interval, holm
-from calib_bench.metrics.references import REFERENCES
 from calib_bench.models.references import references
 from calib_bench.report import paper_table, tables
 from calib_bench.report.build import build
+from calib_bench.system import files
 
 WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2", "lr=0.03,0.1,0.3")
 
@@ -74,8 +76,9 @@ def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path
 
     store = Store(run, "read")
     frame = tables.read(run)["baselines"].frame.query("objective == 'cross_entropy'").reset_index()
-    scored, nested = table_ties.scores(store, store.settings(), frame)
-    losses = [s.examples["log_loss"].numpy() for s in scored]
+    ties = table_ties.Ties(store, store.settings(), frame)
+    nested = ties.nested
+    losses = [ties.scored(i).examples["log_loss"].numpy() for i in range(len(frame))]
     top = int(np.argmin([v.mean() for v in losses]))
     others = [i for i in range(len(losses)) if i != top]
     adjusted = holm([crossed_interval(losses[i] - losses[top], nested=nested).p for i in others])
@@ -90,15 +93,43 @@ def scored(rows: np.ndarray) -> table_ties.Scored:
     return table_ties.Scored({"log_loss": values}, {"log_loss": values.mean(1).tolist()}, tuple(range(len(rows))))
 
 
+def best(rows: list[table_ties.Scored], nested: bool, groups: list) -> set[int]:
+    def p(one: int, other: int) -> float:
+        return table_ties.paired_difference(rows[one], rows[other], "log_loss", nested).p
+
+    return table_ties.best(rows, "log_loss", groups, p)
+
+
 def test_a_tie_of_copies_a_clear_loser_and_an_undecided_seed() -> None:
     rng = np.random.default_rng(0)
     base = rng.gamma(2.0, size=(4, 300))
     noise = 0.01 * rng.normal(size=base.shape)
     three = [scored(base), scored(base + noise - noise.mean()), scored(base + 0.5 + noise)]
-    assert table_ties.best(three, "log_loss", False, [range(3)]) == {0, 1}
-    assert table_ties.best(three, "log_loss", False, [[0, 2], [1]]) == {0, 1}
+    assert best(three, False, [range(3)]) == {0, 1}
+    assert best(three, False, [[0, 2], [1]]) == {0, 1}
     single = [scored(base[:1]), scored(base[:1] + 5.0 * rng.normal(size=(1, 300)))]
-    assert table_ties.best(single, "log_loss", True, [range(2)]) == {0, 1}
+    assert best(single, True, [range(2)]) == {0, 1}
+
+
+def test_comparisons_are_stored_and_measured_again_when_a_prediction_changes(run: Path, tmp_path: Path) -> None:
+    words = ("columns=log_loss,ece", "objective=cross_entropy", "format=csv")
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / table_ties.KEPT).unlink(missing_ok=True)
+    first = shown(copied, *words)[1].csv()
+    kept = files.read_sealed(copied / table_ties.KEPT)
+    kept["p"] = dict.fromkeys(kept["p"], "nan")  # no test was possible: none is shown to be worse
+    files.write_bytes(copied / table_ties.KEPT, files.sealed(kept))
+    assert "False" in first
+    assert "False" not in shown(copied, *words)[1].csv()
+    (copied / table_ties.KEPT).write_text("damaged")
+    assert shown(copied, *words)[1].csv() == first
+    files.write_bytes(copied / table_ties.KEPT, files.sealed(kept))
+    for place in copied.glob("trials/*/trial.json"):
+        content = files.read_sealed(place)
+        content["data"] = {**content["data"], "source": "elsewhere"}
+        files.write_bytes(place, files.sealed(content))
+    assert shown(copied, *words)[1].csv() == first
 
 
 def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:

@@ -37,15 +37,16 @@ def estimate(mean: float, low: float, high: float) -> str:
 
 
 def estimate_texts(mean: float, low: float, high: float, digits: int | None = None) -> list[str]:
-    """A finite mean and its limits as texts: positive limits far apart to two significant digits each, all others to
-    so many places, those of `places` if none are given.
+    """A finite mean and its limits as texts to so many places, those of `places` if none are given; each to two
+    significant digits where positive limits are far apart and the low one would be left with fewer.
 
     >>> estimate_texts(0.23, 0.041, 8.2, digits=1)
     ['0.23', '0.041', '8.2']
     """
-    if 0 < WIDE * low < high:
+    digits = places(low, high) if digits is None else digits
+    if 0 < WIDE * low < high and low < 10.0 ** (1 - digits):
         return [_two_digits(value) for value in (mean, low, high)]
-    return [fixed(value, places(low, high) if digits is None else digits) for value in (mean, low, high)]
+    return [fixed(value, digits) for value in (mean, low, high)]
 
 
 def _two_digits(value: float) -> str:

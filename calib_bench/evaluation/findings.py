@@ -58,6 +58,7 @@ BEST = (
     "{best.where} has the lowest log loss of {among}, {best.text} against raw. After Holm's correction, lower than "
     "raw: {lower}; higher: {higher}; the others are inconclusive."
 )
+ONLY = "{best.where} changes log loss by {best.text}{best.note} against raw."
 ONLY_PROBABILITIES = (
     "Only probabilities are known, so calibrators see log p. {methods} would be fitted differently on logits: save "
     "logits if you can."
@@ -113,9 +114,10 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
         notes = f"{notes} {DOUBTFUL}.".strip()
     main = frame[[c for c in frame.columns if _stem(c) in MAIN]]
+    first = tuple(name for name in MAIN[1:-2] if name != "ece_positive")
     title = "Accuracy, log loss (nats), Brier and ECE by method"
     by_name = {
-        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True),
+        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True, first=first),
         "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}"),
     }
     differences = frames["differences"]
@@ -193,9 +195,14 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     if not finite:
         return []
     changes = [Finding.of(row, "log_loss", unit="nats", where=row["method"]) for row in finite]
-    among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
     best = min(changes, key=lambda change: change.departure)
-    return [BEST.format(best=best, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
+    if len(differences) == 1:
+        return [ONLY.format(best=best)]
+    return [
+        BEST.format(
+            best=best, among=f"{len(differences)} calibrators", lower=_methods(changes, -1), higher=_methods(changes, 1)
+        )
+    ]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:

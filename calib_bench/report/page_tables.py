@@ -86,7 +86,8 @@ def page_table(name: str, table: Table) -> PageTable:
 def _fitting(first: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The leading ones of some columns that fit beside one another, at least one; those of long text come last."""
     widths = dict(zip(columns, map(_width, columns, zip(*(row.cells for row in rows), strict=True)), strict=False))
-    total, fitting = 0, []
+    total = 0
+    fitting: list[str] = []
     for name in first:
         total += widths.get(name, 0)
         if total <= WIDTH or not fitting:

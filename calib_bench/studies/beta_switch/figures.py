@@ -23,7 +23,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def switches(analysis: Analysis) -> Figure:
-    """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta."""
+    """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta. A curve
+    is flat after the time from which a switch no longer matters.
+    """
     from matplotlib.figure import Figure
 
     table = analysis.tables.get("switches")

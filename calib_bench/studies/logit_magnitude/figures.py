@@ -117,7 +117,9 @@ def _norm_axis(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def shares_of_variance(analysis: Analysis) -> Figure:
-    """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones."""
+    """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones. Where
+    the intervals part, the larger one matters more.
+    """
     table = analysis.tables.get("shares")
     if table is None or "other_share" not in table.frame:
         return empty_figure("No design has finished seeds in all of its cells.")
@@ -154,7 +156,9 @@ def _line_name(row: Any, several: bool) -> str:
 
 
 def factors(analysis: Analysis) -> Figure:
-    """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta."""
+    """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta: the
+    effect that lies on the sum is what beta does.
+    """
     table = analysis.tables.get("two_by_two")
     if table is None:
         return empty_figure("The 2x2 of head rate and initial head was not trained: see the warnings.")

@@ -39,7 +39,9 @@ RELIABILITY_KEYS = [
 
 
 def over_beta(analysis: Analysis) -> Figure:
-    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
+    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective: what moves in the repaired
+    curves no temperature repairs, and where kappa is 1 raw and repaired curves meet.
+    """
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return empty_figure("No trial at a chosen rate has finished.")
@@ -76,7 +78,8 @@ def over_beta(analysis: Analysis) -> Figure:
 
 
 def separation(analysis: Analysis) -> Figure:
-    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals.
+    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals. Where dynamics
+    leaves 0, what is learned has changed; where only confidence does, a temperature repairs the change.
 
     A panel an objective, a row of panels a model.
     """
@@ -120,7 +123,8 @@ def _no_change(reference: float) -> dict[str, Any]:
 
 
 def reliability(analysis: Analysis) -> Figure:
-    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled.
+    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled: below the diagonal
+    confidence is too high, above it too low. A mark's area is its bin's share of the examples.
 
     A mark's area is its bin's share of the examples; lines pass bins with at least 1%.
     """
@@ -187,7 +191,9 @@ def _reliable(axis: Axes, rows: pd.DataFrame, every: pd.DataFrame) -> None:
 
 
 def learning_rates(analysis: Analysis) -> Figure:
-    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled."""
+    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled: one at the
+    end of its curve may not be the best.
+    """
     from matplotlib import colormaps
 
     frame = analysis.tables["rates"].frame

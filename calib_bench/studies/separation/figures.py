@@ -51,7 +51,9 @@ PANELS = (
 
 
 def interventions(analysis: Analysis) -> Figure | None:
-    """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training."""
+    """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training: the
+    factor whose curve follows the black one is what beta does.
+    """
     table = analysis.tables.get("interventions")
     if table is None or "accuracy" not in table.frame:
         return None
@@ -91,7 +93,9 @@ ENSEMBLE_PANELS = (
 
 
 def ensembles(analysis: Analysis) -> Figure | None:
-    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy."""
+    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy: in the last panel, below
+    0 pooling gains.
+    """
     table = analysis.tables.get("ensembles")
     if table is None:
         return None

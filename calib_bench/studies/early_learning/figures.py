@@ -21,7 +21,9 @@ FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
 
 
 def timescales(analysis: Analysis) -> Figure:
-    """Measured early-learning times over the theory's, and the times themselves: the theory holds where the ratio is 1."""
+    """Measured early-learning times over the theory's, and the times themselves: the theory holds where the ratio is
+    1.
+    """
     frame = EarlyLearningResult.of(analysis).times
     if not len(frame):
         return empty_figure("no path has been measured yet")

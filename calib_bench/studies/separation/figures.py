@@ -15,7 +15,6 @@ from calib_bench.report.drawing import (
     family_grid,
     figure_legend,
     set_beta_axis,
-    some_untuned,
 )
 from calib_bench.studies.separation.ensembles import (
     POOLED,
@@ -72,8 +71,6 @@ def interventions(analysis: Analysis) -> Figure | None:
             set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
         line[0].set_title(name, loc="left")
     keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
-    if some_untuned(frame):
-        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     figure_legend(figure, keys)
     return figure
 
@@ -93,8 +90,8 @@ ENSEMBLE_PANELS = (
 
 
 def ensembles(analysis: Analysis) -> Figure | None:
-    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy: in the last panel, below
-    0 pooling gains.
+    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy: in the last panel,
+    below 0 pooling gains.
     """
     table = analysis.tables.get("ensembles")
     if table is None:

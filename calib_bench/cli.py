@@ -23,7 +23,7 @@ usage: python -m calib_bench COMMAND ...
 
 COMMAND --help says what a command takes, with examples. --debug shows where an error came from.
 
-  python -m calib_bench run                                    the digits task, in about a minute
+  python -m calib_bench run                                    the digits task, in a few minutes
   python -m calib_bench run task=imdb beta=0.1,1,10 seed=0..4 data=/datasets/imdb
 
 {grid}

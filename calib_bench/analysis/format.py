@@ -37,15 +37,16 @@ def estimate(mean: float, low: float, high: float) -> str:
 
 
 def estimate_texts(mean: float, low: float, high: float, digits: int | None = None) -> list[str]:
-    """A finite mean and its limits as texts: positive limits far apart to two significant digits each, all others to
-    so many places, those of `places` if none are given.
+    """A finite mean and its limits as texts to so many places, those of `places` if none are given; each to two
+    significant digits where positive limits are far apart and the low one would be left with fewer.
 
     >>> estimate_texts(0.23, 0.041, 8.2, digits=1)
     ['0.23', '0.041', '8.2']
     """
-    if 0 < WIDE * low < high:
+    digits = places(low, high) if digits is None else digits
+    if 0 < WIDE * low < high and low < 10.0 ** (1 - digits):
         return [_two_digits(value) for value in (mean, low, high)]
-    return [fixed(value, places(low, high) if digits is None else digits) for value in (mean, low, high)]
+    return [fixed(value, digits) for value in (mean, low, high)]
 
 
 def _two_digits(value: float) -> str:
@@ -55,14 +56,14 @@ def _two_digits(value: float) -> str:
 
 
 def places(low: float, high: float) -> int:
-    """Decimal places that give an interval's half width two significant digits, at most 6; of one without a width, or
+    """Decimal places that give an interval's half width two significant digits, at most 6; of a width of nearly 0, or
     of less than a millionth of its limits, five digits of these, at most 4 places.
 
     >>> places(0.13, 0.158), places(0.99999998, 1.00000003)
     (3, 4)
     """
     half, largest = (high - low) / 2, max(abs(low), abs(high))
-    if not half > 1e-6 * largest:
+    if not half > max(1e-6 * largest, 5e-8):
         return max(4 - max(math.floor(math.log10(largest)), 0), 0) if largest > 0 else 4
     return min(max(1 - math.floor(math.log10(half)), 0), 6)
 

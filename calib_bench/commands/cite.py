@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
-from calib_bench.commands.stored_run import open_run
+from calib_bench.commands.stored_run import evaluation, open_run
 from calib_bench.core.metric_references import REFERENCES
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
@@ -24,10 +24,24 @@ OWN = "agarwala2023temperature"
 
 
 def _call(arguments: Namespace) -> int:
-    """Print the entries of a run, each under what it is cited for."""
-    _, settings = open_run(arguments.run, arguments.plugins)
-    print(bibtex(used(settings)), end="")
+    """Print the entries of a run or an evaluation, each under what it is cited for."""
+    if evaluation(arguments.run):
+        registry.use_plugins(arguments.plugins)
+        uses = _evaluation_uses(arguments.run)
+    else:
+        uses = _uses(open_run(arguments.run, arguments.plugins)[1])
+    print(bibtex(_by_key(uses)), end="")
     return 0
+
+
+def _evaluation_uses(folder: Path) -> Iterator[tuple[str, str]]:
+    """What an evaluation or a comparison is cited for: the calibrators in its tables, and metrics."""
+    from calib_bench.report.tables import read as read_tables
+
+    columns = [table.frame["method"] for table in read_tables(folder).values() if "method" in table.frame]
+    methods = dict.fromkeys(name for column in columns for name in column)
+    yield from _calibrators(name for name in methods if name in registry.names("baselines"))
+    yield from _metrics()
 
 
 COMMAND = Command(
@@ -41,8 +55,12 @@ COMMAND = Command(
 
 def used(settings: Settings) -> dict[str, list[str]]:
     """BibTeX keys of what resolved settings use -> what for, in the order task, models, baselines, metrics, study."""
+    return _by_key(_uses(settings))
+
+
+def _by_key(uses: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
-    for key, what in _uses(settings):
+    for key, what in uses:
         if what not in keys.setdefault(key, []):
             keys[key].append(what)
     return keys
@@ -54,8 +72,7 @@ def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     for model in settings.model or ():
         yield from ((key, f"model {model}") for key in references(model))
     yield from _baselines_used(settings)
-    for metric, keys in REFERENCES.items():
-        yield from ((key, f"metric {metric}") for key in keys)
+    yield from _metrics()
     for key in (OWN, *registry.entry("studies", settings.study).references):
         yield key, f"study {settings.study}"
 
@@ -64,8 +81,19 @@ def _baselines_used(settings: Settings) -> Iterator[tuple[str, str]]:
     for objective in settings.objective:
         for term in parse_objective(objective):
             yield from ((key, f"objective {term}") for key in registry.entry("baselines", term).references)
-    for name in settings.calibrator:
+    yield from _calibrators(settings.calibrator)
+
+
+def _calibrators(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
         yield from ((key, f"calibrator {name}") for key in registry.entry("baselines", name).references)
+
+
+def _metrics() -> Iterator[tuple[str, str]]:
+    from calib_bench.metrics.references import REFERENCES
+
+    for metric, keys in REFERENCES.items():
+        yield from ((key, f"metric {metric}") for key in keys)
 
 
 def bibtex(cited: dict[str, list[str]], entries: dict[str, str] | None = None) -> str:

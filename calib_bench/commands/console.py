@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or of 140 columns where the output goes elsewhere."""
-    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140, stderr=stderr)
+    """A console as wide as the terminal, or of 140 columns where the output goes elsewhere.
+
+    In a notebook it prints to stdout like anywhere else, since what writes through the display cannot be redirected.
+    """
+    open_with = partial(Console, highlight=False, soft_wrap=True, stderr=stderr, force_jupyter=False)
+    console = open_with()
+    return console if console.is_terminal else open_with(width=140)
 
 
 def status(console: Console, text: str) -> AbstractContextManager[object]:

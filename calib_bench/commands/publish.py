@@ -5,7 +5,7 @@
 <to>/<name>/report.html        the page
 <to>/<name>/figures/           PNG
 <to>/<name>/tables/            CSV, and LaTeX of those for papers
-<to>/<name>/trials.csv         every metric of every measured trial under every method
+<to>/<name>/trials.csv.gz      every metric of every measured trial under every method
 <to>/<name>/fits.safetensors   every fitted calibrator of few numbers, by `<trial key>/<method>/<parameter>`
 <to>/<name>/study.json         settings, command, environment, data; read by the gallery
 <to>/README.md                 its table of studies, between two marks, made anew; the rest is kept
@@ -13,7 +13,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
@@ -118,8 +121,9 @@ def publish(
         shutil.rmtree(folder / kind, ignore_errors=True)
         for path in sorted((report / kind).glob("*")):
             if path.suffix in suffixes:
-                write_bytes(folder / kind / path.name, path.read_bytes())
-    write_bytes(folder / "report.html", (report / "report.html").read_bytes())
+                content = _small_png(path) if path.suffix == ".png" else path.read_bytes()
+                write_bytes(folder / kind / path.name, content)
+    write_bytes(folder / "report.html", _page_of_png((report / "report.html").read_bytes()))
     _write_measurements(folder, analysis)
     _write_fits(folder, store, analysis)
     metadata = _metadata(store, study, settings, analysis)
@@ -132,11 +136,28 @@ def publish(
     return folder
 
 
+def _page_of_png(page: bytes) -> bytes:
+    """The page without links to the files of figures that are not published."""
+    return re.sub(rb' <a href="figures/[^"]*\.(svg|pdf)">\w+</a>', b"", page)
+
+
+def _small_png(path: Path) -> bytes:
+    """A drawing in 256 colours, which it has hardly more of: a third of the bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
 def _write_measurements(folder: Path, analysis: Analysis) -> None:
     frame = analysis.result.measurements
     if frame is not None and len(frame):
         kept = frame.drop(columns="fit_seconds", errors="ignore")
-        write_bytes(folder / "trials.csv", kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode())
+        content = kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode()
+        write_bytes(folder / "trials.csv.gz", gzip.compress(content, mtime=0))
+        (folder / "trials.csv").unlink(missing_ok=True)  # of an earlier version
 
 
 def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag, whole
-from calib_bench.commands.stored_run import open_run
-from calib_bench.errors import SettingsError, UserError
+from calib_bench.commands.stored_run import evaluation, open_run
+from calib_bench.commands.table_of_commands import load
+from calib_bench.errors import SettingsError, StoreError, UserError
+from calib_bench.system.files import sha256
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -24,6 +28,8 @@ def _call(arguments: Namespace) -> int:
     from calib_bench.commands.serve import serve
 
     folder = arguments.run
+    if done := evaluation(folder):
+        return _again(done, folder, arguments.plugins)
     if arguments.serve:
         port = PORT if arguments.port is None else arguments.port
         return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))
@@ -35,9 +41,9 @@ def _call(arguments: Namespace) -> int:
 COMMAND = Command(
     "report",
     """\
-Rebuilds the report of a run folder from what it stores. --serve shows it in the browser; while the run is under way,
-it shows how far it is. --wandb makes a W&B Report too: its specification is kept beside the page, and wandb=online
-publishes it.""",
+Rebuilds the report of a run folder from what it stores, and that of evaluate or compare from the files that it read.
+--serve shows it in the browser; while the run is under way, it shows how far it is. --wandb makes a W&B Report too: its
+specification is kept beside the page, and wandb=online publishes it.""",
     (
         RUN,
         flag("--serve", "show the report in the browser, and keep it fresh until Ctrl-C"),
@@ -57,6 +63,27 @@ publishes it.""",
     ),
     _call,
 )
+
+
+def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> int:
+    """Do an evaluation or a comparison again, from the files that its provenance names, into the same folder.
+
+    Raises:
+        UserError: a file is gone or holds something else now, or plug-ins are needed that were not given.
+    """
+    for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
+        if not Path(path).is_file() or sha256(Path(path)) != digest:
+            raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
+    words = [re.sub(r"^--(out|plugins)=", r"\1=", word) for word in shlex.split(done["command"])[3:]]
+    for option in ("--out", "--plugins"):
+        if option in words:
+            at = words.index(option)
+            words[at : at + 2] = [f"{option[2:]}={words[at + 1]}"]
+    if any(word.startswith("plugins=") for word in words) and not plugins:
+        raise UserError(f"{folder} was made with plug-ins, which are code: give plugins= with their folder to run them")
+    kept = [word for word in words[1:] if not word.startswith(("out=", "plugins="))]
+    given = [f"plugins={','.join(map(str, plugins))}"] if plugins else []
+    return load(words[0]).run([*kept, f"out={folder}", *given])
 
 
 def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:
@@ -104,11 +131,13 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     study = registry.study(settings.study)
     failures = store.failures.now()
     planned = planning.read(settings, study, store)
-    missing = [trial for trial in planned if trial.key not in failures and not store.has(trial)]
+    command = store.provenance()["command"]
+    try:
+        missing = [trial for trial in planned if trial.key not in failures and not store.has(trial)]
+    except StoreError as error:
+        raise StoreError(f"{error}\nThe same run sets it aside and trains it again:\n  {command}") from None
     if missing:
-        raise UserError(
-            f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {store.provenance()['command']}"
-        )
+        raise UserError(f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {command}")
     with analysis_pool.workers(settings):
         analysis = reporting.analyse(store, study, settings)
         reporting.build(store, study, settings, analysis)

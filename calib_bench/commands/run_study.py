@@ -90,6 +90,9 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
         console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{command}\n{summary(plan, store)}", markup=False)
+    betas = settings.beta or registry.task(resolved.task).beta
+    if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
+        console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
     if plan.pending:
         hours = check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:

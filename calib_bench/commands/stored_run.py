@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
+from calib_bench.errors import StoreError
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -30,3 +32,18 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
     settings = store.settings()
     registry.use_stored(folder, settings.plugins, plugins)
     return store, settings
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """The provenance of a folder that `evaluate` or `compare` made; empty of any other folder.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    path = folder / "provenance.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read ({error}): evaluate makes it again") from None

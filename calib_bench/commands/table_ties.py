@@ -195,9 +195,8 @@ def _best_of_group(
     for i in group:
         values = rows[i].metrics[metric]
         mean = math.fsum(values) / len(values)
-        if math.isfinite(mean):
-            means[i] = mean if metric in LOW else -mean
-    return tied(means, p) if means else set()
+        means[i] = mean if metric in LOW else -mean
+    return tied(means, p)
 
 
 def paired_difference(one: Scored, other: Scored, metric: str, nested: bool) -> Interval:

@@ -67,6 +67,8 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
         got = tuple(logp.shape) if isinstance(logp, torch.Tensor) else type(logp).__name__
         raise SettingsError(f"{origin}: apply returns {got} for logits {tuple(Z.shape)}: it must return their shape")
     total = logp.logsumexp(-1)
+    if bool(total.isnan().any()):  # a fit that failed, which is told where it is used
+        return
     if not bool((total.abs() < 1e-6).all()):
         raise SettingsError(
             f"{origin}: apply must return log probabilities, and those of a row sum to {float(total.exp()[0]):.3g}"

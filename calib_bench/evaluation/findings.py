@@ -69,6 +69,7 @@ BEST = (
     "{best.where} has the lowest {loss} of {among}, {best.text} against raw. After Holm's correction, lower than "
     "raw: {lower}; higher: {higher}; the others are inconclusive."
 )
+ONLY = "{best.where} changes {loss} by {best.text}{best.note} against raw."
 ONLY_PROBABILITIES = (
     "Only probabilities are known, so calibrators see log p. {methods} would be fitted differently on logits: save "
     "logits if you can."
@@ -125,9 +126,10 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
         notes = f"{notes} {DOUBTFUL}.".strip()
     main = frame[[c for c in frame.columns if stem(c) in MAIN]]
+    first = tuple(name for name in MAIN[1:-2] if name != "ece_positive")
     title = TITLE_ALONE if alone(context) else TITLE
     by_name = {
-        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True),
+        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True, first=first),
         "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}"),
     }
     differences = frames["differences"]
@@ -207,9 +209,10 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     if not finite:
         return []
     changes = [Finding.of(row, metric, unit=UNITS.get(metric, ""), where=row["method"]) for row in finite]
-    among = f"{len(differences)} calibrators" if len(differences) > 1 else "1 calibrator"
-    best = min(changes, key=lambda change: change.departure)
-    loss = NAMES[metric]
+    best, loss = min(changes, key=lambda change: change.departure), NAMES[metric]
+    if len(differences) == 1:
+        return [ONLY.format(best=best, loss=loss)]
+    among = f"{len(differences)} calibrators"
     return [BEST.format(best=best, loss=loss, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
 
 

@@ -19,6 +19,8 @@ WIDTH = 10.0
 """Inches."""
 ALONE = 0.6
 """Share of the width that one panel takes by itself."""
+UNTUNED = "rate not tuned"
+CROSS: dict[str, Any] = {"color": "k", "marker": "x", "linestyle": "none"}
 
 
 def family_grid(frame: pd.DataFrame, columns: int, height: float, **share: Any) -> tuple[Figure, Any]:
@@ -63,7 +65,12 @@ def draw_line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look:
     draw_estimates(axis, x, rows, column, **{"marker": "o", **look})
     untuned = ~rows["tuning"].isin(TUNED) & rows[column].notna()
     if untuned.any() and not untuned.all():
-        axis.plot(x[untuned], rows[column][untuned], color="k", marker="x", markersize=7, linestyle="none")
+        mark_untuned(axis, x[untuned], rows[column][untuned])
+
+
+def mark_untuned(axis: Axes, x: pd.Series, y: pd.Series) -> None:
+    """Crosses over points whose rate was not tuned, which `figure_legend` names."""
+    axis.plot(x, y, markersize=7, label=UNTUNED, **CROSS)
 
 
 def shades(values: Iterable[float]) -> dict[float, Any]:
@@ -74,14 +81,12 @@ def shades(values: Iterable[float]) -> dict[float, Any]:
     return {value: colormaps["viridis"](0.9 * i / max(len(levels) - 1, 1)) for i, value in enumerate(levels)}
 
 
-def some_untuned(frame: pd.DataFrame) -> bool:
-    return 0 < (~frame["tuning"].isin(TUNED)).sum() < len(frame)
-
-
 def figure_legend(figure: Figure, keys: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """One legend above all panels."""
+    """One legend above all panels; it names the crosses of `mark_untuned` where there are any."""
     from matplotlib.lines import Line2D
 
+    if any(line.get_label() == UNTUNED for axis in figure.axes for line in axis.lines):
+        keys = [*keys, (UNTUNED, CROSS)]
     handles = [Line2D([], [], label=label, **look) for label, look in keys]
     lengths = [len(label) + 8 for label, _ in keys]
     columns = len(keys)

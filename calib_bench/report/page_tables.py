@@ -17,8 +17,10 @@ MOST_ROWS = 1_000
 """Rows of a table on the page; the CSV has them all."""
 MOST_PLACES = 6
 """Decimal places of a column; what needs more is written with an exponent."""
-WIDTH = 118
-"""Characters of numbers that fit on a page of 1280 pixels beside the names of rows, each column's margins counted."""
+WIDTH = 148
+"""Characters of numbers that fit on a page of 1280 pixels, the names of rows and each column's margins counted."""
+NAME = (30, 46)
+"""Characters that the names of rows take, at least and at most."""
 MARGIN = 4
 """A column's margins, in characters."""
 
@@ -86,7 +88,9 @@ def page_table(name: str, table: Table) -> PageTable:
 def _fitting(first: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """The leading ones of some columns that fit beside one another, at least one; those of long text come last."""
     widths = dict(zip(columns, map(_width, columns, zip(*(row.cells for row in rows), strict=True)), strict=False))
-    total, fitting = 0, []
+    longest = max((len(row.name) + len(row.flag) for row in rows), default=0)
+    total: float = min(max(longest + MARGIN, NAME[0]), NAME[1])
+    fitting: list[str] = []
     for name in first:
         total += widths.get(name, 0)
         if total <= WIDTH or not fitting:
@@ -94,9 +98,10 @@ def _fitting(first: Sequence[str], columns: Sequence[str], rows: Sequence[Row]) 
     return fitting
 
 
-def _width(name: str, cells: Sequence[Cell]) -> int:
-    """Characters that a column takes: those of its longest cell, or of the longest word of its heading."""
-    words = [len(word) + 1 for word in title(name).split()]
+def _width(name: str, cells: Sequence[Cell]) -> float:
+    """Characters that a column takes: those of its longest cell, or of the longest word of its heading, which is bold
+    and has an arrow."""
+    words = [1.3 * len(word) + 3 for word in title(name).split()]
     return MARGIN + max(*words, *(max(len(cell.text) + len(cell.star), len(cell.limits)) for cell in cells))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import SIBLINGS, number, title
+from calib_bench.analysis.result_rows import TWO_KINDS
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ PARTICULAR = ("method", "metric", "result")
 """Columns of text that name a row wherever they stand."""
 COUNTS = ("seeds", "dropped", "failed", "missing", "limit", "nested")
 """Columns that are equal in most rows."""
+MARKS = (TWO_KINDS, "doubtful", "remark")
+"""Columns of text that say something of a row's numbers and never name it."""
 FLAG, GOOD = "tuning", "tuned"
 """A column that is a mark beside the name, and its value that needs none."""
 BEST_HIGH = ("accuracy", "mean_confidence", "repaired_accuracy")
@@ -163,7 +166,7 @@ def _naming(table: Table) -> list[str]:
     frame = table.frame
     if declared := [name for name in table.names if name in frame]:
         return declared
-    columns = list(map(str, frame.columns))
+    columns = [str(name) for name in frame.columns if name not in MARKS]
     keys = list(itertools.takewhile(lambda name: name in NUMBERED or not is_numeric(frame[name]), columns))
     keys += [name for name in PARTICULAR if name in columns and name not in keys and not is_numeric(frame[name])]
     return keys or columns[:1]

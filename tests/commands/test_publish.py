@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,8 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     assert "With care." in page
     assert "With care." not in (to / "checked" / "README.md").read_text()
     assert not (to / "first" / "figures" / "stale.png").exists()
+    page = (to / "first" / "report.html").read_text()
+    assert all((to / "first" / link).is_file() for link in re.findall(r'href="((?:figures|tables)/[^"]*)"', page))
     index = (to / "README.md").read_text()
     assert index.count("| [first](first/README.md) |") == index.count("| [checked](checked/README.md) |") == 1
     assert index.startswith("# Gallery\n\nby hand\n")
@@ -49,7 +53,8 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     facts = json.loads((to / "first" / "study.json").read_text())
     assert facts["summary"]
     assert {"data", "out", "plugins"}.isdisjoint(facts["settings"])
-    rows = list(csv.DictReader((to / "first" / "trials.csv").open()))
+    with gzip.open(to / "first" / "trials.csv.gz", "rt") as measured:
+        rows = list(csv.DictReader(measured))
     fits = load_file(to / "first" / "fits.safetensors")
     kappa = {(row["key"], row["method"]): row["kappa"] for row in rows}
     temperatures = {name.split("/")[0]: float(v) for name, v in fits.items() if name.endswith("scaling/temperature")}

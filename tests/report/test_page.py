@@ -13,6 +13,7 @@ import pytest
 from calib_bench.core.settings import parse
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study, StudyResult, Table
 from calib_bench.report import figures, html
+from calib_bench.report.glossary import GLOSSARY
 from calib_bench.report.page_tables import page_table
 
 EVIL = "<script>document.title='run'</script>_\"&'"
@@ -59,13 +60,14 @@ def made() -> tuple[Study, Analysis]:
         "baselines": Table("Baselines", baselines(), "A note.", first=("accuracy", "log_loss")),
         "wide": Table("Wide", wide, "x" * 300),
         "empty": Table("Empty", pd.DataFrame()),
+        "long": Table("Long", pd.DataFrame({"name": [f"row {i}" for i in range(2 * html.PLAIN_ROWS)], "n": range(40)})),
     }
     analysis = Analysis(
         verdict=(EVIL, "Second.", "Third.", "Fourth."),
         tables=tables,
         warnings=("Beware.",) * 5,
         result=StudyResult(limit=8),
-        summary=("Short and plain.",),
+        summary=("Short and plain.", "Kappa and kappa."),
     )
     details = [Detail("beta = 1", "brief", ("A sentence.",), tables["baselines"], lambda: draw(analysis))]
     study = Study(
@@ -215,6 +217,39 @@ def test_sections_come_in_order_and_nothing_is_lost_or_doubled(path: Path) -> No
         assert text.count(f'id="{name}"') == 1
     assert "A line that goes up" in text
     assert "for programmers" not in text
+
+
+def test_what_is_compressed_is_shown_in_its_place(page: Any, path: Path) -> None:
+    page.locator("#figure-line svg").wait_for(state="visible")
+    rows = page.locator("#table-long tbody tr")
+    page.locator("#table-long button").first.wait_for(state="attached")
+    assert rows.count() == 2 * html.PLAIN_ROWS
+    assert rows.last.locator("td").text_content() == "39"
+    assert page.locator("script.packed").count() == 0
+    assert path.read_text().count("<tr") < 2 * html.PLAIN_ROWS + 20
+
+
+def test_a_term_is_explained_where_it_is_first_and_in_the_list(page: Any) -> None:
+    first = page.locator("a.term", has_text="Kappa")
+    assert first.count() == 1
+    assert first.get_attribute("title") == GLOSSARY["kappa"]
+    head = page.locator("#table-baselines thead th", has_text="log loss")
+    assert GLOSSARY["log_loss"] in head.get_attribute("title")
+    first.click()
+    assert page.locator("#word-kappa").is_visible()
+    assert page.locator("#word-log_loss").count() == 1
+    assert page.locator("#word-auroc").count() == 0
+
+
+def test_the_columns_that_come_first_fit_and_the_others_are_folded(page: Any) -> None:
+    page.evaluate("document.querySelector('#table-wide').open = true")
+    scroll = page.locator("#table-wide .scroll")
+    page.get_by_role("button", name="more columns").last.wait_for()
+    assert scroll.evaluate("box => box.scrollWidth <= box.clientWidth")
+    assert 1 <= page.locator("#table-wide thead th:not(.more)").count() - 1 < 30
+    marks = pd.DataFrame({"model": ["a", "b"], "two_kinds": ["", "this arm"], "z": [1.0, 2.0], "x": [0.5, 0.25]})
+    table = page_table("t", Table("t", marks, first=("x", "z")))
+    assert (table.keys, [column.name for column in table.columns]) == (["model"], ["x", "z", "two_kinds"])
 
 
 def test_a_grid_names_rows_folds_intervals_and_tells_what_is_alike() -> None:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
+CONSTANT: dict[str, dict[str, Any]] = {
+    "beta all along": {"color": "0.55", "linewidth": 0.8, "linestyle": "--"},
+    "its 95% interval": {"color": "0.75", "linewidth": 6, "alpha": 0.7},
+    "reference all along": {"color": "0.4", "linewidth": 0.8},
+}
+"""What does not switch."""
 LOOKS: dict[str, dict[str, Any]] = {
     "beta to reference": {"color": "C0", "marker": "o"},
     "reference to beta": {"color": "C1", "marker": "s"},
@@ -23,7 +29,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def switches(analysis: Analysis) -> Figure:
-    """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta."""
+    """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta. A curve
+    is flat after the time from which a switch no longer matters.
+    """
     from matplotlib.figure import Figure
 
     table = analysis.tables.get("switches")
@@ -43,11 +51,7 @@ def switches(analysis: Analysis) -> Figure:
         family = f"{' '.join(str(part) for part in name[:3] if part)}, " if several else ""
         top, column = 2 * (i // across), i % across
         _column(axes[top : top + 2, column], rows, f"{family}beta={float(str(name[3])):.3g}", labelled=column == 0)
-    lines = list(LOOKS.items())
-    band = {"color": "0.75", "linewidth": 6, "alpha": 0.7}
-    figure_legend(
-        figure, [*lines, ("beta all along", band), ("reference all along", {"color": "0.4", "linewidth": 0.8})]
-    )
+    figure_legend(figure, list((LOOKS | CONSTANT).items()))
     return figure
 
 

@@ -21,7 +21,9 @@ FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
 
 
 def timescales(analysis: Analysis) -> Figure:
-    """Measured early-learning times over the theory's, and the times themselves."""
+    """Measured early-learning times over the theory's, and the times themselves: the theory holds where the ratio is
+    1.
+    """
     frame = EarlyLearningResult.of(analysis).times
     if not len(frame):
         return empty_figure("no path has been measured yet")
@@ -56,7 +58,9 @@ def timescales(analysis: Analysis) -> Figure:
 
 
 def collapse(analysis: Analysis) -> Figure:
-    """Loss over tau from equal initial logits, a colour a beta, the tangent model dashed; and how they part."""
+    """Loss over tau from equal initial logits, a colour a beta, the tangent model dashed; and how they part: while
+    curves lie on one another, learning is lazy.
+    """
     frame = EarlyLearningResult.of(analysis).common
     if not len(frame):
         return empty_figure("no path from common logits has been measured yet")
@@ -102,7 +106,9 @@ def _losses(axis: Axes, rows: pd.DataFrame, colors: dict[float, Any]) -> None:
 
 
 def curvature(analysis: Analysis) -> Figure:
-    """lambda_max over beta with ordinary and with zero initial logits, and its local exponent."""
+    """lambda_max over beta with ordinary and with zero initial logits, and its local exponent: theory says 1 at small
+    beta and 2 at large.
+    """
     frame = EarlyLearningResult.of(analysis).curves
     if not len(frame):
         return empty_figure("no curvature has been measured yet")
@@ -132,7 +138,9 @@ def curvature(analysis: Analysis) -> Figure:
 
 
 def frontier(analysis: Analysis) -> Figure:
-    """What became of every rate over beta, the critical rate and the frontier, raw and in critical rates."""
+    """What became of every rate over beta, the critical rate and the frontier, raw and in critical rates: where theory
+    holds, the frontier lies on the critical rate.
+    """
     result = EarlyLearningResult.of(analysis)
     runs, edges = result.runs, result.edges
     if not len(runs):

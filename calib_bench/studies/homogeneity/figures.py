@@ -116,8 +116,10 @@ def saddle(analysis: Analysis) -> Figure:
     """Share of the run until the selection loss is half of guessing's, over the scale s = beta^(1/L) of the start;
     dotted: the power -(L - 2) of leaving a saddle, 0 up to L = 2 and of Adam; above the line it is not forgotten."""
     frame = HomogeneityResult.of(analysis).saddle
-    if not len(frame) or not frame["share"].notna().any():
+    left = frame["share"].notna() if len(frame) else frame
+    if not len(frame) or not left.any():
         return empty_figure("no run leaves its start")
+    frame = frame[frame["optimizer"].isin(frame.loc[left, "optimizer"])]
     from matplotlib.figure import Figure
 
     optimizers = list(dict.fromkeys(frame["optimizer"]))

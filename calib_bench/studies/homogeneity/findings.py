@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.format import number
 from calib_bench.analysis.result_rows import Row, cell
+from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.studies.homogeneity.measure import BEST, EQUIVALENT, FAILURE, INCONCLUSIVE, MISSED, SUGGESTIVE
 from calib_bench.studies.homogeneity.nets import RANGE
@@ -218,9 +219,7 @@ def _exact(rows: Sequence[Row]) -> list[str]:
 
 def warnings(grid: Grid, frames: Mapping[str, pd.DataFrame], pending: int) -> tuple[str, ...]:
     """What a reader must know before quoting a number."""
-    messages = []
-    if grid.limit is not None:
-        messages.append(f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results.")
+    messages = smoke_warnings(grid)
     if pending:
         messages.append(f"{pending} nets have trials that are missing or failed to run, and are left out.")
     if grid.tune_seeds >= len(grid.seed):

@@ -39,7 +39,9 @@ KEYS = {RIDGE: "best rate", FRONTIER: "training fails above", CRITICAL: f"critic
 
 
 def phase_plane(analysis: Analysis) -> Figure:
-    """The selection score over beta and rate in three units, with the ridge, the frontier and the critical rate."""
+    """The selection score over beta and rate in three units, with the ridge, the frontier and the critical rate: a
+    level ridge is a unit in which one rate serves every beta.
+    """
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -75,7 +77,9 @@ def phase_plane(analysis: Analysis) -> Figure:
 
 
 def ridge(analysis: Analysis) -> Figure:
-    """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2."""
+    """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2:
+    the line that a curve runs along is its law.
+    """
     import pandas as pd
     from matplotlib.figure import Figure
 

@@ -18,10 +18,10 @@ from calib_bench.report.drawing import (
     empty_figure,
     family_grid,
     figure_legend,
+    mark_untuned,
     plain,
     set_beta_axis,
     shades,
-    some_untuned,
 )
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
 SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}
-UNTUNED = ("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})
 
 
 def plane(analysis: Analysis) -> Figure:
@@ -66,7 +65,7 @@ def plane(analysis: Analysis) -> Figure:
         line[0].set_title(name, loc="left")
     keys = [(f"beta={beta:.3g}", {"color": shade, "marker": "o"}) for beta, shade in colors.items()]
     keys.append(("the model alone", {"color": "0.3", "marker": "D", "fillstyle": "none", "linestyle": "none"}))
-    figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)
+    figure_legend(figure, keys)
     return figure
 
 
@@ -96,7 +95,7 @@ def _over_norm(axis: Axes, rows: pd.DataFrame, metric: str, color: Any) -> None:
     draw_estimates(axis, alone["at"], alone, metric, color=color, **hollow)
     untuned = rows[~rows["tuning"].isin(TUNED) & rows[metric].notna()]
     if 0 < len(untuned) < len(rows):
-        axis.plot(untuned["at"], untuned[metric], color="k", marker="x", markersize=7, linestyle="none")
+        mark_untuned(axis, untuned["at"], untuned[metric])
 
 
 def _norm_axis(axis: Axes, rows: pd.DataFrame) -> None:
@@ -117,7 +116,9 @@ def _norm_axis(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def shares_of_variance(analysis: Analysis) -> Figure:
-    """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones."""
+    """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones. Where
+    the intervals part, the larger one matters more.
+    """
     table = analysis.tables.get("shares")
     if table is None or "other_share" not in table.frame:
         return empty_figure("No design has finished seeds in all of its cells.")
@@ -154,7 +155,9 @@ def _line_name(row: Any, several: bool) -> str:
 
 
 def factors(analysis: Analysis) -> Figure:
-    """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta."""
+    """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta: the
+    effect that lies on the sum is what beta does.
+    """
     table = analysis.tables.get("two_by_two")
     if table is None:
         return empty_figure("The 2x2 of head rate and initial head was not trained: see the warnings.")
@@ -175,5 +178,5 @@ def factors(analysis: Analysis) -> Figure:
             set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
         line[0].set_title(name, loc="left")
     keys = [(label, {"color": color, "marker": marker}) for color, marker, label in looks.values()]
-    figure_legend(figure, [*keys, UNTUNED] if some_untuned(frame) else keys)
+    figure_legend(figure, keys)
     return figure

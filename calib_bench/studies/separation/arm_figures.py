@@ -16,7 +16,6 @@ from calib_bench.report.drawing import (
     figure_legend,
     plain,
     set_beta_axis,
-    some_untuned,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +38,9 @@ RELIABILITY_KEYS = [
 
 
 def over_beta(analysis: Analysis) -> Figure:
-    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective."""
+    """Accuracy, log loss and ECE (raw and repaired) and kappa over beta, a colour an objective: what moves in the
+    repaired curves no temperature repairs, and where kappa is 1 raw and repaired curves meet.
+    """
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
         return empty_figure("No trial at a chosen rate has finished.")
@@ -76,7 +77,8 @@ def over_beta(analysis: Analysis) -> Figure:
 
 
 def separation(analysis: Analysis) -> Figure:
-    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals.
+    """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals. Where
+    dynamics leaves 0, what is learned has changed; where only confidence does, a temperature repairs the change.
 
     A panel an objective, a row of panels a model.
     """
@@ -105,8 +107,6 @@ def separation(analysis: Analysis) -> Figure:
             set_beta_axis(axis, [*rows.beta, reference])
         line[0].set_ylabel("change of log loss (nats)")
     keys = [(label, {"color": color, "marker": marker}) for _, label, color, marker in PARTS]
-    if some_untuned(frame):
-        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     figure_legend(figure, keys)
     return figure
 
@@ -120,7 +120,8 @@ def _no_change(reference: float) -> dict[str, Any]:
 
 
 def reliability(analysis: Analysis) -> Figure:
-    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled.
+    """Confidence against accuracy for the cross-entropy arms, raw and repaired, seeds pooled: below the diagonal
+    confidence is too high, above it too low. A mark's area is its bin's share of the examples.
 
     A mark's area is its bin's share of the examples; lines pass bins with at least 1%.
     """
@@ -187,7 +188,9 @@ def _reliable(axis: Axes, rows: pd.DataFrame, every: pd.DataFrame) -> None:
 
 
 def learning_rates(analysis: Analysis) -> Figure:
-    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled."""
+    """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled: one
+    at the end of its curve may not be the best.
+    """
     from matplotlib import colormaps
 
     frame = analysis.tables["rates"].frame
@@ -226,5 +229,4 @@ def _over_beta_keys(frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
         ("raw", {"color": "0.2", "linestyle": "--", "marker": "o", "fillstyle": "none"}),
         ("after temperature scaling", {"color": "0.2", "marker": "o"}),
         ("ECE of a calibrated model", {"color": "0.5", "alpha": 0.4, "linewidth": 6}),
-        *([("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"})] if some_untuned(frame) else []),
     ]

@@ -31,7 +31,6 @@ from calib_bench.report.drawing import (
     draw_line,
     figure_legend,
     set_beta_axis,
-    some_untuned,
 )
 
 if TYPE_CHECKING:
@@ -207,6 +206,4 @@ def _keys(frame: pd.DataFrame, colors: dict[str, str]) -> list[tuple[str, dict[s
     ]
     keys.append(("raw", {"color": "0.2", "marker": "o", **LOOKS[RAW]}))
     keys.append(("after temperature scaling", {"color": "0.2", "marker": "o", **LOOKS[REPAIRED]}))
-    if some_untuned(frame):
-        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     return keys

@@ -15,7 +15,6 @@ from calib_bench.report.drawing import (
     family_grid,
     figure_legend,
     set_beta_axis,
-    some_untuned,
 )
 from calib_bench.studies.separation.ensembles import (
     POOLED,
@@ -51,7 +50,9 @@ PANELS = (
 
 
 def interventions(analysis: Analysis) -> Figure | None:
-    """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training."""
+    """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training: the
+    factor whose curve follows the black one is what beta does.
+    """
     table = analysis.tables.get("interventions")
     if table is None or "accuracy" not in table.frame:
         return None
@@ -70,8 +71,6 @@ def interventions(analysis: Analysis) -> Figure | None:
             set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
         line[0].set_title(name, loc="left")
     keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
-    if some_untuned(frame):
-        keys.append(("rate not tuned", {"color": "k", "marker": "x", "linestyle": "none"}))
     figure_legend(figure, keys)
     return figure
 
@@ -91,7 +90,9 @@ ENSEMBLE_PANELS = (
 
 
 def ensembles(analysis: Analysis) -> Figure | None:
-    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy."""
+    """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy: in the last panel,
+    below 0 pooling gains.
+    """
     table = analysis.tables.get("ensembles")
     if table is None:
         return None

@@ -79,7 +79,9 @@ def _distances(start: nn.Module, model: nn.Module) -> tuple[float, float]:
 
 
 def lazy(analysis: Analysis) -> Figure | None:
-    """Drift of the kernel and of the weights over epochs, and of the kernel over the training loss, a shade a beta."""
+    """Drift of the kernel and of the weights over epochs, and of the kernel over the training loss, a shade a beta:
+    near 0, learning is lazy.
+    """
     table = analysis.tables.get("over_time")
     if table is None or "kernel_drift" not in table.frame:
         return None

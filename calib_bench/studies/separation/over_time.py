@@ -196,7 +196,9 @@ def _order_of_ends(best: pd.DataFrame) -> list[str]:
 
 
 def over_time(analysis: Analysis) -> Figure | None:
-    """Confidence, dynamics, kappa and the share along the scale over epochs, a shade a beta."""
+    """Confidence, dynamics, kappa and the share along the scale over epochs, a shade a beta: kappa rises above 1 where
+    a net begins to be overconfident.
+    """
     table = analysis.tables.get("over_time")
     if table is None:
         return None
@@ -234,7 +236,9 @@ def draw_epochs(axis: Axes, arms: pd.DataFrame, column: str, shades: Mapping[flo
 
 
 def over_time_by_beta(analysis: Analysis) -> Figure | None:
-    """Confidence and dynamics over beta at several epochs, a shade an epoch; bars are t intervals."""
+    """Confidence and dynamics over beta at several epochs, a shade an epoch; bars are t intervals. The best beta is
+    where the last curve is lowest.
+    """
     table = analysis.tables.get("over_time")
     if table is None or table.frame["beta"].nunique() < 2:
         return None

@@ -145,12 +145,16 @@ def _words(frame: pd.DataFrame, reference: float) -> str:
 
 
 def levels(analysis: Analysis) -> Figure | None:
-    """Accuracy, log loss and the kappa that the data need over severity, a colour a beta."""
+    """Accuracy, log loss and the kappa that the data need over severity, a colour a beta: where kappa departs from 1,
+    the model is miscalibrated under shift.
+    """
     return _over_severity(analysis, LEVELS)
 
 
 def repaired(analysis: Analysis) -> Figure | None:
-    """Log loss after temperatures of clean and of shifted data, and sets' coverage, over severity, a colour a beta."""
+    """Log loss after temperatures of clean and of shifted data, and sets' coverage, over severity, a colour a beta:
+    between the first two lies what a temperature of shifted data would gain.
+    """
     return _over_severity(analysis, REPAIRED)
 
 
@@ -182,7 +186,9 @@ def methods(analysis: Analysis) -> Figure | None:
 
 
 def change(analysis: Analysis) -> Figure | None:
-    """Log loss minus the reference's over severity: in all, and what either temperature leaves of it."""
+    """Log loss minus the reference's over severity: in all, and what either temperature leaves of it. Below 0 an arm is
+    better than the reference.
+    """
     return _over_severity(analysis, CHANGES)
 
 

@@ -157,7 +157,9 @@ def table(frame: pd.DataFrame, grid: Grid) -> Table:
 
 
 def figure(analysis: Analysis) -> Figure | None:
-    """The change of repaired and of raw log loss over beta in each comparison, a row of panels a family."""
+    """The change of repaired and of raw log loss over beta in each comparison, a row of panels a family: a change in
+    black alone is one of speed, one in all three colours is not.
+    """
     shown = analysis.tables.get("comparisons")
     if shown is None:
         return None

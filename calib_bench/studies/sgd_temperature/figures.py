@@ -28,7 +28,9 @@ UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 
 def heat(analysis: Analysis) -> Figure:
-    """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line."""
+    """Excess loss over eta0, a panel a family: independent batches, shuffled epochs, and the heat capacity's line,
+    along which points lie where eta0 is a temperature.
+    """
     families = [
         one for one in TemperatureResult.of(analysis).families if any(math.isfinite(r.mean) for r in one.part(HEAT))
     ]
@@ -63,7 +65,9 @@ def _capacity_line(axis: Axes, one: FamilyResult) -> None:
 
 
 def collapse(analysis: Analysis) -> Figure:
-    """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature."""
+    """Excess loss in units of capacity times eta0, over batch size and over momentum, a shade a temperature: level at 1
+    where theory holds.
+    """
     families = [
         one
         for one in TemperatureResult.of(analysis).families
@@ -117,7 +121,9 @@ def _settled(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def cooling(analysis: Analysis) -> Figure:
-    """Excess loss over epochs while the rate is lowered and restored, seeds and their mean."""
+    """Excess loss over epochs while the rate is lowered and restored, seeds and their mean: it follows the rate where
+    the loss depends on the temperature alone.
+    """
     cooled = [(one, r) for one in TemperatureResult.of(analysis).families for r in one.part(COOLED) if len(r.loss)]
     if not cooled:
         return empty_figure("No run in which the rate is lowered has finished.")
@@ -158,7 +164,9 @@ def _levels(axis: Axes, hot: float, factors: Sequence[float], last: float) -> No
 
 
 def adam(analysis: Analysis) -> Figure:
-    """Adam's excess loss over batch size under two rules for its rate, a shade a rate."""
+    """Adam's excess loss over batch size under two rules for its rate, a shade a rate: the rule whose curves are level
+    keeps the temperature.
+    """
     families = [one for one in TemperatureResult.of(analysis).families if any(r.mean > 0 for r in one.part(ADAM))]
     if not families:
         return empty_figure("Adam was not trained: give optimizer=sgd,adam.")
@@ -180,7 +188,9 @@ def adam(analysis: Analysis) -> Figure:
 
 
 def gibbs(analysis: Analysis) -> Figure:
-    """Histograms of the one-parameter model beside their Gibbs densities and the normal ones."""
+    """Histograms of the one-parameter model beside their Gibbs densities and the normal ones: bars follow the density
+    that describes SGD.
+    """
     densities = TemperatureResult.of(analysis).densities
     if not densities:
         return empty_figure("The one-parameter model has not finished.")

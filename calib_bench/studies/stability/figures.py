@@ -37,18 +37,22 @@ RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats
 
 
 def stability(analysis: Analysis) -> Figure:
-    """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta."""
+    """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta: a
+    spread above 1 is less reliable than the reference.
+    """
     tables = analysis.tables
     frame = _cross_entropy(tables["peaks"].frame) if "peaks" in tables else None
     if frame is None or not len(frame) or "best" not in frame:
         return empty_figure("too few seeds have finished yet")
-    figure, axes = family_grid(frame, 4, 3.1)
+    some_failed = "failed" in frame and bool((frame["failed"] > 0).any())
+    figure, axes = family_grid(frame, 3 + some_failed, 3.1)
     frames = tables["trials"].frame, tables["seeds"].frame
     family_dots, family_spreads = (dict(by_family(_cross_entropy(one))) for one in frames)
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         _result_panels(line[:2], rows, family_dots.get(name))
         _spread_panel(line[2], family_spreads.get(name))
-        _failure_panel(line[3], rows)
+        if some_failed:
+            _failure_panel(line[3], rows)
         for axis in line:
             set_beta_axis(axis, rows["beta"])
         line[0].set_title(name, loc="left")
@@ -82,9 +86,7 @@ def _spread_panel(axis: Axes, ratios: pd.DataFrame | None) -> None:
 
 
 def _failure_panel(axis: Axes, rows: pd.DataFrame) -> None:
-    failed = rows.drop_duplicates("beta")
-    if "failed" in failed:
-        _bars(axis, failed, "failed", 1.0, {"color": "C1", "marker": "s"})
+    _bars(axis, rows.drop_duplicates("beta"), "failed", 1.0, {"color": "C1", "marker": "s"})
     axis.set(ylabel="share of seeds that failed", ylim=(-0.02, 1.02))
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def landscape(analysis: Analysis) -> Figure:
-    """Every configuration of the joint search in the plane of beta and rate, the chosen ones marked."""
+    """Every configuration of the joint search in the plane of beta and rate, the chosen ones marked: they lie on a line
+    where rate and beta can stand for one another.
+    """
     from matplotlib.pyplot import subplots
 
     paired = TuneResult.of(analysis).pairs

@@ -30,7 +30,9 @@ PLANES = ("error", "repaired_log_loss")
 
 
 def plane(analysis: Analysis) -> Figure:
-    """Error and repaired log loss over beta and eta0, with lines of equal beta^2 eta0."""
+    """Error and repaired log loss over beta and eta0, with lines of equal beta^2 eta0: along a line colours are equal
+    where the two temperatures are one.
+    """
     from matplotlib.figure import Figure
     from pandas import DataFrame
 

@@ -25,7 +25,7 @@ MARKERS = "osD^v<>P"
 
 
 def over_beta(analysis: Analysis) -> Figure:
-    """Repaired log loss and error over beta, a line an architecture."""
+    """Repaired log loss and error over beta, a line an architecture: lowest at its best beta."""
     from matplotlib.figure import Figure
 
     table = analysis.tables.get("curves")
@@ -48,7 +48,9 @@ def over_beta(analysis: Analysis) -> Figure:
 
 
 def best_beta(analysis: Analysis) -> Figure:
-    """The best beta of each architecture with its interval, by repaired log loss and by error."""
+    """The best beta of each architecture with its interval, by repaired log loss and by error: intervals that overlap
+    may hold one best beta.
+    """
     from matplotlib.figure import Figure
 
     table = analysis.tables.get("best_beta")

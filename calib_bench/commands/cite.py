@@ -51,7 +51,8 @@ def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
     from calib_bench.metrics.references import REFERENCES
 
-    yield registry.task(settings.task).reference, f"task {settings.task}"
+    if reference := registry.task(settings.task).reference:
+        yield reference, f"task {settings.task}"
     for model in settings.model or ():
         yield from ((key, f"model {model}") for key in references(model))
     yield from _baselines_used(settings)

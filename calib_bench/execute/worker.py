@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from calib_bench import registry
+from calib_bench import models, registry
 from calib_bench.core.corruption import source_name
 from calib_bench.core.fate import label_entropy
-from calib_bench.core.settings import Execution
+from calib_bench.core.settings import Execution, Settings
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult, scored_as_published
@@ -27,7 +27,6 @@ from calib_bench.data.shifted_files import read_shifted
 from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
 from calib_bench.metrics import log_loss_n
-from calib_bench.models.timm import pretrained_head
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.failures import Kind, kind_of
@@ -55,6 +54,8 @@ def prepare(execution: Execution) -> None:
     torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
     registry.use_plugins(execution.plugins)
+    if isinstance(execution, Settings):
+        registry.adapt_task(execution.task, execution.content)
 
 
 def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
@@ -85,20 +86,21 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
         SettingsError: a pretrained head is to be scored on classes that cannot be matched with its own.
     """
     scored = scored_as_published(trial)
-    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, trial.pretrained, scored, fetch)
+    request = Request(
+        trial.task, execution.data, trial.split, trial.limit, trial.model, fetch, execution.input, execution.label
+    )
+    splits = _load(request, trial.pretrained, scored)
     by_name = {source_name(source): source for source in execution.shift}
     sources = tuple(by_name.get(name, name) for name in trial.shift.split(",") if name)
     return _shifted(splits, trial.task, trial.limit, sources) if sources else splits
 
 
 @lru_cache(maxsize=2)
-def _load(
-    task: str, data: object, split: int, limit: int | None, model: str, pretrained: bool, scored: bool, fetch: bool
-) -> Splits:
-    splits = registry.task(task).load(Request(task, data, split, limit, model, fetch))  # type: ignore[arg-type]
+def _load(request: Request, pretrained: bool, scored: bool) -> Splits:
+    splits = registry.task(request.task).load(request)
     if not pretrained:
         return splits
-    return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
+    return on_head(splits, models.pretrained_head(str(request.model)), str(request.model), scored)
 
 
 @lru_cache(maxsize=2)

@@ -42,14 +42,15 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
     check_columns(file, [label], "label")
     check_columns(file, chosen, "input")
     columns = tuple(chosen) or tuple(name for name in schema.names if name not in (label, *INDEXES))
+    if not columns:
+        raise DataError(f"{file} has no column beside its labels.")
     if label in columns:
         raise DataError(f"Column '{label}' of {file} is both input and label: name another with input= or label=.")
     types = {column: str(schema.field(column).type) for column in columns}
-    kinds = {next((kind for kind in KINDS if re.fullmatch(KINDS[kind], of)), "") for of in types.values()}
-    kind = kinds.pop() if len(kinds) == 1 else ""
-    if kind == "vector" or (kind and len(columns) == 1):
-        return kind, columns
-    what = ", ".join(f"'{column}' ({of})" for column, of in list(types.items())[:8]) or "none beside the labels"
+    for kind, pattern in KINDS.items():
+        if all(re.fullmatch(pattern, of) for of in types.values()) and (kind == "vector" or len(columns) == 1):
+            return kind, columns
+    what = ", ".join(f"'{column}' ({of})" for column, of in list(types.items())[:8])
     raise DataError(
         f"What the inputs of {file} are cannot be told from its columns: {what}. Expected one of images or texts, or "
         "columns of numbers: name them with input=COLUMN or input=COLUMN,COLUMN."

@@ -27,11 +27,13 @@ class Transformer(nn.Module):
     Attributes:
         inner: the model of transformers.
         pad: the token that stands in padded places.
+        pretrained_cfg: "num_classes" of the weights' own head, where they have one: as timm's models tell it.
     """
 
-    def __init__(self, inner: nn.Module, pad: int, classes: int) -> None:
+    def __init__(self, inner: nn.Module, pad: int, classes: int, head: Head | None) -> None:
         super().__init__()
         self.inner, self.pad, self.classes = inner, pad, classes
+        self.pretrained_cfg = {"num_classes": len(head.synsets)} if head else {}
 
     def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
         """(tokens [B, L], lengths [B], at least 1) -> logits [B, K]."""
@@ -78,7 +80,7 @@ def build(
     model = _pretrained(name, config, weights) if pretrained else _fresh(config)
     pad = next((token for token in (config.pad_token_id, config.eos_token_id, 0) if isinstance(token, int)), 0)
     config.pad_token_id = pad  # of the model too, which shares its configuration
-    return Transformer(model, pad, classes)
+    return Transformer(model, pad, classes, pretrained_head(name) if pretrained else None)
 
 
 def exists(name: str) -> None:

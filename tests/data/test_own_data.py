@@ -237,7 +237,7 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
 def test_a_study_from_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Plan and run; reading the run needs no data, and planning does. Columns of a task that declares its own are refused."""
+    """Plan and run; reading needs no data, planning does; columns of a task that declares its own are refused."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_adapted", {})
     numbers().to_csv("t.csv", index=False)

@@ -25,7 +25,7 @@ from calib_bench.core.corruption import Corruption
 from calib_bench.core.model import Model
 from calib_bench.core.settings import StudyOptions
 from calib_bench.core.study import Probe, Study
-from calib_bench.core.task import Task
+from calib_bench.core.task import Content, Task
 from calib_bench.errors import SettingsError, nearest
 
 _CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -41,6 +41,10 @@ _PACKAGES = {"corruptions": "data.corruptions"}
 """Where those are, if not in the package that is called as the kind."""
 _STUDY_FILE = "study.py"
 """The file of a study's folder that sets STUDY."""
+_HUB = "hub"
+"""The task of data sets by their name on the Hub: hub/OWNER/NAME."""
+_adapted: dict[str, Task] = {}
+"""Tasks of the user's own data by name, once it is known what that holds."""
 _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 
 
@@ -151,8 +155,17 @@ def _constant(module: Any, kind: str, origin: str) -> Any:
 
 
 def task(name: str) -> Task:
-    """The task of that name."""
-    return load("tasks", name)
+    """The task of that name; of the user's own data what `adapt_task` made of it, where it was called."""
+    return _adapted.get(name) or load("tasks", _HUB if name.startswith(f"{_HUB}/") else name)
+
+
+def adapt_task(name: str, content: Content | None) -> Task:
+    """Enter and return the task that goes with the user's own data; any other task where `content` is None."""
+    declared = task(name)
+    if content is None or declared.adapt is None:
+        return declared
+    _adapted[name] = declared.adapt(content)
+    return _adapted[name]
 
 
 def study(name: str) -> Study:

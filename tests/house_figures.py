@@ -17,7 +17,7 @@ FOLDERS = ("calib_bench", "tasks", "baselines")
 EMPTY_NAMES = {"found", "own", "said", "some", "told", "known", "given", "whole", "asked"}
 """Names of locals that do not say what they hold."""
 BELOW = {
-    "tasks": ("core", "data", "models", "system", "errors"),
+    "tasks": ("tasks", "core", "data", "models", "system", "errors"),
     "baselines": ("baselines", "core", "metrics", "inference", "system", "errors"),
 }
 """What the folders that import-linter does not see may import."""

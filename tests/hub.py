@@ -79,6 +79,22 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:upto])
 
 
+def serve_own_data(root: Path, server: ThreadingHTTPServer) -> None:
+    """Load task hub/own/small while the Hub answers, and again once it is gone; prints a line each."""
+    from huggingface_hub import constants
+
+    from calib_bench import registry
+    from calib_bench.core.splits import Request
+
+    constants.HF_HUB_CACHE = str(root / "own")
+    for _ in range(2):
+        splits = registry.task("hub/own/small").load(Request("hub/own/small", input=("text",), model="bag_8"))
+        sizes = [len(splits[name]) for name in ("train", "selection", "calibration", "test")]
+        print(sizes, splits.class_names, splits.source, flush=True)
+        server.shutdown()
+        server.server_close()
+
+
 def main(root: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -103,6 +119,8 @@ def main(root: Path) -> None:
     for split in hub.rows:
         frame = pd.DataFrame({"text": [f"{split} {i} " + "x" * (i % 90) for i in range(300)], "label": [0, 1] * 150})
         Handler.files[f"{split}-00000-of-00001.parquet"] = frame.to_parquet()
+    if "own" in sys.argv[2:]:
+        return serve_own_data(root, server)
     for mode in MODES:
         Handler.mode, start = mode, time.monotonic()
         constants.HF_HUB_CACHE = str(root / mode)

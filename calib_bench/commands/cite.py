@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
 from calib_bench.commands.stored_run import evaluation, open_run
-from calib_bench.core.metric_references import REFERENCES
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 
@@ -68,7 +67,8 @@ def _by_key(uses: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _uses(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each BibTeX key with what it is cited for, repeated where settings repeat it."""
-    yield registry.task(settings.task).reference, f"task {settings.task}"
+    if reference := registry.task(settings.task).reference:
+        yield reference, f"task {settings.task}"
     for model in settings.model or ():
         yield from ((key, f"model {model}") for key in references(model))
     yield from _baselines_used(settings)

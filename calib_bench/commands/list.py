@@ -13,11 +13,12 @@ Row = tuple[str, str]
 
 def _tasks() -> list[Row]:
     tasks = {name: registry.task(name) for name in registry.names("tasks")}
-    return [(name, f"{task.title} [{task.models[0]}]") for name, task in tasks.items()]
+    return [(name, task.title if task.look else f"{task.title} [{task.models[0]}]") for name, task in tasks.items()]
 
 
 def _models() -> list[Row]:
-    return list(models.examples().items())
+    hf = "any text classifier or encoder of transformers: NAME on the Hub, or a folder as hf/./PATH"
+    return [*models.examples().items(), ("hf/NAME", hf)]
 
 
 def _baselines() -> list[Row]:

@@ -31,6 +31,7 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
     store = Store(folder, "read")
     settings = store.settings()
     registry.use_stored(folder, settings.plugins, plugins)
+    registry.adapt_task(settings.task, settings.content)
     return store, settings
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from calib_bench.core.syntax import expand, split_word
+from calib_bench.core.task import Content
 from calib_bench.core.trial import Correlation, NonNegative, Positive, Precision, RateUnit, Sampling, Scale
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.system.object_store import url_of
@@ -38,10 +39,10 @@ class _Frozen(BaseModel):
 class Question(_Frozen):
     """What a study asks, as the user typed it. A tuple spans the grid; None stands for the task's default."""
 
-    task: str = Field("digits", description="task, a file in tasks/")
+    task: str = Field("digits", description="task, a file in tasks/; your own data: folder, or hub/OWNER/NAME")
     study: str = Field("separation", description="question to answer, a folder in calib_bench/studies/")
 
-    model: tuple[str, ...] | None = Field(None, description="architectures; timm/NAME works for images")
+    model: tuple[str, ...] | None = Field(None, description="architectures; timm/NAME is for images, hf/NAME for texts")
     beta: tuple[Positive, ...] | None = Field(None, description="inverse temperatures used in training")
     objective: tuple[str, ...] | None = Field(
         None, description="training losses: cross_entropy, name, name:strength, or terms joined by +"
@@ -125,7 +126,7 @@ class Question(_Frozen):
     split: Literal["shared", "seed"] = Field("shared", description="one data split for all seeds, or one per seed")
     limit: Count | None = Field(None, description="smoke mode: use at most this many examples of each split")
     pretrained: bool = Field(
-        False, description="start from timm's weights, or those of weights=; epochs=0 only calibrates them"
+        False, description="start from published weights, or those of weights=; epochs=0 only calibrates them"
     )
     keep: Literal["weights"] | None = Field(
         None, description="weights: store the model of each chosen trial too, for `predict`; trains it once more"
@@ -141,6 +142,10 @@ class Execution(_Frozen):
         description="start from the weights of this file, .safetensors or a checkpoint of tensors, of any one model; "
         "as pretrained=true",
     )
+    input: tuple[str, ...] = Field(
+        (), description="your own data: the column of images or texts, or the columns of numbers; default the others"
+    )
+    label: str | None = Field(None, description="your own data: the column of class names or numbers; default label")
     out: Path = Field(
         Path("runs"), description="where run folders go: a folder, or an object store as s3://bucket/folder"
     )
@@ -252,6 +257,7 @@ class Grid(_Frozen):
         seed: all seeds; the first `tune_seeds` of them choose the rate.
         reference: beta of the arms that others are compared with.
         options: keys that the study declares itself, see `StudyOptions`.
+        content: what the user's own data holds; None where the task declares its data.
     """
 
     task: str
@@ -272,6 +278,7 @@ class Grid(_Frozen):
     interventions: Literal["auto", "yes", "no"]
     switch_at: float
     options: dict[str, Any]
+    content: Content | None = None
 
 
 class Settings(UserSettings, Grid):

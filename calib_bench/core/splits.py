@@ -25,6 +25,7 @@ class Request:
         limit: at most this many training examples, and of each other split; None is all.
         model: the model's name, where preprocessing depends on it (timm's transforms).
         fetch: whether data that is not on this machine is downloaded.
+        input, label: columns that the user named, of a task whose data the user brings.
     """
 
     task: str
@@ -33,6 +34,8 @@ class Request:
     limit: int | None = None
     model: str | None = None
     fetch: bool = True
+    input: tuple[str, ...] = ()
+    label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,23 @@ class SplitSizes:
 
 
 @dataclass(frozen=True)
+class Content:
+    """What data of the user's own holds, as far as a plan needs it.
+
+    Attributes:
+        kind: of an input, as in `core.splits.InputSpec`.
+        classes: number of classes K.
+        sizes: of the splits, that of train among them.
+        large: whether images are of many sizes, or too large for small networks.
+    """
+
+    kind: str
+    classes: int
+    sizes: SplitSizes
+    large: bool
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Training defaults; every one of them can be set on the command line."""
 
@@ -84,6 +101,8 @@ class Task:
             is there: so that what a study takes can be told without it.
         image: shape [C, H, W] of the image that an input is, where some models get it as a vector: corruptions take it
             as an image.
+        look: Request -> what the data holds, of a task whose data the user brings; None where the task declares it.
+        adapt: what the data holds -> the task that goes with it.
         licence: what the data's licence allows, in a sentence.
         reference: BibTeX key in references.bib.
     """
@@ -105,3 +124,5 @@ class Task:
     source: Hub | None = None
     example: tuple[str, tuple[int, ...], int] | None = None
     image: tuple[int, int, int] | None = None
+    look: Callable[[Request], Content] | None = None
+    adapt: Callable[[Content], Task] | None = None

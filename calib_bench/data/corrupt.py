@@ -122,7 +122,7 @@ def _spoiled_texts(test: TextSplit, spoil: Any) -> Arrays:
     arrays: dict[str, np.ndarray] = {}
     for severity in SEVERITIES:
         texts = [spoil(severity, words_of(strings[row], READ_ON * length), row) for row in test.rows.tolist()]
-        arrays[f"tokens{severity}"], arrays[f"offsets{severity}"] = encode(test.source.tokenizer, texts, length)
+        arrays[f"tokens{severity}"], arrays[f"offsets{severity}"], _ = encode(test.source.tokenizer, texts, length)
     return arrays
 
 

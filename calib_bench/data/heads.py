@@ -146,8 +146,8 @@ def on_head(splits: Splits, head: Head | None, model: str, scored: bool) -> Spli
             return splits
         raise SettingsError(
             f"the head of {model} has {len(head.synsets):,} classes, and those of the data cannot be matched with "
-            f"them: {error}. Name the classes by their WordNet ids, such as n01440764, as ClassLabel or folders, or "
-            "give epochs= to train a new head"
+            f"them: {error}. Name the classes as the head does (those of ImageNet by their WordNet ids, such as "
+            "n01440764), as ClassLabel or folders, or give epochs= to train a new head"
         ) from None
     if tuple(index_K) == tuple(range(len(head.synsets))):
         return splits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.core.task import Hub, SplitSizes
+from calib_bench.core.task import Content, Hub, SplitSizes
 from calib_bench.data.augment import Augment
 
 if TYPE_CHECKING:
@@ -101,6 +101,28 @@ def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
         DataError: data is missing or not as declared. An image that cannot be decoded raises it in its batch.
     """
     return _later("streams", source, sizes, classes=classes)
+
+
+def from_columns() -> Load:
+    """The user's own data: tables or class folders, whose columns say what it holds, see `calib_bench.data.own_data`.
+
+    Raises (when called):
+        DataError: data is missing, or what it holds cannot be told.
+    """
+
+    def load(request: Request) -> Splits:
+        from calib_bench.data import loading
+
+        return loading.from_columns(request)
+
+    return load
+
+
+def look(request: Request) -> Content:
+    """What the user's own data holds; raises DataError as `from_columns` does when it loads."""
+    from calib_bench.data import own_data
+
+    return own_data.look(request)
 
 
 def _later(name: str, *declared: Any, **options: Any) -> Load:

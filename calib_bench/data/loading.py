@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,22 @@ from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
 from calib_bench.data.decoding import Greys, conversion_note, decode
 from calib_bench.data.duplicates import digests, note
+from calib_bench.data.own_data import OwnData, numbers, open_own
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
 from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
 from calib_bench.data.stream import StreamSplit, preprocess_for
-from calib_bench.data.tensors import DeviceCache, tensor_splits
-from calib_bench.data.text import TextSource, TextSplit, encode, train_tokenizer, words_of
+from calib_bench.data.tensors import DeviceCache, Normalize, tensor_splits
+from calib_bench.data.text import (
+    HF,
+    OwnTokenizer,
+    TextSource,
+    TextSplit,
+    encode,
+    own_tokenizer,
+    train_tokenizer,
+    words_of,
+)
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,7 +52,7 @@ def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: S
 
         x, y = (np.ascontiguousarray(array) for array in read(request))
         check_labels("all", y, classes)
-        rows = _partition(request, sizes, len(y), None)
+        rows = _rows(request, sizes, len(y), None)
         splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
         spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
         digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
@@ -66,28 +77,33 @@ def images(
     """What `loaders.images` declares."""
 
     def load(request: Request) -> Splits:
-        import torch
-
         raw = open_source(request, source, classes, tuple(names))
-        rows = _partition(request, sizes, len(raw.train), len(raw.test))
-        pools = {"train": raw.train, "test": raw.test}
-        pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
-        seen = cached(
-            request.task,
-            ("digests", 1, raw.digest, mode),
-            lambda: {pool: digests(pixels[pool]) for pool in pools},
-        )
-        raw.notes.update(note(seen, rows))
-        x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
-        labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
-        splits = tensor_splits(x, labels, rows, augment, (tuple(mean), tuple(std)))
-        prepared: tuple[object, ...] = (mode, tuple(mean), tuple(std), augment)
-        if deep := tuple(map(str, pixels["greys"][1:])):
-            prepared = (*prepared, deep)
-            raw.notes.update(conversion_note(deep))
-        return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
+        return _images(request, raw, sizes, (tuple(mean), tuple(std)), augment, mode)
 
     return load
+
+
+def _images(
+    request: Request, raw: Raw, sizes: SplitSizes, normalize: Normalize, augment: tuple[Augment, ...], mode: str
+) -> Splits:
+    import torch
+
+    rows, pools = _partition(request, sizes, raw), raw.pools
+    pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
+    seen = cached(
+        request.task,
+        ("digests", 1, raw.digest, mode),
+        lambda: {pool: digests(pixels[pool]) for pool in pools},
+    )
+    raw.notes.update(note(seen, rows))
+    x = {pool: torch.from_numpy(pixels[pool]) for pool in pools}
+    labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
+    splits = tensor_splits(x, labels, rows, augment, normalize)
+    prepared: tuple[object, ...] = (mode, *normalize, augment)
+    if deep := tuple(map(str, pixels["greys"][1:])):
+        prepared = (*prepared, deep)
+        raw.notes.update(conversion_note(deep))
+    return _from_raw(request, raw, splits, InputSpec("image", tuple(x["train"].shape[1:])), prepared)
 
 
 def texts(
@@ -102,78 +118,153 @@ def texts(
     """What `loaders.texts` declares."""
 
     def load(request: Request) -> Splits:
-        import numpy as np
-        import tokenizers
-        import torch
-
-        raw = open_source(request, source, classes, tuple(names))
-        rows = _partition(request, sizes, len(raw.train), len(raw.test))
-        used = {name: index.tolist() for name, index in rows.items()}
-
-        def build() -> dict[str, np.ndarray]:
-            strings = {"train": strings_of(raw.train), "test": strings_of(raw.test)}
-            tokenizer = train_tokenizer((words_of(strings["train"][row], length) for row in used["train"]), vocabulary)
-            made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
-            for pool, names in (("train", ("train", "selection", "calibration")), ("test", ("test",))):
-                needed = {row for name in names for row in used[name]}
-                wanted = [words_of(text, length) if row in needed else "" for row, text in enumerate(strings[pool])]
-                made[f"{pool}_digests"] = digests(strings[pool])
-                made[f"{pool}_tokens"], made[f"{pool}_offsets"] = encode(tokenizer, wanted, length)
-            return made
-
-        made = cached(request.task, ("tokens", 2, raw.digest, used, vocabulary, length, tokenizers.__version__), build)
-        raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in ("train", "test")}, rows))
-        tokens = {pool: DeviceCache(torch.from_numpy(made[f"{pool}_tokens"])) for pool in ("train", "test")}
-        splits = {}
-        for name, index in rows.items():
-            pool = "test" if name == "test" else "train"
-            labels = torch.from_numpy((raw.test if name == "test" else raw.train).labels)[index]
-            splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
-        tokenizer = bytes(made["tokenizer"]).decode()
-        splits["test"].source = TextSource(lambda: strings_of(raw.test), tokenizer, length)
-        learned = tokenizers.Tokenizer.from_str(tokenizer).get_vocab_size()
-        prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
-        return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
+        return _texts(request, open_source(request, source, classes, tuple(names)), sizes, vocabulary, length)
 
     return load
+
+
+def _texts(request: Request, raw: Raw, sizes: SplitSizes, vocabulary: int, length: int) -> Splits:
+    """Texts as tokens: words of a vocabulary that training texts teach, or a pretrained model's own."""
+    import tokenizers
+    import torch
+
+    rows, pools = _partition(request, sizes, raw), raw.pools
+    used = {name: index.tolist() for name, index in rows.items()}
+    theirs = own_tokenizer(str(request.model)) if (request.model or "").startswith(HF) else None
+    key = (theirs,) if theirs else (vocabulary, length)
+    made = cached(
+        request.task,
+        ("tokens", 2, raw.digest, used, *key, tokenizers.__version__),
+        lambda: _tokens(pools, used, theirs, vocabulary, length),
+    )
+    raw.notes.update(note({pool: made[f"{pool}_digests"] for pool in pools}, rows))
+    tokens = {pool: DeviceCache(torch.from_numpy(made[f"{pool}_tokens"])) for pool in pools}
+    splits = {}
+    for name, index in rows.items():
+        pool = _pool_of(name, pools)
+        labels = torch.from_numpy(pools[pool].labels)[index]
+        splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
+    tokenizer = bytes(made["tokenizer"]).decode()
+    splits["test"].source = TextSource(lambda: strings_of(raw.test), tokenizer, theirs.length if theirs else length)
+    if theirs:  # how texts are prepared for a model is noted, and recorded with each trial
+        raw.notes["preprocess"] = f"tokenizer of {request.model}, {theirs.digest[:12]}, at most {theirs.length} tokens"
+        raw.notes.update(_cut(str(request.model), theirs.length, splits, made))
+    learned = tokenizers.Tokenizer.from_str(tokenizer).get_vocab_size()
+    prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
+    return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
+
+
+def _pool_of(split: str, pools: Mapping[str, Part]) -> str:
+    return split if split in pools else "train"
+
+
+def _tokens(
+    pools: Mapping[str, Part],
+    used: Mapping[str, list[int]],
+    theirs: OwnTokenizer | None,
+    vocabulary: int,
+    length: int,
+) -> dict[str, np.ndarray]:
+    """The tokenizer's JSON and, by pool, digests of all texts and tokens of those that are used, see `text.encode`."""
+    import numpy as np
+
+    strings = {pool: strings_of(part) for pool, part in pools.items()}
+    learn = (words_of(strings["train"][row], length) for row in used["train"])
+    tokenizer = theirs.tokenizer if theirs else train_tokenizer(learn, vocabulary)
+    longest = theirs.length if theirs else length
+    made = {"tokenizer": np.frombuffer(tokenizer.encode(), dtype=np.uint8)}
+    for pool, texts in strings.items():
+        wanted = [""] * len(texts)
+        for row in itertools.chain(*(used[name] for name in used if _pool_of(name, pools) == pool)):
+            wanted[row] = texts[row] if theirs else words_of(texts[row], length)
+        made[f"{pool}_digests"] = digests(texts)
+        made[f"{pool}_tokens"], made[f"{pool}_offsets"], made[f"{pool}_cut"] = encode(tokenizer, wanted, longest)
+    return made
+
+
+def _cut(model: str, length: int, splits: Mapping[str, TextSplit], made: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """A note on the texts that are longer than a model reads; empty where there are none."""
+    cut = sum(int(made[name].sum()) for name in ("train_cut", "test_cut") if name in made)
+    count = sum(len(split) for split in splits.values())
+    if not cut:
+        return {}
+    return {
+        "cut": f"{cut:,} of {count:,} texts are longer than the {length} tokens that {model} reads, and cut off there"
+    }
 
 
 def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
     """What `loaders.streams` declares."""
 
     def load(request: Request) -> Splits:
-
         raw = open_source(request, source, classes, subset=True)
-        scaled_sizes = sizes if raw.fraction == 1 else scaled(sizes, raw.fraction)
-        rows = _partition(request, scaled_sizes, len(raw.train), len(raw.test))
-        for part in (raw.train, raw.test):
-            part.prepare()
-        if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
-            pools = {"train": raw.train, "test": raw.test}
-            seen = cached(
-                request.task,
-                ("digests", 1, raw.digest),
-                lambda: {pool: digests(part.inputs()) for pool, part in pools.items()},
-            )
-            raw.notes.update(note(seen, rows))
-        else:
-            raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
-        preprocess = preprocess_for(request.model)
-        greys = _sampled(raw)
-        splits = {
-            name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
-            for name, index in rows.items()
-        }
-        raw.notes.update(conversion_note(greys.names()))
-        raw.notes["preprocess"] = str(preprocess)
-        # How images are transformed depends on the model: it is noted, and recorded with each trial.
-        return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
+        return _streams(request, raw, sizes if raw.fraction == 1 else scaled(sizes, raw.fraction))
 
     return load
 
 
-def _partition(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
+def _streams(request: Request, raw: Raw, sizes: SplitSizes) -> Splits:
+    rows, pools = _partition(request, sizes, raw), raw.pools
+    for part in pools.values():
+        part.prepare()
+    if raw.digest.startswith(WHOLE):  # what is read in parts for its digest is too large to read for this
+        seen = cached(
+            request.task,
+            ("digests", 1, raw.digest),
+            lambda: {pool: digests(part.inputs()) for pool, part in pools.items()},
+        )
+        raw.notes.update(note(seen, rows))
+    else:
+        raw.notes["duplicates"] = "test examples that also occur in training were not looked for, in so much data"
+    preprocess = preprocess_for(request.model)
+    greys = _sampled(raw)
+    splits = {
+        name: StreamSplit(raw.test if name == "test" else raw.train, index, preprocess, greys)
+        for name, index in rows.items()
+    }
+    raw.notes.update(conversion_note(greys.names()))
+    raw.notes["preprocess"] = str(preprocess)
+    # How images are transformed depends on the model: it is noted, and recorded with each trial.
+    return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
 
+
+def from_columns(request: Request) -> Splits:
+    """The user's own data, as its columns say what it is."""
+    data = open_own(request)
+    if data.kind == "tokens":
+        return _texts(request, data.raw, data.sizes, vocabulary=20_000, length=200)
+    if data.kind == "vector":
+        return _numbers(request, data)
+    if data.large:
+        return _streams(request, data.raw, data.sizes)
+    channels = 1 if data.mode == "L" else 3
+    return _images(request, data.raw, data.sizes, ((0.5,) * channels, (0.25,) * channels), (), data.mode)
+
+
+def _numbers(request: Request, data: OwnData) -> Splits:
+    """Columns of numbers, each less its mean in the training split and over its deviation there."""
+    import numpy as np
+    import torch
+
+    raw, pools = data.raw, data.raw.pools
+    rows = _partition(request, data.sizes, raw)
+    x = {pool: numbers(part, data.columns) for pool, part in pools.items()}
+    raw.notes.update(note({pool: digests(x_ND) for pool, x_ND in x.items()}, rows))
+    train_ND = x["train"][rows["train"].numpy()]
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0)
+    std_D = np.where(std_D > 0, std_D, 1)
+    scaled_x = {pool: torch.from_numpy((x_ND - mean_D) / std_D).float() for pool, x_ND in x.items()}
+    labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
+    splits = tensor_splits(scaled_x, labels, rows)
+    return _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), ("standardized",))
+
+
+def _partition(request: Request, sizes: SplitSizes, raw: Raw) -> dict[str, Any]:
+    test_rows = len(raw.test) if "test" in raw.pools else None
+    return _rows(request, sizes, len(raw.train), test_rows)
+
+
+def _rows(request: Request, sizes: SplitSizes, rows: int, test_rows: int | None) -> dict[str, Any]:
     return partition(sizes, rows, test_rows, task=request.task, split=request.split, limit=request.limit)
 
 

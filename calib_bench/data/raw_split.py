@@ -1,8 +1,7 @@
-"""One split as it lies on disk: parquet files, or class folders of images. Inputs are read in row order, or by row."""
+"""One split as it lies on disk: tables, or class folders of images. Inputs are read in row order, or by row."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib_bench.data.naming import matched, natural
+from calib_bench.data.table_files import batches, class_names, read, rows_in, schema_of
 from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ class Part:
         """The file that holds a row."""
         if self.input is None:
             return Path(os.fsdecode(self.paths[row]))
-        import pyarrow.parquet as pq
-
         if "ends" not in self._open:
-            self._open["ends"] = np.cumsum([pq.read_metadata(file).num_rows for file in self.files()])
+            self._open["ends"] = np.cumsum([rows_in(file) for file in self.files()])
         return list(self.files())[int(np.searchsorted(self._open["ends"], row, side="right"))]
 
     def files(self) -> Iterator[Path]:
@@ -74,16 +72,9 @@ class Part:
         if self.input is None:
             yield from (file.read_bytes() for file in self.files())
             return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         for file in self.files():
-            try:
-                with pq.ParquetFile(file) as table:
-                    for batch in table.iter_batches(batch_size=1024, columns=[self.input]):
-                        yield from (_payload(value) for value in batch.column(0).to_pylist())
-            except (pa.ArrowException, OSError) as error:
-                raise unreadable(file, error) from error
+            for values in batches(file, self.input):
+                yield from (_payload(value) for value in values.to_pylist())
 
     def row(self, index: int) -> Any:
         """One row's encoded image, from memory-mapped Arrow or its own file: constant memory, any order."""
@@ -161,21 +152,15 @@ def _labels_of_file(
         where: the file and its split, for people.
         first_row: the number of the file's first row within the split, for people.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(file) as table:
-            schema = table.schema_arrow
-            _check_columns(schema, file, input, label)
-            labels = table.read(columns=[label]).column(0)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(file, error) from error
+    schema = schema_of(file)
+    _check_columns(schema, file, input, label)
+    labels = read(file, [label]).column(0)
     if labels.null_count:
         row = first_row + pc.index(pc.is_null(labels), True).as_py()
         raise DataError(f"Row {row} {where} has no label; labels must be integers from 0 to K-1.")
-    return labels.to_numpy().astype(np.int64), _class_names(schema, label)
+    return labels.to_numpy().astype(np.int64), class_names(schema, label)
 
 
 def _check_columns(schema: pa.Schema, file: Path, input: str, label: str) -> None:
@@ -243,29 +228,13 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def encoded(files: list[Path]) -> np.ndarray:
-    """Paths as an array of bytes, see `Part.paths`."""
+    """Names of files as an array of bytes, see `Part.paths`."""
     return np.array([os.fsencode(file) for file in files])
-
-
-def unreadable(file: Path, error: Exception) -> DataError:
-    """The error for a parquet file that cannot be read."""
-    size = file.stat().st_size if file.exists() else 0
-    why = " ".join(str(error).split())
-    what = "empty (0 bytes)" if size == 0 else f"truncated or not parquet ({size:,} bytes; {why})"
-    return DataError(f"{file} is {what}. Fetch it again.")
 
 
 def _payload(value: Any) -> Any:
     """The bytes of an image cell, which the Hub stores as {"bytes", "path"}; anything else as it is."""
     return value.get("bytes") if isinstance(value, dict) else value
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """Class names from the metadata that the `datasets` library writes into parquet files."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    feature = json.loads(text).get("info", {}).get("features", {}).get(label, {}) if text else {}
-    names = feature.get("names") or ()
-    return tuple(names[key] for key in sorted(names, key=int)) if isinstance(names, dict) else tuple(names)
 
 
 def _memory_mapped(files: list[Path], input: str) -> Any:
@@ -277,7 +246,7 @@ def _memory_mapped(files: list[Path], input: str) -> Any:
     (datasets.enable_progress_bars if progress else datasets.disable_progress_bars)()
     try:
         table = datasets.load_dataset(
-            "parquet",
+            "arrow" if files[0].suffix == ".arrow" else "parquet",
             data_files={"train": [str(file) for file in files]},
             split="train",
             cache_dir=os.environ.get("HF_DATASETS_CACHE"),

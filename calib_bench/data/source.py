@@ -20,6 +20,7 @@ from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.naming import listed
 from calib_bench.data.raw_split import Part, beside, folder_part, parquet_part
+from calib_bench.data.table_files import SUFFIXES
 from calib_bench.errors import DataError
 
 ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}
@@ -41,7 +42,7 @@ class Raw:
     """A data set found and checked, not yet partitioned.
 
     Attributes:
-        train, test: its two splits.
+        train, test: its two splits; one and the same where test is drawn from it too.
         classes: number of classes K.
         names: K class names.
         source: where it was found, for people.
@@ -58,6 +59,11 @@ class Raw:
     digest: str
     fraction: float
     notes: dict[str, str]
+
+    @property
+    def pools(self) -> dict[str, Part]:
+        """What splits are drawn from: "train", and "test" where it is another."""
+        return {"train": self.train} | ({} if self.test is self.train else {"test": self.test})
 
 
 def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...] = (), subset: bool = False) -> Raw:
@@ -182,6 +188,7 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
     patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
+    patterns = patterns or [f"*{suffix}" for suffix in SUFFIXES]
     cached = not (request.fetch and _answers(hub))
     try:
         folder = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}"
@@ -214,6 +221,18 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
             f"{hub.revision[:12]} ({why}).{gate} "
             "Name a folder with data=PATH, or connect to the Hub."
         ) from error
+
+
+def newest_commit(name: str) -> str:
+    """The newest commit of a data set on the Hub; that of its cache where the Hub cannot be reached, "main" without."""
+    import huggingface_hub as hf
+    from huggingface_hub import constants
+
+    try:
+        return str(hf.HfApi().dataset_info(name, timeout=ANSWER).sha)
+    except Exception:  # of the Hub, of its transport: they have no common base
+        cached = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
+        return cached.read_text().strip() if cached.is_file() else "main"
 
 
 def _answers(hub: Hub) -> bool:
@@ -302,10 +321,10 @@ def _parquet_files(root: Path, split: str) -> list[Path]:
     """Parquet files of a split of this very name, in a folder and in the folders directly inside it."""
     files = [*root.glob("*.parquet"), *root.glob("*/*.parquet")]
     seen = sorted(file for file in files if not beside(file) and not beside(file.parent))
-    return [file for file in seen if _belongs(file.relative_to(root), split)]
+    return [file for file in seen if belongs(file.relative_to(root), split)]
 
 
-def _belongs(file: Path, split: str) -> bool:
+def belongs(file: Path, split: str) -> bool:
     """Whether a parquet file is of a split: train.parquet, train-00000-of-00003.parquet, train/0.parquet."""
     return file.stem == split or file.stem.startswith((f"{split}-", f"{split}_")) or file.parent.name == split
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from calib_bench.data.tensors import DeviceCache, order, whole_batches
+from calib_bench.errors import SettingsError, UserError
 from calib_bench.system.random import stream
 
+HF = "hf/"
+"""How names of transformers' models begin."""
+LONGEST = 512
+"""Most tokens of a text for those."""
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 """Tokens 0 and 1."""
 CHUNK = 50
@@ -59,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     return tokenizer.to_str()
 
 
-def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first `length` tokens of each text.
 
     Args:
@@ -68,18 +78,102 @@ def encode(tokenizer: str, texts: list[str], length: int) -> tuple[np.ndarray, n
         length: at most so many tokens.
 
     Returns:
-        int32 [T], all tokens one text after the other, and int64 [N + 1], where each begins.
+        int32 [T], all tokens one text after the other, int64 [N + 1], where each begins, and bool [N], which texts
+        are longer.
     """
     from tokenizers import Tokenizer
 
     parsed = Tokenizer.from_str(tokenizer)
     parsed.enable_truncation(length)
+    parsed.no_padding()
     unknown = parsed.encode(UNKNOWN).ids
     ids: list[np.ndarray] = []
+    cut: list[bool] = []
     for start in range(0, len(texts), 1000):
         encoded = parsed.encode_batch_fast(texts[start : start + 1000])
         ids += [np.asarray(text.ids or unknown, dtype=np.int32) for text in encoded]
-    return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64)
+        cut += [bool(text.overflowing) for text in encoded]
+    return np.concatenate(ids), np.cumsum([0] + [len(text) for text in ids], dtype=np.int64), np.array(cut)
+
+
+@dataclass(frozen=True)
+class OwnTokenizer:
+    """The tokenizer of a pretrained model: its JSON, and most tokens of a text that the model reads."""
+
+    tokenizer: str
+    length: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the JSON."""
+        return hashlib.sha256(self.tokenizer.encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"{self.digest} {self.length}"
+
+
+@lru_cache(maxsize=8)
+def own_tokenizer(model: str) -> OwnTokenizer:
+    """The tokenizer of a model of transformers, "hf/NAME", see `from_pretrained`.
+
+    Raises:
+        SettingsError: transformers is not installed, or there is no such folder.
+        UserError: the tokenizer cannot be had, or is not one of the `tokenizers` library.
+    """
+    tokenizer, config = from_pretrained(model, "AutoTokenizer"), from_pretrained(model, "AutoConfig")
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{model} has no tokenizer of the `tokenizers` library (tokenizer.json): choose another model")
+    limits = (LONGEST, tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or LONGEST)
+    return OwnTokenizer(tokenizer.backend_tokenizer.to_str(), min(limits))
+
+
+def from_pretrained(model: str, kind: str, **options: Any) -> Any:
+    """What a class of transformers' loads for "hf/NAME" of the Hub, or a folder as "hf/./PATH" or "hf//PATH".
+
+    Args:
+        kind: the class's name, such as "AutoConfig".
+        options: of its `from_pretrained`.
+
+    Raises:
+        SettingsError: transformers is not installed, there is no such folder, or NAME is a folder's too.
+        UserError: it cannot be loaded.
+    """
+    where = place_of(model)
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise SettingsError(f'model={model} needs transformers: pip install "calib_bench[text]"') from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, kind).from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{kind} of {model} cannot be loaded ({why}). Name a model of the Hub that is on this machine or can be "
+            "fetched, or a folder that save_pretrained wrote: model=hf/./FOLDER"
+        ) from error
+
+
+def place_of(model: str) -> str:
+    """The folder, or the name on the Hub, that "hf/..." stands for.
+
+    Raises:
+        SettingsError: there is no such folder, or the name on the Hub is that of a folder here too.
+    """
+    name = model.removeprefix(HF)
+    if name.startswith((".", "/", "~")):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            missing = "has no config.json" if folder.is_dir() else "does not exist"
+            raise SettingsError(f"model={model}: the folder {folder} {missing}: expected what save_pretrained writes")
+        return str(folder)
+    if (Path(name) / "config.json").is_file():
+        raise SettingsError(f"model={model} is a name on the Hub, and a folder here too: write hf/./{name} for that")
+    return name
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from calib_bench import models, registry
 from calib_bench.core.corruption import source_name
 from calib_bench.core.fate import label_entropy
-from calib_bench.core.settings import Execution
+from calib_bench.core.settings import Execution, Settings
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
 from calib_bench.core.trial import Trial, TrialResult, of_file, scored_as_published
@@ -28,7 +28,6 @@ from calib_bench.errors import DataError, DiskFull, SettingsError, StoreError
 from calib_bench.execute import heartbeat
 from calib_bench.metrics import log_loss_n
 from calib_bench.models import weights
-from calib_bench.models.timm import pretrained_head
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.failures import Kind, kind_of
@@ -58,6 +57,8 @@ def prepare(execution: Execution) -> None:
     registry.use_plugins(execution.plugins)
     if execution.weights is not None and execution.weights.is_file():
         weights.name_of(execution.weights)
+    if isinstance(execution, Settings):
+        registry.adapt_task(execution.task, execution.content)
 
 
 def throttled(send: Callable[[float], Any], seconds: float = TICK) -> Progress:
@@ -89,22 +90,23 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
     """
     scored = scored_as_published(trial)
     start = trial.weights or "" if trial.pretrained else None
-    splits = _load(trial.task, execution.data, trial.split, trial.limit, trial.model, start, scored, fetch)
+    request = Request(
+        trial.task, execution.data, trial.split, trial.limit, trial.model, fetch, execution.input, execution.label
+    )
+    splits = _load(request, start, scored)
     by_name = {source_name(source): source for source in execution.shift}
     sources = tuple(by_name.get(name, name) for name in trial.shift.split(",") if name)
     return _shifted(splits, trial.task, trial.limit, sources) if sources else splits
 
 
 @lru_cache(maxsize=2)
-def _load(
-    task: str, data: object, split: int, limit: int | None, model: str, start: str | None, scored: bool, fetch: bool
-) -> Splits:
-    splits = registry.task(task).load(Request(task, data, split, limit, model, fetch))  # type: ignore[arg-type]
+def _load(request: Request, start: str | None, scored: bool) -> Splits:
+    splits, model = registry.task(request.task).load(request), str(request.model)
     if start is None:
         return splits
     if of_file(start):
         return _on_file(splits, start, model, scored)
-    return on_head(splits, pretrained_head(model.removeprefix("timm/")), model, scored)
+    return on_head(splits, models.pretrained_head(model), model, scored)
 
 
 def _on_file(splits: Splits, start: str, model: str, scored: bool) -> Splits:

@@ -1,4 +1,4 @@
-"""Models by name: the package's own, one architecture a file, timm's, and those of plug-ins.
+"""Models by name: the package's own, one architecture a file, those of timm and transformers, and those of plug-ins.
 
 This module imports no torch until something is built.
 """
@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from calib_bench import registry
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from calib_bench.core.splits import InputSpec
+    from calib_bench.data.heads import Head
 
 ALIASES = {
     "mlp": "mlp_128_128",
@@ -30,6 +32,9 @@ ALIASES = {
     "resnet50": "timm/resnet50",
 }
 """Short names and the full names that they stand for."""
+
+PRETRAINED = ("timm", "hf")
+"""Libraries whose models have published weights, by the beginning of their names: timm and transformers."""
 
 EXAMPLES = {
     "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous), "
@@ -69,6 +74,7 @@ _FAMILIES = (
     _Family("recurrent", rf"(gru|lstm)_({_W})", ("tokens",), False),
     _Family("bag", rf"bag_({_W})", ("tokens",), True),
     _Family("timm", r"timm/([A-Za-z0-9_.]+)", ("image",), False),
+    _Family("hf", r"hf/(.+)", ("tokens",), False),
 )
 
 
@@ -107,7 +113,7 @@ def canonical(name: str) -> str:
 def check(name: str, kind: str | None = None) -> None:
     """Check that a name is well formed and, where `kind` is given, that the model takes such inputs.
 
-    A timm name is looked up only when the model is built, because that imports torch.
+    A name of timm or transformers is looked up only when the model is built, because that imports torch.
 
     Args:
         name: the model's name.
@@ -126,15 +132,31 @@ def check(name: str, kind: str | None = None) -> None:
 
 
 def check_exists(name: str) -> None:
-    """Like `check`, and a timm name is looked up in timm, which imports torch.
+    """Like `check`, and a name of timm or transformers is looked up there, which imports torch.
 
     Raises:
         SettingsError: no such model.
     """
     check(name)
     family, match = _resolve(name)
-    if family.module == "timm":
-        importlib.import_module("calib_bench.models.timm").exists(match[1])
+    if family.module in PRETRAINED:
+        _of_library(family).exists(match[1])
+
+
+def pretrained_head(name: str) -> Head | None:
+    """What the outputs of a model's published weights stand for; None where that is not known, or there are none."""
+    family, match = _resolve(name)
+    return _of_library(family).pretrained_head(match[1])
+
+
+def weights_at_hand(name: str) -> str | None:
+    """The published weights that would be loaded for a model now, as a trial's key names them; None without any."""
+    family, match = _resolve(name)
+    return _of_library(family).weights_at_hand(match[1])
+
+
+def _of_library(family: _Family) -> ModuleType:
+    return importlib.import_module(f"calib_bench.models.{family.module}")
 
 
 def fusable(name: str) -> bool:
@@ -165,8 +187,8 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     if pretrained and weights and of_file(weights):
         return from_file(name, spec, classes, weights)[0]
     family, match = _resolve(name)
-    if pretrained and family.module != "timm":
-        raise UserError(f"there are no pretrained weights for model {name!r}; only timm/NAME models have them")
+    if pretrained and family.module not in PRETRAINED:
+        raise UserError(f"there are no pretrained weights for model {name!r}; timm/NAME and hf/NAME have them")
     if family.module is None:
         return _plugged_in()[name].build(spec, classes)
     module = importlib.import_module(f"calib_bench.models.{family.module}")
@@ -265,7 +287,7 @@ def _resolve(name: str) -> tuple[_Family, re.Match[str]]:
     if resolved is None:
         raise SettingsError(
             f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
-            f"timm/NAME); {nearest(name, {*EXAMPLES, *ALIASES, *plugins})}"
+            f"timm/NAME, one of transformers hf/NAME); {nearest(name, {*EXAMPLES, *ALIASES, *plugins})}"
         )
     family, match = resolved
     if family.module == "wrn":

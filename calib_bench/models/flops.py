@@ -34,8 +34,8 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
     """Floating-point operations of one example's forward pass; a multiply-add is two, training `TRAINING` times that.
 
     Matrix products, convolutions and attention are counted by torch's formulas while an example of zeros passes
-    through a model without initial weights, a large one on the meta device, where nothing is computed; recurrent layers
-    and means of embeddings are counted from their weights, per token.
+    through a model without initial weights, a large one on the meta device, where nothing is computed; models of
+    text are counted from their weights, per token.
 
     Args:
         name: of the model.
@@ -114,11 +114,12 @@ def _timed(a: torch.Tensor) -> float:
 
 
 def _token_flops(model: nn.Module, length: int) -> float:
-    """Recurrent weights act once per token, the head once; without recurrence, embeddings are weighted and summed."""
+    """Matrices act once per token, the head once; without any, embeddings are weighted and summed. Attention between
+    tokens is left out."""
     from torch import nn
 
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    weights = sum(p.numel() for module in recurrent for p in module.parameters() if p.ndim == 2)
     last = models.head(model)
-    per_token = 2 * weights if recurrent else 2 * last.in_features
+    layers = [module for module in model.modules() if not isinstance(module, nn.Embedding) and module is not last]
+    weights = sum(p.numel() for module in layers for p in module.parameters(recurse=False) if p.ndim == 2)
+    per_token = 2 * (weights or last.in_features)
     return float(length * per_token + 2 * last.weight.numel())

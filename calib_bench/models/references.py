@@ -46,4 +46,6 @@ def references(name: str) -> tuple[str, ...]:
     if full.startswith("timm/"):
         name_there = full.removeprefix("timm/")
         return ("wightman2019", *(key for pattern, key in TIMM.items() if re.match(pattern, name_there)))
+    if full.startswith("hf/"):
+        return ("wolf2020",)
     return next((keys for pattern, keys in REFERENCES.items() if re.match(pattern, full)), ())

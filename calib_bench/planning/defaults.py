@@ -10,12 +10,13 @@ from calib_bench import models, registry
 from calib_bench.core.baseline import Objective
 from calib_bench.core.corruption import source_name
 from calib_bench.core.settings import KEYS, RATES, Settings, Space, StudyOptions, UserSettings, read_value
+from calib_bench.core.splits import Request
 from calib_bench.core.study import Study
 from calib_bench.core.syntax import split_word
-from calib_bench.core.task import Task
+from calib_bench.core.task import Content, Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
+from calib_bench.data.text import HF
 from calib_bench.errors import SettingsError, nearest
-from calib_bench.models.timm import weights_at_hand
 from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
 from calib_bench.train.fusion import check_optimizer, check_schedule
@@ -33,8 +34,10 @@ def resolve(typed: UserSettings) -> Settings:
     """
     registry.use_plugins(typed.plugins)
     if isinstance(typed, Settings):
+        registry.adapt_task(typed.task, typed.content)
         return typed
-    task, study = registry.task(typed.task), registry.study(typed.study)
+    content = _content(typed)
+    task, study = registry.adapt_task(typed.task, content), registry.study(typed.study)
     if typed.shift and not study.measures_shift:
         raise SettingsError(f"study={typed.study} measures no shifted data: leave shift= out, or take study=separation")
     typed = typed.model_copy(update={**_study_defaults(typed, study, task), "options": check_options(typed)})
@@ -58,8 +61,26 @@ def resolve(typed: UserSettings) -> Settings:
     spaces = {model: _space(filled, task, model) for model in chosen}
     for space in spaces.values():
         _check_space(filled, space)
-    settings = Settings.model_construct(**dict(filled), spaces=spaces)
+    settings = Settings.model_construct(**dict(filled), spaces=spaces, content=content)
     return study.complete(typed, settings) if study.complete else settings
+
+
+def _content(typed: UserSettings) -> Content | None:
+    """What the user's own data holds; None where the task declares its data.
+
+    Raises:
+        SettingsError: columns are named of a task that declares them.
+        DataError: the data cannot be read, or what it holds cannot be told.
+    """
+    task = registry.task(typed.task)
+    if task.look is not None:
+        return task.look(Request(typed.task, typed.data, input=typed.input, label=typed.label))
+    if typed.input or typed.label:
+        raise SettingsError(
+            f"input= and label= name columns of your own data, and task {typed.task} declares its own: leave them out, "
+            "or give task=folder or task=hub/OWNER/NAME"
+        )
+    return None
 
 
 def spelled_out(settings: Settings) -> dict[str, str]:
@@ -101,8 +122,10 @@ def _hint(key: str, options: type[StudyOptions]) -> str:
 
 def _check_model(model: str, published: bool) -> None:
     models.check_exists(model)
-    if published and not model.startswith("timm/"):
-        raise SettingsError(f"there are no pretrained weights for {model}: give model=timm/NAME, or weights=FILE")
+    if published and not model.startswith(("timm/", HF)):
+        raise SettingsError(
+            f"there are no pretrained weights for {model}: give model=timm/NAME, model=hf/NAME, or weights=FILE"
+        )
 
 
 def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:
@@ -313,7 +336,7 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
     if typed.keep and len(space["lr"]) == 1:  # no rate is chosen: see `planning.plan`
         space["keep"] = (typed.keep,)
     add_scales(typed, space)
-    return space | (_published(typed, model, space) if typed.pretrained else {})
+    return space | (_published(typed, model, space) if typed.pretrained or model.startswith(HF) else {})
 
 
 NEUTRAL = {"correlation": None, "label_noise": 0.0, "norm_batch": None, "eps": ADAM_EPS, "sampling": "shuffled"}
@@ -349,7 +372,10 @@ def _published(typed: UserSettings, model: str, space: Space) -> Space:
     """
     if typed.correlation and 0 in space["epochs"]:
         raise SettingsError("correlation draws a new head, which epochs=0 would not train: give epochs=")
-    weights = name_of(typed.weights) if typed.weights else weights_at_hand(model.removeprefix("timm/"))
+    published = typed.pretrained and not typed.weights
+    if published and 0 in space["epochs"] and model.startswith(HF) and models.pretrained_head(model) is None:
+        raise SettingsError(f"{model} has no trained head, and epochs=0 would not train one: give epochs=, such as 3")
+    weights = name_of(typed.weights) if typed.weights else models.weights_at_hand(model)
     return {"weights": (weights,)} if weights else {}
 
 

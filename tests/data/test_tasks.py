@@ -25,7 +25,9 @@ from calib_bench.data.text import TextSplit
 from calib_bench.errors import DataError
 
 FOLDER = Path(calib_bench.tasks.__path__[0])
-NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem != "__init__")
+OWN_DATA = ("folder", "hub")
+"""Tasks whose data the user brings: see test_own_data.py."""
+NAMES = sorted(name for file in FOLDER.glob("*.py") if (name := file.stem)[0] != "_" and name not in OWN_DATA)
 FOUR = ("train", "selection", "calibration", "test")
 CPU = torch.device("cpu")
 EMBEDDED = ("digits",)

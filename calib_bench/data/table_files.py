@@ -1,0 +1,127 @@
+"""Tables on disk: parquet, Arrow, CSV, TSV and JSON lines, read by column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calib_bench.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson")
+"""How the names of tables end."""
+ROWS = 1024
+"""Rows of a batch."""
+
+
+def schema_of(file: Path) -> pa.Schema:
+    """A table's columns, with what the `datasets` library says of them.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if file.suffix != ".parquet":
+        return read(file).schema
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+
+
+def read(file: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table with these columns, or all.
+
+    Raises:
+        DataError: the file cannot be read to its end.
+    """
+    import pyarrow as pa
+
+    try:
+        table = _READERS[file.suffix](file, columns)
+        return table if columns is None else table.select(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+
+
+def batches(file: Path, column: str) -> Iterator[pa.Array]:
+    """One column in parts, of `ROWS` rows or fewer.
+
+    Raises:
+        DataError: the file cannot be read to its end.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.suffix != ".parquet":
+        yield from read(file, [column]).column(0).chunks
+        return
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=ROWS, columns=[column]):
+                yield batch.column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from error
+
+
+def rows_in(file: Path) -> int:
+    """Number of rows."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(file).num_rows if file.suffix == ".parquet" else len(read(file))
+
+
+def class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
+    """Class names from the metadata that the `datasets` library writes into its files."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    feature = json.loads(text).get("info", {}).get("features", {}).get(label, {}) if text else {}
+    names = feature.get("names") or ()
+    return tuple(names[key] for key in sorted(names, key=int)) if isinstance(names, dict) else tuple(names)
+
+
+def unreadable(file: Path, error: Exception) -> DataError:
+    """The error for a table that cannot be read."""
+    size = file.stat().st_size if file.exists() else 0
+    why = " ".join(str(error).split())
+    what = "empty (0 bytes)" if size == 0 else f"truncated or not {file.suffix[1:]} ({size:,} bytes; {why})"
+    return DataError(f"{file} is {what}. Fetch it again.")
+
+
+def _parquet(file: Path, columns: list[str] | None) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        return table.read(columns=columns)
+
+
+def _arrow(file: Path, _: list[str] | None) -> pa.Table:
+    """Both layouts of Arrow: that with an index at its end, and the stream that `datasets` writes."""
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+
+
+def _csv(file: Path, _: list[str] | None) -> pa.Table:
+    from pyarrow import csv
+
+    delimiter = "\t" if file.suffix == ".tsv" else ","
+    return csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
+
+
+def _json_lines(file: Path, _: list[str] | None) -> pa.Table:
+    from pyarrow import json as lines
+
+    return lines.read_json(file)
+
+
+_READERS = {".parquet": _parquet, ".arrow": _arrow, ".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines}
+_READERS[".ndjson"] = _json_lines

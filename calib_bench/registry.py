@@ -52,8 +52,12 @@ _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 def _own(kind: str) -> tuple[str, ...]:
     if kind not in _SINGULAR:
         return ()
-    package = importlib.import_module(_package_of(kind))
-    return tuple(sorted({_name(path) for folder in package.__path__ for path in _plugin_files(Path(folder))}))
+    return tuple(sorted({_name(path) for folder in folders(kind) for path in _plugin_files(folder)}))
+
+
+def folders(kind: str) -> list[Path]:
+    """Where the package's own plug-ins of a kind are."""
+    return [Path(folder) for folder in importlib.import_module(_package_of(kind)).__path__]
 
 
 def _package_of(kind: str) -> str:

@@ -90,8 +90,6 @@ def _calibrators(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _metrics() -> Iterator[tuple[str, str]]:
-    from calib_bench.metrics.references import REFERENCES
-
     for metric, keys in REFERENCES.items():
         yield from ((key, f"metric {metric}") for key in keys)
 

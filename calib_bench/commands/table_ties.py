@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import baselines, registry
+from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
 from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
@@ -127,7 +127,7 @@ def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float]]:
 @cache
 def code_digest(plugins: tuple[Path, ...]) -> str:
     """A digest of the package's code and that of plug-ins, of the versions of libraries and of the machine."""
-    folders = (Path(__file__).parents[1], *map(Path, baselines.__path__), *plugins)
+    folders = (Path(__file__).parents[1], *registry.folders("baselines"), *plugins)
     paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     sources = [sha256(path.read_bytes()).hexdigest() for path in paths]
     return files.digest_of([environment.describe(), sources])

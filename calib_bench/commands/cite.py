@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
 from calib_bench.commands.stored_run import evaluation, open_run
+from calib_bench.core.metric_references import REFERENCES
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
 

@@ -74,16 +74,22 @@ def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> in
     for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
         if not Path(path).is_file() or sha256(Path(path)) != digest:
             raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
-    words = [re.sub(r"^--(out|plugins)=", r"\1=", word) for word in shlex.split(done["command"])[3:]]
-    for option in ("--out", "--plugins"):
-        if option in words:
-            at = words.index(option)
-            words[at : at + 2] = [f"{option[2:]}={words[at + 1]}"]
+    words = _typed(done["command"])
     if any(word.startswith("plugins=") for word in words) and not plugins:
         raise UserError(f"{folder} was made with plug-ins, which are code: give plugins= with their folder to run them")
     kept = [word for word in words[1:] if not word.startswith(("out=", "plugins="))]
     given = [f"plugins={','.join(map(str, plugins))}"] if plugins else []
     return load(words[0]).run([*kept, f"out={folder}", *given])
+
+
+def _typed(command: str) -> list[str]:
+    """The words after `python -m calib_bench`, with folders as out=FOLDER and plugins=FOLDER however they were typed."""
+    words = [re.sub(r"^--(out|plugins)=", r"\1=", word) for word in shlex.split(command)[3:]]
+    for option in ("--out", "--plugins"):
+        if option in words:
+            at = words.index(option)
+            words[at : at + 2] = [f"{option[2:]}={words[at + 1]}"]
+    return words
 
 
 def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:

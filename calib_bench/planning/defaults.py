@@ -322,25 +322,26 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
     model_recipes = {models.canonical(name): recipe for name, recipe in task.recipes.items()}
     recipe = {**vars(task.recipe), **model_recipes.get(model, {})}
     space: Space = {"beta": typed.beta or (), "objective": typed.objective or ()}
-    for key in RECIPE:
-        space[key] = getattr(typed, key) or (recipe[key],)
+    space |= {key: getattr(typed, key) or (recipe[key],) for key in RECIPE}
     if typed.pretrained and typed.epochs is None:
         space["epochs"] = (0,)
     space["warmup"] = _warmup(typed, recipe, min(space["epochs"]))
     space |= _rates(typed, recipe, space["epochs"])
-    for key in ("head_lr", "head_init", "head_decay", "body_lr"):
-        space[key] = getattr(typed, key)
-    for key, neutral in NEUTRAL.items():
-        space[key] = getattr(typed, key) or (neutral,)
-    space["eps_scale"] = (typed.eps_scale,)
-    if typed.keep and len(space["lr"]) == 1:  # no rate is chosen: see `planning.plan`
-        space["keep"] = (typed.keep,)
+    space |= {key: getattr(typed, key) for key in ("head_lr", "head_init", "head_decay", "body_lr")}
+    space |= _neutral(typed, one_rate=len(space["lr"]) == 1)
     add_scales(typed, space)
     return space | (_published(typed, model, space) if typed.pretrained or model.startswith(HF) else {})
 
 
 NEUTRAL = {"correlation": None, "label_noise": 0.0, "norm_batch": None, "eps": ADAM_EPS, "sampling": "shuffled"}
 """What trial fields are where neither the user nor a recipe says otherwise."""
+
+
+def _neutral(typed: UserSettings, one_rate: bool) -> Space:
+    """Fields that no recipe sets; where no rate is to be chosen, whether weights are kept, see `planning.plan`."""
+    space: Space = {key: getattr(typed, key) or (neutral,) for key, neutral in NEUTRAL.items()}
+    kept: Space = {"keep": (typed.keep,)} if typed.keep and one_rate else {}
+    return space | {"eps_scale": (typed.eps_scale,)} | kept
 
 
 def _rates(typed: UserSettings, recipe: Mapping[str, Any], epochs: tuple[int, ...]) -> Space:

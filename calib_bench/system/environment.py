@@ -10,7 +10,8 @@ from pathlib import Path
 
 VERSION = "0.1.0"
 PACKAGES = (
-    "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "datasets", "tokenizers", "netcal", "wandb",
+    "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "datasets", "tokenizers", "transformers",
+    "netcal", "wandb",
 )  # fmt: skip
 
 

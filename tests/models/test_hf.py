@@ -225,7 +225,7 @@ def minilm() -> str:
 
 
 def test_real_weights_know_what_sentences_mean(minilm: str, tmp_path: Path) -> None:
-    """A head on MiniLM tells feelings from weather after few steps, and on random weights it does not as well."""
+    """Its states put like meanings together, and a new head tells feelings from weather after nine steps."""
     feel, sky = "I feel {} today", "the sky over town is {}"
     adjectives = ["happy", "sad", "glad", "angry", "calm", "proud", "bored", "cheerful", "gloomy", "lonely"]
     weather = ["cloudy", "sunny", "rainy", "misty", "stormy", "overcast", "hazy", "windy", "snowy", "clear"]

@@ -113,13 +113,23 @@ def read(path: str, offset: int = 0, size: int = -1) -> bytes:
         StoreError: it cannot be read.
     """
     try:
-        with open(path, "rb") as handle:
-            handle.seek(offset)
-            return handle.read(size)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            return _pread(handle, os.fstat(handle).st_size if size < 0 else size, offset)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
     except (OSError, OverflowError, ValueError, MemoryError) as error:
         raise StoreError(f"{path} cannot be read ({error}): it is damaged") from None
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    """As many bytes as there are, up to `size`: the system gives at most 2 GiB at once."""
+    content = os.pread(handle, size, offset)
+    while len(content) < size and (more := os.pread(handle, size - len(content), offset + len(content))):
+        content += more
+    return content
 
 
 def archive_name(keys: Sequence[str]) -> str:
@@ -231,10 +241,12 @@ class Archives:
                 self.add(path)
         self._changed, self._settled = changed, now - self._since > TICK
 
-    def add(self, path: Path) -> None:
-        """Learn of one archive; raises StoreError where it is damaged."""
-        self._members |= members(path)
+    def add(self, path: Path) -> dict[str, Member]:
+        """Learn of one archive, and what it holds; raises StoreError where it is damaged."""
+        held = members(path)
+        self._members |= held
         self._known.add(path.name)
+        return held
 
     def forget(self, path: Path) -> None:
         """An archive is no more."""

@@ -236,10 +236,11 @@ class Store:
         """
         if self.mirror:
             self.mirror.complete()
-        paths = sorted(Path(self._trials).iterdir()) if os.path.isdir(self._trials) else []
+        names = sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []
+        paths = [Path(self._trials, name) for name in names]
         stored = [path for path in paths if not path.name.startswith(".")]
         messages = [message for path in stored for message in self._audited(path)]
-        self._remove_leftovers([path for path in paths if path not in stored], stored)
+        self._remove_leftovers([path for path in paths if path.name.startswith(".")], stored)
         return messages + [message for folder in self.splits.written() for message in self._audited_split(folder)]
 
     def _audited_split(self, folder: Path) -> list[str]:
@@ -275,7 +276,7 @@ class Store:
     def _audited_archive(self, path: Path) -> list[str]:
         """An archive with broken trials is set aside, after its whole ones were written anew."""
         try:
-            members = places.members(path)
+            members = self._archives.add(path)
         except StoreError as error:
             return [f"{error}. Moved to {self._set_aside(path)}."]
         broken = {key: why for key, member in members.items() if (why := self._broken(key, member))}

@@ -72,7 +72,10 @@ def find_10000() -> Bench:
     where = folder() / "run"
     torch.manual_seed(0)
     synthetic.make(where, *TEN_THOUSAND, linked=True, test=20)
-    size = sum(path.stat().st_size for path in (where / "trials").glob("*/*"))
+    older = folder() / "older"
+    shutil.copytree(where, older, copy_function=os.link)
+    Store(where, "read").upgrade()
+    size = sum(path.stat().st_size for path in (where / "trials").iterdir())
 
     def check(results: Mapping[str, Any]) -> str:
         plan = results[OURS]
@@ -80,7 +83,8 @@ def find_10000() -> Bench:
         assert not plan.groups
         return f"every file read and held to its SHA-256: {size / 1e6:.0f} MB; a new Store each time"
 
-    return Bench(lambda: planned(TEN_THOUSAND, where), check=check, unit=(10_000, "trials"))
+    peers = {"a folder a trial": lambda: planned(TEN_THOUSAND, older)}
+    return Bench(lambda: planned(TEN_THOUSAND, where), peers, check=check, unit=(10_000, "trials"))
 
 
 def store_and_log() -> Bench:
@@ -110,8 +114,7 @@ def store_and_log() -> Bench:
             for group in plan.groups:
                 data = store.write_splits(group[0], splits)
                 checkpoint = store.checkpoints.begin(group)
-                for trial in group:
-                    store.write(trained(trial), data, {})
+                store.write_together([(trained(trial), {}) for trial in group], data)
                 store.checkpoints.finish(checkpoint)
         store.write_study(settings, settings.command())
         warnings: list[str] = []

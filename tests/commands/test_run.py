@@ -11,7 +11,7 @@ from pathlib import Path
 
 import driver
 import pytest
-from faulty import damage, logits
+from faulty import damage, logits, unpack
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -163,6 +163,7 @@ def test_an_unfinished_run_cannot_be_reported(
 ) -> None:
     copy = tmp_path / "digits-separation"
     shutil.copytree(finished, copy)
+    unpack(copy)
     shutil.rmtree(next(copy.glob("trials/*")))
     assert main(["report", str(copy)]) == 2
     assert "lacks 1 of" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> in
 
 
 def _typed(command: str) -> list[str]:
-    """The words after `python -m calib_bench`, with folders as out=FOLDER and plugins=FOLDER however they were typed."""
+    """The words after `python -m calib_bench`, with folders as out=FOLDER and plugins=FOLDER however typed."""
     words = [re.sub(r"^--(out|plugins)=", r"\1=", word) for word in shlex.split(command)[3:]]
     for option in ("--out", "--plugins"):
         if option in words:

@@ -92,6 +92,8 @@ class Session:
         if online:
             _check(log)
         shutil.rmtree(log.parent, ignore_errors=True)
+        for link in (self.folder / "wandb").glob("debug*.log"):  # to the logs, which would be in the way of a copy
+            link.unlink(missing_ok=True)
 
     def _settings(self, brief: bool, sweep: Mapping[str, str]) -> wandb.Settings:
         import wandb

@@ -197,8 +197,6 @@ class Tracker:
             self.scratch.remove()
             self.scratch = None
             prune(self._staging())
-            for link in self._staging().parent.glob("debug*.log"):  # to logs that are gone
-                link.unlink(missing_ok=True)
 
     def _staging(self) -> Path:
         """wandb's own data, which stay with the run: `wandb sync` looks for a table's file there when it sends a run

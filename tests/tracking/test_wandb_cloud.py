@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -250,6 +251,7 @@ def test_an_offline_folder_that_was_moved_syncs_as_a_complete_project(
         text=True,
         check=False,
         cwd=moved,
+        env={k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"},  # this process's, which looks elsewhere
     )
     moved.rename(copy)
     assert done.returncode == 0, done.stderr

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or of 140 columns where the output goes elsewhere."""
-    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140, stderr=stderr)
+    """A console as wide as the terminal, or of 140 columns where the output goes elsewhere.
+
+    In a notebook it is plain output: rich's own display of notebooks passes by a redirected sys.stdout.
+    """
+    plain = False if Console().is_jupyter else None
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr, force_jupyter=False, force_terminal=plain)
+    if not console.is_terminal:
+        console.width = 140
+    return console
 
 
 def status(console: Console, text: str) -> AbstractContextManager[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,13 @@ if TYPE_CHECKING:
 def open_console(stderr: bool = False) -> Console:
     """A console as wide as the terminal, or of 140 columns where the output goes elsewhere.
 
-    In a notebook it prints to stdout like anywhere else, since what writes through the display cannot be redirected.
+    In a notebook it is plain output: rich's own display of notebooks passes by a redirected sys.stdout.
     """
-    open_with = partial(Console, highlight=False, soft_wrap=True, stderr=stderr, force_jupyter=False)
-    console = open_with()
-    return console if console.is_terminal else open_with(width=140)
+    plain = False if Console().is_jupyter else None
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr, force_jupyter=False, force_terminal=plain)
+    if not console.is_terminal:
+        console.width = 140
+    return console
 
 
 def status(console: Console, text: str) -> AbstractContextManager[object]:

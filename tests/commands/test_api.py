@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import doctest
 import html
 import importlib
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from synthetic import make
 
 import calib_bench
 from calib_bench import api, registry
+from calib_bench.commands.console import open_console
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.report.build import build
 
@@ -27,6 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store, settings = make(path, "beta=0.3,1,3", "seed=0,1", "calibrator=temperature_scaling")
     build(store, registry.study("separation"), settings)
     return path
+
+
+def test_what_is_quiet_is_quiet_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ZMQInteractiveShell:  # by this name rich recognizes a notebook
+        pass
+
+    monkeypatch.setattr("builtins.get_ipython", ZMQInteractiveShell, raising=False)
+    assert Console().is_jupyter
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        open_console().print("a line")
+    assert text.getvalue() == "a line\n"
 
 
 @pytest.mark.slow

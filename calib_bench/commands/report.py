@@ -71,9 +71,7 @@ def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> in
     Raises:
         UserError: a file is gone or holds something else now, or plug-ins are needed that were not given.
     """
-    for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
-        if not Path(path).is_file() or sha256(Path(path)) != digest:
-            raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
+    _check_inputs(done, folder)
     words = [re.sub(r"^--(out|plugins)=", r"\1=", word) for word in shlex.split(done["command"])[3:]]
     for option in ("--out", "--plugins"):
         if option in words:
@@ -84,6 +82,13 @@ def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> in
     kept = [word for word in words[1:] if not word.startswith(("out=", "plugins="))]
     given = [f"plugins={','.join(map(str, plugins))}"] if plugins else []
     return load(words[0]).run([*kept, f"out={folder}", *given])
+
+
+def _check_inputs(done: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where a file is not the one that an evaluation read."""
+    for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
+        if not Path(path).is_file() or sha256(Path(path)) != digest:
+            raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
 
 
 def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "document", "inline", "page"]
 OPEN_ROWS = 30
 """Tables longer than this start folded, but for the first of a section."""
-PLAIN_ROWS = 20
+PLAIN_ROWS = 10
 """Rows of a table that are there without the page's script; the others are compressed."""
 LEAD = 3
 """Sentences of a verdict that stand first where a study gives no summary."""

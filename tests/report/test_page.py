@@ -121,6 +121,7 @@ def page(browser: Any, path: Path, said: list[str]) -> Iterator[Any]:
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.goto(path.as_uri())
+    opened.locator("script.packed").first.wait_for(state="detached")
     yield opened
     opened.close()
     assert said == []

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NAMES = ("model", "variant", "beta", "objective", "tuning")
 """Columns that name an arm."""
+SMOKE = "Smoke mode"
+"""How the warning of a smoke run begins; a page says it once, in a place of its own."""
 HIDDEN = ("nested", "examples")
 """Columns that a note or a warning covers, hidden from the table."""
 
@@ -40,7 +42,7 @@ def smoke_warnings(grid: Grid) -> list[str]:
     """The warning that a report of a smoke run begins with; empty of any other run."""
     if grid.limit is None:
         return []
-    return [f"Smoke mode: at most {grid.limit} examples of each split. These numbers are not results."]
+    return [f"{SMOKE}: at most {grid.limit} examples of each split. These numbers are not results."]
 
 
 def rate_unit(grid: Grid) -> str:

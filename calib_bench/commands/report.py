@@ -71,9 +71,7 @@ def _again(done: Mapping[str, Any], folder: Path, plugins: Sequence[Path]) -> in
     Raises:
         UserError: a file is gone or holds something else now, or plug-ins are needed that were not given.
     """
-    for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
-        if not Path(path).is_file() or sha256(Path(path)) != digest:
-            raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
+    _check_inputs(done, folder)
     words = _typed(done["command"])
     if any(word.startswith("plugins=") for word in words) and not plugins:
         raise UserError(f"{folder} was made with plug-ins, which are code: give plugins= with their folder to run them")
@@ -90,6 +88,13 @@ def _typed(command: str) -> list[str]:
             at = words.index(option)
             words[at : at + 2] = [f"{option[2:]}={words[at + 1]}"]
     return words
+
+
+def _check_inputs(done: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError where a file is not the one that an evaluation read."""
+    for path, digest in (pair for entry in done["inputs"] for pair in entry["sha256"].items()):
+        if not Path(path).is_file() or sha256(Path(path)) != digest:
+            raise UserError(f"{folder} was made from {path}, which is not here or holds something else now")
 
 
 def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:

@@ -90,9 +90,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
         console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{command}\n{summary(plan, store)}", markup=False)
-    betas = settings.beta or registry.task(resolved.task).beta
-    if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
-        console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
+    _tell_added(settings, resolved, console)
     if plan.pending:
         hours = check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
@@ -115,6 +113,13 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     print_results(analysis, page, console)
     return 1 if failed_trials.of_study(study, resolved, store) else 0
+
+
+def _tell_added(settings: UserSettings, resolved: Settings, console: Console) -> None:
+    """Say that the reference is trained too where it is not among the betas."""
+    betas = settings.beta or registry.task(resolved.task).beta
+    if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
+        console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
 
 
 def keep_results(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import number, title
+from calib_bench.analysis.table_notes import SMOKE
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Study
 from calib_bench.report.page_tables import MOST_ROWS, PageTable, page_table
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "document", "inline", "page"]
 OPEN_ROWS = 30
 """Tables longer than this start folded, but for the first of a section."""
-PLAIN_ROWS = 20
+PLAIN_ROWS = 10
 """Rows of a table that are there without the page's script; the others are compressed."""
 LEAD = 3
 """Sentences of a verdict that stand first where a study gives no summary."""
@@ -128,7 +129,7 @@ def document(
         progress=progress,
         lead=lead,
         verdict=analysis.verdict if analysis.summary else analysis.verdict[LEAD:],
-        warnings=analysis.warnings,
+        warnings=[text for text in analysis.warnings if not text.startswith(SMOKE)],
         limit=analysis.result.limit,
         parts=parts,
         terms=Terms(),

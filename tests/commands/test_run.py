@@ -167,3 +167,7 @@ def test_an_unfinished_run_cannot_be_reported(
     shutil.rmtree(next(copy.glob("trials/*")))
     assert main(["report", str(copy)]) == 2
     assert "lacks 1 of" in capsys.readouterr().err
+    damaged = next(copy.glob("trials/*/trial.json"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert main(["report", str(copy)]) == 2
+    assert "The same run sets it aside and trains it again:\n  python -m calib_bench run" in capsys.readouterr().err

@@ -112,6 +112,27 @@ def test_a_user_evaluates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     run(words, capsys)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    cited = run(["cite", str(out)], capsys)
+    assert "calibrator temperature_scaling" in cited
+    assert "metric ece" in cited
+    assert "task" not in cited
+
+
+def test_an_evaluation_is_reported_again_from_the_same_files_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test, out = tmp_path / "test.npz", tmp_path / "out"
+    test.write_bytes((folder / "a_test0.npz").read_bytes())
+    run(["evaluate", str(test), "--out", str(out), "bins=10"], capsys)
+    metrics = (out / "tables" / "metrics.csv").read_bytes()
+    (out / "report.html").unlink()
+    run(["report", str(out)], capsys)
+    assert (out / "report.html").exists()
+    assert (out / "tables" / "metrics.csv").read_bytes() == metrics
+    test.write_bytes((folder / "b_test0.npz").read_bytes())
+    fails(["report", str(out)], "holds something else now", capsys)
+    (out / "provenance.json").write_text("{")
+    fails(["cite", str(out)], "cannot be read", capsys)
 
 
 def test_a_user_compares(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,7 +140,7 @@ def test_what_does_nothing_leaves_the_clean_test_split() -> None:
 def test_texts_are_spoiled_as_words_and_read_on() -> None:
     strings = [f"{' '.join(f'w{i}' for i in range(12))} end{n}" for n in range(6)]
     tokenizer = train_tokenizer(strings, 100)
-    tokens, offsets = encode(tokenizer, strings, 8)
+    tokens, offsets, _ = encode(tokenizer, strings, 8)
     source = TextSource(lambda: strings, tokenizer, 8)
     test = TextSplit(
         _cache(tokens), torch.from_numpy(offsets), torch.tensor([4, 1, 5]), torch.tensor([0, 1, 0]), source
@@ -153,7 +153,7 @@ def test_texts_are_spoiled_as_words_and_read_on() -> None:
             assert torch.equal(lengths, test.inputs(index, CPU)[1])
     cut = Corruption(lambda text, severity: text.split(maxsplit=severity)[severity], "text", "without the first words")
     (x, _), _ = next(corrupted("t", splits, (), "cut", cut)["cut/5"].eval_batches(batch=3, device=CPU))
-    expected, _ = encode(tokenizer, [" ".join(f"w{i}" for i in range(5, 12)) + " end4"], 8)
+    expected, _, _ = encode(tokenizer, [" ".join(f"w{i}" for i in range(5, 12)) + " end4"], 8)
     assert x[0].tolist() == expected.tolist()
 
 

@@ -373,9 +373,10 @@ def test_tokenizer() -> None:
     assert tokenizer == train_tokenizer(iter(texts), 6)
     vocabulary = json.loads(tokenizer)["model"]["vocab"]
     assert vocabulary == {"[PAD]": 0, "[UNK]": 1, "cat": 2, "the": 3, "!": 4, ".": 5}
-    tokens, offsets = encode(tokenizer, ["THE cat, the dog.", "", "cat cat cat cat cat"], 4)
+    tokens, offsets, cut = encode(tokenizer, ["THE cat, the dog.", "", "cat cat cat cat cat"], 4)
     assert offsets.tolist() == [0, 4, 5, 9]
     assert tokens.tolist() == [3, 2, 1, 3, 1, 2, 2, 2, 2]
+    assert cut.tolist() == [True, False, True]
 
 
 TEXT_HUB = replace(HUB, input="text")

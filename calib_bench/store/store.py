@@ -237,10 +237,8 @@ class Store:
         if self.mirror:
             self.mirror.complete()
         names = sorted(os.listdir(self._trials)) if os.path.isdir(self._trials) else []
-        paths = [Path(self._trials, name) for name in names]
-        stored = [path for path in paths if not path.name.startswith(".")]
-        messages = [message for path in stored for message in self._audited(path)]
-        self._remove_leftovers([path for path in paths if path.name.startswith(".")], stored)
+        messages = [message for name in names for message in self._audited(Path(self._trials, name))]
+        self._remove_leftovers(names)
         return messages + [message for folder in self.splits.written() for message in self._audited_split(folder)]
 
     def _audited_split(self, folder: Path) -> list[str]:
@@ -252,16 +250,18 @@ class Store:
 
     def _audited(self, path: Path) -> list[str]:
         """What is wrong with a trial's folder, or an archive's trials; it is then set aside."""
+        if path.name.startswith("."):
+            return []
         if path.suffix == places.SUFFIX:
             return self._audited_archive(path)
         why = self._broken(path.name, Folder(str(path)))
         return [f"{why}. Moved to {self._set_aside(path)}."] if why else []
 
-    def _remove_leftovers(self, leftovers: Sequence[Path], stored: Sequence[Path]) -> None:
-        names = {path.stem for path in stored} | self._whole.keys()
-        for path in leftovers:
-            if path.name.split(".")[1] in names:
-                _remove(path)
+    def _remove_leftovers(self, names: Sequence[str]) -> None:
+        stored = {name.removesuffix(places.SUFFIX) for name in names} | self._whole.keys()
+        for name in names:
+            if name.startswith(".") and name.split(".")[1] in stored:
+                _remove(Path(self._trials, name))
 
     def _broken(self, key: str, place: Place) -> str:
         """What is wrong with a stored trial; nothing of one that is whole."""
@@ -377,10 +377,14 @@ class Store:
         self._mark(json.loads((self.path / "store.json").read_text())["numerics"])
         batches = list(_batches({key: folder for key, folder in folders.items() if key in self._whole}))
         for batch in batches:
-            self._pack({key: folder for key, folder in batch.items() if not self._is_packed(key)})
-            for key in batch:
-                self._remove_folder(key)
+            self._pack_folders(batch)
         return sum(map(len, batches)), broken
+
+    def _pack_folders(self, batch: Mapping[str, Folder]) -> None:
+        """Put trials into an archive, those that are in none, then remove their folders."""
+        self._pack({key: folder for key, folder in batch.items() if not self._is_packed(key)})
+        for key in batch:
+            self._remove_folder(key)
 
     def _remove_folder(self, key: str) -> None:
         """Remove the folder of a trial that an archive holds, under another name, so that nobody meets half of it."""

@@ -18,6 +18,7 @@ from calib_bench.execute import heartbeat, worker
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
 from calib_bench.store import leases
+from calib_bench.store.store import Store
 from calib_bench.train import callbacks
 from tests.commands.test_run import TINY
 
@@ -56,7 +57,7 @@ def test_a_run_as_json_lines(tmp_path: Path) -> None:
     for event in states:
         assert event["left"] >= event["running"] >= 0
     assert states[-1]["left"] == 0
-    assert states[-1]["done"] == len(list((tmp_path / "digits-separation" / "trials").iterdir()))
+    assert states[-1]["done"] == len(Store(tmp_path / "digits-separation", "read").stored_keys())
     assert events[-2]["trained"] == states[-1]["done"]
     assert Path(events[-1]["report"]).is_file()
     assert "trained" in done.stderr

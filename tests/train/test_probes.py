@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from faulty import unpack
 
 from calib_bench import cli, registry
 from calib_bench.core.study import Probe
@@ -123,6 +124,7 @@ def test_what_is_measured_is_stored_and_an_analysis_reads_it(
     assert cli.main(["run", *words, "seed=0"]) == 0
     assert "shapes [(300, 10), (300, 10)]" in capsys.readouterr().out
     assert cli.main(["report", str(tmp_path / "digits-watched"), f"plugins={folder}"]) == 0
+    unpack(tmp_path / "digits-watched")
     store = Store(tmp_path / "digits-watched", "read")
     assert len(list(store.path.glob("trials/*/arrays.safetensors"))) == 2
     next(store.path.glob("trials/*/arrays.safetensors")).write_bytes(b"harm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench import baselines, registry
+from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
@@ -127,7 +128,11 @@ def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float]]:
 @cache
 def code_digest(plugins: tuple[Path, ...]) -> str:
     """A digest of the package's code and that of plug-ins, of the versions of libraries and of the machine."""
-    folders = (Path(__file__).parents[1], *map(Path, baselines.__path__), *plugins)
+    folders = (
+        Path(__file__).parents[1],
+        *map(Path, importlib.import_module("calib_bench.baselines").__path__),
+        *plugins,
+    )
     paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     sources = [sha256(path.read_bytes()).hexdigest() for path in paths]
     return files.digest_of([environment.describe(), sources])

@@ -109,13 +109,7 @@ def from_columns() -> Load:
     Raises (when called):
         DataError: data is missing, or what it holds cannot be told.
     """
-
-    def load(request: Request) -> Splits:
-        from calib_bench.data import loading
-
-        return loading.from_columns(request)
-
-    return load
+    return _later("from_columns")
 
 
 def look(request: Request) -> Content:

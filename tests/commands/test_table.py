@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,16 @@ def test_groups_are_judged_apart_and_ruled_off(run: Path) -> None:
     lines = [line for line in made.markdown().splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert "**" in lines[2] + lines[3]
+
+
+def test_citing_imports_no_torch(run: Path) -> None:
+    code = (
+        f"import sys; from calib_bench.cli import main; main(['cite', {str(run)!r}]);"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "% study separation" in done.stdout
 
 
 def test_the_command_writes_three_files_or_prints_one(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
 from calib_bench.errors import SettingsError, UserError
+from calib_bench.models import flops
 from calib_bench.models.flops import TRAINING, estimate_seconds, flops_per_example, matmul_speed
 
 CIFAR = InputSpec("image", (3, 32, 32))
@@ -21,6 +25,21 @@ TEXT = InputSpec("tokens", (100,), vocabulary=1000)
 )
 def test_known_training_flops(name, spec, classes, giga):
     assert TRAINING * flops_per_example(name, spec, classes) / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_counting_does_without_torchs_compiler():
+    code = (
+        "import sys; from calib_bench.core.splits import InputSpec; from calib_bench.models.flops import *;"
+        "flops_per_example('wrn_10_2', InputSpec('image', (3, 32, 32)), 10); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_large_models_are_counted_on_the_meta_device_alike(monkeypatch):
+    here = flops_per_example("wrn_10_2", CIFAR, 7)
+    flops_per_example.cache_clear()
+    monkeypatch.setattr(flops, "SMALL", 0)
+    assert flops_per_example("wrn_10_2", CIFAR, 7) == here
 
 
 def test_mlp_by_hand():

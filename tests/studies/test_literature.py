@@ -74,7 +74,7 @@ def test_the_end_of_refinement_and_reversals() -> None:
     frame = judged(best_epochs=[REFERENCE | change("later", 2.0, 10.0, 0.01)], reversals=reversals)
     assert list(frame["verdict"]) == ["established", "established"]
     assert list(frame["change"]) == [6.0, 2]
-    assert frame["quantity"].iloc[1] == "established reversals of 9"
+    assert frame["quantity"].iloc[1] == "established reversals"
     assert judged().empty
 
 

@@ -197,7 +197,7 @@ def _reversals(frame: pd.DataFrame) -> list[Row]:
     families = frame.groupby(keys, sort=False, dropna=False)
     return [
         dict(zip(keys, values, strict=True))
-        | {"claim": text, "source": source, "quantity": f"{quantity} of {int(group['compared'].iloc[0])}"}
+        | {"claim": text, "source": source, "quantity": quantity}
         | {"change": int((group["evidence"] == Evidence.ESTABLISHED).sum()), "verdict": _best(group["evidence"])}
         for values, group in families
     ]

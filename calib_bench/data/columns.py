@@ -15,8 +15,11 @@ from calib_bench.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-INDEXES = ("", "Unnamed: 0", "__index_level_0__")
-"""How pandas calls the row numbers that it writes beside a table."""
+ROW_NAMES = {
+    "", "unnamed: 0", "__index_level_0__", "id", "ids", "idx", "index", "row", "row_id", "sample_id", "example_id",
+    "uid", "uuid", "guid",
+}  # fmt: skip
+"""How tables call the names or numbers of their rows, in small letters: no inputs, unless they are asked for."""
 _NUMBER = r"(?:u?int\d+|halffloat|float|double|bool)"
 KINDS = {
     "image": r"struct<.*\bbytes: .*>|(?:large_)?binary",
@@ -32,7 +35,7 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
     """(kind, columns) of a table's inputs.
 
     Args:
-        chosen: columns that the user named; without any, all but the labels and row numbers.
+        chosen: columns that the user named; without any, all but the labels and the rows' names.
         label: the column of labels.
 
     Raises:
@@ -41,7 +44,7 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
     schema = schema_of(file)
     check_columns(file, [label], "label")
     check_columns(file, chosen, "input")
-    columns = tuple(chosen) or tuple(name for name in schema.names if name not in (label, *INDEXES))
+    columns = tuple(chosen) or tuple(name for name in schema.names if name != label and name.lower() not in ROW_NAMES)
     if not columns:
         raise DataError(f"{file} has no column beside its labels.")
     if label in columns:

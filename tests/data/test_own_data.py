@@ -107,7 +107,7 @@ def test_texts_with_a_test_split_of_their_own(tmp_path: Path) -> None:
 
 
 def test_another_column_is_another_data_set(tmp_path: Path) -> None:
-    numbers().to_csv(tmp_path / "t.csv")  # with row numbers, which are no input
+    numbers().assign(ID=range(N)).to_csv(tmp_path / "t.csv")  # with row numbers and ids, which are no input
     both, one = load(tmp_path / "t.csv"), load(tmp_path / "t.csv", input=("a",))
     assert (both.spec.shape, one.spec.shape) == ((2,), (1,))
     assert both.digest != one.digest

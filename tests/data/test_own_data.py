@@ -193,7 +193,11 @@ def spoiled(column: str, row: int, value: object) -> pd.DataFrame:
 REFUSED: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "label missing": (numbers().rename(columns={"label": "labels"}), {}, "no column 'label' .did you mean 'labels'"),
     "input missing": (numbers(), {"input": ("aa",)}, "no column 'aa' .did you mean 'a'.*give input=COLUMN"),
-    "mixed": (texts(), {"label": "mood"}, "cannot be told from its columns: 'id' .int64., 'review' "),
+    "mixed": (
+        texts().assign(year=2020),
+        {"label": "mood"},
+        "cannot be told from its columns: 'review' .*, 'year' .int64",
+    ),
     "both": (numbers(), {"input": ("label",)}, "both input and label"),
     "no input": (numbers()[["label"]], {}, "no column beside its labels"),
     "measurement": (numbers(), {"label": "b", "input": ("a",)}, "holds double: labels are class names or whole"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 
+TWO_KINDS = "two_kinds"
+"""The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
 ALPHA = 0.05
 SIBLINGS = ("_low", "_high", "_p", "_holm")
 """Ends of the names of a column's limits and p-values."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import number
+from calib_bench.analysis.format import TWO_KINDS, number
 from calib_bench.core.settings import Grid
 from calib_bench.inference import FEWEST, Interval, holm
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS
@@ -132,8 +132,6 @@ def few_chose(row: Mapping[str, Any]) -> bool:
     return FEW_SEEDS in str(row.get("tuning", ""))
 
 
-TWO_KINDS = "two_kinds"
-"""The column that says whether the arm of a row or its reference has seeds of two kinds; absent where neither has."""
 SOME_COLLAPSED = "some seeds of the arm or its reference collapsed"
 KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that no effect in the row is established"
 """Note on the column TWO_KINDS of a table."""

@@ -43,16 +43,13 @@ def _call(arguments: Namespace) -> int:
 
 def _trial(word: str) -> tuple[Path, Trial]:
     """The run folder and the stored trial that a word names."""
-    from calib_bench.core.trial import Trial
     from calib_bench.evaluation.predictions import stored
-    from calib_bench.system.files import read_sealed
 
     place = stored(word)
     if place is None:
         raise SettingsError(f"{word} is not a stored trial: name one as runs/<study>:<key>")
     store, key = place
-    content = read_sealed(store.path / "trials" / key / "trial.json")
-    return store.path, Trial.model_validate(content["trial"])
+    return store.path, store.trial(key)
 
 
 COMMAND = Command(

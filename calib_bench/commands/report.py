@@ -141,9 +141,9 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()
-    planned = planning.read(settings, study, store)
     command = store.provenance()["command"]
     try:
+        planned = planning.read(settings, study, store)
         missing = [trial for trial in planned if trial.key not in failures and not store.has(trial)]
     except StoreError as error:
         raise StoreError(f"{error}\nThe same run sets it aside and trains it again:\n  {command}") from None

@@ -20,7 +20,7 @@ from calib_bench.core.splits import Split, Splits
 from calib_bench.data.cache import Arrays, cached
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import DeviceCache, TensorSplit
-from calib_bench.data.text import TextSplit, encode, words_of
+from calib_bench.data.text import TextSplit
 from calib_bench.errors import DataError
 from calib_bench.system.random import seeded
 
@@ -118,11 +118,11 @@ def _of_tensors(test: TensorSplit, arrays: Arrays) -> list[Split]:
 def _spoiled_texts(test: TextSplit, spoil: Any) -> Arrays:
     """By severity tokens and offsets, see `data.text.encode`, of the texts in the order of the split."""
     assert test.source is not None
-    strings, length = test.source.strings(), test.source.length
+    strings = test.source.strings()
     arrays: dict[str, np.ndarray] = {}
     for severity in SEVERITIES:
-        texts = [spoil(severity, words_of(strings[row], READ_ON * length), row) for row in test.rows.tolist()]
-        arrays[f"tokens{severity}"], arrays[f"offsets{severity}"], _ = encode(test.source.tokenizer, texts, length)
+        texts = [spoil(severity, test.source.prepared(strings[row], READ_ON), row) for row in test.rows.tolist()]
+        arrays[f"tokens{severity}"], arrays[f"offsets{severity}"] = test.source.encode(texts)
     return arrays
 
 

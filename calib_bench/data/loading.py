@@ -145,7 +145,9 @@ def _texts(request: Request, raw: Raw, sizes: SplitSizes, vocabulary: int, lengt
         labels = torch.from_numpy(pools[pool].labels)[index]
         splits[name] = TextSplit(tokens[pool], torch.from_numpy(made[f"{pool}_offsets"]), index, labels)
     tokenizer = bytes(made["tokenizer"]).decode()
-    splits["test"].source = TextSource(lambda: strings_of(raw.test), tokenizer, theirs.length if theirs else length)
+    splits["test"].source = TextSource(
+        lambda: strings_of(raw.test), tokenizer, theirs.length if theirs else length, not theirs
+    )
     if theirs:  # how texts are prepared for a model is noted, and recorded with each trial
         raw.notes["preprocess"] = f"tokenizer of {request.model}, {theirs.digest[:12]}, at most {theirs.length} tokens"
         raw.notes.update(_cut(str(request.model), theirs.length, splits, made))

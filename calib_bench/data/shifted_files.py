@@ -30,7 +30,7 @@ from calib_bench.data.raw_split import Part, beside, folder_part
 from calib_bench.data.source import check_labels, digest_of
 from calib_bench.data.stream import StreamSplit
 from calib_bench.data.tensors import DeviceCache, TensorSplit
-from calib_bench.data.text import TextSplit, encode, words_of
+from calib_bench.data.text import TextSplit
 from calib_bench.errors import DataError
 
 LABELS, NAMES = "labels.npy", "classes.txt"
@@ -153,9 +153,8 @@ class Reader:
         if isinstance(test, StreamSplit):
             return StreamSplit(part, rows, test.preprocess, Greys((part,)))
         if isinstance(test, TextSplit) and test.source is not None:
-            length = test.source.length
-            texts = [words_of(text, length) for text in strings_of(part)]
-            tokens, offsets = map(torch.from_numpy, encode(test.source.tokenizer, texts, length))
+            texts = [test.source.prepared(text) for text in strings_of(part)]
+            tokens, offsets = map(torch.from_numpy, test.source.encode(texts))
             return TextSplit(DeviceCache(tokens), offsets, rows, torch.from_numpy(part.labels)[rows])
         x_NCHW = decoded(part, "L" if self.splits.spec.shape[0] == 1 else "RGB", Greys((part,)))
         self._check_inputs(x_NCHW.shape[1:], x_NCHW.dtype, part.name)

@@ -178,11 +178,27 @@ def place_of(model: str) -> str:
 
 @dataclass(frozen=True)
 class TextSource:
-    """What tokens were made of: all strings that rows count, the tokenizer's JSON, and most tokens of a text."""
+    """What tokens were made of.
+
+    Attributes:
+        strings: all that rows count.
+        tokenizer: its JSON.
+        length: most tokens of a text.
+        by_words: whether it was given the words of texts alone, see `words_of`, and not texts as they are.
+    """
 
     strings: Callable[[], list[str]]
     tokenizer: str
     length: int
+    by_words: bool = True
+
+    def prepared(self, text: str, times: int = 1) -> str:
+        """What the tokenizer is given of a text, with `times` as many words as a model reads."""
+        return words_of(text, times * self.length) if self.by_words else text
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and offsets of texts that are prepared, see `encode`."""
+        return encode(self.tokenizer, texts, self.length)[:2]
 
 
 @dataclass(eq=False)

@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.format import SIBLINGS, number, title
-from calib_bench.analysis.result_rows import TWO_KINDS
+from calib_bench.analysis.format import SIBLINGS, TWO_KINDS, number, title
 from calib_bench.core.study import Table
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import calib_bench
 from calib_bench import metrics, models, registry
 from calib_bench.commands import cite, table_of_commands
 from calib_bench.commands.command import GRID, PROGRAM, SETTINGS, SPELLING, Command, Option
+from calib_bench.core.metric_references import REFERENCES
 from calib_bench.core.settings import CONFIG, KEYS, describe
 from calib_bench.core.task import Task
-from calib_bench.metrics.references import REFERENCES
 from calib_bench.registry import study_options
 
 BIBLIOGRAPHY = cite.read()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from calib_bench.cli import main
+from calib_bench.store.store import Store
 
 TINY = [
     "task=digits",
@@ -213,4 +214,4 @@ def test_a_long_run_is_asked_about_on_a_terminal(
     else:
         with pytest.raises(SettingsError, match="not started"):
             run_study.run_study(settings, ask=True)
-    assert len(list(tmp_path.glob("*/trials/*"))) == trained
+    assert len(Store(settings.folder, "peek").stored_keys()) == trained

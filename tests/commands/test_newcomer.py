@@ -162,7 +162,7 @@ def planned_and_run(mine: Path, *words: str) -> Path:
 
 def trials(folder: Path) -> list[Trial]:
     store = Store(folder, "read")
-    return [Trial.model_validate(store._read(path.name)["trial"]) for path in sorted((folder / "trials").iterdir())]
+    return [store.trial(key) for key in sorted(store.stored_keys())]
 
 
 def test_a_task(mine: Path) -> None:

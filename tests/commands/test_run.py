@@ -12,6 +12,7 @@ from pathlib import Path
 import driver
 import pytest
 from faulty import damage, logits, unpack
+from packed import unpacked
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -60,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
     report = finished / "report"
-    page = (report / "report.html").read_text()
+    page = unpacked((report / "report.html").read_text())
     assert "<svg" in page
     assert "beta" in page
     for kind in ("png", "svg", "pdf"):

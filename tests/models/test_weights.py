@@ -190,7 +190,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
         ([f"weights={tmp_path / 'weight.safetensors'}"], "does not exist: did you mean 'weights.safetensors'"),
         ([f"weights={tmp_path}"], "is a folder"),
         ([f"weights={file}", "correlation=0.5"], "correlation draws a new head"),
-        (["pretrained=true"], "give model=timm/NAME, or weights=FILE"),
+        (["pretrained=true"], "give model=timm/NAME, model=hf/NAME, or weights=FILE"),
     ):
         with pytest.raises(SettingsError, match=match):
             planned(*words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import gzip
 import hashlib
 import io
 import math
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packed import unpacked
 from synthetic import make
 
 from calib_bench import registry
@@ -68,12 +68,6 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
-
-
-def unpacked(text: str) -> str:
-    """The page with what it holds compressed in its place, as its script shows it."""
-    pattern = r'<script type="application/gzip" class="packed">([^<]*)</script>'
-    return re.sub(pattern, lambda match: gzip.decompress(base64.b64decode(match[1])).decode(), text)
 
 
 def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:

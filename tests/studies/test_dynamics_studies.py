@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import unpacked
 from synthetic import labels_and_truth, splits_of
 
 from calib_bench import cli, registry
@@ -514,7 +515,7 @@ def test_runs_from_command_to_report(words: tuple[str, ...], tmp_path: Path) -> 
     settings = resolve(parse([*words, *SMALL, f"out={tmp_path}"]))
     store, study = Store(settings.folder), registry.study(settings.study)
     assert make(settings, study, store).pending == 0
-    page = (settings.folder / "report" / "report.html").read_text()
+    page = unpacked((settings.folder / "report" / "report.html").read_text())
     assert all(f'id="{name}-' in page for name in study.figures)
     analysis = study.analyse(settings, store)
     controlled(store, settings, analysis, power=False)

@@ -98,9 +98,4 @@ def test_from_the_command_line_to_the_page(tmp_path: Path) -> None:
 
 
 def _trials(store: Store) -> list[Any]:
-    import json
-
-    from calib_bench.core.trial import Trial
-
-    files = store.path.glob("trials/*/trial.json")
-    return [Trial(**json.loads(path.read_text())["trial"]) for path in files]
+    return [store.trial(key) for key in store.stored_keys()]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faulty import unpack
 
 from calib_bench import cli, registry
 from calib_bench.analysis import controls
@@ -157,6 +158,7 @@ def test_advice_is_none_where_a_winner_has_seeds_of_two_kinds() -> None:
 def test_a_winner_with_a_seed_that_guesses_is_told_with_its_rate(folder: Path, tmp_path: Path) -> None:
     settings = resolve(parse([*WORDS, f"out={folder.parent}"]))
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+    unpack(copy)
     store = Store(copy)
     (pair,) = searches.pairs(settings, store.scores(settings.select))
     assert pair.joint.best is not None

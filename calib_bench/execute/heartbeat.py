@@ -55,8 +55,11 @@ def given(store: Path, name: str, trials: Sequence[Trial]) -> Iterator[None]:
         temporary = path.with_name(f".{path.name}.{pid}")
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps({**about, "loss": loss, "epoch": epoch}))
-            temporary.replace(path)
+            try:
+                temporary.write_text(json.dumps({**about, "loss": loss, "epoch": epoch}))
+                temporary.replace(path)
+            finally:  # a full disk leaves an empty one
+                temporary.unlink(missing_ok=True)
 
     def listen(members: Sequence[Trial], row: Mapping[str, Any]) -> None:
         nonlocal last

@@ -217,7 +217,7 @@ def tasks() -> str:
     for name in registry.names("tasks"):
         task = registry.task(name)
         parts += [f"## {name}", _documentation(f"calib_bench.tasks.{name}")]
-        parts.append(_facts(_task_facts(task), [task.reference]))
+        parts.append(_facts(_task_facts(task), filter(None, [task.reference])))
     rows = [(f"`{name}`", text) for name, text in models.examples().items()]
     parts += [
         "# Models",

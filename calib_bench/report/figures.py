@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from calib_bench.core.study import Analysis, Detail, Study
 from calib_bench.execute import analysis_pool
+from calib_bench.report.pdf_fonts import shared_subsets
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def render(figure: Figure, suffixes: Iterable[str] = tuple(_UNDATED)) -> dict[st
     for suffix in suffixes:
         figure.set_dpi(matplotlib.rcParams["savefig.dpi"])
         buffer = io.BytesIO()
-        prints[suffix](buffer, _UNDATED[suffix])
+        with shared_subsets():
+            prints[suffix](buffer, _UNDATED[suffix])
         files[suffix] = buffer.getvalue()
     return files
 

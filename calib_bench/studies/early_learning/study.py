@@ -59,8 +59,7 @@ def check(settings: Settings) -> None:
     for key in MEANINGLESS:
         if getattr(settings, key, None) not in (None, (0.0,), 0.0):
             raise SettingsError(
-                f"study=early_learning follows plain gradient descent from initialization by steps of its own: "
-                f"leave out {key}="
+                f"study=early_learning takes its own steps of gradient descent from initialization: leave out {key}="
             )
     factors = dict.fromkeys(("head_lr", "head_decay", "body_lr"), (1.0,))
     for key, only in {"epochs": (0,), "objective": (CROSS_ENTROPY,), **factors}.items():

@@ -23,17 +23,17 @@ def shared_subsets() -> Iterator[None]:
     from matplotlib.backends import _backend_pdf_ps
 
     fonts: Any = _backend_pdf_ps
-    own: Subset = fonts.get_glyphs_subset
+    original: Subset = fonts.get_glyphs_subset
 
     def subset(font: Any, glyphs: Iterable[int]) -> AbstractContextManager[Any]:
-        common = _common(font, own)
-        return nullcontext(common) if set(glyphs) <= common.glyph_index_map.keys() else own(font, glyphs)
+        common = _common(font, original)
+        return nullcontext(common) if set(glyphs) <= common.glyph_index_map.keys() else original(font, glyphs)
 
     fonts.get_glyphs_subset = subset
     try:
         yield
     finally:
-        fonts.get_glyphs_subset = own
+        fonts.get_glyphs_subset = original
 
 
 @cache

@@ -13,6 +13,7 @@ from calib_bench.analysis.measure import measure_arm
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
+from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 TIMES = frozenset({"fit_seconds"})
 """Measured anew whenever a trial is: logging it twice would not give the same."""
-ARTIFACT = ("logits.safetensors", "trial.json", "labels.safetensors")
-"""The files of a trial's artifact: its logits, and what they are to be held against."""
+ARTIFACT = ("logits.safetensors", "trial.json")
+"""The files of a trial that its artifact holds, beside the labels."""
 
 
 def config(store: Store, settings: Question, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -107,16 +108,34 @@ def _mean(values: Sequence[Any]) -> Any:
     return ", ".join(sorted({str(value) for value in values}))
 
 
-def files(store: Store, trial: Trial, scratch: Path) -> dict[str, Path]:
-    """The files of a trial's artifact, by name; those out of an archive are written to `scratch`."""
-    paths = {"labels.safetensors": store.splits.of(trial) / "labels.safetensors"}
-    for name, content in store.files(trial).items():
-        paths[name] = store.folder(trial) / name
-        if not paths[name].exists():
-            scratch.mkdir(exist_ok=True)
-            paths[name] = scratch / name
-            paths[name].write_bytes(content)
-    return {name: path for name, path in paths.items() if name in ARTIFACT and path.exists()}
+def files(store: Store, trials: Sequence[Trial], folder: Path) -> dict[str, Path]:
+    """The files of an artifact by name: logits, trial.json, and the labels; none where no trial has logits.
+
+    Of several trials all logits are one file, by `<key>/<split>`, and all trial.json another, by key.
+
+    Args:
+        folder: for files that the store does not hold as such. They stay, since an offline run is sent later.
+    """
+    if not any(map(store.digests, trials)):
+        return {}
+    lone = len(trials) == 1
+    contents = {k: v for k, v in store.files(trials[0]).items() if k in ARTIFACT} if lone else _together(store, trials)
+    splits = {path.name: path / "labels.safetensors" for path in map(store.splits.of, trials)}
+    paths = {(path.name if len(splits) == 1 else f"{name}/{path.name}"): path for name, path in splits.items()}
+    for name, content in contents.items():
+        stored = store.folder(trials[0]) / name
+        paths[name] = stored if lone and stored.exists() else folder / name
+        if paths[name] != stored and not (paths[name].exists() and paths[name].read_bytes() == content):
+            write_bytes(paths[name], content)
+    return paths
+
+
+def _together(store: Store, trials: Sequence[Trial]) -> dict[str, bytes]:
+    from safetensors.torch import save
+
+    logits = {f"{trial.key}/{split}": z for trial in trials for split, z in store.logits(trial).items()}
+    records = {trial.key: json.loads(store.files(trial)["trial.json"]) for trial in trials}
+    return {"logits.safetensors": save(logits), "trials.json": json.dumps(records, sort_keys=True).encode()}
 
 
 def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:

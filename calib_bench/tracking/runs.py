@@ -6,10 +6,9 @@ train: all trials and their histories as tables
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
@@ -171,16 +170,9 @@ class Logger:
             name: content.shared([getattr(trial, name) for trial in trials])
             for name in ("key", "task", "model", "beta", "seed")
         }
-        with tempfile.TemporaryDirectory() as scratch:
-            paths: dict[str, Path] = {}
-            for trial in trials:
-                folder = "" if len(trials) == 1 else f"{trial.key}/"
-                files = content.files(self.store, trial, Path(scratch, trial.key))
-                paths |= {f"{folder}{name}": path for name, path in files.items()}
-            if not any(name.endswith("logits.safetensors") for name in paths):
-                return None
-            name, text = f"logits-{self._run_id(trials)}", "Raw logits z, not times beta"
-            return _artifact(name, "logits", text, about, paths, Path(scratch))
+        run_id = self._run_id(trials)
+        paths = content.files(self.store, trials, self.store.path / "wandb" / "logits" / run_id)
+        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths) if paths else None
 
     def _calibration(self, analysis: HandedOver) -> wandb.Artifact:
         folder = self.store.path / "wandb" / "analysis"
@@ -250,20 +242,14 @@ def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
 
 
 def _artifact(
-    name: str,
-    kind: str,
-    description: str,
-    about: Mapping[str, Any],
-    paths: Mapping[str, Path],
-    scratch: Path | None = None,
+    name: str, kind: str, description: str, about: Mapping[str, Any], paths: Mapping[str, Path]
 ) -> wandb.Artifact:
-    """An artifact of files; of those in `scratch`, which do not last, wandb keeps copies."""
+    """An artifact of files that stay where they are."""
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
     for inside, path in paths.items():
-        policy: Literal["mutable", "immutable"] = "mutable" if scratch in path.parents else "immutable"
-        artifact.add_file(str(path), name=inside, policy=policy, skip_cache=True)
+        artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
     return artifact
 
 

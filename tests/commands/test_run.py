@@ -29,6 +29,7 @@ TINY = [
     "extend=0",
     "interventions=no",
 ]
+WHOLE = [*TINY, "calibrator=temperature_scaling,isotonic,vector_scaling"]
 CHEAP = ["calibrator=temperature_scaling", "wandb=disabled", "workers=1"]
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +54,7 @@ def example(name: str) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with everything on: two workers, W&B offline."""
     out = tmp_path_factory.mktemp("runs")
-    done = call("run", *TINY, f"out={out}", "stack=6", "workers=2", WANDB_SILENT="true")
+    done = call("run", *WHOLE, f"out={out}", "stack=6", "workers=2", WANDB_SILENT="true")
     assert done.returncode == 0, done.stderr
     assert "report:" in done.stdout
     return out / "digits-separation"
@@ -78,7 +79,7 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
 
 def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = logits(finished)
-    assert main(["run", *TINY, f"out={finished.parent}"]) == 0
+    assert main(["run", *WHOLE, f"out={finished.parent}"]) == 0
     said = capsys.readouterr().out
     assert "27 done, 0 to run" in said
     assert not re.search(r"^trained \d", said, re.M)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors.torch import load
 
 pytest.importorskip("graphql")
 
@@ -339,9 +340,11 @@ def test_arms_arrive_as_runs(server: Cloud, monkeypatch: pytest.MonkeyPatch, tmp
     }  # fmt: skip
     for name, run in arms.items():
         found = artifacts[f"logits-{name}:v0"]
+        sent_logits = load(found[5]["logits.safetensors"])
+        assert set(json.loads(found[5]["trials.json"])) == set(run["config"]["key"])
         for key in run["config"]["key"]:
-            stored = (store.path / "trials" / key / "logits.safetensors").read_bytes()
-            assert found[5][f"{key}/logits.safetensors"] == stored
+            for split, z_NK in store.logits(store.trial(key)).items():
+                assert (sent_logits[f"{key}/{split}"] == z_NK).all()
     assert logged(store, "online", "arms") == []
     forget(store)
     logged(store, "online", "arms")

@@ -36,7 +36,7 @@ LIMITS = {
     "highest complexity": 14,
     "lines of a function, mean in tenths": 98,
     "lines that write sentences": 880,
-    "lines of package, tasks, baselines": 58300,
+    "lines of package, tasks, baselines": 58310,
 }
 
 

@@ -120,14 +120,18 @@ def files(store: Store, trials: Sequence[Trial], folder: Path) -> dict[str, Path
         return {}
     lone = len(trials) == 1
     contents = {k: v for k, v in store.files(trials[0]).items() if k in ARTIFACT} if lone else _together(store, trials)
-    splits = {path.name: path / "labels.safetensors" for path in map(store.splits.of, trials)}
-    paths = {(path.name if len(splits) == 1 else f"{name}/{path.name}"): path for name, path in splits.items()}
+    if lone and store.folder(trials[0]).is_dir():
+        folder = store.folder(trials[0])
     for name, content in contents.items():
-        stored = store.folder(trials[0]) / name
-        paths[name] = stored if lone and stored.exists() else folder / name
-        if paths[name] != stored and not (paths[name].exists() and paths[name].read_bytes() == content):
-            write_bytes(paths[name], content)
-    return paths
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            write_bytes(folder / name, content)
+    return _labels(store, trials) | {name: folder / name for name in contents}
+
+
+def _labels(store: Store, trials: Sequence[Trial]) -> dict[str, Path]:
+    """The labels of trials' splits, by their names in an artifact."""
+    splits = {path.name: path / "labels.safetensors" for path in map(store.splits.of, trials)}
+    return {(path.name if len(splits) == 1 else f"{name}/{path.name}"): path for name, path in splits.items()}
 
 
 def _together(store: Store, trials: Sequence[Trial]) -> dict[str, bytes]:

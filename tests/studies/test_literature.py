@@ -43,6 +43,7 @@ def judged(**frames: list[dict[str, Any]]) -> pd.DataFrame:
         (-0.004, 0.006, 0.7, "equivalent within 0.01"),
         (-0.03, 0.05, 0.6, "inconclusive"),
         (0.02, 0.06, 0.04, "suggestive"),  # not after Holm's correction over both regularizers
+        (-0.06, -0.02, 0.04, "suggestive, against it"),
     ],
 )
 def test_an_interval_decides_a_claim(low: float, high: float, p: float, verdict: str) -> None:

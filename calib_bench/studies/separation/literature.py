@@ -30,7 +30,7 @@ from calib_bench.studies.separation import decisions
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRADICTED = "contradicted"
+CONTRADICTED, AGAINST = "contradicted", "against it"
 REGULARIZERS = ("label_smoothing", "confidence_penalty", "focal_loss")
 """Objectives of Wang et al. (2021), by the name before their strength."""
 ADAPTIVE_SETS = ("aps_size", "raps_size")
@@ -42,8 +42,9 @@ SPEC = TableSpec(
         "Objectives are compared with cross-entropy, sets after temperature scaling with those before (cross-entropy; "
         "the calibration examples behind thresholds are counted, those behind the temperature are not), the epoch of "
         "the least repaired selection loss with that of the least raw one",
-        "contradicted: established below 0; other words as on the rest of the page, Holm's correction over the rows of "
-        "a claim. These are not the sources' data and nets: whatever is said holds here alone",
+        f"{CONTRADICTED}: established below 0; {AGAINST}: the interval lies below 0; other words as on the rest of the "
+        "page, Holm's correction over the rows of a claim. These are not the sources' data and nets: whatever is said "
+        "holds here alone",
     ),
     names=("claim", "source", "quantity", *NAMES),
     first=("verdict", "change"),
@@ -185,7 +186,8 @@ def _verdict(claim: Claim, row: Row) -> str:
         finding = decisions.as_counted(finding, row)
     if finding.is_established and finding.departure < 0:
         return CONTRADICTED
-    return finding.label
+    leaning = finding.evidence in (Evidence.SUGGESTIVE, Evidence.REVOKED) and finding.departure < 0
+    return f"{finding.label}, {AGAINST}" if leaning else finding.label
 
 
 def _reversals(frame: pd.DataFrame) -> list[Row]:

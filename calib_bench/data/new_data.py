@@ -60,6 +60,8 @@ def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None
     reader = Reader(splits, task, None)
     if not source.exists():
         raise DataError(f"data={source} does not exist")
+    if splits.spec.kind == "vector" and task.startswith(("folder", "hub")):
+        raise DataError(f"data={source}: numbers were scaled by the training rows, new ones of {task} cannot be yet")
     if source.is_file() and source.suffix == ".npz":
         return _from_npz(source, reader)
     if source.is_file() or hub is None:

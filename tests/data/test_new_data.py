@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from calib_bench import registry
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.task import SplitSizes
 from calib_bench.data import images, texts
@@ -87,3 +89,13 @@ def test_what_is_not_like_the_tasks_is_refused(tmp_path: Path, pictures: Splits)
             read_new(tmp_path / folder, "test", pictures, "toy", HUB)
     with pytest.raises(DataError, match=r"no split 'later'.*It holds: test.parquet"):
         read_new(tmp_path / "elsewhere", "later", pictures, "toy", HUB)
+
+
+def test_numbers_of_ones_own_tables_are_not_taken_as_they_are(tmp_path: Path) -> None:
+    """They were centred and scaled by the training rows: a file of arrays as it is would give other inputs."""
+    rows = [f"{i},{i % 7},{NAMES[i % 4]}" for i in range(120)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *rows]))
+    splits = registry.task("folder").load(Request("folder", data=tmp_path / "t.csv"))
+    np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 2), np.float32))
+    with pytest.raises(DataError, match="scaled by the training rows"):
+        read_new(tmp_path / "new.npz", "test", splits, "folder", None)

@@ -42,6 +42,8 @@ SPEC = TableSpec(
         "Objectives are compared with cross-entropy, sets after temperature scaling with those before (cross-entropy; "
         "the calibration examples behind thresholds are counted, those behind the temperature are not), the epoch of "
         "the least repaired selection loss with that of the least raw one",
+        "AUGRC falls with more right answers too: auroc, among the decisions, judges the order alone. Sets that hold "
+        "one label before and after, as they do where nine of ten answers are right, can show no change: no evidence",
         f"{CONTRADICTED}: established below 0; {AGAINST}: the interval lies below 0; other words as on the rest of the "
         "page, Holm's correction over the rows of a claim. These are not the sources' data and nets: whatever is said "
         "holds here alone",

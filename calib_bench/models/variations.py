@@ -35,6 +35,8 @@ def form(model: str) -> Form | None:
         return Form("wrn", float(match[2]), int(match[1]), "none" if match[3] else "batch")
     if match := re.fullmatch(r"(gru|lstm|bag)_(\d+)", name):
         return Form(match[1], float(match[2]), 1, "none")
+    if match := re.fullmatch(r"resnet9_(\d+)", name):
+        return Form("resnet9", float(match[1]), 9, "batch")
     return None
 
 
@@ -48,7 +50,7 @@ def variations(model: str) -> tuple[str, ...]:
         SettingsError: none are known.
     """
     name = canonical(model)
-    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
+    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag|resnet9)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
     if match is None:
         raise SettingsError(
             f"study=width_depth knows no variations of {name}: give several, for example "

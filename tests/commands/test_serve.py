@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from synthetic import make
+from synthetic import make, sketched
 
 from calib_bench import registry
 from calib_bench.cli import main
@@ -24,6 +24,7 @@ WORDS = ("beta=0.3,1", "seed=0,1", "objective=cross_entropy", "calibrator=temper
 
 
 @pytest.fixture(scope="module")
+@sketched("over_beta")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "run"
     store, settings = make(path, *WORDS)

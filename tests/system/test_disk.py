@@ -15,6 +15,7 @@ from pathlib import Path
 import driver
 import pytest
 from faulty import ROOT, TINY, call, logits, remount, small_disk, started, unpack
+from synthetic import sketched
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -32,6 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@sketched("over_beta", "separation")
 def test_a_full_disk_stops_the_run_with_one_line_and_more_room_lets_it_go_on(
     undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -307,6 +307,7 @@ def test_ranges(N: int, K: int, scale: float, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 def test_memory_does_not_grow_with_the_logits() -> None:
     script = """
 import resource, torch

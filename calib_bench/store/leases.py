@@ -31,7 +31,7 @@ from calib_bench.system.object_store import Bucket, url_of
 
 
 def owner() -> str:
-    """This driver: its workers hold leases in its name, and take over from each other at once; a fork is another one."""
+    """This driver: its workers hold leases in its name and take over from each other at once; a fork is another."""
     return _owner(os.getpid())
 
 

@@ -35,7 +35,7 @@ fast: $(VENV)/.test
 numeric: numeric-default numeric-avx2
 
 numeric-%: $(VENV)/.test
-	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest $(NUMERIC) $(ARGS)
+	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest -m "not soak and not plain" $(NUMERIC) $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -17,7 +17,7 @@ from calib_bench.store.store import Store
 
 
 def main(words: list[str]) -> None:
-    """Train; prints how many trials this process trained."""
+    """Train, and keep the plan; prints how many trials this process trained."""
     settings = resolve(parse(words))
     worker.prepare(settings)
     study, store = registry.study(settings.study), Store(settings.folder)
@@ -26,7 +26,8 @@ def main(words: list[str]) -> None:
     console = Console(width=140, highlight=False)
     workers, device = run_study.capacity(settings)
     plan = planning.make(settings, study, store, workers, device)
-    run_study.train(settings, study, store, plan, workers, device, Display(console, store.path, False))
+    plan = run_study.train(settings, study, store, plan, workers, device, Display(console, store.path, False))
+    planning.keep(plan, settings, store, settings.command())
 
 
 if __name__ == "__main__":

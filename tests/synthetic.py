@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from calib_bench import registry
@@ -125,6 +129,16 @@ def make(
             store.write(outcome(trial, shape(trial, truth, labels), bad), data, {})
     store.write_study(settings, settings.command())
     return store, settings
+
+
+@contextmanager
+def sketched(*names: str, study: str = "separation") -> Iterator[None]:
+    """A study's reports with these figures alone, and no details: to draw all takes longer than the rest of a test."""
+    module = importlib.import_module(f"calib_bench.studies.{study}.study")
+    figures = {name: module.STUDY.figures[name] for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STUDY", replace(module.STUDY, figures=figures, details=None))
+        yield
 
 
 def splits_of(labels: dict[str, torch.Tensor], classes: int, class_names: tuple[str, ...] | None = None) -> Splits:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import TWO_KINDS, number
 from calib_bench.core.settings import Grid
@@ -57,10 +59,16 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     Where a quantity has no p-value it was not tested, and does not count.
     """
     out = frame.copy()
-    for column in [c for c in frame.columns if c.endswith("_p")]:
-        p = frame[column].astype("float64")
-        groups = p.groupby([frame[name] for name in by], sort=False) if by else None
-        out[f"{column[:-2]}_holm"] = _holm(p) if groups is None else groups.transform(_holm)
+    columns = [c for c in frame.columns if c.endswith("_p")]
+    group = frame.groupby([*by]).ngroup().to_numpy() if by and columns else np.zeros(len(frame))
+    families = [group == family for family in np.unique(group[group >= 0])]
+    for column in columns:
+        p = frame[column].to_numpy("float64")
+        values = np.full(len(p), math.nan)
+        for family in families:
+            tested = family & ~np.isnan(p)
+            values[tested] = holm(p[tested])
+        out[f"{column[:-2]}_holm"] = values
     return out
 
 
@@ -91,12 +99,6 @@ def table_frames(
 
     frames = {name: drop_single_seed_intervals(pd.DataFrame(table_rows), grid) for name, table_rows in rows.items()}
     return frames | {name: adjusted(frames[name], *by) for name, by in adjust.items()}
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    out = p.copy()
-    out[p.notna()] = holm(p[p.notna()])
-    return out
 
 
 def cell(row: Mapping[str, Any], column: str) -> str:

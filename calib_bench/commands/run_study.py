@@ -105,7 +105,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
         if distributed.requested():
             data_parallel.dismiss()
             distributed.stop()
-        with leases.of(store.address, leases.OWNER, resolved.lease).exclusive("report"):
+        with leases.of(store.address, leases.owner(), resolved.lease).exclusive("report"):
             analysis = _report(resolved, study, store, console)
             with status(console, "logging to Weights & Biases"):
                 tracker.finish(analysis)
@@ -305,7 +305,7 @@ def train(
     """
     console = display.console
     start, rounds, total = time.perf_counter(), 0, 0
-    claims = leases.of(store.address, leases.OWNER, settings.lease)
+    claims = leases.of(store.address, leases.owner(), settings.lease)
     with _executor(settings, workers) as executor:
         while plan.pending:
             _wait_for_others(plan, claims, console)

@@ -21,8 +21,8 @@ from calib_bench.train.train import train
 class Leader:
     """The main process: it announces each trial, trains it together with the others, and stores it."""
 
-    def __init__(self, execution: Execution, owner: str = leases.OWNER) -> None:
-        self.execution, self.owner = execution, owner
+    def __init__(self, execution: Execution, owner: str = "") -> None:
+        self.execution, self.owner = execution, owner or leases.owner()
         worker.prepare(execution)
 
     def run(self, groups: Sequence[Group], store: Store, progress: worker.Progress) -> int:

@@ -67,7 +67,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self.updates: Queue[float] = context.Queue()  # of its own: who dies while sending leaves it locked
         self.pool = ProcessPoolExecutor(
-            1, context, initializer=_begin, initargs=(self.execution, self.updates, leases.OWNER)
+            1, context, initializer=_begin, initargs=(self.execution, self.updates, leases.owner())
         )
         self.processes: list[BaseProcess] = []
         self.ready = False

@@ -277,7 +277,7 @@ class Cluster:
         return room(self.wanted)
 
     def _submit(self, group: Group, tries: int) -> Submission:
-        rest = (self.execution, self.store_path, leases.OWNER, self.reports)
+        rest = (self.execution, self.store_path, leases.owner(), self.reports)
         if together(group, self.execution):
             wait_for_nodes(partial(check_gang, self.execution, self.wanted))
             wanted = whole_gpus(self.wanted)

@@ -170,12 +170,13 @@ def run_group(
     execution: Execution,
     store: Store,
     progress: Progress,
-    owner: str = leases.OWNER,
+    owner: str = "",
     expendable: bool = False,
 ) -> int:
     """Train what is left of one group and store its results; returns how many are stored now.
 
     Args:
+        owner: the driver; this process where there is no other.
         expendable: whether another process can take over from this one.
 
     Raises:
@@ -184,7 +185,7 @@ def run_group(
         SettingsError, DataError, StoreError, DiskFull: nothing would do better.
     """
     shutdown.check()
-    with acquired(group, execution, store, owner) as (left, lease):
+    with acquired(group, execution, store, owner or leases.owner()) as (left, lease):
         if lease is None or not left:
             return 0
 

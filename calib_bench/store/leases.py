@@ -29,8 +29,16 @@ from calib_bench.errors import StoreError
 from calib_bench.system import files
 from calib_bench.system.object_store import Bucket, url_of
 
-OWNER = uuid.uuid4().hex
-"""This driver: its workers hold leases in its name, and take over from each other at once."""
+
+def owner() -> str:
+    """This driver: its workers hold leases in its name and take over from each other at once; a fork is another."""
+    return _owner(os.getpid())
+
+
+@cache
+def _owner(pid: int) -> str:
+    return uuid.uuid4().hex
+
 
 BEATS = 6
 """Beats in a lease: so many must fail before a living process is taken for dead."""

@@ -11,6 +11,7 @@ import pytest
 from synthetic import make
 
 from calib_bench import registry
+from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis
 from calib_bench.models.variations import form
 from calib_bench.store.store import Store
@@ -25,15 +26,23 @@ def noise(trial) -> float:
     return off(trial.beta, 0.8 * 1.1 ** ((trial.seed + round(width)) % 3 - 1) * width / 64) / 2
 
 
-def separation(path: Path, *words: str) -> Analysis:
+def stored(path: Path, *words: str) -> tuple[Store, Settings]:
     more = ("calibrator=temperature_scaling", "interventions=no")
-    store, settings = planted(path, "study=separation", *more, *words, noise=noise)
+    return planted(path, "study=separation", *more, *words, noise=noise)
+
+
+def separation(store: Store, settings: Settings) -> Analysis:
     return registry.study("separation").analyse(settings, store)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    return separation(tmp_path_factory.mktemp("best") / "run", *GRID)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+    return stored(tmp_path_factory.mktemp("best") / "run", *GRID)
+
+
+@pytest.fixture(scope="module")
+def found(whole: tuple[Store, Settings]) -> Analysis:
+    return separation(*whole)
 
 
 def test_two_studies_of_the_same_trials_agree(found: Analysis, tmp_path: Path) -> None:
@@ -58,7 +67,8 @@ def test_a_best_beta_lies_where_it_was_planted(found: Analysis) -> None:
 
 
 def test_two_betas_have_no_best_one(tmp_path: Path) -> None:
-    analysis = separation(tmp_path, "model=mlp_16", "lr=0.1", "beta=0.1,1", "seed=0..2", "objective=cross_entropy")
+    words = ("model=mlp_16", "lr=0.1", "beta=0.1,1", "seed=0..2", "objective=cross_entropy")
+    analysis = separation(*stored(tmp_path, *words))
     assert "best_beta" not in analysis.tables
     assert "best beta by" not in " ".join(analysis.verdict)
 
@@ -74,20 +84,18 @@ def test_nothing_trained_has_no_best_beta(tmp_path: Path) -> None:
 def test_the_note_says_what_was_resampled(found: Analysis, tmp_path: Path) -> None:
     assert "the same resamples for every architecture" in found.tables["best_beta"].note
     words = ("model=mlp_16", "lr=0.1", "beta=0.1,1,10", "seed=0", "objective=cross_entropy")
-    note = separation(tmp_path, *words).tables["best_beta"].note
+    note = separation(*stored(tmp_path, *words)).tables["best_beta"].note
     assert "1 seed, test split; 95% percentile intervals, test examples resampled, since there is one seed" in note
     assert "ratio" not in note
 
 
-def test_a_beta_that_lacks_a_seed_is_not_among_them(tmp_path: Path) -> None:
-    words = ("calibrator=temperature_scaling", "interventions=no", *GRID)
-    store, settings = planted(tmp_path, "study=separation", *words, noise=noise)
-    study = registry.study("separation")
-    plan = study.plan(settings, store.scores(settings.select))
+def test_a_beta_that_lacks_a_seed_is_not_among_them(whole: tuple[Store, Settings], tmp_path: Path) -> None:
+    store, settings = Store(shutil.copytree(whole[0].path, tmp_path / "run")), whole[1]
+    plan = registry.study("separation").plan(settings, store.scores(settings.select))
     (lost,) = [t for t in plan if (t.model, t.beta, t.seed, t.epochs) == ("mlp_16", 0.1, 2, 2)]
     shutil.rmtree(store.folder(lost))
     store.failures.record(lost, "raised", "ZeroDivisionError: a cause for this test")
-    analysis = study.analyse(settings, Store(tmp_path, "read"))
+    analysis = separation(Store(store.path, "read"), settings)
     assert "Left out of the best beta, mlp_16 beta=0.1: not every seed finished." in analysis.warnings
     best = analysis.tables["best_beta"].frame
     loss = best[best["result"] == "repaired log loss"].set_index("model")

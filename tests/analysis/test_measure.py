@@ -138,6 +138,7 @@ def test_one_trial_that_a_calibrator_refuses_does_not_cost_the_others(
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 def test_a_default_study_is_measured_in_seconds(tmp_path: Path) -> None:
     words = ("beta=1", "objective=cross_entropy", "seed=0..4", "lr=0.1")
     store, settings = make(tmp_path / "run", *words, test=997, classes=10)

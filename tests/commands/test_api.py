@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from synthetic import make
+from synthetic import make, sketched
 
 import calib_bench
 from calib_bench import api, registry
@@ -24,8 +24,11 @@ from calib_bench.commands.console import open_console
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.report.build import build
 
+PLOTS = tuple(name.removeprefix("plot_") for name in api.__all__ if name.startswith("plot_"))
+
 
 @pytest.fixture(scope="module")
+@sketched(*PLOTS)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("api") / "run"
     store, settings = make(path, "beta=0.3,1,3", "seed=0,1", "calibrator=temperature_scaling")
@@ -45,6 +48,7 @@ def test_what_is_quiet_is_quiet_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
+@sketched("separation")
 def test_the_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(api)
@@ -88,8 +92,12 @@ def test_a_plain_script_runs_once(how: list[str], tmp_path: Path) -> None:
     """One without `if __name__ == "__main__":`, with workers to train on and workers to analyse with."""
     script = tmp_path / "script.py"
     script.write_text(
+        "from dataclasses import replace\n"
         "import calib_bench\n"
         "from calib_bench.execute import analysis_pool\n"
+        "from calib_bench.studies.separation import study\n"
+        "figures = {name: study.STUDY.figures[name] for name in ('separation', 'over_beta')}\n"
+        "study.STUDY = replace(study.STUDY, figures=figures, details=None)\n"
         "print('begun')\n"
         "analysis_pool.WORTH = 0.0\n"
         "calib_bench.run(task='digits', model='mlp_8', beta=[0.1, 1], lr=0.1, seed=[0, 1], epochs=1, stack=2,\n"
@@ -131,15 +139,15 @@ def test_results_are_the_reports_tables(folder: Path) -> None:
         calib_bench.load_results(folder, "baseline")
 
 
-@pytest.mark.parametrize("name", [name for name in api.__all__ if name.startswith("plot_")])
+@pytest.mark.parametrize("name", PLOTS)
 def test_drawings_from_the_saved_tables_are_those_of_the_report(folder: Path, name: str) -> None:
     from calib_bench.report import figures
 
-    figure = getattr(calib_bench, name)(folder)
+    figure = getattr(calib_bench, f"plot_{name}")(folder)
     assert len(figure.axes) >= 2
     with figures.style():
         svg = figures.render(figure)["svg"]
-    assert svg == (folder / "report" / "figures" / f"{name.removeprefix('plot_')}.svg").read_bytes()
+    assert svg == (folder / "report" / "figures" / f"{name}.svg").read_bytes()
 
 
 PNG = b"\x89PNG\r\n\x1a\n"

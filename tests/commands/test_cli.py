@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import sketched
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -210,7 +211,8 @@ def test_a_long_run_is_asked_about_on_a_terminal(
     monkeypatch.setattr("builtins.input", lambda *_: answer)
     settings = parse([*TINY, "model=mlp_8", f"out={tmp_path}"])
     if trained:
-        assert run_study.run_study(settings, ask=True) == 0
+        with sketched("separation"):
+            assert run_study.run_study(settings, ask=True) == 0
     else:
         with pytest.raises(SettingsError, match="not started"):
             run_study.run_study(settings, ask=True)

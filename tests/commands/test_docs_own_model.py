@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
+from synthetic import sketched
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -27,6 +28,7 @@ QUICK = (
 
 
 @pytest.mark.slow
+@sketched("separation")
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)

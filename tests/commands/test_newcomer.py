@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic import sketched
 
 from calib_bench import models, registry
 from calib_bench.cli import main
@@ -151,6 +152,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@sketched("separation")
 def planned_and_run(mine: Path, *words: str) -> Path:
     """Plans and runs with the plug-ins; the run folder."""
     keys = [*TINY, *words, f"plugins={mine}", f"out={mine.parent}"]

@@ -13,7 +13,8 @@ import synthetic
 from safetensors.torch import load_file
 
 from calib_bench import cli
-from calib_bench.commands.publish import BEGIN, END
+from calib_bench.commands.publish import BEGIN, END, publish
+from calib_bench.commands.report import rebuild
 
 WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
 
@@ -26,17 +27,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@synthetic.sketched("separation")
 def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "reports"
     to.mkdir()
     (to / "README.md").write_text(f"# Gallery\n\nby hand\n\n{BEGIN}\n{END}\n\nafter\n")
-    assert cli.main(["publish", str(run), f"to={to}", "name=first"]) == 0
-    assert "published:" in capsys.readouterr().out
+    rebuilt = rebuild(run, ())
+    publish(*rebuilt, to, "first")
     (to / "first" / "reading.md").write_text("## How to read it\nWith care.\n")
     (to / "first" / "figures" / "stale.png").write_bytes(b"")
-    assert cli.main(["publish", str(run), f"to={to}", "name=first"]) == 0
+    publish(*rebuilt, to, "first")
     synthetic.make(tmp_path / "run", *WORDS, "limit=200")
     assert cli.main(["publish", str(tmp_path / "run"), f"to={to}", "name=checked", "check=yes"]) == 0
+    assert f"published: {to / 'checked'}" in capsys.readouterr().out.replace("\n", "")
     page = (to / "first" / "README.md").read_text()
     for link in ("report.html", "figures/separation.png", "tables/separation.csv", "tables/separation.tex"):
         assert f"({link})" in page

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from synthetic import make
+from synthetic import make, sketched
 
 from calib_bench import registry
 from calib_bench.cli import main
@@ -24,6 +24,7 @@ WORDS = ("beta=0.3,1", "seed=0,1", "objective=cross_entropy", "calibrator=temper
 
 
 @pytest.fixture(scope="module")
+@sketched("separation")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("served") / "run"
     store, settings = make(path, *WORDS)
@@ -111,6 +112,7 @@ def test_only_this_machine_asks_and_only_to_read(port: int) -> None:
     assert get(port, "/", "POST")[0] == 501
 
 
+@sketched("separation")
 def test_a_run_under_way_is_told_and_its_report_follows(run: Path, port: int) -> None:
     aside = begin_again(run)
     before = get(port, "/state")[1]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from synthetic import sketched
 from wandb_reader import read
 
 from calib_bench import registry
@@ -75,16 +73,18 @@ def test_what_is_tuned_together_is_not_shared_out(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
-def test_an_agents_point_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@sketched("over_beta")
+def test_an_agents_point_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [*WORDS, "interventions=no", "model=mlp_16", "calibrator=temperature_scaling", "workers=1"]
     content = written(words, tmp_path)
     point = {"beta": 0.1, "objective": "cross_entropy", "seed": 1}
     line = command(content, point)
-    told = {"WANDB_RUN_ID": "point7", "WANDB_SWEEP_ID": "sweep3"}
-    done = subprocess.run(
-        [sys.executable, *line[1:]], capture_output=True, text=True, check=False, env={**os.environ, **told}
-    )
-    assert done.returncode == 0, done.stderr
+    assert line[:3] == ["python", "-m", "calib_bench"]
+    monkeypatch.setenv("WANDB_RUN_ID", "point7")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep3")
+    assert main(line[3:]) == 0
     runs = read(tmp_path / "digits-separation")
     assert runs["point7"]["job_type"] == "analyse"
     assert runs["point7"]["sweep"] == "sweep3"

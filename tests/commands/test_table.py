@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic import make
+from synthetic import make, sketched
 
 from calib_bench import models, registry
 from calib_bench.analysis.estimate import Estimate
@@ -32,6 +32,7 @@ WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2"
 
 
 @pytest.fixture(scope="module")
+@sketched("separation")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("paper") / "run"
     words = ("calibrator=temperature_scaling,histogram_binning,vector_scaling",)

@@ -16,6 +16,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from synthetic import sketched
 
 from calib_bench import models, registry
 from calib_bench.cli import main
@@ -238,6 +239,7 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path: Path) -> None:
         look(Request("folder"))
 
 
+@sketched("separation")
 def test_a_study_from_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

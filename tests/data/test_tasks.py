@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import calib_bench.tasks
+from calib_bench import data
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.task import Task
 from calib_bench.core.trial import Trial
@@ -315,9 +317,6 @@ def test_declaring_tasks_imports_no_heavy_library() -> None:
 
 def test_what_tasks_declare_with_stays_callable_once_data_is_loaded() -> None:
     """No module takes a name that task files import: loading data would put it in the function's place."""
-    code = (
-        "import pkgutil, importlib, calib_bench.data as data;"
-        "[importlib.import_module(module.name) for module in pkgutil.iter_modules(data.__path__, 'calib_bench.data.')];"
-        "assert all(callable(getattr(data, name)) for name in data.__all__)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for module in pkgutil.iter_modules(data.__path__, "calib_bench.data."):
+        importlib.import_module(module.name)
+    assert all(callable(getattr(data, name)) for name in data.__all__)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_pages
+from synthetic import sketched
 
 import calib_bench
 from calib_bench import metrics, registry
@@ -89,6 +90,7 @@ def test_the_readme_fits_and_its_code_and_commands_run(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
+@sketched("separation")
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

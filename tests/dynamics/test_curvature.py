@@ -223,6 +223,7 @@ def test_no_positive_curvature_is_an_error():
 
 
 @pytest.mark.slow
+@pytest.mark.plain
 def test_thirty_five_small_models_take_seconds():
     model, x, y = problem("mlp_128_128", InputSpec("image", (1, 8, 8)), 10, 256, torch.float32)
     start = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import driver
 import pytest
 from faulty import unpack
 
@@ -28,17 +29,20 @@ TUNED = {
     "separation": ("beta=0.1,1", "seed=0..2", "calibrator=temperature_scaling"),
 }
 REST = [study for study in (*FIXED, *TUNED) if study not in ("sgd_temperature", "stability")]
+"""The first of these is in the test of its study, which has trained it."""
 OF_TUNED = ("model=mlp_8", "lr=0.1,1", "epochs=2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "study", ["sgd_temperature", "stability", *(pytest.param(s, marks=pytest.mark.soak) for s in REST)]
-)
+@pytest.mark.parametrize("study", ["stability", *(pytest.param(s, marks=pytest.mark.soak) for s in REST)])
 def test_what_failed_is_named_and_the_rest_is_reported(study: str, tmp_path: Path) -> None:
     words = FIXED.get(study) or (*TUNED[study], *OF_TUNED[any("model=" in word for word in TUNED[study]) :])
-    assert cli.main(["run", f"study={study}", *words, *COMMON, f"out={tmp_path}"]) == 0
-    path = tmp_path / f"digits-{study}"
+    driver.main([f"study={study}", *words, *COMMON, f"out={tmp_path}"])
+    failing(tmp_path / f"digits-{study}", study)
+
+
+def failing(path: Path, study: str) -> None:
+    """Let trials of a study that is whole have failed, and hold its reports against that."""
     unpack(path)
     store = Store(path, "read")
     settings = store.settings()

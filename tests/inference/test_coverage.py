@@ -88,6 +88,7 @@ def few_seeds(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
         yield f"ratio {ratio}", inference.crossed_interval(seeds + examples), 0.0
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("S", [2, 3, 5, 10])
 def test_means_over_few_seeds_cover_at_their_level(S: int) -> None:
     assert not too_few(rates(few_seeds, S, 800), 0.95)
@@ -476,7 +477,11 @@ SETTINGS: dict[str, tuple[Callable[[], Draw], dict[int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("setting", list(SETTINGS))
+PLAIN = ("means", "accuracies", "spreads", "selection", "lucky seeds", "layouts")
+"""Settings without a tensor."""
+
+
+@pytest.mark.parametrize("setting", [pytest.param(s, marks=[pytest.mark.plain] * (s in PLAIN)) for s in SETTINGS])
 def test_coverage_in_short(setting: str) -> None:
     assert not too_few(rates(SETTINGS[setting][0](), 3, 25))
 
@@ -489,6 +494,7 @@ def test_coverage(setting: str) -> None:
     assert not {S: bad for S, draws in sizes.items() if (bad := too_few(rates(draw, S, draws)))}
 
 
+@pytest.mark.plain
 def test_the_test_of_coverage_can_fail() -> None:
     """Intervals that forget the seeds, or the examples, are found out."""
 
@@ -501,6 +507,7 @@ def test_the_test_of_coverage_can_fail() -> None:
     assert set(too_few(rates(forgetful, 10, 400))) == {"examples alone", "seeds alone"}
 
 
+@pytest.mark.plain
 def test_an_interval_that_takes_the_chosen_rates_as_given_is_found_out() -> None:
     """Of rates that score alike, the choice is most of the variance."""
 
@@ -515,6 +522,7 @@ def test_an_interval_that_takes_the_chosen_rates_as_given_is_found_out() -> None
     assert set(too_few(rates(given, 3, 100))) == {"given"}
 
 
+@pytest.mark.plain
 def test_seeds_that_judge_the_rate_they_chose_are_found_out() -> None:
     """Their mean is too good by the luck they were chosen for; at the rate that the others choose it is not."""
     assert set(too_few(rates(lucky, 10, 250))) == {"judging its own choice"}
@@ -525,6 +533,7 @@ def test_seeds_that_judge_the_rate_they_chose_are_found_out() -> None:
     assert bias[1] < -0.5
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("trials", [1, 3, 5, 10, 30])
 def test_rates_cover_whatever_the_rate(trials: int) -> None:
     found = [inference.rate(k, trials) for k in range(trials + 1)]
@@ -541,6 +550,7 @@ def exceptions(rng: Rng, S: int) -> Iterator[tuple[str, Interval, float]]:
     yield "lognormal spread", heavy, float(np.sqrt((np.e - 1) * np.e))
 
 
+@pytest.mark.plain
 def test_known_exceptions() -> None:
     """None is worse than its figure in the docstring, and none is better: then it is no exception."""
     known = {

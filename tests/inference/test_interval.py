@@ -54,6 +54,7 @@ def test_crossed_interval_by_hand() -> None:
     assert (found.n_seeds, found.n_examples) == (2, 3)
 
 
+@pytest.mark.plain
 @given(st.integers(2, 6), st.integers(2, 40), st.floats(-1.0, 1.0), st.integers(0, 999))
 def test_p_and_limits_agree_at_every_level(S: int, N: int, shift: float, seed: int) -> None:
     """The interval at level 1 - p ends at 0, and a level says what p says."""
@@ -126,6 +127,7 @@ def test_values_that_are_not_finite_give_no_interval() -> None:
         crossed_interval([])
 
 
+@pytest.mark.plain
 @given(st.integers(2, 6), st.integers(2, 20), st.floats(-5, 5), st.floats(0.01, 100), st.integers(0, 99))
 def test_shift_and_scale(S: int, N: int, shift: float, scale: float, seed: int) -> None:
     d = np.random.default_rng(seed).standard_normal((S, N))
@@ -134,6 +136,7 @@ def test_shift_and_scale(S: int, N: int, shift: float, scale: float, seed: int) 
     assert crossed_interval(-d).p == pytest.approx(a.p)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("S", [3, 5, 10])
 @pytest.mark.parametrize("mix", [(1.0, 1.0, 1.0), (0.1, 1.0, 1.0), (1.0, 0.1, 1.0)])
 def test_crossed_interval_covers(S: int, mix: tuple[float, float, float]) -> None:
@@ -151,6 +154,7 @@ def test_crossed_interval_covers(S: int, mix: tuple[float, float, float]) -> Non
     assert hit / draws <= 0.99
 
 
+@pytest.mark.plain
 def test_bootstrap_of_a_mean_agrees_with_the_crossed_interval() -> None:
     rng = np.random.default_rng(0)
     d = rng.standard_normal((8, 1)) * 0.1 + rng.standard_normal((1, 500)) + 0.3 * rng.standard_normal((8, 500))
@@ -381,6 +385,7 @@ def test_equivalence() -> None:
         inference.equivalence(between(0, 1), 0)
 
 
+@pytest.mark.plain
 @given(st.integers(0, 999), st.integers(1, 5), st.integers(2, 30))
 def test_effects_of_a_two_by_two_add_up(seed: int, S: int, N: int) -> None:
     cells = np.random.default_rng(seed).standard_normal((4, S, N))
@@ -520,6 +525,7 @@ def test_selected_gain_by_hand() -> None:
         inference.selected_gain(selection, test, 3)
 
 
+@pytest.mark.plain
 def test_selection_is_not_rewarded_for_luck() -> None:
     """Equal arms judged on the seeds that chose them seem to gain; left-out seeds show that there is nothing."""
     rng = np.random.default_rng(0)
@@ -533,6 +539,7 @@ def test_selection_is_not_rewarded_for_luck() -> None:
     assert np.mean(honest) == pytest.approx(0, abs=0.15)
 
 
+@pytest.mark.plain
 def test_variance_shares_add_up_and_are_unbiased() -> None:
     rng = np.random.default_rng(0)
     first, second = np.array([-1.0, 0, 1]), np.array([-0.5, 0.5])
@@ -547,6 +554,7 @@ def test_variance_shares_add_up_and_are_unbiased() -> None:
     assert np.mean(found, 0) == pytest.approx(parts / parts.sum(), abs=0.02)
 
 
+@pytest.mark.plain
 def test_shares_count_a_choice_to_first_order() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((4, 3, 1)) + 0.3 * rng.standard_normal((4, 3, 5))
@@ -582,6 +590,7 @@ def test_variance_shares_without_replicates_or_variance() -> None:
     assert "not finite" in inference.variance_shares(values * np.nan).first.method
 
 
+@pytest.mark.plain
 def test_permutation_of_a_factor() -> None:
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((200, 3, 2, 3)) + 3 * rng.standard_normal((200, 1, 1, 3))
@@ -628,6 +637,7 @@ def test_null_from_logits() -> None:
     assert ece_null(torch.tensor([[1e4, 0.0]] * 5), torch.zeros(5, dtype=torch.int64)) == (0.0, 1.0)
 
 
+@pytest.mark.plain
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_rejects_what_the_step_down_rule_rejects(p: list[float]) -> None:
     adjusted = holm(p)
@@ -712,6 +722,7 @@ def test_noise_of_seeds_is_no_variance_of_a_choice() -> None:
     assert choice_variance(noise[:, :1] + 1) == pytest.approx(2, abs=0.05)
 
 
+@pytest.mark.plain
 @given(st.floats(-3, 3), st.floats(1e-3, 1), st.floats(0, 1), st.integers(2, 10))
 def test_a_widened_interval_agrees_with_its_p_value(mean: float, spread: float, variance: float, S: int) -> None:
     before = crossed_interval(mean + spread * np.linspace(-1, 1, S)[:, None], nested=True)
@@ -755,6 +766,7 @@ NOISES = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("S", [3, 5, 10, 20])
 @pytest.mark.parametrize("noise", NOISES)
 def test_ordinary_seeds_do_not_collapse(noise: str, S: int) -> None:
@@ -775,6 +787,7 @@ LONG_TAILS = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("S", [3, 5, 10])
 @pytest.mark.parametrize("noise", LONG_TAILS)
 def test_a_long_tail_towards_guessing_is_seldom_a_collapse(noise: str, S: int) -> None:
@@ -784,6 +797,7 @@ def test_a_long_tail_towards_guessing_is_seldom_a_collapse(noise: str, S: int) -
     assert np.mean([collapsed(0.9 + 0.08 * draw(rng, S), 0.1, largest=True).any() for _ in range(1500)]) <= most
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(("spread", "least"), [(0.04, 0.98), (0.08, 0.75)])
 @pytest.mark.parametrize("S", [3, 5, 10, 20])
 def test_seeds_near_chance_are_found_among_seeds_that_scatter(S: int, spread: float, least: float) -> None:
@@ -798,6 +812,7 @@ def test_seeds_near_chance_are_found_among_seeds_that_scatter(S: int, spread: fl
     assert np.mean(hits) >= least
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("S", [3, 5, 10, 20])
 def test_seeds_at_chance_are_found_and_no_others(S: int) -> None:
     rng = np.random.default_rng(S)
@@ -820,6 +835,7 @@ def test_a_milder_collapse_is_found_among_five_and_what_is_not_finite_is_one() -
     assert not collapsed([0.5, 0.5, 0.51, 0.9], 0.1, largest=True).any()
 
 
+@pytest.mark.plain
 @given(st.lists(st.integers(0, 999), min_size=2, max_size=12), st.randoms())
 def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: Any) -> None:
     values = [value / 1000 for value in thousandths]
@@ -833,6 +849,7 @@ def test_collapse_knows_no_scale_and_no_order(thousandths: list[int], random: An
 # temperatures fitted anew
 
 
+@pytest.mark.plain
 def test_refitted_has_the_moments_of_fitted_and_is_common_to_arms() -> None:
     rng = np.random.default_rng(2)
     log_T, slope, curvature = 0.3 + 3 * rng.standard_normal((4, 250)), rng.standard_normal(4) / 9, np.full(4, 0.8)
@@ -847,6 +864,7 @@ def test_refitted_has_the_moments_of_fitted_and_is_common_to_arms() -> None:
     np.testing.assert_allclose(inference.refitted(log_T, slope, curvature, False, draws=5), -found.bias)
 
 
+@pytest.mark.plain
 def test_a_mean_of_refits_is_where_refitted_puts_it() -> None:
     """Draws of the truth from temperatures of a normal error cover it as often as they say, at a slope of 0 too."""
     rng = np.random.default_rng(3)

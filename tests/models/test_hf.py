@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from synthetic import sketched
 
 from calib_bench import models, registry
 from calib_bench.cli import main
@@ -181,6 +182,7 @@ def test_flops_are_those_of_the_matrices(tiny: Callable[..., str], data: Path) -
     assert flops_per_example(name, load(data, name).spec, 3) == 2 * (200 * (2 * layer + pooler) + head)
 
 
+@sketched("separation")
 def test_a_study_of_two_models(data: Path, tiny: Callable[..., str], tmp_path: Path) -> None:
     """Fine-tuned and then only calibrated; what is cut off is said in the run's data."""
     name = tiny(head=("odd", "bad", "good"))

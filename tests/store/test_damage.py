@@ -60,6 +60,12 @@ def everything(path: Path, trials: list[Trial]) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def whole(filled: tuple[Path, list[Trial]]) -> dict[str, Any]:
+    """What is read of the store that is undamaged."""
+    return everything(*filled)
+
+
 @contextmanager
 def named(*names: str) -> Iterator[None]:
     """The block ends well, or with an error for people that has one of these names in it."""
@@ -107,17 +113,16 @@ def mutated(content: bytes, how: tuple[str, float, Any]) -> bytes:
 @settings(max_examples=60)
 @given(how=mutations)
 def test_a_mutated_store_file_is_whole_or_refused_by_name(
-    filled: tuple[Path, list[Trial]], kind: str, how: tuple[str, float, Any]
+    filled: tuple[Path, list[Trial]], whole: dict[str, Any], kind: str, how: tuple[str, float, Any]
 ) -> None:
     path, trials = filled
-    before = everything(path, trials)
     file = file_of(path, kind)
     content = file.read_bytes()
     try:
         file.write_bytes(mutated(content, how))
         with named(kind, str(file.parent)):
             unread(path)
-            assert everything(path, trials) == before
+            assert everything(path, trials) == whole
     finally:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import driver
 import faulty
+import forked
 import pytest
 
 from calib_bench.store import leases
@@ -145,18 +147,15 @@ def test_eight_processes_never_hold_one_claim_together(tmp_path: Path) -> None:
 WORDS = ["task=digits", "model=mlp_16", "beta=0.3,1", "lr_rel=0.25,0.5", "seed=0,1", "epochs=40", "extend=0"]
 WORDS += ["interventions=no", "objective=cross_entropy", "calibrator=temperature_scaling", "wandb=disabled", "stack=1"]
 WORDS += ["workers=1"]
-DRIVER = str(Path(__file__).parents[1].joinpath("driver.py"))
-COMMAND = [sys.executable, DRIVER, *WORDS]
 
 
-def drive(out: Path, *words: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([*COMMAND, f"out={out}", *words], text=True, **pipes)
+def drive(out: Path, *words: str) -> forked.Run:
+    return forked.Run(driver.main, [*WORDS, f"out={out}", *words])
 
 
-def ended(driver: subprocess.Popen[str]) -> str:
-    text, _ = driver.communicate(timeout=300)
-    assert driver.returncode == 0, text
+def ended(run: forked.Run) -> str:
+    text, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
     return text
 
 
@@ -179,7 +178,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.soak)])
 def test_drivers_share_a_store_and_train_nothing_twice(alone: dict[str, str], tmp_path: Path, count: int) -> None:
-    texts = [ended(driver) for driver in [drive(tmp_path) for _ in range(count)]]
+    texts = [ended(run) for run in [drive(tmp_path) for _ in range(count)]]
     assert sum(trained(text) for text in texts) == len(alone)
     assert logits(tmp_path) == alone
     (folder,) = tmp_path.iterdir()

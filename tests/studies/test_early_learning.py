@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import driver
 import pandas as pd
 import pytest
 import torch
@@ -254,15 +255,27 @@ def test_every_measurement_is_one_trial_that_trains_nothing() -> None:
     assert {one.precision for one in wanted if not str(one.probe).endswith("stability")} == {"fp64"}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's run, measured and not reported."""
+    out = tmp_path_factory.mktemp("early")
+    words = ["study=early_learning", "model=mlp_16", "batch=60", "beta=0.1,1", "seed=0,1", f"out={out}"]
+    driver.main([*words, "wandb=disabled", "workers=1"])
+    return out / "digits-early_learning"
+
+
 @pytest.mark.slow
-def test_the_study_from_words_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["study=early_learning", "model=mlp_16", "batch=60", "beta=0.1,1", "seed=0,1", f"out={tmp_path}"]
-    assert cli.main(["run", *words, "wandb=disabled", "workers=1"]) == 0
-    folder = tmp_path / "digits-early_learning"
+@pytest.mark.plain
+def test_the_study_is_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "numbers that the theory of early learning gives" in said
     drawn = {path.stem for path in (folder / "report" / "figures").glob("*.png")}
     assert drawn == {"collapse", "curvature", "frontier", "timescales"}
+
+
+@pytest.mark.slow
+def test_the_study_finds_what_theory_gives(folder: Path) -> None:
     settings = Store(folder, "read").settings()
     tables = registry.study("early_learning").analyse(settings, Store(folder, "read")).tables
     claims = tables["acceptance"].frame.set_index("claim")

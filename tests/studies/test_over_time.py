@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from synthetic import sketched
 
 from calib_bench import cli
 from calib_bench.analysis import format as numbers
@@ -77,6 +78,7 @@ def test_what_has_no_time_axis_is_left_out() -> None:
     assert over_time.rows(SimpleNamespace(), other, {}) == ([], [])  # type: ignore[arg-type]
 
 
+@sketched("over_time", "over_time_by_beta")
 def test_from_the_command_line_to_the_page(tmp_path: Path) -> None:
     words = ["task=digits", "model=mlp_8", "beta=0.1,1", "lr=0.3", "epochs=6", "seed=0,1", "objective=cross_entropy"]
     words += ["calibrator=temperature_scaling", "interventions=no", "wandb=disabled", "workers=1", f"out={tmp_path}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
 from calib_bench.studies.sgd_temperature import arms, findings
 from calib_bench.studies.sgd_temperature import rows as measured_rows
+from tests.execute.test_failed_trials import failing
 
 WORDS = (
     "study=sgd_temperature", "model=linear,mlp_8", "epochs=60", "batch=10,30", "lr=0.1,0.3", "momentum=0,0.5",
@@ -91,6 +93,11 @@ def test_the_study_is_run_reported_and_over(folder: Path) -> None:
     assert "What theory claims" in (folder / "report" / "report.html").read_text()
     for name in study.figures:
         assert (folder / "report" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_what_failed_is_named_and_the_rest_is_reported(folder: Path, tmp_path: Path) -> None:
+    failing(shutil.copytree(folder, tmp_path / folder.name), "sgd_temperature")
 
 
 def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:

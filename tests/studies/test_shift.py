@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_auc_score
-from synthetic import make, shape
+from synthetic import make, shape, sketched
 
 from calib_bench import metrics, registry
 from calib_bench.cli import main
@@ -275,6 +275,7 @@ def test_names_of_splits_say_their_set_corruption_and_severity() -> None:
     assert shift.apart(["CIFAR-10-C/fog/1"])[0][0] == {"corruption": "CIFAR-10-C: fog", "severity": 1}
 
 
+@sketched("shift", "shift_repaired", "shift_methods", "shift_change")
 def test_a_run_stores_further_logits_and_labels_and_reports_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

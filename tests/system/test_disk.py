@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import driver
+import forked
 import pytest
-from faulty import ROOT, TINY, call, logits, remount, small_disk, started, unpack
+from faulty import TINY, call, logits, remount, small_disk, started, unpack
+from synthetic import sketched
 
 from calib_bench.cli import main
 from calib_bench.store.store import Store
@@ -32,6 +35,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@sketched("over_beta", "separation")
 def test_a_full_disk_stops_the_run_with_one_line_and_more_room_lets_it_go_on(
     undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,17 +69,19 @@ def test_a_full_disk_stops_the_run_with_one_line_and_more_room_lets_it_go_on(
         assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
+def limited(size: int, *words: str) -> int:
+    """A command that may write no file of more bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return main(words)
+
+
 @pytest.mark.slow
 def test_a_file_size_limit_is_a_full_disk(undisturbed: Path, tmp_path: Path) -> None:
     """Where no file system can be mounted, this is what runs out."""
-    words = " ".join(["run", *FEW, f"out={tmp_path}", "workers=1"])
-    shell = ["bash", "-c", f"trap '' XFSZ; ulimit -f 20; exec python -m calib_bench {words}"]
-    path = f"{Path(call.__globals__['sys'].executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        shell, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}, cwd=ROOT
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "no space is left" in done.stderr
+    done = forked.Run(limited, 20 << 10, "run", *FEW, f"out={tmp_path}", "workers=1")
+    said, error = done.communicate()
+    assert done.returncode == 2, said + error
+    assert "no space is left" in error
     assert logits(tmp_path / "digits-separation").items() <= logits(undisturbed).items()
     assert Store(tmp_path / "digits-separation", "read").audit() == []
 

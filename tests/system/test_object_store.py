@@ -30,8 +30,10 @@ from calib_bench.store.leases import Leases
 from calib_bench.store.store import Store
 from calib_bench.system import object_store
 from calib_bench.system.object_store import Bucket
-from tests.store.test_leases import DRIVER, WORDS, trained
+from tests.store.test_leases import WORDS, trained
 from tests.store.test_store import DATA, outcome, put, trial
+
+DRIVER = str(Path(__file__).parents[1] / "driver.py")
 
 
 @pytest.fixture(autouse=True)

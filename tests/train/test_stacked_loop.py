@@ -181,7 +181,7 @@ def victim(path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    kill_midway("tests.train.test_stacked_loop", path, after=0.3)
+    kill_midway(victim, path, after=0.3)
     told: list[int] = []
     resumed = fuse(VICTIMS, checkpoint=path, progress=told.append)
     assert 0 < told[0] < sum(told) == 4 * 600

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -259,21 +259,9 @@ def test_dropout_is_found_and_reproducible() -> None:
     assert isinstance(initialize.stochastic(model), bool)
 
 
-VICTIM = """
-import sys, torch
-from pathlib import Path
-sys.path[:0] = {folders!r}
-torch.set_num_threads(1)
-import {module} as victim
-victim.victim(Path({path!r}))
-"""
-
-
-def kill_midway(module: str, path: Path, after: float) -> None:
-    """Run a module's `victim(path)` in a process of its own and SIGKILL it some seconds after its first checkpoint."""
-    root = Path(__file__).parents[2]
-    code = VICTIM.format(folders=[str(root), str(root / "tests")], module=module, path=str(path))
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=root)
+def kill_midway(victim: Callable[[Path], None], path: Path, after: float) -> None:
+    """Run `victim(path)` in a process of its own and SIGKILL it some seconds after its first checkpoint."""
+    process = forked.Run(victim, path)
     deadline = time.monotonic() + 60
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -293,7 +281,7 @@ def victim(path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    kill_midway("tests.train.test_train", path, after=0.2)
+    kill_midway(victim, path, after=0.2)
     told: list[int] = []
     resumed = run(VICTIM_TRIAL, checkpoint=path, progress=told.append)
     assert 0 < told[0] < 240  # it went on from where it was, in the middle

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -233,4 +234,10 @@ def _work(group: Group, path: Path) -> int:
     _queue.put(0.0)
     seconds = min(worker.TICK, _execution.stall / 10) if _execution.stall else worker.TICK
     progress = worker.throttled(_queue.put, seconds)
-    return worker.run_group(group, _execution, Store(path), progress, _owner, expendable=True)
+    return worker.run_group(group, _execution, _store(path), progress, _owner, expendable=True)
+
+
+@lru_cache(maxsize=1)
+def _store(path: Path) -> Store:
+    """The run folder, opened once: to list thousands of stored trials for each group took as long as to train it."""
+    return Store(path)

@@ -131,7 +131,10 @@ def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
 
 
 def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") -> list[Group]:
-    """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers."""
+    """Trials that differ only in numbers go together, at most `stack` of them, spread evenly over the workers.
+
+    Those that are few among many others stay together: a stack of 15 takes a fifth longer a trial than one of 30.
+    """
     objectives = registry.objectives()
     alike: dict[object, list[Trial]] = {}
     for trial in trials:
@@ -140,7 +143,7 @@ def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") ->
     groups: list[Group] = []
     for members in alike.values():
         chunks = math.ceil(len(members) / stack)
-        if chunks > 1 or len(members) > 4 * workers:
+        if chunks > 1 or len(members) > 4 * workers and len(members) * 4 * workers > len(trials):
             chunks = workers * math.ceil(chunks / workers)
         size = math.ceil(len(members) / chunks)
         groups.extend(tuple(members[i : i + size]) for i in range(0, len(members), size))

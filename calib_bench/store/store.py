@@ -91,6 +91,7 @@ class Store:
         self._archives = Archives(path / "trials")
         self._records: dict[str, Record] = {}
         self._whole: dict[str, tuple[str, dict[str, float]]] = {}  # status and selection scores: all that a plan needs
+        self._dead: dict[str, bool] = {}
         self._alike: dict[str, Any] = {}
         self.failures = Failures(path / "failed")
         self.checkpoints = Checkpoints(path / "checkpoints", self.mirror)
@@ -268,8 +269,8 @@ class Store:
         try:
             self._check(key, place)
         except StoreError as error:
-            self._whole.pop(key, None)
-            self._records.pop(key, None)
+            for cache in (self._whole, self._dead, self._records):
+                cache.pop(key, None)
             return str(error)
         return ""
 
@@ -431,14 +432,18 @@ class Store:
     def state(self, trial: Trial) -> str:
         """ "done", "diverged", "failed" or, of a trial that is not here, "missing"."""
         if self.has(trial):
-            return self.record(trial).status
+            return self._whole[trial.key][0]
         return "failed" if trial.key in self.failures.now() else "missing"
 
     def fate(self, trial: Trial) -> str:
         """The trial's status as reports have it: `state`, but "dead" of a trial that is done and ended no better than
         guessing. See `calib_bench.core.fate`, which says what counts as failed."""
         state = self.state(trial)
-        return fate.DEAD if state == "done" and self._is_dead(trial) else state
+        if state != "done":
+            return state
+        if trial.key not in self._dead:
+            self._dead[trial.key] = self._is_dead(trial)
+        return fate.DEAD if self._dead[trial.key] else state
 
     def _is_dead(self, trial: Trial) -> bool:
         numbers = self._whole[trial.key][1]
@@ -448,6 +453,8 @@ class Store:
         entropy = self.splits.label_entropy(trial) if entropy is None else entropy
         if not fate.failed(numbers["log_loss"], entropy):
             return False
+        if fate.failed(fate.end_loss(numbers, None), entropy):
+            return True  # whatever the training loss was: reading that costs more than all the rest
         return fate.failed(fate.end_loss(numbers, self._train_loss(trial)), entropy)
 
     def _train_loss(self, trial: Trial) -> float | None:

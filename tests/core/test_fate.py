@@ -59,6 +59,16 @@ def test_the_end_loss_tells_overconfidence_from_failure(
     assert fate.failed(loss, math.log(CLASSES)) is failed
 
 
+LOSSES = st.floats(0, 10) | st.sampled_from([math.nan, math.inf])
+
+
+@given(raw=LOSSES, repaired=LOSSES, train=LOSSES)
+def test_what_fails_once_repaired_fails_whatever_its_training_loss(raw: float, repaired: float, train: float) -> None:
+    numbers = {"log_loss": raw, "repaired_log_loss": repaired}
+    without = fate.failed(fate.end_loss(numbers, None), math.log(CLASSES))
+    assert fate.failed(fate.end_loss(numbers, train), math.log(CLASSES)) or not without
+
+
 @pytest.fixture
 def planted(tmp_path: Path) -> tuple[Store, Settings, Arm]:
     """Five seeds: 0 and 1 learned, 2 is dead, 3 diverged, 4 is overconfident; at lr=0.1. At lr=0.4 all are dead."""

@@ -47,6 +47,15 @@ def test_stack_bounds_the_size_and_one_means_alone(tmp_path: Path) -> None:
         assert max(map(len, plan.groups)) <= size
 
 
+def test_few_among_many_stay_together_and_many_are_spread_over_workers(tmp_path: Path) -> None:
+    models = [f"mlp_{width}" for width in range(4, 16)]
+    plan = planning.make(settings(f"model={','.join(models)}"), STUDY, Store(tmp_path, "peek"), workers=2)
+    few = [trial for trial in plan.trials if trial.model != models[0]]
+    assert {len(group) for group in planning.group(few, 128, 2)} == {60}
+    many = [trial for trial in plan.trials if trial.model in models[:2]]
+    assert {len(group) for group in planning.group(many, 128, 2)} == {30}
+
+
 def test_split_seeds_do_not_share_a_stack(tmp_path: Path) -> None:
     plan = planning.make(settings("split=seed"), STUDY, Store(tmp_path, "peek"))
     assert all(len({trial.split for trial in group}) == 1 for group in plan.groups)

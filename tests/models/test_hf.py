@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from calib_bench import models, registry
 from calib_bench.cli import main
@@ -22,6 +23,7 @@ from calib_bench.errors import SettingsError, UserError
 from calib_bench.models.flops import flops_per_example
 from calib_bench.planning.defaults import resolve
 from calib_bench.report.tables import read
+from calib_bench.train.initialize import initial_model
 from calib_bench.train.learning_rate import euler_degree_of
 from calib_bench.train.train import train
 
@@ -156,6 +158,46 @@ def test_pretrained_weights_keep_a_head_of_these_classes_alone(data: Path, tiny:
         assert all(torch.equal(first[0][key], first[2][key]) for key in first[0] if "pooler" not in key)
     assert models.pretrained_head(three).synsets == ("odd", "bad", "good")  # type: ignore[union-attr]
     assert models.pretrained_head(bare) is None
+
+
+def rewritten(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> str:
+    """The model with its stored tensors changed."""
+    file = Path(name.removeprefix("hf/")) / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return name
+
+
+WIDE = torch.zeros(len(WORDS) + 1, 16)
+BROKEN: dict[str, tuple[tuple[str, ...], Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "a layer's part": ((), lambda t: t.pop("encoder.layer.1.output.dense.weight"), "encoder.layer.1.output.dense.weig"),
+    "other words": ((), lambda t: t.update({"embeddings.word_embeddings.weight": WIDE}), "word_embeddings.weight"),
+    "a head it claims": (("bad", "good", "odd"), lambda t: t.pop("classifier.weight"), "classifier.weight"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_weights_that_lack_a_part_of_the_body_are_refused(data: Path, tiny: Callable[..., str], case: str) -> None:
+    """transformers would draw it at random, with a warning alone."""
+    head, change, missing = BROKEN[case]
+    name = rewritten(tiny(head=head), change)
+    with pytest.raises(SettingsError, match=rf"not whole: 1 of its tensors are missing or of another .*{missing}"):
+        build(name, load(data, name), pretrained=True)
+    build(name, load(data, name))
+
+
+def test_a_new_head_has_its_pooler_and_is_not_left_at_rest(data: Path, tiny: Callable[..., str]) -> None:
+    name = rewritten(tiny(), lambda t: [t.pop(key) for key in list(t) if "pooler" in key])
+    splits = load(data, name)
+    drawn = {f"inner.{layer}.{part}" for layer in ("bert.pooler.dense", "classifier") for part in ("weight", "bias")}
+    assert build(name, splits, pretrained=True).drawn == drawn
+    trial = Trial(**RECIPE, model=name, optimizer="sgd", lr=0.1, epochs=1, batch=24, beta=1.0, pretrained=True)
+    initial_model(trial, splits, CPU)
+    with pytest.raises(SettingsError, match=r"layers below it \(inner.bert.pooler.dense.bias\)"):
+        initial_model(trial.model_copy(update={"body_lr": 0.0}), splits, CPU)
+    whole = tiny()
+    initial_model(trial.model_copy(update={"body_lr": 0.0, "model": whole}), load(data, whole), CPU)
 
 
 def test_the_degree_and_both_head_reparametrizations(data: Path, tiny: Callable[..., str]) -> None:

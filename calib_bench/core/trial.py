@@ -27,6 +27,8 @@ CROSS_ENTROPY = "cross_entropy"
 ADAM_EPS = 1e-8
 FILE = "file:"
 """How `Trial.weights` begins where it names the user's file."""
+HF = "hf/"
+"""How names of transformers' models begin."""
 NUMERICS = 4
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 

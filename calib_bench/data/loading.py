@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
+from calib_bench.core.trial import HF
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
 from calib_bench.data.decoding import Greys, conversion_note, decode
@@ -19,7 +20,6 @@ from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
 from calib_bench.data.stream import StreamSplit, preprocess_for
 from calib_bench.data.tensors import DeviceCache, Normalize, tensor_splits
 from calib_bench.data.text import (
-    HF,
     OwnTokenizer,
     TextSource,
     TextSplit,

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import HF
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.heads import Head
-from calib_bench.data.text import HF, from_pretrained, place_of
+from calib_bench.data.text import from_pretrained, place_of
 from calib_bench.errors import SettingsError, UserError
 
 SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin")

@@ -223,16 +223,36 @@ def test_flops_are_those_of_the_matrices(tiny: Callable[..., str], data: Path) -
     assert flops_per_example(name, load(data, name).spec, 3) == 2 * (200 * (2 * layer + pooler) + head)
 
 
-def test_a_study_of_two_models(data: Path, tiny: Callable[..., str], tmp_path: Path) -> None:
-    """Fine-tuned and then only calibrated; what is cut off is said in the run's data."""
-    name = tiny(head=("odd", "bad", "good"))
-    words = ["task=folder", f"data={data}", f"model={name}", "pretrained=true", "seed=0", "objective=cross_entropy"]
+def test_a_study_of_two_models(
+    data: Path, tiny: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fine-tuned and then only calibrated, heads of other orders; what is cut off is said in the data of each."""
+    name, other = tiny(head=("odd", "bad", "good")), tiny(head=("bad", "odd", "good"), max_position_embeddings=10)
+    words = ["task=folder", f"data={data}", f"model={name},{other}", "pretrained=true", "objective=cross_entropy"]
+    words += ["seed=0"]
     words += ["calibrator=temperature_scaling", "wandb=disabled", "workers=1", f"out={tmp_path}", "extend=0"]
+    capsys.readouterr()
     assert main(["run", *words, "epochs=1", "lr=1e-3", "batch=40"]) == 0
     page = (tmp_path / "folder-separation" / "report" / "report.html").read_text()
-    assert "texts are longer than the 12 tokens" in page
+    printed = " ".join(capsys.readouterr().out.split())
+    for length, model in ((12, name), (10, other)):
+        note = f"texts are longer than the {length} tokens that {model} reads"
+        assert note in page
+        assert note in printed
     assert main(["run", *words]) == 0
     assert len(read(tmp_path / "folder-separation")["baselines"].frame)
+
+
+def test_pretrained_texts_have_a_recipe_of_their_own(data: Path, tiny: Callable[..., str]) -> None:
+    """AdamW at rates of fine-tuning, which follow beta; the task's from random weights. What is typed goes before."""
+    name = tiny()
+    words = ["task=folder", f"data={data}", f"model={name}", "epochs=2"]
+    tuned, fresh = (resolve(parse([*words, *more])).spaces[name] for more in (["pretrained=true"], []))
+    keys = ("optimizer", "lr", "lr_unit", "epochs", "warmup")
+    assert [tuned[key] for key in keys] == [("adamw",), (1e-5, 2e-5, 4e-5), ("lr_hom",), (2,), (0.3,)]
+    assert [fresh[key] for key in keys[:2]] == [("adam",), (3e-4, 1e-3, 3e-3)]
+    typed = resolve(parse([*words, "pretrained=true", "lr=1e-3", "batch=8"])).spaces[name]
+    assert [typed[key] for key in ("lr", "lr_unit", "batch")] == [(1e-3,), ("lr",), (8,)]
 
 
 def test_what_is_refused(data: Path, tiny: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ NOTES = """\
 TRIAL is runs/STUDY:KEY, a chosen trial of a run with keep=weights. New data are an .npz file with an array `inputs`
 and, where they are known, labels, class_names and ids; or a folder with files like the task's own, test.parquet or
 test/, whose labels may be missing. Of a task of your own data they are a table with its columns, or a folder of tables
-or images; numbers are scaled as those of training were. Without data=, the trial's own split is predicted. The task's data must be at hand
-too: new inputs are made ready, and classes named, as they were for training. The file holds logits times beta, as
-`export` writes them."""
+or images; numbers are scaled as those of training were. Without data=, the trial's own split is predicted. The task's
+data must be at hand too: new inputs are made ready, and classes named, as they were for training. The file holds
+logits times beta, as `export` writes them."""
 
 
 def _call(arguments: Namespace) -> int:

@@ -138,7 +138,8 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(SettingsError, match="RMSprop"):
         at_beta(model, torch.optim.RMSprop(model.parameters()), BETA, follow="head")
     with pytest.raises(SettingsError, match="give head=LAYER"):
-        at_beta(nn.Sequential(nn.Linear(6, 3), nn.ReLU()), sgd, BETA, follow="head")
+        headless = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
+        at_beta(headless, OPTIMIZERS["sgd"](headless.parameters()), BETA, follow="head")
     with pytest.raises(SettingsError, match="none of the model's parameters"):
         at_beta(model, OPTIMIZERS["sgd"](nn.Linear(2, 2).parameters()), BETA)
     with pytest.raises(SettingsError, match="not function"):

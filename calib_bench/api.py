@@ -62,10 +62,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from calib_bench.core.study import Analysis
+    from calib_bench.core.study import Analysis, Table
     from calib_bench.dynamics.scaling_law import Advice, Numbers
     from calib_bench.evaluation.fits import Fitted
     from calib_bench.evaluation.predictions import Predictions
+    from calib_bench.report.evaluation import Evaluation
 
 __all__ = [
     "advise", "evaluate", "fit", "load", "load_results", "plot_learning_rates", "plot_over_beta", "plot_reliability",
@@ -122,8 +123,12 @@ def load_results(run: str | Path, table: str = "baselines") -> pd.DataFrame:
     tables = read(Path(run))
     if table not in tables:
         raise SettingsError(f"{run} has no table {table!r}: {nearest(table, tables)}")
-    frame = tables[table].frame
-    frame.attrs = {"title": tables[table].title, "note": tables[table].note}
+    return _with_title(tables[table])
+
+
+def _with_title(table: Table) -> pd.DataFrame:
+    frame = table.frame.copy()
+    frame.attrs = {"title": table.title, "note": table.note}
     return frame
 
 
@@ -137,7 +142,8 @@ def evaluate(
     folds: int = 0,
     seed: int = 0,
     bins: int = 15,
-) -> pd.DataFrame:
+    groups: Any = None,
+) -> Evaluation:
     """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
 
     Args:
@@ -152,9 +158,12 @@ def evaluate(
         folds: without a calibration set, fit by so many folds of the test examples.
         seed: of the folds.
         bins: of calibration errors by binning.
+        groups: the slice of each test example, [N], or one array a seed; or the name of a column of the data frame:
+            everything is measured by slice too, in the tables "slices", "slice_metrics" and "slice_differences".
 
     Returns:
-        One row a method; `frame.attrs` has "verdict" and "warnings", sentences. In a notebook it shows a picture too.
+        One row a method; `frame.attrs` has "verdict" and "warnings", sentences, and `frame.tables` every table of the
+        command's report by name, as data frames. In a notebook it shows a picture too.
 
     Raises:
         DataError: the numbers cannot be predictions of that kind.
@@ -169,14 +178,21 @@ def evaluate(
 
     check_kind(kind)
     names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
-    tests = predictions(values, labels, kind, "test")
+    tests = predictions(values, labels, kind, "test", groups)
     fits: list[Predictions] = []
     if calibration is not None:
         fits = predictions(*held_out(calibration, values, labels), kind, "calibration")
-    analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, names is not None, bins)
+    chosen, column = names is not None, "" if groups is None else _column_name(groups)
+    analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, chosen, bins, column)
     frame = Evaluation(analysis.tables["metrics"].frame)
     frame.attrs = {"verdict": list(analysis.verdict), "warnings": list(analysis.warnings)}
+    frame.tables = {name: _with_title(table) for name, table in analysis.tables.items()}
     return frame
+
+
+def _column_name(groups: Any) -> str:
+    """What slices are called: by the column's name, where there is one."""
+    return groups if isinstance(groups, str) else str(getattr(groups, "name", "") or "group")
 
 
 def fit(method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None) -> Fitted:

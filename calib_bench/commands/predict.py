@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 NOTES = """\
 TRIAL is runs/STUDY:KEY, a chosen trial of a run with keep=weights. New data are an .npz file with an array `inputs`
 and, where they are known, labels, class_names and ids; or a folder with files like the task's own, test.parquet or
-test/, whose labels may be missing. Without data=, the trial's own split is predicted. The task's data must be at hand
-too: new inputs are made ready, and classes named, as they were for training. The file holds logits times beta, as
-`export` writes them."""
+test/, whose labels may be missing. Of a task of your own data they are a table with its columns, or a folder of tables
+or images; numbers are scaled as those of training were. Without data=, the trial's own split is predicted. The task's
+data must be at hand too: new inputs are made ready, and classes named, as they were for training. The file holds
+logits times beta, as `export` writes them."""
 
 
 def _call(arguments: Namespace) -> int:
@@ -57,7 +58,7 @@ COMMAND = Command(
     "Writes the logits of a stored trial's model for new data, with labels where the data has them.",
     (
         Option("TRIAL", "runs/<study>:<key>, of a run with keep=weights"),
-        Option("--data", "new data: an .npz file or a folder; default the trial's own", Path, metavar="PATH"),
+        Option("--data", "new data: an .npz file, a table or a folder; default the trial's own", Path, metavar="PATH"),
         Option("--split", "selection, calibration or test; of a folder, the part to read", default="test"),
         Option("--out", "where to: .npz or .csv (default under runs/)", Path, metavar="FILE"),
         setting("device", "auto, cpu, cuda, cuda:N or mps"),
@@ -66,6 +67,7 @@ COMMAND = Command(
     (
         "predict runs/digits-separation:KEY split=calibration",
         "predict runs/digits-separation:KEY data=new.npz out=logits.npz",
+        "predict runs/folder-separation:KEY data=new.csv out=logits.csv",
         "predict runs/imagenet-separation:KEY data=photographs split=test",
     ),
     _call,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -13,6 +14,7 @@ from rich.console import Console
 from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
 from calib_bench.core.settings import Execution, Settings, UserSettings
+from calib_bench.core.trial import HF
 from calib_bench.errors import DataError, SettingsError, UserError
 from calib_bench.execute import analysis_pool, data_parallel, local, worker
 from calib_bench.execute.progress import Display
@@ -215,7 +217,7 @@ def check_and_estimate(
         models.check(model, splits.spec.kind)
     sizes = f"{len(splits.train):,} for training, {len(splits.test):,} to test"
     console.print(f"data: {splits.source}, {sizes}", markup=False)
-    for note in splits.notes.values():
+    for note in _notes(coming, splits, settings, fetch):
         console.print(f"note: {note}", markup=False)
     seconds = [value for trial in coming if (value := _seconds(trial, splits, device)) is not None]
     if len(seconds) < len(coming):
@@ -227,6 +229,13 @@ def check_and_estimate(
         markup=False,
     )
     return sum(seconds) / 3600
+
+
+def _notes(coming: Sequence[Trial], splits: Splits, execution: Execution, fetch: bool) -> list[str]:
+    """Notes on the data of the first trial, and on what each further model of transformers makes of it."""
+    further = {trial.model: trial for trial in coming if trial.model.startswith(HF) and trial.model != coming[0].model}
+    every = [splits, *(worker.load_splits(execution, trial, fetch) for trial in further.values())]
+    return list(dict.fromkeys(note for one in every for note in one.notes.values()))
 
 
 def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:

@@ -47,6 +47,28 @@ class InputSpec:
     vocabulary: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What the user's own data is read by.
+
+    Attributes:
+        input: columns of inputs; none in class folders.
+        label: the column of classes.
+        mean_D, std_D: float64 [D], of numbers in the training split; None of other inputs.
+    """
+
+    input: tuple[str, ...]
+    label: str
+    mean_D: Tensor | None = None
+    std_D: Tensor | None = None
+
+    def scaled(self, x_ND: Tensor) -> Tensor:
+        """Numbers [N, D] as networks get them, float32: less the mean, over the deviation; others as they are."""
+        if self.mean_D is None or self.std_D is None or x_ND.shape[1:] != self.mean_D.shape:
+            return x_ND
+        return ((x_ND.double() - self.mean_D) / self.std_D).float()
+
+
 class Split(Protocol):
     """Examples of one split, delivered in batches on a device.
 
@@ -90,6 +112,7 @@ class Splits:
         classes: number of classes K.
         class_names: K names.
         shifted: further test splits by name, see `calib_bench.core.corruption.ShiftedSplit`.
+        columns: of the user's own data.
     """
 
     train: Split
@@ -104,6 +127,7 @@ class Splits:
     notes: Mapping[str, str]
     preparation: str = ""
     shifted: Mapping[str, Split] = field(default_factory=dict)
+    columns: Columns | None = None
 
     def __getitem__(self, name: str) -> Split:
         return self.shifted[name] if name in self.shifted else getattr(self, name)

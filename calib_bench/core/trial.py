@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +30,8 @@ CROSS_ENTROPY = "cross_entropy"
 ADAM_EPS = 1e-8
 FILE = "file:"
 """How `Trial.weights` begins where it names the user's file."""
+HF = "hf/"
+"""How names of transformers' models begin."""
 NUMERICS = 4
 """Raised whenever a trial of the same key would train to another result: stores of different numerics do not mix."""
 
@@ -232,6 +237,12 @@ class Trial(BaseModel):
 def scored_as_published(trial: Trial) -> bool:
     """Whether a trial measures a pretrained head as it is: nothing trains it, and no probe asks for something else."""
     return trial.pretrained and trial.epochs == 0 and trial.probe is None
+
+
+def check_beta(beta: object) -> None:
+    """Raises SettingsError where an inverse temperature is not a positive number."""
+    if not isinstance(beta, Real) or not 0 < beta < float("inf"):
+        raise SettingsError(f"beta={beta!r} is not a positive number")
 
 
 def of_file(weights: str | None) -> bool:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.core.splits import InputSpec, Request, Splits
+from calib_bench.core.splits import Columns, InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
+from calib_bench.core.trial import HF
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
 from calib_bench.data.decoding import Greys, conversion_note, decode
 from calib_bench.data.duplicates import digests, note
-from calib_bench.data.own_data import OwnData, numbers, open_own
+from calib_bench.data.own_data import LABEL, OwnData, numbers, open_own
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
 from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
 from calib_bench.data.stream import StreamSplit, preprocess_for
 from calib_bench.data.tensors import DeviceCache, Normalize, tensor_splits
 from calib_bench.data.text import (
-    HF,
     OwnTokenizer,
     TextSource,
     TextSplit,
@@ -237,6 +238,11 @@ def from_columns() -> Load:
 
 def _own(request: Request) -> Splits:
     data = open_own(request)
+    splits = _of_kind(request, data)
+    return replace(splits, columns=splits.columns or Columns(data.columns, request.label or LABEL))
+
+
+def _of_kind(request: Request, data: OwnData) -> Splits:
     if data.kind == "tokens":
         return _texts(request, data.raw, data.sizes, vocabulary=20_000, length=200)
     if data.kind == "vector":
@@ -259,10 +265,12 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     train_ND = x["train"][rows["train"].numpy()]
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
     std_D = np.where(std_D > 0, std_D, 1)
-    scaled_x = {pool: torch.from_numpy((x_ND - mean_D) / std_D).float() for pool, x_ND in x.items()}
+    columns = Columns(data.columns, request.label or LABEL, *map(torch.from_numpy, (mean_D, std_D)))
+    scaled_x = {pool: columns.scaled(torch.from_numpy(x_ND)) for pool, x_ND in x.items()}
     labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
     splits = tensor_splits(scaled_x, labels, rows)
-    return _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), ("standardized",))
+    made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), ("standardized",))
+    return replace(made, columns=columns)
 
 
 def _partition(request: Request, sizes: SplitSizes, raw: Raw) -> dict[str, Any]:

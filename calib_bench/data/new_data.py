@@ -1,6 +1,7 @@
 """New data for a model that is trained: inputs as those of its task, with labels or without.
 
     FILE.npz             inputs [N, *shape], and where they are known labels [N], class_names [K], ids [N]
+    FILE.csv, FOLDER     the columns of the user's own tables, or images; numbers are scaled as those of training
     FOLDER/test.parquet  the columns of the task's own files, the labels' left out where they are not known
     FOLDER/test/         class folders of images, or images alone
 
@@ -15,12 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calib_bench.core.splits import Split, Splits
+from calib_bench.core.splits import Columns, Split, Splits
 from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
-from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, encoded, images_in
+from calib_bench.data.columns import ROW_NAMES, check_columns, kind_of, labels_of
+from calib_bench.data.naming import listed
+from calib_bench.data.own_data import numbers, tables_of
+from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, encoded, folder_part, images_in
 from calib_bench.data.shifted_files import Reader
 from calib_bench.data.source import check_labels, digest_of, parquet_files, part_of
+from calib_bench.data.table_files import read, rows_in, schema_of
 from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError
 
@@ -60,10 +65,10 @@ def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None
     reader = Reader(splits, task, None)
     if not source.exists():
         raise DataError(f"data={source} does not exist")
-    if splits.spec.kind == "vector" and task.startswith(("folder", "hub")):
-        raise DataError(f"data={source}: numbers were scaled by the training rows, new ones of {task} cannot be yet")
     if source.is_file() and source.suffix == ".npz":
         return _from_npz(source, reader)
+    if splits.columns is not None:
+        return _like_own(source, name, reader, splits.columns)
     if source.is_file() or hub is None:
         raise DataError(
             f"data={source}: new data of {task} are an .npz file{' or a folder of its files' if hub else ''}"
@@ -72,7 +77,10 @@ def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None
 
 
 def _from_folder(source: Path, name: str, reader: Reader, hub: Hub) -> NewData:
-    part, labelled = _part(source, name, hub)
+    return _of_part(*_part(source, name, hub), source, reader)
+
+
+def _of_part(part: Part, labelled: bool, source: Path, reader: Reader) -> NewData:
     if labelled and part.named:
         part = replace(part, labels=reader.labels_of(part))
     elif labelled:
@@ -81,14 +89,70 @@ def _from_folder(source: Path, name: str, reader: Reader, hub: Hub) -> NewData:
     return NewData(reader.split_of(part), labelled, ids, digest_of(part), str(source))
 
 
+def _like_own(source: Path, name: str, reader: Reader, columns: Columns) -> NewData:
+    """New rows of tables like the user's own, or images in class folders or alone."""
+    if not columns.input:
+        folder = source / name if (source / name).is_dir() else source
+        loose = _loose(name, folder)
+        return _of_part(loose or folder_part(name, folder), loose is None, source, reader)
+    files = tables_of(source, name)
+    if not files:
+        raise DataError(f"data={source} holds no table of split '{name}': expected {listed(columns.input)} as columns")
+    part, labelled = _rows(name, files, columns, reader.splits.spec.kind)
+    if reader.splits.spec.kind != "vector":
+        return replace(_of_part(part, labelled, source, reader), ids=_row_names(files, columns))
+    labels_N = torch.from_numpy(reader.labels_of(part) if labelled else part.labels)
+    x_ND = columns.scaled(torch.from_numpy(numbers(part, columns.input)))
+    if x_ND.shape[1:] != reader.splits.spec.shape:
+        raise DataError(
+            f"data={source} has {x_ND.shape[1]} numbers a row, and {reader.task} has {reader.splits.spec.shape[0]}"
+        )
+    split = TensorSplit(DeviceCache(x_ND), torch.arange(len(x_ND)), labels_N)
+    return NewData(split, labelled, _row_names(files, columns), digest_of(part), str(source))
+
+
+def _loose(name: str, folder: Path) -> Part | None:
+    """The images that lie in a folder itself; None where there are none."""
+    if not folder.is_dir():
+        raise DataError(f"data={folder} is no folder of images")
+    if not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        return None
+    files = images_in(folder)
+    return Part(name, encoded(files), np.zeros(len(files), dtype=np.int64), (), None)
+
+
+def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Part, bool]:
+    """Rows of tables, and whether they have labels: not where the column is missing, or all are -1."""
+    for file in files:
+        check_columns(file, columns.input, "input")
+        if (other := kind_of(file, columns.input)) != kind:
+            raise DataError(
+                f"{file}: {listed(columns.input)} are of kind {other}, and those of training of kind {kind}"
+            )
+    words = np.array([], dtype=object)
+    if all(columns.label in schema_of(file).names for file in files):
+        words, _ = labels_of(files, columns.label, columns.input)
+    if set(words.tolist()) <= {"-1"}:
+        rows = sum(map(rows_in, files))
+        return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), columns.input[0]), False
+    seen, index_N = np.unique(words, return_inverse=True)
+    return Part(name, encoded(files), index_N.astype(np.int64), tuple(seen), columns.input[0]), True
+
+
+def _row_names(files: list[Path], columns: Columns) -> np.ndarray | None:
+    """What the tables call their rows; None where they have no such column."""
+    names = [name for name in schema_of(files[0]).names if name.lower() in ROW_NAMES and name not in columns.input]
+    if not names or any(names[0] not in schema_of(file).names for file in files):
+        return None
+    return np.array([str(value) for file in files for value in read(file, names[:1]).column(0).to_pylist()])
+
+
 def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
     """A part of a folder, and whether its labels are there."""
     import pyarrow.parquet as pq
 
-    folder = source / name
-    if folder.is_dir() and any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
-        files = images_in(folder)
-        return Part(name, encoded(files), np.zeros(len(files), dtype=np.int64), (), None), False
+    if (source / name).is_dir() and (loose := _loose(name, source / name)):
+        return loose, False
     files = parquet_files(source, name)
     columns = pq.read_schema(files[0]).names if files else []
     if hub.label in columns or hub.input not in columns:
@@ -100,6 +164,7 @@ def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
 def _from_npz(source: Path, reader: Reader) -> NewData:
     arrays = _arrays(source)
     test, x_N = reader.splits.test, torch.from_numpy(arrays["inputs"])
+    x_N = reader.splits.columns.scaled(x_N) if reader.splits.columns else x_N
     if not isinstance(test, TensorSplit):
         raise DataError(f"{source}: task '{reader.task}' does not read inputs from arrays: give a folder of its files")
     base = test.base.on(torch.device("cpu"))
@@ -108,6 +173,8 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
             f"{source}: inputs are {x_N.dtype} of shape {list(x_N.shape)}, and task '{reader.task}' takes {base.dtype} "
             f"of shape {['N', *base.shape[1:]]}"
         )
+    if not (finite_N := x_N.isfinite().flatten(1).all(1)).all():
+        raise DataError(f"{source}: row {int((~finite_N).nonzero()[0])} of inputs has a number that is not finite")
     labels_N = _labels(source, arrays, reader, len(x_N))
     split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
     return NewData(split, "labels" in arrays, arrays.get("ids"), f"sha256:{sha256_of(source)}", str(source))

@@ -26,6 +26,8 @@ NAMES = {
     "validation": ("validation", "val", "valid", "dev"),
 }
 """What files and folders of a split may be called."""
+LABEL = "label"
+"""The column of classes, where the user names none."""
 LEAST, LEAST_TEST = 100, 20
 """Rows below which nothing can be held out to choose a rate and to calibrate on, and of a test split."""
 SMALL = 64
@@ -165,7 +167,7 @@ def _of_tables(root: Path, source: str, tables: list[Path], request: Request) ->
     _check_train(root, splits)
     train_files = splits.get("train", tables)
     _check_one_set(root, train_files, request.task)
-    label = request.label or "label"
+    label = request.label or LABEL
     kind, columns = inputs_of(train_files[0], request.input, label)
     train_words, order = labels_of(train_files, label, columns)
     names = order or tuple(sorted(set(train_words.tolist()), key=natural))
@@ -180,12 +182,26 @@ def _of_tables(root: Path, source: str, tables: list[Path], request: Request) ->
     return _own(parts, source, kind, columns, label, notes)
 
 
+def tables_of(root: Path, split: str) -> list[Path]:
+    """Tables of a split, or all where no name says one; none where there are no tables, or only those of other splits.
+
+    Args:
+        root: a folder, or one table.
+        split: its name, or one of those in `NAMES`.
+    """
+    tables = _tables(root)
+    named = [file for file in tables if any(_belongs(file, root, name) for name in NAMES.get(split, (split,)))]
+    return named or ([] if _by_split(root, tables) else tables)
+
+
+def _belongs(file: Path, root: Path, name: str) -> bool:
+    return root.is_dir() and belongs(file.relative_to(root), name)
+
+
 def _by_split(root: Path, tables: list[Path]) -> dict[str, list[Path]]:
     """Tables by the split that their names or folders say; none where no name says one."""
-    if root.is_file():
-        return {}
     by_split = {
-        split: [file for file in tables if any(belongs(file.relative_to(root), name) for name in names)]
+        split: [file for file in tables if any(_belongs(file, root, name) for name in names)]
         for split, names in NAMES.items()
     }
     return {split: files for split, files in by_split.items() if files}

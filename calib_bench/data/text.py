@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calib_bench.core.trial import HF
 from calib_bench.data.tensors import DeviceCache, order, whole_batches
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.system.random import stream
 
-HF = "hf/"
-"""How names of transformers' models begin."""
 LONGEST = 512
 """Most tokens of a text for those."""
 PAD, UNKNOWN = "[PAD]", "[UNK]"

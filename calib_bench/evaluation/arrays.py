@@ -18,7 +18,7 @@ from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import listed
 
 
-def predictions(values: Any, labels: Any, kind: str | None, role: str) -> list[Predictions]:
+def predictions(values: Any, labels: Any, kind: str | None, role: str, groups: Any = None) -> list[Predictions]:
     """Checked predictions of one model or several, with the names of their classes where they have any.
 
     Args:
@@ -27,15 +27,17 @@ def predictions(values: Any, labels: Any, kind: str | None, role: str) -> list[P
         labels: [N], or one array a model; the name of the labels where `values` holds them; None to find them there.
         kind: one of KINDS; logits if neither this nor a column's name says so.
         role: "test" or "calibration", for names and messages.
+        groups: the slice of each row, [N], or one array a model; or the name of a column of `values`.
 
     Raises:
         DataError: these cannot be such predictions, or names and positions contradict each other.
     """
     checked = []
-    for name, model_values, model_labels in _models(local(values), local(labels), role):
-        held = table(model_values, model_labels, kind, name)
+    models = _models(local(values), local(labels), role)
+    for (name, model_values, model_labels), slices in zip(models, _slices(local(groups), models, role), strict=True):
+        held = table(model_values, model_labels, kind, name, slices)
         one = check(held.values, held.labels, kind or held.kind, name, notes=held.notes)
-        checked.append(replace(one, classes=held.classes, by_name=held.by_name))
+        checked.append(replace(one, classes=held.classes, by_name=held.by_name, groups=held.groups))
     return checked
 
 
@@ -73,6 +75,18 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
     if not _several(values):
         return [(role, values, labels)]
     return _by_place(values, labels, role)
+
+
+def _slices(groups: Any, models: Sequence[tuple[str, Any, Any]], role: str) -> list[Any]:
+    """The slices of each model: by its key in a mapping, by its place in a list of as many; else those of all."""
+    names = [name for name, _, _ in models]
+    if isinstance(groups, Mapping):
+        if set(groups) != set(names):
+            raise Refusal.GROUP_KEYS.of(role, names=listed(names), others=listed(groups))
+        return [local(groups[name]) for name in names]
+    if len(models) > 1 and _per_model(groups, len(models), len(models[0][1])):
+        return [local(one) for one in groups]
+    return [groups] * len(models)
 
 
 def _by_key(values: Mapping[Any, Any], labels: Any, role: str) -> list[tuple[str, Any, Any]]:

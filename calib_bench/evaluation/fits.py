@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from calib_bench import registry
 from calib_bench.analysis.fitting import applied, fitted
 from calib_bench.core.baseline import ZERO, Calibrator, Params
+from calib_bench.core.trial import check_beta
 from calib_bench.errors import DataError, SettingsError, UserError, nearest
 from calib_bench.evaluation import Array, confidence
 from calib_bench.evaluation.archives import LazyArrays
@@ -26,7 +27,7 @@ from calib_bench.evaluation.formats import content_of
 from calib_bench.evaluation.frames import array, local
 from calib_bench.evaluation.matching import same_classes
 from calib_bench.evaluation.models import Model, calibration_set
-from calib_bench.evaluation.predictions import Predictions, check
+from calib_bench.evaluation.predictions import Predictions, check, check_kind
 from calib_bench.evaluation.refusals import unreadable
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of
 from calib_bench.system.environment import versions
@@ -167,6 +168,11 @@ class CalibratedModule(nn.Module):
 
     def __init__(self, fit: Fitted, model: nn.Module | None = None) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module | None):
+            raise SettingsError(
+                f"a fit stands behind an nn.Module that gives logits, not behind {type(model).__name__}"
+            )
+        self.classes = fit.classes
         self.model, self.method, self.kind, self.normalized = model, fit.method, fit.kind, fit.normalized
         self.beta, self.normalize = fit.beta, fit.normalize
         self.calibrate = fit.calibrator.apply
@@ -176,9 +182,15 @@ class CalibratedModule(nn.Module):
             self.register_buffer(name, fit.params[name].clone())
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Log probabilities [N, K] of what the model takes, or, without one, of logits [N, K]."""
+        """Log probabilities [N, K] of what the model takes, or, without one, of logits [N, K].
+
+        Raises:
+            UserError: there is another number of classes.
+        """
         outputs = inputs[0] if self.model is None else self.model(*inputs)
         z_NK: Tensor = getattr(outputs, "logits", outputs)
+        if z_NK.shape[-1] != self.classes:
+            raise UserError(f"{self.method} was fitted to {self.classes} classes, and there are {z_NK.shape[-1]}")
         Z_NK = z_NK.log() if self.kind == "probabilities" else self.beta * z_NK
         if self.normalized:
             Z_NK = self.normalize(Z_NK)
@@ -193,7 +205,7 @@ class CalibratedModule(nn.Module):
 
 def fit(method: str, values: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None) -> Fitted:
     """Fit a calibrator to predictions in memory, see `calib_bench.fit`."""
-    sets = predictions(values, labels, kind, "calibration")
+    sets = predictions(values, labels, check_kind(kind), "calibration")
     if len(sets) != 1:
         raise DataError(f"fit takes the predictions of one model, and these are of {len(sets)}")
     return fit_to(method, sets[0], beta)
@@ -206,8 +218,7 @@ def fit_to(method: str, calibration: Predictions, beta: float = 1.0) -> Fitted:
         SettingsError: no calibrator has that name; or beta is not positive, or not 1 where there are no logits.
         UserError: it is not for such predictions.
     """
-    if not 0 < beta < float("inf"):
-        raise SettingsError(f"beta={beta} is not a positive number")
+    check_beta(beta)
     if beta != 1 and calibration.kind in SUM_TO_ONE:
         raise SettingsError(f"beta multiplies logits, and these are {calibration.kind.replace('_', ' ')}: leave it out")
     model = Model(calibration, calibration)

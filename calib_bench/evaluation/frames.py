@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from calib_bench.errors import DataError
+from calib_bench.errors import DataError, nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.archives import decoded, from_torch
 from calib_bench.evaluation.class_names import (
@@ -28,6 +28,7 @@ from calib_bench.evaluation.formats import Content, content_of
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
+from calib_bench.evaluation.slices import slices_of
 from calib_bench.evaluation.text_tables import LONGEST
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
 
@@ -99,7 +100,46 @@ def holds_labels(values: Any, labels: Any) -> bool:
     )
 
 
-def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
+def table(values: Any, labels: Any, kind: str | None, name: str, groups: Any = None) -> Content:
+    """Predictions, labels and slices of one model, rows and classes matched by their names; see `_table`.
+
+    Args:
+        groups: the slice of each row, [N], or the name of a column of `values`; None where there are none.
+
+    Raises:
+        DataError: there is no such column, or its values can be no slices.
+    """
+    if groups is None:
+        return _table(values, labels, kind, name)
+    if isinstance(groups, str) and holds_labels(values, labels):
+        return _as_file(values, labels, kind, name, groups)
+    if isinstance(groups, str):
+        values, groups = _apart(values, groups, name)
+    content = _table(values, labels, kind, name)
+    texts, notes = _in_order(values, _filled(groups), name, "groups")
+    slices, _ = slices_of({"groups": texts}, "groups", name)
+    if len(slices) != len(content.values):
+        raise Refusal.GROUPS_COUNT.of(name, number=len(slices), N=len(content.values))
+    return replace(content, groups=slices, notes=(*content.notes, *notes))
+
+
+def _apart(values: Any, column: str, name: str) -> tuple[Any, Any]:
+    """A data frame without a column, and that column."""
+    if not hasattr(values, "columns"):
+        raise Refusal.NO_COLUMNS.of(name, groups=column)
+    if column not in values.columns:
+        raise Refusal.NO_SUCH_GROUPS.of(name, groups=column, hint=nearest(column, map(str, values.columns)))
+    return values.drop(columns=column), values[column]
+
+
+def _filled(groups: Any) -> Any:
+    """Slices, an empty text in the place of what is missing."""
+    if not isinstance(groups, pd.Series) or not groups.isna().any():
+        return groups
+    return groups.astype(object).where(groups.notna(), "")
+
+
+def _table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     """Predictions and labels of one model, rows and classes matched by their names.
 
     Args:
@@ -115,7 +155,7 @@ def table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
     if labels is None or isinstance(labels, str):
         hint = f"{labels!r} names a column, and the predictions have none" if labels else "give an array [N]"
         raise Refusal.LABELS_MISSING.of(name, hint=hint)
-    y, notes = _labels(values, labels, name)
+    y, notes = _in_order(values, labels, name, "labels")
     if not hasattr(values, "columns"):
         return Content(array(values, name), positions(y, None, name)[0], notes=notes)
     chosen = _class_columns([*values.columns], y, name)
@@ -240,13 +280,13 @@ def _refuse_mixed(columns: Sequence[_Column], name: str) -> None:
         raise Refusal.MIXED_COLUMNS.of(name, strange=strange[0], telling=telling[0])
 
 
-def _as_file(held: Any, label: str | None, kind: str | None, name: str) -> Content:
+def _as_file(held: Any, label: str | None, kind: str | None, name: str, groups: str | None = None) -> Content:
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
     columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
     refuse_repeated(map(str, names), name, "column")
-    return content_of(columns, name, kind, label, is_table=framed)
+    return content_of(columns, name, kind, label, is_table=framed, groups=groups)
 
 
 def _column(held: Any, column: Any, name: str) -> Array:
@@ -261,18 +301,19 @@ def _column(held: Any, column: Any, name: str) -> Array:
         return np.array([str(error).removeprefix(f"{name}: ")])
 
 
-def _labels(values: Any, labels: Any, name: str) -> tuple[Array, tuple[str, ...]]:
-    """Labels in the order of the predictions' rows, by index where both have one that names rows; and notes."""
-    y = array(labels, f"{name}: labels")
+def _in_order(values: Any, labels: Any, name: str, what: str) -> tuple[Array, tuple[str, ...]]:
+    """Labels, or what else there is of each row, in the order of the predictions' rows: by index where both have one
+    that names rows; and notes."""
+    y = array(labels, f"{name}: {what}")
     rows, label_index = getattr(values, "index", None), getattr(labels, "index", None)
     if not isinstance(label_index, pd.Index) or len(label_index) != len(values):
         return y, ()
     if not isinstance(rows, pd.Index):
         shuffled = _is_shuffled(label_index)
-        return y, ("labels are taken in their order, not in that of their index",) if shuffled else ()
+        return y, (f"{what} are taken in their order, not in that of their index",) if shuffled else ()
     if rows.equals(label_index) or not _name_the_same_rows(rows, label_index, name):
         return y, ()
-    return y[label_index.get_indexer(rows)], ("labels were matched to predictions by their index",)
+    return y[label_index.get_indexer(rows)], (f"{what} were matched to predictions by their index",)
 
 
 def _name_the_same_rows(rows: pd.Index, label_index: pd.Index, name: str) -> bool:

@@ -130,6 +130,8 @@ class Refusal(StrEnum):
         "{name!r} holds the labels: among examples of one label no model is calibrated; name a column of something else"
     )
     GROUPS_ARE_PREDICTIONS = "{name!r} holds predictions: name a column of something else with --groups"
+    GROUPS_COUNT = "{number} values of groups for {N} rows of predictions"
+    GROUP_KEYS = "predictions are of {names}, groups of {others}"
     GROUPS_SHAPE = "{name!r} must hold one value a row to be slices, not {what}"
     GROUPS_MANY = (
         "{name!r} has {number:,} different values, and slices can be {most} at most: put values together first, as "

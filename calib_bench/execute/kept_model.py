@@ -108,7 +108,8 @@ def _splits(store: Store, execution: Execution, trial: Trial) -> Splits:
     """The task's data as the trial trained on it, with the classes of its head; labels are those of the task."""
     splits, record = worker.load_splits(execution, _bare(trial)), store.record(trial).data
     same = record["digest"] == splits.digest and (trial.weights or record["preparation"] == splits.preparation)
-    if not same:
+    preprocess = splits.notes.get("preprocess")
+    if not (same and record.get("preprocess", preprocess) == preprocess):
         raise DataError(
             f"the data of task '{trial.task}' here, from {splits.source}, is not that of the trial (digests "
             f"{splits.digest[:20]} and {record['digest'][:20]}), so that new inputs might be prepared in another way: "

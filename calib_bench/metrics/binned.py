@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,19 @@ HELD = 1 << 18
 """Probabilities put by before they are binned together."""
 
 
+def check_bins(bins: int) -> None:
+    """Raises UserError unless a number of bins is a whole number of at least 1."""
+    if not isinstance(bins, Integral) or bins < 1:
+        raise UserError(f"bins={bins} is not a whole number of at least 1.")
+
+
 def equal_width(p: Tensor, bins: int = BINS) -> Tensor:
     """Bin of each probability among `bins` of equal width: int64, in the shape of `p`.
 
     >>> equal_width(torch.tensor([0.0, 0.2, 0.21, 1.0], dtype=torch.float64), bins=5)
     tensor([0, 0, 1, 4])
     """
+    check_bins(bins)
     return (p * bins).ceil_().sub_(1).clamp_(0, bins - 1).long()
 
 
@@ -34,6 +42,7 @@ def equal_mass(p: Tensor, bins: int = BINS) -> Tensor:
     """
     sorted_, order = p.sort(dim=-1, stable=True)
     n = p.shape[-1]
+    check_bins(bins)
     bins = min(bins, n)
     rank = torch.arange(n, device=p.device).expand(p.shape)
     step = differ(sorted_)
@@ -165,6 +174,7 @@ class ClasswiseSums:
     """
 
     def __init__(self, logp: Tensor, bins: int = BINS) -> None:
+        check_bins(bins)
         self.lead, (self.n, self.classes), self.bins = logp.shape[:-2], logp.shape[-2:], bins
         models = self.lead.numel()
         zeros = partial(torch.zeros, dtype=torch.float64, device=logp.device)

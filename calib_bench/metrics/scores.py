@@ -172,6 +172,11 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
 
 
 def _check(logp: Tensor, y: Tensor) -> None:
+    for what, values in (("logits", logp), ("labels", y)):
+        if not isinstance(values, Tensor):
+            raise UserError(
+                f"Metrics take tensors, and {what} are {type(values).__name__}: give torch.as_tensor({what})."
+            )
     if logp.ndim < 2 or logp.shape[-1] < 2 or logp.shape[-2] < 1:
         raise UserError(f"Metrics need logits [..., N, K] with N >= 1 and K >= 2, not shape {tuple(logp.shape)}.")
     classes = logp.shape[-1]

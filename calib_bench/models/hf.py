@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from calib_bench.core.splits import InputSpec
+from calib_bench.core.trial import HF
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.heads import Head
-from calib_bench.data.text import HF, from_pretrained, place_of
-from calib_bench.errors import UserError
+from calib_bench.data.text import from_pretrained, place_of
+from calib_bench.errors import SettingsError, UserError
 
 SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin")
 """Files of a folder that decide what its model is."""
 CLASSIFIER = "ForSequenceClassification"
 """How architectures with a head of classes are called."""
+POOLER = "pooler"
+"""How the layer is called that makes a head's input of an encoder's states: it counts as a part of the head."""
 
 
 class Transformer(nn.Module):
@@ -28,11 +32,15 @@ class Transformer(nn.Module):
         inner: the model of transformers.
         pad: the token that stands in padded places.
         pretrained_cfg: "num_classes" of the weights' own head, where they have one: as timm's models tell it.
+        drawn: names of the parameters that pretrained weights lack, and that are drawn by the seed.
     """
 
-    def __init__(self, inner: nn.Module, pad: int, classes: int, head: Head | None) -> None:
+    def __init__(
+        self, inner: nn.Module, pad: int, classes: int, head: Head | None, drawn: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.inner, self.pad, self.classes = inner, pad, classes
+        self.drawn = frozenset(f"inner.{name}" for name in drawn)
         self.pretrained_cfg = {"num_classes": len(head.synsets)} if head else {}
 
     def forward(self, x: tuple[Tensor, Tensor]) -> Tensor:
@@ -73,14 +81,14 @@ def build(
         weights: those to load, as `weights_at_hand` names them; None for those at hand.
 
     Raises:
-        SettingsError: transformers is not installed, or there is no such folder.
+        SettingsError: transformers is not installed, there is no such folder, or weights lack a part of the body.
         UserError: configuration or weights cannot be loaded, or are not those asked for.
     """
     config = _config(name, classes, weights)
-    model = _pretrained(name, config, weights) if pretrained else _fresh(config)
+    model, drawn = _pretrained(name, config, weights) if pretrained else (_fresh(config), ())
     pad = next((token for token in (config.pad_token_id, config.eos_token_id, 0) if isinstance(token, int)), 0)
     config.pad_token_id = pad  # of the model too, which shares its configuration
-    return Transformer(model, pad, classes, pretrained_head(name) if pretrained else None)
+    return Transformer(model, pad, classes, pretrained_head(name) if pretrained else None, drawn)
 
 
 def exists(name: str) -> None:
@@ -152,8 +160,29 @@ def _fresh(config: Any) -> nn.Module:
     return Pooled(transformers.AutoModel.from_config(config), config.num_labels)
 
 
-def _pretrained(name: str, config: Any, weights: str | None) -> nn.Module:
-    options = {"config": config, "dtype": torch.float32, **_revision(name, weights)}
-    if _has_classifier(config):
-        return from_pretrained(HF + name, f"AutoModel{CLASSIFIER}", ignore_mismatched_sizes=True, **options)
-    return Pooled(from_pretrained(HF + name, "AutoModel", **options), config.num_labels)
+def _pretrained(name: str, config: Any, weights: str | None) -> tuple[nn.Module, Collection[str]]:
+    """The model with its weights, and the names of its parameters that these lack: a new head's.
+
+    Raises:
+        SettingsError: they lack others.
+    """
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **_revision(name, weights)}
+    has_classifier = _has_classifier(config)
+    kind = f"AutoModel{CLASSIFIER if has_classifier else ''}"
+    model, report = from_pretrained(HF + name, kind, ignore_mismatched_sizes=True, **options)
+    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    head = pretrained_head(name)
+    keeps_head = head is not None and len(head.synsets) == config.num_labels
+    prefix = f"{model.base_model_prefix}." if has_classifier else ""
+    _refuse_part(name, [one for one in lacking if keeps_head or (one.startswith(prefix) and POOLER not in one)])
+    return (model, lacking) if has_classifier else (Pooled(model, config.num_labels), ())
+
+
+def _refuse_part(name: str, lacking: Collection[str]) -> None:
+    """Raises SettingsError where pretrained weights lack some that no rule lets the seed draw."""
+    if lacking:
+        raise SettingsError(
+            f"the weights of {HF}{name} are not whole: {len(lacking)} of its tensors are missing or of another shape "
+            f"than config.json says ({min(lacking)}), and would be random. Only a new head may be. Give the whole "
+            "checkpoint, or leave pretrained= out to train from random weights"
+        )

@@ -14,8 +14,7 @@ from calib_bench.core.splits import Request
 from calib_bench.core.study import Study
 from calib_bench.core.syntax import split_word
 from calib_bench.core.task import Content, Task
-from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, format_objective, split_terms
-from calib_bench.data.text import HF
+from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, HF, format_objective, split_terms
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
@@ -23,6 +22,12 @@ from calib_bench.train.fusion import check_optimizer, check_schedule
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
 """Grid keys whose default comes from the task's recipe, which a model may change."""
+FINE_TUNING: Mapping[str, Any] = {
+    "optimizer": "adamw", "lr": (1e-5, 2e-5, 4e-5), "lr_unit": "lr_hom", "weight_decay": 0.01, "momentum": 0.0,
+    "schedule": "linear", "epochs": 3, "warmup": 0.3, "batch": 32, "clip": 1.0,
+}  # fmt: skip
+"""The recipe of transformers' pretrained models in place of the task's: that of BERT (Devlin et al., 2019, section A.3
+of arXiv 1810.04805). Rates are those at beta = 1."""
 
 
 def resolve(typed: UserSettings) -> Settings:
@@ -320,7 +325,8 @@ def _strength(name: str, text: str, objective: Objective) -> float:
 def _space(typed: UserSettings, task: Task, model: str) -> Space:
     """The grid of one model: every trial field that may vary but the seed, the learning rate's unit included."""
     model_recipes = {models.canonical(name): recipe for name, recipe in task.recipes.items()}
-    recipe = {**vars(task.recipe), **model_recipes.get(model, {})}
+    usual = FINE_TUNING if typed.pretrained and model.startswith(HF) else vars(task.recipe)
+    recipe = {**usual, **model_recipes.get(model, {})}
     space: Space = {"beta": typed.beta or (), "objective": typed.objective or ()}
     space |= {key: getattr(typed, key) or (recipe[key],) for key in RECIPE}
     if typed.pretrained and typed.epochs is None:

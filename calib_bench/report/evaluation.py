@@ -18,7 +18,14 @@ PANELS = (("log_loss", "log loss (nats)"), ("brier", "Brier score"), ("ece", "EC
 
 
 class Evaluation(pd.DataFrame):
-    """One row a method, every metric beside its limits; what is taken from it is a plain data frame."""
+    """One row a method, every metric beside its limits; what is taken from it is a plain data frame.
+
+    Attributes:
+        tables: every table of the report by name, with "title" and "note" in its `attrs`.
+    """
+
+    _metadata = ["tables"]  # noqa: RUF012
+    tables: dict[str, pd.DataFrame]
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:

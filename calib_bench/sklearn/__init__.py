@@ -161,5 +161,12 @@ def _classes_of(X: Array, y: Array) -> Array:
 
 
 def _response(estimator: Any) -> str:
-    """The method of a classifier that tells most: its decision function, or the logarithms of its probabilities."""
+    """The method of a classifier that tells most: its decision function, or the logarithms of its probabilities.
+
+    Raises:
+        CalibrationError: it is no classifier with either.
+    """
+    if not (hasattr(estimator, "decision_function") or hasattr(estimator, "predict_log_proba")):
+        what = f"{type(estimator).__name__} has neither decision_function nor predict_log_proba"
+        raise CalibrationError(f"{what}: give a classifier that has one of them")
     return "decision_function" if hasattr(estimator, "decision_function") else "predict_log_proba"

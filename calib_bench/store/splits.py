@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib_bench.core.trial import FILE, Trial, of_file
+from calib_bench.core.trial import FILE, HF, Trial, of_file
 from calib_bench.errors import DataError, StoreError
 from calib_bench.system import files
 
@@ -33,6 +33,8 @@ class StoredSplits:
         # A pretrained head's labels are its own, and so are those of further test data.
         name += "-pretrained" if trial.weights else ""
         name += f"-{trial.weights.removeprefix(FILE)[:8]}" if trial.weights and of_file(trial.weights) else ""
+        # So are the tokens that a model of transformers makes of texts, and what is noted of them.
+        name += f"-{hashlib.sha256(trial.model.encode()).hexdigest()[:8]}" if trial.model.startswith(HF) else ""
         further = f"-shift-{hashlib.sha256(trial.shift.encode()).hexdigest()[:8]}" if trial.shift else ""
         return self.folder / (name + further)
 

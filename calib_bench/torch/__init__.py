@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from calib_bench import api, models, registry
 from calib_bench.core.baseline import with_strengths
-from calib_bench.core.trial import parse_objective
-from calib_bench.errors import SettingsError
+from calib_bench.core.trial import check_beta, parse_objective
+from calib_bench.errors import SettingsError, nearest
 from calib_bench.train.loss import Loss
 
 __all__ = ["AtBeta", "Mixed", "at_beta"]
@@ -75,7 +75,13 @@ class AtBeta:
         return self._loss(logits / self.scale, labels, torch.tensor(beta, device=logits.device))
 
     def loss(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
-        """The mean loss of a batch in nats: what to call `backward` on."""
+        """The mean loss of a batch in nats: what to call `backward` on.
+
+        Raises:
+            SettingsError: the objective mixes inputs, and these labels are not what `mix` returned.
+        """
+        if self._mixers and not isinstance(labels, Mixed):
+            raise SettingsError("the objective mixes inputs: give the inputs and labels that mix(x, labels) returns")
         return self.per_example(logits, labels).mean()
 
     def compute_loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
@@ -86,6 +92,8 @@ class AtBeta:
             labels: [N].
             num_items_in_batch: examples of the whole update, where it is made of several batches.
         """
+        if self._mixers:
+            raise SettingsError("the objective mixes inputs, which Trainer does not: leave it out")
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
         losses = self.per_example(logits, labels)
         return losses.mean() if num_items_in_batch is None else losses.sum() / num_items_in_batch
@@ -153,6 +161,7 @@ def at_beta(
             made updates already; or something that is needed is missing.
     """
     _check(beta, follow)
+    _check_trains(model, optimizer)
     strengths = _strengths(objective)
     _prepare_head(model, optimizer, strengths, follow, head)
     if follow == "law":
@@ -186,10 +195,17 @@ def _prepare_head(
 
 
 def _check(beta: float, follow: str | None) -> None:
-    if not 0 < beta < float("inf"):
-        raise SettingsError(f"beta={beta} is not a positive number")
+    check_beta(beta)
     if follow not in (None, *FOLLOW):
         raise SettingsError(f"follow={follow!r} is none of {', '.join(FOLLOW)}")
+
+
+def _check_trains(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"the model is an nn.Module that returns logits, not {type(model).__name__}")
+    own = {id(parameter) for parameter in model.parameters()}
+    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        raise SettingsError("the optimizer has none of the model's parameters: make it of model.parameters()")
 
 
 def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
@@ -197,7 +213,9 @@ def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     try:
         strengths = parse_objective(objective) if isinstance(objective, str) else dict(objective)
     except ValueError as error:
-        raise SettingsError(str(error)) from None
+        name, names = str(objective).partition(":")[0], registry.objectives()
+        hint = f"such as {name}:{names[name].strengths[0]:g}" if name in names else nearest(name, names)
+        raise SettingsError(f"{error}: {hint}") from None
     terms = with_strengths(strengths, registry.objectives())
     for name, (term, strength) in zip(sorted(strengths), terms, strict=True):
         low, high = term.valid

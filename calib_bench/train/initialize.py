@@ -72,7 +72,17 @@ def _replace_head(trial: Trial, model: nn.Module, objectives: Objectives) -> Non
 
 
 def _rest_body(model: nn.Module) -> None:
-    """Leave only the head to train, and the model in evaluation mode for good: a linear head has no modes."""
+    """Leave only the head to train, and the model in evaluation mode for good: a linear head has no modes.
+
+    Raises:
+        SettingsError: pretrained weights lack layers below the head's last, which would stay random.
+    """
+    body = {name for name, _ in model.named_parameters()} - models.head_names(model)
+    if drawn := body & getattr(model, "drawn", set()):
+        raise SettingsError(
+            f"body_lr=0 trains the last layer alone, and the weights lack layers below it ({min(drawn)}), which would "
+            "stay random: give a small body_lr=, such as 0.1"
+        )
     model.requires_grad_(False)
     models.head(model).requires_grad_(True)
     model.eval()

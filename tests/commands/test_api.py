@@ -20,6 +20,7 @@ from synthetic import make, sketched
 
 import calib_bench
 from calib_bench import api, registry
+from calib_bench.cli import main
 from calib_bench.commands.console import open_console
 from calib_bench.errors import DataError, SettingsError
 from calib_bench.report.build import build
@@ -191,3 +192,48 @@ def test_several_models_and_probabilities_are_judged() -> None:
     assert one["log_loss"][0] == pytest.approx(logits["log_loss"][0], rel=1e-9)
     with pytest.raises(DataError, match="probabilities"):
         calib_bench.evaluate(Z[0], y, kind="probabilities")
+
+
+RNG = np.random.default_rng(3)
+LOGITS, ANSWERS, SITE = RNG.normal(size=(300, 3)), RNG.integers(0, 3, 300), RNG.choice(["n", "s", "e"], 300)
+FRAME = pd.DataFrame(LOGITS, columns=["logit_0", "logit_1", "logit_2"]).assign(site=SITE)
+
+
+def test_slices_are_those_of_the_command(tmp_path: Path) -> None:
+    """As a column of what holds labels or of classes alone, as an array, as a series in another order."""
+    FRAME.assign(label=ANSWERS).to_csv(tmp_path / "t.csv", index=False)
+    assert main(["evaluate", str(tmp_path / "t.csv"), "groups=site", f"out={tmp_path / 'out'}"]) == 0
+    mixed = RNG.permutation(300)
+    names = pd.Index([f"r{i}" for i in range(300)])
+    by_name = FRAME.drop(columns="site").set_index(names)
+    slices = pd.Series(SITE, index=names, name="site")
+    given = (
+        calib_bench.evaluate(FRAME.assign(label=ANSWERS), groups="site"),
+        calib_bench.evaluate(FRAME, ANSWERS, groups="site"),
+        calib_bench.evaluate(by_name, ANSWERS, groups=slices.iloc[mixed]),
+        calib_bench.evaluate({"a": LOGITS}, ANSWERS, groups={"a": SITE}),
+    )
+    for name in ("slices", "slice_metrics", "slice_differences"):
+        expected = calib_bench.load_results(tmp_path / "out", name)
+        for frame in given:
+            pd.testing.assert_frame_equal(frame.tables[name], expected, check_dtype=False)
+    assert "By site, as they are" in given[2].attrs["verdict"][-1]
+    assert given[0].tables["slices"].attrs["title"] == "By site"
+
+
+BAD_GROUPS = {
+    "a name without columns": (LOGITS, "site", "has no columns beside its predictions"),
+    "another name": (FRAME, "sight", "did you mean 'site'"),
+    "too few": (LOGITS, SITE[:9], "9 values of groups for 300 rows"),
+    "a number a row": (LOGITS, np.arange(300), "300 different values"),
+    "one value": (LOGITS, np.zeros(300), "one value, 0, in all rows"),
+    "a table": (LOGITS, np.stack([SITE, SITE], 1), "one value a row"),
+    "other models": ({"a": LOGITS, "b": LOGITS}, {"a": SITE}, "predictions are of a, b, groups of a"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GROUPS)
+def test_what_can_be_no_slices_is_refused(case: str) -> None:
+    values, groups, message = BAD_GROUPS[case]
+    with pytest.raises(DataError, match=message):
+        calib_bench.evaluate(values, ANSWERS, groups=groups)

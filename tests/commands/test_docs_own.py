@@ -32,4 +32,5 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "predictions.npz", "predictions.h5", "selection.jsonl", "calibration.jsonl", "test.jsonl",
     }  # fmt: skip
     assert set(calib_bench.load_results("by-site", "slices")["slice"]) == {"north", "south"}
+    assert set(names["by_site"]["slice"]) == {"north", "south"}
     assert set(calib_bench.load_results("runs/evaluate-benchmark", "rivals")["model"]) == {"good", "poor"}

@@ -91,11 +91,69 @@ def test_what_is_not_like_the_tasks_is_refused(tmp_path: Path, pictures: Splits)
         read_new(tmp_path / "elsewhere", "later", pictures, "toy", HUB)
 
 
-def test_numbers_of_ones_own_tables_are_not_taken_as_they_are(tmp_path: Path) -> None:
-    """They were centred and scaled by the training rows: a file of arrays as it is would give other inputs."""
-    rows = [f"{i},{i % 7},{NAMES[i % 4]}" for i in range(120)]
-    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *rows]))
-    splits = registry.task("folder").load(Request("folder", data=tmp_path / "t.csv"))
-    np.savez(tmp_path / "new.npz", inputs=np.zeros((3, 2), np.float32))
-    with pytest.raises(DataError, match="scaled by the training rows"):
+def own_splits(path: Path, **columns: object) -> Splits:
+    return registry.task("folder").load(Request("folder", data=path, **columns))  # type: ignore[arg-type]
+
+
+ROWS = [f"{i},{i % 7},{NAMES[i % 4]}" for i in range(120)]
+
+
+def test_numbers_of_ones_own_tables_are_scaled_as_those_of_training(tmp_path: Path) -> None:
+    """From a table, its columns in any order, with labels or without, and from arrays."""
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *ROWS]))
+    splits = own_splits(tmp_path / "t.csv")
+    rows = [ROWS[i] for i in splits.test.rows]  # type: ignore[attr-defined]
+    (tmp_path / "new.csv").write_text("\n".join(["a,b,label", *rows]))
+    cells = np.array([row.split(",") for row in rows])
+    turned = ["id,label,b,a", *(f"r{i},-1,{b},{a}" for i, (a, b, _) in enumerate(cells))]
+    (tmp_path / "turned.csv").write_text("\n".join(turned))
+    np.savez(tmp_path / "new.npz", inputs=cells[:, :2].astype(int))
+    for form in ("new.csv", "turned.csv", "new.npz"):
+        new = read_new(tmp_path / form, "test", splits, "folder", None)
+        assert torch.equal(inputs(new.split), inputs(splits.test)), form
+        assert new.labelled == (form == "new.csv")
+        assert not new.labelled or torch.equal(new.split.labels, splits.test.labels)
+        assert (new.ids is not None and new.ids[3] == "r3") == (form == "turned.csv")
+
+
+SPOILED = {
+    "a,c,label\n1,2,ant": "no column 'b'",
+    "a,b,label\n1,2,emu": "'emu'",
+    "a,b\n1,x": "cannot be told",
+    "a,b\n1,": "no finite number|cannot be told",
+}
+
+
+@pytest.mark.parametrize("text", SPOILED)
+def test_other_tables_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *ROWS]))
+    splits = own_splits(tmp_path / "t.csv")
+    (tmp_path / "new.csv").write_text(text)
+    with pytest.raises(DataError, match=SPOILED[text]):
+        read_new(tmp_path / "new.csv", "test", splits, "folder", None)
+    np.savez(tmp_path / "new.npz", inputs=np.array([[1, 2], [np.nan, 0]]))
+    with pytest.raises(DataError, match="row 1 of inputs has a number that is not finite"):
         read_new(tmp_path / "new.npz", "test", splits, "folder", None)
+
+
+def test_new_texts_and_images_are_read_like_ones_own(tmp_path: Path) -> None:
+    lines = [f"a {NAMES[i % 4]} ran\t{NAMES[i % 4]}" for i in range(120)]
+    (tmp_path / "t.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    splits = own_splits(tmp_path / "t.tsv")
+    rows = [lines[i] for i in splits.test.rows]  # type: ignore[attr-defined]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "test.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    new = read_new(tmp_path / "more", "test", splits, "folder", None)
+    for mine, its in zip(inputs(new.split), inputs(splits.test), strict=True):
+        assert torch.equal(mine, its)
+    with pytest.raises(DataError, match="holds no table of split 'dev'"):
+        read_new(tmp_path / "more", "dev", splits, "folder", None)
+    for i in range(120):
+        (tmp_path / "img" / NAMES[i % 4]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "img" / NAMES[i % 4] / f"{i:03}.png").write_bytes(picture(i))
+    splits = own_splits(tmp_path / "img")
+    for folder, labelled in (("img", True), ("img/cat", False)):
+        new = read_new(tmp_path / folder, "test", splits, "folder", None)
+        assert (new.labelled, len(new.split)) == ((True, 120) if labelled else (False, 30))
+    with pytest.raises(DataError, match="is no folder of images"):
+        read_new(tmp_path / "t.tsv", "test", splits, "folder", None)

@@ -143,6 +143,12 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         calib_bench.fit("temperatur_scaling", z, y)
     with pytest.raises(SettingsError, match="beta"):
         calib_bench.fit("temperature_scaling", z, y, beta=0)
+    with pytest.raises(SettingsError, match="did you mean 'logits'"):
+        calib_bench.fit("temperature_scaling", z, y, kind="logit")
+    with pytest.raises(SettingsError, match="not behind int"):
+        fit.to_module(3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="fitted to 3 classes, and there are 2"):
+        fit.to_module()(torch.from_numpy(z[:, :2]))
     with pytest.raises(UserError, match="is for two classes"):
         calib_bench.fit("quadratic_scaling", z, y)
     with pytest.raises(DataError, match="one model"):

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.naive_bayes import GaussianNB
@@ -115,6 +115,8 @@ def test_what_is_wrong_is_said() -> None:
         PostHocCalibrator("temperature_scalin").fit(z, np.arange(50) % 3)
     with pytest.raises(ValueError, match="3 columns and y has 5 classes"):
         PostHocCalibrator().fit(z, np.arange(50) % 5)
+    with pytest.raises(CalibrationError, match="Ridge has neither decision_function nor predict_log_proba"):
+        PostHocCalibrator(estimator=Ridge()).fit(z, np.arange(50) % 2)
     frozen = FrozenEstimator(LogisticRegression().fit(z, np.arange(50) % 2))
     with pytest.raises(CalibrationError, match="label 2, which is no class"):
         PostHocCalibrator(estimator=frozen).fit(z, np.arange(50) % 3)

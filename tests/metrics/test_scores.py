@@ -292,6 +292,12 @@ def test_labels_must_fit() -> None:
         metrics.measure(z, y[:-1])
     with pytest.raises(UserError, match="K >= 2"):
         metrics.measure(z[:, :1], y)
+    with pytest.raises(UserError, match="labels are list"):
+        metrics.log_loss(z, y.tolist())
+    for metric in (metrics.ece, metrics.adaptive_ece, metrics.classwise_ece):
+        for bins in (0, 2.5):
+            with pytest.raises(UserError, match="not a whole number"):
+                metric(z, y, bins=bins)
 
 
 @given(st.integers(1, 30), st.integers(2, 6), st.floats(0, 1e4), st.integers(0, 10))

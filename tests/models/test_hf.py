@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from synthetic import sketched
 
 from calib_bench import models, registry
@@ -23,6 +24,7 @@ from calib_bench.errors import SettingsError, UserError
 from calib_bench.models.flops import flops_per_example
 from calib_bench.planning.defaults import resolve
 from calib_bench.report.tables import read
+from calib_bench.train.initialize import initial_model
 from calib_bench.train.learning_rate import euler_degree_of
 from calib_bench.train.train import train
 
@@ -159,6 +161,46 @@ def test_pretrained_weights_keep_a_head_of_these_classes_alone(data: Path, tiny:
     assert models.pretrained_head(bare) is None
 
 
+def rewritten(name: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> str:
+    """The model with its stored tensors changed."""
+    file = Path(name.removeprefix("hf/")) / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return name
+
+
+WIDE = torch.zeros(len(WORDS) + 1, 16)
+BROKEN: dict[str, tuple[tuple[str, ...], Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "a layer's part": ((), lambda t: t.pop("encoder.layer.1.output.dense.weight"), "encoder.layer.1.output.dense.weig"),
+    "other words": ((), lambda t: t.update({"embeddings.word_embeddings.weight": WIDE}), "word_embeddings.weight"),
+    "a head it claims": (("bad", "good", "odd"), lambda t: t.pop("classifier.weight"), "classifier.weight"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_weights_that_lack_a_part_of_the_body_are_refused(data: Path, tiny: Callable[..., str], case: str) -> None:
+    """transformers would draw it at random, with a warning alone."""
+    head, change, missing = BROKEN[case]
+    name = rewritten(tiny(head=head), change)
+    with pytest.raises(SettingsError, match=rf"not whole: 1 of its tensors are missing or of another .*{missing}"):
+        build(name, load(data, name), pretrained=True)
+    build(name, load(data, name))
+
+
+def test_a_new_head_has_its_pooler_and_is_not_left_at_rest(data: Path, tiny: Callable[..., str]) -> None:
+    name = rewritten(tiny(), lambda t: [t.pop(key) for key in list(t) if "pooler" in key])
+    splits = load(data, name)
+    drawn = {f"inner.{layer}.{part}" for layer in ("bert.pooler.dense", "classifier") for part in ("weight", "bias")}
+    assert build(name, splits, pretrained=True).drawn == drawn
+    trial = Trial(**RECIPE, model=name, optimizer="sgd", lr=0.1, epochs=1, batch=24, beta=1.0, pretrained=True)
+    initial_model(trial, splits, CPU)
+    with pytest.raises(SettingsError, match=r"layers below it \(inner.bert.pooler.dense.bias\)"):
+        initial_model(trial.model_copy(update={"body_lr": 0.0}), splits, CPU)
+    whole = tiny()
+    initial_model(trial.model_copy(update={"body_lr": 0.0, "model": whole}), load(data, whole), CPU)
+
+
 def test_the_degree_and_both_head_reparametrizations(data: Path, tiny: Callable[..., str]) -> None:
     """beta as a factor on the logits is the head's scale with its rate: the same losses (arXiv 2010.07344)."""
     name = tiny()
@@ -183,16 +225,36 @@ def test_flops_are_those_of_the_matrices(tiny: Callable[..., str], data: Path) -
 
 
 @sketched("separation")
-def test_a_study_of_two_models(data: Path, tiny: Callable[..., str], tmp_path: Path) -> None:
-    """Fine-tuned and then only calibrated; what is cut off is said in the run's data."""
-    name = tiny(head=("odd", "bad", "good"))
-    words = ["task=folder", f"data={data}", f"model={name}", "pretrained=true", "seed=0", "objective=cross_entropy"]
+def test_a_study_of_two_models(
+    data: Path, tiny: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fine-tuned and then only calibrated, heads of other orders; what is cut off is said in the data of each."""
+    name, other = tiny(head=("odd", "bad", "good")), tiny(head=("bad", "odd", "good"), max_position_embeddings=10)
+    words = ["task=folder", f"data={data}", f"model={name},{other}", "pretrained=true", "objective=cross_entropy"]
+    words += ["seed=0"]
     words += ["calibrator=temperature_scaling", "wandb=disabled", "workers=1", f"out={tmp_path}", "extend=0"]
+    capsys.readouterr()
     assert main(["run", *words, "epochs=1", "lr=1e-3", "batch=40"]) == 0
     page = (tmp_path / "folder-separation" / "report" / "report.html").read_text()
-    assert "texts are longer than the 12 tokens" in page
+    printed = " ".join(capsys.readouterr().out.split())
+    for length, model in ((12, name), (10, other)):
+        note = f"texts are longer than the {length} tokens that {model} reads"
+        assert note in page
+        assert note in printed
     assert main(["run", *words]) == 0
     assert len(read(tmp_path / "folder-separation")["baselines"].frame)
+
+
+def test_pretrained_texts_have_a_recipe_of_their_own(data: Path, tiny: Callable[..., str]) -> None:
+    """AdamW at rates of fine-tuning, which follow beta; the task's from random weights. What is typed goes before."""
+    name = tiny()
+    words = ["task=folder", f"data={data}", f"model={name}", "epochs=2"]
+    tuned, fresh = (resolve(parse([*words, *more])).spaces[name] for more in (["pretrained=true"], []))
+    keys = ("optimizer", "lr", "lr_unit", "epochs", "warmup")
+    assert [tuned[key] for key in keys] == [("adamw",), (1e-5, 2e-5, 4e-5), ("lr_hom",), (2,), (0.3,)]
+    assert [fresh[key] for key in keys[:2]] == [("adam",), (3e-4, 1e-3, 3e-3)]
+    typed = resolve(parse([*words, "pretrained=true", "lr=1e-3", "batch=8"])).spaces[name]
+    assert [typed[key] for key in ("lr", "lr_unit", "batch")] == [(1e-3,), ("lr",), (8,)]
 
 
 def test_what_is_refused(data: Path, tiny: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

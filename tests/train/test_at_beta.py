@@ -124,10 +124,12 @@ def test_what_is_wrong_is_said() -> None:
     sgd = OPTIMIZERS["sgd"](model.parameters())
     for words, message in (
         ({"beta": 0.0}, "positive"),
+        ({"beta": "0.1"}, "beta='0.1' is not a positive number"),
         ({"follow": "laws"}, "none of law, head"),
         ({"follow": "law"}, "a batch to measure"),
         ({"objective": "label_smoothin:0.1"}, "did you mean 'label_smoothing'"),
-        ({"objective": "label_smoothing"}, "name:strength"),
+        ({"objective": "label_smoothing"}, "name:strength: such as label_smoothing:0.1"),
+        ({"objective": "label"}, "name:strength: did you mean 'label_smoothing'"),
         ({"objective": {"label_smoothing": 2.0}}, "from 0 to 1"),
         ({"objective": "beta_anneal:1.0"}, "total_updates"),
     ):
@@ -136,7 +138,17 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(SettingsError, match="RMSprop"):
         at_beta(model, torch.optim.RMSprop(model.parameters()), BETA, follow="head")
     with pytest.raises(SettingsError, match="give head=LAYER"):
-        at_beta(nn.Sequential(nn.Linear(6, 3), nn.ReLU()), sgd, BETA, follow="head")
+        headless = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
+        at_beta(headless, OPTIMIZERS["sgd"](headless.parameters()), BETA, follow="head")
+    with pytest.raises(SettingsError, match="none of the model's parameters"):
+        at_beta(model, OPTIMIZERS["sgd"](nn.Linear(2, 2).parameters()), BETA)
+    with pytest.raises(SettingsError, match="not function"):
+        at_beta(net, sgd, BETA)  # type: ignore[arg-type]
+    mixing = at_beta(model, sgd, BETA, "mixup:1.0")
+    with pytest.raises(SettingsError, match=r"that mix\(x, labels\) returns"):
+        mixing.loss(model(X), Y)
+    with pytest.raises(SettingsError, match="which Trainer does not"):
+        mixing.compute_loss({"logits": model(X)}, Y)
     used = OPTIMIZERS["momentum"](model.parameters())
     cross_entropy(model(X), Y).backward()
     used.step()

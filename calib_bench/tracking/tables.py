@@ -19,7 +19,7 @@ ROWS = 10_000
 TYPED = 200
 """Rows from which wandb finds out a table's types: to look at every cell would take seconds."""
 DIGITS = 7
-"""Of a table's numbers, as many as single precision tells apart: all digits are in the store and the report's tables."""
+"""Of a table's numbers, as many as single precision tells apart: the store and the report's tables have them all."""
 SUFFIX = ".table.json"
 
 

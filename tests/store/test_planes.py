@@ -44,6 +44,10 @@ def test_logits_get_smaller_and_equal_rows_nearly_vanish() -> None:
     z_NK = 5 * torch.randn(2000, 10, generator=g)
     assert len(planes.save({"test": z_NK})) < 0.9 * len(save({"test": z_NK}))
     assert len(planes.save({"test": z_NK[:1].repeat(2000, 1)})) < 0.05 * len(save({"test": z_NK}))
+    long_NK = 5 * torch.randn(9000, 10, generator=g)
+    content = planes.save({"test": long_NK})
+    assert len(content) < 0.9 * len(save({"test": long_NK}))
+    assert bits(planes.load(content)["test"]) == bits(long_NK)
     assert planes.save({"a": z_NK, "b": z_NK}) == planes.save({"b": z_NK, "a": z_NK})
 
 

@@ -231,10 +231,9 @@ def test_the_offline_folder_names_files_as_seen_from_the_run_and_keeps_no_logs(l
     assert not list((folder / "wandb").rglob("debug*"))
 
 
-def test_each_table_is_one_file_which_its_history_and_its_artifact_name(
-    logged: Run, runs: dict[str, dict[str, Any]]
-) -> None:
+def test_each_table_is_one_file_which_its_history_and_its_artifact_name(logged: Run) -> None:
     folder = logged[0].path
+    runs = read(folder)
     files = {path.relative_to(folder) for path in (folder / "wandb").rglob("*.table.json")}
     assert len(files) > 10
     assert files == {path for path in artifact_files(folder) if path.name.endswith(".table.json")}

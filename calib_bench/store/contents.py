@@ -7,14 +7,17 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from calib_bench.store import planes
 from calib_bench.store.places import RECORD
 from calib_bench.system import environment, files
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import TrialResult
 
-SCHEMA = 2
-"""1: each trial is a folder. 2: trials may lie in archives."""
+SCHEMA = 3
+"""1: each trial is a folder. 2: trials may lie in archives. 3: logits are stored as planes of bytes."""
+LEAN: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+"""How a history is written: what parquet adds for large tables is more than a history."""
 
 
 def content_of(
@@ -49,12 +52,15 @@ def _measured(result: TrialResult) -> dict[str, bytes]:
 
     columns = {name: pa.array(values, from_pandas=True) for name, values in result.history.items()}
     buffer = pa.BufferOutputStream()
-    parquet.write_table(pa.table(columns), buffer)
+    parquet.write_table(pa.table(columns), buffer, **LEAN)
     measured = {"history.parquet": buffer.getvalue().to_pybytes()}
     kept = {f"{one.level:g}/{name}": z for one in result.snapshots for name, z in one.logits.items()}
-    for kind, by_name in (("logits", result.logits), ("arrays", result.arrays), ("snapshots", kept)):
+    for kind, by_name in (("logits", result.logits), ("snapshots", kept)):
         if by_name:
-            measured[f"{kind}.safetensors"] = save({name: tensor.contiguous() for name, tensor in by_name.items()})
+            measured[f"{kind}.safetensors"] = planes.save(by_name)
+    if result.arrays:
+        arrays = {name: tensor.contiguous() for name, tensor in result.arrays.items()}
+        measured["arrays.safetensors"] = save(arrays)
     return measured
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.core.trial import FILE, HF, Trial, of_file
 from calib_bench.errors import DataError, StoreError
+from calib_bench.store import planes
 from calib_bench.system import files
 
 if TYPE_CHECKING:
@@ -127,15 +129,15 @@ def tensors(path: Path | str, content: bytes | None = None) -> dict[str, Tensor]
 
     Args:
         path: the file's place.
-        content: its bytes, where it is no file of its own.
+        content: its bytes, where they are read already.
 
     Raises:
         StoreError: it cannot be read.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load, load_file
+    from safetensors.torch import load_file
 
     try:
-        return load_file(path) if content is None else load(content)
-    except (SafetensorError, OSError) as error:
+        return load_file(path) if content is None else planes.load(content)
+    except (SafetensorError, OSError, ValueError, KeyError, zlib.error) as error:
         raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None

@@ -1,12 +1,13 @@
 """What the analysis hands over to the process that logs, as files: `<run>/wandb/analysis/`.
 
 analysis.json    verdict, warnings, tables' titles and notes, which trials stand at the chosen rates, and a digest
-tables/          every table with every column, CSV
+tables/          every table with every column, CSV; those that the report has are read there
 measurements.csv, reliability.csv     of every trial and calibrator, where the study has them
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,16 +57,20 @@ def write(store: Store, grid: Grid, analysis: Analysis) -> None:
     folder = store.path / "wandb" / "analysis"
     (folder / "analysis.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "tables", ignore_errors=True)
-    for name, table in analysis.tables.items():
-        _csv(folder / "tables" / f"{name}.csv", table.frame)
+    tables = {name: _bytes(table.frame) for name, table in analysis.tables.items()}
+    digests = {name: hashlib.sha256(table).hexdigest() for name, table in tables.items()}
+    for name, table in tables.items():
+        if _table(store, name, digests[name]) is None:
+            files.write_bytes(folder / "tables" / f"{name}.csv", table)
     for name in FRAMES:
         frame: pd.DataFrame | None = getattr(analysis.result, name)
         if frame is not None and len(frame):
-            _csv(folder / f"{name}.csv", frame)
+            files.write_bytes(folder / f"{name}.csv", _bytes(frame))
         else:
             (folder / f"{name}.csv").unlink(missing_ok=True)
     content = {
         "state": state(store),
+        "digests": digests,
         "words": {name: list(getattr(analysis, name)) for name in SENTENCES}
         | {"tables": {name: {"title": t.title, "note": t.note} for name, t in analysis.tables.items()}},
         "selected": [trial.key for arm in _arms(store, grid, analysis) for trial in arm.trials.values()],
@@ -80,9 +85,10 @@ def read(store: Store) -> HandedOver | None:
     folder = store.path / "wandb" / "analysis"
     try:
         content = files.read_sealed(folder / "analysis.json")
-        tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in content["words"]["tables"]}
+        paths = {name: _table(store, name, digest) for name, digest in content["digests"].items()}
+        tables = {name: pd.read_csv(paths[name]) for name in content["words"]["tables"]}
         frames = {name: pd.read_csv(path) for name in FRAMES if (path := folder / f"{name}.csv").exists()}
-    except (StoreError, OSError, ValueError):
+    except (StoreError, OSError, ValueError, KeyError):
         return None
     figures = {path.stem: path for path in sorted((store.path / "report" / "figures").glob("*.png"))}
     return HandedOver(content["words"], tables, frames, tuple(content["selected"]), figures)
@@ -107,5 +113,11 @@ def _arms(store: Store, grid: Grid, analysis: Analysis) -> Sequence[ReportedArm]
     return tuning.arms(grid, store.scores(grid.select)) if arms is None else arms
 
 
-def _csv(path: Path, frame: pd.DataFrame) -> None:
-    files.write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+def _bytes(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _table(store: Store, name: str, digest: str) -> Path | None:
+    """Where a table of this content is: in the report, or handed over; None where it is nowhere."""
+    places = [store.path / where / "tables" / f"{name}.csv" for where in ("report", "wandb/analysis")]
+    return next((path for path in places if path.is_file() and files.sha256(path) == digest), None)

@@ -95,6 +95,11 @@ class Session:
         for link in (self.folder / "wandb").glob("debug*.log"):  # to the logs, which would be in the way of a copy
             link.unlink(missing_ok=True)
 
+    def locate(self, path: Path) -> str:
+        """What a run calls a file: offline its path as seen from the folder, which may then be moved: `wandb sync`
+        looks from where it is called."""
+        return str(path) if self.mode == "online" else os.path.relpath(path, self.folder)
+
     def _settings(self, brief: bool, sweep: Mapping[str, str]) -> wandb.Settings:
         import wandb
 
@@ -117,26 +122,6 @@ class Session:
             **(patience if self.mode == "online" else {}),
             **sweep,
         )
-
-
-def point_into(folder: Path) -> None:
-    """Have this process's offline runs name the files of artifacts as seen from a folder, which may then be moved.
-
-    wandb writes absolute paths, and reads them when `wandb sync` sends the run: from this folder, relative ones do.
-    """
-    from wandb.sdk.interface.interface import InterfaceBase
-
-    make = InterfaceBase._make_artifact_manifest
-
-    def inside(*arguments: Any, **named: Any) -> Any:
-        manifest = make(*arguments, **named)
-        for entry in manifest.contents:
-            path = Path(entry.local_path or folder)
-            if path != folder and path.is_relative_to(folder):
-                entry.local_path = str(path.relative_to(folder))
-        return manifest
-
-    InterfaceBase._make_artifact_manifest = inside  # type: ignore[method-assign]
 
 
 def mark(folder: Path, run_id: str) -> None:

@@ -13,7 +13,7 @@ from calib_bench.analysis.measure import measure_arm
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
-from calib_bench.system.files import write_bytes
+from calib_bench.store.places import Member
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,38 +108,26 @@ def _mean(values: Sequence[Any]) -> Any:
     return ", ".join(sorted({str(value) for value in values}))
 
 
-def files(store: Store, trials: Sequence[Trial], folder: Path) -> dict[str, Path]:
-    """The files of an artifact by name: logits, trial.json, and the labels; none where no trial has logits.
+def files(store: Store, trials: Sequence[Trial]) -> dict[str, Path]:
+    """The files of an artifact by name: labels, and logits and trial.json of trials with a folder of their own; none
+    where no such trial has logits. Of several trials each one's are below its key."""
+    folders = {trial.key: store.folder(trial) for trial in trials if (store.folder(trial) / ARTIFACT[0]).is_file()}
+    inside = {key: f"{key}/" if len(trials) > 1 else "" for key in folders}
+    paths = {f"{inside[key]}{name}": folder / name for key, folder in folders.items() for name in ARTIFACT}
+    return _labels(store, trials) | paths if paths else {}
 
-    Of several trials all logits are one file, by `<key>/<split>`, and all trial.json another, by key.
 
-    Args:
-        folder: for files that the store does not hold as such. They stay, since an offline run is sent later.
-    """
-    if not any(map(store.digests, trials)):
-        return {}
-    lone = len(trials) == 1
-    contents = {k: v for k, v in store.files(trials[0]).items() if k in ARTIFACT} if lone else _together(store, trials)
-    if lone and store.folder(trials[0]).is_dir():
-        folder = store.folder(trials[0])
-    for name, content in contents.items():
-        if not (folder / name).exists() or (folder / name).read_bytes() != content:
-            write_bytes(folder / name, content)
-    return _labels(store, trials) | {name: folder / name for name in contents}
+def archives(store: Store, trials: Sequence[Trial]) -> dict[str, Path]:
+    """The archives that hold trials, by name, and the labels; none where all trials have folders of their own."""
+    places = [store.place(trial.key) for trial in trials]
+    paths = {path.name: path for path in (Path(place.archive) for place in places if isinstance(place, Member))}
+    return _labels(store, trials) | paths if paths else {}
 
 
 def _labels(store: Store, trials: Sequence[Trial]) -> dict[str, Path]:
     """The labels of trials' splits, by their names in an artifact."""
     splits = {path.name: path / "labels.safetensors" for path in map(store.splits.of, trials)}
     return {(path.name if len(splits) == 1 else f"{name}/{path.name}"): path for name, path in splits.items()}
-
-
-def _together(store: Store, trials: Sequence[Trial]) -> dict[str, bytes]:
-    from safetensors.torch import save
-
-    logits = {f"{trial.key}/{split}": z for trial in trials for split, z in store.logits(trial).items()}
-    records = {trial.key: json.loads(store.files(trial)["trial.json"]) for trial in trials}
-    return {"logits.safetensors": save(logits), "trials.json": json.dumps(records, sort_keys=True).encode()}
 
 
 def row(store: Store, trial: Trial, select: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from calib_bench.planning import plan as planning
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
 from calib_bench.tracking import analysis_export, content, scratch
-from calib_bench.tracking.client import Ledger, Session, agent, point_into, turn
+from calib_bench.tracking.client import Ledger, Session, agent, turn
 from calib_bench.tracking.runs import Logger
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ class Follower:
         except queue.Empty:
             pass
 
-    def _on_progress(self, run_id: str) -> None:
-        """A step of work is done: a run, when it has an id. Leaves the work when told to stop."""
+    def _on_progress(self, run_id: str, seconds: float = 0) -> None:
+        """A step of work is done: a run, when it has an id; the next may take so many seconds more than others."""
         if run_id:
             self.count += 1
-        self.say(logged=run_id or None)
+        self.say(logged=run_id or None, seconds=seconds)
 
     def _stored(self) -> None:
         """Trials of which it is known that they are runs, arms once all are trained; then the table of all too."""
@@ -124,7 +124,7 @@ class Follower:
             self.logger.train(group)
         self.logger.tuning(plan)
         if analysis is not None:
-            self.logger.calibration(analysis, chosen)
+            self.logger.calibration(analysis, chosen, plan)
             self.logger.analysis(analysis)
 
     def _wanted(self) -> list[Trial]:
@@ -157,8 +157,6 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_hear, args=(words,), daemon=True).start()
     try:
         follower = Follower(Path(folder), mode, runs, float(wait), words, say)
-        if mode == "offline":
-            point_into(Path(folder))
         import wandb  # noqa: F401 - takes seconds, for which no server is to blame
 
         say(started=True)

@@ -1,7 +1,7 @@
 """The runs: one an arm or a trial, one of all trials, one of every calibrator, one of the analysis; artifacts tie them.
 
 train: arms or trials ── logits ──> calibrate ── calibration ──> analyse ── report
-train: all trials and their histories as tables
+train: all trials and their histories as tables ── archives of logits ──> calibrate
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from calib_bench.system import files
 from calib_bench.tracking import content, names
 from calib_bench.tracking.analysis_export import SENTENCES, HandedOver
 from calib_bench.tracking.client import Ledger, Session, digest, mark, once, page
+from calib_bench.tracking.tables import parts, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,17 +26,18 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
 
-ROWS = 10_000
-"""wandb shows no more rows of a table: longer ones are logged in parts."""
-TYPED = 200
-"""Rows from which wandb finds out a table's types: to look at every cell would take seconds."""
+
+LOGITS = "Raw logits z, not times beta"
+SPEED = 1e6
+"""Bytes a second that a server takes at least: so long the job waits for what is large."""
 
 
 class Logger:
     """Logs what the ledger does not have.
 
     Args:
-        on_progress: called with each run's id once it is logged, and with "" after a step on the way.
+        on_progress: called with each run's id once it is logged, and with "" after a step on the way; then also with
+            how many seconds the next step may take longer than others, since much is sent.
         by_arm: whether a run holds all seeds of an arm, or one trial.
         agent: the run that a sweep's agent waits for, see `session.agent`.
     """
@@ -46,7 +48,7 @@ class Logger:
         settings: Settings,
         session: Session,
         ledger: Ledger,
-        on_progress: Callable[[str], None],
+        on_progress: Callable[..., None],
         by_arm: bool,
         agent: Mapping[str, str] | None = None,
     ) -> None:
@@ -78,7 +80,7 @@ class Logger:
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            tables = {part: table(rows) for name, frame in frames.items() for part, rows in parts(name, frame).items()}
+            tables = self._tables({k: v for name, frame in frames.items() for k, v in parts(name, frame).items()})
             once(run, [*history, tables] if tables else history)
             if artifact := self._logits(trials):
                 run.log_artifact(artifact)
@@ -93,7 +95,8 @@ class Logger:
         self._write(fields, checksum, body, brief=True)
 
     def tuning(self, trials: Iterable[Trial]) -> None:
-        """All trials, those of rates that were not chosen too, as rows, and their histories, in one run."""
+        """All trials, those of rates that were not chosen too, as rows, and their histories, in one run; it makes the
+        artifact of those that lie in archives."""
         import pandas as pd
 
         stored = [trial for trial in trials if self.store.has(trial)]
@@ -106,11 +109,13 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), checksum)
+            if archives := self._archives(stored):
+                run.log_artifact(archives)
             run.summary.update({"n_trials": len(stored), "n_failed": int(rows["status"].isin(FAILED).sum())})
 
         self._write(self._fields(run_id, "all rates", names.TRAIN, self._about()), checksum, body)
 
-    def calibration(self, analysis: HandedOver, trials: Iterable[Trial]) -> None:
+    def calibration(self, analysis: HandedOver, trials: Iterable[Trial], plan: Iterable[Trial]) -> None:
         """Every calibrator on every trial at its chosen rate: uses their logits, makes the calibration artifact."""
         run_id = self._page("calibration")
         used = [trial for trial in trials if self.store.has(trial)]
@@ -120,10 +125,9 @@ class Logger:
             return
 
         def body(run: wandb.Run) -> None:
-            for trials in self.groups(used):
-                if artifact := self._logits(trials):
-                    use(run, artifact)
-                    self.on_progress("")
+            stored = [trial for trial in plan if self.store.has(trial)]
+            for artifact in filter(None, [*map(self._logits, self.groups(used)), self._archives(stored)]):
+                use(run, artifact)
             frames = {name: _arms_first(frame, used) for name, frame in analysis.frames.items()}
             if frames:
                 page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), checksum)
@@ -166,27 +170,30 @@ class Logger:
         return names.run_id(self.settings, [self.store.record(trial) for trial in trials])
 
     def _logits(self, trials: Sequence[Trial]) -> wandb.Artifact | None:
+        """Of the trials among these that have a folder of their own."""
         about = {
             name: content.shared([getattr(trial, name) for trial in trials])
             for name in ("key", "task", "model", "beta", "seed")
         }
         run_id = self._run_id(trials)
-        paths = content.files(self.store, trials, self.store.path / "wandb" / "logits" / run_id)
-        return _artifact(f"logits-{run_id}", "logits", "Raw logits z, not times beta", about, paths) if paths else None
+        return self._artifact(f"logits-{run_id}", "logits", LOGITS, about, content.files(self.store, trials))
 
-    def _calibration(self, analysis: HandedOver) -> wandb.Artifact:
+    def _archives(self, trials: Sequence[Trial]) -> wandb.Artifact | None:
+        """Of the archives of trials that were trained together: the store's files, so that nothing is copied."""
+        paths = content.archives(self.store, trials)
+        return self._artifact(self._page("archives"), "logits", f"{LOGITS}, in archives of the store", {}, paths)
+
+    def _calibration(self, analysis: HandedOver) -> Any:
         folder = self.store.path / "wandb" / "analysis"
         paths = {f"{name}.csv": folder / f"{name}.csv" for name in analysis.frames}
         paths = paths or {"analysis.json": folder / "analysis.json"}
-        return _artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, paths)
+        return self._artifact(self._page("calibration"), "calibration", "Every calibrator on every trial", {}, paths)
 
     def _report(self) -> wandb.Artifact | None:
         folder = self.store.path / "report"
         reported = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         paths = {str(path.relative_to(folder)): path for path in reported}
-        if not paths:
-            return None
-        return _artifact(self._page("report"), "report", "The page, with its figures and tables", {}, paths)
+        return self._artifact(self._page("report"), "report", "The page, with its figures and tables", {}, paths)
 
     # plumbing
 
@@ -194,9 +201,24 @@ class Logger:
         """wandb's tables, with a sign of life after each."""
         made: dict[str, Any] = {}
         for name, frame in frames.items():
-            made[name] = table(frame)
+            made[name] = table(frame, self.session.locate)
             self.on_progress("")
         return made
+
+    def _artifact(
+        self, name: str, kind: str, description: str, about: Mapping[str, Any], paths: Mapping[str, Path]
+    ) -> wandb.Artifact | None:
+        """An artifact of files that stay where they are; None of no files."""
+        import wandb
+
+        if not paths:
+            return None
+        artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
+        for inside, path in paths.items():
+            entry = artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
+            entry.local_path = self.session.locate(path)
+        self.on_progress("", artifact.size / SPEED)
+        return artifact
 
     def _page(self, kind: str) -> str:
         digests = [split["digest"] for split in self.store.provenance()["splits"]]
@@ -241,18 +263,6 @@ def use(run: wandb.Run, artifact: wandb.Artifact) -> None:
     run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
 
-def _artifact(
-    name: str, kind: str, description: str, about: Mapping[str, Any], paths: Mapping[str, Path]
-) -> wandb.Artifact:
-    """An artifact of files that stay where they are."""
-    import wandb
-
-    artifact = wandb.Artifact(name, type=kind, description=description, metadata=dict(about))
-    for inside, path in paths.items():
-        artifact.add_file(str(path), name=inside, policy="immutable", skip_cache=True)
-    return artifact
-
-
 def _arms_first(frame: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
     """With the columns in front that say what a row is of; of rows that name their trial by its key alone, its arm."""
     if "key" in frame.columns and "arm" not in frame.columns:
@@ -260,39 +270,3 @@ def _arms_first(frame: pd.DataFrame, trials: Iterable[Trial]) -> pd.DataFrame:
         frame = frame.assign(arm=[named.get(key, "") for key in frame["key"]])
     first = [name for name in ("model", "variant", "arm", "beta", "objective", "tuning") if name in frame.columns]
     return frame[[*first, *(name for name in frame.columns if name not in first)]]
-
-
-def parts(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The frame by name; a long one as `<name>`, `<name>-2`..."""
-    starts = range(0, max(len(frame), 1), ROWS)
-    return {name if n == 0 else f"{name}-{n + 1}": frame.iloc[at : at + ROWS] for n, at in enumerate(starts)}
-
-
-def table(frame: pd.DataFrame) -> wandb.Table:
-    """A wandb table: numbers as numbers, infinite and missing ones as wandb writes them, all else as text."""
-    import wandb
-
-    columns = {str(name): _cells(frame[name]) for name in frame.columns}
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    made = wandb.Table(columns=list(columns), data=rows[:TYPED])
-    made.data.extend(rows[TYPED:])
-    return made
-
-
-def _cells(values: pd.Series[Any]) -> list[Any]:
-    """A column's values as wandb takes them."""
-    from pandas.api import types
-
-    if values.isna().all():
-        return [""] * len(values)  # empty to the eye, not a column of NaN
-    if types.is_bool_dtype(values):
-        return [bool(value) for value in values]
-    if types.is_float_dtype(values):
-        return [float(value) for value in values]
-    if types.is_numeric_dtype(values):
-        return [int(value) for value in values]
-    return ["" if _missing(value) else str(value) for value in values]
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value != value

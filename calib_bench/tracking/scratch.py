@@ -75,10 +75,3 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             time.sleep(0.05)
-
-
-def prune(folder: Path) -> None:
-    """Remove the empty folders below a folder, and itself if it is then empty; files stay where they are."""
-    for here, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(here)

@@ -11,11 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.tracking import analysis_export
-from calib_bench.tracking.scratch import Scratch, prune
+from calib_bench.tracking.scratch import Scratch
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -109,7 +108,8 @@ class Tracker:
         why = "the process that logs ended early"
         for line in process.stdout:
             message = json.loads(line)
-            self.heard, self.started = time.monotonic(), True
+            self.heard = max(self.heard, time.monotonic() + message.get("seconds", 0))
+            self.started = True
             self.count += bool(message.get("logged"))
             why = message.get("failed", why)
             if "done" in message:
@@ -153,6 +153,7 @@ class Tracker:
             folder.mkdir(parents=True, exist_ok=True)
             self.scratch = Scratch.make()
             variables = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "TMPDIR": str(self.scratch.folder)}
+            variables["WANDB_DATA_DIR"] = str(self.scratch.folder / "data")
             with open(folder / "follow.log", "a") as log:
                 self.process = subprocess.Popen(
                     command,
@@ -161,7 +162,6 @@ class Tracker:
                     stderr=log,
                     text=True,
                     env={
-                        "WANDB_DATA_DIR": str(self._staging()),
                         "WANDB_CACHE_DIR": str(self.scratch.folder / "cache"),
                         **os.environ,
                         **variables,
@@ -196,9 +196,3 @@ class Tracker:
         if self.scratch is not None:
             self.scratch.remove()
             self.scratch = None
-            prune(self._staging())
-
-    def _staging(self) -> Path:
-        """wandb's own data, which stay with the run: `wandb sync` looks for a table's file there when it sends a run
-        that was offline. The empty folder that wandb makes for each artifact is removed."""
-        return self.store.path.absolute() / "wandb" / "staging"

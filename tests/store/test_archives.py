@@ -22,8 +22,7 @@ from calib_bench.cli import main
 from calib_bench.core.trial import NUMERICS
 from calib_bench.errors import StoreError
 from calib_bench.evaluation.predictions import read_trial, stored
-from calib_bench.store import places
-from calib_bench.store import store as stores
+from calib_bench.store import places, upkeep
 from calib_bench.store.store import SCHEMA, Store
 from calib_bench.system.object_store import Bucket
 from tests.store.test_damage import mutated, mutations
@@ -222,7 +221,7 @@ def test_an_older_store_is_read_and_added_to(older: Path) -> None:
 def test_upgrade_packs_a_store_and_no_reader_notices(
     older: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stores, "ARCHIVE_TRIALS", 4)
+    monkeypatch.setattr(upkeep, "ARCHIVE_TRIALS", 4)
     reader = Store(older, "read")
     expected = [reader.files(trial(seed)) for seed in range(6)]
     late = Store(older, "read")
@@ -244,7 +243,7 @@ def test_upgrade_leaves_what_is_broken_or_large_and_goes_on_where_it_was_stopped
     broken = store.place(trial(0).key)
     assert broken is not None
     path = damage(broken, "logits.safetensors")
-    monkeypatch.setattr(stores, "ARCHIVE_BYTES", 1 << 16)
+    monkeypatch.setattr(upkeep, "ARCHIVE_BYTES", 1 << 16)
     large = older / "trials" / trial(4).key
     (large / "arrays.safetensors").write_bytes(bytes(1 << 16))
     packed = {trial(seed).key: store.files(trial(seed)) for seed in (2, 3)}

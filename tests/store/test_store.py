@@ -18,7 +18,7 @@ from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.core.trial import NUMERICS, Trial, TrialResult
 from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError, ResourceError, StoreError
-from calib_bench.store import store
+from calib_bench.store import store, trials
 from calib_bench.store.store import Store
 from calib_bench.system import files
 
@@ -197,10 +197,10 @@ def test_schemas(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="damaged"):
         Store(filled.path)
     marker.write_text(json.dumps({"schema": store.SCHEMA, "numerics": NUMERICS}))
-    monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
-    with pytest.raises(StoreError, match=f"no way to {store.SCHEMA}"):
+    monkeypatch.setattr(trials, "SCHEMA", store.SCHEMA + 1)
+    with pytest.raises(StoreError, match=f"no way to {trials.SCHEMA}"):
         Store(filled.path).record(trial())
-    monkeypatch.setitem(store.UPGRADES, store.SCHEMA - 1, lambda content: {**content, "status": "upgraded"})
+    monkeypatch.setitem(trials.UPGRADES, store.SCHEMA, lambda content: {**content, "status": "upgraded"})
     assert Store(filled.path).record(trial()).status == "upgraded"
 
 

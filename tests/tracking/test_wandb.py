@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,7 +30,7 @@ from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from calib_bench.tracking import analysis_export, content, names, scratch
 from calib_bench.tracking.client import WHERE, Ledger, turn
-from calib_bench.tracking.runs import ROWS, parts
+from calib_bench.tracking.tables import ROWS, parts
 from calib_bench.tracking.tracker import Tracker
 
 WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0,1", "lr=0.05,0.1,0.2", "calibrator=temperature_scaling")
@@ -203,22 +205,85 @@ def test_an_arm_is_a_run_by_default_with_its_seeds_means_and_histories(logged: R
             assert run["summary"][f"{method}/log_loss"] == pytest.approx(log_loss, abs=1e-12)
         assert sum(row[2] for row in table(run, "reliability")["data"]) == 2 * 2 * len(store.labels(arm[0])["test"])
         (made,) = [item for item in run["made"] if item["type"] == "logits"]
-        assert set(made["files"]) == {"logits.safetensors", "trials.json", "labels.safetensors"}
+        files = {f"{trial.key}/{name}" for trial in arm for name in content.ARTIFACT}
+        assert set(made["files"]) == {"labels.safetensors", *files}
 
 
-def test_the_offline_folder_names_files_as_seen_from_the_run_and_keeps_no_logs(logged: Run) -> None:
-    folder = logged[0].path
-    paths = [
-        Path(entry.local_path)
+def artifact_files(folder: Path) -> dict[Path, str]:
+    """What the artifacts of offline runs call their files, and the MD5 that they should have."""
+    return {
+        Path(entry.local_path): entry.digest
         for path in folder.glob("wandb/offline-run-*/*.wandb")
         for record in records(path)
         if record.WhichOneof("record_type") == "artifact"
         for entry in record.artifact.manifest.contents
-    ]
+    }
+
+
+def test_the_offline_folder_names_files_as_seen_from_the_run_and_keeps_no_logs(logged: Run) -> None:
+    folder = logged[0].path
+    paths = artifact_files(folder)
     assert len(paths) > 20
     assert not [path for path in paths if path.is_absolute()]
-    assert all((folder / path).is_file() for path in paths)
+    for path, digest in paths.items():
+        content = (folder / path).read_bytes()
+        assert base64.b64encode(hashlib.md5(content).digest()).decode() == digest, path
     assert not list((folder / "wandb").rglob("debug*"))
+
+
+def test_each_table_is_one_file_which_its_history_and_its_artifact_name(logged: Run) -> None:
+    folder = logged[0].path
+    runs = read(folder)
+    files = {path.relative_to(folder) for path in (folder / "wandb").rglob("*.table.json")}
+    assert len(files) > 10
+    assert files == {path for path in artifact_files(folder) if path.name.endswith(".table.json")}
+    named = [Path(run["folder"], "files", value) for run in runs.values() for value in media(run["history"])]
+    assert {path.relative_to(folder) for path in named if path.name.endswith(".table.json")} == files
+    assert {path.name for path in (folder / "wandb").iterdir() if path.is_dir() and not path.is_symlink()} == {
+        "analysis", *(run["folder"].name for run in runs.values())
+    }  # fmt: skip
+
+
+def media(history: list[dict[str, Any]]) -> list[str]:
+    """The files that rows name."""
+    flat = [entry for row in history for entry in row.items()]
+    whole = [value["path"] for _, value in flat if isinstance(value, dict) and "path" in value]
+    return whole + [value for name, value in flat if name.endswith("/path") and "artifact" not in name]
+
+
+def test_trials_that_lie_in_archives_are_one_artifact_of_the_stores_own_files(logged: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(logged[0].path, folder, ignore=shutil.ignore_patterns("wandb"))
+    store = Store(folder)
+    assert store.upgrade()[1] == []
+    log(store, logged[1], logged[2], wandb_runs="arms")
+    runs = {run["name"]: run for run in read(folder).values()}
+    (made,) = [item for item in runs["all rates"]["made"] if item["type"] == "logits"]
+    archives = {path.name for path in (folder / "trials").iterdir()}
+    assert set(made["files"]) == archives | {"labels.safetensors"}
+    assert made["digest"] in {item["digest"] for item in runs["calibration"]["used"]}
+    assert {Path("trials", name) for name in archives} <= artifact_files(folder).keys()
+    assert not [
+        item for run in runs.values() if "key" in run["config"] for item in run["made"] if item["type"] == "logits"
+    ]
+    assert not list((folder / "wandb").rglob("*.safetensors"))
+
+
+def test_tables_that_the_report_has_are_not_handed_over_twice(tmp_path: Path) -> None:
+    store, settings = make(tmp_path / "run", *WORDS[:2], "seed=0", "lr=0.1", "calibrator=temperature_scaling")
+    analysis = analysed(store, settings)
+    analysis_export.write(store, settings, analysis)
+    assert not (store.path / "wandb" / "analysis" / "tables").exists()
+    handed = analysis_export.read(store)
+    assert handed is not None
+    assert handed.tables.keys() == analysis.tables.keys()
+    name = next(iter(analysis.tables))
+    table = store.path / "report" / "tables" / f"{name}.csv"
+    table.write_text(table.read_text() + "\n")
+    assert not analysis_export.is_current(store), "the report is another one by now"
+    analysis_export.write(store, settings, analysis)
+    assert [path.stem for path in (store.path / "wandb" / "analysis" / "tables").iterdir()] == [name]
+    assert analysis_export.is_current(store)
 
 
 def test_controls_stand_apart_and_no_two_runs_share_a_name(logged: Run) -> None:
@@ -283,8 +348,6 @@ def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeyp
     assert warnings == []
     assert list(temporary.iterdir()) == []
     assert not [path for path in home.rglob("*") if path.is_file()]
-    staged = [path for path in (store.path / "wandb" / "staging").rglob("*") if path.is_dir()]
-    assert all(any(folder.iterdir()) for folder in staged)  # what `wandb sync` needs of a run that was offline
 
 
 def test_what_a_killed_run_left_is_removed_and_what_is_in_use_stays(

@@ -15,13 +15,13 @@ import queue
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from safetensors.torch import load
 
 pytest.importorskip("graphql")
 
@@ -32,6 +32,8 @@ from wandb_reader import read
 
 from calib_bench import registry
 from calib_bench.cli import main
+from calib_bench.store import planes
+from calib_bench.store.places import Member
 from calib_bench.store.store import Store
 from calib_bench.tracking import analysis_export, workspace_report
 from calib_bench.tracking.client import UploadError
@@ -198,7 +200,13 @@ def test_what_arrives_online_is_what_offline_writes(server: Cloud, digits: Path,
     for name, run in runs.items():
         if "key" in run["config"]:
             files = held[run["config"]["key"]]
-            assert artifacts[f"logits-{name}:v0"][5]["logits.safetensors"] == files["logits.safetensors"]
+            place = Store(digits, "read").place(run["config"]["key"])
+            if isinstance(place, Member):
+                (sent_to,) = (a[5] for n, a in artifacts.items() if "-archives-" in n)
+                with zipfile.ZipFile(io.BytesIO(sent_to[Path(place.archive).name])) as archive:
+                    assert archive.read(f"{place.key}/logits.safetensors") == files["logits.safetensors"]
+            else:
+                assert artifacts[f"logits-{name}:v0"][5]["logits.safetensors"] == files["logits.safetensors"]
             epochs = pd.read_parquet(io.BytesIO(files["history.parquet"]))
             sent = [row["train_loss"] for row in run["history"] if "train_loss" in row]
             assert sent == list(epochs["train_loss"].dropna())
@@ -338,11 +346,11 @@ def test_arms_arrive_as_runs(server: Cloud, monkeypatch: pytest.MonkeyPatch, tmp
     }  # fmt: skip
     for name, run in arms.items():
         found = artifacts[f"logits-{name}:v0"]
-        sent_logits = load(found[5]["logits.safetensors"])
-        assert set(json.loads(found[5]["trials.json"])) == set(run["config"]["key"])
         for key in run["config"]["key"]:
+            assert json.loads(found[5][f"{key}/trial.json"])["key"] == key
+            sent_logits = planes.load(found[5][f"{key}/logits.safetensors"])
             for split, z_NK in store.logits(store.trial(key)).items():
-                assert (sent_logits[f"{key}/{split}"] == z_NK).all()
+                assert (sent_logits[split] == z_NK).all()
     assert logged(store, "online", "arms") == []
     forget(store)
     logged(store, "online", "arms")
